@@ -1,0 +1,5 @@
+"""``python -m masksmith``."""
+
+from masksmith.cli import main
+
+main()

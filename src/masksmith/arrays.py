@@ -1,0 +1,43 @@
+"""The axis legend of the whole house, and the array types that carry it.
+
+====== =============================================================
+letter axis
+====== =============================================================
+b      image in a batch
+c      channel (band) of an image, or class of a mask
+h, w   height and width in pixels; sizes are always ``(height, width)``
+n      image in a data set
+k      column of a metric's row
+t      threshold
+====== =============================================================
+
+Images are ``(h, w, c)`` in numpy and ``(b, c, h, w)`` in torch. Masks are uint8: 0 background,
+1 foreground, ``IGNORE`` not judged.
+"""
+
+import numpy as np
+from jaxtyping import Bool, Float, Int, Integer, Shaped, UInt8, UInt16
+
+IGNORE = 255
+
+Image = Shaped[np.ndarray, "h w c"]
+Mask = UInt8[np.ndarray, "h w"]
+Codes = UInt16[np.ndarray, "h w"]
+Probs = Float[np.ndarray, "h w"]
+Rows = Float[np.ndarray, "*lead n k"]
+
+__all__ = [
+    "IGNORE",
+    "Bool",
+    "Codes",
+    "Float",
+    "Image",
+    "Int",
+    "Integer",
+    "Mask",
+    "Probs",
+    "Rows",
+    "Shaped",
+    "UInt8",
+    "UInt16",
+]

@@ -1,0 +1,176 @@
+"""The command line: a thin shell over ``pipeline``. Nothing heavy is imported before a verb runs."""
+
+import logging
+import signal
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import masksmith
+from masksmith.errors import EXIT_INTERRUPTED, EXIT_REFUSED, EXIT_TERMINATED, InputError
+
+app = typer.Typer(
+    help="From a folder of images and masks to a winning segmentation, in one command.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Data = Annotated[Path, typer.Argument(help="Folder with the data, as it was downloaded; zip files stay closed.")]
+Folder = Annotated[Path, typer.Argument(help="Project folder (what --out named).")]
+Out = Annotated[Path, typer.Option("--out", "-o", help="Project folder to make or go on with.")]
+RecipeName = Annotated[str, typer.Option("--recipe", "-r", help="A bundled recipe, or a YAML file.")]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", "-s", metavar="KEY=VALUE", help="Change a value, e.g. training.stages.0.epochs=3."),
+]
+RunName = Annotated[str | None, typer.Option("--run", help="A run by name; default: the last one worked on.")]
+
+
+@app.command()
+def compete(data: Data, out: Out, recipe: RecipeName = "default", overrides: Set = None) -> None:
+    """Go the whole way: check, folds, train, predict, tune, submit, report."""
+    print(masksmith.compete(data, out=out, recipe=recipe, overrides=overrides or ()))
+
+
+@app.command()
+def check(data: Data, out: Annotated[Path | None, typer.Option("--out", "-o", help="Project folder to make.")] = None) -> None:
+    """Recognise the layout and say what is wrong with the data."""
+    print(masksmith.check(data, out))
+
+
+@app.command()
+def folds(project: Folder, recipe: RecipeName = "default", overrides: Set = None) -> None:
+    """Make the folds, once, and print their balance."""
+    print(masksmith.folds(project, recipe=recipe, overrides=overrides or ()))
+
+
+@app.command()
+def train(project: Folder, recipe: RecipeName = "default", overrides: Set = None) -> None:
+    """Train the folds that are not trained yet."""
+    print(masksmith.train(project, recipe=recipe, overrides=overrides or ()).path)
+
+
+@app.command()
+def predict(project: Folder, run: RunName = None) -> None:
+    """Predict held-out and test images at their true size."""
+    print(masksmith.predict(project, run=run).path)
+
+
+@app.command()
+def tune(project: Folder, run: RunName = None) -> None:
+    """Search the post-processing on out-of-fold predictions; keep it only if it helps."""
+    found = masksmith.tune(project, run=run)
+    scores = found["scores"]
+    print(f"{found['metric']}: " + ", ".join(f"{name} {value:.4f}" for name, value in scores.items()))
+    print(
+        f"nested gain {found['gain_mean']:+.4f} (80% bounds {found['gain_low']:+.4f}, {found['gain_high']:+.4f}): "
+        f"{'kept' if found['kept'] else 'not kept'}\nrule: {found['rule_text']}"
+    )
+
+
+@app.command()
+def submit(
+    project: Folder,
+    run: RunName = None,
+    check: Annotated[Path | None, typer.Option("--check", metavar="FILE", help="Only validate this file.")] = None,
+) -> None:
+    """Write masks and a validated submission."""
+    print(masksmith.submit(project, run=run, check=check))
+
+
+@app.command()
+def report(project: Folder, run: RunName = None) -> None:
+    """Write report.html."""
+    print(masksmith.report(project, run=run))
+
+
+@app.command()
+def score(
+    submission: Annotated[Path, typer.Argument(help="CSV with ids and run-lengths.")],
+    solution: Annotated[Path, typer.Argument(help="CSV of the same form with the truth.")],
+    metric: Annotated[str, typer.Option("--metric", "-m", help="Name of the metric.")] = "tgs_map",
+    shape: Annotated[str, typer.Option("--shape", help="HEIGHTxWIDTH of the images.")] = "101x101",
+) -> None:
+    """Score a submission against a solution."""
+    print(masksmith.score(submission, solution, metric=metric, shape=parse_shape(shape)))
+
+
+@app.command()
+def recipes(name: Annotated[str | None, typer.Argument(help="Show all about this one.")] = None) -> None:
+    """List the bundled recipes, or show one: header, every value, weights, size trace."""
+    if name is not None:
+        print(masksmith.recipes(name))
+        return
+    for listing in masksmith.recipes():
+        print(f"{listing.name:14s} {listing.header.get('source', '')}\n{'':14s} ours: {listing.header.get('ours', '')}")
+
+
+@app.command()
+def example(
+    out: Annotated[Path, typer.Argument(help="Folder to make: OUT/data and OUT/solution.csv.")],
+    train: Annotated[int, typer.Option(min=10, help="Training images.")] = 300,
+    test: Annotated[int, typer.Option(min=1, help="Test images.")] = 100,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the generator.")] = 0,
+) -> None:
+    """Generate a small data set in Kaggle's layout, to try masksmith on."""
+    print(masksmith.example(out, train=train, test=test, seed=seed))
+
+
+def parse_shape(text: str) -> tuple[int, int]:
+    """Return (height, width) of a text like "101x101".
+
+    Raises:
+        InputError: Another form.
+    """
+    parts = text.lower().split("x")
+    if len(parts) != 2 or not all(part.isdigit() and int(part) > 0 for part in parts):
+        raise InputError(f"--shape {text}: expected HEIGHTxWIDTH in pixels, for example 101x101")
+    return int(parts[0]), int(parts[1])
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"masksmith {masksmith.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only the result and warnings.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    del version
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    logger = logging.getLogger("masksmith")
+    logger.handlers = [handler]
+    logger.setLevel(logging.WARNING if quiet else logging.INFO)
+
+
+def _terminated(_signal: int, _frame: object) -> None:
+    raise SystemExit(EXIT_TERMINATED)
+
+
+def main() -> None:
+    """Run the command line; see errors.py for the exit codes."""
+    signal.signal(signal.SIGTERM, _terminated)
+    try:
+        code = app(standalone_mode=False)
+    except InputError as error:
+        print(f"masksmith: {error}", file=sys.stderr)
+        sys.exit(EXIT_REFUSED)
+    except (KeyboardInterrupt, typer.Abort):
+        print("masksmith: stopped; the same command goes on from the last checkpoint", file=sys.stderr)
+        sys.exit(EXIT_INTERRUPTED)
+    except Exception as error:
+        if hasattr(error, "exit_code") and hasattr(error, "show"):  # a usage error of the command line
+            error.show()
+            sys.exit(error.exit_code)
+        raise
+    sys.exit(code if isinstance(code, int) else 0)

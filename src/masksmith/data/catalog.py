@@ -1,0 +1,340 @@
+"""Which layout is this? A catalogue of a data folder: samples, masks, side tables, submission format.
+
+A layout is a function from a Tree to a Catalog, or to None when the folder is not of its kind. To add
+one, write the function and a line in LAYOUTS (see CONTRIBUTING).
+"""
+
+import csv
+import io
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from masksmith.config import suggest
+from masksmith.data.images import IMAGE_SUFFIXES
+from masksmith.data.tree import Tree
+from masksmith.errors import InputError
+
+ID_COLUMNS = ("id", "imageid", "image_id", "img", "image", "filename")
+RLE_COLUMNS = ("rle_mask", "encodedpixels", "rle", "mask_rle", "annotation")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image; ``image`` and ``mask`` are paths in the data's Tree, ``rle`` the run-length text."""
+
+    id: str
+    image: str
+    mask: str | None = None
+    rle: str | None = None
+    values: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class SubmissionFormat:
+    """What the judge expects: columns, run-length dialect, and the ids in their order."""
+
+    id_column: str
+    rle_column: str
+    dialect: str
+    ids: list[str]
+    source: str  # the file it was read from, or why it was assumed
+
+
+@dataclass(frozen=True)
+class Catalog:
+    """Everything that is known of a data folder before an image is decoded."""
+
+    root: str
+    layout: str
+    content_hash: str
+    train: list[Sample]
+    test: list[Sample]
+    submission: SubmissionFormat
+    notes: list[str]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain dicts and lists for ``data.json``."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> "Catalog":
+        """Rebuild a catalogue from ``data.json``."""
+        plain = dict(value)
+        plain["train"] = [Sample(**sample) for sample in value["train"]]
+        plain["test"] = [Sample(**sample) for sample in value["test"]]
+        plain["submission"] = SubmissionFormat(**value["submission"])
+        return cls(**plain)
+
+
+@dataclass(frozen=True)
+class Table:
+    """A CSV file read as text: an id like 0012 or 76e1428103 stays what it is."""
+
+    path: str
+    columns: list[str]
+    rows: list[dict[str, str]]
+
+
+def parse_table(raw: bytes, *, where: str) -> Table:
+    """Parse a CSV file with a header line; all cells are text.
+
+    Raises:
+        InputError: Not UTF-8, no header, or a row with another number of cells.
+    """
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{where}: not a UTF-8 text file (byte {error.start}); save it as CSV in UTF-8") from error
+    lines = list(csv.reader(io.StringIO(text)))
+    if not lines:
+        raise InputError(f"{where}: the file is empty; expected a header line with column names")
+    columns = [column.strip() for column in lines[0]]
+    rows = []
+    for number, cells in enumerate(lines[1:], start=2):
+        if not cells:
+            continue
+        if len(cells) != len(columns):
+            raise InputError(f"{where}: line {number} has {len(cells)} cells, expected {len(columns)}: {columns}")
+        rows.append(dict(zip(columns, cells, strict=True)))
+    return Table(where, columns, rows)
+
+
+def _column(table: Table, names: Sequence[str]) -> str | None:
+    return next((column for column in table.columns if column.lower() in names), None)
+
+
+def need_column(table: Table, column: str) -> None:
+    """Refuse a table without the column.
+
+    Raises:
+        InputError: The column is missing; the message lists those that are there.
+    """
+    if column not in table.columns:
+        raise InputError(f"{table.path}: the column {column!r} is missing; {suggest(column, table.columns)}")
+
+
+def by_stem(paths: Iterable[str], *, where: str) -> dict[str, str]:
+    """Index image paths by stem (file name without its ending).
+
+    Raises:
+        InputError: Two files share a stem, so an id would be ambiguous.
+    """
+    stems: dict[str, str] = {}
+    for path in paths:
+        stem = PurePosixPath(path).stem
+        if stem in stems:
+            raise InputError(
+                f"{where}: {stems[stem]!r} and {path!r} both have the id {stem!r}; keep one file an id"
+            )
+        stems[stem] = path
+    return stems
+
+
+def _some(names: Iterable[str]) -> str:
+    listed = sorted(names)
+    return ", ".join(repr(name) for name in listed[:3]) + (f" and {len(listed) - 3} more" if len(listed) > 3 else "")
+
+
+def _images_in(tree: Tree, folders: Sequence[str]) -> tuple[str, dict[str, str]] | None:
+    for folder in folders:
+        found = tree.files(folder, suffixes=IMAGE_SUFFIXES)
+        if found:
+            return folder, by_stem(found, where=str(tree.root))
+    return None
+
+
+def _mask_folder(folder: str) -> list[str]:
+    """Folder names that hold the masks of the images in ``folder``, likeliest first."""
+    path = PurePosixPath(folder)
+    beside = ("masks", "mask", "labels", "label", "annotations", "gt")
+    attached = (f"{path.name}_masks", f"{path.name}_mask", f"{path.name}masks", f"{path.name}annot", f"{path.name}_labels")
+    return [str(path.parent / name) for name in (*attached, *beside) if str(path.parent / name) != folder]
+
+
+_TRAIN_IMAGES = ("train/images", "train/image", "train/imgs", "train_images", "train", "images", "imgs", "image")
+_TEST_IMAGES = ("test/images", "test/image", "test/imgs", "test_images", "test")
+
+
+def _masks_of(tree: Tree, folder: str) -> dict[str, str]:
+    found = _images_in(tree, _mask_folder(folder))
+    return found[1] if found else {}
+
+
+def _test_images(tree: Tree) -> dict[str, str]:
+    found = _images_in(tree, _TEST_IMAGES)
+    if found:
+        return found[1]
+    if tree.has("test") or tree.has("test_images"):
+        raise InputError(f"{tree.root}: the test set is empty: expected images in test.zip or test/images/")
+    return {}
+
+
+def _stray_masks(masks: dict[str, str], images: dict[str, str]) -> list[str]:
+    stray = set(masks) - set(images)
+    return [f"{len(stray)} mask files have no image and are left out: {_some(stray)}"] if stray else []
+
+
+def _side_values(tables: list[Table], id_column: str) -> dict[str, dict[str, float]]:
+    """Collect the numeric columns of every table that has the id column (depths.csv: z)."""
+    values: dict[str, dict[str, float]] = {}
+    for table in tables:
+        if id_column not in table.columns:
+            continue
+        for column in table.columns:
+            if column == id_column:
+                continue
+            try:
+                numbers = [float(row[column]) for row in table.rows]
+            except ValueError:
+                continue
+            for row, number in zip(table.rows, numbers, strict=True):
+                values.setdefault(row[id_column], {})[column] = number
+    return values
+
+
+def _rle_texts(table: Table, id_column: str, rle_column: str, images: dict[str, str]) -> dict[str, str]:
+    need_column(table, id_column)
+    need_column(table, rle_column)
+    texts: dict[str, str] = {}
+    for row in table.rows:
+        name = row[id_column]
+        if name in texts:
+            raise InputError(f"{table.path}: the id {name!r} stands twice; expected one row an image")
+        texts[name] = row[rle_column]
+    unknown = set(texts) - set(images)
+    if unknown:
+        raise InputError(
+            f"{table.path}: unknown id {_some(unknown)}: no training image of that name; "
+            f"{len(images)} images were found, for example {_some(images)}"
+        )
+    return texts
+
+
+def _submission_format(sample: Table | None, labels: Table | None, test: dict[str, str]) -> SubmissionFormat:
+    table = sample or labels
+    id_column = (table and _column(table, ID_COLUMNS)) or (table.columns[0] if table else "id")
+    rle_column = (table and _column(table, RLE_COLUMNS)) or "rle_mask"
+    if sample is None:
+        source = "no sample_submission.csv: ids are the test images in the order of their names"
+        return SubmissionFormat(id_column, rle_column, _dialect(rle_column), sorted(test), source)
+    if not _column(sample, ID_COLUMNS):
+        need_column(sample, "id")
+    if not _column(sample, RLE_COLUMNS):
+        need_column(sample, "rle_mask")
+    ids = [row[id_column] for row in sample.rows]
+    if not ids:
+        raise InputError(f"{sample.path}: no rows, so the test set is empty; expected one row a test image")
+    twice = {name for name in ids if ids.count(name) > 1} if len(set(ids)) != len(ids) else set()
+    if twice:
+        raise InputError(f"{sample.path}: {_some(twice)} stands twice; expected each test id once")
+    absent = set(ids) - set(test)
+    if absent:
+        raise InputError(f"{sample.path}: no test image for the id {_some(absent)}; {len(test)} test images were found")
+    return SubmissionFormat(id_column, rle_column, _dialect(rle_column), ids, sample.path)
+
+
+def _dialect(rle_column: str) -> str:
+    return "siim" if rle_column.lower() == "encodedpixels" else "tgs"
+
+
+def _samples(
+    images: dict[str, str],
+    masks: dict[str, str],
+    texts: dict[str, str],
+    values: dict[str, dict[str, float]],
+) -> list[Sample]:
+    return [
+        Sample(name, path, masks.get(name), texts.get(name), values.get(name, {}))
+        for name, path in sorted(images.items())
+    ]
+
+
+def kaggle_rle(tree: Tree) -> Catalog | None:
+    """Kaggle: train and test images, ``train.csv`` and ``sample_submission.csv`` with run-lengths."""
+    paths = tree.files(suffixes=(".csv",))
+    sample_path = next((path for path in paths if "sample_submission" in path.lower()), None)
+    label_path = next((path for path in paths if PurePosixPath(path).stem.lower().startswith("train")), None)
+    if sample_path is None and label_path is None:
+        return None
+    tables = {path: parse_table(tree.read(path), where=path) for path in paths}
+    sample = tables[sample_path] if sample_path else None
+    labels = tables[label_path] if label_path else None
+    found = _images_in(tree, _TRAIN_IMAGES)
+    if found is None:
+        raise InputError(f"{tree.root}: no training images; expected them in train.zip or train/images/")
+    folder, images = found
+    masks = _masks_of(tree, folder)
+    if labels is None and not masks:
+        raise InputError(f"{tree.root}: no masks: neither a train.csv with run-lengths nor a folder of masks")
+    test = _test_images(tree)
+    form = _submission_format(sample, labels, test)
+    texts = _rle_texts(labels, form.id_column, form.rle_column, images) if labels else {}
+    bare = set(images) - set(masks) - set(texts)
+    if bare:
+        raise InputError(f"{tree.root}: no mask for the training image {_some(bare)}; add masks or take the images out")
+    side = _side_values([table for path, table in tables.items() if path != sample_path], form.id_column)
+    return Catalog(
+        root=str(tree.root.resolve()),
+        layout="kaggle_rle",
+        content_hash=tree.content_hash,
+        train=_samples(images, masks, texts, side),
+        test=_samples(test, {}, {}, side),
+        submission=form,
+        notes=_stray_masks(masks, images),
+    )
+
+
+def paired_folders(tree: Tree) -> Catalog | None:
+    """A folder of images and a folder of masks with the same file names; ``test/`` is optional."""
+    for folder in (*_TRAIN_IMAGES, *(f for f in tree.folders if PurePosixPath(f).name in ("images", "imgs"))):
+        images = by_stem(tree.files(folder, suffixes=IMAGE_SUFFIXES), where=str(tree.root))
+        masks = _masks_of(tree, folder) if images else {}
+        if not masks:
+            continue
+        bare = set(images) - set(masks)
+        if bare:
+            raise InputError(f"{tree.root}: no mask for the image {_some(bare)} of {folder}/; add masks or take the images out")
+        test = _test_images(tree)
+        return Catalog(
+            root=str(tree.root.resolve()),
+            layout="paired_folders",
+            content_hash=tree.content_hash,
+            train=_samples(images, masks, {}, {}),
+            test=_samples(test, {}, {}, {}),
+            submission=_submission_format(None, None, test),
+            notes=_stray_masks(masks, images),
+        )
+    return None
+
+
+LAYOUTS: dict[str, Callable[[Tree], Catalog | None]] = {
+    "kaggle_rle": kaggle_rle,
+    "paired_folders": paired_folders,
+}
+
+
+def read_catalog(root: Path) -> Catalog:
+    """Recognise the layout of a data folder and list what is in it; no image is decoded.
+
+    Raises:
+        InputError: The folder is empty, has no masks or no known layout, or its tables contradict its images.
+    """
+    tree = Tree(root)
+    for layout in LAYOUTS.values():
+        catalog = layout(tree)
+        if catalog is not None:
+            return catalog
+    images = [path for folder in tree.folders for path in tree.files(folder, suffixes=IMAGE_SUFFIXES)]
+    if not tree.folders:
+        raise InputError(f"{root}: the folder is empty; expected images and masks, or a competition's download")
+    if images:
+        raise InputError(
+            f"{root}: {len(images)} images (for example {images[0]!r}) but no masks: expected a folder 'masks' beside "
+            "the images with the same file names, or a train.csv with run-lengths"
+        )
+    raise InputError(
+        f"{root}: no images ({', '.join(IMAGE_SUFFIXES)}) in {len(tree.folders)} folders; "
+        f"known layouts: {', '.join(LAYOUTS)}"
+    )

@@ -1,0 +1,159 @@
+"""What is wrong, or worth knowing, about a data set: findings a person reads before training."""
+
+import hashlib
+from collections import Counter
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+
+from masksmith.arrays import IGNORE, Image
+from masksmith.data.cache import Cache
+from masksmith.data.catalog import Catalog
+from masksmith.data.store import Store
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One observation; ``level`` is "note" or "warning", ``ids`` are the samples it concerns."""
+
+    level: str
+    title: str
+    detail: str
+    ids: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class CheckReport:
+    """Facts and findings about a data set."""
+
+    layout: str
+    facts: dict[str, Any]
+    findings: list[Finding]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain dicts and lists for ``check.json``."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        lines = [f"layout: {self.layout}"]
+        lines += [f"{name}: {value}" for name, value in self.facts.items()]
+        lines += [f"{finding.level}: {finding.title}: {finding.detail}" for finding in self.findings]
+        return "\n".join(lines)
+
+
+def pixel_hash(image: Image) -> str:
+    """Return a hash of an image's size, type and pixels (not of its file)."""
+    state = hashlib.blake2b(f"{image.shape}{image.dtype}".encode(), digest_size=16)
+    state.update(np.ascontiguousarray(image).tobytes())
+    return state.hexdigest()
+
+
+def is_constant(image: Image) -> bool:
+    """Whether all pixels of an image are equal: there is nothing in it."""
+    return bool(image.min() == image.max())
+
+
+def constant_ids(images: Store) -> list[str]:
+    """Return the ids of the images without any content (all black, say)."""
+    return [name for name in images if is_constant(images[name])]
+
+
+def duplicate_groups(images: Store) -> dict[str, list[str]]:
+    """Return pixel hash -> ids for every image; a list longer than one is a set of identical images."""
+    groups: dict[str, list[str]] = {}
+    for name in images:
+        groups.setdefault(pixel_hash(images[name]), []).append(name)
+    return groups
+
+
+def coverage(masks: Store) -> dict[str, float]:
+    """Return id -> share of foreground among the judged pixels (0 where none is judged)."""
+    shares = {}
+    for name in masks:
+        mask = masks[name]
+        judged = int((mask != IGNORE).sum())
+        shares[name] = float((mask == 1).sum() / judged) if judged else 0.0
+    return shares
+
+
+def check_data(catalog: Catalog, cache: Cache) -> CheckReport:
+    """Look for duplicates, empty images, contradictory and surprising masks."""
+    train, test = duplicate_groups(cache.train_images), duplicate_groups(cache.test_images)
+    shares = coverage(cache.train_masks)
+    sizes = Counter(f"{h}x{w}" for h, w in map(cache.train_images.shape, cache.train_images))
+    empty = [name for name, share in shares.items() if share == 0]
+    facts = {
+        "training images": len(catalog.train),
+        "test images": len(catalog.test),
+        "size": ", ".join(f"{size} ({count})" for size, count in sizes.most_common(3)),
+        "channels": cache.channels,
+        "bits": 8 * cache.train_images.dtype.itemsize,
+        "empty masks": f"{len(empty)} ({len(empty) / len(shares):.1%})",
+        "mean coverage": f"{np.mean(list(shares.values())):.3f}",
+        "submission": f"{catalog.submission.source} ({len(catalog.submission.ids)} ids, {catalog.submission.dialect})",
+    }
+    findings = [Finding("note", "left out", note) for note in catalog.notes]
+    findings += _constant_findings(cache, shares)
+    findings += _duplicate_findings(train, test, cache)
+    findings += _mask_findings(shares)
+    return CheckReport(catalog.layout, facts, findings)
+
+
+def _constant_findings(cache: Cache, shares: dict[str, float]) -> list[Finding]:
+    blank = constant_ids(cache.train_images)
+    marked = [name for name in blank if shares[name] > 0]
+    findings = []
+    if blank:
+        findings.append(
+            Finding(
+                "warning",
+                "images without content",
+                f"{len(blank)} training and {len(constant_ids(cache.test_images))} test images have one value only; "
+                "they are kept out of training and predicted empty",
+                blank,
+            )
+        )
+    if marked:
+        findings.append(
+            Finding("warning", "masks on images without content", f"{len(marked)} images, see the ids", marked)
+        )
+    return findings
+
+
+def _duplicate_findings(train: dict[str, list[str]], test: dict[str, list[str]], cache: Cache) -> list[Finding]:
+    findings = []
+    doubles = [ids for ids in train.values() if len(ids) > 1]
+    if doubles:
+        findings.append(
+            Finding(
+                "warning",
+                "identical training images",
+                f"{sum(map(len, doubles))} images in {len(doubles)} groups (largest {max(map(len, doubles))}); "
+                "a group stays in one fold",
+                [name for ids in doubles for name in ids],
+            )
+        )
+        torn = [ids for ids in doubles if len({cache.train_masks[name].tobytes() for name in ids}) > 1]
+        if torn:
+            findings.append(
+                Finding(
+                    "warning",
+                    "identical images, different masks",
+                    f"{len(torn)} groups; at most one mask of each can be right",
+                    [name for ids in torn for name in ids],
+                )
+            )
+    shared = [name for key, ids in test.items() if key in train for name in ids]
+    if shared:
+        findings.append(
+            Finding("warning", "test images that are also training images", f"{len(shared)} images", shared)
+        )
+    return findings
+
+
+def _mask_findings(shares: dict[str, float]) -> list[Finding]:
+    full = [name for name, share in shares.items() if share == 1]
+    if not full:
+        return []
+    return [Finding("note", "masks that cover the whole image", f"{len(full)} images", full)]

@@ -1,0 +1,128 @@
+"""Decoding of image and mask files: what is damaged is refused, no bit depth is guessed."""
+
+import zlib
+from collections.abc import Iterable
+from pathlib import PurePosixPath
+
+import cv2
+import numpy as np
+
+from masksmith.arrays import IGNORE, Image, Mask, Shaped
+from masksmith.errors import InputError
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
+LOSSY_SUFFIXES = (".jpg", ".jpeg")
+
+_PNG = b"\x89PNG\r\n\x1a\n"
+_SIGNATURES = (_PNG, b"\xff\xd8\xff", b"BM", b"II*\x00", b"MM\x00*")
+
+
+def _damage(raw: bytes) -> str | None:
+    """Return what is wrong with an image file, or None. OpenCV decodes half a PNG without a word."""
+    if not raw:
+        return "is empty"
+    if not raw.startswith(_SIGNATURES):
+        return f"is not an image (it begins with {raw[:12]!r})"
+    if raw.startswith(_PNG):
+        return _png_damage(raw)
+    if raw.startswith(b"\xff\xd8") and b"\xff\xd9" not in raw[-64:]:
+        return f"is cut off after {len(raw)} bytes"
+    return None
+
+
+def _png_damage(raw: bytes) -> str | None:
+    at = len(_PNG)
+    while at + 12 <= len(raw):
+        length = int.from_bytes(raw[at : at + 4])
+        kind = raw[at + 4 : at + 8]
+        end = at + 8 + length
+        if end + 4 > len(raw):
+            break
+        if zlib.crc32(raw[at + 4 : end]) != int.from_bytes(raw[end : end + 4]):
+            return f"has a damaged {kind.decode('latin1')} block at byte {at} (wrong checksum)"
+        if kind == b"IEND":
+            return None
+        at = end + 4
+    return f"is cut off after {len(raw)} bytes"
+
+
+def decode_image(raw: bytes, *, where: str) -> Image:
+    """Decode a file into (h, w, c), uint8 or uint16; c is 1 or 3, in RGB order; an alpha channel is dropped.
+
+    Raises:
+        InputError: The bytes are empty, no image, cut off or damaged; ``where`` names the file.
+    """
+    if (damage := _damage(raw)) is not None:
+        raise InputError(f"{where}: the file {damage}; replace it or take it out")
+    image = cv2.imdecode(np.frombuffer(raw, np.uint8), cv2.IMREAD_UNCHANGED)
+    if image is None:
+        raise InputError(f"{where}: the file cannot be decoded as an image; replace it or take it out")
+    if image.dtype not in (np.uint8, np.uint16):
+        raise InputError(f"{where}: pixels of type {image.dtype}, expected 8 or 16 bits without sign")
+    if image.ndim == 2:
+        return image[..., None]
+    if image.shape[2] == 2:
+        return image[..., :1]
+    return np.ascontiguousarray(image[..., 2::-1])
+
+
+def is_grey(image: Image) -> bool:
+    """Whether all channels are equal."""
+    return bool((image == image[..., :1]).all())
+
+
+def mask_levels(mask: Shaped[np.ndarray, "h w c"], *, where: str) -> Shaped[np.ndarray, "h w"]:
+    """Return a decoded mask file as one channel, with the largest 16-bit value brought to 255.
+
+    Raises:
+        InputError: The channels differ (a colour-coded mask).
+    """
+    if not is_grey(mask):
+        raise InputError(f"{where}: a mask in colours; expected one channel with two values")
+    levels = mask[..., 0]
+    if levels.dtype == np.uint16:
+        levels = np.where(levels == 65535, 255, levels)
+    return levels
+
+
+def mask_table(values: Iterable[int], *, lossy: bool, where: str) -> dict[int, int]:
+    """Decide, from the values of *all* masks of a set, what each means.
+
+    Args:
+        values: Every value that occurs (after mask_levels).
+        lossy: The masks are JPEG, so values near 0 and near 255 occur.
+        where: What to call the masks in an error.
+
+    Returns:
+        A map from value to 0 (background), 1 (foreground) or IGNORE.
+
+    Raises:
+        InputError: No foreground at all, or more than two values that are not 0, 1 and 255.
+    """
+    found = sorted({int(value) for value in values})
+    if lossy:
+        return {value: int(value >= 128) for value in found}
+    if found == [0]:
+        raise InputError(f"{where}: every mask is empty; there is nothing to learn")
+    if len(found) <= 2:
+        return {value: int(value == found[-1]) for value in found}
+    if found == [0, 1, IGNORE]:
+        return {0: 0, 1: 1, IGNORE: IGNORE}
+    shown = ", ".join(map(str, found[:8])) + (", …" if len(found) > 8 else "")
+    raise InputError(
+        f"{where}: {len(found)} different values ({shown}); expected two (background and foreground), "
+        "or 0, 1 and 255 (not judged)"
+    )
+
+
+def apply_table(levels: Shaped[np.ndarray, "h w"], table: dict[int, int]) -> Mask:
+    """Map a mask's values by a table from mask_table."""
+    lut = np.zeros(max(table) + 1, np.uint8)
+    for value, meaning in table.items():
+        lut[value] = meaning
+    return lut[levels]
+
+
+def is_lossy(path: str) -> bool:
+    """Whether a mask file's format changes values (JPEG)."""
+    return PurePosixPath(path).suffix.lower() in LOSSY_SUFFIXES

@@ -1,0 +1,126 @@
+"""An embedded data set: seismic-like sections with salt bodies, in the layout of a Kaggle download.
+
+For the demo and the tests. Grey images of 101x101 pixels as RGB PNG with three equal channels; about 40% of
+the masks are empty; masks with salt are 16-bit, empty ones 8-bit; a few images are all black; each image has a
+depth. Layers are a random reflectivity convolved with a Ricker wavelet along folded and faulted horizons;
+salt is a smooth body with a bright border, little structure and weak noise inside. Some sections without
+salt have a patch of weak, chaotic reflections that looks like it.
+"""
+
+import csv
+import io
+import zipfile
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from masksmith.arrays import Float, Mask, UInt8
+from masksmith.data.rle import encode
+from masksmith.files import write_bytes, write_text
+from masksmith.randomness import stream
+
+SIZE = 101
+_EMPTY_FRAC = 0.4
+_BLACK_FRAC = 0.02
+
+
+def _smooth_noise(rng: np.random.Generator, sigma: float) -> Float[np.ndarray, "h w"]:
+    """Return a smooth random field of standard deviation 1."""
+    pad = int(3 * sigma)
+    field = cv2.GaussianBlur(rng.standard_normal((SIZE + 2 * pad, SIZE + 2 * pad)), (0, 0), sigma)
+    field = field[pad : pad + SIZE, pad : pad + SIZE]
+    return field / max(float(field.std()), 1e-6)
+
+
+def _layers(rng: np.random.Generator) -> Float[np.ndarray, "h w"]:
+    """Return reflections along folded, tilted and faulted horizons."""
+    rows, columns = np.mgrid[:SIZE, :SIZE].astype(np.float64)
+    depth = rows + rng.uniform(-0.4, 0.4) * columns + rng.uniform(2, 8) * _smooth_noise(rng, rng.uniform(15, 40))
+    for _ in range(rng.integers(0, 3)):
+        at, lean = rng.uniform(10, 90), rng.uniform(-0.8, 0.8)
+        depth += rng.uniform(-8, 8) * (columns > at + lean * (rows - SIZE / 2))
+    offsets = np.arange(-12, 13) / rng.uniform(1.6, 3.2)
+    wavelet = (1 - offsets**2) * np.exp(-(offsets**2) / 2)
+    trace = np.convolve(rng.laplace(size=500), wavelet, mode="same")
+    return np.interp(depth + 200, np.arange(500), trace / trace.std())
+
+
+def _salt_shape(rng: np.random.Generator) -> Mask:
+    """Return a smooth body that comes in from an edge or floats, covering very different shares."""
+    rows, columns = np.mgrid[:SIZE, :SIZE].astype(np.float64)
+    centre = rng.uniform(-10, SIZE + 10, size=2)
+    radii = np.exp(rng.uniform(np.log(10), np.log(90), size=2))
+    angle = rng.uniform(0, np.pi)
+    y, x = rows - centre[0], columns - centre[1]
+    along, across = np.cos(angle) * x + np.sin(angle) * y, -np.sin(angle) * x + np.cos(angle) * y
+    field = 1 - (along / radii[0]) ** 2 - (across / radii[1]) ** 2
+    return (field + 0.25 * _smooth_noise(rng, rng.uniform(6, 14)) > 0).astype(np.uint8)
+
+
+def make_section(rng: np.random.Generator, *, salt: bool) -> tuple[UInt8[np.ndarray, "h w"], Mask]:
+    """Return one image (h, w) and its mask of 0 and 1."""
+    image = _layers(rng)
+    mask = np.zeros((SIZE, SIZE), np.uint8)
+    while salt and not 60 <= int(mask.sum()) <= 0.97 * SIZE * SIZE:
+        mask = _salt_shape(rng)
+    body = cv2.GaussianBlur(mask.astype(np.float64), (0, 0), 1.0)
+    inside = 0.25 * _smooth_noise(rng, 1.2) + rng.uniform(-0.3, 0.3)
+    image = image * (1 - body) + inside * body
+    border = np.abs(cv2.Sobel(body, cv2.CV_64F, 0, 1)) + 0.4 * np.abs(cv2.Sobel(body, cv2.CV_64F, 1, 0))
+    image += rng.uniform(0.3, 1.2) * border
+    if rng.random() < 0.35:  # a look-alike: reflections fade into noise without a border
+        fade = np.clip(_smooth_noise(rng, 12) - 0.6, 0, 1) * (1 - body)
+        image = image * (1 - fade) + 0.35 * _smooth_noise(rng, 1.2) * fade
+    image += rng.uniform(0.1, 0.5) * _smooth_noise(rng, 0.8)
+    grey = 128 + rng.uniform(-20, 20) + rng.uniform(18, 40) * image
+    return np.clip(grey, 0, 255).astype(np.uint8), mask
+
+
+def _png(image: np.ndarray) -> bytes:
+    fine, raw = cv2.imencode(".png", image)
+    assert fine
+    return raw.tobytes()
+
+
+def _csv(header: tuple[str, ...], rows: list[tuple[str, object]]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def make_example(out: Path, *, num_train: int, num_test: int, seed: int) -> Path:
+    """Write ``out/data`` (the download) and ``out/solution.csv`` (the answers to its test set).
+
+    Returns:
+        The data folder.
+    """
+    data = out / "data"
+    names, depths, answers = [], [], {}
+    archives = {"train": io.BytesIO(), "test": io.BytesIO()}
+    for split, number in (("train", num_train), ("test", num_test)):
+        with zipfile.ZipFile(archives[split], "w") as archive:
+            for index in range(number):
+                rng = stream(seed, split == "test", index)
+                name = f"{rng.integers(16**10):010x}"
+                black, empty = rng.random() < _BLACK_FRAC, rng.random() < _EMPTY_FRAC
+                image, mask = make_section(rng, salt=not (black or empty))
+                image = np.zeros_like(image) if black else image
+                archive.writestr(f"images/{name}.png", _png(np.repeat(image[..., None], 3, axis=2)))
+                if split == "train":
+                    bits = np.uint16 if mask.any() else np.uint8
+                    archive.writestr(f"masks/{name}.png", _png(mask.astype(bits) * np.iinfo(bits).max))
+                names.append((split, name))
+                answers[name] = encode(mask)
+                depths.append((name, int(rng.integers(50, 960))))
+    for split, buffer in archives.items():
+        write_bytes(data / f"{split}.zip", buffer.getvalue())
+    train, test = ([name for which, name in names if which == split] for split in ("train", "test"))
+    header = ("id", "rle_mask")
+    write_text(data / "train.csv", _csv(header, [(name, answers[name]) for name in train]))
+    write_text(data / "sample_submission.csv", _csv(header, [(name, "1 1") for name in test]))
+    write_text(data / "depths.csv", _csv(("id", "z"), list(depths)))
+    write_text(out / "solution.csv", _csv(header, [(name, answers[name]) for name in test]))
+    return data

@@ -1,0 +1,10 @@
+"""Models: encoders and decoders of the field's libraries behind one interface.
+
+A model is ``forward(image, scalars=None) -> Output``; it declares its divisor, and its mean and standard
+deviation travel with the weights.
+"""
+
+from masksmith.models.config import ModelConfig
+from masksmith.models.segmentation import MODELS, Output, SegmentationModel, build_model, size_trace
+
+__all__ = ["MODELS", "ModelConfig", "Output", "SegmentationModel", "build_model", "size_trace"]

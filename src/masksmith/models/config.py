@@ -1,0 +1,60 @@
+"""The model's configuration, and how "auto" in it is settled. Imports no torch."""
+
+import struct
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from masksmith.config import Config
+from masksmith.errors import InputError
+
+SCRATCH_ENCODER = "resnet18"
+PRETRAINED_ENCODER = "mobilenet_v2"
+
+
+class ModelConfig(Config):
+    """Which network, and what it starts from."""
+
+    architecture: str = "unet"
+    """A key of MODELS."""
+    encoder: str = "auto"
+    """An encoder of segmentation-models-pytorch, "tu-" and a timm name, or "auto": mobilenet_v2 where pretrained
+    weights are to be had, otherwise resnet18 (plain convolutions learn faster from nothing on a CPU)."""
+    encoder_weights: str = "auto"
+    """A safetensors file, "imagenet" (from the hub or its cache), "none", or "auto": what is reachable
+    within three seconds."""
+    encoder_depth: int = Field(default=4, ge=3, le=5)
+    """Number of halvings; sizes are padded to multiples of 2 to this power."""
+    decoder_channels: list[int] = [128, 64, 32, 16]
+    """Channels of each decoder block, deepest first; as many as encoder_depth."""
+
+    def model_post_init(self, _: Any) -> None:  # noqa: ANN401
+        """Refuse a decoder that does not match the depth."""
+        if len(self.decoder_channels) != self.encoder_depth:
+            raise ValueError(
+                f"decoder_channels: {len(self.decoder_channels)} values for encoder_depth {self.encoder_depth}; "
+                "expected one value a level"
+            )
+
+
+def tensor_names(path: Path) -> set[str]:
+    """Return the names of the tensors in a safetensors file, from its header alone.
+
+    Raises:
+        InputError: No such file, or not safetensors.
+    """
+    import json
+
+    if not path.is_file():
+        raise InputError(f"model.encoder_weights: {str(path)!r} is no file; expected a .safetensors file or a keyword")
+    try:
+        with path.open("rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            header = json.loads(file.read(min(length, 1 << 26)))
+    except (struct.error, ValueError) as error:
+        raise InputError(
+            f"model.encoder_weights: {path} is not a safetensors file ({error}); pickled .pth files are not read, "
+            "because they can run code"
+        ) from error
+    return set(header) - {"__metadata__"}

@@ -1,0 +1,615 @@
+"""READ FIRST: the whole way, each verb a function.
+
+``compete`` = check → folds → train → predict → tune → submit → report. Every verb can be run alone on a project
+folder; what is done and whose inputs have not changed is not done again.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from masksmith.arrays import IGNORE
+from masksmith.data.catalog import read_catalog
+from masksmith.data.checks import CheckReport, check_data, coverage, duplicate_groups
+from masksmith.data.synthetic import make_example
+from masksmith.errors import InputError
+from masksmith.files import digest, folder_lock, read_json, write_json
+from masksmith.metrics import get_metric
+from masksmith.models.config import ModelConfig
+from masksmith.postprocess import PLAIN, Rule, Tuning, apply_rule, candidate_rules, search_rule, sweep_counts
+from masksmith.prediction.codes import code_of, mean_codes, open_codes
+from masksmith.progress import Remaining, logger
+from masksmith.project import Project, Run
+from masksmith.recipe import Listing, Recipe, list_recipes, load_recipe, parse_recipe, recipe_source
+from masksmith.splits import Folds, assign_folds, make_folds, write_folds
+from masksmith.submission import (
+    Scored,
+    Verdict,
+    score_files,
+    validate_submission,
+    write_masks,
+    write_submission,
+)
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+    from masksmith.models import SegmentationModel
+
+Overrides = Sequence[str] | dict[str, Any]
+
+_FORWARD_WORK = 0.35  # a forward pass costs about this share of a training step on the same pixels
+_VERSIONS = {"train": "1", "oof": "1", "test": "1", "tune": "1", "submit": "1", "report": "1"}
+
+
+# --- verbs ------------------------------------------------------------------------------------------------
+
+
+def check(data: str | Path, out: str | Path | None = None) -> CheckReport:
+    """Recognise the layout, decode everything once, and say what is wrong with the data.
+
+    Args:
+        data: Folder with the data; zip files stay closed.
+        out: Project folder to begin or go on with; None uses a temporary one.
+
+    Returns:
+        Facts and findings; ``print`` shows them.
+
+    Raises:
+        InputError: The data cannot be used.
+    """
+    if out is None:
+        import tempfile
+
+        with tempfile.TemporaryDirectory() as folder:
+            return check(data, Path(folder) / "project")
+    catalog = read_catalog(Path(data))
+    project = Project.create(Path(out), catalog)
+    with folder_lock(project.root):
+        report = check_data(catalog, project.cache)
+        write_json(project.check_json, report.to_json())
+    return report
+
+
+def folds(out: str | Path, *, recipe: str = "default", overrides: Overrides = ()) -> Folds:
+    """Make the folds of a project, once; later calls read them."""
+    project, asked = Project.open(Path(out)), load_recipe(recipe, _dotted(overrides))
+    with folder_lock(project.root):
+        return _folds(project, asked)
+
+
+def train(out: str | Path, *, recipe: str = "default", overrides: Overrides = ()) -> Run:
+    """Train the folds of a recipe that are not trained yet."""
+    project, asked = Project.open(Path(out)), load_recipe(recipe, _dotted(overrides))
+    with folder_lock(project.root):
+        return _train(project, asked)
+
+
+def predict(out: str | Path, *, run: str | None = None) -> Run:
+    """Predict every trained fold's held-out images and the test images."""
+    project = Project.open(Path(out))
+    with folder_lock(project.root):
+        return _predict(project, project.run(run))
+
+
+def tune(out: str | Path, *, run: str | None = None) -> dict[str, Any]:
+    """Search the triplet rule on out-of-fold probabilities; return what ``tuning.json`` holds."""
+    project = Project.open(Path(out))
+    with folder_lock(project.root):
+        return _tune(project, project.run(run))
+
+
+def submit(out: str | Path, *, run: str | None = None, check: str | Path | None = None) -> Verdict:
+    """Write masks and a validated submission; with ``check``, only validate that file for this project."""
+    project = Project.open(Path(out))
+    if check is not None:
+        shapes = _test_shapes(project)
+        return validate_submission(Path(check), project.catalog.submission, shapes, masks=None)
+    with folder_lock(project.root):
+        return _submit(project, project.run(run))
+
+
+def report(out: str | Path, *, run: str | None = None) -> Path:
+    """Write ``report.html`` and return its path."""
+    project = Project.open(Path(out))
+    with folder_lock(project.root):
+        return _report(project, project.run(run))
+
+
+@dataclass(frozen=True)
+class Result:
+    """What ``compete`` ends with."""
+
+    project: Path
+    run: str
+    tuning: dict[str, Any]
+    submission: Verdict | None
+    report: Path
+
+    def __str__(self) -> str:
+        scores = self.tuning["scores"]
+        lines = [
+            f"{self.tuning['metric']} out of fold: {scores['chosen']:.4f} ± {self.tuning['standard_error']:.4f} "
+            f"(plain {scores['plain']:.4f}, nested {scores['nested']:.4f}, nothing {scores['nothing']:.4f}, "
+            f"everything {scores['everything']:.4f}; {self.tuning['covers']})",
+            f"rule: {self.tuning['rule_text']}",
+            f"submission: {self.submission}" if self.submission else "submission: none, there are no test images",
+            f"report: {self.report}",
+        ]
+        return "\n".join(lines)
+
+
+def compete(
+    data: str | Path, *, out: str | Path, recipe: str = "default", overrides: Overrides = ()
+) -> Result:
+    """Go the whole way from a data folder to a validated submission, masks and a report.
+
+    Args:
+        data: Folder with the data, as it was downloaded.
+        out: Project folder; the same call again does only what is missing.
+        recipe: A bundled recipe's name, or a YAML file.
+        overrides: Dotted changes of the recipe: ``["folds.train=1"]`` or ``{"folds.train": 1}``.
+
+    Raises:
+        InputError: Data, recipe or folder cannot be used; nothing already written is lost.
+    """
+    asked = load_recipe(recipe, _dotted(overrides))
+    for line in str(check(data, out)).splitlines():
+        logger.info("%s", line)
+    project = Project.open(Path(out))
+    with folder_lock(project.root):
+        logger.info("folds:\n%s", _folds(project, asked))
+        run = _predict(project, _train(project, asked))
+        tuning = _tune(project, run)
+        verdict = _submit(project, run) if project.catalog.test else None
+        page = _report(project, run)
+    return Result(project.root, run.path.name, tuning, verdict, page)
+
+
+def score(
+    submission: str | Path, solution: str | Path, *, metric: str = "tgs_map", shape: tuple[int, int]
+) -> Scored:
+    """Score a submission against a file of true run-lengths; ``shape`` is (height, width)."""
+    return score_files(Path(submission), Path(solution), metric=get_metric(metric), shape=shape)
+
+
+def example(out: str | Path, *, train: int = 300, test: int = 100, seed: int = 0) -> Path:
+    """Generate a small seismic-like data set in Kaggle's layout; ``solution.csv`` beside it holds the answers."""
+    return make_example(Path(out), num_train=train, num_test=test, seed=seed)
+
+
+def recipes(name: str | None = None) -> "list[Listing] | RecipeCard":
+    """Return the bundled recipes, or all about one: header, every value, weights, size trace."""
+    return list_recipes() if name is None else describe_recipe(name)
+
+
+# --- stages -----------------------------------------------------------------------------------------------
+
+
+def _folds(project: Project, recipe: Recipe) -> Folds:
+    if project.folds_csv.exists():
+        made = project.folds
+        if made.count != recipe.folds.count:
+            raise InputError(
+                f"folds.count: {recipe.folds.count} was asked for, but {project.folds_csv} holds {made.count}, and folds "
+                "are never made anew; choose another --out"
+            )
+        return made
+    masks, images = project.cache.train_masks, project.cache.train_images
+    counts = {name: (int((masks[name] == 1).sum()), int((masks[name] != IGNORE).sum())) for name in masks}
+    groups = {name: key for key, names in duplicate_groups(images).items() for name in names}
+    write_folds(make_folds(counts, groups, recipe.folds), project.folds_csv)
+    return project.folds
+
+
+def _resolve(recipe: Recipe) -> Recipe:
+    """Settle every "auto": what is written into the run's recipe.yaml is fixed."""
+    from masksmith.models.encoders import settle_encoder
+    from masksmith.training.machine import settle_machine
+
+    settled = settle_encoder(recipe.model.encoder, recipe.model.encoder_weights)
+    logger.info("encoder: %s (%s)", settled.encoder, settled.reason)
+    model = recipe.model.model_copy(update={"encoder": settled.encoder, "encoder_weights": settled.weights})
+    return recipe.model_copy(update={"model": model, "training": settle_machine(recipe.training)})
+
+
+def _train(project: Project, asked: Recipe) -> Run:
+    from masksmith.training.events import EventLog
+    from masksmith.training.loop import train_fold
+    from masksmith.training.machine import make_fabric
+
+    made = _folds(project, asked)
+    run = project.run_of(asked) or project.add_run(asked, _resolve(asked))
+    project.make_current(run)
+    missing = [fold for fold in _trained_folds(run) if not _is_trained(project, run, fold)]
+    if not missing:
+        logger.info("run %s: all folds are trained", run.path.name)
+        return run
+    logger.info("run %s: training fold %s of %d", run.path.name, ", ".join(map(str, missing)), made.count)
+    fabric = make_fabric(run.recipe.training)
+    remaining = Remaining(_work(project, run, missing))
+    for fold in missing:
+        train_fold(
+            fabric,
+            _fresh_model(project, run, fold),
+            run.recipe.training,
+            _fold_data(project, run, fold),
+            folder=run.checkpoints(fold),
+            log=EventLog(run.events, fold=fold),
+            evaluate=_evaluator(project, run, fold, fabric, remaining),
+            remaining=remaining,
+        )
+        run.ledger.mark_done(f"fold_{fold}/train", _train_key(project, run))
+    return run
+
+
+def _predict(project: Project, run: Run) -> Run:
+    from masksmith.prediction.predict import predict_probs, write_codes
+    from masksmith.training.machine import make_fabric
+
+    cache, fabric = project.cache, None
+    inside = {fold: project.folds.inside(fold) for fold in _trained_folds(run)}
+    test = [sample.id for sample in project.catalog.test]
+    for fold in _trained_folds(run):
+        if not _is_trained(project, run, fold):
+            raise InputError(f"{run.path}: fold {fold} is not trained; run `masksmith train {project.root}` first")
+        for stage, path, images, names in (
+            ("oof", run.oof(fold), cache.train_images, inside[fold]),
+            ("test", run.test(fold), cache.test_images, test),
+        ):
+            key = _predict_key(project, run, fold, stage)
+            if not names or (run.ledger.is_done(f"fold_{fold}/{stage}", key) and path.exists()):
+                continue
+            path.unlink(missing_ok=True)
+            logger.info("predicting %d %s images with fold %d", len(names), stage, fold)
+            fabric = fabric or make_fabric(run.recipe.training)
+            model = _trained_model(project, run, fold, fabric)
+            seen = [name for name in names if name not in project.blank]
+            options = run.recipe.prediction
+            probs = predict_probs(fabric, model, images, seen, tta=options.tta, batch_size=options.batch_size)
+            write_codes(path, images, names, probs, blank=set(names) - set(seen))
+            run.ledger.mark_done(f"fold_{fold}/{stage}", key)
+    return run
+
+
+def _tune(project: Project, run: Run) -> dict[str, Any]:
+    trained = _trained_folds(run)
+    oof = {fold: _need_oof(project, run, fold) for fold in trained}
+    key = project.key(_VERSIONS["tune"], run.recipe.hash, *(_oof_digest(oof[fold]) for fold in trained))
+    if run.ledger.is_done("tune", key) and project.tuning_json.exists():
+        value: dict[str, Any] = read_json(project.tuning_json)
+        if value["run"] == run.path.name:
+            return value
+    value = tune_oof(project, run, trained, oof)
+    write_json(project.tuning_json, value)
+    run.ledger.mark_done("tune", key)
+    verdict = "kept" if value["kept"] else "not kept: no certain gain"
+    logger.info("tuning: found '%s' (%s)", value["found_text"], verdict)
+    return value
+
+
+def tune_oof(project: Project, run: Run, trained: list[int], oof: dict[int, Any]) -> dict[str, Any]:
+    """Search the rule on the out-of-fold probabilities and return all scores as plain values."""
+    metric, config = get_metric(run.recipe.metric), run.recipe.tuning
+    masks, made = project.cache.train_masks, project.folds
+    rows = [row for row in made.rows if row.fold in trained]
+    content = [row for row in rows if row.id not in project.blank]
+    pairs = [(oof[row.fold][row.id][..., 0], masks[row.id][..., 0]) for row in content]
+    rules = candidate_rules(config, median_area=float(np.median([codes.size for codes, _ in pairs])))
+    thresholds = [code for rule in rules for code in (rule.top, rule.bottom)]
+    sweep = sweep_counts(pairs, thresholds)
+    groups = [row.group for row in content]
+    if len(trained) > 1:
+        parts = np.array([row.fold for row in content])
+    else:
+        parts = assign_folds([row.coverage_class for row in content], groups, count=5, seed=run.recipe.seed)
+    found = search_rule(
+        sweep, metric, rules, parts=parts, groups=groups, resamples=config.resamples, seed=run.recipe.seed
+    )
+    blank_pairs = [(oof[row.fold][row.id][..., 0], masks[row.id][..., 0]) for row in rows if row.id in project.blank]
+    return {
+        "run": run.path.name,
+        "metric": metric.name,
+        "metric_describes": metric.describes,
+        "covers": f"{len(rows)} of {len(made.rows)} training images, {len(blank_pairs)} without content left out",
+        "scores": _scores(sweep, found, metric, blank_pairs),
+        "rule_text": found.rule.describe(),
+        "found_text": found.found.describe(),
+        "optimism": _optimism(run, trained),
+        **found.to_json(),
+    }
+
+
+def _scores(sweep: Any, found: Tuning, metric: Any, blank_pairs: list[Any]) -> dict[str, float]:  # noqa: ANN401
+    def with_blank(rule: Rule) -> float:
+        extra = [metric.stats(apply_rule(codes, rule), target) for codes, target in blank_pairs]
+        own = sweep.rows_of(rule)
+        return metric.score(np.concatenate([own, np.stack(extra)]) if extra else own)
+
+    everything = np.stack([np.zeros(len(sweep.empty)), sweep.rows[:, 0, 1], np.zeros(len(sweep.empty))], axis=1)
+    everything[:, 0] = sweep.empty[:, 2]
+    return {
+        "chosen": found.nested if found.kept else found.plain,
+        "plain": found.plain,
+        "tuned": found.tuned,
+        "nested": found.nested,
+        "nothing": metric.score(sweep.empty),
+        "everything": metric.score(everything),
+        "plain_with_blank": with_blank(PLAIN),
+        "tuned_with_blank": with_blank(found.found),
+    }
+
+
+def _submit(project: Project, run: Run) -> Verdict:
+    tuning = _need_tuning(project, run)
+    rule = Rule(**tuning["rule"])
+    form, shapes = project.catalog.submission, _test_shapes(project)
+    if not form.ids:
+        raise InputError(f"{project.catalog.root}: there are no test images, so there is nothing to submit")
+    stores = [open_codes(run.test(fold)) for fold in _trained_folds(run)]
+    key = project.key(_VERSIONS["submit"], str(rule), *(_oof_digest(store) for store in stores))
+    if not (project.ledger.is_done("submit", key) and project.submission_csv.exists() and project.masks_dir.exists()):
+        masks = {name: apply_rule(codes[..., 0], rule) for name, codes in mean_codes(stores, form.ids)}
+        write_masks(project.masks_dir, masks.items())
+        write_submission(project.submission_csv, form, masks)
+        project.ledger.mark_done("submit", key)
+    return validate_submission(project.submission_csv, form, shapes, masks=project.masks_dir)
+
+
+def _report(project: Project, run: Run) -> Path:
+    from masksmith.reporting import write_report
+
+    return write_report(project.report_html, _report_facts(project, run))
+
+
+# --- what the stages share --------------------------------------------------------------------------------
+
+
+def _dotted(overrides: Overrides) -> tuple[str, ...]:
+    if isinstance(overrides, dict):
+        import json
+
+        return tuple(f"{key}={json.dumps(value)}" for key, value in overrides.items())
+    return tuple(overrides)
+
+
+def _trained_folds(run: Run) -> list[int]:
+    """Folds that the recipe asks for."""
+    return list(range(run.recipe.folds.train or run.recipe.folds.count))
+
+
+def _train_key(project: Project, run: Run) -> str:
+    return project.key(_VERSIONS["train"], run.recipe.hash, project.folds.hash)
+
+
+def _is_trained(project: Project, run: Run, fold: int) -> bool:
+    return run.ledger.is_done(f"fold_{fold}/train", _train_key(project, run)) and run.final(fold).exists()
+
+
+def _predict_key(project: Project, run: Run, fold: int, stage: str) -> str:
+    from masksmith.training.checkpoint import facts_of
+
+    weights = str(facts_of(run.final(fold))["checksum"])
+    return project.key(_VERSIONS[stage], weights, str(run.recipe.prediction), _train_key(project, run))
+
+
+def _oof_digest(store: Any) -> str:  # noqa: ANN401
+    return digest(*(f"{name} {entry.crc32}" for name, entry in store.entries.items()))
+
+
+def _need_oof(project: Project, run: Run, fold: int) -> Any:  # noqa: ANN401
+    store = open_codes(run.oof(fold))
+    if set(store.ids) != set(project.folds.inside(fold)):
+        raise InputError(f"{run.oof(fold)}: it holds other images than fold {fold}; run `masksmith predict` again")
+    return store
+
+
+def _need_tuning(project: Project, run: Run) -> dict[str, Any]:
+    if not project.tuning_json.exists():
+        raise InputError(f"{project.tuning_json}: not there yet; run `masksmith tune {project.root}` first")
+    tuning: dict[str, Any] = read_json(project.tuning_json)
+    if tuning["run"] != run.path.name:
+        raise InputError(
+            f"{project.tuning_json}: it was made for the run {tuning['run']}, not {run.path.name}; "
+            f"run `masksmith tune {project.root} --run {run.path.name}` first"
+        )
+    return tuning
+
+
+def _test_shapes(project: Project) -> dict[str, tuple[int, int]]:
+    images = project.cache.test_images
+    return {name: images.shape(name) for name in images}
+
+
+def _fold_data(project: Project, run: Run, fold: int) -> Any:  # noqa: ANN401
+    from masksmith.training.loop import FoldData
+
+    ids = [name for name in project.folds.outside(fold) if name not in project.blank]
+    return FoldData(fold, ids, project.cache.train_images, project.cache.train_masks, run.recipe.seed)
+
+
+def _fresh_model(project: Project, run: Run, fold: int, *, load_weights: bool = True) -> "SegmentationModel":
+    from masksmith.models import build_model
+
+    seed = run.recipe.seed * 1000 + fold
+    channels = project.cache.channels
+    return build_model(run.recipe.model, in_channels=channels, seed=seed, load_weights=load_weights)
+
+
+def _trained_model(project: Project, run: Run, fold: int, fabric: "Fabric") -> "SegmentationModel":
+    import torch
+
+    from masksmith.training.checkpoint import copy_weights, load_tensors
+
+    model = _fresh_model(project, run, fold, load_weights=False)
+    tensors, _ = load_tensors(run.final(fold))
+    copy_weights(model, tensors, where=f"checkpoint {run.final(fold)}")
+    if run.recipe.training.channels_last:
+        model = model.to(memory_format=torch.channels_last)
+    moved: SegmentationModel = fabric.to_device(model)
+    return moved
+
+
+def _pixels(images: Any, names: Iterable[str]) -> int:  # noqa: ANN401
+    return sum(h * w for h, w in map(images.shape, names))
+
+
+def _evaluator(
+    project: Project, run: Run, fold: int, fabric: "Fabric", remaining: Remaining
+) -> Callable[["SegmentationModel"], float]:
+    """Return a function that scores a model on the fold's held-out images with content: no TTA, threshold 0.5."""
+    from masksmith.prediction.predict import predict_probs
+
+    metric, cache = get_metric(run.recipe.metric), project.cache
+    names = [name for name in project.folds.inside(fold) if name not in project.blank]
+    threshold = code_of(0.5) / 65535
+
+    def evaluate(model: "SegmentationModel") -> float:
+        rows = [
+            metric.stats((probs[..., 0] > threshold).astype(np.uint8), cache.train_masks[name][..., 0])
+            for name, probs in predict_probs(
+                fabric,
+                model,
+                cache.train_images,
+                names,
+                tta=["identity"],
+                batch_size=run.recipe.prediction.batch_size,
+                what="scoring",
+            )
+        ]
+        remaining.advance(_FORWARD_WORK * _pixels(cache.train_images, names))
+        return metric.score(np.stack(rows))
+
+    return evaluate
+
+
+def _work(project: Project, run: Run, missing: list[int]) -> float:
+    """Return the pixels ahead, for the time left: training, scoring, and prediction after it."""
+    from masksmith.training.loop import training_work
+
+    cache, recipe = project.cache, run.recipe
+    divisor = 2**recipe.model.encoder_depth
+    epochs = sum(stage.epochs for stage in recipe.training.stages)
+    scorings = len({*range(recipe.training.evaluate_every, epochs + 1, recipe.training.evaluate_every), epochs})
+    views = len(recipe.prediction.tta)
+    total = 0.0
+    for fold in missing:
+        held_out = _pixels(cache.train_images, project.folds.inside(fold))
+        test = _pixels(cache.test_images, cache.test_images.ids)
+        forward = held_out * (scorings + views) + test * views
+        total += training_work(recipe.training, _fold_data(project, run, fold), divisor) + _FORWARD_WORK * forward
+    return total
+
+
+def _optimism(run: Run, trained: list[int]) -> dict[str, float] | None:
+    """Where the best epoch was chosen on the fold: how much higher its score is than the last epoch's."""
+    if run.recipe.training.select != "best":
+        return None
+    from masksmith.training.events import read_events
+
+    scores = {
+        fold: [e["value"] for e in read_events(run.events) if e["fold"] == fold and e["split"] == "fold"]
+        for fold in trained
+    }
+    return {f"fold_{fold}": max(values) - values[-1] for fold, values in scores.items()}
+
+
+def _report_facts(project: Project, run: Run) -> Any:  # noqa: ANN401
+    from masksmith.reporting import ReportFacts
+    from masksmith.training.events import read_events
+
+    trained = _trained_folds(run)
+    rows = [row for row in project.folds.rows if row.fold in trained and row.id not in project.blank]
+    stores = {fold: _need_oof(project, run, fold) for fold in trained}
+    tuning = _need_tuning(project, run)
+    rule, metric, masks = Rule(**tuning["rule"]), get_metric(run.recipe.metric), project.cache.train_masks
+    preds = {row.id: apply_rule(stores[row.fold][row.id][..., 0], rule) for row in rows}
+    scores = {
+        row.id: metric.score(metric.stats(preds[row.id], masks[row.id][..., 0])[None]) for row in rows
+    }
+    test_shares: dict[str, float] = {}
+    if project.masks_dir.exists() and project.submission_csv.exists():
+        from masksmith.submission import read_mask
+
+        test_shares = {
+            name: float(read_mask(project.masks_dir / f"{name}.png").mean()) for name in project.catalog.submission.ids
+        }
+    return ReportFacts(
+        title=Path(project.catalog.root).name,
+        run=run.path.name,
+        check=read_json(project.check_json) if project.check_json.exists() else None,
+        recipe_yaml=run.recipe.to_yaml(),
+        environment=(run.path / "environment.txt").read_text(),
+        folds_text=str(project.folds),
+        tuning=tuning,
+        events=read_events(run.events),
+        coverage_train=list(coverage(masks).values()),
+        coverage_test=list(test_shares.values()),
+        scores=scores,
+        images=project.cache.train_images,
+        masks=masks,
+        preds=preds,
+    )
+
+
+# --- recipes ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class RecipeCard:
+    """All about one recipe."""
+
+    name: str
+    header: dict[str, str]
+    values: str
+    num_weights: int
+    trace: list[Any]
+
+    def __str__(self) -> str:
+        lines = [f"# {key}: {text}" for key, text in self.header.items()]
+        lines += ["", self.values.rstrip(), "", f"weights: {self.num_weights:,}", "size trace (one channel, 101x101):"]
+        lines += [f"  {line.block:12s} {line.channels:5d} x {line.hw[0]}x{line.hw[1]}" for line in self.trace]
+        return "\n".join(lines)
+
+
+def describe_recipe(name: str) -> RecipeCard:
+    """Return header, values, number of weights and size trace of a recipe; weights are not loaded."""
+    from masksmith.models import build_model, size_trace
+    from masksmith.models.encoders import settle_encoder
+    from masksmith.preprocess import round_up
+    from masksmith.recipe import parse_header
+
+    text, where = recipe_source(name)
+    recipe = parse_recipe(text, where=where)
+    settled = settle_encoder(recipe.model.encoder, "none") if recipe.model.encoder == "auto" else None
+    encoder = settled.encoder if settled else recipe.model.encoder
+    model_config: ModelConfig = recipe.model.model_copy(update={"encoder": encoder, "encoder_weights": "none"})
+    model = build_model(model_config, in_channels=1, seed=0)
+    size = round_up(101, model.divisor)
+    trace = size_trace(model, in_channels=1, hw=(size, size))
+    num_weights = sum(weight.numel() for weight in model.parameters())
+    return RecipeCard(recipe.name, parse_header(text), recipe.to_yaml(), num_weights, trace)
+
+
+__all__ = [
+    "CheckReport",
+    "Recipe",
+    "Result",
+    "Run",
+    "Scored",
+    "Verdict",
+    "check",
+    "compete",
+    "example",
+    "folds",
+    "predict",
+    "recipes",
+    "report",
+    "score",
+    "submit",
+    "train",
+    "tune",
+]

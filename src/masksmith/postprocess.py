@@ -1,0 +1,244 @@
+"""From probabilities to masks by the triplet rule, and the search for its three numbers.
+
+The rule (SIIM-ACR's first place, https://github.com/sneddy/pneumothorax-segmentation): an image has a mask only
+if at least ``min_pixels`` of its pixels are above the top threshold; its mask is then every pixel above
+the bottom threshold.
+
+The search looks at each image once. A histogram of its codes over the candidate thresholds, foreground and
+background apart, gives the counts of every threshold at once, and with them the metric of every rule.
+What it finds is judged by the nested score (chosen on the other parts, scored on this one) and a paired
+bootstrap over groups, and is kept only if the lower 80% bound of its gain is above zero.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+from pydantic import Field
+
+from masksmith.arrays import IGNORE, Codes, Mask
+from masksmith.config import Config
+from masksmith.metrics import Metric
+from masksmith.prediction import code_of, prob_of
+from masksmith.randomness import stream
+
+_BOUND_QUANTILE = 0.2  # the lower 80% bound of a gain
+_PARTS = 5  # group-wise parts for the nested score where only one fold was trained
+
+
+class TuningConfig(Config):
+    """Candidates of the search."""
+
+    bottom_thresholds: list[float] = [round(0.2 + 0.02 * i, 2) for i in range(31)]
+    """Probabilities above which a pixel belongs to the mask."""
+    top_thresholds: list[float] = [0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95]
+    """Probabilities that min_pixels pixels must exceed; only those not below the bottom are tried."""
+    min_area_fracs: list[float] = [0.0, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03]
+    """min_pixels as a share of the median image's area."""
+    resamples: int = Field(default=2000, ge=100)
+    """Bootstrap resamples."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """The triplet rule; thresholds are codes, a pixel exceeds one if ``code > threshold``."""
+
+    top: int
+    min_pixels: int
+    bottom: int
+
+    def describe(self) -> str:
+        """Return the rule as a sentence."""
+        bottom = f"mask = p > {prob_of(self.bottom):.3f}"
+        if self.min_pixels <= 1 and self.top <= self.bottom:
+            return bottom
+        return f"{bottom}, where at least {self.min_pixels} pixels have p > {prob_of(self.top):.3f}"
+
+
+PLAIN = Rule(top=code_of(0.5), min_pixels=0, bottom=code_of(0.5))
+
+
+def apply_rule(codes: Codes, rule: Rule) -> Mask:
+    """Return the mask of 0 and 1 that the rule makes of an image's codes."""
+    if np.count_nonzero(codes > rule.top) < rule.min_pixels:
+        return np.zeros(codes.shape, np.uint8)
+    return (codes > rule.bottom).astype(np.uint8)
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Counts of every image at every threshold.
+
+    ``rows[i, t]`` is (true positives, false positives, false negatives) of image i at ``thresholds[t]``,
+    ``above[i, t]`` the number of its pixels above it, ignored ones too, and ``empty[i]`` the row of an
+    empty prediction.
+    """
+
+    thresholds: Int[np.ndarray, " t"]
+    rows: Float[np.ndarray, "n t 3"]
+    above: Int[np.ndarray, "n t"]
+    empty: Float[np.ndarray, "n 3"]
+
+    def rows_of(self, rule: Rule) -> Float[np.ndarray, "n 3"]:
+        """Return each image's row under a rule whose thresholds are among ``thresholds``."""
+        top, bottom = np.searchsorted(self.thresholds, [rule.top, rule.bottom])
+        has_mask = self.above[:, top] >= rule.min_pixels
+        return np.where(has_mask[:, None], self.rows[:, bottom], self.empty)
+
+    def part(self, chosen: Any) -> "Sweep":  # noqa: ANN401
+        """Return the sweep of some images (an index array or a boolean one)."""
+        return Sweep(self.thresholds, self.rows[chosen], self.above[chosen], self.empty[chosen])
+
+
+def image_counts(
+    codes: Codes, target: Mask, thresholds: Int[np.ndarray, " t"]
+) -> tuple[Float[np.ndarray, "t 3"], Int[np.ndarray, " t"]]:
+    """Return an image's rows (t, 3) and its pixels above each threshold (t,), from one histogram.
+
+    Args:
+        codes: (h, w) of uint16.
+        target: (h, w) of 0, 1 and IGNORE.
+        thresholds: Codes, ascending, without repetition.
+    """
+    lut = np.searchsorted(thresholds, np.arange(65536), side="left").astype(np.int64)
+    return _counts_by_table(codes, target, lut, len(thresholds))
+
+
+def _counts_by_table(
+    codes: Codes, target: Mask, lut: Int[np.ndarray, " codes"], num: int
+) -> tuple[Float[np.ndarray, "t 3"], Int[np.ndarray, " t"]]:
+    # a pixel of bin b exceeds the first b thresholds; foreground, background and ignored get bins of their own
+    kind = np.where(target == 1, 0, np.where(target == IGNORE, 2, 1))
+    bins = np.bincount((kind * (num + 1) + lut[codes]).ravel(), minlength=3 * (num + 1)).reshape(3, num + 1)
+    above = bins[:, ::-1].cumsum(axis=1)[:, ::-1][:, 1:]  # (3, t): pixels above each threshold
+    hit, false = above[0], above[1]
+    rows = np.stack([hit, false, bins[0].sum() - hit], axis=1).astype(np.float64)
+    return rows, above.sum(axis=0)
+
+
+def sweep_counts(pairs: Sequence[tuple[Codes, Mask]], thresholds: Sequence[int]) -> Sweep:
+    """Count every image at every threshold."""
+    ordered = np.unique(np.asarray(thresholds, np.int64))
+    lut = np.searchsorted(ordered, np.arange(65536), side="left").astype(np.int64)
+    counted = [_counts_by_table(codes, target, lut, len(ordered)) for codes, target in pairs]
+    rows = np.stack([row for row, _ in counted])
+    empty = np.zeros((len(rows), 3))
+    empty[:, 2] = rows[:, 0, 0] + rows[:, 0, 2]  # every foreground pixel is missed
+    return Sweep(ordered, rows, np.stack([above for _, above in counted]), empty)
+
+
+def candidate_rules(config: TuningConfig, *, median_area: float) -> list[Rule]:
+    """Return the rules to try, the plain one first; equal scores go to the earlier."""
+    bottoms = [code_of(value) for value in config.bottom_thresholds]
+    tops = [code_of(value) for value in config.top_thresholds]
+    pixels = sorted({round(share * median_area) for share in config.min_area_fracs} - {0})
+    rules = [PLAIN, *(Rule(bottom, 0, bottom) for bottom in bottoms)]
+    rules += [Rule(top, least, bottom) for bottom in bottoms for top in tops if top >= bottom for least in pixels]
+    return list(dict.fromkeys(rules))
+
+
+def best_rule(sweep: Sweep, rules: Sequence[Rule], metric: Metric) -> tuple[Rule, float]:
+    """Return the rule with the highest score, and that score."""
+    scores = [metric.score(sweep.rows_of(rule)) for rule in rules]
+    best = int(np.argmax(scores))
+    return rules[best], scores[best]
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """What the search found, and whether it is kept."""
+
+    rule: Rule
+    kept: bool
+    found: Rule
+    plain: float
+    tuned: float
+    nested: float
+    gain_mean: float
+    gain_low: float
+    gain_high: float
+    standard_error: float
+    curve: list[tuple[float, float]]
+    parts: list[tuple[Rule, float]]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain dicts and lists."""
+        return asdict(self)
+
+
+def search_rule(
+    sweep: Sweep,
+    metric: Metric,
+    rules: Sequence[Rule],
+    *,
+    parts: Int[np.ndarray, " n"],
+    groups: Sequence[str],
+    resamples: int,
+    seed: int,
+) -> Tuning:
+    """Search the best rule, and judge whether choosing it helps on images it was not chosen on.
+
+    Args:
+        sweep: Counts of all judged images.
+        metric: What is to be maximised; needs counts only.
+        rules: Candidates.
+        parts: Part of each image for the nested score: its fold, or a group-wise fifth of a single fold.
+        groups: Group of each image; the bootstrap draws groups.
+        resamples: Number of bootstrap resamples.
+        seed: Seed of the resamples.
+    """
+    found, tuned = best_rule(sweep, rules, metric)
+    plain_rows = sweep.rows_of(PLAIN)
+    nested_rows = np.empty_like(plain_rows)
+    chosen = []
+    for part in np.unique(parts):
+        inside = parts == part
+        rule, _ = best_rule(sweep.part(~inside), rules, metric)
+        nested_rows[inside] = sweep.part(inside).rows_of(rule)
+        chosen.append((rule, metric.score(nested_rows[inside])))
+    gains, plain_scores = paired_bootstrap(
+        metric, nested_rows, plain_rows, groups, resamples=resamples, rng=stream(seed)
+    )
+    low, high = np.quantile(gains, [_BOUND_QUANTILE, 1 - _BOUND_QUANTILE])
+    kept = bool(low > 0)
+    curve = [
+        (prob_of(int(t)), metric.score(sweep.rows_of(Rule(int(t), 0, int(t))))) for t in sweep.thresholds
+    ]
+    return Tuning(
+        rule=found if kept else PLAIN,
+        kept=kept,
+        found=found,
+        plain=metric.score(plain_rows),
+        tuned=tuned,
+        nested=metric.score(nested_rows),
+        gain_mean=float(gains.mean()),
+        gain_low=float(low),
+        gain_high=float(high),
+        standard_error=float(plain_scores.std()),
+        curve=curve,
+        parts=chosen,
+    )
+
+
+def paired_bootstrap(
+    metric: Metric,
+    rows: Float[np.ndarray, "n k"],
+    other: Float[np.ndarray, "n k"],
+    groups: Sequence[str],
+    *,
+    resamples: int,
+    rng: np.random.Generator,
+) -> tuple[Float[np.ndarray, " r"], Float[np.ndarray, " r"]]:
+    """Resample groups with replacement; return the gains of ``rows`` over ``other``, and the scores of ``other``."""
+    _, membership = np.unique(np.asarray(groups), return_inverse=True)
+    num = int(membership.max()) + 1
+    gains, base = [], []
+    for _ in range(resamples):
+        counts = np.bincount(rng.integers(num, size=num), minlength=num)
+        weights = counts[membership].astype(np.float64)
+        before = float(metric.reduce(other, weights=weights))
+        gains.append(float(metric.reduce(rows, weights=weights)) - before)
+        base.append(before)
+    return np.array(gains), np.array(base)

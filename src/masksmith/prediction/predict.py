@@ -1,0 +1,106 @@
+"""Run a trained model over a store of images."""
+
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+
+from masksmith.arrays import Float, Shaped, UInt16
+from masksmith.config import look_up
+from masksmith.data.store import Store, StoreWriter
+from masksmith.models import SegmentationModel
+from masksmith.prediction.codes import to_codes
+from masksmith.prediction.config import PredictionConfig
+from masksmith.prediction.tta import TTA
+from masksmith.preprocess import Pad
+from masksmith.progress import track
+
+
+def _batches(images: Store, names: Sequence[str], batch_size: int) -> Iterator[list[str]]:
+    by_size: dict[tuple[int, int], list[str]] = {}
+    for name in names:
+        by_size.setdefault(images.shape(name), []).append(name)
+    for same_size in by_size.values():
+        for at in range(0, len(same_size), batch_size):
+            yield same_size[at : at + batch_size]
+
+
+def _forward(
+    fabric: Fabric, model: SegmentationModel, planes: Shaped[np.ndarray, "b h w c"], max_value: int
+) -> Float[np.ndarray, "b h w k"]:
+    pad = Pad.to_divisor((planes.shape[1], planes.shape[2]), model.divisor)
+    padded = np.stack([pad.apply(np.ascontiguousarray(image)) for image in planes])
+    image = torch.from_numpy(padded.astype(np.float32) / max_value).permute(0, 3, 1, 2)  # (b, h, w, c) -> (b, c, h, w)
+    with fabric.autocast():
+        logits = model(fabric.to_device(image)).mask_logits
+    probs = torch.sigmoid(logits.float()).permute(0, 2, 3, 1).cpu().numpy()  # (b, k, h, w) -> (b, h, w, k)
+    return probs[:, pad.top : probs.shape[1] - pad.bottom, pad.left : probs.shape[2] - pad.right]
+
+
+def predict_probs(
+    fabric: Fabric,
+    model: SegmentationModel,
+    images: Store,
+    names: Sequence[str],
+    *,
+    tta: Sequence[str],
+    batch_size: int,
+    what: str = "predicting",
+) -> Iterator[tuple[str, Float[np.ndarray, "h w k"]]]:
+    """Yield (id, probabilities (h, w, k) at the true size), grouped by image size.
+
+    Args:
+        fabric: Device and precision.
+        model: Its weights; it is put into evaluation mode and back.
+        images: Where the images are.
+        names: Ids to predict.
+        tta: Keys of TTA whose probabilities are averaged.
+        batch_size: Images a forward pass.
+        what: What the progress bar says.
+
+    Raises:
+        InputError: An unknown key of TTA.
+    """
+    symmetries = [look_up(TTA, key, where="prediction.tta") for key in tta]
+    max_value = int(np.iinfo(images.dtype).max)
+    training = model.training
+    model.eval()
+    try:
+        with torch.inference_mode():
+            batches = list(_batches(images, names, batch_size))
+            for batch in track(batches, total=len(batches), what=what):
+                planes = np.stack([images[name] for name in batch])
+                probs = [one.undo(_forward(fabric, model, one.apply(planes), max_value)) for one in symmetries]
+                for name, mean in zip(batch, np.mean(probs, axis=0), strict=True):
+                    yield name, mean
+    finally:
+        model.train(training)
+
+
+def write_codes(
+    path: Path,
+    images: Store,
+    names: Sequence[str],
+    probs: Iterable[tuple[str, Shaped[np.ndarray, "h w k"]]],
+    *,
+    blank: Collection[str],
+) -> None:
+    """Write probabilities as codes into a store in the order of ``names``.
+
+    Args:
+        path: The ``.npy`` file.
+        images: For the sizes.
+        names: Ids, in the order of the store.
+        probs: (id, probabilities or codes) in any order, without the blank ones.
+        blank: Ids of images without content: their probability is 0.
+    """
+    writer = StoreWriter(path, [(name, (*images.shape(name), 1)) for name in names], dtype=np.uint16)
+    for name, value in probs:
+        codes: UInt16[np.ndarray, "h w k"] = value if value.dtype == np.uint16 else to_codes(value)
+        writer.write(name, codes)
+    for name in names:
+        if name in blank:
+            writer.write(name, np.zeros((*images.shape(name), 1), np.uint16))
+    writer.close()

@@ -1,0 +1,138 @@
+"""A recipe: every value of a training and of what follows it, as one YAML file.
+
+A bundled recipe names every field and inherits from nothing. Its header, the comment lines at the top, says
+where it comes from, what was claimed, what we measured, what it costs and how it differs.
+"""
+
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from masksmith.config import Config, apply_overrides, read_yaml, suggest, validate, write_yaml
+from masksmith.errors import InputError
+from masksmith.files import digest, file_digest
+from masksmith.metrics import get_metric
+from masksmith.models.config import ModelConfig
+from masksmith.postprocess import TuningConfig
+from masksmith.prediction.config import PredictionConfig
+from masksmith.splits import FoldsConfig
+from masksmith.training.config import TrainingConfig
+
+HEADER_KEYS = ("source", "published", "ours", "cost", "differences")
+
+
+class Recipe(Config):
+    """The configurations of all stages."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
+    """Name of the recipe; the run's folder is called NAME-HASH."""
+    seed: int = Field(default=0, ge=0)
+    """Seed of everything that is drawn."""
+    metric: str = "tgs_map"
+    """A key of METRICS: what every choice is judged by."""
+    folds: FoldsConfig = FoldsConfig()
+    model: ModelConfig = ModelConfig()
+    training: TrainingConfig
+    prediction: PredictionConfig = PredictionConfig()
+    tuning: TuningConfig = TuningConfig()
+
+    def to_yaml(self) -> str:
+        """Return the recipe as YAML, every field named."""
+        return write_yaml(self.model_dump(mode="json"))
+
+    @property
+    def hash(self) -> str:
+        """A hash over all values and, where weights come from a file, its content in place of its path."""
+        plain = self.model_dump(mode="json")
+        weights = self.model.encoder_weights
+        if weights not in ("auto", "none", "imagenet"):
+            plain["model"]["encoder_weights"] = file_digest(Path(weights))
+        return digest(write_yaml(plain))
+
+
+@dataclass(frozen=True)
+class Listing:
+    """A bundled recipe as `masksmith recipes` shows it."""
+
+    name: str
+    header: dict[str, str]
+    text: str
+
+
+def _bundled() -> dict[str, str]:
+    folder = resources.files("masksmith") / "recipes"
+    return {
+        entry.name.removesuffix(".yaml"): entry.read_text()
+        for entry in sorted(folder.iterdir(), key=lambda entry: entry.name)
+        if entry.name.endswith(".yaml")
+    }
+
+
+def parse_header(text: str) -> dict[str, str]:
+    """Return the comment lines at the top of a recipe as key -> text; a line without a key continues the one above."""
+    header: dict[str, str] = {}
+    last = ""
+    for line in text.splitlines():
+        if not line.startswith("#"):
+            break
+        content = line.removeprefix("#").strip()
+        key, colon, rest = content.partition(":")
+        if colon and key in HEADER_KEYS:
+            last = key
+            header[key] = rest.strip()
+        elif last:
+            header[last] += " " + content
+    return header
+
+
+def list_recipes() -> list[Listing]:
+    """Return the bundled recipes by name."""
+    return [Listing(name, parse_header(text), text) for name, text in _bundled().items()]
+
+
+def recipe_source(name: str) -> tuple[str, str]:
+    """Return (text, where) of a bundled recipe's name or a YAML file's path.
+
+    Raises:
+        InputError: Neither; the message suggests the nearest bundled recipe.
+    """
+    bundled = _bundled()
+    if name in bundled:
+        return bundled[name], f"recipe {name}"
+    path = Path(name)
+    if path.suffix in (".yaml", ".yml"):
+        if not path.is_file():
+            raise InputError(f"recipe {name}: no such file")
+        return path.read_text(), name
+    raise InputError(f"recipe: {name!r} is neither a file nor a bundled recipe; {suggest(name, bundled)}")
+
+
+def parse_recipe(text: str, *, where: str, overrides: tuple[str, ...] = ()) -> Recipe:
+    """Parse and check a recipe, then apply dotted overrides.
+
+    Raises:
+        InputError: Unknown or missing key, wrong type, unknown metric; one line for each.
+    """
+    value = read_yaml(text, where=where)
+    if not isinstance(value, dict):
+        raise InputError(f"{where}: a recipe is a table of keys, this is {type(value).__name__}")
+    recipe = validate(Recipe, value, where=where)
+    if overrides:
+        complete: dict[str, Any] = recipe.model_dump(mode="json")
+        changed = apply_overrides(complete, overrides)
+        recipe = validate(Recipe, changed, where=f"{where} with --set {' --set '.join(overrides)}")
+    get_metric(recipe.metric, where=f"{where}: metric")
+    if recipe.folds.train is not None and not 1 <= recipe.folds.train <= recipe.folds.count:
+        raise InputError(
+            f"{where}: folds.train: {recipe.folds.train} of {recipe.folds.count} folds; expected 1 to {recipe.folds.count}"
+        )
+    return recipe
+
+
+def load_recipe(name: str = "default", overrides: tuple[str, ...] = ()) -> Recipe:
+    """Load a bundled recipe by name, or one from a file, and apply dotted overrides."""
+    text, where = recipe_source(name)
+    return parse_recipe(text, where=where, overrides=overrides)

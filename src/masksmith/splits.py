@@ -1,0 +1,220 @@
+"""Honest folds: stratified by how much of an image is foreground, identical images kept together.
+
+Folds are written once to ``folds.csv`` and never computed again: scores of different days stay comparable.
+"""
+
+import csv
+import io
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from masksmith.arrays import Int
+from masksmith.config import Config
+from masksmith.data.catalog import need_column, parse_table
+from masksmith.errors import InputError
+from masksmith.files import digest, write_text
+from masksmith.randomness import stream
+
+NUM_CLASSES = 11
+_COLUMNS = ("id", "group", "coverage", "coverage_class", "fold")
+
+
+class FoldsConfig(Config):
+    """How folds are made, and how many of them are trained."""
+
+    count: int = 5
+    """Number of folds, 2 or more."""
+    train: int | None = None
+    """Train only this many folds (the first ones); None trains all."""
+    seed: int = 0
+    """Seed of the assignment."""
+
+
+def coverage_class(foreground: int, total: int) -> int:
+    """Return the coverage class 0..10: the smallest i with ``10 * coverage <= i``; 0 is exactly empty.
+
+    The eleven classes of the TGS Salt kernels, in integers: no coverage falls between two floats.
+    """
+    return -(-10 * foreground // total) if total else 0
+
+
+@dataclass(frozen=True)
+class FoldRow:
+    """The fold of one training image, and why."""
+
+    id: str
+    group: str
+    coverage: float
+    coverage_class: int
+    fold: int
+
+
+@dataclass(frozen=True)
+class Folds:
+    """All rows of ``folds.csv``."""
+
+    rows: list[FoldRow]
+
+    @property
+    def count(self) -> int:
+        """Number of folds."""
+        return max(row.fold for row in self.rows) + 1
+
+    @property
+    def hash(self) -> str:
+        """A hash over who is in which fold."""
+        return digest(*(f"{row.id} {row.group} {row.fold}" for row in self.rows))
+
+    def inside(self, fold: int) -> list[str]:
+        """Ids that fold ``fold`` is validated on."""
+        return [row.id for row in self.rows if row.fold == fold]
+
+    def outside(self, fold: int) -> list[str]:
+        """Ids that fold ``fold`` is trained on."""
+        return [row.id for row in self.rows if row.fold != fold]
+
+    def groups(self) -> dict[str, str]:
+        """Id -> group."""
+        return {row.id: row.group for row in self.rows}
+
+    def balance(self) -> Int[np.ndarray, "folds classes"]:
+        """Number of images of each coverage class in each fold."""
+        table = np.zeros((self.count, NUM_CLASSES), np.int64)
+        for row in self.rows:
+            table[row.fold, row.coverage_class] += 1
+        return table
+
+    def __str__(self) -> str:
+        head = "fold  images  mean coverage  images of coverage class 0 (empty) … 10"
+        lines = [head]
+        for fold, counts in enumerate(self.balance()):
+            mean = np.mean([row.coverage for row in self.rows if row.fold == fold])
+            lines.append(f"{fold:4d}  {counts.sum():6d}  {mean:13.3f}  " + " ".join(f"{n:4d}" for n in counts))
+        return "\n".join(lines)
+
+
+def assign_folds(
+    classes: Sequence[int], groups: Sequence[str], *, count: int, seed: int
+) -> Int[np.ndarray, " n"]:
+    """Deal groups of images to folds so that every class is spread evenly.
+
+    Groups of several images go first, largest first, each to the fold that then has the smallest sum of squared
+    class counts, weighted by how rare a class is; single images follow class by class, each to the fold
+    with the fewest of its class (then the fewest images, then at random). Where all groups are single, the
+    counts of a class differ by at most one between folds.
+
+    Args:
+        classes: Class of each image, 0 or above.
+        groups: Group of each image; a group is never divided.
+        count: Number of folds.
+        seed: Seed of the random order.
+
+    Raises:
+        InputError: Fewer groups than folds.
+    """
+    members: dict[str, list[int]] = {}
+    for index, group in enumerate(groups):
+        members.setdefault(group, []).append(index)
+    if count < 2 or len(members) < count:
+        raise InputError(
+            f"folds.count: {count} folds of {len(members)} groups of images; expected 2 up to the number of groups"
+        )
+    rng = stream(seed)
+    order = [list(members.values())[i] for i in rng.permutation(len(members))]
+    large = sorted((group for group in order if len(group) > 1), key=len, reverse=True)
+    single = sorted((group for group in order if len(group) == 1), key=lambda group: classes[group[0]])
+    table = np.zeros((count, max(classes) + 1))
+    rarity = 1 / np.maximum(np.bincount(classes, minlength=table.shape[1]), 1)
+    folds = np.full(len(classes), -1, np.int64)
+    for group in [*large, *single]:
+        extra = np.bincount([classes[i] for i in group], minlength=table.shape[1])
+        cost = (((table + extra) ** 2 - table**2) * rarity).sum(axis=1)
+        keys = np.lexsort((rng.random(count), table.sum(axis=1), cost))
+        fold = keys[0]
+        table[fold] += extra
+        folds[group] = fold
+    return folds
+
+
+def make_folds(
+    counts: dict[str, tuple[int, int]], groups: dict[str, str], config: FoldsConfig
+) -> Folds:
+    """Make folds stratified by coverage class, groups kept together.
+
+    Args:
+        counts: Id -> (foreground pixels, judged pixels).
+        groups: Id -> group (equal for identical images).
+        config: Number of folds and seed.
+    """
+    names = sorted(counts)
+    classes = [coverage_class(*counts[name]) for name in names]
+    assigned = assign_folds(classes, [groups[name] for name in names], count=config.count, seed=config.seed)
+    return Folds(
+        [
+            FoldRow(name, groups[name], counts[name][0] / max(counts[name][1], 1), kind, int(fold))
+            for name, kind, fold in zip(names, classes, assigned, strict=True)
+        ]
+    )
+
+
+def write_folds(folds: Folds, path: Path) -> None:
+    """Write ``folds.csv``."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(_COLUMNS)
+    for row in folds.rows:
+        writer.writerow((row.id, row.group, f"{row.coverage:.6f}", row.coverage_class, row.fold))
+    write_text(path, text.getvalue())
+
+
+def read_folds(path: Path, *, ids: Iterable[str]) -> Folds:
+    """Read ``folds.csv``, which a person may have written.
+
+    Args:
+        path: The file.
+        ids: The training ids of the data set.
+
+    Raises:
+        InputError: A missing column, an unknown, repeated or missing id, a fold that is no number, or a group in
+            two folds.
+    """
+    table = parse_table(path.read_bytes(), where=str(path))
+    for column in _COLUMNS:
+        need_column(table, column)
+    rows = []
+    for number, cells in enumerate(table.rows, start=2):
+        try:
+            row = FoldRow(
+                cells["id"], cells["group"], float(cells["coverage"]), int(cells["coverage_class"]), int(cells["fold"])
+            )
+        except ValueError as error:
+            raise InputError(f"{path}: line {number}: {error}; expected a number") from error
+        rows.append(row)
+    _check_folds(rows, set(ids), path)
+    return Folds(rows)
+
+
+def _check_folds(rows: list[FoldRow], ids: set[str], path: Path) -> None:
+    names = [row.id for row in rows]
+    for name in names:
+        if name not in ids:
+            raise InputError(f"{path}: the id {name!r} is not in the data set")
+    if len(set(names)) != len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise InputError(f"{path}: the id {twice!r} stands twice")
+    if len(names) < len(ids):
+        raise InputError(f"{path}: {len(ids) - len(names)} training images have no fold, for example {min(ids - set(names))!r}")
+    home: dict[str, FoldRow] = {}
+    for row in rows:
+        first = home.setdefault(row.group, row)
+        if first.fold != row.fold:
+            raise InputError(
+                f"{path}: images of group {row.group!r} are in folds {first.fold} and {row.fold}; "
+                "a group must stay in one fold"
+            )
+    present = {row.fold for row in rows}
+    if present != set(range(len(present))):
+        raise InputError(f"{path}: the folds are {sorted(present)}; expected 0, 1, 2 … without a gap")

@@ -1,0 +1,141 @@
+"""Checkpoints: safetensors for the numbers, JSON for the rest; nothing is pickled.
+
+A checkpoint is two files, ``NAME.safetensors`` and ``NAME.json``. The JSON is written last and holds the checksum
+of the other, so it is the JSON's presence that makes a checkpoint.
+"""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load, save
+from torch import Tensor, nn
+
+from masksmith.errors import InputError
+from masksmith.files import digest, read_json, write_bytes, write_json
+
+FORMAT_VERSION = 1
+
+
+def _contiguous(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    # safetensors refuses channels-last strides; the layout is restored when a tensor is copied back
+    return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+
+
+def save_tensors(path: Path, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
+    """Write ``path`` (.safetensors) and, last, the JSON beside it."""
+    raw = save(_contiguous(tensors))
+    write_bytes(path, raw)
+    write_json(path.with_suffix(".json"), {"format": FORMAT_VERSION, "checksum": digest(raw), **facts})
+
+
+def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read a checkpoint.
+
+    Raises:
+        InputError: A file is missing, the checksum is wrong, or a newer masksmith wrote it.
+    """
+    side = path.with_suffix(".json")
+    if not path.exists() or not side.exists():
+        raise InputError(f"checkpoint {path}: the file or its {side.name} is missing; train this fold again")
+    facts = read_json(side)
+    if facts.get("format", 0) > FORMAT_VERSION:
+        raise InputError(
+            f"checkpoint {path}: format {facts['format']}, this masksmith reads up to {FORMAT_VERSION}; update masksmith"
+        )
+    raw = path.read_bytes()
+    if digest(raw) != facts.get("checksum"):
+        raise InputError(f"checkpoint {path}: the checksum is wrong, the file was damaged or changed")
+    return load(raw), facts
+
+
+def copy_weights(model: nn.Module, tensors: dict[str, Tensor], *, where: str) -> None:
+    """Copy tensors into a model's weights and buffers in place, keeping their memory layout.
+
+    Raises:
+        InputError: Names or shapes do not fit; the message counts them.
+    """
+    own = model.state_dict()
+    wrong = [name for name in own if name not in tensors or tensors[name].shape != own[name].shape]
+    spare = sorted(set(tensors) - set(own))
+    if wrong or spare:
+        raise InputError(
+            f"{where}: {len(wrong)} weights do not fit (first {wrong[:1]}) and {len(spare)} are unknown "
+            f"(first {spare[:1]}); it belongs to another recipe, see recipe.yaml beside it"
+        )
+    with torch.no_grad():
+        for name, tensor in own.items():
+            tensor.copy_(tensors[name])
+
+
+def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def pack_state(model: nn.Module, average: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Return everything a training needs to go on exactly, as flat names."""
+    tensors = {f"model/{name}": value for name, value in model.state_dict().items()}
+    tensors |= {f"average/{name}": value for name, value in average.state_dict().items()}
+    names = {weight: name for name, weight in model.named_parameters()}
+    for weight, fields in optimizer.state.items():
+        tensors |= {f"optimizer/{names[weight]}/{field}": value for field, value in fields.items() if value is not None}
+    return tensors
+
+
+def unpack_state(
+    tensors: dict[str, Tensor], model: nn.Module, average: nn.Module, optimizer: torch.optim.Optimizer, *, where: str
+) -> None:
+    """Restore what pack_state returned, bit for bit."""
+    copy_weights(model, _part(tensors, "model/"), where=where)
+    copy_weights(average, _part(tensors, "average/"), where=where)
+    weights = dict(model.named_parameters())
+    optimizer.state.clear()
+    for name, value in _part(tensors, "optimizer/").items():
+        weight_name, field = name.rsplit("/", 1)
+        weight = weights[weight_name]
+        # the fused kernels walk raw memory, so the moments must have the strides of their weight
+        restored = torch.empty_like(weight).copy_(value) if value.shape == weight.shape else value.to(weight.device)
+        optimizer.state[weight][field] = restored
+
+
+class Checkpoints:
+    """The rolling checkpoints of one fold: the newest two, so a damaged one has a predecessor."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def _all(self) -> list[Path]:
+        found = [path for path in self.folder.glob("epoch_*.json") if re.fullmatch(r"epoch_\d{4}", path.stem)]
+        return sorted(path.with_suffix(".safetensors") for path in found)
+
+    def save(self, epoch: int, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
+        """Write the checkpoint of ``epoch`` finished epochs and drop all but the newest two."""
+        save_tensors(self.folder / f"epoch_{epoch:04d}.safetensors", tensors, {"epoch": epoch, **facts})
+        for old in self._all()[:-2]:
+            old.with_suffix(".json").unlink()
+            old.unlink(missing_ok=True)
+
+    def newest(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        """Return the newest whole checkpoint, or None; damaged ones are named in the log and passed over."""
+        from masksmith.progress import logger
+
+        for path in reversed(self._all()):
+            try:
+                return load_tensors(path)
+            except InputError as error:
+                logger.warning("%s; using the one before", error)
+        return None
+
+    def clear(self) -> None:
+        """Remove the rolling checkpoints (the training is finished)."""
+        for path in self._all():
+            path.with_suffix(".json").unlink()
+            path.unlink(missing_ok=True)
+
+
+def facts_of(path: Path) -> dict[str, Any]:
+    """Return the JSON side of a checkpoint without reading its tensors."""
+    facts: dict[str, Any] = json.loads(path.with_suffix(".json").read_text())
+    return facts

@@ -1,0 +1,41 @@
+"""``metrics.jsonl``, the log of record: one JSON object an event; curves and pages are made from it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from masksmith.files import no_room, write_text
+
+
+class EventLog:
+    """Appends events of one fold; a resumed training first drops what came after its checkpoint."""
+
+    def __init__(self, path: Path, *, fold: int) -> None:
+        self.path = path
+        self.fold = fold
+
+    def write(self, epoch: int, split: str, **values: float | str) -> None:
+        """Append one event for each value: {fold, epoch, split, name, value}."""
+        lines = [
+            json.dumps({"fold": self.fold, "epoch": epoch, "split": split, "name": name, "value": value}) + "\n"
+            for name, value in values.items()
+        ]
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with no_room(self.path), self.path.open("a") as file:
+            file.writelines(lines)
+
+    def cut_back(self, epoch: int) -> None:
+        """Drop this fold's events after ``epoch`` finished epochs."""
+        kept = [event for event in read_events(self.path) if event["fold"] != self.fold or event["epoch"] <= epoch]
+        write_text(self.path, "".join(json.dumps(event) + "\n" for event in kept))
+
+
+def read_events(path: Path) -> list[dict[str, Any]]:
+    """Return all whole events; a torn last line is passed over."""
+    events = []
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            events.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+    return events

@@ -1,0 +1,363 @@
+"""The training of one fold, top to bottom. Read ``train_fold``; everything else here serves it.
+
+Each epoch: draw batches by counter, step, average; score the fold now and then; write a checkpoint. If
+the loss leaves the finite numbers or explodes, the last checkpoint is restored once with a lower rate.
+"""
+
+import math
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor
+
+from masksmith.augment import Batch, Task, make_batch
+from masksmith.data.store import Store
+from masksmith.errors import DivergedError, InputError
+from masksmith.losses import build_loss
+from masksmith.models import SegmentationModel
+from masksmith.preprocess import round_up
+from masksmith.progress import Remaining, clock, logger, track
+from masksmith.randomness import stream
+from masksmith.training.averaging import MovingAverage
+from masksmith.training.checkpoint import Checkpoints, copy_weights, pack_state, save_tensors, unpack_state
+from masksmith.training.config import ScheduleConfig, Stage, TrainingConfig
+from masksmith.training.events import EventLog
+from masksmith.training.optim import build_optimizer, lr_factor, set_lr
+
+_RESCUE_LR = 0.3  # after a divergence the rate is multiplied by this, once
+_EXPLODED = 3.0  # an epoch's mean loss above this multiple of the stage's best counts as divergence
+_LOOK_EVERY = 20  # steps between looks at the loss: a look makes a GPU wait
+
+
+class _DivergenceError(Exception):
+    """The loss is not finite, or exploded."""
+
+
+@dataclass(frozen=True)
+class FoldData:
+    """What one fold is trained on."""
+
+    fold: int
+    ids: list[str]
+    images: Store
+    masks: Store
+    seed: int
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One epoch of the plan: which stage it belongs to, and where it lies in the span of its schedule."""
+
+    stage: int
+    number: int
+    batch_size: int
+    steps: int
+    schedule: ScheduleConfig
+    span_start: int
+    span_steps: int
+    first_step: int
+    starts_optimizer: bool
+
+
+@dataclass
+class Progress:
+    """What a checkpoint holds besides tensors."""
+
+    lr_scale: float = 1.0
+    average_steps: int = 0
+    best_score: float = -1.0  # below every score
+    best_epoch: int = 0
+    stage_best_loss: dict[str, float] = field(default_factory=dict)
+
+
+def plan_epochs(config: TrainingConfig, num_images: int) -> list[Epoch]:
+    """Lay the stages out as epochs with their number of steps; the last, incomplete batch of an epoch is left out."""
+    spans: list[list[int]] = []  # stages that share one schedule
+    for index, stage in enumerate(config.stages):
+        if stage.schedule is not None:
+            spans.append([])
+        spans[-1].append(index)
+    sizes = [stage.batch_size or config.batch_size for stage in config.stages]
+    steps = [max(1, num_images // size) for size in sizes]
+    plan: list[Epoch] = []
+    done = 0
+    for span in spans:
+        start, length = done, sum(config.stages[i].epochs * steps[i] for i in span)
+        schedule = config.stages[span[0]].schedule
+        assert schedule is not None
+        for i in span:
+            for number in range(config.stages[i].epochs):
+                fresh = number == 0 and config.stages[i].optimizer is not None
+                plan.append(Epoch(i, number, sizes[i], steps[i], schedule, start, length, done, fresh))
+                done += steps[i]
+    return plan
+
+
+def canvas_hw(config: TrainingConfig, stage: Stage, data: FoldData, divisor: int) -> tuple[int, int]:
+    """Return the size that a stage trains at: the largest image (or the crop), scaled and padded to the divisor."""
+    sizes = [data.images.shape(name) for name in data.ids]
+    height, width = (max(size[axis] for size in sizes) for axis in (0, 1))
+    if config.crop_hw is not None:
+        height, width = min(height, config.crop_hw[0]), min(width, config.crop_hw[1])
+    return round_up(round(height * stage.scale), divisor), round_up(round(width * stage.scale), divisor)
+
+
+def _batches(task: Task, data: FoldData, epoch: Epoch, device: torch.device) -> Iterator[Batch]:
+    counters = (data.seed, data.fold, epoch.stage, epoch.number)
+    order = stream(*counters).permutation(len(data.ids))
+
+    def make(step: int) -> Batch:
+        chosen = order[step * epoch.batch_size : (step + 1) * epoch.batch_size]
+        return make_batch(task, [data.ids[i] for i in chosen], chosen, counters=counters)
+
+    if device.type == "cpu":
+        yield from map(make, range(epoch.steps))  # a second busy thread would slow the step five-fold
+        return
+    yield from prefetch(make, epoch.steps)
+
+
+def prefetch(make: Callable[[int], Batch], steps: int, *, threads: int = 4) -> Iterator[Batch]:
+    """Yield ``make(0)``, ``make(1)``, … in order, made ahead by threads that call numpy and OpenCV only."""
+    with ThreadPoolExecutor(threads) as pool:
+        waiting = [pool.submit(make, step) for step in range(min(2 * threads, steps))]
+        upcoming = iter(range(len(waiting), steps))
+        while waiting:
+            yield waiting.pop(0).result()
+            waiting.extend(pool.submit(make, step) for step in islice(upcoming, 1))
+
+
+def _to_device(batch: Batch, device: torch.device) -> tuple[Tensor, Tensor]:
+    image, mask = torch.from_numpy(batch.image), torch.from_numpy(batch.mask)
+    if device.type == "cuda":
+        image, mask = image.pin_memory(), mask.pin_memory()
+    return image.to(device, non_blocking=True), mask.to(device, non_blocking=True)
+
+
+def _check_epoch(mean_loss: float, epoch: Epoch, progress: Progress) -> None:
+    best = progress.stage_best_loss.get(str(epoch.stage), math.inf)
+    if not math.isfinite(mean_loss) or mean_loss > _EXPLODED * best:
+        raise _DivergenceError(f"mean loss {mean_loss:.4g}, best of this stage {best:.4g}")
+    progress.stage_best_loss[str(epoch.stage)] = min(best, mean_loss)
+
+
+def _peak_gib() -> float:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # KiB on Linux, bytes on macOS
+    return peak / 2**30 if sys.platform == "darwin" else peak / 2**20
+
+
+class _Trainer:
+    """The moving parts of one fold's training, so that they can be saved and restored together."""
+
+    def __init__(self, fabric: Fabric, model: SegmentationModel, config: TrainingConfig, data: FoldData) -> None:
+        if config.channels_last:
+            model = model.to(memory_format=torch.channels_last)
+        self.fabric, self.config, self.data, self.raw = fabric, config, data, model
+        self.average = MovingAverage(fabric.to_device(model), decay=config.ema_decay)
+        self.progress = Progress()
+        self.tasks = [
+            Task(
+                data.images,
+                data.masks,
+                config.geometry,
+                config.intensity,
+                canvas_hw(config, stage, data, model.divisor),
+                stage.scale,
+            )
+            for stage in config.stages
+        ]
+        self.losses = [
+            build_loss([(term.name, term.weight) for term in stage.loss], where=f"training.stages[{i}].loss")
+            for i, stage in enumerate(config.stages)
+        ]
+        self.start_optimizer(0)
+
+    def start_optimizer(self, stage: int) -> None:
+        """Begin the optimizer that is in force at ``stage``."""
+        chosen = [one.optimizer for one in self.config.stages[: stage + 1] if one.optimizer][-1]
+        self.model, self.optimizer = self.fabric.setup(self.raw, build_optimizer(self.raw, chosen))
+
+    def facts(self) -> dict[str, Any]:
+        """Return the part of the state that is not tensors."""
+        return {"progress": {**vars(self.progress), "average_steps": self.average.steps}}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the part of the state that is tensors."""
+        return pack_state(self.raw, self.average.model, self.optimizer.optimizer)
+
+    def restore(self, tensors: dict[str, Tensor], facts: dict[str, Any], stage: int) -> None:
+        """Go back to a checkpoint; ``stage`` is the stage of its last finished epoch."""
+        self.start_optimizer(stage)
+        where = f"checkpoint of fold {self.data.fold}"
+        unpack_state(tensors, self.raw, self.average.model, self.optimizer.optimizer, where=where)
+        self.progress = Progress(**facts["progress"])
+        self.average.steps = self.progress.average_steps
+
+    def run_epoch(self, epoch: Epoch, remaining: Remaining) -> tuple[float, float]:
+        """Train one epoch; return its mean loss and its last learning rate."""
+        if epoch.starts_optimizer and epoch.first_step > 0:
+            self.start_optimizer(epoch.stage)
+        task, loss_of = self.tasks[epoch.stage], self.losses[epoch.stage]
+        work = task.canvas_hw[0] * task.canvas_hw[1] * epoch.batch_size
+        total, rate = torch.zeros((), device=self.fabric.device), 0.0
+        self.model.train()
+        batches = _batches(task, self.data, epoch, self.fabric.device)
+        what = f"fold {self.data.fold}"
+        for step, batch in enumerate(track(batches, total=epoch.steps, what=what)):
+            at = (epoch.first_step + step - epoch.span_start) / epoch.span_steps
+            rate = set_lr(self.optimizer.optimizer, lr_factor(epoch.schedule, at) * self.progress.lr_scale)
+            image, target = _to_device(batch, self.fabric.device)
+            loss = loss_of(self.model(image).mask_logits, target)
+            self.fabric.backward(loss)
+            if self.config.clip_norm is not None:
+                self.fabric.clip_gradients(
+                    self.model, self.optimizer, max_norm=self.config.clip_norm, error_if_nonfinite=False
+                )
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+            self.average.update(self.raw)
+            total += loss.detach()
+            remaining.advance(work)
+            if (step + 1) % _LOOK_EVERY == 0 and not math.isfinite(total.item()):
+                raise _DivergenceError(f"the loss is no longer a number by step {step + 1}")
+        mean_loss = total.item() / epoch.steps
+        _check_epoch(mean_loss, epoch, self.progress)
+        return mean_loss, rate
+
+
+def train_fold(
+    fabric: Fabric,
+    model: SegmentationModel,
+    config: TrainingConfig,
+    data: FoldData,
+    *,
+    folder: Path,
+    log: EventLog,
+    evaluate: Callable[[SegmentationModel], float],
+    remaining: Remaining,
+) -> None:
+    """Train one fold, from its newest checkpoint if there is one, and write ``final.safetensors``.
+
+    Args:
+        fabric: Device and precision.
+        model: A freshly built model.
+        config: Settled (no "auto" left).
+        data: Ids to train on, their images and masks, and the seed.
+        folder: Where the fold's checkpoints lie.
+        log: The log of record.
+        evaluate: Returns the score of a model on the fold's held-out images.
+        remaining: Knows the time left; told of every step.
+
+    Raises:
+        DivergedError: The loss exploded a second time; the last good checkpoint is kept.
+    """
+    if not data.ids:
+        raise InputError(f"fold {data.fold}: no images to train on")
+    plan = plan_epochs(config, len(data.ids))
+    trainer = _Trainer(fabric, model, config, data)
+    checkpoints = Checkpoints(folder)
+    done = 0
+    found = checkpoints.newest()
+    if found is None:
+        checkpoints.save(0, trainer.tensors(), trainer.facts())
+    else:
+        tensors, facts = found
+        done = int(facts["epoch"])
+        trainer.restore(tensors, facts, plan[max(done - 1, 0)].stage)
+        logger.info("fold %d: going on after epoch %d", data.fold, done)
+    log.cut_back(done)
+    remaining.done += sum(_work(trainer, epoch) for epoch in plan[:done])
+
+    while done < len(plan):
+        epoch = plan[done]
+        started = time.monotonic()
+        try:
+            mean_loss, rate = trainer.run_epoch(epoch, remaining)
+        except _DivergenceError as error:
+            _rescue(trainer, checkpoints, plan, done, log, error)
+            continue
+        done += 1
+        seconds = time.monotonic() - started
+        log.write(done, "train", loss=mean_loss, lr=rate)
+        log.write(done, "timing", seconds=seconds, images_per_s=epoch.steps * epoch.batch_size / seconds)
+        score = None
+        if done % config.evaluate_every == 0 or done == len(plan):
+            score = evaluate(trainer.average.model)
+            log.write(done, "fold", score=score)
+            if score > trainer.progress.best_score:
+                trainer.progress.best_score, trainer.progress.best_epoch = score, done
+                if config.select == "best":
+                    save_tensors(folder / "best.safetensors", trainer.average.model.state_dict(), {"epoch": done})
+        checkpoints.save(done, trainer.tensors(), trainer.facts())
+        _say(data.fold, done, len(plan), mean_loss, score, rate, epoch.steps * epoch.batch_size / seconds, remaining)
+    _finish(trainer, folder, done)
+    checkpoints.clear()
+
+
+def _work(trainer: _Trainer, epoch: Epoch) -> int:
+    height, width = trainer.tasks[epoch.stage].canvas_hw
+    return height * width * epoch.batch_size * epoch.steps
+
+
+def training_work(config: TrainingConfig, data: FoldData, divisor: int) -> int:
+    """Return the pixels that training a fold will look at: the unit of Remaining."""
+    sizes = [canvas_hw(config, stage, data, divisor) for stage in config.stages]
+    plan = plan_epochs(config, len(data.ids))
+    return sum(sizes[e.stage][0] * sizes[e.stage][1] * e.batch_size * e.steps for e in plan)
+
+
+def _rescue(
+    trainer: _Trainer, checkpoints: Checkpoints, plan: list[Epoch], done: int, log: EventLog, error: Exception
+) -> None:
+    """Go back to the last checkpoint with a lower rate; the second time, stop."""
+    found = checkpoints.newest()
+    where = f"fold {trainer.data.fold}, epoch {done + 1}"
+    if found is None or trainer.progress.lr_scale < 1:
+        raise DivergedError(
+            f"{where}: training diverged again ({error}) after the learning rate had been multiplied by {_RESCUE_LR}; "
+            "the last good checkpoint is kept. Lower training.stages.0.optimizer.lr, or train with "
+            "training.precision=32-true"
+        ) from error
+    trainer.restore(*found, plan[max(done - 1, 0)].stage)
+    trainer.progress.lr_scale = _RESCUE_LR
+    checkpoints.save(done, trainer.tensors(), trainer.facts())
+    log.write(done, "event", rescued=str(error), lr_scale=_RESCUE_LR)
+    logger.warning("%s: training diverged (%s); back to epoch %d with %.1f times the rate", where, error, done, _RESCUE_LR)
+
+
+def _say(
+    fold: int, done: int, epochs: int, loss: float, score: float | None, lr: float, pace: float, remaining: Remaining
+) -> None:
+    scored = "" if score is None else f", score {score:.4f}"
+    logger.info(
+        "fold %d, epoch %d/%d: loss %.4f%s, lr %.2e, %.0f images/s, peak %.1f GiB, %s left",
+        fold, done, epochs, loss, scored, lr, pace, _peak_gib(), clock(remaining.seconds),
+    )  # fmt: skip
+
+
+def _finish(trainer: _Trainer, folder: Path, epochs: int) -> None:
+    """Write the chosen average as ``final.safetensors``, with the last and the best score beside it."""
+    from masksmith.training.checkpoint import load_tensors
+
+    progress = trainer.progress
+    facts: dict[str, Any] = {
+        "epoch": epochs,
+        "select": trainer.config.select,
+        "best_epoch": progress.best_epoch,
+        "best_score": progress.best_score,
+        "rescued": progress.lr_scale < 1,
+        "divisor": trainer.raw.divisor,
+    }
+    if trainer.config.select == "best":
+        tensors, _ = load_tensors(folder / "best.safetensors")
+        copy_weights(trainer.average.model, tensors, where=str(folder / "best.safetensors"))
+        facts["epoch"] = progress.best_epoch
+    save_tensors(folder / "final.safetensors", trainer.average.model.state_dict(), facts)

@@ -1,0 +1,85 @@
+"""What this machine can do: device, precision, threads. "auto" becomes a fixed value in the resolved recipe."""
+
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+
+from masksmith.errors import InputError
+from masksmith.training.config import TrainingConfig
+
+_BF16_FLAGS = ("amx_bf16", "avx512_bf16")
+
+
+def settle_device(device: str) -> str:
+    """Return "cuda", "mps" or "cpu" for "auto", or check the asked one.
+
+    Raises:
+        InputError: The device is not there.
+    """
+    present = ["cpu"]
+    if torch.cuda.is_available():
+        present.insert(0, "cuda")
+    elif torch.backends.mps.is_available():
+        present.insert(0, "mps")
+    if device == "auto":
+        return present[0]
+    if device not in present:
+        raise InputError(f"training.device: {device!r} is not there; this machine has {', '.join(present)}")
+    return device
+
+
+def _processor_flags() -> set[str]:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return set()
+    return next((set(line.split()) for line in lines if line.startswith("flags")), set())
+
+
+def settle_precision(precision: str, device: str) -> str:
+    """Return a fixed precision for "auto".
+
+    bfloat16 on processors with instructions for it (1.9 to 3.9 times float32 in training) and on GPUs that have it;
+    without them bfloat16 is slower than float32. float16 with gradient scaling on older GPUs.
+    """
+    if precision != "auto":
+        return precision
+    if device == "cuda":
+        return "bf16-mixed" if torch.cuda.is_bf16_supported() else "16-mixed"
+    if device == "cpu" and _processor_flags() & set(_BF16_FLAGS):
+        return "bf16-mixed"
+    return "32-true"
+
+
+def settle_threads(threads: int | str) -> int:
+    """Return the number of threads for "auto": the cores this process may use."""
+    if isinstance(threads, int):
+        return threads
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+
+
+def settle_machine(config: TrainingConfig) -> TrainingConfig:
+    """Return the configuration with device, precision and threads as fixed values."""
+    device = settle_device(config.device)
+    return config.model_copy(
+        update={
+            "device": device,
+            "precision": settle_precision(config.precision, device),
+            "threads": settle_threads(config.threads),
+        }
+    )
+
+
+def make_fabric(config: TrainingConfig) -> Fabric:
+    """Return the Fabric of a settled configuration; sets the number of threads."""
+    import cv2
+
+    cv2.setNumThreads(1)  # OpenCV's own pool beside torch's would slow both
+    torch.set_num_threads(settle_threads(config.threads))
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # our log names the precision
+    precision: Any = config.precision
+    return Fabric(accelerator=config.device, devices=1, precision=precision)
