@@ -16,15 +16,35 @@ from masksmith.errors import DiskFullError, DivergedError, InputError
 if TYPE_CHECKING:
     from masksmith.pipeline import (
         check as check,
+    )
+    from masksmith.pipeline import (
         compete as compete,
+    )
+    from masksmith.pipeline import (
         example as example,
+    )
+    from masksmith.pipeline import (
         folds as folds,
+    )
+    from masksmith.pipeline import (
         predict as predict,
+    )
+    from masksmith.pipeline import (
         recipes as recipes,
+    )
+    from masksmith.pipeline import (
         report as report,
+    )
+    from masksmith.pipeline import (
         score as score,
+    )
+    from masksmith.pipeline import (
         submit as submit,
+    )
+    from masksmith.pipeline import (
         train as train,
+    )
+    from masksmith.pipeline import (
         tune as tune,
     )
 
@@ -46,7 +66,7 @@ _VERBS = (
     "tune",
 )
 
-__all__ = ["DiskFullError", "DivergedError", "InputError", "__version__", *_VERBS]  # noqa: PLE0604
+__all__ = ["DiskFullError", "DivergedError", "InputError", "__version__", *_VERBS]
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401

@@ -19,7 +19,9 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-Data = Annotated[Path, typer.Argument(help="Folder with the data, as it was downloaded; zip files stay closed.")]
+Data = Annotated[
+    Path, typer.Argument(help="Folder with the data, as it was downloaded; zip files stay closed.")
+]
 Folder = Annotated[Path, typer.Argument(help="Project folder (what --out named).")]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Project folder to make or go on with.")]
 RecipeName = Annotated[str, typer.Option("--recipe", "-r", help="A bundled recipe, or a YAML file.")]
@@ -37,7 +39,10 @@ def compete(data: Data, out: Out, recipe: RecipeName = "default", overrides: Set
 
 
 @app.command()
-def check(data: Data, out: Annotated[Path | None, typer.Option("--out", "-o", help="Project folder to make.")] = None) -> None:
+def check(
+    data: Data,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Project folder to make.")] = None,
+) -> None:
     """Recognise the layout and say what is wrong with the data."""
     print(masksmith.check(data, out))
 
@@ -76,7 +81,9 @@ def tune(project: Folder, run: RunName = None) -> None:
 def submit(
     project: Folder,
     run: RunName = None,
-    check: Annotated[Path | None, typer.Option("--check", metavar="FILE", help="Only validate this file.")] = None,
+    check: Annotated[
+        Path | None, typer.Option("--check", metavar="FILE", help="Only validate this file.")
+    ] = None,
 ) -> None:
     """Write masks and a validated submission."""
     print(masksmith.submit(project, run=run, check=check))
@@ -102,11 +109,15 @@ def score(
 @app.command()
 def recipes(name: Annotated[str | None, typer.Argument(help="Show all about this one.")] = None) -> None:
     """List the bundled recipes, or show one: header, every value, weights, size trace."""
+    from masksmith.recipe import list_recipes
+
     if name is not None:
         print(masksmith.recipes(name))
         return
-    for listing in masksmith.recipes():
-        print(f"{listing.name:14s} {listing.header.get('source', '')}\n{'':14s} ours: {listing.header.get('ours', '')}")
+    for listing in list_recipes():
+        print(
+            f"{listing.name:14s} {listing.header.get('source', '')}\n{'':14s} ours: {listing.header.get('ours', '')}"
+        )
 
 
 @app.command()

@@ -27,11 +27,16 @@ class _Loader(yaml.SafeLoader):
     """Safe YAML in which ``1e-3`` is a number and a key may stand only once."""
 
 
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(\d[\d_]*\.?[\d_]*|\.\d[\d_]*)([eE][-+]?\d+)?$"),
-    list("-+0123456789."),
-)
+class _Dumper(yaml.SafeDumper):
+    """Writes what _Loader reads: a text that looks like ``1e-3`` gets quotes."""
+
+
+for _side in (_Loader, _Dumper):
+    _side.add_implicit_resolver(
+        "tag:yaml.org,2002:float",
+        re.compile(r"^[-+]?(\d[\d_]*\.?[\d_]*|\.\d[\d_]*)([eE][-+]?\d+)?$"),
+        list("-+0123456789."),
+    )
 
 
 def _mapping_once(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[Any, Any]:
@@ -39,7 +44,9 @@ def _mapping_once(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[Any, 
     for key_node, value_node in node.value:
         key = loader.construct_object(key_node, deep=True)
         if key in seen:
-            raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} stands twice", key_node.start_mark)
+            raise yaml.constructor.ConstructorError(
+                None, None, f"the key {key!r} stands twice", key_node.start_mark
+            )
         seen[key] = loader.construct_object(value_node, deep=True)
     return seen
 
@@ -54,16 +61,18 @@ def read_yaml(text: str, *, where: str) -> Any:  # noqa: ANN401
         InputError: ``where`` is not valid YAML, or a key stands twice.
     """
     try:
-        return yaml.load(text, Loader=_Loader)  # noqa: S506  (a SafeLoader)
+        return yaml.load(text, Loader=_Loader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f" line {mark.line + 1}:" if mark else ""
-        raise InputError(f"{where}:{line} not valid YAML: {getattr(error, 'problem', None) or error}") from error
+        raise InputError(
+            f"{where}:{line} not valid YAML: {getattr(error, 'problem', None) or error}"
+        ) from error
 
 
 def write_yaml(value: Any) -> str:  # noqa: ANN401
     """Return ``value`` as YAML in the order of its keys."""
-    return yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=100)
+    return yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
 
 
 def suggest(word: object, known: Iterable[object]) -> str:
@@ -112,7 +121,9 @@ def _explain(model: type[BaseModel], error: Any) -> str:  # noqa: ANN401
     if error["type"] == "missing":
         return f"{spot}: missing; add it"
     message = error["msg"].removeprefix("Value error, ")
-    message = re.sub(r"^Input should be (a valid )?", "expected ", message).replace("boolean", "true or false")
+    message = re.sub(r"^Input should be (a valid )?", "expected ", message).replace(
+        "boolean", "true or false"
+    )
     if error["type"] == "value_error":
         return f"{spot}: {message}"
     return f"{spot}: {error['input']!r} is {_name_of(error['input'])}, {message}"
@@ -155,7 +166,9 @@ def _set(node: Any, path: list[str], value: Any, *, where: str) -> None:  # noqa
     head, rest = path[0], path[1:]
     if isinstance(node, list):
         if not head.isdigit() or int(head) >= len(node):
-            raise InputError(f"{where}: {head!r} is not an item of a list of {len(node)}; expected 0 to {len(node) - 1}")
+            raise InputError(
+                f"{where}: {head!r} is not an item of a list of {len(node)}; expected 0 to {len(node) - 1}"
+            )
         index: int | str = int(head)
     elif isinstance(node, dict):
         if head not in node:

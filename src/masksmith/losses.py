@@ -20,7 +20,9 @@ Target = UInt8[Tensor, "b h w"]
 Scalar = Float[Tensor, ""]
 
 
-def _flat(logits: Logits, target: Target) -> tuple[Float[Tensor, "b p"], Float[Tensor, "b p"], Float[Tensor, "b p"]]:
+def _flat(
+    logits: Logits, target: Target
+) -> tuple[Float[Tensor, "b p"], Float[Tensor, "b p"], Float[Tensor, "b p"]]:
     """Return logits, target and judged (0 or 1), each (b, h*w) of float32; ignored places hold zeros."""
     judged = (target != IGNORE).flatten(1).float()  # (b, h, w) -> (b, h*w)
     flat_logits = logits.float().flatten(1) * judged  # (b, 1, h, w) -> (b, h*w)
@@ -97,7 +99,9 @@ def build_loss(terms: Sequence[tuple[str, float]], *, where: str) -> Callable[[L
     Raises:
         InputError: A name is unknown; ``where`` is the path of the list in the recipe.
     """
-    parts = [(look_up(LOSSES, name, where=f"{where}[{i}].name"), weight) for i, (name, weight) in enumerate(terms)]
+    parts = [
+        (look_up(LOSSES, name, where=f"{where}[{i}].name"), weight) for i, (name, weight) in enumerate(terms)
+    ]
 
     def total(logits: Logits, target: Target) -> Scalar:
         return torch.stack([weight * part(logits, target) for part, weight in parts]).sum()

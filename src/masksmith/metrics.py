@@ -120,7 +120,9 @@ METRICS: dict[str, Metric] = {
             "per image: share of the IoU thresholds 0.50, 0.55 … 0.95 that are exceeded; empty/empty = 1",
             _mean_of(tgs_map_each),
         ),
-        Metric("dice_per_image", "mean of each image's Dice; empty/empty = 1 (SIIM-ACR)", _mean_of(_dice_each)),
+        Metric(
+            "dice_per_image", "mean of each image's Dice; empty/empty = 1 (SIIM-ACR)", _mean_of(_dice_each)
+        ),
         Metric("iou_per_image", "mean of each image's IoU; empty/empty = 1", _mean_of(_iou_each)),
         Metric("iou_pooled", "sum of intersections over sum of unions; all empty = 1", _iou_pooled),
     )

@@ -136,7 +136,9 @@ class Result:
             f"(plain {scores['plain']:.4f}, nested {scores['nested']:.4f}, nothing {scores['nothing']:.4f}, "
             f"everything {scores['everything']:.4f}; {self.tuning['covers']})",
             f"rule: {self.tuning['rule_text']}",
-            f"submission: {self.submission}" if self.submission else "submission: none, there are no test images",
+            f"submission: {self.submission}"
+            if self.submission
+            else "submission: none, there are no test images",
             f"report: {self.report}",
         ]
         return "\n".join(lines)
@@ -194,8 +196,8 @@ def _folds(project: Project, recipe: Recipe) -> Folds:
         made = project.folds
         if made.count != recipe.folds.count:
             raise InputError(
-                f"folds.count: {recipe.folds.count} was asked for, but {project.folds_csv} holds {made.count}, and folds "
-                "are never made anew; choose another --out"
+                f"folds.count: {recipe.folds.count} was asked for, but {project.folds_csv} holds {made.count}, and "
+                "folds are never made anew; choose another --out"
             )
         return made
     masks, images = project.cache.train_masks, project.cache.train_images
@@ -255,7 +257,9 @@ def _predict(project: Project, run: Run) -> Run:
     test = [sample.id for sample in project.catalog.test]
     for fold in _trained_folds(run):
         if not _is_trained(project, run, fold):
-            raise InputError(f"{run.path}: fold {fold} is not trained; run `masksmith train {project.root}` first")
+            raise InputError(
+                f"{run.path}: fold {fold} is not trained; run `masksmith train {project.root}` first"
+            )
         for stage, path, images, names in (
             ("oof", run.oof(fold), cache.train_images, inside[fold]),
             ("test", run.test(fold), cache.test_images, test),
@@ -309,7 +313,9 @@ def tune_oof(project: Project, run: Run, trained: list[int], oof: dict[int, Any]
     found = search_rule(
         sweep, metric, rules, parts=parts, groups=groups, resamples=config.resamples, seed=run.recipe.seed
     )
-    blank_pairs = [(oof[row.fold][row.id][..., 0], masks[row.id][..., 0]) for row in rows if row.id in project.blank]
+    blank_pairs = [
+        (oof[row.fold][row.id][..., 0], masks[row.id][..., 0]) for row in rows if row.id in project.blank
+    ]
     return {
         "run": run.path.name,
         "metric": metric.name,
@@ -329,7 +335,9 @@ def _scores(sweep: Any, found: Tuning, metric: Any, blank_pairs: list[Any]) -> d
         own = sweep.rows_of(rule)
         return metric.score(np.concatenate([own, np.stack(extra)]) if extra else own)
 
-    everything = np.stack([np.zeros(len(sweep.empty)), sweep.rows[:, 0, 1], np.zeros(len(sweep.empty))], axis=1)
+    everything = np.stack(
+        [np.zeros(len(sweep.empty)), sweep.rows[:, 0, 1], np.zeros(len(sweep.empty))], axis=1
+    )
     everything[:, 0] = sweep.empty[:, 2]
     return {
         "chosen": found.nested if found.kept else found.plain,
@@ -351,7 +359,11 @@ def _submit(project: Project, run: Run) -> Verdict:
         raise InputError(f"{project.catalog.root}: there are no test images, so there is nothing to submit")
     stores = [open_codes(run.test(fold)) for fold in _trained_folds(run)]
     key = project.key(_VERSIONS["submit"], str(rule), *(_oof_digest(store) for store in stores))
-    if not (project.ledger.is_done("submit", key) and project.submission_csv.exists() and project.masks_dir.exists()):
+    if not (
+        project.ledger.is_done("submit", key)
+        and project.submission_csv.exists()
+        and project.masks_dir.exists()
+    ):
         masks = {name: apply_rule(codes[..., 0], rule) for name, codes in mean_codes(stores, form.ids)}
         write_masks(project.masks_dir, masks.items())
         write_submission(project.submission_csv, form, masks)
@@ -403,7 +415,9 @@ def _oof_digest(store: Any) -> str:  # noqa: ANN401
 def _need_oof(project: Project, run: Run, fold: int) -> Any:  # noqa: ANN401
     store = open_codes(run.oof(fold))
     if set(store.ids) != set(project.folds.inside(fold)):
-        raise InputError(f"{run.oof(fold)}: it holds other images than fold {fold}; run `masksmith predict` again")
+        raise InputError(
+            f"{run.oof(fold)}: it holds other images than fold {fold}; run `masksmith predict` again"
+        )
     return store
 
 
@@ -425,7 +439,7 @@ def _test_shapes(project: Project) -> dict[str, tuple[int, int]]:
 
 
 def _fold_data(project: Project, run: Run, fold: int) -> Any:  # noqa: ANN401
-    from masksmith.training.loop import FoldData
+    from masksmith.training.stages import FoldData
 
     ids = [name for name in project.folds.outside(fold) if name not in project.blank]
     return FoldData(fold, ids, project.cache.train_images, project.cache.train_masks, run.recipe.seed)
@@ -440,17 +454,16 @@ def _fresh_model(project: Project, run: Run, fold: int, *, load_weights: bool = 
 
 
 def _trained_model(project: Project, run: Run, fold: int, fabric: "Fabric") -> "SegmentationModel":
-    import torch
-
+    from masksmith.models import to_channels_last
     from masksmith.training.checkpoint import copy_weights, load_tensors
 
     model = _fresh_model(project, run, fold, load_weights=False)
     tensors, _ = load_tensors(run.final(fold))
     copy_weights(model, tensors, where=f"checkpoint {run.final(fold)}")
     if run.recipe.training.channels_last:
-        model = model.to(memory_format=torch.channels_last)
-    moved: SegmentationModel = fabric.to_device(model)
-    return moved
+        to_channels_last(model)
+    fabric.to_device(model)  # in place
+    return model
 
 
 def _pixels(images: Any, names: Iterable[str]) -> int:  # noqa: ANN401
@@ -488,19 +501,23 @@ def _evaluator(
 
 def _work(project: Project, run: Run, missing: list[int]) -> float:
     """Return the pixels ahead, for the time left: training, scoring, and prediction after it."""
-    from masksmith.training.loop import training_work
+    from masksmith.training.stages import training_work
 
     cache, recipe = project.cache, run.recipe
     divisor = 2**recipe.model.encoder_depth
     epochs = sum(stage.epochs for stage in recipe.training.stages)
-    scorings = len({*range(recipe.training.evaluate_every, epochs + 1, recipe.training.evaluate_every), epochs})
+    scorings = len(
+        {*range(recipe.training.evaluate_every, epochs + 1, recipe.training.evaluate_every), epochs}
+    )
     views = len(recipe.prediction.tta)
     total = 0.0
     for fold in missing:
         held_out = _pixels(cache.train_images, project.folds.inside(fold))
         test = _pixels(cache.test_images, cache.test_images.ids)
         forward = held_out * (scorings + views) + test * views
-        total += training_work(recipe.training, _fold_data(project, run, fold), divisor) + _FORWARD_WORK * forward
+        total += (
+            training_work(recipe.training, _fold_data(project, run, fold), divisor) + _FORWARD_WORK * forward
+        )
     return total
 
 
@@ -527,15 +544,14 @@ def _report_facts(project: Project, run: Run) -> Any:  # noqa: ANN401
     tuning = _need_tuning(project, run)
     rule, metric, masks = Rule(**tuning["rule"]), get_metric(run.recipe.metric), project.cache.train_masks
     preds = {row.id: apply_rule(stores[row.fold][row.id][..., 0], rule) for row in rows}
-    scores = {
-        row.id: metric.score(metric.stats(preds[row.id], masks[row.id][..., 0])[None]) for row in rows
-    }
+    scores = {row.id: metric.score(metric.stats(preds[row.id], masks[row.id][..., 0])[None]) for row in rows}
     test_shares: dict[str, float] = {}
     if project.masks_dir.exists() and project.submission_csv.exists():
         from masksmith.submission import read_mask
 
         test_shares = {
-            name: float(read_mask(project.masks_dir / f"{name}.png").mean()) for name in project.catalog.submission.ids
+            name: float(read_mask(project.masks_dir / f"{name}.png").mean())
+            for name in project.catalog.submission.ids
         }
     return ReportFacts(
         title=Path(project.catalog.root).name,
@@ -570,7 +586,13 @@ class RecipeCard:
 
     def __str__(self) -> str:
         lines = [f"# {key}: {text}" for key, text in self.header.items()]
-        lines += ["", self.values.rstrip(), "", f"weights: {self.num_weights:,}", "size trace (one channel, 101x101):"]
+        lines += [
+            "",
+            self.values.rstrip(),
+            "",
+            f"weights: {self.num_weights:,}",
+            "size trace (one channel, 101x101):",
+        ]
         lines += [f"  {line.block:12s} {line.channels:5d} x {line.hw[0]}x{line.hw[1]}" for line in self.trace]
         return "\n".join(lines)
 
@@ -586,7 +608,9 @@ def describe_recipe(name: str) -> RecipeCard:
     recipe = parse_recipe(text, where=where)
     settled = settle_encoder(recipe.model.encoder, "none") if recipe.model.encoder == "auto" else None
     encoder = settled.encoder if settled else recipe.model.encoder
-    model_config: ModelConfig = recipe.model.model_copy(update={"encoder": encoder, "encoder_weights": "none"})
+    model_config: ModelConfig = recipe.model.model_copy(
+        update={"encoder": encoder, "encoder_weights": "none"}
+    )
     model = build_model(model_config, in_channels=1, seed=0)
     size = round_up(101, model.divisor)
     trace = size_trace(model, in_channels=1, hw=(size, size))

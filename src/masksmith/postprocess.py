@@ -31,11 +31,13 @@ _PARTS = 5  # group-wise parts for the nested score where only one fold was trai
 class TuningConfig(Config):
     """Candidates of the search."""
 
-    bottom_thresholds: list[float] = [round(0.2 + 0.02 * i, 2) for i in range(31)]
+    bottom_thresholds: list[float] = Field(default=[round(0.2 + 0.02 * i, 2) for i in range(31)])
     """Probabilities above which a pixel belongs to the mask."""
-    top_thresholds: list[float] = [0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95]
+    top_thresholds: list[float] = Field(default=[0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95])
     """Probabilities that min_pixels pixels must exceed; only those not below the bottom are tried."""
-    min_area_fracs: list[float] = [0.0, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03]
+    min_area_fracs: list[float] = Field(
+        default=[0.0, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03]
+    )
     """min_pixels as a share of the median image's area."""
     resamples: int = Field(default=2000, ge=100)
     """Bootstrap resamples."""
@@ -135,7 +137,9 @@ def candidate_rules(config: TuningConfig, *, median_area: float) -> list[Rule]:
     tops = [code_of(value) for value in config.top_thresholds]
     pixels = sorted({round(share * median_area) for share in config.min_area_fracs} - {0})
     rules = [PLAIN, *(Rule(bottom, 0, bottom) for bottom in bottoms)]
-    rules += [Rule(top, least, bottom) for bottom in bottoms for top in tops if top >= bottom for least in pixels]
+    rules += [
+        Rule(top, least, bottom) for bottom in bottoms for top in tops if top >= bottom for least in pixels
+    ]
     return list(dict.fromkeys(rules))
 
 

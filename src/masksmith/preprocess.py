@@ -26,7 +26,7 @@ class Pad:
     def to_size(cls, hw: tuple[int, int], target_hw: tuple[int, int]) -> "Pad":
         """Return the padding from ``hw`` to ``target_hw``; an odd pixel goes below and to the right (13/14)."""
         extra_h, extra_w = target_hw[0] - hw[0], target_hw[1] - hw[1]
-        assert extra_h >= 0 and extra_w >= 0, (hw, target_hw)
+        assert min(extra_h, extra_w) >= 0, (hw, target_hw)
         return cls(extra_h // 2, extra_h - extra_h // 2, extra_w // 2, extra_w - extra_w // 2)
 
     @classmethod

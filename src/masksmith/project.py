@@ -77,7 +77,9 @@ class Project:
         """
         project = cls(root)
         if root.resolve().is_relative_to(Path(catalog.root)):
-            raise InputError(f"{root}: the output folder lies inside the data; choose one outside {catalog.root}")
+            raise InputError(
+                f"{root}: the output folder lies inside the data; choose one outside {catalog.root}"
+            )
         if project.data_json.exists():
             old = project.catalog
             if old.content_hash != catalog.content_hash:
@@ -99,7 +101,9 @@ class Project:
         """
         project = cls(root)
         if not project.data_json.exists():
-            raise InputError(f"{root}: not a masksmith project (no data.json); begin with `masksmith check DATA --out {root}`")
+            raise InputError(
+                f"{root}: not a masksmith project (no data.json); begin with `masksmith check DATA --out {root}`"
+            )
         project.catalog  # noqa: B018  (reads and checks the format)
         return project
 
@@ -108,7 +112,9 @@ class Project:
         """What the data set holds."""
         value = read_json(self.data_json)
         if value.pop("format", 0) > FORMAT_VERSION:
-            raise InputError(f"{self.root}: made by a newer masksmith; update masksmith, or choose another --out")
+            raise InputError(
+                f"{self.root}: made by a newer masksmith; update masksmith, or choose another --out"
+            )
         return Catalog.from_json(value)
 
     @cached_property
@@ -167,7 +173,9 @@ class Project:
         chosen = name or (read_json(current) if current.exists() else None)
         if chosen is None or chosen not in runs:
             have = f"there are {', '.join(runs)}" if runs else f"run `masksmith train {self.root}` first"
-            raise InputError(f"{self.root}: no run {chosen!r}; {have}" if chosen else f"{self.root}: no run yet; {have}")
+            raise InputError(
+                f"{self.root}: no run {chosen!r}; {have}" if chosen else f"{self.root}: no run yet; {have}"
+            )
         path = runs[chosen]
         return Run(path, parse_recipe((path / "recipe.yaml").read_text(), where=str(path / "recipe.yaml")))
 
@@ -182,7 +190,15 @@ class Project:
 
 def environment() -> str:
     """Return the versions that a run was made with, a line each."""
-    names = ("masksmith", "torch", "torchvision", "timm", "segmentation-models-pytorch", "lightning-fabric", "numpy")
+    names = (
+        "masksmith",
+        "torch",
+        "torchvision",
+        "timm",
+        "segmentation-models-pytorch",
+        "lightning-fabric",
+        "numpy",
+    )
     lines = [f"python {platform.python_version()}", f"platform {platform.platform()}"]
     for name in (*names, "opencv-python-headless"):
         try:

@@ -127,7 +127,7 @@ def parse_recipe(text: str, *, where: str, overrides: tuple[str, ...] = ()) -> R
     get_metric(recipe.metric, where=f"{where}: metric")
     if recipe.folds.train is not None and not 1 <= recipe.folds.train <= recipe.folds.count:
         raise InputError(
-            f"{where}: folds.train: {recipe.folds.train} of {recipe.folds.count} folds; expected 1 to {recipe.folds.count}"
+            f"{where}: folds.train: {recipe.folds.train} of {recipe.folds.count} folds; expected 1 up to that"
         )
     return recipe
 

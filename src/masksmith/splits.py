@@ -92,7 +92,9 @@ class Folds:
         lines = [head]
         for fold, counts in enumerate(self.balance()):
             mean = np.mean([row.coverage for row in self.rows if row.fold == fold])
-            lines.append(f"{fold:4d}  {counts.sum():6d}  {mean:13.3f}  " + " ".join(f"{n:4d}" for n in counts))
+            lines.append(
+                f"{fold:4d}  {counts.sum():6d}  {mean:13.3f}  " + " ".join(f"{n:4d}" for n in counts)
+            )
         return "\n".join(lines)
 
 
@@ -129,19 +131,17 @@ def assign_folds(
     table = np.zeros((count, max(classes) + 1))
     rarity = 1 / np.maximum(np.bincount(classes, minlength=table.shape[1]), 1)
     folds = np.full(len(classes), -1, np.int64)
-    for group in [*large, *single]:
-        extra = np.bincount([classes[i] for i in group], minlength=table.shape[1])
+    for indices in [*large, *single]:
+        extra = np.bincount([classes[i] for i in indices], minlength=table.shape[1])
         cost = (((table + extra) ** 2 - table**2) * rarity).sum(axis=1)
         keys = np.lexsort((rng.random(count), table.sum(axis=1), cost))
         fold = keys[0]
         table[fold] += extra
-        folds[group] = fold
+        folds[indices] = fold
     return folds
 
 
-def make_folds(
-    counts: dict[str, tuple[int, int]], groups: dict[str, str], config: FoldsConfig
-) -> Folds:
+def make_folds(counts: dict[str, tuple[int, int]], groups: dict[str, str], config: FoldsConfig) -> Folds:
     """Make folds stratified by coverage class, groups kept together.
 
     Args:
@@ -188,7 +188,11 @@ def read_folds(path: Path, *, ids: Iterable[str]) -> Folds:
     for number, cells in enumerate(table.rows, start=2):
         try:
             row = FoldRow(
-                cells["id"], cells["group"], float(cells["coverage"]), int(cells["coverage_class"]), int(cells["fold"])
+                cells["id"],
+                cells["group"],
+                float(cells["coverage"]),
+                int(cells["coverage_class"]),
+                int(cells["fold"]),
             )
         except ValueError as error:
             raise InputError(f"{path}: line {number}: {error}; expected a number") from error
@@ -206,7 +210,9 @@ def _check_folds(rows: list[FoldRow], ids: set[str], path: Path) -> None:
         twice = next(name for name in names if names.count(name) > 1)
         raise InputError(f"{path}: the id {twice!r} stands twice")
     if len(names) < len(ids):
-        raise InputError(f"{path}: {len(ids) - len(names)} training images have no fold, for example {min(ids - set(names))!r}")
+        raise InputError(
+            f"{path}: {len(ids) - len(names)} training images have no fold, for example {min(ids - set(names))!r}"
+        )
     home: dict[str, FoldRow] = {}
     for row in rows:
         first = home.setdefault(row.group, row)

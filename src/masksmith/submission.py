@@ -103,10 +103,14 @@ def validate_submission(
         mask = runs_to_mask(runs, shape=shapes[name], where=where)
         canonical = mask_to_runs(mask)
         if not np.array_equal(runs, canonical):
-            raise InputError(f"{where}: the runs are not sorted or two of them touch; expected {len(canonical)} runs in order")
+            raise InputError(
+                f"{where}: the runs are not sorted or two of them touch; expected {len(canonical)} runs in order"
+            )
         empty += not len(runs)
         if masks is not None and not np.array_equal(mask, read_mask(masks / f"{safe_name(name)}.png")):
-            raise InputError(f"{where}: the runs do not decode to the saved mask in {masks}; run `masksmith submit` again")
+            raise InputError(
+                f"{where}: the runs do not decode to the saved mask in {masks}; run `masksmith submit` again"
+            )
     return Verdict(str(path), len(table.rows), empty, len(table.rows) if masks else 0)
 
 
@@ -123,10 +127,14 @@ def _check_ids(ids: list[str], form: SubmissionFormat, path: Path) -> None:
         raise InputError(f"{path}: the id {twice!r} stands twice; expected each id once")
     missing = [name for name in expected if name not in set(ids)]
     if missing:
-        raise InputError(f"{path}: {len(expected)} ids expected ({form.source}), {len(ids)} given; missing: {missing[0]!r}")
+        raise InputError(
+            f"{path}: {len(expected)} ids expected ({form.source}), {len(ids)} given; missing: {missing[0]!r}"
+        )
     unknown = [name for name in ids if name not in set(expected)]
     if unknown:
-        raise InputError(f"{path}: the id {unknown[0]!r} is not among the {len(expected)} ids of {form.source}")
+        raise InputError(
+            f"{path}: the id {unknown[0]!r} is not among the {len(expected)} ids of {form.source}"
+        )
     for line, (given, wanted) in enumerate(zip(ids, expected, strict=True), start=2):
         if given != wanted:
             raise InputError(f"{path}: line {line}: id {given!r}, expected {wanted!r} as in {form.source}")
@@ -179,7 +187,9 @@ def score_files(submission: Path, solution: Path, *, metric: Metric, shape: tupl
         raise InputError(f"{solution}: no rows; expected one row an image")
     absent = [name for name in texts[1] if name not in texts[0]]
     if absent:
-        raise InputError(f"{submission}: {len(absent)} ids of {solution} are missing, for example {absent[0]!r}")
+        raise InputError(
+            f"{submission}: {len(absent)} ids of {solution} are missing, for example {absent[0]!r}"
+        )
     rows, nothing = [], []
     for name, text in texts[1].items():
         target = decode(text, shape=shape, dialect=dialects[1], where=f"{solution}: id {name!r}")

@@ -32,7 +32,9 @@ class Task:
     scale: float
 
 
-def make_batch(task: Task, names: Sequence[str], indices: Sequence[int], *, counters: tuple[int, ...]) -> Batch:
+def make_batch(
+    task: Task, names: Sequence[str], indices: Sequence[int], *, counters: tuple[int, ...]
+) -> Batch:
     """Make a batch.
 
     Args:

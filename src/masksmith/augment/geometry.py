@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from pydantic import Field
 
-from masksmith.arrays import IGNORE, Float, Image, Mask
+from masksmith.arrays import IGNORE, Float, Image, Mask, Shaped, UInt8
 from masksmith.config import Config
 from masksmith.preprocess import Pad
 
@@ -74,9 +74,7 @@ def _translation(y: float, x: float) -> Matrix:
     return np.array([[1, 0, x], [0, 1, y], [0, 0, 1]], np.float64)
 
 
-def motion_matrix(
-    motion: Motion, hw: tuple[int, int], canvas_hw: tuple[int, int], *, scale: float
-) -> Matrix:
+def motion_matrix(motion: Motion, hw: tuple[int, int], canvas_hw: tuple[int, int], *, scale: float) -> Matrix:
     """Return the matrix from image pixels (x, y, 1) to canvas pixels, flips left out.
 
     The centre of the (scaled) image lies on the centre of the canvas, with an odd pixel of room below and to
@@ -109,7 +107,9 @@ def _warp_plane(plane: np.ndarray, matrix: Matrix, hw: tuple[int, int], interpol
 
 
 def _is_copy(matrix: Matrix) -> bool:
-    return bool(np.array_equal(matrix[:2, :2], np.eye(2)) and np.array_equal(matrix[:2, 2], np.rint(matrix[:2, 2])))
+    return bool(
+        np.array_equal(matrix[:2, :2], np.eye(2)) and np.array_equal(matrix[:2, 2], np.rint(matrix[:2, 2]))
+    )
 
 
 def _copy(image: np.ndarray, matrix: Matrix, hw: tuple[int, int]) -> np.ndarray:
@@ -122,7 +122,7 @@ def _copy(image: np.ndarray, matrix: Matrix, hw: tuple[int, int]) -> np.ndarray:
 
 def warp(
     image: Image, mask: Mask, motion: Motion, *, canvas_hw: tuple[int, int], scale: float = 1.0
-) -> tuple[Image, Mask]:
+) -> tuple[Shaped[np.ndarray, "H W c"], UInt8[np.ndarray, "H W"]]:
     """Move an image and its mask onto the canvas; outside the image its mirror image is seen.
 
     Args:

@@ -111,7 +111,9 @@ def _mask(tree: Tree, sample: Sample, table: dict[int, int], kind: _Kind, dialec
     if sample.rle is None:
         assert drawn is not None
         return drawn
-    told = decode(sample.rle, shape=size, dialect=dialect, where=f"run-lengths of training image {sample.id!r}")
+    told = decode(
+        sample.rle, shape=size, dialect=dialect, where=f"run-lengths of training image {sample.id!r}"
+    )
     if drawn is not None and not np.array_equal(drawn == 1, told == 1):
         differing = int((drawn != told).sum())
         raise InputError(

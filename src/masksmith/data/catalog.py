@@ -86,7 +86,9 @@ def parse_table(raw: bytes, *, where: str) -> Table:
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise InputError(f"{where}: not a UTF-8 text file (byte {error.start}); save it as CSV in UTF-8") from error
+        raise InputError(
+            f"{where}: not a UTF-8 text file (byte {error.start}); save it as CSV in UTF-8"
+        ) from error
     lines = list(csv.reader(io.StringIO(text)))
     if not lines:
         raise InputError(f"{where}: the file is empty; expected a header line with column names")
@@ -96,7 +98,9 @@ def parse_table(raw: bytes, *, where: str) -> Table:
         if not cells:
             continue
         if len(cells) != len(columns):
-            raise InputError(f"{where}: line {number} has {len(cells)} cells, expected {len(columns)}: {columns}")
+            raise InputError(
+                f"{where}: line {number} has {len(cells)} cells, expected {len(columns)}: {columns}"
+            )
         rows.append(dict(zip(columns, cells, strict=True)))
     return Table(where, columns, rows)
 
@@ -134,7 +138,9 @@ def by_stem(paths: Iterable[str], *, where: str) -> dict[str, str]:
 
 def _some(names: Iterable[str]) -> str:
     listed = sorted(names)
-    return ", ".join(repr(name) for name in listed[:3]) + (f" and {len(listed) - 3} more" if len(listed) > 3 else "")
+    return ", ".join(repr(name) for name in listed[:3]) + (
+        f" and {len(listed) - 3} more" if len(listed) > 3 else ""
+    )
 
 
 def _images_in(tree: Tree, folders: Sequence[str]) -> tuple[str, dict[str, str]] | None:
@@ -149,11 +155,26 @@ def _mask_folder(folder: str) -> list[str]:
     """Folder names that hold the masks of the images in ``folder``, likeliest first."""
     path = PurePosixPath(folder)
     beside = ("masks", "mask", "labels", "label", "annotations", "gt")
-    attached = (f"{path.name}_masks", f"{path.name}_mask", f"{path.name}masks", f"{path.name}annot", f"{path.name}_labels")
+    attached = (
+        f"{path.name}_masks",
+        f"{path.name}_mask",
+        f"{path.name}masks",
+        f"{path.name}annot",
+        f"{path.name}_labels",
+    )
     return [str(path.parent / name) for name in (*attached, *beside) if str(path.parent / name) != folder]
 
 
-_TRAIN_IMAGES = ("train/images", "train/image", "train/imgs", "train_images", "train", "images", "imgs", "image")
+_TRAIN_IMAGES = (
+    "train/images",
+    "train/image",
+    "train/imgs",
+    "train_images",
+    "train",
+    "images",
+    "imgs",
+    "image",
+)
 _TEST_IMAGES = ("test/images", "test/image", "test/imgs", "test_images", "test")
 
 
@@ -231,7 +252,9 @@ def _submission_format(sample: Table | None, labels: Table | None, test: dict[st
         raise InputError(f"{sample.path}: {_some(twice)} stands twice; expected each test id once")
     absent = set(ids) - set(test)
     if absent:
-        raise InputError(f"{sample.path}: no test image for the id {_some(absent)}; {len(test)} test images were found")
+        raise InputError(
+            f"{sample.path}: no test image for the id {_some(absent)}; {len(test)} test images were found"
+        )
     return SubmissionFormat(id_column, rle_column, _dialect(rle_column), ids, sample.path)
 
 
@@ -273,7 +296,9 @@ def kaggle_rle(tree: Tree) -> Catalog | None:
     texts = _rle_texts(labels, form.id_column, form.rle_column, images) if labels else {}
     bare = set(images) - set(masks) - set(texts)
     if bare:
-        raise InputError(f"{tree.root}: no mask for the training image {_some(bare)}; add masks or take the images out")
+        raise InputError(
+            f"{tree.root}: no mask for the training image {_some(bare)}; add masks or take the images out"
+        )
     side = _side_values([table for path, table in tables.items() if path != sample_path], form.id_column)
     return Catalog(
         root=str(tree.root.resolve()),
@@ -295,7 +320,9 @@ def paired_folders(tree: Tree) -> Catalog | None:
             continue
         bare = set(images) - set(masks)
         if bare:
-            raise InputError(f"{tree.root}: no mask for the image {_some(bare)} of {folder}/; add masks or take the images out")
+            raise InputError(
+                f"{tree.root}: no mask for the image {_some(bare)} of {folder}/; add masks or take the images out"
+            )
         test = _test_images(tree)
         return Catalog(
             root=str(tree.root.resolve()),
@@ -328,7 +355,9 @@ def read_catalog(root: Path) -> Catalog:
             return catalog
     images = [path for folder in tree.folders for path in tree.files(folder, suffixes=IMAGE_SUFFIXES)]
     if not tree.folders:
-        raise InputError(f"{root}: the folder is empty; expected images and masks, or a competition's download")
+        raise InputError(
+            f"{root}: the folder is empty; expected images and masks, or a competition's download"
+        )
     if images:
         raise InputError(
             f"{root}: {len(images)} images (for example {images[0]!r}) but no masks: expected a folder 'masks' beside "

@@ -116,12 +116,16 @@ def _constant_findings(cache: Cache, shares: dict[str, float]) -> list[Finding]:
         )
     if marked:
         findings.append(
-            Finding("warning", "masks on images without content", f"{len(marked)} images, see the ids", marked)
+            Finding(
+                "warning", "masks on images without content", f"{len(marked)} images, see the ids", marked
+            )
         )
     return findings
 
 
-def _duplicate_findings(train: dict[str, list[str]], test: dict[str, list[str]], cache: Cache) -> list[Finding]:
+def _duplicate_findings(
+    train: dict[str, list[str]], test: dict[str, list[str]], cache: Cache
+) -> list[Finding]:
     findings = []
     doubles = [ids for ids in train.values() if len(ids) > 1]
     if doubles:

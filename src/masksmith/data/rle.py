@@ -71,9 +71,13 @@ def _numbers(text: str, *, where: str) -> Runs:
         values = np.array([int(part) for part in parts], np.int64)
     except ValueError:
         wrong = next(part for part in parts if not part.lstrip("-").isdigit())
-        raise InputError(f"{where}: {wrong!r} is not a whole number; expected 'start length start length …'") from None
+        raise InputError(
+            f"{where}: {wrong!r} is not a whole number; expected 'start length start length …'"
+        ) from None
     if len(values) % 2:
-        raise InputError(f"{where}: {len(values)} run values, an odd number; expected pairs of start and length")
+        raise InputError(
+            f"{where}: {len(values)} run values, an odd number; expected pairs of start and length"
+        )
     return values.reshape(-1, 2)
 
 
@@ -120,7 +124,9 @@ def encode(mask: Mask, *, dialect: str = "tgs") -> str:
     return look_up(DIALECTS, dialect, where="dialect").write(mask_to_runs(mask))
 
 
-def decode(text: str, *, shape: tuple[int, int], dialect: str = "tgs", where: str = "run-length text") -> Mask:
+def decode(
+    text: str, *, shape: tuple[int, int], dialect: str = "tgs", where: str = "run-length text"
+) -> Mask:
     """Return the mask of 0 and 1 that a run-length text describes.
 
     Args:

@@ -36,7 +36,9 @@ def _smooth_noise(rng: np.random.Generator, sigma: float) -> Float[np.ndarray, "
 def _layers(rng: np.random.Generator) -> Float[np.ndarray, "h w"]:
     """Return reflections along folded, tilted and faulted horizons."""
     rows, columns = np.mgrid[:SIZE, :SIZE].astype(np.float64)
-    depth = rows + rng.uniform(-0.4, 0.4) * columns + rng.uniform(2, 8) * _smooth_noise(rng, rng.uniform(15, 40))
+    depth = (
+        rows + rng.uniform(-0.4, 0.4) * columns + rng.uniform(2, 8) * _smooth_noise(rng, rng.uniform(15, 40))
+    )
     for _ in range(rng.integers(0, 3)):
         at, lean = rng.uniform(10, 90), rng.uniform(-0.8, 0.8)
         depth += rng.uniform(-8, 8) * (columns > at + lean * (rows - SIZE / 2))

@@ -59,7 +59,9 @@ class Tree:
         for name in names:
             inner = PurePosixPath(name.replace("\\", "/"))
             if inner.is_absolute() or ".." in inner.parts or ":" in inner.parts[0]:
-                raise InputError(f"{path}: the member {name!r} climbs out of the archive; do not trust this file")
+                raise InputError(
+                    f"{path}: the member {name!r} climbs out of the archive; do not trust this file"
+                )
         base = PurePosixPath(path.relative_to(self.root).with_suffix("").as_posix())
         visible = [name for name in names if not _is_noise(PurePosixPath(name))]
         if visible and all(PurePosixPath(name).parts[0] == base.name for name in visible):

@@ -5,6 +5,21 @@ deviation travel with the weights.
 """
 
 from masksmith.models.config import ModelConfig
-from masksmith.models.segmentation import MODELS, Output, SegmentationModel, build_model, size_trace
+from masksmith.models.segmentation import (
+    MODELS,
+    Output,
+    SegmentationModel,
+    build_model,
+    size_trace,
+    to_channels_last,
+)
 
-__all__ = ["MODELS", "ModelConfig", "Output", "SegmentationModel", "build_model", "size_trace"]
+__all__ = [
+    "MODELS",
+    "ModelConfig",
+    "Output",
+    "SegmentationModel",
+    "build_model",
+    "size_trace",
+    "to_channels_last",
+]

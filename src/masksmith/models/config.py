@@ -26,7 +26,7 @@ class ModelConfig(Config):
     within three seconds."""
     encoder_depth: int = Field(default=4, ge=3, le=5)
     """Number of halvings; sizes are padded to multiples of 2 to this power."""
-    decoder_channels: list[int] = [128, 64, 32, 16]
+    decoder_channels: list[int] = Field(default=[128, 64, 32, 16])
     """Channels of each decoder block, deepest first; as many as encoder_depth."""
 
     def model_post_init(self, _: Any) -> None:  # noqa: ANN401
@@ -47,7 +47,9 @@ def tensor_names(path: Path) -> set[str]:
     import json
 
     if not path.is_file():
-        raise InputError(f"model.encoder_weights: {str(path)!r} is no file; expected a .safetensors file or a keyword")
+        raise InputError(
+            f"model.encoder_weights: {str(path)!r} is no file; expected a .safetensors file or a keyword"
+        )
     try:
         with path.open("rb") as file:
             (length,) = struct.unpack("<Q", file.read(8))

@@ -39,11 +39,15 @@ def open_codes(path: Path) -> Store:
     """
     store = Store(path)
     if damaged := store.damaged():
-        raise InputError(f"{path}: the probabilities of {damaged[0]!r} are damaged; remove the file and predict again")
+        raise InputError(
+            f"{path}: the probabilities of {damaged[0]!r} are damaged; remove the file and predict again"
+        )
     return store
 
 
-def mean_codes(stores: Sequence[Store], names: Iterable[str]) -> Iterator[tuple[str, UInt16[np.ndarray, "h w c"]]]:
+def mean_codes(
+    stores: Sequence[Store], names: Iterable[str]
+) -> Iterator[tuple[str, UInt16[np.ndarray, "h w c"]]]:
     """Yield the mean of several stores' probabilities, image by image."""
     for name in names:
         total = np.zeros(stores[0][name].shape, np.float64)

@@ -12,7 +12,6 @@ from masksmith.config import look_up
 from masksmith.data.store import Store, StoreWriter
 from masksmith.models import SegmentationModel
 from masksmith.prediction.codes import to_codes
-from masksmith.prediction.config import PredictionConfig
 from masksmith.prediction.tta import TTA
 from masksmith.preprocess import Pad
 from masksmith.progress import track
@@ -32,7 +31,9 @@ def _forward(
 ) -> Float[np.ndarray, "b h w k"]:
     pad = Pad.to_divisor((planes.shape[1], planes.shape[2]), model.divisor)
     padded = np.stack([pad.apply(np.ascontiguousarray(image)) for image in planes])
-    image = torch.from_numpy(padded.astype(np.float32) / max_value).permute(0, 3, 1, 2)  # (b, h, w, c) -> (b, c, h, w)
+    image = torch.from_numpy(padded.astype(np.float32) / max_value).permute(
+        0, 3, 1, 2
+    )  # (b, h, w, c) -> (b, c, h, w)
     with fabric.autocast():
         logits = model(fabric.to_device(image)).mask_logits
     probs = torch.sigmoid(logits.float()).permute(0, 2, 3, 1).cpu().numpy()  # (b, k, h, w) -> (b, h, w, k)
@@ -72,9 +73,10 @@ def predict_probs(
             batches = list(_batches(images, names, batch_size))
             for batch in track(batches, total=len(batches), what=what):
                 planes = np.stack([images[name] for name in batch])
-                probs = [one.undo(_forward(fabric, model, one.apply(planes), max_value)) for one in symmetries]
-                for name, mean in zip(batch, np.mean(probs, axis=0), strict=True):
-                    yield name, mean
+                probs = [
+                    one.undo(_forward(fabric, model, one.apply(planes), max_value)) for one in symmetries
+                ]
+                yield from zip(batch, np.mean(probs, axis=0), strict=True)
     finally:
         model.train(training)
 

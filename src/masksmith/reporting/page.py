@@ -1,5 +1,125 @@
+"""``report.html``: one file that needs no network. Everything that came from the data is escaped."""
+
+from collections import Counter
 from dataclasses import dataclass
-@dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from masksmith.arrays import Mask
+from masksmith.data.store import Store
+from masksmith.files import write_text
+from masksmith.prediction.codes import prob_of
+from masksmith.reporting import figures
+from masksmith.reporting.pictures import Picture, data_uri, error_cause, four_panels
+
+_SHOWN = 8  # samples in each part of the gallery
+
+
+@dataclass(frozen=True)
 class ReportFacts:
-    x: int
-def write_report(path, facts): return path
+    """All that the page shows."""
+
+    title: str
+    run: str
+    check: dict[str, Any] | None
+    recipe_yaml: str
+    environment: str
+    folds_text: str
+    tuning: dict[str, Any]
+    events: list[dict[str, Any]]
+    coverage_train: list[float]
+    coverage_test: list[float]
+    scores: dict[str, float]
+    images: Store
+    masks: Store
+    preds: dict[str, Mask]
+
+
+def write_report(path: Path, facts: ReportFacts) -> Path:
+    """Write the page and return its path."""
+    environment = Environment(
+        loader=PackageLoader("masksmith", "reporting"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+    )
+    from plotly.offline import get_plotlyjs
+
+    html = environment.get_template("report.html").render(
+        facts=facts,
+        tuning=facts.tuning,
+        scores=facts.tuning["scores"],
+        style=Markup((resources.files("masksmith") / "reporting" / "report.css").read_text()),
+        plotly=Markup(get_plotlyjs()),
+        charts={name: Markup(chart) for name, chart in _charts(facts).items()},
+        gallery=gallery(facts),
+        causes=_causes(facts),
+        pace=_pace(facts.events),
+    )
+    write_text(path, html)
+    return path
+
+
+def _charts(facts: ReportFacts) -> dict[str, str]:
+    tuning, metric = facts.tuning, facts.tuning["metric"]
+    coverage = {"training, true": facts.coverage_train}
+    coverage["out of fold, predicted"] = [float(pred.mean()) for pred in facts.preds.values()]
+    if facts.coverage_test:
+        coverage["test, predicted"] = facts.coverage_test
+    return {
+        "loss": figures.learning_curves(facts.events, "train", "loss", "training loss", "loss"),
+        "score": figures.learning_curves(
+            facts.events, "fold", "score", "held-out score of the averaged weights (no TTA)", metric
+        ),
+        "lr": figures.learning_curves(facts.events, "train", "lr", "learning rate", "rate"),
+        "threshold": figures.threshold_curve(
+            tuning["curve"], metric=metric, chosen=prob_of(tuning["rule"]["bottom"]), plain=tuning["plain"]
+        ),
+        "coverage": figures.coverage_histogram(coverage),
+        "scores": figures.score_histogram(list(facts.scores.values()), metric=metric),
+    }
+
+
+def gallery(facts: ReportFacts) -> dict[str, list[Picture]]:
+    """Return the worst, median and best samples among those with a true or predicted mask."""
+
+    def wrong(name: str) -> int:
+        return int((facts.preds[name] != (facts.masks[name][..., 0] == 1)).sum())
+
+    visible = [name for name in facts.scores if facts.preds[name].any() or (facts.masks[name] == 1).any()]
+    ordered = sorted(visible, key=lambda name: (facts.scores[name], -wrong(name), name))
+    middle = max(0, (len(ordered) - _SHOWN) // 2)
+    parts = {
+        "worst": ordered[:_SHOWN],
+        "median": ordered[middle : middle + _SHOWN],
+        "best": ordered[::-1][:_SHOWN],
+    }
+    return {part: [_picture(facts, name) for name in names] for part, names in parts.items()}
+
+
+def _picture(facts: ReportFacts, name: str) -> Picture:
+    target, pred = np.asarray(facts.masks[name][..., 0]), facts.preds[name]
+    panels = four_panels(np.asarray(facts.images[name]), target, pred)
+    return Picture(name, facts.scores[name], data_uri(panels), error_cause(target, pred))
+
+
+def _causes(facts: ReportFacts) -> list[tuple[str, int, float]]:
+    """Return (cause, images, score lost by them as a share of all images), the costliest first."""
+    images: Counter[str] = Counter()
+    lost: dict[str, float] = {}
+    for name, score in facts.scores.items():
+        cause = error_cause(np.asarray(facts.masks[name][..., 0]), facts.preds[name])
+        images[cause] += 1
+        lost[cause] = lost.get(cause, 0.0) + (1 - score) / len(facts.scores)
+    return sorted(((cause, images[cause], lost[cause]) for cause in images), key=lambda row: -row[2])
+
+
+def _pace(events: list[dict[str, Any]]) -> dict[str, float]:
+    seconds = [event["value"] for event in events if event["name"] == "seconds"]
+    pace = [event["value"] for event in events if event["name"] == "images_per_s"]
+    return {"minutes": sum(seconds) / 60, "images_per_s": float(np.median(pace)) if pace else 0.0}

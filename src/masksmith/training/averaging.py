@@ -8,16 +8,19 @@ in the first epochs of a one-cycle schedule those are far from the average.
 """
 
 import copy
+from typing import Generic, TypeVar
 
 import torch
 from torch import nn
 
+Model = TypeVar("Model", bound=nn.Module)
 
-class MovingAverage:
+
+class MovingAverage(Generic[Model]):
     """Keeps ``self.model``, a copy whose weights and statistics are the moving average."""
 
-    def __init__(self, model: nn.Module, *, decay: float) -> None:
-        self.model = copy.deepcopy(model).requires_grad_(False).eval()
+    def __init__(self, model: Model, *, decay: float) -> None:
+        self.model: Model = copy.deepcopy(model).requires_grad_(False).eval()
         self.decay = decay
         self.steps = 0
 

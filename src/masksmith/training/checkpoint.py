@@ -43,7 +43,7 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     facts = read_json(side)
     if facts.get("format", 0) > FORMAT_VERSION:
         raise InputError(
-            f"checkpoint {path}: format {facts['format']}, this masksmith reads up to {FORMAT_VERSION}; update masksmith"
+            f"checkpoint {path}: format {facts['format']}, masksmith reads up to {FORMAT_VERSION}; update it"
         )
     raw = path.read_bytes()
     if digest(raw) != facts.get("checksum"):
@@ -78,14 +78,23 @@ def pack_state(model: nn.Module, average: nn.Module, optimizer: torch.optim.Opti
     """Return everything a training needs to go on exactly, as flat names."""
     tensors = {f"model/{name}": value for name, value in model.state_dict().items()}
     tensors |= {f"average/{name}": value for name, value in average.state_dict().items()}
-    names = {weight: name for name, weight in model.named_parameters()}
+    names: dict[Tensor, str] = {weight: name for name, weight in model.named_parameters()}
     for weight, fields in optimizer.state.items():
-        tensors |= {f"optimizer/{names[weight]}/{field}": value for field, value in fields.items() if value is not None}
+        tensors |= {
+            f"optimizer/{names[weight]}/{field}": value
+            for field, value in fields.items()
+            if value is not None
+        }
     return tensors
 
 
 def unpack_state(
-    tensors: dict[str, Tensor], model: nn.Module, average: nn.Module, optimizer: torch.optim.Optimizer, *, where: str
+    tensors: dict[str, Tensor],
+    model: nn.Module,
+    average: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    *,
+    where: str,
 ) -> None:
     """Restore what pack_state returned, bit for bit."""
     copy_weights(model, _part(tensors, "model/"), where=where)
@@ -96,7 +105,9 @@ def unpack_state(
         weight_name, field = name.rsplit("/", 1)
         weight = weights[weight_name]
         # the fused kernels walk raw memory, so the moments must have the strides of their weight
-        restored = torch.empty_like(weight).copy_(value) if value.shape == weight.shape else value.to(weight.device)
+        restored = (
+            torch.empty_like(weight).copy_(value) if value.shape == weight.shape else value.to(weight.device)
+        )
         optimizer.state[weight][field] = restored
 
 

@@ -93,4 +93,6 @@ class TrainingConfig(Config):
         """Refuse a first stage that continues nothing."""
         first = self.stages[0]
         if first.optimizer is None or first.schedule is None:
-            raise ValueError("stages[0] must have an optimizer and a schedule; only later stages can continue them")
+            raise ValueError(
+                "stages[0] must have an optimizer and a schedule; only later stages can continue them"
+            )

@@ -17,7 +17,8 @@ class EventLog:
     def write(self, epoch: int, split: str, **values: float | str) -> None:
         """Append one event for each value: {fold, epoch, split, name, value}."""
         lines = [
-            json.dumps({"fold": self.fold, "epoch": epoch, "split": split, "name": name, "value": value}) + "\n"
+            json.dumps({"fold": self.fold, "epoch": epoch, "split": split, "name": name, "value": value})
+            + "\n"
             for name, value in values.items()
         ]
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -26,7 +27,9 @@ class EventLog:
 
     def cut_back(self, epoch: int) -> None:
         """Drop this fold's events after ``epoch`` finished epochs."""
-        kept = [event for event in read_events(self.path) if event["fold"] != self.fold or event["epoch"] <= epoch]
+        kept = [
+            event for event in read_events(self.path) if event["fold"] != self.fold or event["epoch"] <= epoch
+        ]
         write_text(self.path, "".join(json.dumps(event) + "\n" for event in kept))
 
 

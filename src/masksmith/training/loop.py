@@ -8,10 +8,8 @@ import math
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -19,19 +17,17 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from masksmith.augment import Batch, Task, make_batch
-from masksmith.data.store import Store
+from masksmith.augment import Batch, Task
 from masksmith.errors import DivergedError, InputError
 from masksmith.losses import build_loss
-from masksmith.models import SegmentationModel
-from masksmith.preprocess import round_up
+from masksmith.models import SegmentationModel, to_channels_last
 from masksmith.progress import Remaining, clock, logger, track
-from masksmith.randomness import stream
 from masksmith.training.averaging import MovingAverage
 from masksmith.training.checkpoint import Checkpoints, copy_weights, pack_state, save_tensors, unpack_state
-from masksmith.training.config import ScheduleConfig, Stage, TrainingConfig
+from masksmith.training.config import TrainingConfig
 from masksmith.training.events import EventLog
 from masksmith.training.optim import build_optimizer, lr_factor, set_lr
+from masksmith.training.stages import Epoch, FoldData, batches_of, canvas_hw, plan_epochs
 
 _RESCUE_LR = 0.3  # after a divergence the rate is multiplied by this, once
 _EXPLODED = 3.0  # an epoch's mean loss above this multiple of the stage's best counts as divergence
@@ -40,32 +36,6 @@ _LOOK_EVERY = 20  # steps between looks at the loss: a look makes a GPU wait
 
 class _DivergenceError(Exception):
     """The loss is not finite, or exploded."""
-
-
-@dataclass(frozen=True)
-class FoldData:
-    """What one fold is trained on."""
-
-    fold: int
-    ids: list[str]
-    images: Store
-    masks: Store
-    seed: int
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """One epoch of the plan: which stage it belongs to, and where it lies in the span of its schedule."""
-
-    stage: int
-    number: int
-    batch_size: int
-    steps: int
-    schedule: ScheduleConfig
-    span_start: int
-    span_steps: int
-    first_step: int
-    starts_optimizer: bool
 
 
 @dataclass
@@ -77,62 +47,6 @@ class Progress:
     best_score: float = -1.0  # below every score
     best_epoch: int = 0
     stage_best_loss: dict[str, float] = field(default_factory=dict)
-
-
-def plan_epochs(config: TrainingConfig, num_images: int) -> list[Epoch]:
-    """Lay the stages out as epochs with their number of steps; the last, incomplete batch of an epoch is left out."""
-    spans: list[list[int]] = []  # stages that share one schedule
-    for index, stage in enumerate(config.stages):
-        if stage.schedule is not None:
-            spans.append([])
-        spans[-1].append(index)
-    sizes = [stage.batch_size or config.batch_size for stage in config.stages]
-    steps = [max(1, num_images // size) for size in sizes]
-    plan: list[Epoch] = []
-    done = 0
-    for span in spans:
-        start, length = done, sum(config.stages[i].epochs * steps[i] for i in span)
-        schedule = config.stages[span[0]].schedule
-        assert schedule is not None
-        for i in span:
-            for number in range(config.stages[i].epochs):
-                fresh = number == 0 and config.stages[i].optimizer is not None
-                plan.append(Epoch(i, number, sizes[i], steps[i], schedule, start, length, done, fresh))
-                done += steps[i]
-    return plan
-
-
-def canvas_hw(config: TrainingConfig, stage: Stage, data: FoldData, divisor: int) -> tuple[int, int]:
-    """Return the size that a stage trains at: the largest image (or the crop), scaled and padded to the divisor."""
-    sizes = [data.images.shape(name) for name in data.ids]
-    height, width = (max(size[axis] for size in sizes) for axis in (0, 1))
-    if config.crop_hw is not None:
-        height, width = min(height, config.crop_hw[0]), min(width, config.crop_hw[1])
-    return round_up(round(height * stage.scale), divisor), round_up(round(width * stage.scale), divisor)
-
-
-def _batches(task: Task, data: FoldData, epoch: Epoch, device: torch.device) -> Iterator[Batch]:
-    counters = (data.seed, data.fold, epoch.stage, epoch.number)
-    order = stream(*counters).permutation(len(data.ids))
-
-    def make(step: int) -> Batch:
-        chosen = order[step * epoch.batch_size : (step + 1) * epoch.batch_size]
-        return make_batch(task, [data.ids[i] for i in chosen], chosen, counters=counters)
-
-    if device.type == "cpu":
-        yield from map(make, range(epoch.steps))  # a second busy thread would slow the step five-fold
-        return
-    yield from prefetch(make, epoch.steps)
-
-
-def prefetch(make: Callable[[int], Batch], steps: int, *, threads: int = 4) -> Iterator[Batch]:
-    """Yield ``make(0)``, ``make(1)``, … in order, made ahead by threads that call numpy and OpenCV only."""
-    with ThreadPoolExecutor(threads) as pool:
-        waiting = [pool.submit(make, step) for step in range(min(2 * threads, steps))]
-        upcoming = iter(range(len(waiting), steps))
-        while waiting:
-            yield waiting.pop(0).result()
-            waiting.extend(pool.submit(make, step) for step in islice(upcoming, 1))
 
 
 def _to_device(batch: Batch, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -157,11 +71,14 @@ def _peak_gib() -> float:
 class _Trainer:
     """The moving parts of one fold's training, so that they can be saved and restored together."""
 
-    def __init__(self, fabric: Fabric, model: SegmentationModel, config: TrainingConfig, data: FoldData) -> None:
+    def __init__(
+        self, fabric: Fabric, model: SegmentationModel, config: TrainingConfig, data: FoldData
+    ) -> None:
+        fabric.to_device(model)  # in place
         if config.channels_last:
-            model = model.to(memory_format=torch.channels_last)
+            to_channels_last(model)
         self.fabric, self.config, self.data, self.raw = fabric, config, data, model
-        self.average = MovingAverage(fabric.to_device(model), decay=config.ema_decay)
+        self.average = MovingAverage(model, decay=config.ema_decay)
         self.progress = Progress()
         self.tasks = [
             Task(
@@ -209,7 +126,7 @@ class _Trainer:
         work = task.canvas_hw[0] * task.canvas_hw[1] * epoch.batch_size
         total, rate = torch.zeros((), device=self.fabric.device), 0.0
         self.model.train()
-        batches = _batches(task, self.data, epoch, self.fabric.device)
+        batches = batches_of(task, self.data, epoch, device=self.fabric.device.type)
         what = f"fold {self.data.fold}"
         for step, batch in enumerate(track(batches, total=epoch.steps, what=what)):
             at = (epoch.first_step + step - epoch.span_start) / epoch.span_steps
@@ -295,9 +212,20 @@ def train_fold(
             if score > trainer.progress.best_score:
                 trainer.progress.best_score, trainer.progress.best_epoch = score, done
                 if config.select == "best":
-                    save_tensors(folder / "best.safetensors", trainer.average.model.state_dict(), {"epoch": done})
+                    save_tensors(
+                        folder / "best.safetensors", trainer.average.model.state_dict(), {"epoch": done}
+                    )
         checkpoints.save(done, trainer.tensors(), trainer.facts())
-        _say(data.fold, done, len(plan), mean_loss, score, rate, epoch.steps * epoch.batch_size / seconds, remaining)
+        _say(
+            data.fold,
+            done,
+            len(plan),
+            mean_loss,
+            score,
+            rate,
+            epoch.steps * epoch.batch_size / seconds,
+            remaining,
+        )
     _finish(trainer, folder, done)
     checkpoints.clear()
 
@@ -305,13 +233,6 @@ def train_fold(
 def _work(trainer: _Trainer, epoch: Epoch) -> int:
     height, width = trainer.tasks[epoch.stage].canvas_hw
     return height * width * epoch.batch_size * epoch.steps
-
-
-def training_work(config: TrainingConfig, data: FoldData, divisor: int) -> int:
-    """Return the pixels that training a fold will look at: the unit of Remaining."""
-    sizes = [canvas_hw(config, stage, data, divisor) for stage in config.stages]
-    plan = plan_epochs(config, len(data.ids))
-    return sum(sizes[e.stage][0] * sizes[e.stage][1] * e.batch_size * e.steps for e in plan)
 
 
 def _rescue(
@@ -330,11 +251,24 @@ def _rescue(
     trainer.progress.lr_scale = _RESCUE_LR
     checkpoints.save(done, trainer.tensors(), trainer.facts())
     log.write(done, "event", rescued=str(error), lr_scale=_RESCUE_LR)
-    logger.warning("%s: training diverged (%s); back to epoch %d with %.1f times the rate", where, error, done, _RESCUE_LR)
+    logger.warning(
+        "%s: training diverged (%s); back to epoch %d with %.1f times the rate",
+        where,
+        error,
+        done,
+        _RESCUE_LR,
+    )
 
 
 def _say(
-    fold: int, done: int, epochs: int, loss: float, score: float | None, lr: float, pace: float, remaining: Remaining
+    fold: int,
+    done: int,
+    epochs: int,
+    loss: float,
+    score: float | None,
+    lr: float,
+    pace: float,
+    remaining: Remaining,
 ) -> None:
     scored = "" if score is None else f", score {score:.4f}"
     logger.info(

@@ -1,0 +1,104 @@
+"""The charts of the report, as plotly figures."""
+
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+
+_COLOURS = ("#2563eb", "#d97706", "#059669", "#9333ea", "#dc2626", "#0891b2", "#65a30d", "#db2777")
+_LAYOUT: dict[str, Any] = {
+    "template": "plotly_white",
+    "margin": {"l": 56, "r": 16, "t": 36, "b": 44},
+    "height": 320,
+    "font": {"family": "system-ui, sans-serif", "size": 13},
+    "legend": {"orientation": "h", "y": 1.16, "x": 0},
+}
+
+
+def _html(figure: go.Figure) -> str:
+    # the page holds plotly.js once, above all charts
+    return figure.to_html(
+        full_html=False, include_plotlyjs=False, config={"displayModeBar": False, "responsive": True}
+    )
+
+
+def _series(events: list[dict[str, Any]], fold: int, split: str, name: str) -> tuple[list[int], list[float]]:
+    found = [e for e in events if (e["fold"], e["split"], e["name"]) == (fold, split, name)]
+    return [e["epoch"] for e in found], [e["value"] for e in found]
+
+
+def learning_curves(events: list[dict[str, Any]], split: str, name: str, title: str, axis: str) -> str:
+    """Return one line a fold over the epochs."""
+    figure = go.Figure()
+    for at, fold in enumerate(sorted({event["fold"] for event in events})):
+        epochs, values = _series(events, fold, split, name)
+        colour = _COLOURS[at % len(_COLOURS)]
+        figure.add_scatter(x=epochs, y=values, mode="lines+markers", name=f"fold {fold}", line_color=colour)
+    figure.update_layout(title=title, xaxis_title="epoch", yaxis_title=axis, showlegend=True, **_LAYOUT)
+    return _html(figure)
+
+
+def threshold_curve(curve: list[tuple[float, float]], *, metric: str, chosen: float, plain: float) -> str:
+    """Return the score of a single threshold, with the plain and the chosen one marked."""
+    ordered = sorted(tuple(point) for point in curve)
+    figure = go.Figure()
+    figure.add_scatter(
+        x=[p for p, _ in ordered],
+        y=[s for _, s in ordered],
+        mode="lines",
+        name=metric,
+        line_color=_COLOURS[0],
+    )
+    figure.add_vline(x=0.5, line_dash="dot", line_color="#6b7280", annotation_text="plain 0.5")
+    figure.add_vline(
+        x=chosen, line_color="#dc2626", annotation_text="bottom threshold", annotation_position="bottom right"
+    )
+    figure.add_hline(y=plain, line_dash="dot", line_color="#6b7280")
+    figure.update_layout(
+        title="score of one threshold for all pixels",
+        xaxis_title="threshold",
+        yaxis_title=metric,
+        showlegend=False,
+        **_LAYOUT,
+    )
+    return _html(figure)
+
+
+def coverage_histogram(shares: dict[str, list[float]]) -> str:
+    """Return the share of images in each coverage class, a bar for each set of masks."""
+    labels = ["empty", *(f"≤{10 * i}%" for i in range(1, 11))]
+    figure = go.Figure()
+    for at, (name, values) in enumerate(shares.items()):
+        classes = np.ceil(np.round(np.array(values) * 10, 9)).astype(int)
+        counts = np.bincount(classes, minlength=11)[:11]
+        figure.add_bar(
+            x=labels,
+            y=counts / max(len(values), 1),
+            name=f"{name} ({len(values)})",
+            marker_color=_COLOURS[at],
+        )
+    figure.update_layout(
+        title="foreground of an image",
+        xaxis_title="coverage",
+        yaxis_title="share of images",
+        barmode="group",
+        **_LAYOUT,
+    )
+    figure.update_yaxes(tickformat=".0%")
+    return _html(figure)
+
+
+def score_histogram(scores: list[float], *, metric: str) -> str:
+    """Return how the images' own scores are spread."""
+    figure = go.Figure(
+        go.Histogram(x=scores, xbins={"start": -0.05, "end": 1.05, "size": 0.1}, marker_color=_COLOURS[0])
+    )
+    figure.update_layout(
+        title="score of each image",
+        xaxis_title=metric,
+        yaxis_title="images",
+        showlegend=False,
+        bargap=0.08,
+        **_LAYOUT,
+    )
+    return _html(figure)

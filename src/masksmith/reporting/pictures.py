@@ -1,0 +1,85 @@
+"""Pictures of predictions: four panels a sample, as PNG inside the page."""
+
+import base64
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from masksmith.arrays import IGNORE, Image, Mask, UInt8
+
+FALSE_POSITIVE = (31, 160, 70)  # green
+FALSE_NEGATIVE = (214, 39, 40)  # red
+_GAP = 2  # pixels; the page enlarges the whole picture
+
+RGB = UInt8[np.ndarray, "h w 3"]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One sample of the gallery; ``src`` is a data URI."""
+
+    id: str
+    score: float
+    src: str
+    cause: str
+
+
+def to_rgb(image: Image) -> RGB:
+    """Return an image of any channels and depth as 8-bit RGB, stretched between its 1% and 99% quantiles."""
+    shown = image[..., :3] if image.shape[2] >= 3 else np.repeat(image[..., :1], 3, axis=2)
+    low, high = np.percentile(shown, [1, 99])
+    scaled = (shown.astype(np.float32) - low) / max(high - low, 1)
+    return np.rint(np.clip(scaled, 0, 1) * 255).astype(np.uint8)
+
+
+def difference(image: Image, target: Mask, pred: Mask) -> RGB:
+    """Return the faded image with false positives in green and false negatives in red; ignored pixels stay grey."""
+    faded = (to_rgb(image) // 2 + 96).astype(np.uint8)
+    faded[(pred == 1) & (target == 0)] = FALSE_POSITIVE
+    faded[(pred == 0) & (target == 1)] = FALSE_NEGATIVE
+    faded[target == IGNORE] = (128, 128, 128)
+    return faded
+
+
+def _outlined(image: Image, mask: Mask, colour: tuple[int, int, int]) -> RGB:
+    rgb = to_rgb(image)
+    tint = np.array(colour, np.float32)
+    inside = mask == 1
+    rgb[inside] = np.rint(0.55 * rgb[inside] + 0.45 * tint).astype(np.uint8)
+    return rgb
+
+
+def four_panels(image: Image, target: Mask, pred: Mask) -> RGB:
+    """Return image, truth, prediction and difference side by side."""
+    panels = [
+        to_rgb(image),
+        _outlined(image, target, (255, 190, 30)),
+        _outlined(image, pred, (60, 140, 255)),
+        difference(image, target, pred),
+    ]
+    gap = np.full((image.shape[0], _GAP, 3), 255, np.uint8)
+    return np.concatenate([part for panel in panels for part in (panel, gap)][:-1], axis=1)
+
+
+def data_uri(rgb: RGB) -> str:
+    """Return a picture as a PNG data URI."""
+    fine, raw = cv2.imencode(".png", np.ascontiguousarray(rgb[..., ::-1]))
+    assert fine
+    return "data:image/png;base64," + base64.b64encode(raw.tobytes()).decode()
+
+
+def error_cause(target: Mask, pred: Mask) -> str:
+    """Name what is wrong: nothing found, something where nothing is, too much, too little, or the border."""
+    truth, found = target == 1, (pred == 1) & (target != IGNORE)
+    if not truth.any():
+        return "false alarm" if found.any() else "empty, right"
+    if not found.any():
+        return "missed"
+    too_much, too_little = int((found & ~truth).sum()), int((truth & ~found).sum())
+    overlap = int((truth & found).sum())
+    if not overlap:
+        return "beside"
+    if too_much + too_little < 0.15 * int(truth.sum()):
+        return "border"
+    return "too much" if too_much > too_little else "too little"

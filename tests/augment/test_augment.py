@@ -1,0 +1,127 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from masksmith.augment.batch import Task, make_batch
+from masksmith.augment.geometry import GeometryConfig, Motion, draw_motion, motion_matrix, warp
+from masksmith.augment.intensity import IntensityConfig, draw_table
+from masksmith.data.store import Store, StoreWriter
+from masksmith.preprocess import Pad
+
+
+def image_and_mask(seed=0, hw=(21, 30), channels=1):
+    rng = np.random.default_rng(seed)
+    image = rng.integers(0, 255, (*hw, channels)).astype(np.uint8)
+    return image, (rng.random(hw) < 0.4).astype(np.uint8)
+
+
+def test_nothing_drawn_is_padding():
+    image, mask = image_and_mask()
+    moved, target = warp(image, mask, Motion(), canvas_hw=(32, 32))
+    pad = Pad.to_size((21, 30), (32, 32))
+    np.testing.assert_array_equal(moved, pad.apply(image))
+    np.testing.assert_array_equal(target, pad.apply(mask[..., None])[..., 0])
+
+
+@pytest.mark.parametrize("channels", [1, 3, 6])
+def test_flips_are_exact(channels):
+    image, mask = image_and_mask(channels=channels)
+    moved, target = warp(image, mask, Motion(hflip=True, vflip=True), canvas_hw=(21, 30))
+    np.testing.assert_array_equal(moved, image[::-1, ::-1])
+    np.testing.assert_array_equal(target, mask[::-1, ::-1])
+
+
+def test_crop_shows_a_window():
+    image, mask = image_and_mask(hw=(40, 50))
+    moved, target = warp(image, mask, Motion(crop_frac=(1.0, 0.0)), canvas_hw=(16, 16))
+    np.testing.assert_array_equal(moved, image[-16:, :16])
+    np.testing.assert_array_equal(target, mask[-16:, :16])
+
+
+@settings(deadline=None, max_examples=40)
+@given(seed=st.integers(0, 500))
+def test_masks_get_no_new_values_and_move_with_the_image(seed):
+    rng = np.random.default_rng(seed)
+    mask = np.zeros((48, 48), np.uint8)
+    mask[14:34, 18:30] = 1
+    image = (mask * 255)[..., None]
+    config = GeometryConfig(hflip=0.5, rotate_deg=30, scale_range=(0.7, 1.4), shear_deg=10, shift_frac=0.1)
+    moved, target = warp(image, mask, draw_motion(config, rng), canvas_hw=(64, 64), scale=0.9)
+    assert set(np.unique(target)) <= {0, 1}
+    np.testing.assert_array_equal(target == 1, moved[..., 0] > 127)
+
+
+def test_ignored_pixels_stay_ignored():
+    image, mask = image_and_mask()
+    mask[5:15, 5:15] = 255
+    _, target = warp(image, mask, Motion(angle_rad=0.3), canvas_hw=(32, 32))
+    assert set(np.unique(target)) == {0, 1, 255}
+    assert 80 < int((target == 255).sum()) < 160  # the block of 100, and a part of it mirrored at the border
+
+
+def test_many_channels_warp_like_each_alone():
+    image, mask = image_and_mask(channels=6)
+    motion = Motion(angle_rad=0.2, zoom=1.1)
+    moved, _ = warp(image, mask, motion, canvas_hw=(32, 32))
+    for channel in range(6):
+        alone, _ = warp(image[..., [channel]], mask, motion, canvas_hw=(32, 32))
+        # OpenCV rounds the weights of four channels otherwise than those of one
+        np.testing.assert_allclose(moved[..., channel].astype(int), alone[..., 0].astype(int), atol=6)
+
+
+def test_matrix_turns_about_the_centre():
+    matrix = motion_matrix(Motion(angle_rad=np.pi / 2), (11, 21), (11, 21), scale=1.0)
+    np.testing.assert_allclose(matrix @ [10, 5, 1], [10, 5, 1], atol=1e-9)
+
+
+def test_probability_zero_draws_flips_only():
+    config = GeometryConfig(hflip=1.0, rotate_deg=90, probability=0.0)
+    motion = draw_motion(config, np.random.default_rng(0))
+    assert motion.hflip
+    assert (motion.angle_rad, motion.zoom, motion.shift_frac) == (0.0, 1.0, (0.0, 0.0))
+
+
+@pytest.mark.parametrize("max_value", [255, 65535])
+def test_table_without_changes_is_the_identity(max_value):
+    table = draw_table(IntensityConfig(), np.random.default_rng(0), max_value=max_value)
+    np.testing.assert_allclose(table, np.arange(max_value + 1) / max_value, atol=1e-6)
+
+
+@given(seed=st.integers(0, 200))
+def test_table_is_the_composition(seed):
+    config = IntensityConfig(brightness=0.2, contrast=0.3, gamma=0.2)
+    table = draw_table(config, np.random.default_rng(seed), max_value=255)
+    assert (np.diff(table) > 0).all()
+    assert -0.2 <= table[0] <= 0.2
+    assert 0.7 - 0.2 <= table[-1] <= 1.3 + 0.2
+
+
+@pytest.fixture
+def task(tmp_path):
+    names = [f"s{i}" for i in range(6)]
+    images = StoreWriter(tmp_path / "i.npy", [(n, (20, 20, 1)) for n in names], dtype=np.uint8)
+    masks = StoreWriter(tmp_path / "m.npy", [(n, (20, 20, 1)) for n in names], dtype=np.uint8)
+    for at, name in enumerate(names):
+        image, mask = image_and_mask(at, hw=(20, 20))
+        images.write(name, image)
+        masks.write(name, mask[..., None])
+    return Task(
+        Store(tmp_path / "i.npy"),
+        Store(tmp_path / "m.npy"),
+        GeometryConfig(hflip=0.5, rotate_deg=10),
+        IntensityConfig(contrast=0.2),
+        (24, 24),
+        1.0,
+    )
+
+
+def test_a_sample_does_not_depend_on_its_batch(task):
+    together = make_batch(task, ["s0", "s1", "s2"], [0, 1, 2], counters=(0, 0, 3))
+    alone = make_batch(task, ["s2"], [2], counters=(0, 0, 3))
+    np.testing.assert_array_equal(together.image[2], alone.image[0])
+    np.testing.assert_array_equal(together.mask[2], alone.mask[0])
+    other_epoch = make_batch(task, ["s2"], [2], counters=(0, 0, 4))
+    assert (alone.image != other_epoch.image).any()
+    assert together.image.shape == (3, 1, 24, 24)
+    assert together.image.dtype == np.float32

@@ -1,0 +1,75 @@
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+import masksmith as ms  # first: its guard lets torchvision import beside a CPU build of torch
+
+SHARED = os.environ.get("MASKSMITH_SHARED")
+
+# One epoch a stage, tiny batches, one thread: for tests of the way, not of the score.
+TINY = {
+    "folds.count": 3,
+    "folds.train": 1,
+    "model.encoder": "resnet18",
+    "model.encoder_weights": "none",
+    "model.encoder_depth": 3,
+    "model.decoder_channels": [32, 16, 8],
+    "training.batch_size": 8,
+    "training.threads": 1,
+    "training.precision": "32-true",
+    "training.stages.0.epochs": 1,
+    "training.stages.1.epochs": 1,
+    "tuning.resamples": 200,
+}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread():
+    import torch
+
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The real data; absent data fails where MASKSMITH_SHARED is set and skips where it is not."""
+    if SHARED is None:
+        pytest.skip("MASKSMITH_SHARED is not set: no real data")
+    path = Path(SHARED)
+    assert path.is_dir(), f"MASKSMITH_SHARED={SHARED}: no such folder"
+    return path
+
+
+@pytest.fixture(scope="session")
+def example(tmp_path_factory) -> Path:
+    """A generated data set (read only): ``data/`` and ``solution.csv``."""
+    out = tmp_path_factory.mktemp("example")
+    ms.example(out, train=40, test=8)
+    return out
+
+
+@pytest.fixture(scope="session")
+def trained(example, tmp_path_factory) -> Path:
+    """A project that went the whole way once (read only)."""
+    out = tmp_path_factory.mktemp("trained") / "project"
+    ms.compete(example / "data", out=out, overrides=TINY)
+    return out
+
+
+@pytest.fixture
+def project(trained, tmp_path) -> Path:
+    """A copy of the trained project that a test may change."""
+    return Path(shutil.copytree(trained, tmp_path / "project"))
+
+
+@pytest.fixture
+def download(example, tmp_path) -> Path:
+    """An unpacked copy of the generated data set that a test may damage."""
+    data = tmp_path / "download"
+    shutil.copytree(example / "data", data)
+    for name in ("train", "test"):
+        shutil.unpack_archive(data / f"{name}.zip", data / name)
+        (data / f"{name}.zip").unlink()
+    return data

@@ -1,0 +1,115 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from masksmith.data.rle import DIALECTS, decode, encode, mask_to_runs
+from masksmith.errors import InputError
+
+MASKS = st.tuples(st.integers(1, 9), st.integers(1, 9)).flatmap(
+    lambda shape: arrays(np.uint8, shape, elements=st.integers(0, 1))
+)
+
+
+def encode_pixel_by_pixel(mask):
+    """The loop of the kernels: column by column, 1-based."""
+    height, width = mask.shape
+    runs, start, length = [], 0, 0
+    for position in range(height * width):
+        if mask[position % height, position // height]:
+            if not length:
+                start = position + 1
+            length += 1
+        elif length:
+            runs += [start, length]
+            length = 0
+    if length:
+        runs += [start, length]
+    return " ".join(map(str, runs))
+
+
+def relative_pixel_by_pixel(text):
+    """The public SIIM code: walk with a position that every gap and length moves on."""
+    values = list(map(int, text.split()))
+    position, pixels = 0, set()
+    for gap, length in zip(values[::2], values[1::2], strict=True):
+        position += gap
+        pixels |= set(range(position, position + length))
+        position += length
+    return pixels
+
+
+@given(MASKS)
+def test_tgs_equals_the_pixel_loop(mask):
+    assert encode(mask) == encode_pixel_by_pixel(mask)
+
+
+@pytest.mark.parametrize("dialect", sorted(DIALECTS))
+@given(mask=MASKS)
+def test_round_trip(dialect, mask):
+    text = encode(mask, dialect=dialect)
+    np.testing.assert_array_equal(decode(text, shape=mask.shape, dialect=dialect), mask)
+
+
+@given(MASKS.filter(np.any))
+def test_siim_equals_the_public_walk(mask):
+    pixels = relative_pixel_by_pixel(encode(mask, dialect="siim"))
+    assert pixels == set(np.flatnonzero(mask.ravel(order="F")))
+
+
+@pytest.mark.parametrize(("dialect", "text"), [("tgs", ""), ("siim", "-1")])
+def test_empty(dialect, text):
+    assert encode(np.zeros((3, 4), np.uint8), dialect=dialect) == text
+    assert not decode(text, shape=(3, 4), dialect=dialect).any()
+
+
+def test_full_and_last_pixel():
+    assert encode(np.ones((101, 101), np.uint8)) == "1 10201"
+    last = np.zeros((101, 101), np.uint8)
+    last[-1, -1] = 1
+    assert encode(last) == "10201 1"
+
+
+def test_columns_come_first():
+    assert decode("2 3", shape=(3, 2)).tolist() == [[0, 1], [1, 0], [1, 0]]
+
+
+def test_runs_of_any_foreground_value():
+    assert mask_to_runs(np.array([[255], [0], [7]], np.uint8)).tolist() == [[0, 1], [2, 1]]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("1 2 3", "3 run values, an odd number"),
+        ("1 x", "'x' is not a whole number"),
+        ("6 2", "run at pixel 6 with length 2 leaves the image of 2x3"),
+        ("0 1", "run at pixel 0 with length 1 leaves the image"),
+        ("1 3 3 2", "run at pixel 3 overlaps the run 1..3"),
+        ("3 2 1 3", "run at pixel 3 overlaps the run 1..3"),
+        ("2 0", "a run of length 0 at pixel 2"),
+    ],
+)
+def test_refused(text, message):
+    with pytest.raises(InputError, match=message) as caught:
+        decode(text, shape=(2, 3), where="train.csv: id 'a'")
+    assert str(caught.value).startswith("train.csv: id 'a': ")
+
+
+def test_unknown_dialect():
+    with pytest.raises(InputError, match="'tsg' is unknown; did you mean 'tgs'"):
+        decode("", shape=(2, 2), dialect="tsg")
+
+
+@pytest.mark.real
+def test_real_siim_rows(shared):
+    import csv
+
+    with (shared / "data" / "siim-acr-tables" / "train-rle-sample.csv").open() as file:
+        rows = [[cell.strip() for cell in row] for row in csv.reader(file)][1:]
+    covered = [int(decode(row[1], shape=(1024, 1024), dialect="siim").sum()) for row in rows]
+    assert sum(map(bool, covered)) == 5
+    for row in rows:
+        mask = decode(row[1], shape=(1024, 1024), dialect="siim")
+        assert encode(mask, dialect="siim").split() == row[1].split()

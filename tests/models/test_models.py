@@ -1,0 +1,242 @@
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from masksmith.errors import InputError
+from masksmith.models import MODELS, ModelConfig, build_model, size_trace, to_channels_last
+from masksmith.models.config import tensor_names
+from masksmith.models.encoders import (
+    adapt_stem,
+    check_encoder,
+    fetch_from_hub,
+    hub_source,
+    normalisation,
+    read_weights,
+    settle_encoder,
+)
+
+SMALL = {"encoder": "resnet18", "encoder_weights": "none", "encoder_depth": 3, "decoder_channels": [16, 8, 8]}
+
+
+def small(**changes):
+    return ModelConfig(**(SMALL | changes))
+
+
+@pytest.mark.parametrize("name", sorted(MODELS))
+@pytest.mark.parametrize("channels", [1, 3, 12])
+def test_every_model_goes_forth_and_back(name, channels):
+    model = build_model(small(architecture=name), in_channels=channels, seed=0)
+    output = model(torch.rand(2, channels, 32, 48))
+    assert output.mask_logits.shape == (2, 1, 32, 48)
+    assert output.mask_logits.dtype == torch.float32
+    assert output.image_logits is None
+    assert output.aux == ()
+    output.mask_logits.mean().backward()
+    assert all(torch.isfinite(weight.grad).all() for weight in model.parameters() if weight.grad is not None)
+
+
+def test_logits_are_float32_under_bfloat16():
+    model = build_model(small(), in_channels=1, seed=0)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert model(torch.rand(1, 1, 32, 32)).mask_logits.dtype == torch.float32
+
+
+def test_seed_decides_the_weights_and_leaves_the_global_generator():
+    torch.manual_seed(5)
+    expected = torch.rand(1)
+    torch.manual_seed(5)
+    first, again, other = (build_model(small(), in_channels=1, seed=seed) for seed in (1, 1, 2))
+    assert torch.rand(1) == expected
+    weights = [model.state_dict()["encoder.conv1.weight"] for model in (first, again, other)]
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+
+
+def test_golden_logits():
+    """segmentation-models-pytorch is pinned below its next minor version; these numbers say why it matters."""
+    model = build_model(small(), in_channels=1, seed=0).eval()
+    image = torch.linspace(0, 1, 32 * 32).reshape(1, 1, 32, 32)
+    with torch.inference_mode():
+        logits = model(image).mask_logits[0, 0]
+    found = [logits[0, 0].item(), logits[15, 15].item(), logits[31, 31].item(), logits.mean().item()]
+    assert found == pytest.approx(GOLDEN, rel=1e-3, abs=1e-4)
+
+
+GOLDEN = [0.0065396, 0.2669904, 0.0570989, 0.2738813]
+
+
+def test_scalars_are_refused_by_a_model_without_a_use_for_them():
+    model = build_model(small(), in_channels=1, seed=0)
+    with pytest.raises(ValueError, match=r"scalars of shape \(1, 2\): this model takes none"):
+        model(torch.rand(1, 1, 32, 32), torch.rand(1, 2))
+
+
+def test_overfits_eight_images():
+    from masksmith.losses import bce, dice
+
+    torch.manual_seed(0)
+    model = build_model(small(), in_channels=1, seed=0)
+    image = torch.rand(8, 1, 32, 32)
+    target = torch.zeros(8, 32, 32, dtype=torch.uint8)
+    for at in range(8):
+        target[at, 4 : 12 + at, 6 : 14 + at] = 1
+    image[target[:, None] == 1] *= 0.3
+    optimizer = torch.optim.AdamW(model.parameters(), 3e-3)
+    for _ in range(80):
+        logits = model(image).mask_logits
+        (bce(logits, target) + dice(logits, target)).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    found = model(image).mask_logits[:, 0] > 0
+    truth = target == 1
+    assert (found & truth).sum() / (found | truth).sum() > 0.95
+
+
+def test_size_trace_of_the_default():
+    model = build_model(ModelConfig(encoder="resnet18", encoder_weights="none"), in_channels=1, seed=0)
+    trace = size_trace(model, in_channels=1, hw=(112, 112))
+    assert [line.hw[0] for line in trace] == [112, 56, 28, 14, 7, 14, 28, 56, 112, 112]
+    assert trace[-1].channels == 1
+    assert model.divisor == 16
+    assert model.training
+
+
+def test_channels_last_changes_no_number():
+    model = build_model(small(), in_channels=3, seed=0).eval()
+    image = torch.rand(2, 3, 32, 32)
+    with torch.inference_mode():
+        before = model(image).mask_logits
+        after = to_channels_last(model)(image.contiguous(memory_format=torch.channels_last)).mask_logits
+    torch.testing.assert_close(before, after, rtol=1e-4, atol=1e-5)
+
+
+def test_grey_stem_sees_what_the_rgb_copy_showed():
+    weight = torch.randn(8, 3, 3, 3)
+    grey = torch.rand(1, 1, 9, 9)
+    mean3, std3 = normalisation(3, pretrained=True)
+    mean1, std1 = normalisation(1, pretrained=True)
+    rgb = torch.nn.functional.conv2d((grey.repeat(1, 3, 1, 1) - mean3) / std3, weight)
+    one = torch.nn.functional.conv2d((grey - mean1) / std1, adapt_stem(weight, 1))
+    offset = rgb - one  # a constant for each output channel, which batch norm takes away
+    torch.testing.assert_close(offset, offset[:, :, :1, :1].expand_as(offset), rtol=1e-4, atol=1e-4)
+
+
+def test_stems_of_many_channels_keep_their_size():
+    weight = torch.ones(4, 3, 1, 1)
+    assert adapt_stem(weight, 12).sum() == weight.sum()
+    assert adapt_stem(weight, 3) is weight
+
+
+def encoder_file(path, **changes):
+    model = build_model(small(), in_channels=3, seed=9)
+    tensors = {name: value.clone() for name, value in model.encoder.state_dict().items()} | changes
+    tensors["fc.weight"] = torch.zeros(10, 512)
+    save_file(tensors, path)
+    return model
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_weights_from_a_file(tmp_path, channels):
+    source = encoder_file(tmp_path / "w.safetensors")
+    model = build_model(small(encoder_weights=str(tmp_path / "w.safetensors")), in_channels=channels, seed=0)
+    own, theirs = model.encoder.state_dict(), source.encoder.state_dict()
+    torch.testing.assert_close(own["layer1.0.conv1.weight"], theirs["layer1.0.conv1.weight"])
+    torch.testing.assert_close(own["conv1.weight"], adapt_stem(theirs["conv1.weight"], channels))
+
+
+def test_weights_of_another_encoder_are_counted(tmp_path):
+    encoder_file(tmp_path / "w.safetensors")
+    config = ModelConfig(
+        encoder="mobilenet_v2", encoder_weights=str(tmp_path / "w.safetensors"), decoder_channels=[8, 8, 8, 8]
+    )
+    with pytest.raises(InputError, match=r"weights of 'mobilenet_v2' do not fit .first 'features\.0"):
+        build_model(config, in_channels=3, seed=0)
+
+
+def test_one_wrong_shape_is_named(tmp_path):
+    encoder_file(tmp_path / "w.safetensors", **{"layer1.0.conv1.weight": torch.zeros(1)})
+    with pytest.raises(InputError, match=r"1 of \d+ weights of 'resnet18' do not fit .first 'layer1\.0\.conv1\.weight'"):
+        build_model(small(encoder_weights=str(tmp_path / "w.safetensors")), in_channels=3, seed=0)
+
+
+def test_files_that_are_no_weights(tmp_path):
+    with pytest.raises(InputError, match=r"nothing\.safetensors' is no file"):
+        tensor_names(tmp_path / "nothing.safetensors")
+    (tmp_path / "w.pth").write_bytes(b"PK")
+    with pytest.raises(InputError, match=r"w\.pth is not a safetensors file"):
+        settle_encoder("resnet18", str(tmp_path / "w.pth"))
+    encoder_file(tmp_path / "w.safetensors")
+    raw = (tmp_path / "w.safetensors").read_bytes()
+    (tmp_path / "w.safetensors").write_bytes(raw[:-100])
+    with pytest.raises(InputError, match="not a whole safetensors file"):
+        read_weights(tmp_path / "w.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"), [("resnet81", "'resnet81' is unknown; did you mean 'resnet"), ("tu-resnet8t", "did you mean 'tu-")]
+)
+def test_unknown_encoders_are_refused_with_the_nearest(name, message):
+    with pytest.raises(InputError, match=message):
+        check_encoder(name)
+
+
+def test_decoder_must_match_the_depth():
+    with pytest.raises(ValueError, match="decoder_channels: 2 values for encoder_depth 3"):
+        small(decoder_channels=[8, 8])
+
+
+def hub_cache(monkeypatch, tmp_path, encoder):
+    """A hub cache on disk as a download would have left it, and no network."""
+    from huggingface_hub import constants
+
+    source = hub_source(encoder)
+    folder = tmp_path / ("models--" + source.repo_id.replace("/", "--"))
+    commit = source.revision if source.revision and len(source.revision) == 40 else "0" * 40
+    (folder / "snapshots" / commit).mkdir(parents=True)
+    (folder / "refs").mkdir()
+    (folder / "refs" / (source.revision or "main")).write_text(commit)
+    encoder_file(folder / "snapshots" / commit / source.filename)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+
+
+def test_auto_takes_the_hubs_cache(monkeypatch, tmp_path):
+    hub_cache(monkeypatch, tmp_path, "resnet18")
+    settled = settle_encoder("resnet18", "auto")
+    assert settled.weights == "imagenet"
+    assert "ImageNet weights of" in settled.reason
+    model = build_model(small(encoder_weights="imagenet"), in_channels=1, seed=0)
+    assert model.mean.item() == pytest.approx(0.449, abs=1e-3)
+
+
+def test_auto_without_a_hub_takes_random_weights_and_says_so(monkeypatch, tmp_path):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    settled = settle_encoder("auto", "auto")
+    assert (settled.encoder, settled.weights) == ("resnet18", "none")
+    assert "no ImageNet weights of mobilenet_v2 within 3 s" in settled.reason
+    with pytest.raises(InputError, match="'imagenet' was asked for, but .* cannot be reached"):
+        settle_encoder("resnet18", "imagenet")
+    with pytest.raises(InputError, match="the weights of resnet18 are no longer in reach"):
+        build_model(small(encoder_weights="imagenet"), in_channels=1, seed=0)
+    assert fetch_from_hub(hub_source("resnet18"), offline=True) is None
+
+
+def test_timm_encoders_have_a_source():
+    assert hub_source("tu-resnet18").repo_id.startswith("timm/")
+    assert settle_encoder("auto", "none").encoder == "resnet18"
+
+
+@pytest.mark.real
+def test_the_given_weights_load(shared):
+    path = shared / "weights" / "mobilenet_v2-imagenet.safetensors"
+    settled = settle_encoder("auto", str(path))
+    assert settled.encoder == "mobilenet_v2"
+    config = ModelConfig(encoder="mobilenet_v2", encoder_weights=settled.weights, decoder_channels=[8, 8, 8, 8])
+    model = build_model(config, in_channels=1, seed=0)
+    stored = read_weights(path)
+    torch.testing.assert_close(
+        model.encoder.state_dict()["features.3.conv.0.0.weight"], stored["features.3.conv.0.0.weight"]
+    )

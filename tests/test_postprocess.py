@@ -1,0 +1,139 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from masksmith.metrics import METRICS, get_metric
+from masksmith.postprocess import (
+    PLAIN,
+    Rule,
+    TuningConfig,
+    apply_rule,
+    best_rule,
+    candidate_rules,
+    image_counts,
+    paired_bootstrap,
+    search_rule,
+    sweep_counts,
+)
+
+
+def pairs(seed, num=12, hw=(9, 11), ignore=0.1):
+    rng = np.random.default_rng(seed)
+    found = []
+    for _ in range(num):
+        target = (rng.random(hw) < rng.choice([0, 0.3, 0.6])).astype(np.uint8)
+        noise = rng.normal(size=hw)
+        probs = 1 / (1 + np.exp(-(2.0 * target - 1.2 + noise)))
+        target[rng.random(hw) < ignore] = 255
+        found.append((np.rint(probs * 65535).astype(np.uint16), target))
+    return found
+
+
+RULES = candidate_rules(
+    TuningConfig(bottom_thresholds=[0.3, 0.5, 0.6], top_thresholds=[0.5, 0.7], min_area_fracs=[0.0, 0.05, 0.2]),
+    median_area=99.0,
+)
+
+
+@settings(deadline=None, max_examples=30)
+@given(seed=st.integers(0, 1000))
+def test_histogram_counts_equal_counting(seed):
+    (codes, target), *_ = pairs(seed)
+    thresholds = np.unique(np.random.default_rng(seed).integers(0, 65536, 7))
+    rows, above = image_counts(codes, target, thresholds)
+    metric = get_metric("tgs_map")
+    for at, threshold in enumerate(thresholds):
+        np.testing.assert_array_equal(rows[at], metric.stats((codes > threshold).astype(np.uint8), target))
+        assert above[at] == (codes > threshold).sum()
+
+
+@pytest.mark.parametrize("name", sorted(METRICS))
+@settings(deadline=None, max_examples=15)
+@given(seed=st.integers(0, 1000))
+def test_sweep_equals_making_every_mask(name, seed):
+    metric, data = METRICS[name], pairs(seed)
+    sweep = sweep_counts(data, [code for rule in RULES for code in (rule.top, rule.bottom)])
+    scores = [metric.score(np.stack([metric.stats(apply_rule(c, rule), t) for c, t in data])) for rule in RULES]
+    for rule, score in zip(RULES, scores, strict=True):
+        assert metric.score(sweep.rows_of(rule)) == pytest.approx(score)
+    found, best = best_rule(sweep, RULES, metric)
+    assert best == pytest.approx(max(scores))
+    assert found == RULES[int(np.argmax(np.round(scores, 12)))]
+
+
+def test_rule_on_one_image():
+    codes = np.array([[100, 200], [300, 400]], np.uint16)
+    assert apply_rule(codes, Rule(top=250, min_pixels=2, bottom=150)).tolist() == [[0, 1], [1, 1]]
+    assert not apply_rule(codes, Rule(top=250, min_pixels=3, bottom=150)).any()
+    assert apply_rule(codes, Rule(top=400, min_pixels=0, bottom=399)).tolist() == [[0, 0], [0, 1]]
+
+
+def test_candidates():
+    assert RULES[0] == PLAIN
+    assert all(rule.top >= rule.bottom for rule in RULES)
+    assert len(set(RULES)) == len(RULES)
+
+
+def test_describe():
+    assert PLAIN.describe() == "mask = p > 0.500"
+    assert "at least 40 pixels have p > 0.750" in Rule(49151, 40, 20000).describe()
+
+
+def search(data, *, seed=0):
+    sweep = sweep_counts(data, [code for rule in RULES for code in (rule.top, rule.bottom)])
+    groups = [str(i) for i in range(len(data))]
+    parts = np.arange(len(data)) % 5
+    return search_rule(sweep, get_metric("tgs_map"), RULES, parts=parts, groups=groups, resamples=300, seed=seed)
+
+
+def test_a_certain_gain_is_kept():
+    """Empty images with a few bright pixels: a rule on the number of pixels must win, on unseen parts too."""
+    rng = np.random.default_rng(0)
+    data = []
+    for index in range(60):
+        target = np.zeros((10, 10), np.uint8)
+        if index % 2:
+            target[:, :5] = 1
+        probs = np.where(target == 1, 0.9, 0.1)
+        probs.ravel()[rng.choice(100, 2, replace=False)] = 0.9
+        data.append((np.rint(probs * 65535).astype(np.uint16), target))
+    found = search(data)
+    assert found.kept
+    assert found.rule == found.found
+    assert found.rule.min_pixels > 2
+    assert found.nested - found.plain > 0.4
+    assert found.gain_low > 0
+
+
+def test_luck_is_not_kept():
+    """On pure noise the best rule looks better than the plain one, and is not kept."""
+    rng = np.random.default_rng(3)
+    data = []
+    for index in range(25):
+        target = np.zeros((10, 10), np.uint8)
+        target[: 1 + index % 9] = 1
+        sharp = np.where(target == 1, 0.8, 0.2) + rng.normal(0, 0.02, (10, 10))
+        data.append((np.rint(np.clip(sharp, 0, 1) * 65535).astype(np.uint16), target))
+    found = search(data)
+    assert not found.kept
+    assert found.rule == PLAIN
+    assert found.tuned >= found.plain
+
+
+def test_same_seed_same_bounds():
+    data = pairs(1, num=30)
+    assert search(data).gain_low == search(data).gain_low
+
+
+def test_bootstrap_draws_groups():
+    """With all images in one group there is nothing to resample: every gain is the gain."""
+    metric, data = get_metric("tgs_map"), pairs(2)
+    sweep = sweep_counts(data, [PLAIN.top, 20000])
+    first, second = sweep.rows_of(PLAIN), sweep.rows_of(Rule(20000, 0, 20000))
+    gains, base = paired_bootstrap(
+        metric, first, second, ["g"] * len(data), resamples=20, rng=np.random.default_rng(0)
+    )
+    assert np.ptp(gains) == 0
+    assert gains[0] == pytest.approx(metric.score(first) - metric.score(second))
+    assert base[0] == pytest.approx(metric.score(second))
