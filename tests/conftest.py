@@ -21,6 +21,7 @@ TINY = {
     "training.precision": "32-true",
     "training.stages.0.epochs": 1,
     "training.stages.1.epochs": 1,
+    "training.stages.2.epochs": 1,
     "tuning.resamples": 200,
 }
 

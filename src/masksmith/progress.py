@@ -39,8 +39,8 @@ class Remaining:
     the first ``warm_up`` steps.
     """
 
-    def __init__(self, total: float, *, warm_up: int = 3) -> None:
-        self.total = total
+    def __init__(self, total: int | float, *, warm_up: int = 3) -> None:
+        self.total = float(total)
         self.warm_up = warm_up
         self.done = 0.0
         self.steps = 0
@@ -48,7 +48,7 @@ class Remaining:
         self.started = time.monotonic()
         self.warm_at = self.started
 
-    def advance(self, work: float) -> None:
+    def advance(self, work: int | float) -> None:
         """Count ``work`` (in the unit of ``total``) as done."""
         self.done += work
         self.steps += 1
