@@ -23,7 +23,10 @@ def judged(logits, target, image):
 
 
 def bce_by_loop(logits, target):
-    parts = [F.binary_cross_entropy_with_logits(*judged(logits, target, i), reduction="sum") for i in range(len(logits))]
+    parts = [
+        F.binary_cross_entropy_with_logits(*judged(logits, target, i), reduction="sum")
+        for i in range(len(logits))
+    ]
     return sum(parts) / (target != 255).sum()
 
 
@@ -80,7 +83,9 @@ def test_equals_the_twin(name, seed):
 def test_ignored_pixels_change_neither_value_nor_gradient(name, seed):
     logits, target = sample(seed)
     ignored = (target == 255)[:, None]
-    other = torch.where(ignored, 7.0 * torch.randn(logits.shape, generator=torch.Generator().manual_seed(seed)), logits)
+    other = torch.where(
+        ignored, 7.0 * torch.randn(logits.shape, generator=torch.Generator().manual_seed(seed)), logits
+    )
     values, gradients = [], []
     for given_logits in (logits, other):
         leaf = given_logits.clone().requires_grad_()

@@ -105,7 +105,9 @@ def test_tgs_four_empty_cases(row, expected):
     assert get_metric("tgs_map").score(np.array([row], float)) == expected
 
 
-@pytest.mark.parametrize(("hit", "union", "expected"), [(3, 5, 0.2), (1, 2, 0.0), (19, 20, 0.9), (951, 1000, 1.0)])
+@pytest.mark.parametrize(
+    ("hit", "union", "expected"), [(3, 5, 0.2), (1, 2, 0.0), (19, 20, 0.9), (951, 1000, 1.0)]
+)
 def test_tgs_is_strict_at_the_thresholds(hit, union, expected):
     row = np.array([[hit, union - hit, 0]], float)
     assert get_metric("tgs_map").score(row) == pytest.approx(expected)

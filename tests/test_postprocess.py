@@ -31,7 +31,9 @@ def pairs(seed, num=12, hw=(9, 11), ignore=0.1):
 
 
 RULES = candidate_rules(
-    TuningConfig(bottom_thresholds=[0.3, 0.5, 0.6], top_thresholds=[0.5, 0.7], min_area_fracs=[0.0, 0.05, 0.2]),
+    TuningConfig(
+        bottom_thresholds=[0.3, 0.5, 0.6], top_thresholds=[0.5, 0.7], min_area_fracs=[0.0, 0.05, 0.2]
+    ),
     median_area=99.0,
 )
 
@@ -54,7 +56,9 @@ def test_histogram_counts_equal_counting(seed):
 def test_sweep_equals_making_every_mask(name, seed):
     metric, data = METRICS[name], pairs(seed)
     sweep = sweep_counts(data, [code for rule in RULES for code in (rule.top, rule.bottom)])
-    scores = [metric.score(np.stack([metric.stats(apply_rule(c, rule), t) for c, t in data])) for rule in RULES]
+    scores = [
+        metric.score(np.stack([metric.stats(apply_rule(c, rule), t) for c, t in data])) for rule in RULES
+    ]
     for rule, score in zip(RULES, scores, strict=True):
         assert metric.score(sweep.rows_of(rule)) == pytest.approx(score)
     found, best = best_rule(sweep, RULES, metric)
@@ -84,7 +88,9 @@ def search(data, *, seed=0):
     sweep = sweep_counts(data, [code for rule in RULES for code in (rule.top, rule.bottom)])
     groups = [str(i) for i in range(len(data))]
     parts = np.arange(len(data)) % 5
-    return search_rule(sweep, get_metric("tgs_map"), RULES, parts=parts, groups=groups, resamples=300, seed=seed)
+    return search_rule(
+        sweep, get_metric("tgs_map"), RULES, parts=parts, groups=groups, resamples=300, seed=seed
+    )
 
 
 def test_a_certain_gain_is_kept():

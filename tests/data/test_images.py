@@ -65,7 +65,8 @@ def test_mask_conventions(values, lossy, expected):
 
 
 @pytest.mark.parametrize(
-    ("values", "message"), [([0], "every mask is empty"), ([0, 1, 2, 3], r"4 different values \(0, 1, 2, 3\)")]
+    ("values", "message"),
+    [([0], "every mask is empty"), ([0, 1, 2, 3], r"4 different values \(0, 1, 2, 3\)")],
 )
 def test_mask_values_refused(values, message):
     with pytest.raises(InputError, match=message):

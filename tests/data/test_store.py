@@ -33,7 +33,10 @@ def test_round_trip_of_many_sizes(tmp_path):
 
 def test_two_lines_in_a_notebook(tmp_path):
     filled(tmp_path / "x.npy")
-    flat, index = np.load(tmp_path / "x.npy", mmap_mode="r"), pd.read_csv(tmp_path / "x.csv", dtype={"id": str})
+    flat, index = (
+        np.load(tmp_path / "x.npy", mmap_mode="r"),
+        pd.read_csv(tmp_path / "x.csv", dtype={"id": str}),
+    )
     row = index[index["id"] == "0012"].iloc[0]
     found = flat[row.offset : row.offset + row.h * row.w * row.channels].reshape(row.h, row.w, row.channels)
     np.testing.assert_array_equal(found, arrays()["0012"])

@@ -155,7 +155,9 @@ def test_weights_of_another_encoder_are_counted(tmp_path):
 
 def test_one_wrong_shape_is_named(tmp_path):
     encoder_file(tmp_path / "w.safetensors", **{"layer1.0.conv1.weight": torch.zeros(1)})
-    with pytest.raises(InputError, match=r"1 of \d+ weights of 'resnet18' do not fit .first 'layer1\.0\.conv1\.weight'"):
+    with pytest.raises(
+        InputError, match=r"1 of \d+ weights of 'resnet18' do not fit .first 'layer1\.0\.conv1\.weight'"
+    ):
         build_model(small(encoder_weights=str(tmp_path / "w.safetensors")), in_channels=3, seed=0)
 
 
@@ -173,7 +175,8 @@ def test_files_that_are_no_weights(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "message"), [("resnet81", "'resnet81' is unknown; did you mean 'resnet"), ("tu-resnet8t", "did you mean 'tu-")]
+    ("name", "message"),
+    [("resnet81", "'resnet81' is unknown; did you mean 'resnet"), ("tu-resnet8t", "did you mean 'tu-")],
 )
 def test_unknown_encoders_are_refused_with_the_nearest(name, message):
     with pytest.raises(InputError, match=message):
@@ -234,7 +237,9 @@ def test_the_given_weights_load(shared):
     path = shared / "weights" / "mobilenet_v2-imagenet.safetensors"
     settled = settle_encoder("auto", str(path))
     assert settled.encoder == "mobilenet_v2"
-    config = ModelConfig(encoder="mobilenet_v2", encoder_weights=settled.weights, decoder_channels=[8, 8, 8, 8])
+    config = ModelConfig(
+        encoder="mobilenet_v2", encoder_weights=settled.weights, decoder_channels=[8, 8, 8, 8]
+    )
     model = build_model(config, in_channels=1, seed=0)
     stored = read_weights(path)
     torch.testing.assert_close(

@@ -24,7 +24,13 @@ BCE = [LossTerm(name="bce"), LossTerm(name="dice")]
 
 def config(*, epochs=(2, 1), lr=1e-2, **changes):
     stages = [
-        Stage(epochs=epochs[0], loss=BCE, scale=0.75, optimizer=OptimizerConfig(lr=lr), schedule=ScheduleConfig()),
+        Stage(
+            epochs=epochs[0],
+            loss=BCE,
+            scale=0.75,
+            optimizer=OptimizerConfig(lr=lr),
+            schedule=ScheduleConfig(),
+        ),
         Stage(epochs=epochs[1], loss=[LossTerm(name="lovasz_elu")]),
     ]
     settings = {"batch_size": 4, "precision": "32-true", "device": "cpu", "threads": 1, "evaluate_every": 2}
@@ -195,7 +201,9 @@ def test_checkpoint_errors(tmp_path):
     (tmp_path / "a.json").write_text(json.dumps(facts | {"format": 99}))
     with pytest.raises(InputError, match="format 99, masksmith reads up to 1"):
         load_tensors(tmp_path / "a.safetensors")
-    with pytest.raises(InputError, match=r"1 weights do not fit .first \['weight'\]. and 1 are unknown .first \['wait'\]"):
+    with pytest.raises(
+        InputError, match=r"1 weights do not fit .first \['weight'\]. and 1 are unknown .first \['wait'\]"
+    ):
         copy_weights(torch.nn.Linear(2, 1, bias=False), {"wait": torch.zeros(1, 2)}, where="checkpoint x")
 
 

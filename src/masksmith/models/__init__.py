@@ -5,6 +5,7 @@ deviation travel with the weights.
 """
 
 from masksmith.models.config import ModelConfig
+from masksmith.models.cpu import slice_strided_depthwise
 from masksmith.models.segmentation import (
     MODELS,
     Output,
@@ -21,5 +22,6 @@ __all__ = [
     "SegmentationModel",
     "build_model",
     "size_trace",
+    "slice_strided_depthwise",
     "to_channels_last",
 ]

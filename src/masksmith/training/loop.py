@@ -20,7 +20,7 @@ from torch import Tensor
 from masksmith.augment import Batch, Task
 from masksmith.errors import DivergedError, InputError
 from masksmith.losses import build_loss
-from masksmith.models import SegmentationModel, to_channels_last
+from masksmith.models import SegmentationModel, slice_strided_depthwise, to_channels_last
 from masksmith.progress import Remaining, clock, logger, track
 from masksmith.training.averaging import MovingAverage
 from masksmith.training.checkpoint import Checkpoints, copy_weights, pack_state, save_tensors, unpack_state
@@ -77,6 +77,8 @@ class _Trainer:
         fabric.to_device(model)  # in place
         if config.channels_last:
             to_channels_last(model)
+        if fabric.device.type == "cpu" and config.precision == "bf16-mixed":
+            slice_strided_depthwise(model)
         self.fabric, self.config, self.data, self.raw = fabric, config, data, model
         self.average = MovingAverage(model, decay=config.ema_decay)
         self.progress = Progress()

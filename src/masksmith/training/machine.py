@@ -1,5 +1,6 @@
 """What this machine can do: device, precision, threads. "auto" becomes a fixed value in the resolved recipe."""
 
+import ctypes
 import logging
 import os
 from pathlib import Path
@@ -74,11 +75,30 @@ def settle_machine(config: TrainingConfig) -> TrainingConfig:
     )
 
 
+def keep_memory() -> bool:
+    """Tell glibc to keep freed memory for the next step in place of giving it back to the system.
+
+    Activations are tens of megabytes each; by default every one is mapped, zeroed page by page and unmapped in each
+    step. Keeping them made training steps 1.2 to 1.7 times as fast here (benchmarks/train_step.py). The process holds
+    on to its peak memory.
+
+    Returns:
+        Whether the C library took the settings; False where it is not glibc.
+    """
+    mmap_max, trim_threshold = -4, -1  # M_MMAP_MAX, M_TRIM_THRESHOLD of malloc.h
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is None:
+        return False
+    return bool(mallopt(mmap_max, 0) and mallopt(trim_threshold, -1))
+
+
 def make_fabric(config: TrainingConfig) -> Fabric:
-    """Return the Fabric of a settled configuration; sets the number of threads."""
+    """Return the Fabric of a settled configuration; sets the number of threads and, on a CPU, how memory is kept."""
     import cv2
 
     cv2.setNumThreads(1)  # OpenCV's own pool beside torch's would slow both
+    if config.device == "cpu":
+        keep_memory()
     torch.set_num_threads(settle_threads(config.threads))
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # our log names the precision
     precision: Any = config.precision

@@ -1,0 +1,160 @@
+import zipfile
+
+import cv2
+import numpy as np
+import pytest
+
+from masksmith.data.cache import build_cache
+from masksmith.data.catalog import Catalog, by_stem, parse_table, read_catalog
+from masksmith.data.checks import check_data, constant_ids, coverage, duplicate_groups
+from masksmith.data.tree import Tree
+from masksmith.errors import InputError
+from masksmith.files import read_json, write_json
+
+
+def png(path, image):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    cv2.imwrite(str(path), image)
+
+
+def paired(root, *, masks="masks", names=("a", "b", "c")):
+    rng = np.random.default_rng(0)
+    for name in names:
+        png(root / "images" / f"{name}.png", rng.integers(0, 255, (12, 10), dtype=np.uint8))
+        png(root / masks / f"{name}.png", (rng.random((12, 10)) < 0.5).astype(np.uint8) * 255)
+    return root
+
+
+def test_kaggle_layout_from_closed_zips(example):
+    catalog = read_catalog(example / "data")
+    assert catalog.layout == "kaggle_rle"
+    assert (len(catalog.train), len(catalog.test)) == (40, 8)
+    assert all(sample.mask and sample.rle is not None and "z" in sample.values for sample in catalog.train)
+    assert catalog.submission.dialect == "tgs"
+    assert not list((example / "data").glob("*/"))  # nothing was unpacked
+
+
+def test_unpacked_and_closed_are_the_same_data(example, download):
+    closed, open_ = read_catalog(example / "data"), read_catalog(download)
+    assert [sample.id for sample in closed.train] == [sample.id for sample in open_.train]
+    assert closed.submission == open_.submission
+
+
+def test_json_round_trip(example, tmp_path):
+    catalog = read_catalog(example / "data")
+    write_json(tmp_path / "data.json", catalog.to_json())
+    assert Catalog.from_json(read_json(tmp_path / "data.json")) == catalog
+
+
+@pytest.mark.parametrize("masks", ["masks", "labels", "annotations", "images_masks"])
+def test_paired_folders(tmp_path, masks):
+    catalog = read_catalog(paired(tmp_path, masks=masks))
+    assert catalog.layout == "paired_folders"
+    assert [sample.id for sample in catalog.train] == ["a", "b", "c"]
+    assert catalog.test == []
+    cache = build_cache(catalog, tmp_path / "cache")
+    assert cache.channels == 1
+    assert set(np.unique(cache.train_masks["a"])) == {0, 1}
+
+
+def test_stray_masks_are_left_out_and_told(tmp_path):
+    paired(tmp_path)
+    png(tmp_path / "masks" / "stray_1.png", np.zeros((3, 3), np.uint8))
+    catalog = read_catalog(tmp_path)
+    assert len(catalog.train) == 3
+    assert catalog.notes == ["1 mask files have no image and are left out: 'stray_1'"]
+
+
+def test_an_outer_folder_in_an_archive_is_one_level(tmp_path):
+    with zipfile.ZipFile(tmp_path / "train.zip", "w") as archive:
+        archive.writestr("train/images/a.png", b"x")
+        archive.writestr("__MACOSX/train/._a.png", b"x")
+    assert Tree(tmp_path).files("train/images") == ["train/images/a.png"]
+
+
+def test_ids_stay_text(tmp_path):
+    table = parse_table(b"id,z\n0012,1\n76e1428103,2\n123,3\n", where="depths.csv")
+    assert [row["id"] for row in table.rows] == ["0012", "76e1428103", "123"]
+
+
+@pytest.mark.parametrize(
+    ("raw", "message"),
+    [
+        (b"", "the file is empty"),
+        (b"id,z\n1\n", "line 2 has 1 cells, expected 2"),
+        (b"\xff\xfe\x00", "not a UTF-8 text file"),
+    ],
+)
+def test_bad_tables(raw, message):
+    with pytest.raises(InputError, match=message):
+        parse_table(raw, where="depths.csv")
+
+
+def test_by_stem():
+    assert by_stem(["x/a.png", "x/b.jpg"], where="x") == {"a": "x/a.png", "b": "x/b.jpg"}
+
+
+def test_colour_and_grey_images_mix_as_colour(tmp_path):
+    paired(tmp_path)
+    png(tmp_path / "images" / "a.png", np.random.default_rng(1).integers(0, 255, (12, 10, 3), dtype=np.uint8))
+    cache = build_cache(read_catalog(tmp_path), tmp_path / "cache")
+    assert cache.channels == 3
+    assert (cache.train_images["b"][..., 0] == cache.train_images["b"][..., 2]).all()
+
+
+def test_cache_is_made_once(tmp_path):
+    catalog = read_catalog(paired(tmp_path))
+    build_cache(catalog, tmp_path / "cache")
+    before = (tmp_path / "cache" / "train_images.npy").stat().st_mtime_ns
+    cache = build_cache(catalog, tmp_path / "cache")
+    assert (tmp_path / "cache" / "train_images.npy").stat().st_mtime_ns == before
+    assert cache.max_value == 255
+
+
+def test_findings(tmp_path):
+    paired(tmp_path, names="abcdef")
+    for name in "ab":
+        png(tmp_path / "images" / f"{name}.png", np.full((12, 10), 7, np.uint8))
+    png(tmp_path / "masks" / "a.png", np.full((12, 10), 255, np.uint8))
+    png(tmp_path / "test" / "t.png", cv2.imread(str(tmp_path / "images" / "c.png"), cv2.IMREAD_GRAYSCALE))
+    catalog = read_catalog(tmp_path)
+    cache = build_cache(catalog, tmp_path / "cache")
+    report = check_data(catalog, cache)
+    found = {finding.title: finding.ids for finding in report.findings}
+    assert found["images without content"] == ["a", "b"]
+    assert found["masks on images without content"] == ["a", "b"]
+    assert found["identical training images"] == ["a", "b"]
+    assert found["identical images, different masks"] == ["a", "b"]
+    assert found["test images that are also training images"] == ["t"]
+    assert found["masks that cover the whole image"] == ["a"]
+    assert "warning: images without content: 2 training" in str(report)
+    assert constant_ids(cache.train_images) == ["a", "b"]
+    assert coverage(cache.train_masks)["a"] == 1.0
+    assert sorted(map(len, duplicate_groups(cache.train_images).values())) == [1, 1, 1, 1, 2]
+
+
+@pytest.mark.real
+def test_real_tgs(shared):
+    """The table heads that the checklist quotes, and what INDEX.md says of the masks."""
+    catalog = read_catalog(shared / "data" / "tgs-salt")
+    assert (len(catalog.train), len(catalog.test), len(catalog.submission.ids)) == (3222, 4000, 4000)
+    depth = {sample.id: sample.values["z"] for sample in catalog.train}
+    assert [depth[name] for name in ("575d24d81d", "a266a2a9df", "75efad62c1")] == [843, 794, 468]
+    assert any(sample.id.isdigit() for sample in [*catalog.train, *catalog.test])
+
+
+@pytest.mark.real
+@pytest.mark.parametrize(("name", "train"), [("water", 100), ("kvasir-seg-sample", 5)])
+def test_real_folders_are_recognised(shared, name, train):
+    catalog = read_catalog(shared / "data" / name)
+    assert catalog.layout == "paired_folders"
+    assert len(catalog.train) == train
+
+
+@pytest.mark.real
+def test_real_jpeg_masks_become_binary(shared, tmp_path):
+    cache = build_cache(read_catalog(shared / "data" / "kvasir-seg-sample"), tmp_path)
+    assert cache.channels == 3
+    for name in cache.train_masks:
+        assert set(np.unique(cache.train_masks[name])) == {0, 1}
+        assert 0.01 < cache.train_masks[name].mean() < 0.8

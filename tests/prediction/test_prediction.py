@@ -1,0 +1,133 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from masksmith.data.store import Store, StoreWriter
+from masksmith.errors import InputError
+from masksmith.models import ModelConfig, Output, build_model
+from masksmith.prediction import (
+    code_of,
+    mean_codes,
+    open_codes,
+    predict_probs,
+    prob_of,
+    to_codes,
+    write_codes,
+)
+from masksmith.prediction.tta import TTA
+
+
+@given(st.floats(0, 1))
+def test_codes_are_as_close_as_they_can_be(p):
+    assert abs(prob_of(int(to_codes(np.float32(p)))) - p) <= 0.5 / 65535 + 1e-6
+
+
+@given(st.floats(0.01, 0.99), st.floats(0, 1))
+def test_a_threshold_as_a_code_decides_like_the_probability(threshold, p):
+    if abs(p - threshold) > 1 / 65535:
+        assert (int(to_codes(np.float64(p))) > code_of(threshold)) == (p > threshold)
+
+
+@pytest.mark.parametrize("name", sorted(TTA))
+@given(seed=st.integers(0, 50))
+def test_tta_inverses(name, seed):
+    planes = np.random.default_rng(seed).random((2, 5, 7, 3))
+    np.testing.assert_array_equal(TTA[name].undo(TTA[name].apply(planes)), planes)
+
+
+@pytest.fixture
+def images(tmp_path):
+    shapes = [("a", (21, 30, 1)), ("b", (16, 16, 1)), ("c", (21, 30, 1)), ("blank", (16, 16, 1))]
+    writer = StoreWriter(tmp_path / "i.npy", shapes, dtype=np.uint8)
+    rng = np.random.default_rng(0)
+    for name, shape in shapes:
+        writer.write(name, rng.integers(0, 255, shape).astype(np.uint8))
+    return Store(tmp_path / "i.npy")
+
+
+class Brightness(torch.nn.Module):
+    """A model whose logit is the pixel: symmetric under every flip."""
+
+    divisor = 8
+
+    def forward(self, image):
+        return Output((image - 0.5) * 10)
+
+
+@pytest.fixture
+def fabric():
+    from lightning_fabric import Fabric
+
+    return Fabric(accelerator="cpu", devices=1)
+
+
+def predict(fabric, model, images, tta, names=("a", "b", "c")):
+    return dict(predict_probs(fabric, model, images, list(names), tta=tta, batch_size=2))
+
+
+@pytest.mark.parametrize("tta", [["identity"], ["identity", "hflip"], ["hflip", "vflip", "transpose"]])
+def test_tta_of_a_symmetric_model_is_the_identity(fabric, images, tta):
+    found = predict(fabric, Brightness(), images, tta)
+    for name in "abc":
+        expected = 1 / (1 + np.exp(-(images[name] / 255 - 0.5) * 10))
+        assert found[name].shape == images[name].shape
+        np.testing.assert_allclose(found[name], expected, atol=1e-5)
+
+
+def test_flip_goes_before_the_asymmetric_padding(fabric, images):
+    """For any model, hflip alone equals: flip the stored image, predict, flip back."""
+    config = ModelConfig(
+        encoder="resnet18", encoder_weights="none", encoder_depth=3, decoder_channels=[8, 8, 8]
+    )
+    model = build_model(config, in_channels=1, seed=0)
+    from masksmith.prediction.predict import _forward
+
+    model.eval()
+    with torch.inference_mode():
+        by_hand = _forward(fabric, model, np.ascontiguousarray(images["a"][None, :, ::-1]), 255)[0][:, ::-1]
+    np.testing.assert_allclose(predict(fabric, model, images, ["hflip"], ["a"])["a"], by_hand, atol=1e-6)
+
+
+def test_mode_is_put_back(fabric, images):
+    model = Brightness()
+    predict(fabric, model, images, ["identity"])
+    assert model.training
+
+
+def test_unknown_tta(fabric, images):
+    with pytest.raises(InputError, match="prediction.tta: 'hflop' is unknown; did you mean 'hflip'"):
+        predict(fabric, Brightness(), images, ["hflop"])
+
+
+def test_stored_in_order_with_blank_ones_empty(fabric, images, tmp_path):
+    found = predict_probs(fabric, Brightness(), images, ["a", "b", "c"], tta=["identity"], batch_size=4)
+    write_codes(tmp_path / "p.npy", images, ["c", "blank", "b", "a"], found, blank={"blank"})
+    store = open_codes(tmp_path / "p.npy")
+    assert store["c"].shape == (21, 30, 1)
+    assert not store["blank"].any()
+    assert store["b"].any()
+    assert store.dtype == np.uint16
+    offsets = {name: entry.offset for name, entry in store.entries.items()}
+    assert sorted(offsets, key=offsets.get) == ["c", "blank", "b", "a"]
+
+
+def test_damaged_probabilities_are_refused(fabric, images, tmp_path):
+    write_codes(tmp_path / "p.npy", images, ["b"], [("b", np.ones((16, 16, 1)))], blank=set())
+    flat = np.load(tmp_path / "p.npy", mmap_mode="r+")
+    flat[3] = 0
+    flat.flush()
+    with pytest.raises(InputError, match="the probabilities of 'b' are damaged"):
+        open_codes(tmp_path / "p.npy")
+
+
+def test_mean_of_folds(images, tmp_path):
+    for at, value in enumerate((0.2, 0.6)):
+        probs = np.full((16, 16, 1), value)
+        write_codes(tmp_path / f"{at}.npy", images, ["b"], [("b", probs)], blank=set())
+    stores = [open_codes(tmp_path / f"{at}.npy") for at in (0, 1)]
+    ((name, mean),) = mean_codes(stores, ["b"])
+    assert name == "b"
+    assert np.ptp(mean) == 0
+    assert prob_of(int(mean[0, 0, 0])) == pytest.approx(0.4, abs=1e-4)

@@ -1,0 +1,123 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+import masksmith as ms
+from masksmith.cli import parse_shape
+from masksmith.errors import InputError
+
+VERBS = (
+    "check",
+    "folds",
+    "train",
+    "predict",
+    "tune",
+    "submit",
+    "report",
+    "score",
+    "recipes",
+    "compete",
+    "example",
+)
+
+
+def masksmith(*arguments, **options):
+    command = [sys.executable, "-m", "masksmith", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, **options)
+
+
+def test_help_lists_every_verb():
+    done = masksmith("--help")
+    assert done.returncode == 0
+    assert all(f"  {verb} " in done.stdout for verb in VERBS)
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["--version"]])
+def test_help_imports_nothing_heavy(arguments):
+    code = (
+        "import sys; sys.argv = ['masksmith', *sys.argv[1:]]\n"
+        "from masksmith.cli import main\n"
+        "try:\n    main()\n"
+        "except SystemExit:\n    pass\n"
+        "heavy = {'torch', 'numpy', 'cv2', 'pandas', 'plotly', 'pydantic', 'lightning_fabric'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_importing_the_package_imports_neither_torch_nor_numpy():
+    code = "import sys, masksmith; assert not {'torch', 'numpy'} & set(sys.modules); print(dir(masksmith))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert all(repr(verb) in done.stdout for verb in VERBS)
+
+
+def test_usage_errors_exit_with_2():
+    done = masksmith("compete")
+    assert done.returncode == 2
+    assert "Missing argument" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_recipes_lists_them():
+    done = masksmith("recipes")
+    assert done.returncode == 0
+    assert "default" in done.stdout
+
+
+def test_score(example):
+    done = masksmith("score", example / "solution.csv", example / "solution.csv", "--metric", "tgs_map")
+    assert done.returncode == 0
+    assert done.stdout.startswith("tgs_map: 1.0000 on 8 images (predicting nothing: ")
+
+
+@pytest.mark.parametrize("text", ["101", "101x", "axb", "0x5", "1x2x3"])
+def test_bad_shapes(text):
+    with pytest.raises(InputError, match=f"--shape {text}: expected HEIGHTxWIDTH"):
+        parse_shape(text)
+
+
+def test_shape():
+    assert parse_shape("101X64") == (101, 64)
+
+
+def test_unknown_attribute():
+    with pytest.raises(AttributeError, match="no attribute 'trian'"):
+        ms.trian  # noqa: B018
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_stopped_by_a_signal_and_resumed(example, tmp_path, sent, code):
+    from tests.conftest import TINY
+
+    settings = [f"--set={key}={value}" for key, value in (TINY | {"training.stages.2.epochs": 400}).items()]
+    command = [
+        sys.executable,
+        "-m",
+        "masksmith",
+        "compete",
+        example / "data",
+        "--out",
+        tmp_path / "out",
+        *settings,
+    ]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as process:
+        for line in process.stderr:
+            if "epoch 2/" in line:
+                process.send_signal(sent)
+                break
+        deadline = time.monotonic() + 60
+        while process.poll() is None and time.monotonic() < deadline:
+            process.stderr.readline()
+        assert process.returncode == code
+    kept = list((tmp_path / "out" / "runs").rglob("epoch_*.json"))
+    assert kept
+    assert not list((tmp_path / "out").rglob("*.tmp"))
