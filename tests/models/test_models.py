@@ -220,7 +220,7 @@ def test_auto_without_a_hub_takes_random_weights_and_says_so(monkeypatch, tmp_pa
     settled = settle_encoder("auto", "auto")
     assert (settled.encoder, settled.weights) == ("resnet18", "none")
     assert "no ImageNet weights of mobilenet_v2 within 3 s" in settled.reason
-    with pytest.raises(InputError, match="'imagenet' was asked for, but .* cannot be reached"):
+    with pytest.raises(InputError, match=r"'imagenet' was asked for, but .* cannot be reached"):
         settle_encoder("resnet18", "imagenet")
     with pytest.raises(InputError, match="the weights of resnet18 are no longer in reach"):
         build_model(small(encoder_weights="imagenet"), in_channels=1, seed=0)

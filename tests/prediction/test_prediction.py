@@ -97,7 +97,7 @@ def test_mode_is_put_back(fabric, images):
 
 
 def test_unknown_tta(fabric, images):
-    with pytest.raises(InputError, match="prediction.tta: 'hflop' is unknown; did you mean 'hflip'"):
+    with pytest.raises(InputError, match=r"prediction\.tta: 'hflop' is unknown; did you mean 'hflip'"):
         predict(fabric, Brightness(), images, ["hflop"])
 
 

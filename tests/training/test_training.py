@@ -194,7 +194,7 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path, caplog):
 
 
 def test_checkpoint_errors(tmp_path):
-    with pytest.raises(InputError, match="the file or its a.json is missing"):
+    with pytest.raises(InputError, match=r"the file or its a\.json is missing"):
         load_tensors(tmp_path / "a.safetensors")
     save_tensors(tmp_path / "a.safetensors", {"x": torch.zeros(2)}, {})
     facts = json.loads((tmp_path / "a.json").read_text())

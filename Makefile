@@ -1,0 +1,53 @@
+# masksmith: two commands matter, `make demo` and `make test`; `make help` lists the rest.
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+
+.PHONY: help env demo test lint unit bench clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/ -/'
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@echo "== environment: building $(VENV) (about a minute with a warm package cache)"
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "masksmith needs Python 3.11 or newer; try make PYTHON=python3.11")'
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/pip install -q -c constraints.txt -e '.[dev]'
+	@touch $@
+
+env: $(VENV)/.installed  ## build the environment
+
+demo: env  ## generate a data set and go the whole way: demo/submission.csv, demo/report.html
+	@echo "== demo: 400 seismic-like training images in Kaggle's layout, 100 for the test"
+	@rm -rf demo
+	@$(BIN)/masksmith example demo --train 400 --test 100
+	@echo "== demo: check, folds, train one fold of five, predict, tune, submit, report (about two minutes)"
+	@$(BIN)/masksmith compete demo/data --out demo --set folds.train=1 --set model.encoder_weights=none \
+	    --set training.stages.0.epochs=6 --set training.stages.1.epochs=2 --set training.stages.2.epochs=8 \
+	    --set training.batch_size=16
+	@echo "== demo: the submission against the answers, which the program had not seen"
+	@$(BIN)/masksmith score demo/submission.csv demo/solution.csv --metric tgs_map --shape 101x101
+	@echo "== demo: open demo/report.html"
+
+test: lint unit  ## everything that must pass: style, types, layers, tests
+
+lint: env
+	@echo "== style, types, spelling, layers"
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check -q .
+	@$(BIN)/mypy
+	@$(BIN)/codespell src tests docs benchmarks *.md
+	@$(BIN)/lint-imports --no-logo
+
+unit: env
+	@echo "== tests (on one thread; with real data where MASKSMITH_SHARED names it: $${MASKSMITH_SHARED:-not set})"
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --durations=8
+
+bench: env  ## measure what the documents claim (needs a quiet machine)
+	@$(BIN)/python benchmarks/train_step.py
+	@$(BIN)/python benchmarks/strided_depthwise.py
+	@$(BIN)/python benchmarks/sweep.py
+
+clean:  ## remove the environment and what the demo made
+	rm -rf $(VENV) demo
