@@ -24,9 +24,9 @@ VARIANTS = {
 
 
 def measure(encoder: str, size: int, threads: int, options: dict[str, int]) -> float:
-    import masksmith  # noqa: F401  (its guard, before torch)
     import torch
 
+    import masksmith  # noqa: F401  (its guard, before torch)
     from masksmith.losses import bce, dice
     from masksmith.models import ModelConfig, build_model, slice_strided_depthwise, to_channels_last
     from masksmith.training.machine import keep_memory

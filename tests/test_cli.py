@@ -94,7 +94,7 @@ def test_unknown_attribute():
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_stopped_by_a_signal_and_resumed(example, tmp_path, sent, code):
+def test_stopped_by_a_signal(example, tmp_path, sent, code):
     from tests.conftest import TINY
 
     settings = [f"--set={key}={value}" for key, value in (TINY | {"training.stages.2.epochs": 400}).items()]

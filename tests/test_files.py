@@ -67,12 +67,33 @@ def test_ledger(tmp_path):
     ledger.mark_done("train", "k")
     assert Ledger(tmp_path).is_done("train", "k")
     assert not ledger.is_done("train", "other")
+    assert ledger.knows("train")
+    ledger.forget("train")
+    ledger.forget("never")
+    assert not ledger.knows("train")
 
 
 def _hold(folder, ready, leave):
     with folder_lock(folder):
         ready.set()
         leave.wait(30)
+
+
+def test_scrap_of_a_killed_process_is_swept(tmp_path):
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / ".last.npy.123.tmp").write_text("half")
+    (tmp_path / ".masks.123.tmp").mkdir()
+    with folder_lock(tmp_path):
+        assert sorted(path.name for path in tmp_path.rglob("*")) == [".lock", "runs"]
+
+
+def test_a_folder_that_cannot_be_one(tmp_path):
+    (tmp_path / "file").write_text("x")
+    with (
+        pytest.raises(InputError, match=r"file: cannot be written as a folder"),
+        folder_lock(tmp_path / "file"),
+    ):
+        pass
 
 
 def test_second_process_is_refused_with_the_first_ones_pid(tmp_path):

@@ -88,6 +88,7 @@ def test_changed_values_make_another_run_on_the_same_folds(example, project):
     ms.train(project, overrides=TINY | {"training.clip_norm": 1.0})
     assert len(list((project / "runs").glob("*/recipe.yaml"))) == 2
     first = {run.name for run in (project / "runs").iterdir() if run.is_dir()} - {the_run(project).path.name}
+    ms.predict(project)
     with pytest.raises(InputError, match="it was made for the run"):
         ms.submit(project)
     verdict = ms.submit(project, run=first.pop())
@@ -161,7 +162,7 @@ def test_submission_is_the_rule_on_the_test_codes(trained):
 
 def test_submit_check_validates_any_file(project, tmp_path):
     assert ms.submit(project, check=project / "submission.csv").ids == 8
-    rows = list(csv.reader((project / "submission.csv").open()))
+    rows = list(csv.reader((project / "submission.csv").read_text().splitlines()))
     with (tmp_path / "mine.csv").open("w") as file:
         csv.writer(file).writerows([rows[0], *rows[:0:-1]])
     with pytest.raises(InputError, match=r"mine\.csv: line 2: id "):
@@ -180,6 +181,8 @@ def test_edited_folds_invalidate_the_training(project):
     (project / "folds.csv").write_text("\n".join([text[0], *swapped]) + "\n")
     with pytest.raises(InputError, match="fold 0 is not trained"):
         ms.predict(project)
+    with pytest.raises(InputError, match="made with other weights, folds or settings"):
+        ms.tune(project)
 
 
 def test_foreign_probabilities_are_refused(project):
@@ -188,6 +191,36 @@ def test_foreign_probabilities_are_refused(project):
         shutil.copy(run.test(0).with_suffix(ending), run.oof(0).with_suffix(ending))
     with pytest.raises(InputError, match="it holds other images than fold 0"):
         ms.tune(project)
+
+
+def test_other_tta_predicts_again_without_training(project):
+    run = the_run(project)
+    before = stamps(project)
+    ms.train(project, overrides=TINY | {"prediction.tta": ["identity"]})
+    with pytest.raises(InputError, match="made with other weights, folds or settings"):
+        ms.submit(project)
+    ms.predict(project)
+    with pytest.raises(InputError, match="made from other probabilities or settings"):
+        ms.submit(project)
+    ms.tune(project)
+    ms.submit(project)
+    after = stamps(project)
+    assert after[run.final(0)] == before[run.final(0)]
+    assert after[run.oof(0)] != before[run.oof(0)]
+
+
+def test_a_damaged_submission_is_written_again(project):
+    before = (project / "submission.csv").read_text()
+    (project / "submission.csv").write_text(before[:-20])
+    assert ms.submit(project).compared == 8
+    assert (project / "submission.csv").read_text() == before
+    next((project / "masks").iterdir()).unlink()
+    assert ms.submit(project).compared == 8
+
+
+def test_other_fold_seed_is_refused(project):
+    with pytest.raises(InputError, match=r"folds\.seed: 7 was asked for, but .* was made with another,"):
+        ms.folds(project, overrides=TINY | {"folds.seed": 7})
 
 
 def test_unknown_run(project):
@@ -205,7 +238,9 @@ def test_best_epoch_reports_its_optimism(project):
 
 
 def test_two_folds_are_averaged(project):
+    before = the_run(project).final(0).stat().st_mtime_ns
     ms.train(project, overrides=TINY | {"folds.train": 2})
+    assert the_run(project).final(0).stat().st_mtime_ns == before  # the first fold is not trained again
     ms.predict(project)
     tuning = ms.tune(project)
     assert tuning["covers"].startswith("2")

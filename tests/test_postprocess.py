@@ -66,6 +66,24 @@ def test_sweep_equals_making_every_mask(name, seed):
     assert found == RULES[int(np.argmax(np.round(scores, 12)))]
 
 
+def test_baselines_by_hand():
+    data, metric = pairs(7), get_metric("tgs_map")
+    sweep = sweep_counts(data, [PLAIN.top])
+    for rows, value in ((sweep.empty, 0), (sweep.full, 1)):
+        expected = np.stack([metric.stats(np.full_like(target, value), target) for _, target in data])
+        np.testing.assert_array_equal(rows, expected)
+
+
+def test_one_part_alone_is_scored_plain():
+    data = pairs(1, num=6)
+    sweep = sweep_counts(data, [code for rule in RULES for code in (rule.top, rule.bottom)])
+    metric = get_metric("tgs_map")
+    parts, groups = np.zeros(6, int), [str(i) for i in range(6)]
+    found = search_rule(sweep, metric, RULES, parts=parts, groups=groups, resamples=100, seed=0)
+    assert found.nested == found.plain
+    assert not found.kept
+
+
 def test_rule_on_one_image():
     codes = np.array([[100, 200], [300, 400]], np.uint16)
     assert apply_rule(codes, Rule(top=250, min_pixels=2, bottom=150)).tolist() == [[0, 1], [1, 1]]

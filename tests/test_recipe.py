@@ -50,9 +50,42 @@ def test_hash_changes_with_every_value_and_with_the_weights(tmp_path):
     assert load_recipe(overrides=("training.stages.0.epochs=3",)).hash != recipe.hash
     hashes = []
     for content in (b"a", b"b"):
-        (tmp_path / "w.safetensors").write_bytes(content)
+        (tmp_path / "w.safetensors").write_bytes(len(content * 2).to_bytes(8, "little") + b"{}" + content)
         hashes.append(load_recipe(overrides=(f"model.encoder_weights={tmp_path}/w.safetensors",)).hash)
     assert hashes[0] != hashes[1]
+
+
+def test_what_does_not_decide_the_weights_is_not_in_the_hash():
+    free = ("folds.train=1", "prediction.tta=[identity]", "tuning.resamples=500")
+    assert load_recipe(overrides=free).hash == load_recipe().hash
+
+
+def test_a_resolved_recipe_does_not_need_the_weights_file():
+    recipe = load_recipe(overrides=("model.encoder_weights=gone.safetensors",))
+    with pytest.raises(InputError, match=r"'gone\.safetensors' is no file"):
+        recipe.hash  # noqa: B018
+    assert load_recipe(
+        overrides=("model.encoder_weights=gone.safetensors", "model.encoder_weights_hash=ab12")
+    ).hash
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("seed=-1", "seed: -1 is a whole number, expected|seed: -1"),
+        ("folds.count=1", "folds.count: 1"),
+        ("training.threads=0", "training.threads"),
+        ("training.crop_hw=[0, 5]", "training.crop_hw"),
+        ("training.geometry.scale_range=[1.2, 0.8]", "expected the smaller number first"),
+        ("training.geometry.scale_range=[0, 1]", "training.geometry.scale_range"),
+        ("tuning.top_thresholds=[1.5]", r"tuning.top_thresholds\[0\]: 1.5"),
+        ("model.decoder_channels=[8, 8, 8, 0]", r"model.decoder_channels\[3\]: 0"),
+        ("prediction.tta=[hflop]", "prediction.tta: 'hflop' is unknown; did you mean 'hflip'"),
+    ],
+)
+def test_values_out_of_their_range(override, message):
+    with pytest.raises(InputError, match=message):
+        load_recipe(overrides=(override,))
 
 
 def test_overrides_change_what_they_name_only():

@@ -122,6 +122,7 @@ def write_rows(path, rows):
         (["a,a,0,0,0", "b,b,0,0,2"], r"the folds are \[0, 2\]"),
         (["a,a,0,0,0"], "1 training images have no fold, for example 'b'"),
         (["a,a,0,0,zero", "b,b,0,0,1"], "line 2.*'zero'"),
+        (["a,a,0,11,0", "b,b,0,0,1"], "line 2: coverage_class 11; expected 0 to 10"),
     ],
 )
 def test_inconsistent_folds(tmp_path, rows, message):

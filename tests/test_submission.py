@@ -107,6 +107,7 @@ def test_score(written, masks, tmp_path):
         ("id,rle_mask\nother,\n", "1 ids of .* are missing, for example 'other'"),
         ("id,mask\na,\n", "the column 'rle_mask' is missing"),
         ("name,rle_mask\na,\n", "the column 'id' is missing"),
+        ("id,rle_mask\na,\na,\n", "the id 'a' stands twice"),
     ],
 )
 def test_score_refuses(written, tmp_path, text, message):

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 import masksmith
-from masksmith.errors import EXIT_INTERRUPTED, EXIT_REFUSED, EXIT_TERMINATED, InputError
+from masksmith.errors import EXIT_INTERRUPTED, EXIT_REFUSED, EXIT_TERMINATED, DivergedError, InputError
 
 app = typer.Typer(
     help="From a folder of images and masks to a winning segmentation, in one command.",
@@ -143,10 +143,11 @@ def parse_shape(text: str) -> tuple[int, int]:
     return int(parts[0]), int(parts[1])
 
 
-def _version(asked: bool) -> None:
+def _version(asked: bool) -> bool:
     if asked:
         print(f"masksmith {masksmith.__version__}")
         raise typer.Exit
+    return asked
 
 
 @app.callback()
@@ -176,6 +177,9 @@ def main() -> None:
     except InputError as error:
         print(f"masksmith: {error}", file=sys.stderr)
         sys.exit(EXIT_REFUSED)
+    except DivergedError as error:
+        print(f"masksmith: {error}", file=sys.stderr)
+        sys.exit(1)
     except (KeyboardInterrupt, typer.Abort):
         print("masksmith: stopped; the same command goes on from the last checkpoint", file=sys.stderr)
         sys.exit(EXIT_INTERRUPTED)

@@ -13,5 +13,5 @@ class DiskFullError(InputError):
     """There was no room to finish a file; what had been written before is whole."""
 
 
-class DivergedError(InputError):
+class DivergedError(RuntimeError):
     """Training left the finite numbers twice; the last good checkpoint is kept."""

@@ -24,18 +24,17 @@ def no_room(path: Path) -> Iterator[None]:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise DiskFullError(
-            f"{path}: the disk is full; the unfinished file was removed and everything written before it "
-            "is whole. Make room and give the same command again"
+            f"{path}: the disk is full; what was finished before is whole. Make room and repeat the command"
         ) from error
 
 
 @contextlib.contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """Give a temporary path beside ``path``; rename it to ``path`` when the block ends well."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with no_room(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
             yield temporary
             with temporary.open("rb") as file:
                 os.fsync(file.fileno())
@@ -58,6 +57,8 @@ def atomic_folder(path: Path) -> Iterator[Path]:
                 path.rename(old)
             temporary.rename(path)
     finally:
+        if old.exists() and not path.exists():
+            old.rename(path)
         shutil.rmtree(temporary, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
 
@@ -112,11 +113,13 @@ def file_digest(path: Path) -> str:
 def folder_lock(folder: Path) -> Iterator[None]:
     """Hold ``folder/.lock`` while the block runs; the lock dies with its process, however that ends.
 
+    What a killed process left unfinished in the folder is removed.
+
     Raises:
-        InputError: Another process is at work here; the message names its pid and host.
+        InputError: Another process is at work here (the message names its pid and host), or the folder cannot be
+            written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("a+") as file:
+    with _writable(folder), (folder / ".lock").open("a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -129,7 +132,22 @@ def folder_lock(folder: Path) -> Iterator[None]:
         file.truncate()
         file.write(f"pid {os.getpid()} on {socket.gethostname()}\n")
         file.flush()
+        for scrap in list(folder.rglob(".*.tmp")):
+            shutil.rmtree(scrap, ignore_errors=True) if scrap.is_dir() else scrap.unlink()
         yield
+
+
+@contextlib.contextmanager
+def _writable(folder: Path) -> Iterator[None]:
+    with no_room(folder):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / ".lock").touch()
+        except (FileExistsError, NotADirectoryError, PermissionError) as error:
+            raise InputError(
+                f"{folder}: cannot be written as a folder ({error.strerror}); choose another --out"
+            ) from error
+    yield
 
 
 class Ledger:
@@ -148,6 +166,16 @@ class Ledger:
     def is_done(self, stage: str, key: str) -> bool:
         """Whether ``stage`` ran to its end with this key."""
         return self._read().get(stage) == key
+
+    def knows(self, stage: str) -> bool:
+        """Whether anything is recorded for ``stage``."""
+        return stage in self._read()
+
+    def forget(self, stage: str) -> None:
+        """Record that ``stage`` is not done: its outputs are about to be replaced."""
+        entries = self._read()
+        if entries.pop(stage, None) is not None:
+            write_json(self.path, entries)
 
     def mark_done(self, stage: str, key: str) -> None:
         """Record that ``stage`` ran to its end with this key."""

@@ -12,19 +12,30 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from masksmith.arrays import IGNORE
+from masksmith.config import look_up
 from masksmith.data.catalog import read_catalog
 from masksmith.data.checks import CheckReport, check_data, coverage, duplicate_groups
+from masksmith.data.store import Store, is_whole
 from masksmith.data.synthetic import make_example
 from masksmith.errors import InputError
 from masksmith.files import digest, folder_lock, read_json, write_json
 from masksmith.metrics import get_metric
 from masksmith.models.config import ModelConfig
-from masksmith.postprocess import PLAIN, Rule, Tuning, apply_rule, candidate_rules, search_rule, sweep_counts
-from masksmith.prediction.codes import code_of, mean_codes, open_codes
+from masksmith.postprocess import (
+    PARTS,
+    PLAIN,
+    Rule,
+    Tuning,
+    apply_rule,
+    candidate_rules,
+    search_rule,
+    sweep_counts,
+)
+from masksmith.prediction.codes import mean_codes, open_codes, to_codes
 from masksmith.progress import Remaining, logger
 from masksmith.project import Project, Run
 from masksmith.recipe import Listing, Recipe, list_recipes, load_recipe, parse_recipe, recipe_source
-from masksmith.splits import Folds, assign_folds, make_folds, write_folds
+from masksmith.splits import FoldRow, Folds, assign_folds, make_folds, write_folds
 from masksmith.submission import (
     Scored,
     Verdict,
@@ -42,7 +53,7 @@ if TYPE_CHECKING:
 Overrides = Sequence[str] | dict[str, Any]
 
 _FORWARD_WORK = 0.35  # a forward pass costs about this share of a training step on the same pixels
-_VERSIONS = {"train": "1", "oof": "1", "test": "1", "tune": "1", "submit": "1", "report": "1"}
+_VERSIONS = {"train": "2", "oof": "1", "test": "1", "tune": "2", "submit": "1"}
 
 
 # --- verbs ------------------------------------------------------------------------------------------------
@@ -67,8 +78,8 @@ def check(data: str | Path, out: str | Path | None = None) -> CheckReport:
         with tempfile.TemporaryDirectory() as folder:
             return check(data, Path(folder) / "project")
     catalog = read_catalog(Path(data))
-    project = Project.create(Path(out), catalog)
-    with folder_lock(project.root):
+    with folder_lock(Path(out)):
+        project = Project.create(Path(out), catalog)
         report = check_data(catalog, project.cache)
         write_json(project.check_json, report.to_json())
     return report
@@ -199,22 +210,37 @@ def _folds(project: Project, recipe: Recipe) -> Folds:
                 f"folds.count: {recipe.folds.count} was asked for, but {project.folds_csv} holds {made.count}, and "
                 "folds are never made anew; choose another --out"
             )
+        if not project.ledger.is_done("folds.seed", str(recipe.folds.seed)) and project.ledger.knows(
+            "folds.seed"
+        ):
+            raise InputError(
+                f"folds.seed: {recipe.folds.seed} was asked for, but {project.folds_csv} was made with another, "
+                "and folds are never made anew; choose another --out"
+            )
         return made
     masks, images = project.cache.train_masks, project.cache.train_images
     counts = {name: (int((masks[name] == 1).sum()), int((masks[name] != IGNORE).sum())) for name in masks}
     groups = {name: key for key, names in duplicate_groups(images).items() for name in names}
+    project.ledger.mark_done("folds.seed", str(recipe.folds.seed))
     write_folds(make_folds(counts, groups, recipe.folds), project.folds_csv)
     return project.folds
 
 
 def _resolve(recipe: Recipe) -> Recipe:
     """Settle every "auto": what is written into the run's recipe.yaml is fixed."""
+    from masksmith.losses import build_loss
+    from masksmith.models import MODELS
     from masksmith.models.encoders import settle_encoder
     from masksmith.training.machine import settle_machine
 
+    look_up(MODELS, recipe.model.architecture, where="model.architecture")
+    for i, stage in enumerate(recipe.training.stages):
+        build_loss([(term.name, term.weight) for term in stage.loss], where=f"training.stages[{i}].loss")
     settled = settle_encoder(recipe.model.encoder, recipe.model.encoder_weights)
     logger.info("encoder: %s (%s)", settled.encoder, settled.reason)
     model = recipe.model.model_copy(update={"encoder": settled.encoder, "encoder_weights": settled.weights})
+    if settled.weights not in ("none", "imagenet"):
+        model = model.model_copy(update={"encoder_weights_hash": model.weights_identity()})
     return recipe.model_copy(update={"model": model, "training": settle_machine(recipe.training)})
 
 
@@ -265,9 +291,9 @@ def _predict(project: Project, run: Run) -> Run:
             ("test", run.test(fold), cache.test_images, test),
         ):
             key = _predict_key(project, run, fold, stage)
-            if not names or (run.ledger.is_done(f"fold_{fold}/{stage}", key) and path.exists()):
+            if not names or (run.ledger.is_done(f"fold_{fold}/{stage}", key) and is_whole(path)):
                 continue
-            path.unlink(missing_ok=True)
+            run.ledger.forget(f"fold_{fold}/{stage}")
             logger.info("predicting %d %s images with fold %d", len(names), stage, fold)
             fabric = fabric or make_fabric(run.recipe.training)
             model = _trained_model(project, run, fold, fabric)
@@ -282,13 +308,14 @@ def _predict(project: Project, run: Run) -> Run:
 def _tune(project: Project, run: Run) -> dict[str, Any]:
     trained = _trained_folds(run)
     oof = {fold: _need_oof(project, run, fold) for fold in trained}
-    key = project.key(_VERSIONS["tune"], run.recipe.hash, *(_oof_digest(oof[fold]) for fold in trained))
+    key = _tune_key(project, run)
     if run.ledger.is_done("tune", key) and project.tuning_json.exists():
         value: dict[str, Any] = read_json(project.tuning_json)
         if value["run"] == run.path.name:
             return value
     value = tune_oof(project, run, trained, oof)
     write_json(project.tuning_json, value)
+    value = read_json(project.tuning_json)  # what a notebook gets now is what it will read later
     run.ledger.mark_done("tune", key)
     verdict = "kept" if value["kept"] else "not kept: no certain gain"
     logger.info("tuning: found '%s' (%s)", value["found_text"], verdict)
@@ -302,14 +329,17 @@ def tune_oof(project: Project, run: Run, trained: list[int], oof: dict[int, Any]
     rows = [row for row in made.rows if row.fold in trained]
     content = [row for row in rows if row.id not in project.blank]
     pairs = [(oof[row.fold][row.id][..., 0], masks[row.id][..., 0]) for row in content]
+    if not content:
+        raise InputError(
+            f"{run.path}: the held-out images of fold {trained} have no content, so nothing can be judged"
+        )
     rules = candidate_rules(config, median_area=float(np.median([codes.size for codes, _ in pairs])))
     thresholds = [code for rule in rules for code in (rule.top, rule.bottom)]
     sweep = sweep_counts(pairs, thresholds)
     groups = [row.group for row in content]
-    if len(trained) > 1:
-        parts = np.array([row.fold for row in content])
-    else:
-        parts = assign_folds([row.coverage_class for row in content], groups, count=5, seed=run.recipe.seed)
+    parts = (
+        np.array([row.fold for row in content]) if len(trained) > 1 else _parts(content, seed=run.recipe.seed)
+    )
     found = search_rule(
         sweep, metric, rules, parts=parts, groups=groups, resamples=config.resamples, seed=run.recipe.seed
     )
@@ -335,17 +365,13 @@ def _scores(sweep: Any, found: Tuning, metric: Any, blank_pairs: list[Any]) -> d
         own = sweep.rows_of(rule)
         return metric.score(np.concatenate([own, np.stack(extra)]) if extra else own)
 
-    everything = np.stack(
-        [np.zeros(len(sweep.empty)), sweep.rows[:, 0, 1], np.zeros(len(sweep.empty))], axis=1
-    )
-    everything[:, 0] = sweep.empty[:, 2]
     return {
         "chosen": found.nested if found.kept else found.plain,
         "plain": found.plain,
         "tuned": found.tuned,
         "nested": found.nested,
         "nothing": metric.score(sweep.empty),
-        "everything": metric.score(everything),
+        "everything": metric.score(sweep.full),
         "plain_with_blank": with_blank(PLAIN),
         "tuned_with_blank": with_blank(found.found),
     }
@@ -357,18 +383,28 @@ def _submit(project: Project, run: Run) -> Verdict:
     form, shapes = project.catalog.submission, _test_shapes(project)
     if not form.ids:
         raise InputError(f"{project.catalog.root}: there are no test images, so there is nothing to submit")
-    stores = [open_codes(run.test(fold)) for fold in _trained_folds(run)]
-    key = project.key(_VERSIONS["submit"], str(rule), *(_oof_digest(store) for store in stores))
-    if not (
-        project.ledger.is_done("submit", key)
-        and project.submission_csv.exists()
-        and project.masks_dir.exists()
-    ):
+    stores = [_need_codes(project, run, fold, "test") for fold in _trained_folds(run)]
+    key = project.key(_VERSIONS["submit"], str(rule), *(_store_digest(store) for store in stores))
+    if not _submission_stands(project, key):
+        project.ledger.forget("submit")
         masks = {name: apply_rule(codes[..., 0], rule) for name, codes in mean_codes(stores, form.ids)}
         write_masks(project.masks_dir, masks.items())
         write_submission(project.submission_csv, form, masks)
         project.ledger.mark_done("submit", key)
     return validate_submission(project.submission_csv, form, shapes, masks=project.masks_dir)
+
+
+def _submission_stands(project: Project, key: str) -> bool:
+    """Whether the submission and the masks there are whole and were made from the same inputs."""
+    if not project.ledger.is_done("submit", key):
+        return False
+    form, shapes = project.catalog.submission, _test_shapes(project)
+    try:
+        validate_submission(project.submission_csv, form, shapes, masks=project.masks_dir)
+    except InputError as error:
+        logger.warning("%s; writing it again", error)
+        return False
+    return True
 
 
 def _report(project: Project, run: Run) -> Path:
@@ -384,8 +420,8 @@ def _dotted(overrides: Overrides) -> tuple[str, ...]:
     if isinstance(overrides, dict):
         import json
 
-        return tuple(f"{key}={json.dumps(value)}" for key, value in overrides.items())
-    return tuple(overrides)
+        return tuple(f"{key}={json.dumps(value, default=str)}" for key, value in overrides.items())
+    return (overrides,) if isinstance(overrides, str) else tuple(overrides)
 
 
 def _trained_folds(run: Run) -> list[int]:
@@ -398,7 +434,8 @@ def _train_key(project: Project, run: Run) -> str:
 
 
 def _is_trained(project: Project, run: Run, fold: int) -> bool:
-    return run.ledger.is_done(f"fold_{fold}/train", _train_key(project, run)) and run.final(fold).exists()
+    files = (run.final(fold), run.final(fold).with_suffix(".json"))
+    return run.ledger.is_done(f"fold_{fold}/train", _train_key(project, run)) and all(map(Path.exists, files))
 
 
 def _predict_key(project: Project, run: Run, fold: int, stage: str) -> str:
@@ -408,12 +445,41 @@ def _predict_key(project: Project, run: Run, fold: int, stage: str) -> str:
     return project.key(_VERSIONS[stage], weights, str(run.recipe.prediction), _train_key(project, run))
 
 
-def _oof_digest(store: Any) -> str:  # noqa: ANN401
+def _store_digest(store: Store) -> str:
     return digest(*(f"{name} {entry.crc32}" for name, entry in store.entries.items()))
 
 
-def _need_oof(project: Project, run: Run, fold: int) -> Any:  # noqa: ANN401
-    store = open_codes(run.oof(fold))
+def _need_codes(project: Project, run: Run, fold: int, stage: str) -> Store:
+    """Open the probabilities of a fold; those of other weights than the present ones are refused."""
+    path = run.oof(fold) if stage == "oof" else run.test(fold)
+    store = open_codes(path)
+    made_now = _is_trained(project, run, fold) and run.ledger.is_done(
+        f"fold_{fold}/{stage}", _predict_key(project, run, fold, stage)
+    )
+    if not made_now:
+        raise InputError(
+            f"{path}: made with other weights, folds or settings than the present ones; run "
+            f"`masksmith train {project.root}` and `masksmith predict {project.root}` again"
+        )
+    return store
+
+
+def _tune_key(project: Project, run: Run) -> str:
+    oof = [_store_digest(_need_oof(project, run, fold)) for fold in _trained_folds(run)]
+    return project.key(_VERSIONS["tune"], run.recipe.metric, str(run.recipe.tuning), *oof)
+
+
+def _parts(rows: Sequence[FoldRow], *, seed: int) -> Any:  # noqa: ANN401
+    """Divide the images of one fold into group-wise, stratified parts for the nested score."""
+    groups = [row.group for row in rows]
+    count = min(PARTS, len(set(groups)))
+    if count < 2:
+        return np.zeros(len(rows), np.int64)
+    return assign_folds([row.coverage_class for row in rows], groups, count=count, seed=seed)
+
+
+def _need_oof(project: Project, run: Run, fold: int) -> Store:
+    store = _need_codes(project, run, fold, "oof")
     if set(store.ids) != set(project.folds.inside(fold)):
         raise InputError(
             f"{run.oof(fold)}: it holds other images than fold {fold}; run `masksmith predict` again"
@@ -430,7 +496,16 @@ def _need_tuning(project: Project, run: Run) -> dict[str, Any]:
             f"{project.tuning_json}: it was made for the run {tuning['run']}, not {run.path.name}; "
             f"run `masksmith tune {project.root} --run {run.path.name}` first"
         )
+    if not run.ledger.is_done("tune", _tune_key(project, run)):
+        raise InputError(
+            f"{project.tuning_json}: made from other probabilities or settings than the present ones; run "
+            f"`masksmith tune {project.root}` again"
+        )
     return tuning
+
+
+def _test_ids(project: Project) -> list[str]:
+    return project.catalog.submission.ids
 
 
 def _test_shapes(project: Project) -> dict[str, tuple[int, int]]:
@@ -442,7 +517,8 @@ def _fold_data(project: Project, run: Run, fold: int) -> Any:  # noqa: ANN401
     from masksmith.training.stages import FoldData
 
     ids = [name for name in project.folds.outside(fold) if name not in project.blank]
-    return FoldData(fold, ids, project.cache.train_images, project.cache.train_masks, run.recipe.seed)
+    cache, key = project.cache, _train_key(project, run)
+    return FoldData(fold, ids, cache.train_images, cache.train_masks, run.recipe.seed, key)
 
 
 def _fresh_model(project: Project, run: Run, fold: int, *, load_weights: bool = True) -> "SegmentationModel":
@@ -478,11 +554,12 @@ def _evaluator(
 
     metric, cache = get_metric(run.recipe.metric), project.cache
     names = [name for name in project.folds.inside(fold) if name not in project.blank]
-    threshold = code_of(0.5) / 65535
+    if not names:
+        raise InputError(f"fold {fold}: none of its held-out images has any content, so it cannot be scored")
 
     def evaluate(model: "SegmentationModel") -> float:
         rows = [
-            metric.stats((probs[..., 0] > threshold).astype(np.uint8), cache.train_masks[name][..., 0])
+            metric.stats(apply_rule(to_codes(probs[..., 0]), PLAIN), cache.train_masks[name][..., 0])
             for name, probs in predict_probs(
                 fabric,
                 model,
@@ -545,14 +622,11 @@ def _report_facts(project: Project, run: Run) -> Any:  # noqa: ANN401
     rule, metric, masks = Rule(**tuning["rule"]), get_metric(run.recipe.metric), project.cache.train_masks
     preds = {row.id: apply_rule(stores[row.fold][row.id][..., 0], rule) for row in rows}
     scores = {row.id: metric.score(metric.stats(preds[row.id], masks[row.id][..., 0])[None]) for row in rows}
-    test_shares: dict[str, float] = {}
-    if project.masks_dir.exists() and project.submission_csv.exists():
-        from masksmith.submission import read_mask
-
-        test_shares = {
-            name: float(read_mask(project.masks_dir / f"{name}.png").mean())
-            for name in project.catalog.submission.ids
-        }
+    tests = [_need_codes(project, run, fold, "test") for fold in trained] if project.catalog.test else []
+    test_masks = (
+        (name, apply_rule(codes[..., 0], rule)) for name, codes in mean_codes(tests, _test_ids(project))
+    )
+    test_shares = {name: float(mask.mean()) for name, mask in test_masks}
     return ReportFacts(
         title=Path(project.catalog.root).name,
         run=run.path.name,

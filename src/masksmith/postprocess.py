@@ -12,7 +12,7 @@ bootstrap over groups, and is kept only if the lower 80% bound of its gain is ab
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -20,22 +20,25 @@ from pydantic import Field
 
 from masksmith.arrays import IGNORE, Codes, Mask
 from masksmith.config import Config
-from masksmith.metrics import Metric
+from masksmith.metrics import Metric, count_stats
 from masksmith.prediction import code_of, prob_of
 from masksmith.randomness import stream
 
 _BOUND_QUANTILE = 0.2  # the lower 80% bound of a gain
-_PARTS = 5  # group-wise parts for the nested score where only one fold was trained
+PARTS = 5  # group-wise parts for the nested score where only one fold was trained
+
+
+Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class TuningConfig(Config):
     """Candidates of the search."""
 
-    bottom_thresholds: list[float] = Field(default=[round(0.2 + 0.02 * i, 2) for i in range(31)])
+    bottom_thresholds: list[Share] = Field(default=[round(0.2 + 0.02 * i, 2) for i in range(31)])
     """Probabilities above which a pixel belongs to the mask."""
-    top_thresholds: list[float] = Field(default=[0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95])
+    top_thresholds: list[Share] = Field(default=[0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95])
     """Probabilities that min_pixels pixels must exceed; only those not below the bottom are tried."""
-    min_area_fracs: list[float] = Field(
+    min_area_fracs: list[Share] = Field(
         default=[0.0, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03]
     )
     """min_pixels as a share of the median image's area."""
@@ -74,14 +77,15 @@ class Sweep:
     """Counts of every image at every threshold.
 
     ``rows[i, t]`` is (true positives, false positives, false negatives) of image i at ``thresholds[t]``,
-    ``above[i, t]`` the number of its pixels above it, ignored ones too, and ``empty[i]`` the row of an
-    empty prediction.
+    ``above[i, t]`` the number of its pixels above it, ignored ones too, ``empty[i]`` the row of an empty
+    prediction and ``full[i]`` that of predicting every pixel.
     """
 
     thresholds: Int[np.ndarray, " t"]
     rows: Float[np.ndarray, "n t 3"]
     above: Int[np.ndarray, "n t"]
     empty: Float[np.ndarray, "n 3"]
+    full: Float[np.ndarray, "n 3"]
 
     def rows_of(self, rule: Rule) -> Float[np.ndarray, "n 3"]:
         """Return each image's row under a rule whose thresholds are among ``thresholds``."""
@@ -91,7 +95,9 @@ class Sweep:
 
     def part(self, chosen: Any) -> "Sweep":  # noqa: ANN401
         """Return the sweep of some images (an index array or a boolean one)."""
-        return Sweep(self.thresholds, self.rows[chosen], self.above[chosen], self.empty[chosen])
+        return Sweep(
+            self.thresholds, self.rows[chosen], self.above[chosen], self.empty[chosen], self.full[chosen]
+        )
 
 
 def image_counts(
@@ -128,7 +134,8 @@ def sweep_counts(pairs: Sequence[tuple[Codes, Mask]], thresholds: Sequence[int])
     rows = np.stack([row for row, _ in counted])
     empty = np.zeros((len(rows), 3))
     empty[:, 2] = rows[:, 0, 0] + rows[:, 0, 2]  # every foreground pixel is missed
-    return Sweep(ordered, rows, np.stack([above for _, above in counted]), empty)
+    full = np.stack([count_stats(np.ones_like(target), target) for _, target in pairs])
+    return Sweep(ordered, rows, np.stack([above for _, above in counted]), empty, full)
 
 
 def candidate_rules(config: TuningConfig, *, median_area: float) -> list[Rule]:
@@ -146,7 +153,7 @@ def candidate_rules(config: TuningConfig, *, median_area: float) -> list[Rule]:
 def best_rule(sweep: Sweep, rules: Sequence[Rule], metric: Metric) -> tuple[Rule, float]:
     """Return the rule with the highest score, and that score."""
     scores = [metric.score(sweep.rows_of(rule)) for rule in rules]
-    best = int(np.argmax(scores))
+    best = int(np.argmax(np.round(scores, 12)))  # sums in another order must not break a tie
     return rules[best], scores[best]
 
 
@@ -199,7 +206,7 @@ def search_rule(
     chosen = []
     for part in np.unique(parts):
         inside = parts == part
-        rule, _ = best_rule(sweep.part(~inside), rules, metric)
+        rule, _ = best_rule(sweep.part(~inside), rules, metric) if not inside.all() else (PLAIN, 0.0)
         nested_rows[inside] = sweep.part(inside).rows_of(rule)
         chosen.append((rule, metric.score(nested_rows[inside])))
     gains, plain_scores = paired_bootstrap(

@@ -47,10 +47,9 @@ class Run:
         """Out-of-fold probabilities of a fold."""
         return self.path / "oof" / f"fold_{fold}.npy"
 
-    def test(self, fold: int | str) -> Path:
-        """Test probabilities of a fold, or of the "mean" of all."""
-        name = f"fold_{fold}" if isinstance(fold, int) else fold
-        return self.path / "test" / f"{name}.npy"
+    def test(self, fold: int) -> Path:
+        """Test probabilities of a fold."""
+        return self.path / "test" / f"fold_{fold}.npy"
 
 
 class Project:
@@ -73,24 +72,50 @@ class Project:
         """Make or reuse the folder for this data set.
 
         Raises:
-            InputError: The folder holds something else, belongs to another data set, or lies inside the data.
+            InputError: The folder holds files that would be replaced, belongs to another data set whose folds are made,
+            or lies inside the data.
         """
         project = cls(root)
         if root.resolve().is_relative_to(Path(catalog.root)):
             raise InputError(
                 f"{root}: the output folder lies inside the data; choose one outside {catalog.root}"
             )
-        if project.data_json.exists():
+        if not project.data_json.exists():
+            project.refuse_foreign_files()
+        else:
             old = project.catalog
-            if old.content_hash != catalog.content_hash:
+            begun = project.folds_csv.exists() or project.runs_dir.exists()
+            if old.content_hash != catalog.content_hash and begun:
                 raise InputError(
                     f"{root}: this folder belongs to another data set ({old.root}, {len(old.train)} training images; "
                     f"now {catalog.root}, {len(catalog.train)}); choose another --out, or remove the folder"
                 )
-            if old.root == catalog.root:
+            if (old.root, old.content_hash) == (catalog.root, catalog.content_hash):
                 return project
+            del project.catalog
         write_json(project.data_json, {"format": FORMAT_VERSION, **catalog.to_json()})
         return project
+
+    def refuse_foreign_files(self) -> None:
+        """Refuse a folder without data.json that holds files of our names: they would be replaced.
+
+        Raises:
+            InputError: Such a file is there.
+        """
+        ours = (
+            self.folds_csv,
+            self.runs_dir,
+            self.tuning_json,
+            self.masks_dir,
+            self.submission_csv,
+            self.report_html,
+        )
+        for path in (*ours, self.cache_dir):
+            if path.exists():
+                raise InputError(
+                    f"{self.root}: it is no masksmith project, and {path.name!r} in it would be replaced; "
+                    "choose another --out"
+                )
 
     @classmethod
     def open(cls, root: Path) -> "Project":
@@ -144,23 +169,34 @@ class Project:
             raise InputError(f"{self.folds_csv}: not there yet; run `masksmith folds {self.root}` first")
         return read_folds(self.folds_csv, ids=[sample.id for sample in self.catalog.train])
 
-    def run_of(self, recipe: Recipe) -> Run | None:
-        """Return the run that this recipe, as asked for, was resolved into before; None if there is none."""
-        found = self.root / "runs" / "requests.json"
-        name = read_json(found).get(recipe.hash) if found.exists() else None
-        return self.run(name) if name and (self.runs_dir / name / "recipe.yaml").exists() else None
+    def run_of(self, asked: Recipe) -> Run | None:
+        """Return the run that this recipe was resolved into before, None if there is none.
+
+        What does not decide the weights (``folds.train``, prediction, tuning) is taken over from ``asked``.
+        """
+        requests = self.runs_dir / "requests.json"
+        name = read_json(requests).get(asked.hash) if requests.exists() else None
+        if name is None or not (self.runs_dir / name / "recipe.yaml").exists():
+            return None
+        run = self.run(name)
+        return self._write_run(run.path, with_free_parts(run.recipe, asked))
 
     def add_run(self, asked: Recipe, resolved: Recipe) -> Run:
         """Create the run's folder with its resolved recipe, or return it if it is there."""
-        name = f"{resolved.name}-{resolved.hash[:8]}"
-        path = self.runs_dir / name
+        path = self.runs_dir / f"{resolved.name}-{resolved.hash[:8]}"
         if not (path / "recipe.yaml").exists():
             write_text(path / "environment.txt", environment())
-            write_text(path / "recipe.yaml", resolved.to_yaml())
+        run = self._write_run(path, resolved)
         requests = self.runs_dir / "requests.json"
         known = read_json(requests) if requests.exists() else {}
-        write_json(requests, known | {asked.hash: name})
-        return self.run(name)
+        write_json(requests, known | {asked.hash: path.name})
+        return run
+
+    def _write_run(self, path: Path, recipe: Recipe) -> Run:
+        file, text = path / "recipe.yaml", recipe.to_yaml()
+        if not file.exists() or file.read_text() != text:
+            write_text(file, text)
+        return Run(path, recipe)
 
     def run(self, name: str | None = None) -> Run:
         """Return a run by name, or the one that was worked on last.
@@ -186,6 +222,13 @@ class Project:
     def key(self, *parts: str) -> str:
         """Return a stage's key: the data and whatever else went into it."""
         return digest(self.catalog.content_hash, *parts)
+
+
+def with_free_parts(resolved: Recipe, asked: Recipe) -> Recipe:
+    """Return ``resolved`` with those parts of ``asked`` that do not decide the weights."""
+    folds = resolved.folds.model_copy(update={"train": asked.folds.train})
+    parts = {"folds": folds, "prediction": asked.prediction, "tuning": asked.tuning}
+    return resolved.model_copy(update=parts)
 
 
 def environment() -> str:

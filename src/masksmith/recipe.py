@@ -11,13 +11,14 @@ from typing import Any
 
 from pydantic import Field
 
-from masksmith.config import Config, apply_overrides, read_yaml, suggest, validate, write_yaml
+from masksmith.config import Config, apply_overrides, look_up, read_yaml, suggest, validate, write_yaml
 from masksmith.errors import InputError
-from masksmith.files import digest, file_digest
+from masksmith.files import digest
 from masksmith.metrics import get_metric
 from masksmith.models.config import ModelConfig
 from masksmith.postprocess import TuningConfig
 from masksmith.prediction.config import PredictionConfig
+from masksmith.prediction.tta import TTA
 from masksmith.splits import FoldsConfig
 from masksmith.training.config import TrainingConfig
 
@@ -45,11 +46,17 @@ class Recipe(Config):
 
     @property
     def hash(self) -> str:
-        """A hash over all values and, where weights come from a file, its content in place of its path."""
-        plain = self.model_dump(mode="json")
-        weights = self.model.encoder_weights
-        if weights not in ("auto", "none", "imagenet"):
-            plain["model"]["encoder_weights"] = file_digest(Path(weights))
+        """A hash over what decides the weights: not over ``folds.train``, prediction and tuning.
+
+        Where weights come from a file, its content counts and not its path.
+
+        Raises:
+            InputError: The file of the weights is not there.
+        """
+        plain = self.model_dump(mode="json", exclude={"prediction", "tuning"})
+        del plain["folds"]["train"]
+        plain["model"]["encoder_weights"] = self.model.weights_identity()
+        del plain["model"]["encoder_weights_hash"]
         return digest(write_yaml(plain))
 
 
@@ -125,6 +132,8 @@ def parse_recipe(text: str, *, where: str, overrides: tuple[str, ...] = ()) -> R
         changed = apply_overrides(complete, overrides)
         recipe = validate(Recipe, changed, where=f"{where} with --set {' --set '.join(overrides)}")
     get_metric(recipe.metric, where=f"{where}: metric")
+    for name in recipe.prediction.tta:
+        look_up(TTA, name, where=f"{where}: prediction.tta")
     if recipe.folds.train is not None and not 1 <= recipe.folds.train <= recipe.folds.count:
         raise InputError(
             f"{where}: folds.train: {recipe.folds.train} of {recipe.folds.count} folds; expected 1 up to that"

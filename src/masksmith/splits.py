@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from pydantic import Field
 
 from masksmith.arrays import Int
 from masksmith.config import Config
@@ -25,11 +26,11 @@ _COLUMNS = ("id", "group", "coverage", "coverage_class", "fold")
 class FoldsConfig(Config):
     """How folds are made, and how many of them are trained."""
 
-    count: int = 5
+    count: int = Field(default=5, ge=2)
     """Number of folds, 2 or more."""
-    train: int | None = None
+    train: int | None = Field(default=None, ge=1)
     """Train only this many folds (the first ones); None trains all."""
-    seed: int = 0
+    seed: int = Field(default=0, ge=0)
     """Seed of the assignment."""
 
 
@@ -196,6 +197,10 @@ def read_folds(path: Path, *, ids: Iterable[str]) -> Folds:
             )
         except ValueError as error:
             raise InputError(f"{path}: line {number}: {error}; expected a number") from error
+        if not 0 <= row.coverage_class < NUM_CLASSES:
+            raise InputError(
+                f"{path}: line {number}: coverage_class {row.coverage_class}; expected 0 to {NUM_CLASSES - 1}"
+            )
         rows.append(row)
     _check_folds(rows, set(ids), path)
     return Folds(rows)

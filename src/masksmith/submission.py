@@ -11,7 +11,15 @@ import numpy as np
 
 from masksmith.arrays import Mask
 from masksmith.config import look_up
-from masksmith.data.catalog import ID_COLUMNS, RLE_COLUMNS, SubmissionFormat, Table, need_column, parse_table
+from masksmith.data.catalog import (
+    ID_COLUMNS,
+    RLE_COLUMNS,
+    SubmissionFormat,
+    Table,
+    dialect_of,
+    need_column,
+    parse_table,
+)
 from masksmith.data.rle import DIALECTS, decode, encode, mask_to_runs, runs_to_mask
 from masksmith.errors import InputError
 from masksmith.files import atomic_folder, write_text
@@ -125,12 +133,13 @@ def _check_ids(ids: list[str], form: SubmissionFormat, path: Path) -> None:
     if len(set(ids)) != len(ids):
         twice = next(name for at, name in enumerate(ids) if name in ids[:at])
         raise InputError(f"{path}: the id {twice!r} stands twice; expected each id once")
-    missing = [name for name in expected if name not in set(ids)]
+    given_ids, expected_ids = set(ids), set(expected)
+    missing = [name for name in expected if name not in given_ids]
     if missing:
         raise InputError(
             f"{path}: {len(expected)} ids expected ({form.source}), {len(ids)} given; missing: {missing[0]!r}"
         )
-    unknown = [name for name in ids if name not in set(expected)]
+    unknown = [name for name in ids if name not in expected_ids]
     if unknown:
         raise InputError(
             f"{path}: the id {unknown[0]!r} is not among the {len(expected)} ids of {form.source}"
@@ -149,6 +158,15 @@ def _columns(table: Table) -> tuple[str, str]:
         return column
 
     return find(ID_COLUMNS), find(RLE_COLUMNS)
+
+
+def _unique_rows(table: Table, id_column: str, rle_column: str) -> dict[str, str]:
+    texts: dict[str, str] = {}
+    for row in table.rows:
+        if row[id_column] in texts:
+            raise InputError(f"{table.path}: the id {row[id_column]!r} stands twice; expected each id once")
+        texts[row[id_column]] = row[rle_column]
+    return texts
 
 
 @dataclass(frozen=True)
@@ -181,8 +199,8 @@ def score_files(submission: Path, solution: Path, *, metric: Metric, shape: tupl
     dialects = []
     for table in (given, truth):
         id_column, rle_column = _columns(table)
-        texts.append({row[id_column]: row[rle_column] for row in table.rows})
-        dialects.append("siim" if rle_column.lower() == "encodedpixels" else "tgs")
+        texts.append(_unique_rows(table, id_column, rle_column))
+        dialects.append(dialect_of(rle_column))
     if not texts[1]:
         raise InputError(f"{solution}: no rows; expected one row an image")
     absent = [name for name in texts[1] if name not in texts[0]]

@@ -106,6 +106,8 @@ def task(tmp_path):
         image, mask = image_and_mask(at, hw=(20, 20))
         images.write(name, image)
         masks.write(name, mask[..., None])
+    images.close()
+    masks.close()
     return Task(
         Store(tmp_path / "i.npy"),
         Store(tmp_path / "m.npy"),

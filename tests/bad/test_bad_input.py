@@ -186,15 +186,25 @@ def test_a_broken_zip(check, download):
     check(download, "extra.zip: not a whole zip archive")
 
 
-def test_a_damaged_member(check, example, tmp_path):
+def damage_a_member(path, deflated):
+    with zipfile.ZipFile(path) as archive:
+        members = [(info.filename, archive.read(info)) for info in archive.infolist()]
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED if deflated else zipfile.ZIP_STORED) as archive:
+        for name, raw in members:
+            archive.writestr(name, raw)
+    raw = bytearray(path.read_bytes())
+    raw[3000:3040] = bytes(40)
+    path.write_bytes(raw)
+
+
+@pytest.mark.parametrize("deflated", [True, False])
+def test_a_damaged_member(check, example, tmp_path, deflated):
     data = tmp_path / "data"
     data.mkdir()
     for path in (example / "data").iterdir():
         (data / path.name).write_bytes(path.read_bytes())
-    raw = bytearray((data / "train.zip").read_bytes())
-    raw[3000:3040] = bytes(40)
-    (data / "train.zip").write_bytes(raw)
-    check(data, "train/", "cannot be read (Bad CRC-32")
+    damage_a_member(data / "train.zip", deflated)
+    check(data, "train/", "cannot be read (")
 
 
 def test_a_link_that_leads_out(check, download, tmp_path):
@@ -248,6 +258,7 @@ def test_only_empty_runs(check, download):
 
 def test_an_output_folder_of_another_data_set(check, example, download, tmp_path):
     ms.check(example / "data", tmp_path / "out")
+    ms.folds(tmp_path / "out")
     kept = (tmp_path / "out" / "data.json").read_bytes()
     path = sorted((download / "train" / "images").iterdir())[0]
     cv2.imwrite(str(path), 255 - cv2.imread(str(path)))
@@ -259,6 +270,28 @@ def test_an_output_folder_inside_the_data(monkeypatch, capsys, download):
     code, text = run(monkeypatch, capsys, "check", download, "--out", download / "out")
     assert code == 2
     assert "the output folder lies inside the data" in text
+
+
+def test_repaired_data_is_taken_as_long_as_nothing_is_built_on_it(check, download, tmp_path):
+    path = sorted((download / "train" / "images").iterdir())[3]
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-200])
+    check(download, "the file is cut off")
+    path.write_bytes(whole)
+    assert ms.check(download, tmp_path / "out").facts["training images"] == 40
+
+
+def test_an_output_folder_with_somebody_elses_masks(check, example, tmp_path):
+    (tmp_path / "out" / "masks").mkdir(parents=True)
+    check(
+        example / "data",
+        "it is no masksmith project, and 'masks' in it would be replaced; choose another --out",
+    )
+
+
+def test_an_output_that_is_a_file(check, example, tmp_path):
+    (tmp_path / "out").write_text("x")
+    check(example / "data", "out: cannot be written as a folder")
 
 
 def test_a_project_that_is_none(monkeypatch, capsys, tmp_path):
@@ -291,7 +324,7 @@ def test_a_full_disk_while_writing(monkeypatch, capsys, example, tmp_path, write
         monkeypatch.setattr("os.posix_fallocate", no_space)
         code, text = run(monkeypatch, capsys, "check", example / "data", "--out", tmp_path / "other")
     assert code == 2, text
-    assert "the disk is full; the unfinished file was removed" in text
+    assert "the disk is full; what was finished before is whole" in text
     assert not list(tmp_path.rglob("*.tmp"))
     assert all(path.read_bytes() == content for path, content in before.items())
     monkeypatch.undo()

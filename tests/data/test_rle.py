@@ -84,6 +84,8 @@ def test_runs_of_any_foreground_value():
     [
         ("1 2 3", "3 run values, an odd number"),
         ("1 x", "'x' is not a whole number"),
+        ("1 --5", "'--5' is not a whole number"),
+        ("1 99999999999999999999", "'99999999999999999999' is not a whole number"),
         ("6 2", "run at pixel 6 with length 2 leaves the image of 2x3"),
         ("0 1", "run at pixel 0 with length 1 leaves the image"),
         ("1 3 3 2", "run at pixel 3 overlaps the run 1..3"),

@@ -2,7 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from masksmith.data.store import Store, StoreWriter
+from masksmith.data.store import Store, StoreWriter, is_whole
 from masksmith.errors import InputError
 
 SHAPES = [("a", (2, 3, 1)), ("0012", (4, 4, 2)), ("76e1428103", (1, 1, 1))]
@@ -42,17 +42,19 @@ def test_two_lines_in_a_notebook(tmp_path):
     np.testing.assert_array_equal(found, arrays()["0012"])
 
 
-def test_a_cut_off_writer_goes_on(tmp_path):
-    filled(tmp_path / "x.npy", names=("a",))
-    with (tmp_path / "x.csv").open("a") as file:
-        file.write("0012,6,2,4")  # a torn line
-    writer = StoreWriter(tmp_path / "x.npy", SHAPES, dtype=np.uint16)
-    assert writer.done == {"a"}
-
-
-def test_other_shapes_begin_anew(tmp_path):
+def test_a_cut_off_writer_leaves_no_store(tmp_path):
     filled(tmp_path / "x.npy")
-    assert StoreWriter(tmp_path / "x.npy", [("a", (5, 5, 1))], dtype=np.uint16).done == set()
+    writer = StoreWriter(tmp_path / "x.npy", SHAPES, dtype=np.uint16)
+    writer.write("a", arrays()["a"])
+    assert not is_whole(tmp_path / "x.npy")
+    with pytest.raises(AssertionError, match="2 entries were not written, for example '0012'"):
+        writer.close()
+    filled(tmp_path / "x.npy")
+    assert is_whole(tmp_path / "x.npy")
+    assert sorted(path.name for path in tmp_path.iterdir() if not path.name.startswith(".")) == [
+        "x.csv",
+        "x.npy",
+    ]
 
 
 def test_damage_is_found(tmp_path):

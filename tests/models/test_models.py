@@ -3,7 +3,14 @@ import torch
 from safetensors.torch import save_file
 
 from masksmith.errors import InputError
-from masksmith.models import MODELS, ModelConfig, build_model, size_trace, to_channels_last
+from masksmith.models import (
+    MODELS,
+    ModelConfig,
+    build_model,
+    size_trace,
+    slice_strided_depthwise,
+    to_channels_last,
+)
 from masksmith.models.config import tensor_names
 from masksmith.models.encoders import (
     adapt_stem,
@@ -62,7 +69,7 @@ def test_golden_logits():
     assert found == pytest.approx(GOLDEN, rel=1e-3, abs=1e-4)
 
 
-GOLDEN = [0.0065396, 0.2669904, 0.0570989, 0.2738813]
+GOLDEN = [0.0581185, 0.2430902, -0.1608216, 0.3201494]
 
 
 def test_scalars_are_refused_by_a_model_without_a_use_for_them():
@@ -224,7 +231,43 @@ def test_auto_without_a_hub_takes_random_weights_and_says_so(monkeypatch, tmp_pa
         settle_encoder("resnet18", "imagenet")
     with pytest.raises(InputError, match="the weights of resnet18 are no longer in reach"):
         build_model(small(encoder_weights="imagenet"), in_channels=1, seed=0)
-    assert fetch_from_hub(hub_source("resnet18"), offline=True) is None
+    assert fetch_from_hub(hub_source("resnet18")) is None
+
+
+def test_a_download_that_breaks_off_counts_as_out_of_reach(monkeypatch, tmp_path, caplog):
+    import huggingface_hub
+    from huggingface_hub import constants
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    def download(*_arguments, local_files_only, **_options):
+        if local_files_only:
+            raise LocalEntryNotFoundError("not here")
+        raise ConnectionError("broken off")
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("masksmith.models.encoders._answers", lambda endpoint: True)
+    assert fetch_from_hub(hub_source("resnet18")) is None
+    assert "the download failed (broken off)" in caplog.text
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_sliced_depthwise_is_the_same_convolution(training):
+    strided = torch.nn.Conv2d(6, 6, 3, stride=2, padding=1, groups=6)
+    model = torch.nn.Sequential(
+        strided, torch.nn.Conv2d(6, 6, 3, stride=2), torch.nn.Conv2d(6, 6, 3, groups=6)
+    )
+    image = torch.randn(2, 6, 21, 32)
+    expected = strided(image)
+    assert slice_strided_depthwise(model) == 1
+    model.train(training)
+    torch.testing.assert_close(model[0](image), expected)
+    assert list(model.state_dict()) == list(torch.nn.Sequential(strided, model[1], model[2]).state_dict())
+
+
+def test_unknown_architecture():
+    with pytest.raises(InputError, match=r"model\.architecture: 'unett' is unknown; did you mean 'unet'"):
+        build_model(small(architecture="unett"), in_channels=1, seed=0)
 
 
 def test_timm_encoders_have_a_source():

@@ -1,9 +1,11 @@
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from masksmith.data.store import Store, StoreWriter
 from masksmith.errors import DivergedError, InputError
@@ -14,7 +16,13 @@ from masksmith.training.averaging import MovingAverage
 from masksmith.training.checkpoint import Checkpoints, copy_weights, load_tensors, save_tensors
 from masksmith.training.events import EventLog, read_events
 from masksmith.training.loop import train_fold
-from masksmith.training.machine import make_fabric, settle_device, settle_machine, settle_precision
+from masksmith.training.machine import (
+    keep_memory,
+    make_fabric,
+    settle_device,
+    settle_machine,
+    settle_precision,
+)
 from masksmith.training.optim import build_optimizer, lr_factor
 from masksmith.training.stages import FoldData, canvas_hw, plan_epochs, prefetch
 
@@ -48,6 +56,8 @@ def data(tmp_path):
         mask[3 : 8 + at, 5:14] = 1
         images.write(name, np.clip(mask * 120 + rng.integers(0, 100, mask.shape), 0, 255).astype(np.uint8))
         masks.write(name, mask)
+    images.close()
+    masks.close()
     return FoldData(0, names, Store(tmp_path / "i.npy"), Store(tmp_path / "m.npy"), seed=3)
 
 
@@ -292,6 +302,8 @@ def test_machine_is_settled():
     assert settled.precision in ("32-true", "bf16-mixed", "16-mixed")
     assert settled.threads >= 1
     assert settle_precision("16-mixed", "cuda") == "16-mixed"
+    with pytest.raises(InputError, match=r"training\.precision: '16-mixed' needs a GPU"):
+        settle_precision("16-mixed", "cpu")
     missing = "mps" if torch.cuda.is_available() or not torch.backends.mps.is_available() else "cuda"
     with pytest.raises(InputError, match=f"training.device: '{missing}' is not there"):
         settle_device(missing)
@@ -303,4 +315,76 @@ def test_torn_last_line_of_the_log(tmp_path):
     with (tmp_path / "m.jsonl").open("a") as file:
         file.write('{"fold": 0, "epo')
     assert len(read_events(tmp_path / "m.jsonl")) == 1
-    EventLog(tmp_path / "m.jsonl", fold=1).write(1, "train", loss=2.0)
+    other = EventLog(tmp_path / "m.jsonl", fold=1)
+    other.cut_back(0)  # every training begins with this
+    other.write(1, "train", loss=2.0)
+    assert [event["value"] for event in read_events(tmp_path / "m.jsonl")] == [1.0, 2.0]
+
+
+def test_a_checkpoint_of_other_folds_is_not_continued(data, tmp_path, caplog):
+    clean, _ = run(replace(data, key="new"), tmp_path / "clean", config())
+
+    def stop(model):
+        raise _StopError
+
+    with pytest.raises(_StopError):
+        run(replace(data, key="old"), tmp_path / "stopped", config(evaluate_every=1), evaluate=stop)
+    resumed, _ = run(replace(data, key="new"), tmp_path / "stopped", config())
+    assert "the checkpoint was trained on other data or folds; beginning anew" in caplog.text
+    same(clean, resumed)
+
+
+def test_dropout_is_drawn_by_counter(data, tmp_path):
+    """A model with dropout: the global generator's state does not matter, and is left alone."""
+    weights = []
+    for at, start in enumerate((1, 2)):
+        model = build_model(MODEL, in_channels=1, seed=0)
+        model.decoder.blocks[0].register_forward_hook(lambda module, inputs, output: F.dropout(output, 0.5))
+        torch.manual_seed(start)
+        tensors, _ = run(data, tmp_path / str(at), config(), model=model)
+        weights.append(tensors)
+        state = torch.rand(1)
+        torch.manual_seed(start)
+        assert torch.rand(1) == state
+    same(*weights)
+
+
+def test_bfloat16_with_sliced_depthwise_is_reproducible_and_resumes(data, tmp_path):
+    """The way the default recipe is trained on a CPU."""
+    model = ModelConfig(
+        encoder="mobilenet_v2", encoder_weights="none", encoder_depth=3, decoder_channels=[16, 8, 8]
+    )
+
+    def make():
+        return build_model(model, in_channels=1, seed=0)
+
+    settings = config(precision="bf16-mixed", evaluate_every=1)
+    clean, _ = run(data, tmp_path / "clean", settings, model=make())
+    calls = []
+
+    def stop(_model):
+        calls.append(1)
+        if len(calls) == 2:
+            raise _StopError
+        return 0.5
+
+    with pytest.raises(_StopError):
+        run(data, tmp_path / "stopped", settings, evaluate=stop, model=make())
+    resumed, _ = run(data, tmp_path / "stopped", settings, model=make())
+    same(clean, resumed)
+
+
+def test_a_loss_near_zero_may_triple(data, tmp_path):
+    from masksmith.training.loop import Progress, _check_epoch, _DivergenceError
+
+    epoch = plan_epochs(config(), 10)[0]
+    progress = Progress()
+    for loss in (0.5, 0.001, 0.01, 0.4):
+        _check_epoch(loss, epoch, progress)
+    for bad in (0.6, math.nan, math.inf):
+        with pytest.raises(_DivergenceError, match=r"first of this stage 0\.5, best 0\.001"):
+            _check_epoch(bad, epoch, progress)
+
+
+def test_keeping_memory_is_taken_or_told():
+    assert isinstance(keep_memory(), bool)

@@ -5,10 +5,11 @@ copied, not resampled. The mask goes through the same warp; it comes back with i
 """
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import cv2
 import numpy as np
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from masksmith.arrays import IGNORE, Float, Image, Mask, Shaped, UInt8
 from masksmith.config import Config
@@ -28,12 +29,19 @@ class GeometryConfig(Config):
     """Probability of drawing rotation, scale, shear and shift at all."""
     rotate_deg: float = Field(default=0.0, ge=0, le=180)
     """Rotation is uniform in ± this many degrees."""
-    scale_range: tuple[float, float] = (1.0, 1.0)
+    scale_range: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] = (1.0, 1.0)
     """Zoom, drawn uniformly on the logarithm; above 1 enlarges."""
     shear_deg: float = Field(default=0.0, ge=0, le=45)
     """Horizontal shear is uniform in ± this many degrees."""
     shift_frac: float = Field(default=0.0, ge=0, le=0.5)
     """Shift is uniform in ± this share of the image's height and width."""
+
+    @field_validator("scale_range")
+    @classmethod
+    def _ascending(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if value[0] > value[1]:
+            raise ValueError(f"{list(value)}; expected the smaller number first")
+        return value
 
 
 @dataclass(frozen=True)

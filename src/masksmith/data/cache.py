@@ -69,7 +69,7 @@ def _survey(tree: Tree, catalog: Catalog) -> _Kind:
     return _Kind(channels, dtypes.pop(), sizes)
 
 
-def _fit_channels(image: Image, channels: int) -> Image:
+def _fit_channels(image: Image, channels: int) -> Shaped[np.ndarray, "h w k"]:
     if image.shape[2] == channels:
         return image
     return image[..., :1] if channels == 1 else np.repeat(image, 3, axis=2)

@@ -239,7 +239,7 @@ def _submission_format(sample: Table | None, labels: Table | None, test: dict[st
     rle_column = (table and _column(table, RLE_COLUMNS)) or "rle_mask"
     if sample is None:
         source = "no sample_submission.csv: ids are the test images in the order of their names"
-        return SubmissionFormat(id_column, rle_column, _dialect(rle_column), sorted(test), source)
+        return SubmissionFormat(id_column, rle_column, dialect_of(rle_column), sorted(test), source)
     if not _column(sample, ID_COLUMNS):
         need_column(sample, "id")
     if not _column(sample, RLE_COLUMNS):
@@ -255,10 +255,11 @@ def _submission_format(sample: Table | None, labels: Table | None, test: dict[st
         raise InputError(
             f"{sample.path}: no test image for the id {_some(absent)}; {len(test)} test images were found"
         )
-    return SubmissionFormat(id_column, rle_column, _dialect(rle_column), ids, sample.path)
+    return SubmissionFormat(id_column, rle_column, dialect_of(rle_column), ids, sample.path)
 
 
-def _dialect(rle_column: str) -> str:
+def dialect_of(rle_column: str) -> str:
+    """Return the run-length dialect that goes with a column's name."""
     return "siim" if rle_column.lower() == "encodedpixels" else "tgs"
 
 
@@ -311,9 +312,18 @@ def kaggle_rle(tree: Tree) -> Catalog | None:
     )
 
 
+def _nested_image_folders(tree: Tree) -> list[str]:
+    """Deeper folders of images, those of a training set first, those of a test or validation set left out."""
+    found = [
+        PurePosixPath(folder) for folder in tree.folders if PurePosixPath(folder).name in ("images", "imgs")
+    ]
+    kept = [path for path in found if not {"test", "val", "valid", "validation"} & set(path.parts)]
+    return [str(path) for path in sorted(kept, key=lambda path: ("train" not in path.parts, path))]
+
+
 def paired_folders(tree: Tree) -> Catalog | None:
     """A folder of images and a folder of masks with the same file names; ``test/`` is optional."""
-    for folder in (*_TRAIN_IMAGES, *(f for f in tree.folders if PurePosixPath(f).name in ("images", "imgs"))):
+    for folder in (*_TRAIN_IMAGES, *_nested_image_folders(tree)):
         images = by_stem(tree.files(folder, suffixes=IMAGE_SUFFIXES), where=str(tree.root))
         masks = _masks_of(tree, folder) if images else {}
         if not masks:

@@ -10,6 +10,7 @@ All dialects here read the mask column by column (top to bottom, then left to ri
 Inside the house a mask's runs are an int array of shape (n, 2): 0-based start and length.
 """
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -18,6 +19,8 @@ import numpy as np
 from masksmith.arrays import Int, Mask
 from masksmith.config import look_up
 from masksmith.errors import InputError
+
+_WHOLE = re.compile(r"-?[0-9]{1,12}")  # 10^12 pixels are more than any image has
 
 Runs = Int[np.ndarray, "n 2"]
 
@@ -67,13 +70,12 @@ def runs_to_mask(runs: Runs, *, shape: tuple[int, int], where: str) -> Mask:
 
 def _numbers(text: str, *, where: str) -> Runs:
     parts = text.split()
-    try:
-        values = np.array([int(part) for part in parts], np.int64)
-    except ValueError:
-        wrong = next(part for part in parts if not part.lstrip("-").isdigit())
-        raise InputError(
-            f"{where}: {wrong!r} is not a whole number; expected 'start length start length …'"
-        ) from None
+    for part in parts:
+        if not _WHOLE.fullmatch(part):
+            raise InputError(
+                f"{where}: {part!r} is not a whole number; expected 'start length start length …'"
+            )
+    values = np.array([int(part) for part in parts], np.int64)
     if len(values) % 2:
         raise InputError(
             f"{where}: {len(values)} run values, an odd number; expected pairs of start and length"

@@ -6,15 +6,15 @@ masksmith::
     flat, index = np.load("oof.npy", mmap_mode="r"), pd.read_csv("oof.csv", dtype={"id": str})
     first = flat[:101 * 101].reshape(101, 101)     # offset, height, width, channels: see the index
 
-An index line is appended after its array has been written, so a store that was cut off holds whole
-entries only, and the rest is made anew.
+Both files are written under temporary names; the index comes last, so it is the index that makes a store.
 """
 
 import csv
+import io
 import os
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -50,19 +50,19 @@ def _read_index(path: Path) -> dict[str, Entry]:
     entries: dict[str, Entry] = {}
     with _index_path(path).open(newline="") as file:
         for row in csv.reader(file):
-            if len(row) == len(_HEADER) and row[-1] == "1":  # a torn last line is not an entry
+            if row and row[-1] == "1":
                 offset, channels, h, w, crc = map(int, row[1:6])
                 entries[row[0]] = Entry(offset, channels, h, w, crc)
     return entries
 
 
 class StoreWriter:
-    """Writes arrays of known shapes; entries that an earlier, cut-off writer finished are kept."""
+    """Writes arrays of known shapes; ``close`` makes the store."""
 
     def __init__(
         self, path: Path, shapes: Sequence[tuple[str, tuple[int, int, int]]], *, dtype: type[np.generic]
     ) -> None:
-        """Open or begin a store.
+        """Begin a store; one that is there is removed.
 
         Args:
             path: The ``.npy`` file; the index lies beside it with the ending ``.csv``.
@@ -73,60 +73,65 @@ class StoreWriter:
             DiskFullError: The file does not fit; it is claimed as a whole before anything is computed.
         """
         self.path = path
-        self.places: dict[str, Entry] = {}
+        self.temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        self.entries: dict[str, Entry] = {}
+        self.written: set[str] = set()
         offset = 0
         for name, (h, w, channels) in shapes:
-            self.places[name] = Entry(offset, channels, h, w, 0)
+            self.entries[name] = Entry(offset, channels, h, w, 0)
             offset += h * w * channels
         path.parent.mkdir(parents=True, exist_ok=True)
-        if not self._continues(offset, dtype):
-            self._begin(offset, dtype)
-        self.flat = np.lib.format.open_memmap(path, mode="r+")
-        self.done = set(_read_index(path))
+        _index_path(path).unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
+        self.flat = self._claim(max(offset, 1), dtype)
 
-    def _continues(self, total: int, dtype: type[np.generic]) -> bool:
-        if not (self.path.exists() and _index_path(self.path).exists()):
-            return False
-        flat = np.load(self.path, mmap_mode="r")
-        there = _read_index(self.path)
-        same = all(name in self.places and there[name].offset == self.places[name].offset for name in there)
-        return flat.dtype == dtype and flat.shape == (max(total, 1),) and same
-
-    def _begin(self, total: int, dtype: type[np.generic]) -> None:
-        self.path.unlink(missing_ok=True)
-        write_text(_index_path(self.path), ",".join(_HEADER) + "\n")
+    def _claim(self, total: int, dtype: type[np.generic]) -> np.memmap:
         try:
             with no_room(self.path):
-                flat = np.lib.format.open_memmap(self.path, mode="w+", dtype=dtype, shape=(max(total, 1),))
-                flat.flush()
-                del flat
-                with self.path.open("r+b") as file:  # a hole in a full disk would be a SIGBUS later
-                    os.posix_fallocate(file.fileno(), 0, self.path.stat().st_size)
+                flat = np.lib.format.open_memmap(self.temporary, mode="w+", dtype=dtype, shape=(total,))
+                if hasattr(os, "posix_fallocate"):  # a hole in a full disk would be a SIGBUS later
+                    with self.temporary.open("r+b") as file:
+                        os.posix_fallocate(file.fileno(), 0, self.temporary.stat().st_size)
         except BaseException:
-            self.path.unlink(missing_ok=True)
+            self.temporary.unlink(missing_ok=True)
             raise
+        return flat
 
     def write(self, name: str, array: Shaped[np.ndarray, "h w c"]) -> None:
-        """Write one array; its index line follows it."""
-        place = self.places[name]
+        """Write one array."""
+        place = self.entries[name]
         assert array.shape == (place.h, place.w, place.channels), (name, array.shape, place)
         raw = np.ascontiguousarray(array)
         self.flat[place.offset : place.offset + place.size] = raw.ravel()
-        row = (name, place.offset, place.channels, place.h, place.w, zlib.crc32(raw.tobytes()), 1)
-        with no_room(_index_path(self.path)), _index_path(self.path).open("a", newline="") as file:
-            csv.writer(file, lineterminator="\n").writerow(row)
-        self.done.add(name)
+        self.entries[name] = replace(place, crc32=zlib.crc32(raw.tobytes()))
+        self.written.add(name)
 
     def close(self) -> None:
-        """Flush to the disk."""
+        """Give both files their names; every entry must have been written."""
+        missing = set(self.entries) - self.written
+        assert not missing, (
+            f"{self.path}: {len(missing)} entries were not written, for example {min(missing)!r}"
+        )
         self.flat.flush()
+        self.temporary.replace(self.path)
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(_HEADER)
+        for name, e in self.entries.items():
+            writer.writerow((name, e.offset, e.channels, e.h, e.w, e.crc32, 1))
+        write_text(_index_path(self.path), text.getvalue())
+
+
+def is_whole(path: Path) -> bool:
+    """Whether a finished store lies at ``path``."""
+    return path.exists() and _index_path(path).exists()
 
 
 class Store:
     """Reads a finished store; ``store[id]`` is a read-only view of shape (h, w, channels)."""
 
     def __init__(self, path: Path) -> None:
-        if not path.exists() or not _index_path(path).exists():
+        if not is_whole(path):
             raise InputError(f"{path}: not there; run the stage that makes it again")
         self.path = path
         self.entries = _read_index(path)

@@ -5,6 +5,7 @@ unpacked; nothing is written. Where both lie there, the unpacked file is read.
 """
 
 import zipfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -109,7 +110,7 @@ class Tree:
             if member.archive is None:
                 return (self.root / member.name).read_bytes()
             return self._archives[member.archive].read(member.name)
-        except (OSError, zipfile.BadZipFile, RuntimeError) as error:
+        except (OSError, EOFError, zipfile.BadZipFile, zlib.error, RuntimeError) as error:
             raise InputError(f"{self.root / path}: cannot be read ({error})") from error
 
     @cached_property

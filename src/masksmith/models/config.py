@@ -2,12 +2,13 @@
 
 import struct
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import Field
 
 from masksmith.config import Config
 from masksmith.errors import InputError
+from masksmith.files import file_digest
 
 SCRATCH_ENCODER = "resnet18"
 PRETRAINED_ENCODER = "mobilenet_v2"
@@ -24,10 +25,25 @@ class ModelConfig(Config):
     encoder_weights: str = "auto"
     """A safetensors file, "imagenet" (from the hub or its cache), "none", or "auto": what is reachable
     within three seconds."""
+    encoder_weights_hash: str | None = None
+    """Hash of the weights' file; filled in when a recipe is resolved, so that a run does not need the file."""
     encoder_depth: int = Field(default=4, ge=3, le=5)
     """Number of halvings; sizes are padded to multiples of 2 to this power."""
-    decoder_channels: list[int] = Field(default=[128, 64, 32, 16])
+    decoder_channels: list[Annotated[int, Field(ge=1)]] = Field(default=[128, 64, 32, 16])
     """Channels of each decoder block, deepest first; as many as encoder_depth."""
+
+    def weights_identity(self) -> str:
+        """Return what the weights are: a keyword, or the hash of the file.
+
+        Raises:
+            InputError: The file is not there.
+        """
+        if self.encoder_weights in ("auto", "none", "imagenet"):
+            return self.encoder_weights
+        if self.encoder_weights_hash is not None:
+            return self.encoder_weights_hash
+        tensor_names(Path(self.encoder_weights))
+        return file_digest(Path(self.encoder_weights))
 
     def model_post_init(self, _: Any) -> None:  # noqa: ANN401
         """Refuse a decoder that does not match the depth."""

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from masksmith.errors import InputError
 from masksmith.models.config import PRETRAINED_ENCODER, SCRATCH_ENCODER, tensor_names
+from masksmith.progress import logger
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -74,13 +75,13 @@ def hub_source(encoder: str) -> HubSource | None:
     return HubSource(settings["repo_id"], settings.get("revision"), "model.safetensors")
 
 
-def fetch_from_hub(source: HubSource, *, offline: bool = False) -> Path | None:
+def fetch_from_hub(source: HubSource) -> Path | None:
     """Return the local path of hub weights, downloading them where the hub answers; None where they are out of reach.
 
     The hub's own cache is looked at first (``HF_HOME``), so a machine without internet can be given files.
     """
     from huggingface_hub import constants, hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import LocalEntryNotFoundError
 
     def get(*, local: bool) -> Path:
         return Path(
@@ -97,11 +98,12 @@ def fetch_from_hub(source: HubSource, *, offline: bool = False) -> Path | None:
         return get(local=True)
     except LocalEntryNotFoundError:
         pass
-    if offline or constants.HF_HUB_OFFLINE or not _answers(constants.ENDPOINT):
+    if constants.HF_HUB_OFFLINE or not _answers(constants.ENDPOINT):
         return None
     try:
         return get(local=False)
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError):
+    except Exception as error:  # whatever the network does, it is out of reach
+        logger.warning("%s: the hub answered, but the download failed (%s)", source.repo_id, error)
         return None
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from masksmith.arrays import Shaped
 
-Planes = Shaped[np.ndarray, "b h w c"]
+Planes = Shaped[np.ndarray, "b _ _ c"]
 
 
 class Symmetry(NamedTuple):

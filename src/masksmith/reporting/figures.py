@@ -1,5 +1,6 @@
 """The charts of the report, as plotly figures."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -38,9 +39,9 @@ def learning_curves(events: list[dict[str, Any]], split: str, name: str, title: 
     return _html(figure)
 
 
-def threshold_curve(curve: list[tuple[float, float]], *, metric: str, chosen: float, plain: float) -> str:
+def threshold_curve(curve: Sequence[Sequence[float]], *, metric: str, chosen: float, plain: float) -> str:
     """Return the score of a single threshold, with the plain and the chosen one marked."""
-    ordered = sorted(tuple(point) for point in curve)
+    ordered = sorted((float(at), float(score)) for at, score in curve)
     figure = go.Figure()
     figure.add_scatter(
         x=[p for p, _ in ordered],

@@ -50,7 +50,7 @@ def _outlined(image: Image, mask: Mask, colour: tuple[int, int, int]) -> RGB:
     return rgb
 
 
-def four_panels(image: Image, target: Mask, pred: Mask) -> RGB:
+def four_panels(image: Image, target: Mask, pred: Mask) -> UInt8[np.ndarray, "h wide 3"]:
     """Return image, truth, prediction and difference side by side."""
     panels = [
         to_rgb(image),

@@ -1,6 +1,6 @@
 """The configuration of training. Imports no torch."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -64,7 +64,7 @@ class TrainingConfig(Config):
 
     batch_size: int = Field(default=32, ge=1)
     """Images a step."""
-    crop_hw: tuple[int, int] | None = None
+    crop_hw: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] | None = None
     """Train on random windows of this height and width; None trains on whole images."""
     clip_norm: float | None = Field(default=5.0, gt=0)
     """Largest norm of the gradient; None does not clip."""
@@ -76,7 +76,7 @@ class TrainingConfig(Config):
     """Memory layout with the channels innermost: faster convolutions, the same numbers."""
     device: str = "auto"
     """"cpu", "cuda", "mps", or "auto"."""
-    threads: int | Literal["auto"] = "auto"
+    threads: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
     """Threads of the CPU; "auto" takes the cores this process may use."""
     evaluate_every: int = Field(default=4, ge=1)
     """Score the fold after every so many epochs (always after the last)."""

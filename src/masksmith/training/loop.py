@@ -4,11 +4,12 @@ Each epoch: draw batches by counter, step, average; score the fold now and then;
 the loss leaves the finite numbers or explodes, the last checkpoint is restored once with a lower rate.
 """
 
+import contextlib
 import math
 import resource
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from masksmith.errors import DivergedError, InputError
 from masksmith.losses import build_loss
 from masksmith.models import SegmentationModel, slice_strided_depthwise, to_channels_last
 from masksmith.progress import Remaining, clock, logger, track
+from masksmith.randomness import stream
 from masksmith.training.averaging import MovingAverage
 from masksmith.training.checkpoint import Checkpoints, copy_weights, pack_state, save_tensors, unpack_state
 from masksmith.training.config import TrainingConfig
@@ -30,7 +32,7 @@ from masksmith.training.optim import build_optimizer, lr_factor, set_lr
 from masksmith.training.stages import Epoch, FoldData, batches_of, canvas_hw, plan_epochs
 
 _RESCUE_LR = 0.3  # after a divergence the rate is multiplied by this, once
-_EXPLODED = 3.0  # an epoch's mean loss above this multiple of the stage's best counts as divergence
+_EXPLODED = 3.0  # a mean loss above this multiple of the stage's best, and above its first, is a divergence
 _LOOK_EVERY = 20  # steps between looks at the loss: a look makes a GPU wait
 
 
@@ -46,7 +48,7 @@ class Progress:
     average_steps: int = 0
     best_score: float = -1.0  # below every score
     best_epoch: int = 0
-    stage_best_loss: dict[str, float] = field(default_factory=dict)
+    stage_losses: dict[str, list[float]] = field(default_factory=dict)  # first and best of each stage
 
 
 def _to_device(batch: Batch, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -57,10 +59,19 @@ def _to_device(batch: Batch, device: torch.device) -> tuple[Tensor, Tensor]:
 
 
 def _check_epoch(mean_loss: float, epoch: Epoch, progress: Progress) -> None:
-    best = progress.stage_best_loss.get(str(epoch.stage), math.inf)
-    if not math.isfinite(mean_loss) or mean_loss > _EXPLODED * best:
-        raise _DivergenceError(f"mean loss {mean_loss:.4g}, best of this stage {best:.4g}")
-    progress.stage_best_loss[str(epoch.stage)] = min(best, mean_loss)
+    first, best = progress.stage_losses.get(str(epoch.stage), [math.inf, math.inf])
+    if not math.isfinite(mean_loss) or (mean_loss > _EXPLODED * best and mean_loss > first):
+        raise _DivergenceError(f"mean loss {mean_loss:.4g}, first of this stage {first:.4g}, best {best:.4g}")
+    first = mean_loss if math.isinf(first) else first
+    progress.stage_losses[str(epoch.stage)] = [first, min(best, mean_loss)]
+
+
+@contextlib.contextmanager
+def _seeded(*counters: int) -> Iterator[None]:
+    """Give dropout and the like numbers that belong to the counters; the global generators are put back."""
+    with torch.random.fork_rng():
+        torch.manual_seed(int(stream(*counters).integers(2**62)))
+        yield
 
 
 def _peak_gib() -> float:
@@ -102,11 +113,18 @@ class _Trainer:
     def start_optimizer(self, stage: int) -> None:
         """Begin the optimizer that is in force at ``stage``."""
         chosen = [one.optimizer for one in self.config.stages[: stage + 1] if one.optimizer][-1]
-        self.model, self.optimizer = self.fabric.setup(self.raw, build_optimizer(self.raw, chosen))
+        fused = self.config.precision != "16-mixed"
+        self.model, self.optimizer = self.fabric.setup(
+            self.raw, build_optimizer(self.raw, chosen, fused=fused)
+        )
 
     def facts(self) -> dict[str, Any]:
         """Return the part of the state that is not tensors."""
-        return {"progress": {**vars(self.progress), "average_steps": self.average.steps}}
+        return {
+            "key": self.data.key,
+            "progress": {**vars(self.progress), "average_steps": self.average.steps},
+            "scaler": self.fabric.strategy.precision.state_dict(),
+        }
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the part of the state that is tensors."""
@@ -117,6 +135,7 @@ class _Trainer:
         self.start_optimizer(stage)
         where = f"checkpoint of fold {self.data.fold}"
         unpack_state(tensors, self.raw, self.average.model, self.optimizer.optimizer, where=where)
+        self.fabric.strategy.precision.load_state_dict(facts["scaler"])
         self.progress = Progress(**facts["progress"])
         self.average.steps = self.progress.average_steps
 
@@ -134,7 +153,9 @@ class _Trainer:
             at = (epoch.first_step + step - epoch.span_start) / epoch.span_steps
             rate = set_lr(self.optimizer.optimizer, lr_factor(epoch.schedule, at) * self.progress.lr_scale)
             image, target = _to_device(batch, self.fabric.device)
-            loss = loss_of(self.model(image).mask_logits, target)
+            with self.fabric.autocast():  # the image itself stays float32, as in prediction
+                logits = self.raw(image).mask_logits
+            loss = loss_of(logits, target)
             self.fabric.backward(loss)
             if self.config.clip_norm is not None:
                 self.fabric.clip_gradients(
@@ -185,6 +206,12 @@ def train_fold(
     checkpoints = Checkpoints(folder)
     done = 0
     found = checkpoints.newest()
+    if found is not None and found[1].get("key") != data.key:
+        logger.warning(
+            "fold %d: the checkpoint was trained on other data or folds; beginning anew", data.fold
+        )
+        checkpoints.clear()
+        found = None
     if found is None:
         checkpoints.save(0, trainer.tensors(), trainer.facts())
     else:
@@ -198,10 +225,13 @@ def train_fold(
     while done < len(plan):
         epoch = plan[done]
         started = time.monotonic()
+        before = remaining.done
         try:
-            mean_loss, rate = trainer.run_epoch(epoch, remaining)
+            with _seeded(data.seed, data.fold, epoch.stage, epoch.number):
+                mean_loss, rate = trainer.run_epoch(epoch, remaining)
         except _DivergenceError as error:
-            _rescue(trainer, checkpoints, plan, done, log, error)
+            done = _rescue(trainer, checkpoints, plan, done, log, error)
+            remaining.done = before
             continue
         done += 1
         seconds = time.monotonic() - started
@@ -239,8 +269,8 @@ def _work(trainer: _Trainer, epoch: Epoch) -> int:
 
 def _rescue(
     trainer: _Trainer, checkpoints: Checkpoints, plan: list[Epoch], done: int, log: EventLog, error: Exception
-) -> None:
-    """Go back to the last checkpoint with a lower rate; the second time, stop."""
+) -> int:
+    """Go back to the last checkpoint with a lower rate; the second time, stop. Returns its finished epochs."""
     found = checkpoints.newest()
     where = f"fold {trainer.data.fold}, epoch {done + 1}"
     if found is None or trainer.progress.lr_scale < 1:
@@ -249,8 +279,10 @@ def _rescue(
             "the last good checkpoint is kept. Lower training.stages.0.optimizer.lr, or train with "
             "training.precision=32-true"
         ) from error
+    done = int(found[1]["epoch"])
     trainer.restore(*found, plan[max(done - 1, 0)].stage)
     trainer.progress.lr_scale = _RESCUE_LR
+    log.cut_back(done)
     checkpoints.save(done, trainer.tensors(), trainer.facts())
     log.write(done, "event", rescued=str(error), lr_scale=_RESCUE_LR)
     logger.warning(
@@ -260,6 +292,7 @@ def _rescue(
         done,
         _RESCUE_LR,
     )
+    return done
 
 
 def _say(
@@ -297,3 +330,5 @@ def _finish(trainer: _Trainer, folder: Path, epochs: int) -> None:
         copy_weights(trainer.average.model, tensors, where=str(folder / "best.safetensors"))
         facts["epoch"] = progress.best_epoch
     save_tensors(folder / "final.safetensors", trainer.average.model.state_dict(), facts)
+    for scrap in folder.glob("best.*"):
+        scrap.unlink()

@@ -47,10 +47,14 @@ def settle_precision(precision: str, device: str) -> str:
     bfloat16 on processors with instructions for it (1.9 to 3.9 times float32 in training) and on GPUs that have it;
     without them bfloat16 is slower than float32. float16 with gradient scaling on older GPUs.
     """
+    if precision == "16-mixed" and device == "cpu":
+        raise InputError(
+            "training.precision: '16-mixed' needs a GPU; on a CPU choose 'bf16-mixed', '32-true' or 'auto'"
+        )
     if precision != "auto":
         return precision
     if device == "cuda":
-        return "bf16-mixed" if torch.cuda.is_bf16_supported() else "16-mixed"
+        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "16-mixed"
     if device == "cpu" and _processor_flags() & set(_BF16_FLAGS):
         return "bf16-mixed"
     return "32-true"
@@ -101,5 +105,6 @@ def make_fabric(config: TrainingConfig) -> Fabric:
         keep_memory()
     torch.set_num_threads(settle_threads(config.threads))
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # our log names the precision
+    settle_device(config.device)  # a run may have been resolved on another machine
     precision: Any = config.precision
     return Fabric(accelerator=config.device, devices=1, precision=precision)

@@ -48,25 +48,27 @@ def lr_factor(config: ScheduleConfig, progress: float) -> float:
     return SCHEDULES[config.name](progress, warmup_frac=config.warmup_frac, final_frac=config.final_frac)
 
 
-def _adamw(groups: list[dict[str, Any]], config: OptimizerConfig) -> torch.optim.Optimizer:
-    return torch.optim.AdamW(groups, lr=config.lr, fused=True)
+def _adamw(groups: list[dict[str, Any]], config: OptimizerConfig, fused: bool) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(groups, lr=config.lr, fused=fused)
 
 
-def _sgd(groups: list[dict[str, Any]], config: OptimizerConfig) -> torch.optim.Optimizer:
-    return torch.optim.SGD(groups, lr=config.lr, momentum=0.9, nesterov=True, fused=True)
+def _sgd(groups: list[dict[str, Any]], config: OptimizerConfig, fused: bool) -> torch.optim.Optimizer:
+    return torch.optim.SGD(groups, lr=config.lr, momentum=0.9, nesterov=True, fused=fused)
 
 
-OPTIMIZERS: dict[str, Callable[[list[dict[str, Any]], OptimizerConfig], torch.optim.Optimizer]] = {
+OPTIMIZERS: dict[str, Callable[[list[dict[str, Any]], OptimizerConfig, bool], torch.optim.Optimizer]] = {
     "adamw": _adamw,
     "sgd": _sgd,
 }
 
 
-def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
+def build_optimizer(
+    model: nn.Module, config: OptimizerConfig, *, fused: bool = True
+) -> torch.optim.Optimizer:
     """Return the optimizer; every group carries its peak rate as ``peak_lr``.
 
     Weights of one dimension (biases, normalisation) get no weight decay; names that begin with "encoder." get
-    ``encoder_lr_frac`` of the rate.
+    ``encoder_lr_frac`` of the rate. ``fused`` kernels are faster, but cannot be clipped under gradient scaling.
     """
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, weight in model.named_parameters():
@@ -79,6 +81,7 @@ def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Op
             for (lr, decay), weights in groups.items()
         ],
         config,
+        fused,
     )
 
 

@@ -21,6 +21,8 @@ class FoldData:
     images: Store
     masks: Store
     seed: int
+    key: str = ""
+    """Hash of everything that the training depends on; a checkpoint with another key is not continued."""
 
 
 @dataclass(frozen=True)
