@@ -19,12 +19,12 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 env: $(VENV)/.installed  ## build the environment
 
 demo: env  ## generate a data set and go the whole way: demo/submission.csv, demo/report.html
-	@echo "== demo: 400 seismic-like training images in Kaggle's layout, 100 for the test"
+	@echo "== demo: 600 seismic-like training images in Kaggle's layout, 100 for the test"
 	@rm -rf demo
-	@$(BIN)/masksmith example demo --train 400 --test 100
+	@$(BIN)/masksmith example demo --train 600 --test 100
 	@echo "== demo: check, folds, train one fold of five, predict, tune, submit, report (about two minutes)"
 	@$(BIN)/masksmith compete demo/data --out demo --set folds.train=1 --set model.encoder_weights=none \
-	    --set training.stages.0.epochs=6 --set training.stages.1.epochs=2 --set training.stages.2.epochs=8 \
+	    --set training.stages.0.epochs=12 --set training.stages.1.epochs=2 --set training.stages.2.epochs=14 \
 	    --set training.batch_size=16
 	@echo "== demo: the submission against the answers, which the program had not seen"
 	@$(BIN)/masksmith score demo/submission.csv demo/solution.csv --metric tgs_map --shape 101x101

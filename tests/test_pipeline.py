@@ -223,6 +223,20 @@ def test_other_fold_seed_is_refused(project):
         ms.folds(project, overrides=TINY | {"folds.seed": 7})
 
 
+def test_a_metric_without_counts_is_refused_by_the_search(project, monkeypatch):
+    from masksmith.metrics import METRICS
+
+    monkeypatch.setitem(METRICS, "tgs_map", dataclasses.replace(METRICS["tgs_map"], needs="instances"))
+    (project / "tuning.json").unlink()
+    with pytest.raises(InputError, match="metric: 'tgs_map' needs instances"):
+        ms.tune(project)
+
+
+def test_the_run_names_the_folds_it_was_trained_on(trained):
+    project = Project.open(trained)
+    assert project.run().ledger.is_done("folds", project.folds.hash)
+
+
 def test_unknown_run(project):
     with pytest.raises(InputError, match="no run 'nothing'; there are default-"):
         ms.report(project, run="nothing")

@@ -33,7 +33,7 @@ from masksmith.postprocess import (
 )
 from masksmith.prediction.codes import mean_codes, open_codes, to_codes
 from masksmith.progress import Remaining, logger
-from masksmith.project import Project, Run
+from masksmith.project import Project, Run, refuse_inside
 from masksmith.recipe import Listing, Recipe, list_recipes, load_recipe, parse_recipe, recipe_source
 from masksmith.splits import FoldRow, Folds, assign_folds, make_folds, write_folds
 from masksmith.submission import (
@@ -78,6 +78,7 @@ def check(data: str | Path, out: str | Path | None = None) -> CheckReport:
         with tempfile.TemporaryDirectory() as folder:
             return check(data, Path(folder) / "project")
     catalog = read_catalog(Path(data))
+    refuse_inside(Path(out), catalog)
     with folder_lock(Path(out)):
         project = Project.create(Path(out), catalog)
         report = check_data(catalog, project.cache)
@@ -252,6 +253,7 @@ def _train(project: Project, asked: Recipe) -> Run:
     made = _folds(project, asked)
     run = project.run_of(asked) or project.add_run(asked, _resolve(asked))
     project.make_current(run)
+    run.ledger.mark_done("folds", made.hash)
     missing = [fold for fold in _trained_folds(run) if not _is_trained(project, run, fold)]
     if not missing:
         logger.info("run %s: all folds are trained", run.path.name)
@@ -326,6 +328,8 @@ def tune_oof(project: Project, run: Run, trained: list[int], oof: dict[int, Any]
     """Search the rule on the out-of-fold probabilities and return all scores as plain values."""
     metric, config = get_metric(run.recipe.metric), run.recipe.tuning
     masks, made = project.cache.train_masks, project.folds
+    if metric.needs != "counts":
+        raise InputError(f"metric: {metric.name!r} needs {metric.needs}; the search of thresholds needs a metric of counts")
     rows = [row for row in made.rows if row.fold in trained]
     content = [row for row in rows if row.id not in project.blank]
     pairs = [(oof[row.fold][row.id][..., 0], masks[row.id][..., 0]) for row in content]

@@ -72,14 +72,10 @@ class Project:
         """Make or reuse the folder for this data set.
 
         Raises:
-            InputError: The folder holds files that would be replaced, belongs to another data set whose folds are made,
-            or lies inside the data.
+            InputError: The folder holds files that would be replaced, or belongs to another data set whose folds are
+            made.
         """
         project = cls(root)
-        if root.resolve().is_relative_to(Path(catalog.root)):
-            raise InputError(
-                f"{root}: the output folder lies inside the data; choose one outside {catalog.root}"
-            )
         if not project.data_json.exists():
             project.refuse_foreign_files()
         else:
@@ -222,6 +218,16 @@ class Project:
     def key(self, *parts: str) -> str:
         """Return a stage's key: the data and whatever else went into it."""
         return digest(self.catalog.content_hash, *parts)
+
+
+def refuse_inside(root: Path, catalog: Catalog) -> None:
+    """Refuse an output folder that lies inside the data.
+
+    Raises:
+        InputError: It does.
+    """
+    if root.resolve().is_relative_to(Path(catalog.root)):
+        raise InputError(f"{root}: the output folder lies inside the data; choose one outside {catalog.root}")
 
 
 def with_free_parts(resolved: Recipe, asked: Recipe) -> Recipe:

@@ -270,6 +270,7 @@ def test_an_output_folder_inside_the_data(monkeypatch, capsys, download):
     code, text = run(monkeypatch, capsys, "check", download, "--out", download / "out")
     assert code == 2
     assert "the output folder lies inside the data" in text
+    assert not (download / "out").exists()
 
 
 def test_repaired_data_is_taken_as_long_as_nothing_is_built_on_it(check, download, tmp_path):

@@ -9,10 +9,11 @@ import plotly.graph_objects as go
 _COLOURS = ("#2563eb", "#d97706", "#059669", "#9333ea", "#dc2626", "#0891b2", "#65a30d", "#db2777")
 _LAYOUT: dict[str, Any] = {
     "template": "plotly_white",
-    "margin": {"l": 56, "r": 16, "t": 36, "b": 44},
-    "height": 320,
+    "margin": {"l": 56, "r": 16, "t": 36, "b": 48},
+    "height": 340,
+    "title_font_size": 14,
     "font": {"family": "system-ui, sans-serif", "size": 13},
-    "legend": {"orientation": "h", "y": 1.16, "x": 0},
+    "legend": {"orientation": "h", "y": -0.28, "x": 0},
 }
 
 
@@ -35,7 +36,7 @@ def learning_curves(events: list[dict[str, Any]], split: str, name: str, title: 
         epochs, values = _series(events, fold, split, name)
         colour = _COLOURS[at % len(_COLOURS)]
         figure.add_scatter(x=epochs, y=values, mode="lines+markers", name=f"fold {fold}", line_color=colour)
-    figure.update_layout(title=title, xaxis_title="epoch", yaxis_title=axis, showlegend=True, **_LAYOUT)
+    figure.update_layout(title=title, xaxis_title="epoch", yaxis_title=axis, showlegend=len(figure.data) > 1, **_LAYOUT)
     return _html(figure)
 
 

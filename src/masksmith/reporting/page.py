@@ -74,7 +74,7 @@ def _charts(facts: ReportFacts) -> dict[str, str]:
     return {
         "loss": figures.learning_curves(facts.events, "train", "loss", "training loss", "loss"),
         "score": figures.learning_curves(
-            facts.events, "fold", "score", "held-out score of the averaged weights (no TTA)", metric
+            facts.events, "fold", "score", "held-out score (averaged weights, no TTA)", metric
         ),
         "lr": figures.learning_curves(facts.events, "train", "lr", "learning rate", "rate"),
         "threshold": figures.threshold_curve(
