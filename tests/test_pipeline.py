@@ -10,10 +10,10 @@ from masksmith.data.catalog import read_catalog
 from masksmith.errors import InputError
 from masksmith.files import read_json, write_json
 from masksmith.metrics import get_metric
-from masksmith.pipeline import _report_facts
 from masksmith.postprocess import Rule, apply_rule
 from masksmith.prediction import open_codes
 from masksmith.project import Project
+from masksmith.stages import report_facts
 from masksmith.submission import read_mask
 from tests.conftest import TINY
 
@@ -302,7 +302,7 @@ def test_report_is_one_offline_file_that_escapes(trained):
     outside = page[page.index("</script>") :]  # after plotly's own code
     assert "https://" not in outside.replace("https://plot.ly", "")
     assert "<link" not in outside
-    facts = _report_facts(Project.open(trained), the_run(trained))
+    facts = report_facts(Project.open(trained), the_run(trained))
     evil = dataclasses.replace(facts, title="<script>alert(1)</script>", folds_text="<img src=x>")
     path = write_report(trained.parent / "evil.html", evil)
     text = path.read_text()

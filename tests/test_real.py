@@ -12,7 +12,7 @@ pytestmark = [pytest.mark.real, pytest.mark.slow]
 SETTINGS = {
     "folds.count": 4,
     "folds.train": 1,
-    "training.threads": 2,
+    "training.threads": 1,
     "training.stages.0.scale": 1.0,
     "training.stages.0.epochs": 5,
     "training.stages.1.scale": 1.0,

@@ -179,4 +179,5 @@ class Ledger:
 
     def mark_done(self, stage: str, key: str) -> None:
         """Record that ``stage`` ran to its end with this key."""
-        write_json(self.path, self._read() | {stage: key})
+        if not self.is_done(stage, key):
+            write_json(self.path, self._read() | {stage: key})

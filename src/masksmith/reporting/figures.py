@@ -36,7 +36,9 @@ def learning_curves(events: list[dict[str, Any]], split: str, name: str, title: 
         epochs, values = _series(events, fold, split, name)
         colour = _COLOURS[at % len(_COLOURS)]
         figure.add_scatter(x=epochs, y=values, mode="lines+markers", name=f"fold {fold}", line_color=colour)
-    figure.update_layout(title=title, xaxis_title="epoch", yaxis_title=axis, showlegend=len(figure.data) > 1, **_LAYOUT)
+    figure.update_layout(
+        title=title, xaxis_title="epoch", yaxis_title=axis, showlegend=len(figure.data) > 1, **_LAYOUT
+    )
     return _html(figure)
 
 

@@ -1,0 +1,101 @@
+"""Tuning of a run: the out-of-fold probabilities of its folds judged together, and every score of tuning.json."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from masksmith.data.store import Store
+from masksmith.errors import InputError
+from masksmith.metrics import Metric, get_metric
+from masksmith.postprocess import (
+    PARTS,
+    PLAIN,
+    Rule,
+    Sweep,
+    Tuning,
+    apply_rule,
+    candidate_rules,
+    search_rule,
+    sweep_counts,
+)
+from masksmith.project import Project, Run
+from masksmith.splits import FoldRow, assign_folds
+from masksmith.training.events import read_events
+
+
+def tune_oof(project: Project, run: Run, trained: list[int], oof: Mapping[int, Store]) -> dict[str, Any]:
+    """Search the rule on the out-of-fold probabilities and return all scores as plain values."""
+    metric, config = get_metric(run.recipe.metric), run.recipe.tuning
+    masks, made = project.cache.train_masks, project.folds
+    if metric.needs != "counts":
+        raise InputError(f"metric: {metric.name!r} needs {metric.needs}; the search needs a metric of counts")
+    rows = [row for row in made.rows if row.fold in trained]
+    content = [row for row in rows if row.id not in project.blank]
+    pairs = [(oof[row.fold][row.id][..., 0], masks[row.id][..., 0]) for row in content]
+    if not content:
+        raise InputError(
+            f"{run.path}: the held-out images of fold {trained} have no content, so nothing can be judged"
+        )
+    rules = candidate_rules(config, median_area=float(np.median([codes.size for codes, _ in pairs])))
+    thresholds = [code for rule in rules for code in (rule.top, rule.bottom)]
+    sweep = sweep_counts(pairs, thresholds)
+    groups = [row.group for row in content]
+    parts = (
+        np.array([row.fold for row in content]) if len(trained) > 1 else _parts(content, seed=run.recipe.seed)
+    )
+    found = search_rule(
+        sweep, metric, rules, parts=parts, groups=groups, resamples=config.resamples, seed=run.recipe.seed
+    )
+    blank_pairs = [
+        (oof[row.fold][row.id][..., 0], masks[row.id][..., 0]) for row in rows if row.id in project.blank
+    ]
+    return {
+        "run": run.path.name,
+        "metric": metric.name,
+        "metric_describes": metric.describes,
+        "covers": f"{len(rows)} of {len(made.rows)} training images, {len(blank_pairs)} without content left out",
+        "scores": _scores(sweep, found, metric, blank_pairs),
+        "rule_text": found.rule.describe(),
+        "found_text": found.found.describe(),
+        "optimism": _optimism(run, trained),
+        **found.to_json(),
+    }
+
+
+def _scores(sweep: Sweep, found: Tuning, metric: Metric, blank_pairs: list[Any]) -> dict[str, float]:
+    def with_blank(rule: Rule) -> float:
+        extra = [metric.stats(apply_rule(codes, rule), target) for codes, target in blank_pairs]
+        own = sweep.rows_of(rule)
+        return metric.score(np.concatenate([own, np.stack(extra)]) if extra else own)
+
+    return {
+        "chosen": found.nested if found.kept else found.plain,
+        "plain": found.plain,
+        "tuned": found.tuned,
+        "nested": found.nested,
+        "nothing": metric.score(sweep.empty),
+        "everything": metric.score(sweep.full),
+        "plain_with_blank": with_blank(PLAIN),
+        "tuned_with_blank": with_blank(found.found),
+    }
+
+
+def _parts(rows: Sequence[FoldRow], *, seed: int) -> Any:  # noqa: ANN401
+    """Divide the images of one fold into group-wise, stratified parts for the nested score."""
+    groups = [row.group for row in rows]
+    count = min(PARTS, len(set(groups)))
+    if count < 2:
+        return np.zeros(len(rows), np.int64)
+    return assign_folds([row.coverage_class for row in rows], groups, count=count, seed=seed)
+
+
+def _optimism(run: Run, trained: list[int]) -> dict[str, float] | None:
+    """Where the best epoch was chosen on the fold: how much higher its score is than the last epoch's."""
+    if run.recipe.training.select != "best":
+        return None
+    scores = {
+        fold: [e["value"] for e in read_events(run.events) if e["fold"] == fold and e["split"] == "fold"]
+        for fold in trained
+    }
+    return {f"fold_{fold}": max(values) - values[-1] for fold, values in scores.items()}
