@@ -82,8 +82,7 @@ def coverage_histogram(shares: dict[str, list[float]]) -> str:
             marker_color=_COLOURS[at],
         )
     figure.update_layout(
-        title="foreground of an image",
-        xaxis_title="coverage",
+        title="coverage: foreground of an image",
         yaxis_title="share of images",
         barmode="group",
         **_LAYOUT,
