@@ -1,0 +1,61 @@
+import numpy as np
+import pytest
+
+from masksmith.reporting.pictures import (
+    FALSE_NEGATIVE,
+    FALSE_POSITIVE,
+    difference,
+    error_cause,
+    four_panels,
+    to_rgb,
+)
+
+IMAGE = np.arange(16, dtype=np.uint8).reshape(4, 4, 1)
+
+
+def mask(*spots):
+    found = np.zeros((4, 4), np.uint8)
+    for spot in spots:
+        found[spot] = 1
+    return found
+
+
+def test_difference_is_green_for_false_positives_and_red_for_false_negatives():
+    target = mask((0, 0), (0, 1))
+    target[3, 3] = 255
+    shown = difference(IMAGE, target, mask((0, 1), (2, 2), (3, 3)))
+    assert tuple(shown[2, 2]) == FALSE_POSITIVE
+    assert tuple(shown[0, 0]) == FALSE_NEGATIVE
+    assert tuple(shown[3, 3]) == (128, 128, 128)
+    assert shown[0, 1, 0] == shown[0, 1, 1] == shown[0, 1, 2]
+    assert FALSE_POSITIVE[1] > FALSE_POSITIVE[0]
+    assert FALSE_NEGATIVE[0] > FALSE_NEGATIVE[1]
+
+
+def test_four_panels_side_by_side():
+    shown = four_panels(IMAGE, mask((0, 0)), mask())
+    assert shown.shape == (4, 4 * 4 + 3 * 2, 3)
+
+
+@pytest.mark.parametrize("channels", [1, 3, 5])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_any_image_becomes_rgb(channels, dtype):
+    image = np.random.default_rng(0).integers(0, np.iinfo(dtype).max, (6, 5, channels)).astype(dtype)
+    assert to_rgb(image).shape == (6, 5, 3)
+    assert to_rgb(np.zeros_like(image)).max() == 0
+
+
+@pytest.mark.parametrize(
+    ("target", "pred", "cause"),
+    [
+        (mask(), mask(), "empty, right"),
+        (mask(), mask((0, 0)), "false alarm"),
+        (mask((0, 0)), mask(), "missed"),
+        (mask((0, 0)), mask((3, 3)), "beside"),
+        (mask((0, 0)), mask((0, 0)), "border"),
+        (mask((0, 0)), mask((0, 0), (0, 1)), "too much"),
+        (mask((0, 0), (0, 1)), mask((0, 0)), "too little"),
+    ],
+)
+def test_causes(target, pred, cause):
+    assert error_cause(target, pred) == cause
