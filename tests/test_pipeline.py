@@ -9,11 +9,12 @@ import masksmith as ms
 from masksmith.data.catalog import read_catalog
 from masksmith.errors import InputError
 from masksmith.files import read_json, write_json
+from masksmith.finish import report_facts
+from masksmith.members import members_of_run
 from masksmith.metrics import get_metric
 from masksmith.postprocess import Rule, apply_rule
 from masksmith.prediction import open_codes
 from masksmith.project import Project
-from masksmith.stages import report_facts
 from masksmith.submission import read_mask
 from tests.conftest import TINY
 
@@ -79,7 +80,7 @@ def test_only_what_is_missing_is_done(example, project):
     ms.compete(example / "data", out=project, overrides=TINY)
     after = stamps(project)
     changed = {path.relative_to(project).parts[0] for path in before if after[path] != before[path]}
-    assert changed == {"runs", "masks", "submission.csv", "stage.json"}
+    assert changed == {"runs", "masks", "submission.csv", "submission.json", "stage.json"}
     assert after[run.final(0)] == before[run.final(0)]
     assert after[run.test(0)] == before[run.test(0)]
 
@@ -89,7 +90,7 @@ def test_changed_values_make_another_run_on_the_same_folds(example, project):
     assert len(list((project / "runs").glob("*/recipe.yaml"))) == 2
     first = {run.name for run in (project / "runs").iterdir() if run.is_dir()} - {the_run(project).path.name}
     ms.predict(project)
-    with pytest.raises(InputError, match="it was made for the run"):
+    with pytest.raises(InputError, match="it was made for default-[0-9a-f]{8}/fold 0, not default-"):
         ms.submit(project)
     verdict = ms.submit(project, run=first.pop())
     assert verdict.ids == 8
@@ -302,7 +303,7 @@ def test_report_is_one_offline_file_that_escapes(trained):
     outside = page[page.index("</script>") :]  # after plotly's own code
     assert "https://" not in outside.replace("https://plot.ly", "")
     assert "<link" not in outside
-    facts = report_facts(Project.open(trained), the_run(trained))
+    facts = report_facts(Project.open(trained), members_of_run(the_run(trained)))
     evil = dataclasses.replace(facts, title="<script>alert(1)</script>", folds_text="<img src=x>")
     path = write_report(trained.parent / "evil.html", evil)
     text = path.read_text()

@@ -3,8 +3,8 @@
 >>> import masksmith as ms
 >>> result = ms.compete("tgs-salt", out="project", overrides={"folds.train": 1})  # doctest: +SKIP
 
-The verbs are functions: ``check folds train predict tune submit report compete score example recipes``. Importing the
-package imports neither torch nor numpy; the first verb does.
+The verbs are functions: ``check folds train predict tune submit report compete plan noise score example recipes``.
+Importing the package imports neither torch nor numpy; the first verb does.
 """
 
 import importlib
@@ -25,6 +25,12 @@ if TYPE_CHECKING:
     )
     from masksmith.pipeline import (
         folds as folds,
+    )
+    from masksmith.pipeline import (
+        noise as noise,
+    )
+    from masksmith.pipeline import (
+        plan as plan,
     )
     from masksmith.pipeline import (
         predict as predict,
@@ -57,6 +63,8 @@ _VERBS = (
     "compete",
     "example",
     "folds",
+    "noise",
+    "plan",
     "predict",
     "recipes",
     "report",

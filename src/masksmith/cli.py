@@ -9,7 +9,14 @@ from typing import Annotated
 import typer
 
 import masksmith
-from masksmith.errors import EXIT_INTERRUPTED, EXIT_REFUSED, EXIT_TERMINATED, DivergedError, InputError
+from masksmith.errors import (
+    EXIT_INTERRUPTED,
+    EXIT_REFUSED,
+    EXIT_TERMINATED,
+    DivergedError,
+    InputError,
+    StoppedError,
+)
 
 app = typer.Typer(
     help="From a folder of images and masks to a winning segmentation, in one command.",
@@ -32,10 +39,61 @@ Set = Annotated[
 RunName = Annotated[str | None, typer.Option("--run", help="A run by name; default: the last one worked on.")]
 
 
+Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda, mps or auto.")]
+
+
 @app.command()
-def compete(data: Data, out: Out, recipe: RecipeName = "default", overrides: Set = None) -> None:
+def compete(
+    data: Data,
+    out: Out,
+    recipe: RecipeName = "default",
+    overrides: Set = None,
+    budget: Annotated[
+        str | None,
+        typer.Option("--budget", "-b", help="Wall-clock time: 20m, 1h30m; +20m adds to what is spent."),
+    ] = None,
+    device: Device = None,
+) -> None:
     """Go the whole way: check, folds, train, predict, tune, submit, report."""
-    print(masksmith.compete(data, out=out, recipe=recipe, overrides=overrides or ()))
+    result = masksmith.compete(
+        data, out=out, recipe=recipe, overrides=overrides or (), budget=budget, device=device
+    )
+    print(result)
+    if result.stopped is not None:
+        raise typer.Exit(result.stopped)
+
+
+@app.command()
+def plan(
+    data: Data,
+    budget: Annotated[str, typer.Option("--budget", "-b", help="Wall-clock time, such as 2h.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Project folder to write plan.yaml to.")
+    ] = None,
+    recipe: RecipeName = "default",
+    overrides: Set = None,
+    device: Device = None,
+) -> None:
+    """Choose a recipe for a budget, with a reason beside each choice; train nothing."""
+    text = masksmith.plan(
+        data, budget=budget, out=out, recipe=recipe, overrides=overrides or (), device=device
+    )
+    print(text, end="")
+
+
+@app.command()
+def noise(
+    project: Folder,
+    recipe: Annotated[
+        str | None,
+        typer.Option("--recipe", "-r", help="A bundled recipe, or a YAML file; default: the last one."),
+    ] = None,
+    overrides: Set = None,
+) -> None:
+    """Train one fold with three seeds and store the spread of their scores."""
+    from masksmith.noise import noise_text
+
+    print(noise_text(masksmith.noise(project, recipe=recipe, overrides=overrides or ())))
 
 
 @app.command()
@@ -171,12 +229,15 @@ def _terminated(_signal: int, _frame: object) -> None:
 
 def main() -> None:
     """Run the command line; see errors.py for the exit codes."""
-    signal.signal(signal.SIGTERM, _terminated)
+    signal.signal(signal.SIGTERM, _terminated)  # long verbs answer it between two steps: see pulse.py
     try:
         code = app(standalone_mode=False)
     except InputError as error:
         print(f"masksmith: {error}", file=sys.stderr)
         sys.exit(EXIT_REFUSED)
+    except StoppedError as error:
+        print(f"masksmith: {error}; the same command goes on where it stopped", file=sys.stderr)
+        sys.exit(error.exit_code)
     except DivergedError as error:
         print(f"masksmith: {error}", file=sys.stderr)
         sys.exit(1)

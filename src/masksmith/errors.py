@@ -15,3 +15,11 @@ class DiskFullError(InputError):
 
 class DivergedError(RuntimeError):
     """Training left the finite numbers twice; the last good checkpoint is kept."""
+
+
+class StoppedError(Exception):
+    """A request to stop (Ctrl-C, SIGTERM) was noticed between two steps; what was finished is whole."""
+
+    def __init__(self, message: str, *, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code

@@ -79,6 +79,11 @@ def write_json(path: Path, value: Any) -> None:  # noqa: ANN401
     write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
 
 
+def remove(path: Path) -> None:
+    """Remove a file or a folder that may be absent."""
+    shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+
 def read_json(path: Path) -> Any:  # noqa: ANN401
     """Read a JSON file of ours.
 

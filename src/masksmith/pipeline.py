@@ -4,22 +4,31 @@
 folder; what is done and whose inputs have not changed is not done again.
 """
 
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from masksmith import pulse
+from masksmith.anytime import compete_units
+from masksmith.budget import Budget, parse_duration
 from masksmith.data.catalog import read_catalog
 from masksmith.data.checks import CheckReport, check_data
 from masksmith.data.synthetic import make_example
+from masksmith.errors import InputError
 from masksmith.files import folder_lock, write_json
+from masksmith.finish import report_members, submit_members, test_shapes, tune_members
+from masksmith.members import read_members
 from masksmith.metrics import get_metric
 from masksmith.models.config import ModelConfig
+from masksmith.noise import measure_noise, noise_text, read_noise
+from masksmith.planner import Planner, machine_tools
 from masksmith.progress import logger
 from masksmith.project import Project, Run, refuse_inside
 from masksmith.recipe import Listing, Recipe, list_recipes, load_recipe, parse_recipe, recipe_source
 from masksmith.splits import Folds
-from masksmith.stages import folds_of, predict_run, report_run, submit_run, test_shapes, train_run, tune_run
+from masksmith.stages import folds_of, predict_member, train_run
 from masksmith.submission import (
     Scored,
     Verdict,
@@ -69,22 +78,25 @@ def folds(out: str | Path, *, recipe: str = "default", overrides: Overrides = ()
 def train(out: str | Path, *, recipe: str = "default", overrides: Overrides = ()) -> Run:
     """Train the folds of a recipe that are not trained yet."""
     project, asked = Project.open(Path(out)), load_recipe(recipe, _dotted(overrides))
-    with folder_lock(project.root):
+    with folder_lock(project.root), pulse.graceful():
         return train_run(project, asked)
 
 
 def predict(out: str | Path, *, run: str | None = None) -> Run:
     """Predict every trained fold's held-out images and the test images."""
     project = Project.open(Path(out))
-    with folder_lock(project.root):
-        return predict_run(project, project.run(run))
+    with folder_lock(project.root), pulse.graceful():
+        members = read_members(project, run)
+        for member in members:
+            predict_member(project, member)
+        return members[0].run
 
 
 def tune(out: str | Path, *, run: str | None = None) -> dict[str, Any]:
     """Search the triplet rule on out-of-fold probabilities; return what ``tuning.json`` holds."""
     project = Project.open(Path(out))
     with folder_lock(project.root):
-        return tune_run(project, project.run(run))
+        return tune_members(project, read_members(project, run))
 
 
 def submit(out: str | Path, *, run: str | None = None, check: str | Path | None = None) -> Verdict:
@@ -94,66 +106,166 @@ def submit(out: str | Path, *, run: str | None = None, check: str | Path | None 
         shapes = test_shapes(project)
         return validate_submission(Path(check), project.catalog.submission, shapes, masks=None)
     with folder_lock(project.root):
-        return submit_run(project, project.run(run))
+        return submit_members(project, read_members(project, run))
 
 
 def report(out: str | Path, *, run: str | None = None) -> Path:
     """Write ``report.html`` and return its path."""
     project = Project.open(Path(out))
     with folder_lock(project.root):
-        return report_run(project, project.run(run))
+        return report_members(project, read_members(project, run))
+
+
+def noise(out: str | Path, *, recipe: str | None = None, overrides: Overrides = ()) -> dict[str, Any]:
+    """Train fold 0 with three seeds and store the spread of their scores in ``noise.json``.
+
+    Args:
+        out: Project folder, with folds.
+        recipe: A bundled recipe or a YAML file; None takes the recipe of the last run, or the default.
+        overrides: Dotted changes of the recipe.
+    """
+    project = Project.open(Path(out))
+    named = recipe or _last_recipe(project)
+    asked = load_recipe(named, _dotted(overrides))
+    with folder_lock(project.root), pulse.graceful():
+        folds_of(project, asked)
+        return measure_noise(project, asked)
+
+
+def plan(
+    data: str | Path,
+    *,
+    budget: str,
+    out: str | Path | None = None,
+    recipe: str = "default",
+    overrides: Overrides = (),
+    device: str | None = None,
+) -> str:
+    """Choose a recipe for a budget, with a reason beside each choice; train nothing.
+
+    Args:
+        data: Folder with the data.
+        budget: Such as "2h".
+        out: Project folder, where ``plan.yaml`` is written too; None leaves nothing behind.
+        recipe: What to start from.
+        overrides: Values that are obeyed.
+        device: "cpu", "cuda", "mps" or "auto".
+
+    Returns:
+        The resolved recipe as YAML.
+
+    Raises:
+        InputError: The budget is too short for one epoch, or the device is not there.
+    """
+    if out is None:
+        import tempfile
+
+        with tempfile.TemporaryDirectory() as folder:
+            inside = Path(folder) / "project"
+            return plan(data, budget=budget, out=inside, recipe=recipe, overrides=overrides, device=device)
+    began, duration = time.monotonic(), parse_duration(budget)
+    pinned = _pinned(overrides, device)
+    asked = load_recipe(recipe, pinned)
+    check(data, out)
+    project = Project.open(Path(out))
+    with folder_lock(project.root), pulse.graceful():
+        folds_of(project, asked)
+        planner = Planner(project, asked, _keys(pinned), machine_tools(project, asked))
+        return planner.propose(duration.seconds - (time.monotonic() - began))
 
 
 @dataclass(frozen=True)
 class Result:
-    """What ``compete`` ends with."""
+    """What ``compete`` ends with; ``tuning`` and ``report`` are None where a stop came before anything was trained."""
 
     project: Path
     run: str
-    tuning: dict[str, Any]
+    tuning: dict[str, Any] | None
     submission: Verdict | None
-    report: Path
+    report: Path | None
+    members: list[str] = field(default_factory=list)
+    noise: str = ""
+    budget: str = ""
+    stopped: int | None = None
+    """Exit code of the signal that stopped it, None where it came to its end."""
 
     def __str__(self) -> str:
-        scores = self.tuning["scores"]
-        lines = [
-            f"{self.tuning['metric']} out of fold: {scores['chosen']:.4f} ± {self.tuning['standard_error']:.4f} "
-            f"(plain {scores['plain']:.4f}, nested {scores['nested']:.4f}, nothing {scores['nothing']:.4f}, "
-            f"everything {scores['everything']:.4f}; {self.tuning['covers']})",
-            f"rule: {self.tuning['rule_text']}",
-            f"submission: {self.submission}"
-            if self.submission
-            else "submission: none, there are no test images",
-            f"report: {self.report}",
-        ]
+        lines = []
+        if self.tuning is not None:
+            scores = self.tuning["scores"]
+            lines += [
+                f"{self.tuning['metric']} out of fold: {scores['chosen']:.4f} ± {self.tuning['standard_error']:.4f} "
+                f"(plain {scores['plain']:.4f}, nested {scores['nested']:.4f}, nothing {scores['nothing']:.4f}, "
+                f"everything {scores['everything']:.4f}; {self.tuning['covers']})",
+                self.noise,
+                f"members: {', '.join(self.members)}",
+                f"rule: {self.tuning['rule_text']}",
+            ]
+        else:
+            lines.append("nothing is trained yet: the submission is the baseline")
+        lines.append(f"submission: {self.submission or 'none, there are no test images'}")
+        if self.report is not None:
+            lines.append(f"report: {self.report}")
+        if self.budget:
+            lines.append(f"budget: {self.budget}")
         return "\n".join(lines)
 
 
 def compete(
-    data: str | Path, *, out: str | Path, recipe: str = "default", overrides: Overrides = ()
+    data: str | Path,
+    *,
+    out: str | Path,
+    recipe: str = "default",
+    overrides: Overrides = (),
+    budget: str | None = None,
+    device: str | None = None,
 ) -> Result:
     """Go the whole way from a data folder to a validated submission, masks and a report.
+
+    A baseline submission stands at once, a better one after each trained fold. Ctrl-C and SIGTERM leave a complete
+    submission of what has been trained until then; a second one ends the process at once.
 
     Args:
         data: Folder with the data, as it was downloaded.
         out: Project folder; the same call again does only what is missing.
         recipe: A bundled recipe's name, or a YAML file.
         overrides: Dotted changes of the recipe: ``["folds.train=1"]`` or ``{"folds.train": 1}``.
+        budget: Wall-clock time such as "20m" for the project as a whole, or "+20m" on top of what is spent: model,
+            length and folds are planned for it, and more time adds to what is trained. None trains the recipe.
+        device: "cpu", "cuda", "mps" or "auto".
 
     Raises:
-        InputError: Data, recipe or folder cannot be used; nothing already written is lost.
+        InputError: Data, recipe, budget or folder cannot be used; nothing already written is lost.
+        StoppedError: Stopped before the data had been read.
     """
-    asked = load_recipe(recipe, _dotted(overrides))
-    for line in str(check(data, out)).splitlines():
-        logger.info("%s", line)
-    project = Project.open(Path(out))
-    with folder_lock(project.root):
-        logger.info("folds:\n%s", folds_of(project, asked))
-        run = predict_run(project, train_run(project, asked))
-        tuning = tune_run(project, run)
-        verdict = submit_run(project, run) if project.catalog.test else None
-        page = report_run(project, run)
-    return Result(project.root, run.path.name, tuning, verdict, page)
+    began = time.monotonic()
+    duration = None if budget is None else parse_duration(budget)
+    pinned = _pinned(overrides, device)
+    asked = load_recipe(recipe, pinned)
+    with pulse.graceful():
+        for line in str(check(data, out)).splitlines():
+            logger.info("%s", line)
+        project = Project.open(Path(out))
+        with folder_lock(project.root):
+            clock = Budget(project.budget_json, duration, started=began)
+            with pulse.listen(clock.beat):
+                logger.info("folds:\n%s", folds_of(project, asked))
+                planner = None
+                if duration is not None:
+                    planner = Planner(project, asked, _keys(pinned), machine_tools(project, asked))
+                done = compete_units(project, asked, planner, clock)
+            clock.write()
+    return Result(
+        project=project.root,
+        run=done.members[0].run.path.name if done.members else "",
+        tuning=done.tuning,
+        submission=done.submission,
+        report=done.report,
+        members=[member.name for member in done.members],
+        noise=noise_text(read_noise(project.noise_json)),
+        budget="" if duration is None else str(clock),
+        stopped=done.stopped,
+    )
 
 
 def score(
@@ -182,6 +294,23 @@ def _dotted(overrides: Overrides) -> tuple[str, ...]:
 
         return tuple(f"{key}={json.dumps(value, default=str)}" for key, value in overrides.items())
     return (overrides,) if isinstance(overrides, str) else tuple(overrides)
+
+
+def _pinned(overrides: Overrides, device: str | None) -> tuple[str, ...]:
+    extra = () if device is None else (f"training.device={device}",)
+    return (*_dotted(overrides), *extra)
+
+
+def _keys(pinned: Sequence[str]) -> list[str]:
+    return [override.partition("=")[0] for override in pinned]
+
+
+def _last_recipe(project: Project) -> str:
+    """Return the file of the recipe that was worked on last, or the default's name."""
+    try:
+        return str(project.run().path / "recipe.yaml")
+    except InputError:
+        return "default"
 
 
 # --- recipes ----------------------------------------------------------------------------------------------
@@ -242,6 +371,8 @@ __all__ = [
     "compete",
     "example",
     "folds",
+    "noise",
+    "plan",
     "predict",
     "recipes",
     "report",

@@ -1,10 +1,13 @@
 """What a long command says while it works: log lines always, a bar on a terminal."""
 
 import logging
+import math
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
+
+from masksmith import pulse
 
 Item = TypeVar("Item")
 
@@ -22,44 +25,69 @@ def clock(seconds: float) -> str:
 
 
 def track(items: Iterable[Item], *, total: int, what: str) -> Iterator[Item]:
-    """Yield the items; show a bar with the time left on a terminal, nothing elsewhere."""
-    if not sys.stderr.isatty():
-        yield from items
-        return
-    from rich.console import Console
-    from rich.progress import track as bar
+    """Yield the items; show a bar with the time left on a terminal, nothing elsewhere.
 
-    yield from bar(items, total=total, description=what, console=Console(stderr=True), transient=True)
+    Raises:
+        StoppedError: A stop was asked for; raised before the next item.
+    """
+    if sys.stderr.isatty():
+        from rich.console import Console
+        from rich.progress import track as bar
+
+        items = bar(items, total=total, description=what, console=Console(stderr=True), transient=True)
+    for item in items:
+        pulse.beat()
+        yield item
 
 
 class Remaining:
-    """Time left of a training, from the pace of the steps made so far.
+    """Time left of a training, from the pace of the last steps.
 
-    The first steps of a process are slow (memory is claimed, kernels are chosen), so the pace leaves out
-    the first ``warm_up`` steps.
+    Work is counted in any unit (pixels, in training). The first steps of a process are slow (memory is claimed,
+    kernels are chosen), so the pace leaves out the first ``warm_up`` steps. The pace forgets: a step that lies
+    ``memory_s`` seconds back counts 1/e, so that a busy neighbour is noticed and its end too.
     """
 
-    def __init__(self, total: int | float, *, warm_up: int = 3) -> None:
+    def __init__(
+        self,
+        total: int | float,
+        *,
+        warm_up: int = 3,
+        memory_s: float = 30.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.total = float(total)
         self.warm_up = warm_up
+        self.memory_s = memory_s
+        self.clock = clock
         self.done = 0.0
         self.steps = 0
-        self.counted = 0.0
-        self.started = time.monotonic()
-        self.warm_at = self.started
+        self.last = clock()
+        self._work = 0.0
+        self._seconds = 0.0
+
+    def restart(self) -> None:
+        """Begin to time a step now: what happened since the last one was something else."""
+        self.last = self.clock()
 
     def advance(self, work: int | float) -> None:
-        """Count ``work`` (in the unit of ``total``) as done."""
+        """Count ``work`` (in the unit of ``total``) as done since the last call."""
+        now = self.clock()
+        seconds = max(0.0, now - self.last)
+        self.last = now
         self.done += work
         self.steps += 1
-        if self.steps <= self.warm_up:
-            self.warm_at = time.monotonic()
-        else:
-            self.counted += work
+        if self.steps > self.warm_up:
+            kept = math.exp(-seconds / self.memory_s)
+            self._work = self._work * kept + work
+            self._seconds = self._seconds * kept + seconds
+
+    @property
+    def pace(self) -> float:
+        """Seconds a unit of work; 0 while nothing is known."""
+        return self._seconds / self._work if self._work else 0.0
 
     @property
     def seconds(self) -> float:
         """Expected seconds until ``total`` is reached; 0 while nothing is known."""
-        if not self.counted:
-            return 0.0
-        return (self.total - self.done) * (time.monotonic() - self.warm_at) / self.counted
+        return max(0.0, self.total - self.done) * self.pace

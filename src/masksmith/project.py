@@ -11,7 +11,7 @@ from masksmith.data.cache import Cache, build_cache, open_cache
 from masksmith.data.catalog import Catalog
 from masksmith.data.checks import constant_ids
 from masksmith.errors import InputError
-from masksmith.files import Ledger, digest, read_json, write_json, write_text
+from masksmith.files import Ledger, digest, read_json, remove, write_json, write_text
 from masksmith.recipe import Recipe, parse_recipe
 from masksmith.splits import Folds, read_folds
 
@@ -43,6 +43,11 @@ class Run:
         """Weights of a trained fold."""
         return self.checkpoints(fold) / "final.safetensors"
 
+    @property
+    def interim(self) -> Path:
+        """Folder of what was predicted by a training that is not finished."""
+        return self.path / "interim"
+
     def oof(self, fold: int) -> Path:
         """Out-of-fold probabilities of a fold."""
         return self.path / "oof" / f"fold_{fold}.npy"
@@ -65,6 +70,12 @@ class Project:
         self.tuning_json = root / "tuning.json"
         self.masks_dir = root / "masks"
         self.submission_csv = root / "submission.csv"
+        self.submission_json = root / "submission.json"
+        self.members_json = root / "ensemble" / "members.json"
+        self.plan_yaml = root / "plan.yaml"
+        self.plan_json = root / "plan.json"
+        self.budget_json = root / "budget.json"
+        self.noise_json = root / "noise.json"
         self.report_html = root / "report.html"
 
     @classmethod
@@ -212,8 +223,9 @@ class Project:
         return Run(path, parse_recipe((path / "recipe.yaml").read_text(), where=str(path / "recipe.yaml")))
 
     def make_current(self, run: Run) -> None:
-        """Remember the run as the one that the next verbs mean."""
+        """Remember the run as the one that the next verbs mean, in the place of an ensemble."""
         write_json(self.runs_dir / "current.json", run.path.name)
+        remove(self.members_json)
 
     def key(self, *parts: str) -> str:
         """Return a stage's key: the data and whatever else went into it."""

@@ -1,10 +1,10 @@
-"""The stages of the way on a project's files: what each reads, what it is keyed by, and when it is skipped.
+"""Training and prediction on a project's files: what each stage reads, what it is keyed by, and when it is skipped.
 
 The verbs in ``pipeline`` call these under the project's lock. A stage that is recorded in a ledger with the same key
-is not run again; probabilities and rules that were made from other inputs than the present ones are refused.
+is not run again; probabilities that were made from other inputs than the present ones are refused.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,37 +12,27 @@ import numpy as np
 
 from masksmith.arrays import IGNORE
 from masksmith.config import look_up
-from masksmith.data.checks import coverage, duplicate_groups
+from masksmith.data.checks import duplicate_groups
 from masksmith.data.store import Store, is_whole
 from masksmith.errors import InputError
-from masksmith.files import digest, read_json, write_json
+from masksmith.files import digest, remove
+from masksmith.members import Member, members_of_run
 from masksmith.metrics import get_metric
-from masksmith.postprocess import (
-    PLAIN,
-    Rule,
-    apply_rule,
-)
-from masksmith.prediction.codes import mean_codes, open_codes, to_codes
+from masksmith.postprocess import PLAIN, apply_rule
+from masksmith.prediction.codes import MeanCodes, open_codes, to_codes
 from masksmith.progress import Remaining, logger
 from masksmith.project import Project, Run
 from masksmith.recipe import Recipe
 from masksmith.splits import Folds, make_folds, write_folds
-from masksmith.submission import (
-    Verdict,
-    validate_submission,
-    write_masks,
-    write_submission,
-)
-from masksmith.tuning import tune_oof
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
     from masksmith.models import SegmentationModel
-    from masksmith.reporting import ReportFacts
+    from masksmith.training.deadline import Deadline
 
 _FORWARD_WORK = 0.35  # a forward pass costs about this share of a training step on the same pixels
-_VERSIONS = {"train": "2", "oof": "1", "test": "1", "tune": "2", "submit": "1"}
+_VERSIONS = {"train": "3", "oof": "1", "test": "1"}
 
 
 def folds_of(project: Project, recipe: Recipe) -> Folds:
@@ -70,7 +60,7 @@ def folds_of(project: Project, recipe: Recipe) -> Folds:
     return project.folds
 
 
-def _resolve(recipe: Recipe) -> Recipe:
+def resolve(recipe: Recipe) -> Recipe:
     """Settle every "auto": what is written into the run's recipe.yaml is fixed."""
     from masksmith.losses import build_loss
     from masksmith.models import MODELS
@@ -88,159 +78,199 @@ def _resolve(recipe: Recipe) -> Recipe:
     return recipe.model_copy(update={"model": model, "training": settle_machine(recipe.training)})
 
 
+def open_run(project: Project, asked: Recipe) -> Run:
+    """Return the run of a recipe, made and resolved now if there is none."""
+    made = folds_of(project, asked)
+    run = project.run_of(asked) or project.add_run(asked, resolve(asked))
+    run.ledger.mark_done("folds", made.hash)
+    return run
+
+
 def train_run(project: Project, asked: Recipe) -> Run:
     """Resolve the recipe and train the folds that are not trained."""
+    run = open_run(project, asked)
+    project.make_current(run)
+    missing = [member.fold for member in members_of_run(run) if not is_trained(project, member)]
+    if not missing:
+        logger.info("run %s: all folds are trained", run.path.name)
+        return run
+    remaining = Remaining(work_of(project, run, missing))
+    for fold in missing:
+        train_member(project, Member(run, fold), remaining=remaining)
+    return run
+
+
+def train_member(
+    project: Project,
+    member: Member,
+    *,
+    remaining: Remaining | None = None,
+    deadline: "Deadline | None" = None,
+) -> None:
+    """Train one fold of a run unless it is trained.
+
+    Args:
+        project: The project.
+        member: Run and fold.
+        remaining: Told of every step; None counts this fold alone.
+        deadline: When the training has to end; None: no hurry.
+
+    Raises:
+        InputError: It would not fit into memory, or what it starts from is not there.
+        StoppedError: A stop was asked for; the checkpoint is of that very step.
+    """
     from masksmith.training.events import EventLog
     from masksmith.training.loop import train_fold
     from masksmith.training.machine import make_fabric
 
-    made = folds_of(project, asked)
-    run = project.run_of(asked) or project.add_run(asked, _resolve(asked))
-    project.make_current(run)
-    run.ledger.mark_done("folds", made.hash)
-    missing = [fold for fold in _trained_folds(run) if not _is_trained(project, run, fold)]
-    if not missing:
-        logger.info("run %s: all folds are trained", run.path.name)
-        return run
-    logger.info("run %s: training fold %s of %d", run.path.name, ", ".join(map(str, missing)), made.count)
+    run, fold = member.run, member.fold
+    if is_trained(project, member):
+        return
+    logger.info("run %s: training fold %d of %d", run.path.name, fold, project.folds.count)
     fabric = make_fabric(run.recipe.training)
-    remaining = Remaining(_work(project, run, missing))
-    for fold in missing:
-        train_fold(
-            fabric,
-            _fresh_model(project, run, fold),
-            run.recipe.training,
-            _fold_data(project, run, fold),
-            folder=run.checkpoints(fold),
-            log=EventLog(run.events, fold=fold),
-            evaluate=_evaluator(project, run, fold, fabric, remaining),
-            remaining=remaining,
-        )
-        run.ledger.mark_done(f"fold_{fold}/train", _train_key(project, run))
-    return run
+    remaining = remaining or Remaining(work_of(project, run, [fold]))
+    train_fold(
+        fabric,
+        _fresh_model(project, run, fold),
+        run.recipe.training,
+        _fold_data(project, run, fold),
+        folder=run.checkpoints(fold),
+        log=EventLog(run.events, fold=fold),
+        evaluate=_evaluator(project, run, fold, fabric, remaining),
+        remaining=remaining,
+        deadline=deadline,
+    )
+    run.ledger.mark_done(member.entry("train"), _train_key(project, run, fold))
+    remove(run.interim)
+
+
+def keep_interim(project: Project, member: Member) -> Member | None:
+    """Keep the averaged weights of a training under way as an interim member; None where it has no step yet."""
+    from masksmith.training.checkpoint import Checkpoints, averaged, save_tensors
+
+    found = Checkpoints(member.run.checkpoints(member.fold)).newest()
+    if (
+        found is None
+        or found[1]["position"] == 0
+        or found[1]["key"] != _train_key(project, member.run, member.fold)
+    ):
+        return None
+    tensors, facts = found
+    interim = Member(member.run, member.fold, interim=True)
+    save_tensors(interim.weights, averaged(tensors), {"epoch": facts["position"]})
+    return interim
 
 
 def predict_run(project: Project, run: Run) -> Run:
     """Predict held-out and test images with every trained fold."""
-    from masksmith.prediction.predict import predict_probs, write_codes
-    from masksmith.training.machine import make_fabric
-
-    cache, fabric = project.cache, None
-    inside = {fold: project.folds.inside(fold) for fold in _trained_folds(run)}
-    test = [sample.id for sample in project.catalog.test]
-    for fold in _trained_folds(run):
-        if not _is_trained(project, run, fold):
-            raise InputError(
-                f"{run.path}: fold {fold} is not trained; run `masksmith train {project.root}` first"
-            )
-        for stage, path, images, names in (
-            ("oof", run.oof(fold), cache.train_images, inside[fold]),
-            ("test", run.test(fold), cache.test_images, test),
-        ):
-            key = _predict_key(project, run, fold, stage)
-            if not names or (run.ledger.is_done(f"fold_{fold}/{stage}", key) and is_whole(path)):
-                continue
-            run.ledger.forget(f"fold_{fold}/{stage}")
-            logger.info("predicting %d %s images with fold %d", len(names), stage, fold)
-            fabric = fabric or make_fabric(run.recipe.training)
-            model = _trained_model(project, run, fold, fabric)
-            seen = [name for name in names if name not in project.blank]
-            options = run.recipe.prediction
-            probs = predict_probs(fabric, model, images, seen, tta=options.tta, batch_size=options.batch_size)
-            write_codes(path, images, names, probs, blank=set(names) - set(seen))
-            run.ledger.mark_done(f"fold_{fold}/{stage}", key)
+    for member in members_of_run(run):
+        predict_member(project, member)
     return run
 
 
-def tune_run(project: Project, run: Run) -> dict[str, Any]:
-    """Search the rule on the out-of-fold probabilities; return what tuning.json holds."""
-    trained = _trained_folds(run)
-    oof = {fold: _need_oof(project, run, fold) for fold in trained}
-    key = _tune_key(project, run)
-    if run.ledger.is_done("tune", key) and project.tuning_json.exists():
-        value: dict[str, Any] = read_json(project.tuning_json)
-        if value["run"] == run.path.name:
-            return value
-    value = tune_oof(project, run, trained, oof)
-    write_json(project.tuning_json, value)
-    value = read_json(project.tuning_json)  # what a notebook gets now is what it will read later
-    run.ledger.mark_done("tune", key)
-    verdict = "kept" if value["kept"] else "not kept: no certain gain"
-    logger.info("tuning: found '%s' (%s)", value["found_text"], verdict)
-    return value
+def predict_member(project: Project, member: Member, *, stages: Sequence[str] = ("oof", "test")) -> None:
+    """Predict a member's held-out images ("oof") and the test images ("test") where that is not done.
+
+    Raises:
+        InputError: The member is not trained.
+    """
+    from masksmith.prediction.predict import predict_probs, write_codes
+    from masksmith.training.machine import make_fabric
+
+    if not member.interim and not is_trained(project, member):
+        raise InputError(
+            f"{member.run.path}: fold {member.fold} is not trained; run `masksmith train {project.root}` first"
+        )
+    cache, ledger, options = project.cache, member.run.ledger, member.run.recipe.prediction
+    held_out = project.folds.inside(member.fold)
+    names_of = {"oof": held_out, "test": [sample.id for sample in project.catalog.test]}
+    images_of = {"oof": cache.train_images, "test": cache.test_images}
+    fabric, model = None, None
+    for stage in stages:
+        names, path, key = names_of[stage], member.codes(stage), _predict_key(project, member, stage)
+        if not names or (ledger.is_done(member.entry(stage), key) and is_whole(path)):
+            continue
+        ledger.forget(member.entry(stage))
+        logger.info("predicting %d %s images with %s", len(names), stage, member.name)
+        fabric = fabric or make_fabric(member.run.recipe.training)
+        model = model or _trained_model(project, member, fabric)
+        seen = [name for name in names if name not in project.blank]
+        probs = predict_probs(
+            fabric, model, images_of[stage], seen, tta=options.tta, batch_size=options.batch_size
+        )
+        write_codes(path, images_of[stage], names, probs, blank=set(names) - set(seen))
+        ledger.mark_done(member.entry(stage), key)
 
 
-def submit_run(project: Project, run: Run) -> Verdict:
-    """Write masks and submission, and validate both."""
-    tuning = _need_tuning(project, run)
-    rule = Rule(**tuning["rule"])
-    form, shapes = project.catalog.submission, test_shapes(project)
-    if not form.ids:
-        raise InputError(f"{project.catalog.root}: there are no test images, so there is nothing to submit")
-    stores = [_need_codes(project, run, fold, "test") for fold in _trained_folds(run)]
-    key = project.key(_VERSIONS["submit"], str(rule), *(_store_digest(store) for store in stores))
-    if not _submission_stands(project, key):
-        project.ledger.forget("submit")
-        masks = {name: apply_rule(codes[..., 0], rule) for name, codes in mean_codes(stores, form.ids)}
-        write_masks(project.masks_dir, masks.items())
-        write_submission(project.submission_csv, form, masks)
-        project.ledger.mark_done("submit", key)
-    return validate_submission(project.submission_csv, form, shapes, masks=project.masks_dir)
+def is_trained(project: Project, member: Member) -> bool:
+    """Whether a fold of a run is trained to its end, on the present data and folds."""
+    weights = member.run.final(member.fold)
+    done = member.run.ledger.is_done(member.entry("train"), _train_key(project, member.run, member.fold))
+    return done and weights.exists() and weights.with_suffix(".json").exists()
 
 
-def _submission_stands(project: Project, key: str) -> bool:
-    """Whether the submission and the masks there are whole and were made from the same inputs."""
-    if not project.ledger.is_done("submit", key):
-        return False
-    form, shapes = project.catalog.submission, test_shapes(project)
-    try:
-        validate_submission(project.submission_csv, form, shapes, masks=project.masks_dir)
-    except InputError as error:
-        logger.warning("%s; writing it again", error)
-        return False
-    return True
+def oof_of(project: Project, members: Sequence[Member]) -> dict[int, MeanCodes]:
+    """Return, for each fold that a member covers, the mean probabilities of its held-out images.
+
+    Raises:
+        InputError: Probabilities are missing, damaged, of other images, or of other weights than the present ones.
+    """
+    folds = sorted({member.fold for member in members})
+    return {
+        fold: MeanCodes([_need_oof(project, member) for member in members if member.fold == fold])
+        for fold in folds
+    }
 
 
-def report_run(project: Project, run: Run) -> Path:
-    """Write the report."""
-    from masksmith.reporting import write_report
+def test_of(project: Project, members: Sequence[Member]) -> MeanCodes:
+    """Return the mean of all members' probabilities of the test images.
 
-    return write_report(project.report_html, report_facts(project, run))
-
-
-def _trained_folds(run: Run) -> list[int]:
-    """Folds that the recipe asks for."""
-    return list(range(run.recipe.folds.train or run.recipe.folds.count))
+    Raises:
+        InputError: As oof_of.
+    """
+    return MeanCodes([_need_codes(project, member, "test") for member in members])
 
 
-def _train_key(project: Project, run: Run) -> str:
-    return project.key(_VERSIONS["train"], run.recipe.hash, project.folds.hash)
+def codes_digest(codes: MeanCodes) -> str:
+    """Return a hash of what the probabilities are."""
+    return digest(
+        *(f"{name} {entry.crc32}" for store in codes.stores for name, entry in store.entries.items())
+    )
 
 
-def _is_trained(project: Project, run: Run, fold: int) -> bool:
-    files = (run.final(fold), run.final(fold).with_suffix(".json"))
-    return run.ledger.is_done(f"fold_{fold}/train", _train_key(project, run)) and all(map(Path.exists, files))
+def _train_key(project: Project, run: Run, fold: int) -> str:
+    start = run.recipe.training.start_run
+    begun = "" if start is None else _checksum(_start_weights(project, start, fold))
+    return project.key(_VERSIONS["train"], run.recipe.hash, project.folds.hash, begun)
 
 
-def _predict_key(project: Project, run: Run, fold: int, stage: str) -> str:
+def _start_weights(project: Project, start_run: str, fold: int) -> Path:
+    path = project.run(start_run).final(fold)
+    if not path.with_suffix(".json").exists():
+        raise InputError(
+            f"training.start_run: {start_run} has no trained fold {fold} ({path} is missing); train that run first"
+        )
+    return path
+
+
+def _checksum(weights: Path) -> str:
     from masksmith.training.checkpoint import facts_of
 
-    weights = str(facts_of(run.final(fold))["checksum"])
-    return project.key(_VERSIONS[stage], weights, str(run.recipe.prediction), _train_key(project, run))
+    return str(facts_of(weights)["checksum"])
 
 
-def _store_digest(store: Store) -> str:
-    return digest(*(f"{name} {entry.crc32}" for name, entry in store.entries.items()))
+def _predict_key(project: Project, member: Member, stage: str) -> str:
+    run = member.run
+    trained = _train_key(project, run, member.fold)
+    return project.key(_VERSIONS[stage], _checksum(member.weights), str(run.recipe.prediction), trained)
 
 
-def _need_codes(project: Project, run: Run, fold: int, stage: str) -> Store:
-    """Open the probabilities of a fold; those of other weights than the present ones are refused."""
-    path = run.oof(fold) if stage == "oof" else run.test(fold)
+def _need_codes(project: Project, member: Member, stage: str) -> Store:
+    """Open the probabilities of a member; those of other weights than the present ones are refused."""
+    path = member.codes(stage)
     store = open_codes(path)
-    made_now = _is_trained(project, run, fold) and run.ledger.is_done(
-        f"fold_{fold}/{stage}", _predict_key(project, run, fold, stage)
-    )
-    if not made_now:
+    whole = member.interim or is_trained(project, member)
+    if not whole or not member.run.ledger.is_done(member.entry(stage), _predict_key(project, member, stage)):
         raise InputError(
             f"{path}: made with other weights, folds or settings than the present ones; run "
             f"`masksmith train {project.root}` and `masksmith predict {project.root}` again"
@@ -248,56 +278,33 @@ def _need_codes(project: Project, run: Run, fold: int, stage: str) -> Store:
     return store
 
 
-def _tune_key(project: Project, run: Run) -> str:
-    oof = [_store_digest(_need_oof(project, run, fold)) for fold in _trained_folds(run)]
-    return project.key(_VERSIONS["tune"], run.recipe.metric, str(run.recipe.tuning), *oof)
-
-
-def _need_oof(project: Project, run: Run, fold: int) -> Store:
-    store = _need_codes(project, run, fold, "oof")
-    if set(store.ids) != set(project.folds.inside(fold)):
+def _need_oof(project: Project, member: Member) -> Store:
+    store = _need_codes(project, member, "oof")
+    if set(store.ids) != set(project.folds.inside(member.fold)):
         raise InputError(
-            f"{run.oof(fold)}: it holds other images than fold {fold}; run `masksmith predict` again"
+            f"{member.codes('oof')}: it holds other images than fold {member.fold}; run `masksmith predict` again"
         )
     return store
-
-
-def _need_tuning(project: Project, run: Run) -> dict[str, Any]:
-    if not project.tuning_json.exists():
-        raise InputError(f"{project.tuning_json}: not there yet; run `masksmith tune {project.root}` first")
-    tuning: dict[str, Any] = read_json(project.tuning_json)
-    if tuning["run"] != run.path.name:
-        raise InputError(
-            f"{project.tuning_json}: it was made for the run {tuning['run']}, not {run.path.name}; "
-            f"run `masksmith tune {project.root} --run {run.path.name}` first"
-        )
-    if not run.ledger.is_done("tune", _tune_key(project, run)):
-        raise InputError(
-            f"{project.tuning_json}: made from other probabilities or settings than the present ones; run "
-            f"`masksmith tune {project.root}` again"
-        )
-    return tuning
-
-
-def _test_ids(project: Project) -> list[str]:
-    return project.catalog.submission.ids
-
-
-def test_shapes(project: Project) -> dict[str, tuple[int, int]]:
-    """Return the size of every test image."""
-    images = project.cache.test_images
-    return {name: images.shape(name) for name in images}
 
 
 def _fold_data(project: Project, run: Run, fold: int) -> Any:  # noqa: ANN401
     from masksmith.training.stages import FoldData
 
     ids = [name for name in project.folds.outside(fold) if name not in project.blank]
-    cache, key = project.cache, _train_key(project, run)
+    cache, key = project.cache, _train_key(project, run, fold)
     return FoldData(fold, ids, cache.train_images, cache.train_masks, run.recipe.seed, key)
 
 
-def _fresh_model(project: Project, run: Run, fold: int, *, load_weights: bool = True) -> "SegmentationModel":
+def _fresh_model(project: Project, run: Run, fold: int) -> "SegmentationModel":
+    """Return the model that a training begins with."""
+    start = run.recipe.training.start_run
+    model = _build(project, run, fold, load_weights=start is None)
+    if start is not None:
+        _load(model, _start_weights(project, start, fold))
+    return model
+
+
+def _build(project: Project, run: Run, fold: int, *, load_weights: bool) -> "SegmentationModel":
     from masksmith.models import build_model
 
     seed = run.recipe.seed * 1000 + fold
@@ -305,14 +312,19 @@ def _fresh_model(project: Project, run: Run, fold: int, *, load_weights: bool = 
     return build_model(run.recipe.model, in_channels=channels, seed=seed, load_weights=load_weights)
 
 
-def _trained_model(project: Project, run: Run, fold: int, fabric: "Fabric") -> "SegmentationModel":
-    from masksmith.models import to_channels_last
+def _load(model: "SegmentationModel", weights: Path) -> None:
     from masksmith.training.checkpoint import copy_weights, load_tensors
 
-    model = _fresh_model(project, run, fold, load_weights=False)
-    tensors, _ = load_tensors(run.final(fold))
-    copy_weights(model, tensors, where=f"checkpoint {run.final(fold)}")
-    if run.recipe.training.channels_last:
+    tensors, _ = load_tensors(weights)
+    copy_weights(model, tensors, where=f"checkpoint {weights}")
+
+
+def _trained_model(project: Project, member: Member, fabric: "Fabric") -> "SegmentationModel":
+    from masksmith.models import to_channels_last
+
+    model = _build(project, member.run, member.fold, load_weights=False)
+    _load(model, member.weights)
+    if member.run.recipe.training.channels_last:
         to_channels_last(model)
     fabric.to_device(model)  # in place
     return model
@@ -352,7 +364,7 @@ def _evaluator(
     return evaluate
 
 
-def _work(project: Project, run: Run, missing: list[int]) -> float:
+def work_of(project: Project, run: Run, missing: list[int]) -> float:
     """Return the pixels ahead, for the time left: training, scoring, and prediction after it."""
     from masksmith.training.stages import training_work
 
@@ -372,38 +384,3 @@ def _work(project: Project, run: Run, missing: list[int]) -> float:
             training_work(recipe.training, _fold_data(project, run, fold), divisor) + _FORWARD_WORK * forward
         )
     return total
-
-
-def report_facts(project: Project, run: Run) -> "ReportFacts":
-    """Collect what the report shows."""
-    from masksmith.reporting import ReportFacts
-    from masksmith.training.events import read_events
-
-    trained = _trained_folds(run)
-    rows = [row for row in project.folds.rows if row.fold in trained and row.id not in project.blank]
-    stores = {fold: _need_oof(project, run, fold) for fold in trained}
-    tuning = _need_tuning(project, run)
-    rule, metric, masks = Rule(**tuning["rule"]), get_metric(run.recipe.metric), project.cache.train_masks
-    preds = {row.id: apply_rule(stores[row.fold][row.id][..., 0], rule) for row in rows}
-    scores = {row.id: metric.score(metric.stats(preds[row.id], masks[row.id][..., 0])[None]) for row in rows}
-    tests = [_need_codes(project, run, fold, "test") for fold in trained] if project.catalog.test else []
-    test_masks = (
-        (name, apply_rule(codes[..., 0], rule)) for name, codes in mean_codes(tests, _test_ids(project))
-    )
-    test_shares = {name: float(mask.mean()) for name, mask in test_masks}
-    return ReportFacts(
-        title=Path(project.catalog.root).name,
-        run=run.path.name,
-        check=read_json(project.check_json) if project.check_json.exists() else None,
-        recipe_yaml=run.recipe.to_yaml(),
-        environment=(run.path / "environment.txt").read_text(),
-        folds_text=str(project.folds),
-        tuning=tuning,
-        events=read_events(run.events),
-        coverage_train=list(coverage(masks).values()),
-        coverage_test=list(test_shares.values()),
-        scores=scores,
-        images=project.cache.train_images,
-        masks=masks,
-        preds=preds,
-    )

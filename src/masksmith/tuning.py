@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 
-from masksmith.data.store import Store
 from masksmith.errors import InputError
 from masksmith.metrics import Metric, get_metric
 from masksmith.postprocess import (
@@ -19,14 +18,25 @@ from masksmith.postprocess import (
     search_rule,
     sweep_counts,
 )
+from masksmith.prediction.codes import MeanCodes
 from masksmith.project import Project, Run
+from masksmith.recipe import Recipe
 from masksmith.splits import FoldRow, assign_folds
 from masksmith.training.events import read_events
 
 
-def tune_oof(project: Project, run: Run, trained: list[int], oof: Mapping[int, Store]) -> dict[str, Any]:
-    """Search the rule on the out-of-fold probabilities and return all scores as plain values."""
-    metric, config = get_metric(run.recipe.metric), run.recipe.tuning
+def tune_oof(
+    project: Project, recipe: Recipe, oof: Mapping[int, MeanCodes], *, optimism: dict[str, float]
+) -> dict[str, Any]:
+    """Search the rule on the out-of-fold probabilities and return all scores as plain values.
+
+    Args:
+        project: Its folds and masks.
+        recipe: Its metric, candidates and seed.
+        oof: Fold -> probabilities of its held-out images.
+        optimism: What choosing the best epochs may have added to the score (see optimism_of).
+    """
+    metric, config, trained = get_metric(recipe.metric), recipe.tuning, sorted(oof)
     masks, made = project.cache.train_masks, project.folds
     if metric.needs != "counts":
         raise InputError(f"metric: {metric.name!r} needs {metric.needs}; the search needs a metric of counts")
@@ -35,30 +45,27 @@ def tune_oof(project: Project, run: Run, trained: list[int], oof: Mapping[int, S
     pairs = [(oof[row.fold][row.id][..., 0], masks[row.id][..., 0]) for row in content]
     if not content:
         raise InputError(
-            f"{run.path}: the held-out images of fold {trained} have no content, so nothing can be judged"
+            f"{project.root}: the held-out images of fold {trained} have no content, so nothing can be judged"
         )
     rules = candidate_rules(config, median_area=float(np.median([codes.size for codes, _ in pairs])))
     thresholds = [code for rule in rules for code in (rule.top, rule.bottom)]
     sweep = sweep_counts(pairs, thresholds)
     groups = [row.group for row in content]
-    parts = (
-        np.array([row.fold for row in content]) if len(trained) > 1 else _parts(content, seed=run.recipe.seed)
-    )
+    parts = np.array([row.fold for row in content]) if len(trained) > 1 else _parts(content, seed=recipe.seed)
     found = search_rule(
-        sweep, metric, rules, parts=parts, groups=groups, resamples=config.resamples, seed=run.recipe.seed
+        sweep, metric, rules, parts=parts, groups=groups, resamples=config.resamples, seed=recipe.seed
     )
     blank_pairs = [
         (oof[row.fold][row.id][..., 0], masks[row.id][..., 0]) for row in rows if row.id in project.blank
     ]
     return {
-        "run": run.path.name,
         "metric": metric.name,
         "metric_describes": metric.describes,
         "covers": f"{len(rows)} of {len(made.rows)} training images, {len(blank_pairs)} without content left out",
         "scores": _scores(sweep, found, metric, blank_pairs),
         "rule_text": found.rule.describe(),
         "found_text": found.found.describe(),
-        "optimism": _optimism(run, trained),
+        "optimism": optimism or None,
         **found.to_json(),
     }
 
@@ -90,12 +97,22 @@ def _parts(rows: Sequence[FoldRow], *, seed: int) -> Any:  # noqa: ANN401
     return assign_folds([row.coverage_class for row in rows], groups, count=count, seed=seed)
 
 
-def _optimism(run: Run, trained: list[int]) -> dict[str, float] | None:
+def optimism_of(run: Run, fold: int) -> dict[str, float]:
     """Where the best epoch was chosen on the fold: how much higher its score is than the last epoch's."""
     if run.recipe.training.select != "best":
-        return None
-    scores = {
-        fold: [e["value"] for e in read_events(run.events) if e["fold"] == fold and e["split"] == "fold"]
-        for fold in trained
-    }
-    return {f"fold_{fold}": max(values) - values[-1] for fold, values in scores.items()}
+        return {}
+    events = read_events(run.events)
+    values = [
+        e["value"] for e in events if e["fold"] == fold and (e["split"], e["name"]) == ("fold", "score")
+    ]
+    return {f"fold_{fold}": max(values) - values[-1]}
+
+
+def plain_score(project: Project, recipe: Recipe, oof: Mapping[int, MeanCodes]) -> float:
+    """Return the score of threshold 0.5 on the held-out images with content of these folds."""
+    metric, masks = get_metric(recipe.metric), project.cache.train_masks
+    rows = [row for row in project.folds.rows if row.fold in oof and row.id not in project.blank]
+    stats = [
+        metric.stats(apply_rule(oof[row.fold][row.id][..., 0], PLAIN), masks[row.id][..., 0]) for row in rows
+    ]
+    return metric.score(np.stack(stats))

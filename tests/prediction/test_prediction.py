@@ -8,8 +8,8 @@ from masksmith.data.store import Store, StoreWriter
 from masksmith.errors import InputError
 from masksmith.models import ModelConfig, Output, SegmentationModel, build_model
 from masksmith.prediction import (
+    MeanCodes,
     code_of,
-    mean_codes,
     open_codes,
     predict_probs,
     prob_of,
@@ -130,7 +130,9 @@ def test_mean_of_folds(images, tmp_path):
         probs = np.full((16, 16, 1), value)
         write_codes(tmp_path / f"{at}.npy", images, ["b"], [("b", probs)], blank=set())
     stores = [open_codes(tmp_path / f"{at}.npy") for at in (0, 1)]
-    ((name, mean),) = mean_codes(stores, ["b"])
-    assert name == "b"
+    both = MeanCodes(stores)
+    assert both.ids == ["b"]
+    mean = both["b"]
+    assert (MeanCodes(stores[:1])["b"] == stores[0]["b"]).all()
     assert np.ptp(mean) == 0
     assert prob_of(int(mean[0, 0, 0])) == pytest.approx(0.4, abs=1e-4)

@@ -24,7 +24,8 @@ from masksmith.training.machine import (
     settle_precision,
 )
 from masksmith.training.optim import build_optimizer, lr_factor
-from masksmith.training.stages import FoldData, canvas_hw, plan_epochs, prefetch
+from masksmith.training.plan import plan_epochs
+from masksmith.training.stages import FoldData, canvas_hw, prefetch
 
 MODEL = ModelConfig(encoder="resnet18", encoder_weights="none", encoder_depth=3, decoder_channels=[16, 8, 8])
 BCE = [LossTerm(name="bce"), LossTerm(name="dice")]
@@ -226,19 +227,6 @@ def test_channels_last_weights_survive_a_checkpoint(tmp_path):
     assert other.weight.is_contiguous(memory_format=torch.channels_last)
 
 
-def test_plan_of_the_stages():
-    settings = config(epochs=(2, 3))
-    plan = plan_epochs(settings, 10)
-    assert [epoch.stage for epoch in plan] == [0, 0, 1, 1, 1]
-    assert [epoch.first_step for epoch in plan] == [0, 2, 4, 6, 8]
-    assert {epoch.span_steps for epoch in plan} == {10}  # the second stage continues the schedule
-    assert [epoch.starts_optimizer for epoch in plan] == [True, False, False, False, False]
-    own = settings.stages[1].model_copy(update={"schedule": ScheduleConfig(name="cosine"), "batch_size": 2})
-    plan = plan_epochs(settings.model_copy(update={"stages": [settings.stages[0], own]}), 10)
-    assert [(e.steps, e.span_start, e.span_steps) for e in plan] == [(2, 0, 4)] * 2 + [(5, 4, 15)] * 3
-    assert plan_epochs(settings, 3)[0].steps == 1
-
-
 def test_canvas(data):
     settings = config()
     assert canvas_hw(settings, settings.stages[0], data, 8) == (16, 16)
@@ -282,13 +270,15 @@ def test_moving_average_follows_the_formula():
 
 
 def test_prefetch_keeps_the_order_and_passes_errors():
-    assert list(prefetch(lambda step: step * step, 20, threads=3)) == [step * step for step in range(20)]
+    assert list(prefetch(lambda step: step * step, range(20), threads=3)) == [
+        step * step for step in range(20)
+    ]
 
     def fail(step):
         raise KeyError(step)
 
     with pytest.raises(KeyError):
-        list(prefetch(fail, 3))
+        list(prefetch(fail, range(3)))
 
 
 def test_first_stage_must_say_how():

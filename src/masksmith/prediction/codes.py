@@ -4,7 +4,7 @@ A threshold is a code too, and the decision is ``q > t`` everywhere: in the sear
 pictures, so that they agree on every pixel.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -45,12 +45,21 @@ def open_codes(path: Path) -> Store:
     return store
 
 
-def mean_codes(
-    stores: Sequence[Store], names: Iterable[str]
-) -> Iterator[tuple[str, UInt16[np.ndarray, "h w c"]]]:
-    """Yield the mean of several stores' probabilities, image by image."""
-    for name in names:
-        total = np.zeros(stores[0][name].shape, np.float64)
-        for store in stores:
+class MeanCodes:
+    """The mean of several stores' probabilities, image by image, as codes; of one store: that store's."""
+
+    def __init__(self, stores: Sequence[Store]) -> None:
+        self.stores = stores
+
+    @property
+    def ids(self) -> list[str]:
+        """Ids in the order of the first store."""
+        return self.stores[0].ids
+
+    def __getitem__(self, name: str) -> UInt16[np.ndarray, "h w c"]:
+        if len(self.stores) == 1:
+            return self.stores[0][name]
+        total = np.zeros(self.stores[0][name].shape, np.float64)
+        for store in self.stores:
             total += store[name]
-        yield name, np.rint(total / len(stores)).astype(np.uint16)
+        return np.rint(total / len(self.stores)).astype(np.uint16)

@@ -24,18 +24,20 @@ def _html(figure: go.Figure) -> str:
     )
 
 
-def _series(events: list[dict[str, Any]], fold: int, split: str, name: str) -> tuple[list[int], list[float]]:
-    found = [e for e in events if (e["fold"], e["split"], e["name"]) == (fold, split, name)]
+def _series(
+    events: list[dict[str, Any]], curve: str, split: str, name: str
+) -> tuple[list[float], list[float]]:
+    found = [e for e in events if (e["curve"], e["split"], e["name"]) == (curve, split, name)]
     return [e["epoch"] for e in found], [e["value"] for e in found]
 
 
 def learning_curves(events: list[dict[str, Any]], split: str, name: str, title: str, axis: str) -> str:
-    """Return one line a fold over the epochs."""
+    """Return one line for each ``curve`` of the events (a fold of a run) over the epochs."""
     figure = go.Figure()
-    for at, fold in enumerate(sorted({event["fold"] for event in events})):
-        epochs, values = _series(events, fold, split, name)
+    for at, curve in enumerate(sorted({event["curve"] for event in events})):
+        epochs, values = _series(events, curve, split, name)
         colour = _COLOURS[at % len(_COLOURS)]
-        figure.add_scatter(x=epochs, y=values, mode="lines+markers", name=f"fold {fold}", line_color=colour)
+        figure.add_scatter(x=epochs, y=values, mode="lines+markers", name=curve, line_color=colour)
     figure.update_layout(
         title=title, xaxis_title="epoch", yaxis_title=axis, showlegend=len(figure.data) > 1, **_LAYOUT
     )

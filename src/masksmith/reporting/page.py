@@ -26,11 +26,14 @@ class ReportFacts:
 
     title: str
     run: str
+    members: list[str]
     check: dict[str, Any] | None
     recipe_yaml: str
     environment: str
     folds_text: str
     tuning: dict[str, Any]
+    noise: dict[str, Any] | None
+    plan: dict[str, Any] | None
     events: list[dict[str, Any]]
     coverage_train: list[float]
     coverage_test: list[float]

@@ -88,6 +88,11 @@ def pack_state(model: nn.Module, average: nn.Module, optimizer: torch.optim.Opti
     return tensors
 
 
+def averaged(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the moving average of the weights out of what pack_state returned."""
+    return _part(tensors, "average/")
+
+
 def unpack_state(
     tensors: dict[str, Tensor],
     model: nn.Module,
@@ -118,12 +123,14 @@ class Checkpoints:
         self.folder = folder
 
     def _all(self) -> list[Path]:
-        found = [path for path in self.folder.glob("epoch_*.json") if re.fullmatch(r"epoch_\d{4}", path.stem)]
+        pattern = r"epoch_\d{4}(_step_\d{6})?"
+        found = [path for path in self.folder.glob("epoch_*.json") if re.fullmatch(pattern, path.stem)]
         return sorted(path.with_suffix(".safetensors") for path in found)
 
-    def save(self, epoch: int, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
-        """Write the checkpoint of ``epoch`` finished epochs and drop all but the newest two."""
-        save_tensors(self.folder / f"epoch_{epoch:04d}.safetensors", tensors, {"epoch": epoch, **facts})
+    def save(self, epoch: int, tensors: dict[str, Tensor], facts: dict[str, Any], *, step: int = 0) -> None:
+        """Write the checkpoint of ``epoch`` finished epochs and ``step`` steps; drop all but the newest two."""
+        name = f"epoch_{epoch:04d}" + (f"_step_{step:06d}" if step else "")
+        save_tensors(self.folder / f"{name}.safetensors", tensors, {"epoch": epoch, **facts})
         for old in self._all()[:-2]:
             old.with_suffix(".json").unlink()
             old.unlink(missing_ok=True)

@@ -82,6 +82,9 @@ class TrainingConfig(Config):
     """Score the fold after every so many epochs (always after the last)."""
     select: Literal["last", "best"] = "last"
     """Which average is kept: of the last epoch, or of the best scored one (its optimism is then reported)."""
+    start_run: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")] | None = None
+    """A run of the same project: each fold starts from the weights that this run ended the same fold with (one more
+    cycle of a trained net); None starts from the model's own weights."""
     geometry: GeometryConfig = GeometryConfig()
     """Geometric augmentation."""
     intensity: IntensityConfig = IntensityConfig()

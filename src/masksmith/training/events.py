@@ -14,7 +14,7 @@ class EventLog:
         self.path = path
         self.fold = fold
 
-    def write(self, epoch: int, split: str, **values: float | str) -> None:
+    def write(self, epoch: float, split: str, **values: float | str) -> None:
         """Append one event for each value: {fold, epoch, split, name, value}."""
         lines = [
             json.dumps({"fold": self.fold, "epoch": epoch, "split": split, "name": name, "value": value})
@@ -25,8 +25,8 @@ class EventLog:
         with no_room(self.path), self.path.open("a") as file:
             file.writelines(lines)
 
-    def cut_back(self, epoch: int) -> None:
-        """Drop this fold's events after ``epoch`` finished epochs."""
+    def cut_back(self, epoch: float) -> None:
+        """Drop this fold's events after ``epoch`` finished epochs (3.5: in the middle of the fourth)."""
         kept = [
             event for event in read_events(self.path) if event["fold"] != self.fold or event["epoch"] <= epoch
         ]

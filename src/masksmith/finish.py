@@ -1,0 +1,227 @@
+"""From probabilities to a submission: tuning, masks, the file for the judge, the report; and the baseline before them.
+
+All of it is about a list of members, be it the folds of one run or the ensemble of a whole project.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from masksmith.arrays import Mask
+from masksmith.data.checks import coverage
+from masksmith.errors import InputError
+from masksmith.files import read_json, write_json
+from masksmith.members import Member
+from masksmith.metrics import get_metric
+from masksmith.noise import read_noise
+from masksmith.postprocess import Rule, apply_rule
+from masksmith.progress import logger
+from masksmith.project import Project
+from masksmith.recipe import Recipe
+from masksmith.stages import codes_digest, oof_of, test_of
+from masksmith.submission import Verdict, validate_submission, write_masks, write_submission
+from masksmith.tuning import optimism_of, tune_oof
+
+if TYPE_CHECKING:
+    from masksmith.reporting import ReportFacts
+
+_VERSIONS = {"tune": "3", "submit": "1"}
+
+
+def write_baseline(project: Project, recipe: Recipe) -> Verdict:
+    """Write a submission before anything is trained: nothing or everything, what scores better on the training masks.
+
+    ``submission.json`` calls it a baseline. The images without content are left out of its score.
+    """
+    metric, masks = get_metric(recipe.metric), project.cache.train_masks
+    scores = {}
+    for name, value in (("nothing", 0), ("everything", 1)):
+        content = [key for key in masks if key not in project.blank] or list(masks)
+        rows = [
+            metric.stats(np.full(masks.shape(key), value, np.uint8), masks[key][..., 0]) for key in content
+        ]
+        scores[name] = metric.score(np.stack(rows))
+    best = max(scores, key=lambda name: scores[name])
+    value = int(best == "everything")
+    planes = {name: np.full(shape, value, np.uint8) for name, shape in test_shapes(project).items()}
+    for name in planes:
+        if name in project.blank:
+            planes[name][:] = 0
+    project.ledger.forget("submit")
+    verdict = _write(
+        project, planes, {"kind": "baseline", "masks": best, "score": scores[best], "members": []}
+    )
+    logger.info(
+        "baseline submission: every mask %s; %s %.4f on the training masks",
+        {"nothing": "empty", "everything": "full"}[best], metric.name, scores[best],
+    )  # fmt: skip
+    return verdict
+
+
+def tune_members(project: Project, members: Sequence[Member]) -> dict[str, Any]:
+    """Search the rule on the members' out-of-fold probabilities; return what tuning.json holds.
+
+    Raises:
+        InputError: Probabilities are missing or stale.
+    """
+    key = _tune_key(project, members)
+    if project.ledger.is_done("tune", key) and project.tuning_json.exists():
+        stored: dict[str, Any] = read_json(project.tuning_json)
+        return stored
+    recipe = members[0].run.recipe
+    optimism: dict[str, float] = {}
+    for member in members:
+        optimism |= {} if member.interim else optimism_of(member.run, member.fold)
+    names = {"members": [member.name for member in members], "run": members[0].run.path.name}
+    value = names | tune_oof(project, recipe, oof_of(project, members), optimism=optimism)
+    project.ledger.forget("tune")
+    write_json(project.tuning_json, value)
+    value = read_json(project.tuning_json)  # what a notebook gets now is what it will read later
+    project.ledger.mark_done("tune", key)
+    verdict = "kept" if value["kept"] else "not kept: no certain gain"
+    logger.info("tuning: found '%s' (%s)", value["found_text"], verdict)
+    return value
+
+
+def submit_members(project: Project, members: Sequence[Member]) -> Verdict:
+    """Write masks and submission, and validate both.
+
+    Raises:
+        InputError: There are no test images, or the tuning is missing or stale.
+    """
+    tuning = need_tuning(project, members)
+    rule = Rule(**tuning["rule"])
+    form, shapes = project.catalog.submission, test_shapes(project)
+    if not form.ids:
+        raise InputError(f"{project.catalog.root}: there are no test images, so there is nothing to submit")
+    codes = test_of(project, members)
+    key = project.key(_VERSIONS["submit"], str(rule), codes_digest(codes))
+    if _submission_stands(project, key):
+        return validate_submission(project.submission_csv, form, shapes, masks=project.masks_dir)
+    project.ledger.forget("submit")
+    masks = {name: apply_rule(codes[name][..., 0], rule) for name in form.ids}
+    kind = "interim" if any(member.interim for member in members) else "trained"
+    facts = {
+        "kind": kind,
+        "rule": tuning["rule_text"],
+        "score": tuning["scores"]["chosen"],
+        "members": [member.name for member in members],
+    }
+    verdict = _write(project, masks, facts)
+    project.ledger.mark_done("submit", key)
+    return verdict
+
+
+def _write(project: Project, masks: dict[str, Mask], facts: dict[str, Any]) -> Verdict:
+    form = project.catalog.submission
+    write_masks(project.masks_dir, masks.items())
+    write_submission(project.submission_csv, form, masks)
+    write_json(project.submission_json, facts)
+    return validate_submission(project.submission_csv, form, test_shapes(project), masks=project.masks_dir)
+
+
+def _submission_stands(project: Project, key: str) -> bool:
+    """Whether the submission and the masks there are whole and were made from the same inputs."""
+    if not project.ledger.is_done("submit", key):
+        return False
+    form, shapes = project.catalog.submission, test_shapes(project)
+    try:
+        validate_submission(project.submission_csv, form, shapes, masks=project.masks_dir)
+    except InputError as error:
+        logger.warning("%s; writing it again", error)
+        return False
+    return True
+
+
+def report_members(project: Project, members: Sequence[Member]) -> Path:
+    """Write the report."""
+    from masksmith.reporting import write_report
+
+    return write_report(project.report_html, report_facts(project, members))
+
+
+def need_tuning(project: Project, members: Sequence[Member]) -> dict[str, Any]:
+    """Return tuning.json.
+
+    Raises:
+        InputError: It is missing, or was made from other members, probabilities or settings.
+    """
+    if not project.tuning_json.exists():
+        raise InputError(f"{project.tuning_json}: not there yet; run `masksmith tune {project.root}` first")
+    tuning: dict[str, Any] = read_json(project.tuning_json)
+    names = [member.name for member in members]
+    if tuning["members"] != names:
+        raise InputError(
+            f"{project.tuning_json}: it was made for {', '.join(tuning['members'])}, not {', '.join(names)}; "
+            f"run `masksmith tune {project.root} --run {members[0].run.path.name}` first"
+        )
+    if not project.ledger.is_done("tune", _tune_key(project, members)):
+        raise InputError(
+            f"{project.tuning_json}: made from other probabilities or settings than the present ones; run "
+            f"`masksmith tune {project.root}` again"
+        )
+    return tuning
+
+
+def _tune_key(project: Project, members: Sequence[Member]) -> str:
+    recipe = members[0].run.recipe
+    oof = [f"{fold} {codes_digest(codes)}" for fold, codes in oof_of(project, members).items()]
+    names = [member.name for member in members]
+    return project.key(_VERSIONS["tune"], recipe.metric, str(recipe.tuning), str(recipe.seed), *names, *oof)
+
+
+def test_shapes(project: Project) -> dict[str, tuple[int, int]]:
+    """Return the size of every test image."""
+    images = project.cache.test_images
+    return {name: images.shape(name) for name in images}
+
+
+def report_facts(project: Project, members: Sequence[Member]) -> "ReportFacts":
+    """Collect what the report shows."""
+    from masksmith.reporting import ReportFacts
+
+    oof, tuning = oof_of(project, members), need_tuning(project, members)
+    rows = [row for row in project.folds.rows if row.fold in oof and row.id not in project.blank]
+    run, masks = members[0].run, project.cache.train_masks
+    rule, metric = Rule(**tuning["rule"]), get_metric(run.recipe.metric)
+    preds = {row.id: apply_rule(oof[row.fold][row.id][..., 0], rule) for row in rows}
+    scores = {row.id: metric.score(metric.stats(preds[row.id], masks[row.id][..., 0])[None]) for row in rows}
+    test_shares: list[float] = []
+    if project.catalog.test:
+        codes = test_of(project, members)
+        test_shares = [
+            float(apply_rule(codes[name][..., 0], rule).mean()) for name in project.catalog.submission.ids
+        ]
+    return ReportFacts(
+        title=Path(project.catalog.root).name,
+        run=run.path.name,
+        members=[member.name for member in members],
+        check=read_json(project.check_json) if project.check_json.exists() else None,
+        recipe_yaml=run.recipe.to_yaml(),
+        environment=(run.path / "environment.txt").read_text(),
+        folds_text=str(project.folds),
+        tuning=tuning,
+        noise=read_noise(project.noise_json),
+        plan=read_json(project.plan_json) if project.plan_json.exists() else None,
+        events=_events(members),
+        coverage_train=list(coverage(masks).values()),
+        coverage_test=test_shares,
+        scores=scores,
+        images=project.cache.train_images,
+        masks=masks,
+        preds=preds,
+    )
+
+
+def _events(members: Sequence[Member]) -> list[dict[str, Any]]:
+    """Return the events of the members' folds, each with the name of its curve."""
+    from masksmith.training.events import read_events
+
+    several = len({member.run.path.name for member in members}) > 1
+    events = []
+    for member in members:
+        label = member.name if several else f"fold {member.fold}"
+        events += [{**e, "curve": label} for e in read_events(member.run.events) if e["fold"] == member.fold]
+    return events

@@ -1,0 +1,88 @@
+"""Seed noise: the same recipe with three seeds on one fold; what differs less than this is no difference."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from masksmith.errors import InputError
+from masksmith.files import read_json, write_json
+from masksmith.members import Member
+from masksmith.metrics import get_metric
+from masksmith.progress import Remaining, logger
+from masksmith.project import Project
+from masksmith.recipe import Recipe
+from masksmith.stages import is_trained, oof_of, open_run, predict_member, train_member, work_of
+from masksmith.tuning import plain_score
+
+SEEDS = 3
+
+
+def measure_noise(project: Project, recipe: Recipe) -> dict[str, Any]:
+    """Train fold 0 with three seeds where that is not done, score each, and write ``noise.json``.
+
+    Every seed draws its own random weights, order of images and augmentation; folds stay the same. The scores are
+    plain ones (threshold 0.5) on the same held-out images.
+
+    Args:
+        project: With its folds made.
+        recipe: The first seed is the recipe's own; the next two count on from it.
+
+    Returns:
+        What ``noise.json`` holds: ``scores`` by seed, ``sd`` (standard deviation of one training, n - 1),
+        ``difference`` (1.96 * sqrt(2) * sd: two trainings differ by less than this in 19 of 20 cases if only
+        the seed differs; three seeds estimate it coarsely), the recipe, the fold and the metric.
+
+    Raises:
+        StoppedError: A stop was asked for; the same command goes on.
+    """
+    members = []
+    for seed in range(recipe.seed, recipe.seed + SEEDS):
+        run = open_run(project, recipe.model_copy(update={"seed": seed}))
+        members.append(Member(run, 0))
+    missing = [member for member in members if not is_trained(project, member)]
+    remaining = Remaining(sum(work_of(project, member.run, [0]) for member in missing))
+    scores: dict[str, float] = {}
+    for member in members:
+        train_member(project, member, remaining=remaining)
+        predict_member(project, member, stages=("oof",))
+        name = str(member.run.recipe.seed)
+        scores[name] = plain_score(project, recipe, oof_of(project, [member]))
+        logger.info("seed %s: %s %.4f", name, recipe.metric, scores[name])
+    sd = float(np.std(list(scores.values()), ddof=1))
+    value = {
+        "metric": get_metric(recipe.metric).name,
+        "recipe": members[0].run.path.name,
+        "runs": [member.run.path.name for member in members],
+        "fold": 0,
+        "scores": scores,
+        "sd": sd,
+        "difference": 1.96 * 2**0.5 * sd,
+    }
+    write_json(project.noise_json, value)
+    return value
+
+
+def read_noise(path: Path) -> dict[str, Any] | None:
+    """Return what ``noise.json`` holds, None if it was never measured.
+
+    Raises:
+        InputError: The file was edited into something else.
+    """
+    if not path.exists():
+        return None
+    value = read_json(path)
+    if not isinstance(value, dict) or not {"sd", "difference", "scores", "metric"} <= set(value):
+        raise InputError(f"{path}: not what `masksmith noise` writes; remove it and run that again")
+    return value
+
+
+def noise_text(noise: dict[str, Any] | None) -> str:
+    """Return the sentence that stands beside every comparison."""
+    if noise is None:
+        return "seed noise: not measured (`masksmith noise`)"
+    seeds = len(noise["scores"])
+    return (
+        f"seed noise: {noise['metric']} sd {noise['sd']:.4f} over {seeds} seeds of {noise['recipe']}; differences "
+        f"below {noise['difference']:.4f} may be the seed alone"
+    )

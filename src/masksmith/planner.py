@@ -1,0 +1,289 @@
+"""The plan of a project under a budget: ``plan.json``, and planning on the machine at hand."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from masksmith.config import validate
+from masksmith.errors import InputError
+from masksmith.files import read_json, write_json, write_text
+from masksmith.models.config import ModelConfig, tensor_names
+from masksmith.planning.choose import Choice, Chosen, Tools, choose, second_recipe
+from masksmith.planning.cost import Cost, DataFacts, Timed
+from masksmith.planning.document import explain
+from masksmith.planning.lengths import with_epochs
+from masksmith.planning.rules import Candidate, load_rules
+from masksmith.planning.units import Reference, Unit, Wish, next_unit
+from masksmith.progress import clock, logger
+from masksmith.project import Project
+from masksmith.recipe import Recipe
+from masksmith.stages import resolve
+from masksmith.training.config import TrainingConfig
+
+FORMAT_VERSION = 1
+_MEASURE_S = 1.0  # seconds of steps timed for one size
+_DRIFT_BOUNDS = (0.3, 8.0)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What was chosen for a budget, and what has been done of it."""
+
+    asked: str
+    """Hash of the recipe that was asked for."""
+    recipe: Recipe
+    """The reference recipe at its whole length."""
+    cost: Cost
+    choices: list[Choice]
+    units: list[Unit]
+    slower: float = 1.0
+    """How much longer the last unit took than expected."""
+
+    @property
+    def under_way(self) -> Unit | None:
+        """The unit that was begun and is not done."""
+        return self.units[-1] if self.units and not self.units[-1].done else None
+
+    @property
+    def cost_now(self) -> Cost:
+        """The cost on the machine as busy as it was."""
+        return self.cost.slower(self.slower)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as plain values."""
+        return {
+            "format": FORMAT_VERSION,
+            "asked": self.asked,
+            "slower": self.slower,
+            "choices": [dict(vars(choice)) for choice in self.choices],
+            "units": [unit.to_json() for unit in self.units],
+            "cost": dict(vars(self.cost)),
+            "recipe": self.recipe.model_dump(mode="json"),
+        }
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any], *, where: str) -> "Plan":
+        """Return the plan that ``to_json`` wrote.
+
+        Raises:
+            InputError: A newer masksmith wrote it.
+        """
+        if value.get("format", 0) > FORMAT_VERSION:
+            raise InputError(f"{where}: made by a newer masksmith; update masksmith, or choose another --out")
+        return cls(
+            asked=value["asked"],
+            recipe=validate(Recipe, value["recipe"], where=where),
+            cost=Cost(**value["cost"]),
+            choices=[Choice(**choice) for choice in value["choices"]],
+            units=[Unit(**unit) for unit in value["units"]],
+            slower=value["slower"],
+        )
+
+    def begun(self, unit: Unit) -> "Plan":
+        """Return the plan with one more unit."""
+        return replace(self, units=[*self.units, unit])
+
+    def finished(self, unit: Unit) -> "Plan":
+        """Return the plan with its last unit done, and what that teaches of the machine."""
+        drift = self.slower
+        if unit.took_s is not None and unit.expected_s:
+            ratio = self.slower * unit.took_s / unit.expected_s
+            drift = min(_DRIFT_BOUNDS[1], max(_DRIFT_BOUNDS[0], ratio))
+        return replace(self, units=[*self.units[:-1], unit], slower=drift)
+
+
+def facts_of(project: Project, recipe: Recipe) -> DataFacts:
+    """Return what the estimates need to know of the data."""
+    cache, folds = project.cache, project.folds
+    blank = project.blank
+    sizes = [cache.train_images.shape(name) for name in cache.train_images]
+    train = len([name for name in folds.outside(0) if name not in blank])
+    return DataFacts(
+        train=max(1, train),
+        held_out=len(folds.inside(0)),
+        test=len(project.catalog.test),
+        hw=(max(h for h, _ in sizes), max(w for _, w in sizes)),
+        channels=cache.channels,
+        folds=recipe.folds.count,
+    )
+
+
+class Planner:
+    """Plans on this machine and keeps ``plan.json``."""
+
+    def __init__(self, project: Project, asked: Recipe, pinned: Sequence[str], tools: Tools) -> None:
+        self.project, self.asked, self.pinned, self.tools = project, asked, pinned, tools
+        self.rules = load_rules()
+        self.facts = facts_of(project, asked)
+
+    def load(self) -> Plan | None:
+        """Return the plan on disk, None if there is none."""
+        path = self.project.plan_json
+        return Plan.from_json(read_json(path), where=str(path)) if path.exists() else None
+
+    def save(self, plan: Plan) -> Plan:
+        """Write the plan and return it."""
+        write_json(self.project.plan_json, plan.to_json())
+        return plan
+
+    def make(self, seconds: float) -> Plan:
+        """Return the plan on disk if it is for the same recipe, else choose one for the time and write it.
+
+        What was trained under an earlier plan stays in it.
+
+        Raises:
+            InputError: The time is too short for one epoch, or what was asked cannot be had.
+        """
+        old = self.load()
+        if old is not None and old.asked == self._identity:
+            return old
+        chosen = choose(self.asked, self.pinned, self.facts, seconds, self.rules, self.tools)
+        plan = Plan(self._identity, chosen.recipe, chosen.cost, chosen.choices, old.units if old else [])
+        for choice in plan.choices:
+            logger.info("plan: %s %s (%s)", choice.key, choice.value, choice.reason)
+        text = self.text(chosen, seconds)
+        write_text(self.project.plan_yaml, text)
+        return self.save(plan)
+
+    def propose(self, seconds: float) -> str:
+        """Choose a recipe for the time, write ``plan.yaml``, and return its text; what is trained is not looked at.
+
+        Raises:
+            InputError: As make.
+        """
+        chosen = choose(self.asked, self.pinned, self.facts, seconds, self.rules, self.tools)
+        text = self.text(chosen, seconds)
+        write_text(self.project.plan_yaml, text)
+        return text
+
+    @property
+    def _identity(self) -> str:
+        return f"{self.asked.hash} {' '.join(sorted(self.pinned))}"
+
+    def text(self, chosen: Chosen, seconds: float) -> str:
+        """Return the recipe of the first unit with the reasons, as ``plan.yaml`` shows it."""
+        recipe, cost = chosen.recipe, chosen.cost
+        epochs = sum(stage.epochs for stage in recipe.training.stages)
+        share = min(1.0, (seconds - cost.reserve_s) / cost.train_s)
+        recipe = with_epochs(recipe, max(1, int(share * epochs + 0.05)), self.rules.length)
+        folds = max(1, min(self.facts.folds, int(seconds / (cost.train_s + cost.reserve_s))))
+        recipe = recipe.model_copy(update={"folds": recipe.folds.model_copy(update={"train": folds})})
+        return explain(recipe, chosen.choices, title=f"planned for {clock(seconds)}")
+
+    def next(self, plan: Plan, left_s: float) -> Wish | None:
+        """Return what to begin with the time left, or None."""
+        folds = self.asked.folds.train or self.facts.folds
+        reference = Reference(plan.recipe, plan.cost_now, folds)
+
+        def second() -> Reference | None:
+            found = second_recipe(plan.recipe, self.asked, self.facts, self.rules, self.tools)
+            return None if found is None else Reference(found.recipe, found.cost.slower(plan.slower), folds)
+
+        return next_unit(
+            reference,
+            plan.units,
+            left_s,
+            self.rules,
+            run_recipe=lambda name: self.project.run(name).recipe,
+            second=second,
+        )
+
+
+class _Measurements:
+    """Measured times, remembered per machine and counted."""
+
+    def __init__(self, channels: int) -> None:
+        from masksmith.planning.measure import Memory
+
+        self.channels = channels
+        self.memory = Memory()
+        self.known: dict[str, Timed] = {}
+        self.spent_s = 0.0
+
+    def timing_of(
+        self, model: ModelConfig, training: TrainingConfig, hw: tuple[int, int], batch_size: int
+    ) -> Timed:
+        """Return what was measured here before, or measure now."""
+        from masksmith.planning.measure import timing_of
+
+        key = f"{model} {training.precision} {training.threads} {hw} {batch_size}"
+        if key not in self.known:
+            began = time.monotonic()
+            self.known[key], remembered = timing_of(
+                model,
+                training,
+                in_channels=self.channels,
+                canvas_hw=hw,
+                batch_size=batch_size,
+                loss=training.stages[-1].loss,
+                seconds=_MEASURE_S,
+                memory=self.memory,
+            )
+            self.spent_s += time.monotonic() - began
+            if not remembered:
+                logger.info(
+                    "measured: %s on %s, batch %d at %dx%d: %.0f images/s trained, %.0f predicted",
+                    model.architecture, model.encoder, batch_size, *hw,
+                    batch_size / self.known[key].step_s, batch_size / self.known[key].forward_s,
+                )  # fmt: skip
+        return self.known[key]
+
+
+def machine_tools(project: Project, asked: Recipe) -> Tools:
+    """Return the tools of the machine at hand."""
+    from masksmith.planning.measure import Measurements
+    from masksmith.training.machine import settle_device
+    from masksmith.training.memory import largest_batch
+
+    device = settle_device(asked.training.device)
+    channels = project.cache.channels
+    measurements = Measurements(channels=channels)
+
+    def batch_that_fits(recipe: Recipe, facts: DataFacts) -> int | None:
+        return largest_batch(recipe.model, recipe.training, hw=facts.hw, in_channels=facts.channels)
+
+    return Tools(
+        measure=measurements.timing_of,
+        weights_for=weights_for,
+        resolve=resolve,
+        largest_batch=batch_that_fits,
+        device=device,
+        measured_s=lambda: measurements.spent_s,
+    )
+
+
+def weights_for(candidate: Candidate, asked: ModelConfig) -> str | None:
+    """Return the weights that a candidate gets under what was asked, or None where there are none for it.
+
+    A file fits the encoder whose tensors it holds; hub weights must be within reach.
+    """
+    weights = asked.encoder_weights
+    if weights == "none":
+        return None if candidate.pretrained else "none"
+    if weights in ("auto", "imagenet"):
+        from masksmith.models.encoders import settle_encoder
+
+        if not candidate.pretrained:
+            return "none" if weights == "auto" else None
+        try:
+            found = settle_encoder(candidate.encoder, weights).weights
+        except InputError:
+            return None
+        return None if found == "none" else found
+    if not candidate.pretrained:
+        return None
+    return weights if _fits(candidate, weights) else None
+
+
+def _fits(candidate: Candidate, path: str) -> bool:
+    from pathlib import Path
+
+    from masksmith.models import build_model
+
+    tensor_names(Path(path))
+    try:
+        build_model(candidate.model(path), in_channels=3, seed=0)
+    except InputError:
+        return False
+    return True

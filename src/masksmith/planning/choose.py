@@ -1,0 +1,241 @@
+"""From the data, a budget and measured times to a resolved recipe, with a reason beside each choice."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from masksmith.errors import InputError
+from masksmith.models.config import ModelConfig
+from masksmith.planning.cost import Cost, DataFacts, Measure, cost_of
+from masksmith.planning.lengths import whole_epochs, with_epochs
+from masksmith.planning.rules import Candidate, Rules
+from masksmith.preprocess import round_up
+from masksmith.progress import clock
+from masksmith.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One value of the resolved recipe and why it is that."""
+
+    key: str
+    value: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The reference recipe of a budget: at its whole length, resolved."""
+
+    recipe: Recipe
+    cost: Cost
+    choices: list[Choice]
+
+
+@dataclass(frozen=True)
+class Tools:
+    """What choosing needs from the machine; given as functions, so that tests need no machine."""
+
+    measure: Measure
+    weights_for: Callable[[Candidate, ModelConfig], str | None]
+    """Weights for a candidate under what was asked: "none", "imagenet", a file; None where it is not to be had."""
+    resolve: Callable[[Recipe], Recipe]
+    """Settles every "auto"."""
+    largest_batch: Callable[[Recipe, DataFacts], int | None]
+    """Largest batch that fits into memory, None where any does."""
+    device: str
+    """The settled device: cpu, cuda or mps."""
+    measured_s: Callable[[], float]
+    """Seconds spent on measuring so far."""
+
+
+def choose(
+    asked: Recipe, pinned: Iterable[str], facts: DataFacts, seconds: float, rules: Rules, tools: Tools
+) -> Chosen:
+    """Choose model, size, batch, length and views for a budget.
+
+    Args:
+        asked: The recipe to start from.
+        pinned: Dotted keys that the user set; they are obeyed.
+        facts: The data.
+        seconds: Time for everything that follows.
+        rules: The rules.
+        tools: The machine.
+
+    Raises:
+        InputError: A key is pinned that the budget decides, or no candidate is to be had.
+    """
+    keys = set(pinned)
+    if any(key.startswith("training.stages") and key.endswith("epochs") for key in keys):
+        raise InputError(
+            "--set training.stages…epochs cannot go with --budget: the budget decides the epochs; leave out one of them"
+        )
+    choices: list[Choice] = []
+    base = _sized(asked, keys, facts, rules, choices)
+    chosen = _model(base, keys, facts, seconds, rules, tools, choices)
+    recipe, cost = _views(chosen, keys, facts, seconds, rules, tools, choices)
+    _length(recipe, cost, facts, seconds, choices)
+    training = recipe.training
+    why = "settled on this machine" if "training.precision" not in keys else "as asked"
+    choices.append(Choice("training.precision", training.precision, f"{why}, on {training.device}"))
+    return Chosen(recipe, cost, choices)
+
+
+def second_recipe(
+    chosen: Recipe, asked: Recipe, facts: DataFacts, rules: Rules, tools: Tools
+) -> Chosen | None:
+    """Return the next candidate that differs from the chosen one, or None."""
+    for candidate, weights in _at_hand(asked.model, rules, tools):
+        model = candidate.model(weights)
+        same = (model.architecture, model.encoder) == (chosen.model.architecture, chosen.model.encoder)
+        if same:
+            continue
+        recipe = tools.resolve(chosen.model_copy(update={"model": model}))
+        return Chosen(recipe, cost_of(recipe, facts, tools.measure, rules.time), [])
+    return None
+
+
+def _sized(asked: Recipe, keys: set[str], facts: DataFacts, rules: Rules, choices: list[Choice]) -> Recipe:
+    """Settle batch, window and length."""
+    training: dict[str, Any] = {}
+    batch = next(line.batch_size for line in rules.batch if facts.train >= line.images)
+    if "training.batch_size" in keys or asked.name != "default":
+        batch = asked.training.batch_size
+        choices.append(Choice("training.batch_size", str(batch), "as asked"))
+    else:
+        training["batch_size"] = batch
+        choices.append(Choice("training.batch_size", str(batch), f"for {facts.train} training images"))
+    height, width = facts.hw
+    divisor = 2**asked.model.encoder_depth
+    padded = f"{round_up(height, divisor)}x{round_up(width, divisor)}"
+    size_reason = (
+        f"the true size {height}x{width}, padded to a multiple of {divisor}; smaller in the first stages"
+    )
+    if (
+        height * width > rules.size.crop_above_px
+        and "training.crop_hw" not in keys
+        and not asked.training.crop_hw
+    ):
+        training["crop_hw"] = rules.size.crop_hw
+        padded, size_reason = (
+            "x".join(map(str, rules.size.crop_hw)),
+            f"windows, because images have {height}x{width}",
+        )
+    choices.append(Choice("training.crop_hw", padded, size_reason))
+    recipe = asked.model_copy(update={"training": asked.training.model_copy(update=training)})
+    if asked.name == "default":
+        recipe = with_epochs(recipe, whole_epochs(rules.length, facts.train), rules.length)
+    return recipe
+
+
+def _at_hand(asked: ModelConfig, rules: Rules, tools: Tools) -> Iterable[tuple[Candidate, str]]:
+    """Yield the candidates for this device whose weights are to be had."""
+    for candidate in rules.candidates:
+        if tools.device in candidate.devices:
+            weights = tools.weights_for(candidate, asked)
+            if weights is not None:
+                yield candidate, weights
+
+
+def _model(
+    base: Recipe,
+    keys: set[str],
+    facts: DataFacts,
+    seconds: float,
+    rules: Rules,
+    tools: Tools,
+    choices: list[Choice],
+) -> Recipe:
+    """Take the first candidate whose whole training is affordable, else the one of which most fits."""
+    if {"model.encoder", "model.architecture"} & keys or base.model.encoder != "auto":
+        recipe = _fitting(tools.resolve(base), facts, tools, choices)
+        choices.insert(0, Choice("model.encoder", recipe.model.encoder, "as asked"))
+        return recipe
+    best: tuple[float, Recipe, str] | None = None
+    refused: list[str] = []
+    for candidate, weights in _at_hand(base.model, rules, tools):
+        recipe = _fitting(
+            tools.resolve(base.model_copy(update={"model": candidate.model(weights)})), facts, tools, choices
+        )
+        cost = cost_of(recipe, facts, tools.measure, rules.time)
+        share = (seconds - cost.reserve_s) / cost.train_s
+        reason = (
+            f"{candidate.name}, {'weights: ' + weights if candidate.pretrained else 'no pretrained weights at hand'}; "
+            f"a whole fold takes {clock(cost.train_s)} here; {candidate.evidence}"
+        )
+        if best is None or share > best[0]:
+            best = (share, recipe, reason)
+        if share >= 1 or tools.measured_s() > rules.time.measure_frac * seconds:
+            break
+        refused.append(candidate.name)
+    if best is None:
+        raise InputError(
+            f"model.encoder_weights: {base.model.encoder_weights!r} fits none of the models that planning knows for "
+            f"{tools.device}; name the encoder with --set model.encoder=…"
+        )
+    choices.insert(0, Choice("model.encoder", best[1].model.encoder, best[2]))
+    return best[1]
+
+
+def _fitting(recipe: Recipe, facts: DataFacts, tools: Tools, choices: list[Choice]) -> Recipe:
+    """Take a smaller batch where memory asks for it."""
+    largest = tools.largest_batch(recipe, facts)
+    if largest is None or largest >= recipe.training.batch_size or largest < 1:
+        return recipe  # one that does not fit at all is refused, with the figures, before training
+    batch = 2 ** (largest.bit_length() - 1)
+    choices.append(
+        Choice("training.batch_size", str(batch), "the largest power of two that fits into memory")
+    )
+    return recipe.model_copy(update={"training": recipe.training.model_copy(update={"batch_size": batch})})
+
+
+def _views(
+    recipe: Recipe,
+    keys: set[str],
+    facts: DataFacts,
+    seconds: float,
+    rules: Rules,
+    tools: Tools,
+    choices: list[Choice],
+) -> tuple[Recipe, Cost]:
+    """Settle test-time augmentation."""
+    cost = cost_of(recipe, facts, tools.measure, rules.time)
+    asked = recipe.prediction.tta
+    if "prediction.tta" in keys or recipe.name != "default":
+        choices.append(Choice("prediction.tta", ", ".join(asked), "as asked"))
+        return recipe, cost
+    views = rules.prediction.tta
+    extra = cost.view_s * (len(views) - 1)
+    if extra > rules.prediction.tta_most_frac * seconds:
+        views = views[:1]
+    reason = f"a view of {facts.held_out} held-out and {facts.test} test images takes {clock(cost.view_s)}"
+    choices.append(Choice("prediction.tta", ", ".join(views), reason))
+    if views == asked:
+        return recipe, cost
+    recipe = recipe.model_copy(update={"prediction": recipe.prediction.model_copy(update={"tta": views})})
+    return recipe, cost_of(recipe, facts, tools.measure, rules.time)
+
+
+def _length(recipe: Recipe, cost: Cost, facts: DataFacts, seconds: float, choices: list[Choice]) -> None:
+    """Say how long a whole training is, and how many folds of it fit; refuse a budget without one epoch."""
+    epochs = sum(stage.epochs for stage in recipe.training.stages)
+    least = cost.epoch_s + cost.reserve_s
+    if seconds < least:
+        raise InputError(
+            f"--budget: {clock(seconds)} are left, but one epoch of {recipe.model.encoder} on {facts.train} images "
+            f"({clock(cost.epoch_s)}), the prediction of {facts.held_out + facts.test} images "
+            f"({clock(cost.predict_s)}) "
+            f"and what follows ({clock(cost.finish_s)}) take "
+            f"{clock(least)} on this machine; give at least that much more"
+        )
+    share = min(1.0, (seconds - cost.reserve_s) / cost.train_s)
+    fits = max(1, int(seconds / (cost.train_s + cost.reserve_s)))
+    folds = min(facts.folds, fits)
+    length = f"{max(1, int(share * epochs + 0.05))} epochs"
+    why = f"a whole training is {epochs} epochs, {clock(cost.train_s)} a fold; {share:.0%} of it fits"
+    each = f"of {facts.folds}; {clock(cost.train_s + cost.reserve_s)} each with prediction"
+    choices += [
+        Choice("training.stages", length, why),
+        Choice("folds.train", str(folds), each),
+        Choice("prediction.runtime", "torch", "the model that was trained, as it is"),
+    ]

@@ -1,0 +1,66 @@
+"""Recipes of another length: the whole training scaled to a share, and one more cosine cycle of a trained net."""
+
+from typing import Any
+
+from masksmith.planning.rules import LengthRule, UnitRule
+from masksmith.recipe import Recipe
+from masksmith.training.config import ScheduleConfig, Stage
+
+
+def whole_epochs(rule: LengthRule, images: int) -> int:
+    """Return the epochs of a whole training on a number of images."""
+    return min(rule.epochs_most, max(rule.epochs_least, round(rule.images / images)))
+
+
+def with_epochs(recipe: Recipe, epochs: int, rule: LengthRule) -> Recipe:
+    """Return the recipe with ``epochs`` (1 or more) epochs, shared among its stages as they share them now.
+
+    Very few epochs are one stage at the largest size of the recipe, with its first loss: a net that saw small
+    images only, or a second loss for one epoch, would be worse.
+    """
+    stages = recipe.training.stages
+    if epochs == sum(stage.epochs for stage in stages):
+        return recipe
+    if epochs < rule.single_stage_below or len(stages) > epochs:
+        scale = max(stage.scale for stage in stages)
+        return _with_stages(recipe, [stages[0].model_copy(update={"epochs": epochs, "scale": scale})])
+    shares = _largest_remainders([stage.epochs for stage in stages], epochs)
+    return _with_stages(
+        recipe,
+        [stage.model_copy(update={"epochs": n}) for stage, n in zip(stages, shares, strict=True)],
+    )
+
+
+def _largest_remainders(weights: list[int], total: int) -> list[int]:
+    """Divide ``total`` in proportion to the weights, at least 1 each (``total`` is at least as many as they are)."""
+    spare = total - len(weights)
+    exact = [spare * weight / sum(weights) for weight in weights]
+    shares = [int(value) for value in exact]
+    by_rest = sorted(range(len(weights)), key=lambda i: (shares[i] - exact[i], i))
+    for i in by_rest[: spare - sum(shares)]:
+        shares[i] += 1
+    return [share + 1 for share in shares]
+
+
+def cycle_of(recipe: Recipe, *, run: str, epochs: int, rule: UnitRule) -> Recipe:
+    """Return the recipe of one more cosine cycle of a trained run: its last size and loss, a lower peak rate.
+
+    Source:
+        Snapshot ensembles: Huang et al. 2017, https://arxiv.org/abs/1704.00109
+    """
+    stages = recipe.training.stages
+    optimizer = [stage.optimizer for stage in stages if stage.optimizer][-1]
+    assert optimizer is not None
+    cycle = stages[-1].model_copy(
+        update={
+            "epochs": epochs,
+            "optimizer": optimizer.model_copy(update={"lr": optimizer.lr * rule.cycle_lr_frac}),
+            "schedule": ScheduleConfig(name="cosine", warmup_frac=0.05, final_frac=0.001),
+        }
+    )
+    return _with_stages(recipe, [cycle], start_run=run)
+
+
+def _with_stages(recipe: Recipe, stages: list[Stage], **changes: Any) -> Recipe:  # noqa: ANN401
+    training = recipe.training.model_copy(update={"stages": stages, **changes})
+    return recipe.model_copy(update={"training": training})

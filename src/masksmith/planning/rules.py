@@ -1,0 +1,132 @@
+"""The rules of planning: ``rules.yaml`` as checked values. Imports no torch."""
+
+from importlib import resources
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from masksmith.config import Config, read_yaml, validate
+from masksmith.models.config import ModelConfig
+
+Frac = Annotated[float, Field(gt=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class Candidate(Config):
+    """A model that a budget may choose."""
+
+    architecture: str
+    """A key of MODELS."""
+    encoder: str
+    """Name of the encoder."""
+    pretrained: bool
+    """Whether it is meant to start from pretrained weights; without them another candidate is taken."""
+    devices: list[Literal["cpu", "cuda", "mps"]]
+    """Where it is worth its time."""
+    encoder_depth: int
+    """Number of halvings."""
+    decoder_channels: list[int]
+    """Channels of the decoder, deepest first."""
+    evidence: str
+    """What speaks for it."""
+
+    @property
+    def name(self) -> str:
+        """How messages call it."""
+        return f"{self.architecture} on {self.encoder}{'' if self.pretrained else ' from random weights'}"
+
+    def model(self, weights: str) -> ModelConfig:
+        """Return it as a model's configuration with these weights."""
+        return ModelConfig(
+            architecture=self.architecture,
+            encoder=self.encoder,
+            encoder_weights=weights,
+            encoder_depth=self.encoder_depth,
+            decoder_channels=self.decoder_channels,
+        )
+
+
+class LengthRule(Config):
+    """How long the whole training of a fold is."""
+
+    images: Count
+    """Images to look at, counted with repetition."""
+    epochs_least: Count
+    """Fewest epochs, for large sets."""
+    epochs_most: Count
+    """Most epochs, for small sets."""
+    single_stage_below: Count
+    """Fewer epochs than this are one stage at the true size."""
+
+
+class BatchRule(Config):
+    """Batch size from a number of training images on."""
+
+    images: Annotated[int, Field(ge=0)]
+    """From this number of training images on."""
+    batch_size: Count
+    """Images a step."""
+
+
+class SizeRule(Config):
+    """When images are trained on in windows."""
+
+    crop_above_px: Count
+    """Pixels of the largest image from which windows are cut."""
+    crop_hw: tuple[Count, Count]
+    """Height and width of a window."""
+
+
+class PredictionRule(Config):
+    """Views of test-time augmentation."""
+
+    tta: list[str]
+    """Views, the plain one first."""
+    tta_most_frac: Frac
+    """Largest share of the budget that the further views may take."""
+
+
+class UnitRule(Config):
+    """What the time left is spent on."""
+
+    fold_least_frac: Frac
+    """Smallest share of the whole length that is worth beginning."""
+    cycle_epochs_least: Count
+    """Shortest cosine cycle."""
+    cycle_epochs_most: Count
+    """Longest cosine cycle."""
+    cycles_a_fold: Count
+    """Most cycles of a fold."""
+    cycle_lr_frac: Frac
+    """Peak rate of a cycle as a multiple of the recipe's."""
+
+
+class TimeRule(Config):
+    """How measured times become estimates."""
+
+    loop_frac: Annotated[float, Field(ge=1)]
+    """Time of a step in the loop as a multiple of the measured one."""
+    finish_s: Annotated[float, Field(ge=0)]
+    """Seconds of tuning, submission and report."""
+    finish_s_per_image: Annotated[float, Field(ge=0)]
+    """Further seconds of these for each image."""
+    measure_frac: Frac
+    """Largest share of the budget spent on measuring."""
+
+
+class Rules(Config):
+    """All of rules.yaml."""
+
+    candidates: Annotated[list[Candidate], Field(min_length=1)]
+    length: LengthRule
+    batch: Annotated[list[BatchRule], Field(min_length=1)]
+    size: SizeRule
+    prediction: PredictionRule
+    units: UnitRule
+    time: TimeRule
+
+
+def load_rules() -> Rules:
+    """Return the rules that come with the program."""
+    text = (resources.files("masksmith") / "planning" / "rules.yaml").read_text()
+    return validate(Rules, read_yaml(text, where="planning/rules.yaml"), where="planning/rules.yaml")

@@ -1,0 +1,105 @@
+"""The stages of a training laid out as epochs, and the same plan made shorter while it runs."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from masksmith.training.config import ScheduleConfig, TrainingConfig
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One epoch of the plan: which stage it belongs to, and where it lies in the span of its schedule.
+
+    A span is the stages that share one schedule; step s of the epoch lies at ``at_start + s * at_step`` of it (0…1).
+    """
+
+    stage: int
+    number: int
+    batch_size: int
+    steps: int
+    schedule: ScheduleConfig
+    span: int
+    at_start: float
+    at_step: float
+    starts_optimizer: bool
+
+    def at(self, step: int) -> float:
+        """Return the progress of the schedule (0…1) at a step."""
+        return self.at_start + step * self.at_step
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the epoch as plain values."""
+        return {**asdict(self), "schedule": self.schedule.model_dump(mode="json")}
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> "Epoch":
+        """Return the epoch that ``to_json`` wrote."""
+        return cls(**{**value, "schedule": ScheduleConfig(**value["schedule"])})
+
+
+def plan_epochs(config: TrainingConfig, num_images: int) -> list[Epoch]:
+    """Lay the stages out as epochs with their number of steps; the last, incomplete batch of an epoch is left out."""
+    spans: list[list[int]] = []  # stages that share one schedule
+    for index, stage in enumerate(config.stages):
+        if stage.schedule is not None:
+            spans.append([])
+        spans[-1].append(index)
+    sizes = [stage.batch_size or config.batch_size for stage in config.stages]
+    steps = [max(1, num_images // size) for size in sizes]
+    plan: list[Epoch] = []
+    for number, span in enumerate(spans):
+        done, length = 0, sum(config.stages[i].epochs * steps[i] for i in span)
+        schedule = config.stages[span[0]].schedule
+        assert schedule is not None
+        for i in span:
+            for epoch in range(config.stages[i].epochs):
+                fresh = bool(plan) and epoch == 0 and config.stages[i].optimizer is not None
+                at = (done / length, 1 / length)
+                plan.append(Epoch(i, epoch, sizes[i], steps[i], schedule, number, *at, fresh))
+                done += steps[i]
+    return plan
+
+
+def shorten(plan: Sequence[Epoch], index: int, step: int, share: float) -> list[Epoch]:
+    """Return the plan with only ``share`` of the steps that lie ahead, in the same proportions of the stages.
+
+    The schedules are drawn together, so that the learning rate still ends where it was meant to end. The epoch
+    under way may end in its middle, and so may the last one of each stage.
+
+    Args:
+        plan: All epochs.
+        index: The epoch under way.
+        step: Its finished steps.
+        share: 0…1; with 0 the training ends here (a first step is always made).
+    """
+    ahead = [replace(plan[index], steps=plan[index].steps - step), *plan[index + 1 :]]
+    kept = _keep_steps(ahead, share)
+    if not sum(kept) and not index and not step:
+        kept[0] = 1
+    lengths: dict[int, int] = {}
+    for epoch, steps in zip(ahead, kept, strict=True):
+        lengths[epoch.span] = lengths.get(epoch.span, 0) + steps
+    at = {plan[index].span: plan[index].at(step)}
+    rates = {span: (1 - at.get(span, 0.0)) / max(1, length) for span, length in lengths.items()}
+    shorter = list(plan[:index])
+    for offset, (epoch, steps) in enumerate(zip(ahead, kept, strict=True)):
+        done = step if offset == 0 else 0
+        if not done + steps:
+            continue
+        start, rate = at.get(epoch.span, 0.0), rates[epoch.span]
+        shorter.append(replace(epoch, steps=done + steps, at_start=start - done * rate, at_step=rate))
+        at[epoch.span] = start + steps * rate
+    return shorter
+
+
+def _keep_steps(ahead: Sequence[Epoch], share: float) -> list[int]:
+    """Return how many steps of each epoch stay: the first ones of each stage, ``share`` of the stage's steps."""
+    quota: dict[int, int] = {}
+    for stage in {epoch.stage for epoch in ahead}:
+        quota[stage] = int(share * sum(epoch.steps for epoch in ahead if epoch.stage == stage))
+    kept = []
+    for epoch in ahead:
+        kept.append(min(epoch.steps, quota[epoch.stage]))
+        quota[epoch.stage] -= kept[-1]
+    return kept

@@ -1,0 +1,89 @@
+import itertools
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from masksmith.training import LossTerm, OptimizerConfig, ScheduleConfig, Stage, TrainingConfig
+from masksmith.training.deadline import Deadline
+from masksmith.training.plan import Epoch, plan_epochs, shorten
+
+BCE = [LossTerm(name="bce")]
+
+
+def config(epochs=(2, 3), **second):
+    first = Stage(epochs=epochs[0], loss=BCE, optimizer=OptimizerConfig(), schedule=ScheduleConfig())
+    return TrainingConfig(stages=[first, Stage(epochs=epochs[1], loss=BCE, **second)], batch_size=4)
+
+
+def test_plan_of_the_stages():
+    plan = plan_epochs(config(), 10)
+    assert [epoch.stage for epoch in plan] == [0, 0, 1, 1, 1]
+    assert [epoch.at_start for epoch in plan] == pytest.approx([0, 0.2, 0.4, 0.6, 0.8])
+    assert {epoch.at_step for epoch in plan} == {0.1}  # the second stage continues the schedule
+    assert not any(epoch.starts_optimizer for epoch in plan)  # the first is begun with the training
+    assert plan_epochs(config(), 3)[0].steps == 1
+
+
+def test_a_stage_with_its_own_schedule_begins_it_anew():
+    own = config(schedule=ScheduleConfig(name="cosine"), optimizer=OptimizerConfig(), batch_size=2)
+    plan = plan_epochs(own, 10)
+    assert [(e.steps, e.span) for e in plan] == [(2, 0)] * 2 + [(5, 1)] * 3
+    assert [e.at_start for e in plan] == pytest.approx([0, 0.5, 0, 1 / 3, 2 / 3])
+    assert [e.starts_optimizer for e in plan] == [False, False, True, False, False]
+
+
+def test_shortening_draws_the_schedule_together():
+    plan = plan_epochs(config((4, 8)), 40)  # 12 epochs of 10 steps, one span
+    shorter = shorten(plan, 1, 5, 0.5)  # 25 steps of the first stage ahead, 80 of the second
+    assert shorter[0] == plan[0]
+    assert shorter[1].at(5) == pytest.approx(plan[1].at(5))  # it goes on where it is
+    assert [e.stage for e in shorter] == [0, 0, 0, 1, 1, 1, 1]
+    assert [e.steps for e in shorter] == [10, 10, 7, 10, 10, 10, 10]  # 5 done + 12, then 40
+    last = shorter[-1]
+    assert last.at(last.steps) == pytest.approx(1)  # and ends where it was meant to end
+    for before, after in itertools.pairwise(shorter[1:]):
+        assert before.at(before.steps) == pytest.approx(after.at(0))
+
+
+@given(st.integers(1, 5), st.integers(1, 5), st.integers(0, 9), st.floats(0, 1), st.data())
+def test_shortened_plans_are_plans(first, second, step, share, data):
+    own = data.draw(st.booleans())
+    settings = config((first, second), **({"schedule": ScheduleConfig()} if own else {}))
+    plan = plan_epochs(settings, 40)
+    index = data.draw(st.integers(0, len(plan) - 1))
+    shorter = shorten(plan, index, step, share)
+    ahead = sum(e.steps for e in plan[index:]) - step
+    kept = sum(e.steps for e in shorter[index:]) - (step if len(shorter) > index else 0)
+    assert max(0, share * ahead - 2) - 1 <= kept <= max(share * ahead, 1) + 1e-9
+    assert shorter[:index] == plan[:index]
+    assert len(shorter) >= 1
+    assert all(0 < e.steps <= 10 for e in shorter)
+    if step and len(shorter) > index and shorter[index].stage == plan[index].stage:
+        assert shorter[index].steps >= step
+    for epoch in shorter[index:]:
+        assert -1e-9 <= epoch.at(step if epoch is shorter[index] else 0) <= epoch.at(epoch.steps) <= 1 + 1e-9
+
+
+def test_nothing_left_ends_the_training_where_it_stands():
+    plan = plan_epochs(config(), 40)
+    assert [e.steps for e in shorten(plan, 1, 3, 0.0)] == [10, 3]
+    assert len(shorten(plan, 1, 0, 0.0)) == 1
+    assert [e.steps for e in shorten(plan, 0, 0, 0.0)] == [1]  # one step is always made
+
+
+def test_epochs_survive_json():
+    for epoch in shorten(plan_epochs(config(), 40), 1, 3, 0.5):
+        assert Epoch.from_json(epoch.to_json()) == epoch
+
+
+def test_deadline():
+    deadline = Deadline(lambda: 100.0, reserve_s=20.0, pace=1.0)
+    assert deadline.for_training(1.0) == 80
+    assert deadline.for_training(2.0) == 60  # a slower machine needs a longer reserve
+    assert deadline.for_training(0.5) == 80
+    assert deadline.share(70, 5, 1.0) is None
+    assert deadline.share(81, 0, 1.0) is None  # within the slack
+    assert deadline.share(160, 0, 1.0) == pytest.approx(0.98 * 80 / 160)
+    assert deadline.share(160, 10, 2.0) == pytest.approx((0.98 * 60 - 10) / 160)
+    assert Deadline(lambda: 5.0, reserve_s=20.0).share(10, 0, 1.0) == 0  # too late for anything
