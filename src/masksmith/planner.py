@@ -10,7 +10,7 @@ from masksmith.errors import InputError
 from masksmith.files import read_json, write_json, write_text
 from masksmith.models.config import ModelConfig, tensor_names
 from masksmith.planning.choose import Choice, Chosen, Tools, choose, second_recipe
-from masksmith.planning.cost import Cost, DataFacts, Timed
+from masksmith.planning.cost import Cost, DataFacts, Timed, stage_hw
 from masksmith.planning.document import explain
 from masksmith.planning.lengths import with_epochs
 from masksmith.planning.rules import Candidate, load_rules
@@ -233,6 +233,7 @@ class _Measurements:
 def machine_tools(project: Project, asked: Recipe) -> Tools:
     """Return the tools of the machine at hand."""
     from masksmith.planning.measure import Measurements
+    from masksmith.models import build_model
     from masksmith.training.machine import settle_device
     from masksmith.training.memory import largest_batch
 
@@ -240,8 +241,12 @@ def machine_tools(project: Project, asked: Recipe) -> Tools:
     channels = project.cache.channels
     measurements = Measurements(channels=channels)
 
-    def batch_that_fits(recipe: Recipe, facts: DataFacts) -> int | None:
-        return largest_batch(recipe.model, recipe.training, hw=facts.hw, in_channels=facts.channels)
+    def batch_that_fits(recipe: Recipe, facts: DataFacts) -> int:
+        model = build_model(recipe.model, in_channels=facts.channels, seed=0, load_weights=False)
+        stages = recipe.training.stages
+        canvases = [stage_hw(recipe.training, stage, facts, model.divisor) for stage in stages]
+        largest = max(canvases, key=lambda hw: hw[0] * hw[1])
+        return largest_batch(model, recipe.training, canvas_hw=largest)
 
     return Tools(
         measure=measurements.timing_of,

@@ -6,7 +6,7 @@ is not run again; probabilities that were made from other inputs than the presen
 
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from masksmith.models import SegmentationModel
     from masksmith.training.deadline import Deadline
+    from masksmith.training.stages import FoldData
 
 _FORWARD_WORK = 0.35  # a forward pass costs about this share of a training step on the same pixels
 _VERSIONS = {"train": "3", "oof": "1", "test": "1"}
@@ -128,12 +129,14 @@ def train_member(
         return
     logger.info("run %s: training fold %d of %d", run.path.name, fold, project.folds.count)
     fabric = make_fabric(run.recipe.training)
+    model, data = _fresh_model(project, run, fold), _fold_data(project, run, fold)
+    _refuse_too_large(run.recipe, model, data)
     remaining = remaining or Remaining(work_of(project, run, [fold]))
     train_fold(
         fabric,
-        _fresh_model(project, run, fold),
+        model,
         run.recipe.training,
-        _fold_data(project, run, fold),
+        data,
         folder=run.checkpoints(fold),
         log=EventLog(run.events, fold=fold),
         evaluate=_evaluator(project, run, fold, fabric, remaining),
@@ -142,6 +145,25 @@ def train_member(
     )
     run.ledger.mark_done(member.entry("train"), _train_key(project, run, fold))
     remove(run.interim)
+
+
+def _refuse_too_large(recipe: Recipe, model: "SegmentationModel", data: "FoldData") -> None:
+    """Refuse a training that would be killed for its memory."""
+    from masksmith.preprocess import round_up
+    from masksmith.training.memory import refuse_too_large
+    from masksmith.training.stages import canvas_hw
+
+    canvases = [canvas_hw(recipe.training, stage, data, model.divisor) for stage in recipe.training.stages]
+    sizes = [data.images.shape(name) for name in data.images]
+    height, width = (round_up(max(size[axis] for size in sizes), model.divisor) for axis in (0, 1))
+    estimate = refuse_too_large(
+        model,
+        recipe.training,
+        canvases,
+        prediction_hw=(height, width),
+        prediction_batch_size=recipe.prediction.batch_size,
+    )
+    logger.info("%s", estimate)
 
 
 def keep_interim(project: Project, member: Member) -> Member | None:
@@ -287,7 +309,7 @@ def _need_oof(project: Project, member: Member) -> Store:
     return store
 
 
-def _fold_data(project: Project, run: Run, fold: int) -> Any:  # noqa: ANN401
+def _fold_data(project: Project, run: Run, fold: int) -> "FoldData":
     from masksmith.training.stages import FoldData
 
     ids = [name for name in project.folds.outside(fold) if name not in project.blank]

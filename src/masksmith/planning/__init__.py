@@ -1,1 +1,1 @@
-"""Planning: what this machine can do in the time it is given. Only ``measure`` needs torch."""
+"""Planning: what this machine can do in the time it is given. ``measure`` needs torch; import it by name."""

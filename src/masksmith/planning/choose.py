@@ -41,8 +41,8 @@ class Tools:
     """Weights for a candidate under what was asked: "none", "imagenet", a file; None where it is not to be had."""
     resolve: Callable[[Recipe], Recipe]
     """Settles every "auto"."""
-    largest_batch: Callable[[Recipe, DataFacts], int | None]
-    """Largest batch that fits into memory, None where any does."""
+    largest_batch: Callable[[Recipe, DataFacts], int]
+    """Largest batch that fits into memory; 0 where not one image does."""
     device: str
     """The settled device: cpu, cuda or mps."""
     measured_s: Callable[[], float]
@@ -180,7 +180,7 @@ def _model(
 def _fitting(recipe: Recipe, facts: DataFacts, tools: Tools, choices: list[Choice]) -> Recipe:
     """Take a smaller batch where memory asks for it."""
     largest = tools.largest_batch(recipe, facts)
-    if largest is None or largest >= recipe.training.batch_size or largest < 1:
+    if largest >= recipe.training.batch_size or largest < 1:
         return recipe  # one that does not fit at all is refused, with the figures, before training
     batch = 2 ** (largest.bit_length() - 1)
     choices.append(
