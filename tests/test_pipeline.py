@@ -90,7 +90,7 @@ def test_changed_values_make_another_run_on_the_same_folds(example, project):
     assert len(list((project / "runs").glob("*/recipe.yaml"))) == 2
     first = {run.name for run in (project / "runs").iterdir() if run.is_dir()} - {the_run(project).path.name}
     ms.predict(project)
-    with pytest.raises(InputError, match="it was made for default-[0-9a-f]{8}/fold 0, not default-"):
+    with pytest.raises(InputError, match=r"it was made for default-[0-9a-f]{8}/fold 0, not default-"):
         ms.submit(project)
     verdict = ms.submit(project, run=first.pop())
     assert verdict.ids == 8

@@ -232,14 +232,12 @@ class _Measurements:
 
 def machine_tools(project: Project, asked: Recipe) -> Tools:
     """Return the tools of the machine at hand."""
-    from masksmith.planning.measure import Measurements
     from masksmith.models import build_model
     from masksmith.training.machine import settle_device
     from masksmith.training.memory import largest_batch
 
     device = settle_device(asked.training.device)
-    channels = project.cache.channels
-    measurements = Measurements(channels=channels)
+    measurements = _Measurements(project.cache.channels)
 
     def batch_that_fits(recipe: Recipe, facts: DataFacts) -> int:
         model = build_model(recipe.model, in_channels=facts.channels, seed=0, load_weights=False)

@@ -352,7 +352,7 @@ def _trained_model(project: Project, member: Member, fabric: "Fabric") -> "Segme
     return model
 
 
-def _pixels(images: Any, names: Iterable[str]) -> int:  # noqa: ANN401
+def _pixels(images: Any, names: Iterable[str]) -> int:
     return sum(h * w for h, w in map(images.shape, names))
 
 
