@@ -5,6 +5,7 @@ is not run again; probabilities and rules that were made from other inputs than 
 """
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -122,7 +123,7 @@ def train_run(project: Project, asked: Recipe) -> Run:
 
 def predict_run(project: Project, run: Run) -> Run:
     """Predict held-out and test images with every trained fold."""
-    from masksmith.prediction.predict import predict_probs, write_codes
+    from masksmith.prediction.predict import predict_batches, write_codes
     from masksmith.training.machine import make_fabric
 
     cache, fabric = project.cache, None
@@ -146,8 +147,10 @@ def predict_run(project: Project, run: Run) -> Run:
             model = _trained_model(project, run, fold, fabric)
             seen = [name for name in names if name not in project.blank]
             options = run.recipe.prediction
-            probs = predict_probs(fabric, model, images, seen, tta=options.tta, batch_size=options.batch_size)
-            write_codes(path, images, names, probs, blank=set(names) - set(seen))
+            batches = partial(
+                predict_batches, fabric, model, images, seen, tta=options.tta, batch_size=options.batch_size
+            )
+            write_codes(path, images, names, batches, blank=set(names) - set(seen), key=key)
             run.ledger.mark_done(f"fold_{fold}/{stage}", key)
     return run
 
@@ -218,8 +221,15 @@ def _train_key(project: Project, run: Run) -> str:
 
 
 def _is_trained(project: Project, run: Run, fold: int) -> bool:
-    files = (run.final(fold), run.final(fold).with_suffix(".json"))
-    return run.ledger.is_done(f"fold_{fold}/train", _train_key(project, run)) and all(map(Path.exists, files))
+    """Whether the fold was trained and its weights are whole; damaged ones are named, and trained again."""
+    from masksmith.training.checkpoint import damage_of
+
+    if not run.ledger.is_done(f"fold_{fold}/train", _train_key(project, run)):
+        return False
+    if (damage := damage_of(run.final(fold))) is not None:
+        logger.warning("%s; fold %d has to be trained again", damage, fold)
+        return False
+    return True
 
 
 def _predict_key(project: Project, run: Run, fold: int, stage: str) -> str:

@@ -1,3 +1,5 @@
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +13,7 @@ from masksmith.prediction import (
     code_of,
     mean_codes,
     open_codes,
+    predict_batches,
     predict_probs,
     prob_of,
     to_codes,
@@ -105,7 +108,9 @@ def test_unknown_tta(fabric, images):
 
 
 def test_stored_in_order_with_blank_ones_empty(fabric, images, tmp_path):
-    found = predict_probs(fabric, Brightness(), images, ["a", "b", "c"], tta=["identity"], batch_size=4)
+    found = partial(
+        predict_batches, fabric, Brightness(), images, ["a", "b", "c"], tta=["identity"], batch_size=4
+    )
     write_codes(tmp_path / "p.npy", images, ["c", "blank", "b", "a"], found, blank={"blank"})
     store = open_codes(tmp_path / "p.npy")
     assert store["c"].shape == (21, 30, 1)
@@ -116,8 +121,13 @@ def test_stored_in_order_with_blank_ones_empty(fabric, images, tmp_path):
     assert sorted(offsets, key=offsets.get) == ["c", "blank", "b", "a"]
 
 
+def one(probs):
+    """The one batch of the image b."""
+    return lambda finished: [[("b", probs)]]
+
+
 def test_damaged_probabilities_are_refused(fabric, images, tmp_path):
-    write_codes(tmp_path / "p.npy", images, ["b"], [("b", np.ones((16, 16, 1)))], blank=set())
+    write_codes(tmp_path / "p.npy", images, ["b"], one(np.ones((16, 16, 1))), blank=set())
     flat = np.load(tmp_path / "p.npy", mmap_mode="r+")
     flat[3] = 0
     flat.flush()
@@ -128,7 +138,7 @@ def test_damaged_probabilities_are_refused(fabric, images, tmp_path):
 def test_mean_of_folds(images, tmp_path):
     for at, value in enumerate((0.2, 0.6)):
         probs = np.full((16, 16, 1), value)
-        write_codes(tmp_path / f"{at}.npy", images, ["b"], [("b", probs)], blank=set())
+        write_codes(tmp_path / f"{at}.npy", images, ["b"], one(probs), blank=set())
     stores = [open_codes(tmp_path / f"{at}.npy") for at in (0, 1)]
     ((name, mean),) = mean_codes(stores, ["b"])
     assert name == "b"

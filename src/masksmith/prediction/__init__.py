@@ -2,13 +2,14 @@
 
 from masksmith.prediction.codes import code_of, mean_codes, open_codes, prob_of, to_codes
 from masksmith.prediction.config import PredictionConfig
-from masksmith.prediction.predict import predict_probs, write_codes
+from masksmith.prediction.predict import predict_batches, predict_probs, write_codes
 
 __all__ = [
     "PredictionConfig",
     "code_of",
     "mean_codes",
     "open_codes",
+    "predict_batches",
     "predict_probs",
     "prob_of",
     "to_codes",

@@ -20,12 +20,20 @@ from torch import Tensor
 
 from masksmith.augment import Batch, Task
 from masksmith.errors import DivergedError, InputError
+from masksmith.files import remove
 from masksmith.losses import build_loss
 from masksmith.models import SegmentationModel, slice_strided_depthwise, to_channels_last
 from masksmith.progress import Remaining, clock, logger, track
 from masksmith.randomness import stream
 from masksmith.training.averaging import MovingAverage
-from masksmith.training.checkpoint import Checkpoints, copy_weights, pack_state, save_tensors, unpack_state
+from masksmith.training.checkpoint import (
+    Checkpoints,
+    copy_weights,
+    is_finished,
+    pack_state,
+    save_tensors,
+    unpack_state,
+)
 from masksmith.training.config import TrainingConfig
 from masksmith.training.events import EventLog
 from masksmith.training.optim import build_optimizer, lr_factor, set_lr
@@ -201,6 +209,9 @@ def train_fold(
     """
     if not data.ids:
         raise InputError(f"fold {data.fold}: no images to train on")
+    if is_finished(folder / "final.safetensors", data.key):
+        _tidy(folder)  # the process died between the last checkpoint and the ledger
+        return
     plan = plan_epochs(config, len(data.ids))
     trainer = _Trainer(fabric, model, config, data)
     checkpoints = Checkpoints(folder)
@@ -259,7 +270,7 @@ def train_fold(
             remaining,
         )
     _finish(trainer, folder, done)
-    checkpoints.clear()
+    _tidy(folder)
 
 
 def _work(trainer: _Trainer, epoch: Epoch) -> int:
@@ -324,11 +335,17 @@ def _finish(trainer: _Trainer, folder: Path, epochs: int) -> None:
         "best_score": progress.best_score,
         "rescued": progress.lr_scale < 1,
         "divisor": trainer.raw.divisor,
+        "key": trainer.data.key,
     }
     if trainer.config.select == "best":
         tensors, _ = load_tensors(folder / "best.safetensors")
         copy_weights(trainer.average.model, tensors, where=str(folder / "best.safetensors"))
         facts["epoch"] = progress.best_epoch
     save_tensors(folder / "final.safetensors", trainer.average.model.state_dict(), facts)
-    for scrap in folder.glob("best.*"):
-        scrap.unlink()
+
+
+def _tidy(folder: Path) -> None:
+    """Remove what only an unfinished training needs; the best weights go last, the last checkpoint needs them."""
+    Checkpoints(folder).clear()
+    for scrap in sorted(folder.glob("best.*")):
+        remove(scrap)

@@ -81,6 +81,8 @@ def training_work(config: TrainingConfig, data: FoldData, divisor: int) -> int:
 
 def batches_of(task: Task, data: FoldData, epoch: Epoch, *, device: str) -> Iterator[Batch]:
     """Yield the batches of an epoch: made between the steps on a CPU, ahead by threads on a GPU."""
+    for store in (data.images, data.masks):
+        store.refuse_truncated()
     counters = (data.seed, data.fold, epoch.stage, epoch.number)
     order = stream(*counters).permutation(len(data.ids))
 
