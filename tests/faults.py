@@ -8,14 +8,13 @@ sigkill  10 real SIGKILLs at random times
 disk     for every write point: no space from there on; the command must refuse clearly, and go on when there is room
 
 Write points are where ``masksmith.files`` says that the state on disk is about to change or has changed. The parent
-imports torch and runs none of it; each trial is forked from it. ``os.fsync`` does nothing here: a killed process does
+goes the way once, on one thread; each trial is forked from it. ``os.fsync`` does nothing here: a killed process does
 not lose what the system has taken. Prints every failure, and last ``N of N survived``; exit code 1 if it was fewer.
 """
 
 import argparse
-import contextlib
 import errno
-import importlib
+import gc
 import json
 import os
 import random
@@ -23,6 +22,7 @@ import shutil
 import signal
 import sys
 import tempfile
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -53,6 +53,9 @@ OVERRIDES = {
     "training.stages.2.epochs": 1,
     "prediction.batch_size": 4,
     "tuning.resamples": 100,
+    "tuning.bottom_thresholds": [0.4, 0.5],
+    "tuning.top_thresholds": [0.5, 0.6],
+    "tuning.min_area_fracs": [0.0, 0.01],
 }
 
 # What must be the same bytes as in the clean twin; every pattern must find something there.
@@ -231,30 +234,39 @@ def compete(data: Path, out: Path, watch: Watch | None) -> None:
 
 
 def clean_run(scratch: Path) -> Ground:
-    """Make the clean twin, learn its points and its modules, and see that a second one is identical."""
+    """Make the clean twin, learn its points, and see that a second one is identical.
+
+    The parent goes the way once itself, so that no trial spends its time on imports; it must stay of one thread, because
+    a fork takes only one along.
+    """
     data, clean, report = make_data(scratch / "example"), scratch / "clean", scratch / "clean.json"
 
+    compete(data, scratch / "warm", None)
+    assert threading.active_count() == 1
+    if Path("/proc/self/task").is_dir():
+        assert len(list(Path("/proc/self/task").iterdir())) == 1, (
+            "more than one thread: a fork would be unsafe"
+        )
+    gc.collect()
+    gc.freeze()
+
     def learn() -> None:
-        known, watch = set(sys.modules), Watch(clean)
+        watch = Watch(clean)
         compete(data, clean, watch)
-        modules = sorted(name for name in sys.modules if name not in known)
-        report.write_text(json.dumps({"points": [vars(p) for p in watch.seen], "modules": modules}))
+        report.write_text(json.dumps([vars(point) for point in watch.seen]))
 
     if wait(fork(learn, scratch / "clean.log")) != 0:
         sys.exit(f"the clean run failed:\n{(scratch / 'clean.log').read_text()}")
-    learned = json.loads(report.read_text())
-    for name in learned["modules"]:  # so that no trial spends its time on imports
-        with contextlib.suppress(Exception):
-            importlib.import_module(name)
+    points = [Point(**point) for point in json.loads(report.read_text())]
     for pattern in COMPARED:
         assert list(clean.glob(pattern)), f"{pattern}: nothing in the clean run; is the list of files old?"
-    ground = Ground(scratch, data, clean, [Point(**point) for point in learned["points"]], 0.0)
+    ground = Ground(scratch, data, clean, points, 0.0)
     started = time.monotonic()
     code = ground.run(scratch / "again")
     seconds = time.monotonic() - started
     if code != 0 or (found := differences(clean, scratch / "again")):
         sys.exit(f"two clean runs differ: exit code {code}, {found}")
-    return Ground(scratch, data, clean, ground.points, seconds)
+    return Ground(scratch, data, clean, points, seconds)
 
 
 # --- comparing --------------------------------------------------------------------------------------------
@@ -284,11 +296,16 @@ def differences(clean: Path, other: Path) -> list[str]:
 Verdicts = Iterator[tuple[int, str | None]]
 
 
-def judged(ground: Ground, out: Path, faults: int, where: str, *, finish: bool = True) -> tuple[int, str | None]:
+def judged(
+    ground: Ground, out: Path, faults: int, where: str, *, finish: bool = True
+) -> tuple[int, str | None]:
     """Continue a stopped run to its end and compare it; a folder that survived is removed."""
     code = ground.run(out) if finish else 0
     if code != 0:
-        return faults, f"{where}: the continued run ended with exit code {code}, see {out.with_suffix('.log')}"
+        return (
+            faults,
+            f"{where}: the continued run ended with exit code {code}, see {out.with_suffix('.log')}",
+        )
     if found := differences(ground.clean, out):
         shown = "; ".join(found[:3]) + (f" and {len(found) - 3} more" if len(found) > 3 else "")
         return faults, f"{where}: {shown}"
@@ -322,9 +339,13 @@ def kill_often(ground: Ground, kills: int) -> Verdicts:
             code = ground.run(out, Watch(out, at=rng.randrange(reach), strike=exit_now))
             mine += code == KILLED
         spent += max(mine, 1)
-        yield judged(ground, out, mine, f"kills: {mine} in project {out.name}") if code in (0, KILLED) else (
-            max(mine, 1),
-            f"kills: after {mine} in {out.name}, exit code {code}; see {out.with_suffix('.log')}",
+        yield (
+            judged(ground, out, mine, f"kills: {mine} in project {out.name}")
+            if code in (0, KILLED)
+            else (
+                max(mine, 1),
+                f"kills: after {mine} in {out.name}, exit code {code}; see {out.with_suffix('.log')}",
+            )
         )
 
 
@@ -340,9 +361,13 @@ def kill_really(ground: Ground, kills: int) -> Verdicts:
             code = wait(pid)
             mine += code == -signal.SIGKILL
         spent += max(mine, 1)
-        yield judged(ground, out, mine, f"sigkill: {mine} in {out.name}") if code in (0, -signal.SIGKILL) else (
-            max(mine, 1),
-            f"sigkill: after {mine} in {out.name}, exit code {code}; see {out.with_suffix('.log')}",
+        yield (
+            judged(ground, out, mine, f"sigkill: {mine} in {out.name}")
+            if code in (0, -signal.SIGKILL)
+            else (
+                max(mine, 1),
+                f"sigkill: after {mine} in {out.name}, exit code {code}; see {out.with_suffix('.log')}",
+            )
         )
 
 
@@ -373,7 +398,9 @@ def run_all(ground: Ground, trials: list[tuple[str, Callable[[], Verdicts]]], jo
             working[spawn(trial, result)] = result
         pid, _ = os.wait()
         result = working.pop(pid)
-        verdicts = json.loads(result.read_text()) if result.exists() else [[1, f"{result.stem}: the trial died"]]
+        verdicts = (
+            json.loads(result.read_text()) if result.exists() else [[1, f"{result.stem}: the trial died"]]
+        )
         done += 1
         for count, failure in verdicts:
             faults += count
@@ -399,7 +426,9 @@ def spawn(trial: Callable[[], Verdicts], result: Path) -> int:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--part", choices=[*PARTS, "all"], default="all")
     parser.add_argument("--sample", type=int, help="so many faults of each part; default: all")
     parser.add_argument("--plant", choices=["rng"], help="plant a bug that must be caught")
