@@ -144,3 +144,51 @@ def test_mean_of_folds(images, tmp_path):
     assert name == "b"
     assert np.ptp(mean) == 0
     assert prob_of(int(mean[0, 0, 0])) == pytest.approx(0.4, abs=1e-4)
+
+
+def test_a_stopped_prediction_goes_on_in_whole_batches(fabric, images, tmp_path):
+    """Batches of two: (a, c), (b). Died after the first batch; then only the second goes through the model."""
+    names, seen = ["a", "b", "c", "blank"], []
+
+    class Counting(Brightness):
+        def forward(self, image, scalars=None):
+            seen.append(len(image))
+            return super().forward(image)
+
+    def write(path, stop=99, key="k"):
+        def batches(finished):
+            found = predict_batches(
+                fabric, Counting(), images, names[:3], tta=["identity"], batch_size=2, finished=finished
+            )
+            for at, batch in enumerate(found):
+                if at == stop:
+                    raise KeyboardInterrupt
+                yield batch
+
+        write_codes(path, images, names, batches, blank={"blank"}, key=key)
+
+    write(tmp_path / "clean.npy", key=None)
+    with pytest.raises(KeyboardInterrupt):
+        write(tmp_path / "p.npy", stop=1)
+    assert not (tmp_path / "p.npy").exists()
+    seen.clear()
+    write(tmp_path / "p.npy")
+    assert seen == [1]
+    for ending in (".npy", ".csv"):
+        assert (tmp_path / f"p{ending}").read_bytes() == (tmp_path / f"clean{ending}").read_bytes()
+    assert not list(tmp_path.glob(".p*"))
+
+
+def test_a_batch_is_left_out_only_as_a_whole(fabric, images):
+    found = predict_batches(
+        fabric, Brightness(), images, ["a", "b", "c"], tta=["identity"], batch_size=2, finished={"a", "b"}
+    )
+    assert [[name for name, _ in batch] for batch in found] == [["a", "c"]]
+
+
+def test_a_damaged_image_is_not_predicted(fabric, images):
+    flat = np.load(images.path, mmap_mode="r+")
+    flat[0] ^= 1
+    flat.flush()
+    with pytest.raises(InputError, match=r"i\.npy: 'a' in it was damaged since it was written"):
+        predict(fabric, Brightness(), images, ["identity"])
