@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help env demo test lint unit bench clean
+.PHONY: help env demo test lint unit faults bench clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/ -/'
@@ -43,6 +43,9 @@ lint: env
 unit: env
 	@echo "== tests (on one thread; with real data where MASKSMITH_SHARED names it: $${MASKSMITH_SHARED:-not set})"
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --durations=8
+
+faults: env  ## stop a small run in every way; each must end with the bits of a clean one (about ten minutes)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m tests.faults --jobs 2
 
 bench: env  ## measure what the documents claim (needs a quiet machine)
 	@$(BIN)/python benchmarks/train_step.py

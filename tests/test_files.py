@@ -1,12 +1,17 @@
 import errno
 import multiprocessing
 import os
+import re
+from pathlib import Path
 
 import pytest
 
+import masksmith
+from masksmith import files
 from masksmith.errors import DiskFullError, InputError
 from masksmith.files import (
     Ledger,
+    append_text,
     atomic_folder,
     atomic_path,
     digest,
@@ -14,6 +19,8 @@ from masksmith.files import (
     folder_lock,
     no_room,
     read_json,
+    remove,
+    sync_folder,
     write_json,
     write_text,
 )
@@ -41,8 +48,8 @@ def test_a_failed_folder_leaves_the_old_one(tmp_path):
 
 
 def test_other_errors_pass(tmp_path):
-    with pytest.raises(PermissionError), no_room(tmp_path):
-        raise PermissionError(errno.EACCES, "no")
+    with pytest.raises(OSError, match="broken"), no_room(tmp_path):
+        raise OSError(errno.EIO, "broken")
     with pytest.raises(DiskFullError, match=r"x\.npy: the disk is full"), no_room(tmp_path / "x.npy"):
         raise OSError(errno.ENOSPC, "no space")
 
@@ -113,3 +120,125 @@ def test_second_process_is_refused_with_the_first_ones_pid(tmp_path):
         process.join()
     with folder_lock(tmp_path):
         assert f"pid {os.getpid()}" in (tmp_path / ".lock").read_text()
+
+
+@pytest.fixture
+def points(monkeypatch):
+    seen = []
+    monkeypatch.setattr(files, "on_write", lambda path, phase: seen.append((path.name, phase)))
+    return seen
+
+
+def test_every_change_on_disk_is_a_write_point(tmp_path, points):
+    write_text(tmp_path / "a.txt", "x")
+    append_text(tmp_path / "a.txt", "y\n")
+    remove(tmp_path / "a.txt")
+    remove(tmp_path / "a.txt")  # not there, so nothing changes
+    for _ in range(2):
+        with atomic_folder(tmp_path / "m") as temporary:
+            files.write_member(temporary / "1.png", b"x")
+    names = [("a.txt", phase) for phase in ("write", "written", "renamed", "append", "appended", "remove")]
+    folder = [("m", "write"), ("1.png", "write"), ("m", "written")]
+    assert points == [*names, *folder, ("m", "renamed"), *folder, ("m", "moved"), ("m", "renamed")]
+
+
+def test_nothing_else_in_the_house_writes():
+    """A write that went past files.py would be no write point, and `make faults` would not see it."""
+    root = Path(masksmith.__file__).parent
+    writes = re.compile(
+        r"\.(write_text|write_bytes|unlink|rename|rmtree|touch|mkdir|tofile)\(|np\.save|save_file|open\([^)]*[\"'][wax]b?"
+    )
+    allowed = {"files.py": None, "data/store.py": None}
+    found = [
+        f"{path.relative_to(root)}: {line.strip()}"
+        for path in root.rglob("*.py")
+        if str(path.relative_to(root)) not in allowed
+        for line in path.read_text().splitlines()
+        if writes.search(line)
+    ]
+    assert found == []
+
+
+def test_a_full_disk_at_every_write_point_is_a_clear_refusal(tmp_path, monkeypatch):
+    def full(path, phase):
+        raise OSError(errno.ENOSPC, "no space")
+
+    (tmp_path / "old").write_text("x")
+    monkeypatch.setattr(files, "on_write", full)
+    for work in (
+        lambda: write_text(tmp_path / "a", "x"),
+        lambda: append_text(tmp_path / "a", "x"),
+        lambda: remove(tmp_path / "old"),
+        lambda: folder_lock(tmp_path).__enter__(),
+        lambda: atomic_folder(tmp_path / "m").__enter__(),
+    ):
+        with pytest.raises(DiskFullError, match="the disk is full"):
+            work()
+
+
+@pytest.mark.parametrize("code", [errno.EROFS, errno.EACCES, errno.EPERM])
+def test_a_read_only_folder(tmp_path, monkeypatch, code):
+    def refuse(*_arguments, **_options):
+        raise OSError(code, os.strerror(code))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "touch", refuse)
+        with (
+            pytest.raises(
+                InputError, match=rf"p: cannot be written as a folder \({os.strerror(code)}\); choose"
+            ),
+            folder_lock(tmp_path / "p"),
+        ):
+            pass
+    monkeypatch.setattr(Path, "write_bytes", refuse)
+    with pytest.raises(InputError, match=rf"a\.txt: cannot be written \({os.strerror(code)}\); what was"):
+        write_text(tmp_path / "a.txt", "x")
+
+
+def test_other_errors_of_a_folder_pass(tmp_path, monkeypatch):
+    def broken(*_arguments, **_options):
+        raise OSError(errno.EIO, "broken")
+
+    monkeypatch.setattr(Path, "touch", broken)
+    with pytest.raises(OSError, match="broken"), folder_lock(tmp_path):
+        pass
+
+
+def test_appending_ends_a_torn_line(tmp_path):
+    append_text(tmp_path / "sub" / "a", "one\n")
+    (tmp_path / "sub" / "a").write_text("one\ntw")
+    append_text(tmp_path / "sub" / "a", "three\n")
+    append_text(tmp_path / "sub" / "a", "four\n")
+    assert (tmp_path / "sub" / "a").read_text() == "one\ntw\nthree\nfour\n"
+
+
+def test_names_are_flushed_where_the_file_system_can(tmp_path, monkeypatch):
+    calls = []
+
+    def fsync(descriptor):
+        calls.append(descriptor)
+        raise OSError(code, "no")
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    code = errno.EINVAL
+    sync_folder(tmp_path)
+    code = errno.EIO
+    with pytest.raises(OSError, match="no"):
+        sync_folder(tmp_path)
+    assert len(calls) == 2
+
+
+def test_a_folder_that_was_moved_away_is_put_back(tmp_path):
+    for name, content in ((".masks.12.old", "old"), (".cards.12.old", "old"), ("cards", "new")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "1.png").write_text(content)
+    with folder_lock(tmp_path):
+        assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", "cards", "masks"]
+    assert (tmp_path / "masks" / "1.png").read_text() == "old"
+    assert (tmp_path / "cards" / "1.png").read_text() == "new"
+
+
+def test_json_that_is_no_text(tmp_path):
+    (tmp_path / "a.json").write_bytes(b'{"a": "\xff')
+    with pytest.raises(InputError, match=r"a\.json: byte 7 is no text"):
+        read_json(tmp_path / "a.json")

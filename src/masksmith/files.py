@@ -1,4 +1,8 @@
-"""Files that are whole or absent: temporary name, flush, rename. Hashes. The lock of a project folder."""
+"""Files that are whole or absent: temporary name, flush, rename. Hashes. The lock of a project folder.
+
+Everything that the house writes goes through this module: it calls ``write_point`` wherever the state on disk changes,
+and a test that wants a process to die, or a disk to be full, at such a place sets ``on_write``.
+"""
 
 import contextlib
 import errno
@@ -8,24 +12,64 @@ import json
 import os
 import shutil
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from masksmith.errors import DiskFullError, InputError
 
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
+
+on_write: Callable[[Path, str], None] | None = None
+"""Called with (path, phase) at every write point; None, as in the product, does nothing."""
+
+
+def write_point(path: Path, phase: str) -> None:
+    """Say that the state on disk is about to change or has changed.
+
+    Args:
+        path: The file or folder as it will be called.
+        phase: "write" (nothing of it is there yet), "written" (whole, under its temporary name), "moved" (a folder's
+            old content is out of the way), "renamed", "append", "appended", "remove".
+    """
+    if on_write is not None:
+        on_write(path, phase)
+
 
 @contextlib.contextmanager
 def no_room(path: Path) -> Iterator[None]:
-    """Turn "no space left" while writing ``path`` into a DiskFullError that names the file."""
+    """Turn "no space left" and "read-only" while writing ``path`` into an error that names the file.
+
+    Raises:
+        DiskFullError: There is no room.
+        InputError: The file cannot be written: no permission, or the file system is, or has become, read-only.
+    """
     try:
         yield
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in _FULL:
+            raise DiskFullError(
+                f"{path}: the disk is full; what was finished before is whole. Make room and repeat the command"
+            ) from error
+        if error.errno in _READ_ONLY:
+            raise InputError(
+                f"{path}: cannot be written ({error.strerror}); what was finished before is whole. Make it writable "
+                "and repeat the command"
+            ) from error
+        raise
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder outlast a power cut; file systems that cannot do so are left alone."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
             raise
-        raise DiskFullError(
-            f"{path}: the disk is full; what was finished before is whole. Make room and repeat the command"
-        ) from error
+    finally:
+        os.close(descriptor)
 
 
 @contextlib.contextmanager
@@ -34,28 +78,43 @@ def atomic_path(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with no_room(path):
+            write_point(path, "write")
             path.parent.mkdir(parents=True, exist_ok=True)
             yield temporary
             with temporary.open("rb") as file:
                 os.fsync(file.fileno())
-            temporary.replace(path)
+            write_point(path, "written")
+            rename(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 
 
+def rename(temporary: Path, path: Path) -> None:
+    """Give a finished file its name, for good."""
+    temporary.replace(path)
+    write_point(path, "renamed")
+    sync_folder(path.parent)
+
+
 @contextlib.contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """Like atomic_path for a folder: the old one is replaced only by a finished new one."""
+    """Like atomic_path for a folder: the old one is replaced only by a finished new one.
+
+    Its files are not flushed one by one, so after a power cut they are to be looked at before they are believed.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     old = path.with_name(f".{path.name}.{os.getpid()}.old")
     shutil.rmtree(temporary, ignore_errors=True)
     try:
         with no_room(path):
+            write_point(path, "write")
             temporary.mkdir(parents=True)
             yield temporary
+            write_point(path, "written")
             if path.exists():
                 path.rename(old)
-            temporary.rename(path)
+                write_point(path, "moved")
+            rename(temporary, path)
     finally:
         if old.exists() and not path.exists():
             old.rename(path)
@@ -79,9 +138,33 @@ def write_json(path: Path, value: Any) -> None:  # noqa: ANN401
     write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
 
 
+def write_member(path: Path, content: bytes) -> None:
+    """Write a file in the temporary folder that atomic_folder gave."""
+    write_point(path, "write")
+    path.write_bytes(content)
+
+
+def append_text(path: Path, lines: str) -> None:
+    """Append whole lines to a text file and flush them to the disk; a torn last line is ended first."""
+    with no_room(path):
+        write_point(path, "append")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a+b") as file:
+            end = file.seek(0, os.SEEK_END)
+            file.seek(max(end - 1, 0))
+            torn = file.read(1) not in (b"", b"\n")
+            file.write(b"\n" * torn + lines.encode())
+            file.flush()
+            os.fsync(file.fileno())
+        write_point(path, "appended")
+
+
 def remove(path: Path) -> None:
-    """Remove a file or a folder that may be absent."""
-    shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    """Remove a file or a folder if it is there."""
+    if path.exists():
+        with no_room(path):
+            write_point(path, "remove")
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def read_json(path: Path) -> Any:  # noqa: ANN401
@@ -95,6 +178,10 @@ def read_json(path: Path) -> Any:  # noqa: ANN401
     except json.JSONDecodeError as error:
         raise InputError(
             f"{path}: line {error.lineno} is not JSON ({error.msg}); remove the file to have it made again"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{path}: byte {error.start} is no text, so this is not JSON; remove the file to have it made again"
         ) from error
 
 
@@ -124,35 +211,48 @@ def folder_lock(folder: Path) -> Iterator[None]:
         InputError: Another process is at work here (the message names its pid and host), or the folder cannot be
             written.
     """
-    with _writable(folder), (folder / ".lock").open("a+") as file:
+    lock = folder / ".lock"
+    _need_writable(folder, lock)
+    with lock.open("a+b", buffering=0) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
             raise InputError(
-                f"{folder}: another masksmith is at work here ({file.read().strip() or 'just started'}); "
+                f"{folder}: another masksmith is at work here ({file.read().decode().strip() or 'just started'}); "
                 "wait for it, stop it, or choose another --out"
             ) from None
-        file.seek(0)
-        file.truncate()
-        file.write(f"pid {os.getpid()} on {socket.gethostname()}\n")
-        file.flush()
-        for scrap in list(folder.rglob(".*.tmp")):
-            shutil.rmtree(scrap, ignore_errors=True) if scrap.is_dir() else scrap.unlink()
+        with no_room(lock):
+            write_point(lock, "write")
+            file.truncate(0)
+            file.write(f"pid {os.getpid()} on {socket.gethostname()}\n".encode())
+            _sweep(folder)
         yield
 
 
-@contextlib.contextmanager
-def _writable(folder: Path) -> Iterator[None]:
+def _need_writable(folder: Path, lock: Path) -> None:
     with no_room(folder):
         try:
+            write_point(folder, "write")
             folder.mkdir(parents=True, exist_ok=True)
-            (folder / ".lock").touch()
-        except (FileExistsError, NotADirectoryError, PermissionError) as error:
+            lock.touch()
+        except OSError as error:
+            if error.errno not in (errno.EEXIST, errno.ENOTDIR, *_READ_ONLY):
+                raise
             raise InputError(
                 f"{folder}: cannot be written as a folder ({error.strerror}); choose another --out"
             ) from error
-    yield
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what killed processes left; a folder that was moved away before its successor had come is put back."""
+    for old in list(folder.rglob(".*.old")):
+        path = old.with_name(old.name.removeprefix(".").rsplit(".", 2)[0])
+        if not path.exists():
+            old.rename(path)
+    for scrap in [*folder.rglob(".*.tmp"), *folder.rglob(".*.old")]:
+        write_point(scrap, "remove")
+        shutil.rmtree(scrap, ignore_errors=True) if scrap.is_dir() else scrap.unlink(missing_ok=True)
 
 
 class Ledger:

@@ -7,7 +7,7 @@ from functools import cached_property
 from importlib import metadata
 from pathlib import Path
 
-from masksmith.data.cache import Cache, build_cache, open_cache
+from masksmith.data.cache import Cache, build_cache
 from masksmith.data.catalog import Catalog
 from masksmith.data.checks import constant_ids
 from masksmith.errors import InputError
@@ -157,8 +157,7 @@ class Project:
     @cached_property
     def blank(self) -> Collection[str]:
         """Ids of images without content, of training and test together: kept out of training, predicted empty."""
-        cache = open_cache(self.cache_dir)
-        return frozenset([*constant_ids(cache.train_images), *constant_ids(cache.test_images)])
+        return frozenset([*constant_ids(self.cache.train_images), *constant_ids(self.cache.test_images)])
 
     @property
     def ledger(self) -> Ledger:

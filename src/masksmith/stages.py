@@ -5,6 +5,7 @@ is not run again; probabilities that were made from other inputs than the presen
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -196,7 +197,7 @@ def predict_member(project: Project, member: Member, *, stages: Sequence[str] = 
     Raises:
         InputError: The member is not trained.
     """
-    from masksmith.prediction.predict import predict_probs, write_codes
+    from masksmith.prediction.predict import predict_batches, write_codes
     from masksmith.training.machine import make_fabric
 
     if not member.interim and not is_trained(project, member):
@@ -217,18 +218,29 @@ def predict_member(project: Project, member: Member, *, stages: Sequence[str] = 
         fabric = fabric or make_fabric(member.run.recipe.training)
         model = model or _trained_model(project, member, fabric)
         seen = [name for name in names if name not in project.blank]
-        probs = predict_probs(
-            fabric, model, images_of[stage], seen, tta=options.tta, batch_size=options.batch_size
+        batches = partial(
+            predict_batches,
+            fabric,
+            model,
+            images_of[stage],
+            seen,
+            tta=options.tta,
+            batch_size=options.batch_size,
         )
-        write_codes(path, images_of[stage], names, probs, blank=set(names) - set(seen))
+        write_codes(path, images_of[stage], names, batches, blank=set(names) - set(seen), key=key)
         ledger.mark_done(member.entry(stage), key)
 
 
 def is_trained(project: Project, member: Member) -> bool:
-    """Whether a fold of a run is trained to its end, on the present data and folds."""
-    weights = member.run.final(member.fold)
-    done = member.run.ledger.is_done(member.entry("train"), _train_key(project, member.run, member.fold))
-    return done and weights.exists() and weights.with_suffix(".json").exists()
+    """Whether a fold of a run is trained to its end, on the present data and folds; damaged weights are named."""
+    from masksmith.training.checkpoint import damage_of
+
+    if not member.run.ledger.is_done(member.entry("train"), _train_key(project, member.run, member.fold)):
+        return False
+    if (damage := damage_of(member.weights)) is not None:
+        logger.warning("%s; fold %d has to be trained again", damage, member.fold)
+        return False
+    return True
 
 
 def oof_of(project: Project, members: Sequence[Member]) -> dict[int, MeanCodes]:

@@ -22,7 +22,7 @@ from masksmith.data.catalog import (
 )
 from masksmith.data.rle import DIALECTS, decode, encode, mask_to_runs, runs_to_mask
 from masksmith.errors import InputError
-from masksmith.files import atomic_folder, write_text
+from masksmith.files import atomic_folder, write_member, write_text
 from masksmith.metrics import Metric
 
 
@@ -32,7 +32,7 @@ def write_masks(folder: Path, masks: Iterable[tuple[str, Mask]]) -> None:
         for name, mask in masks:
             fine, raw = cv2.imencode(".png", mask * np.uint8(255))
             assert fine
-            (temporary / f"{safe_name(name)}.png").write_bytes(raw.tobytes())
+            write_member(temporary / f"{safe_name(name)}.png", raw.tobytes())
 
 
 def safe_name(name: str) -> str:

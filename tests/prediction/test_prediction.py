@@ -1,3 +1,5 @@
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +13,7 @@ from masksmith.prediction import (
     MeanCodes,
     code_of,
     open_codes,
+    predict_batches,
     predict_probs,
     prob_of,
     to_codes,
@@ -105,7 +108,9 @@ def test_unknown_tta(fabric, images):
 
 
 def test_stored_in_order_with_blank_ones_empty(fabric, images, tmp_path):
-    found = predict_probs(fabric, Brightness(), images, ["a", "b", "c"], tta=["identity"], batch_size=4)
+    found = partial(
+        predict_batches, fabric, Brightness(), images, ["a", "b", "c"], tta=["identity"], batch_size=4
+    )
     write_codes(tmp_path / "p.npy", images, ["c", "blank", "b", "a"], found, blank={"blank"})
     store = open_codes(tmp_path / "p.npy")
     assert store["c"].shape == (21, 30, 1)
@@ -116,8 +121,13 @@ def test_stored_in_order_with_blank_ones_empty(fabric, images, tmp_path):
     assert sorted(offsets, key=offsets.get) == ["c", "blank", "b", "a"]
 
 
+def one(probs):
+    """The one batch of the image b."""
+    return lambda finished: [[("b", probs)]]
+
+
 def test_damaged_probabilities_are_refused(fabric, images, tmp_path):
-    write_codes(tmp_path / "p.npy", images, ["b"], [("b", np.ones((16, 16, 1)))], blank=set())
+    write_codes(tmp_path / "p.npy", images, ["b"], one(np.ones((16, 16, 1))), blank=set())
     flat = np.load(tmp_path / "p.npy", mmap_mode="r+")
     flat[3] = 0
     flat.flush()
@@ -128,7 +138,7 @@ def test_damaged_probabilities_are_refused(fabric, images, tmp_path):
 def test_mean_of_folds(images, tmp_path):
     for at, value in enumerate((0.2, 0.6)):
         probs = np.full((16, 16, 1), value)
-        write_codes(tmp_path / f"{at}.npy", images, ["b"], [("b", probs)], blank=set())
+        write_codes(tmp_path / f"{at}.npy", images, ["b"], one(probs), blank=set())
     stores = [open_codes(tmp_path / f"{at}.npy") for at in (0, 1)]
     both = MeanCodes(stores)
     assert both.ids == ["b"]
@@ -136,3 +146,51 @@ def test_mean_of_folds(images, tmp_path):
     assert (MeanCodes(stores[:1])["b"] == stores[0]["b"]).all()
     assert np.ptp(mean) == 0
     assert prob_of(int(mean[0, 0, 0])) == pytest.approx(0.4, abs=1e-4)
+
+
+def test_a_stopped_prediction_goes_on_in_whole_batches(fabric, images, tmp_path):
+    """Batches of two: (a, c), (b). Died after the first batch; then only the second goes through the model."""
+    names, seen = ["a", "b", "c", "blank"], []
+
+    class Counting(Brightness):
+        def forward(self, image, scalars=None):
+            seen.append(len(image))
+            return super().forward(image)
+
+    def write(path, stop=99, key="k"):
+        def batches(finished):
+            found = predict_batches(
+                fabric, Counting(), images, names[:3], tta=["identity"], batch_size=2, finished=finished
+            )
+            for at, batch in enumerate(found):
+                if at == stop:
+                    raise KeyboardInterrupt
+                yield batch
+
+        write_codes(path, images, names, batches, blank={"blank"}, key=key)
+
+    write(tmp_path / "clean.npy", key=None)
+    with pytest.raises(KeyboardInterrupt):
+        write(tmp_path / "p.npy", stop=1)
+    assert not (tmp_path / "p.npy").exists()
+    seen.clear()
+    write(tmp_path / "p.npy")
+    assert seen == [1]
+    for ending in (".npy", ".csv"):
+        assert (tmp_path / f"p{ending}").read_bytes() == (tmp_path / f"clean{ending}").read_bytes()
+    assert not list(tmp_path.glob(".p*"))
+
+
+def test_a_batch_is_left_out_only_as_a_whole(fabric, images):
+    found = predict_batches(
+        fabric, Brightness(), images, ["a", "b", "c"], tta=["identity"], batch_size=2, finished={"a", "b"}
+    )
+    assert [[name for name, _ in batch] for batch in found] == [["a", "c"]]
+
+
+def test_a_damaged_image_is_not_predicted(fabric, images):
+    flat = np.load(images.path, mmap_mode="r+")
+    flat[0] ^= 1
+    flat.flush()
+    with pytest.raises(InputError, match=r"i\.npy: 'a' in it was damaged since it was written"):
+        predict(fabric, Brightness(), images, ["identity"])

@@ -13,7 +13,15 @@ from masksmith.models import ModelConfig, build_model
 from masksmith.progress import Remaining
 from masksmith.training import LossTerm, OptimizerConfig, ScheduleConfig, Stage, TrainingConfig
 from masksmith.training.averaging import MovingAverage
-from masksmith.training.checkpoint import Checkpoints, copy_weights, load_tensors, save_tensors
+from masksmith.training.checkpoint import (
+    Checkpoints,
+    copy_weights,
+    damage_of,
+    facts_of,
+    is_finished,
+    load_tensors,
+    save_tensors,
+)
 from masksmith.training.events import EventLog, read_events
 from masksmith.training.loop import train_fold
 from masksmith.training.machine import (
@@ -378,3 +386,77 @@ def test_a_loss_near_zero_may_triple(data, tmp_path):
 
 def test_keeping_memory_is_taken_or_told():
     assert isinstance(keep_memory(), bool)
+
+
+def test_half_a_checkpoint_does_not_stay(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    (tmp_path / "epoch_0000.safetensors").write_text("its .json was removed, then the process died")
+    (tmp_path / "epoch_odd.txt").write_text("not ours")
+    for epoch in (1, 2, 3):
+        checkpoints.save(epoch, {"a": torch.zeros(1)}, {})
+    assert sorted(path.stem for path in tmp_path.glob("epoch_0*")) == ["epoch_0002"] * 2 + ["epoch_0003"] * 2
+    checkpoints.clear()
+    assert [path.name for path in tmp_path.iterdir()] == ["epoch_odd.txt"]
+
+
+def test_what_is_wrong_with_a_checkpoint(tmp_path):
+    path = tmp_path / "final.safetensors"
+    save_tensors(path, {"a": torch.zeros(2)}, {"key": "k"})
+    assert damage_of(path) is None
+    assert is_finished(path, "k")
+    assert not is_finished(path, "other")
+    assert facts_of(path)["key"] == "k"
+    raw = bytearray(path.read_bytes())
+    raw[-1] ^= 1
+    path.write_bytes(raw)
+    assert "final.safetensors: the checksum is wrong" in damage_of(path)
+    assert not is_finished(path, "k")
+    path.with_suffix(".json").write_text("{")
+    assert "final.json: line 1 is not JSON" in damage_of(path)
+    path.unlink()
+    assert "the file or its final.json is missing" in damage_of(path)
+    assert not is_finished(path, "k")
+
+
+def test_a_checkpoint_without_a_key_belongs_to_nothing(tmp_path):
+    save_tensors(tmp_path / "a.safetensors", {"a": torch.zeros(2)}, {"key": ""})
+    assert not is_finished(tmp_path / "a.safetensors", "")
+
+
+def test_death_after_the_last_weights_were_written(data, tmp_path, monkeypatch):
+    """final.safetensors is whole, the rolling checkpoints and the best are half removed: nothing is trained again."""
+    keyed, settings = replace(data, key="k"), config(evaluate_every=1, select="best")
+    clean, _ = run(keyed, tmp_path / "clean", settings)
+    for number in (0, 3):  # before the first checkpoint is removed, and before the last
+        folder, seen = tmp_path / str(number), []
+
+        def die(path, phase, seen=seen, number=number):
+            if phase == "remove" and (seen or path.parent.joinpath("final.json").exists()):
+                seen.append(path)
+                if len(seen) == number + 1:
+                    raise _StopError
+
+        monkeypatch.setattr("masksmith.files.on_write", die)
+        with pytest.raises(_StopError):
+            run(keyed, folder, settings)
+        monkeypatch.setattr("masksmith.files.on_write", None)
+
+        def never(model):
+            raise AssertionError
+
+        again, _ = run(keyed, folder, settings, evaluate=never)
+        same(clean, again)
+        assert sorted(path.name for path in folder.glob("*.*")) == [
+            "final.json",
+            "final.safetensors",
+            "metrics.jsonl",
+        ]
+
+
+def test_an_event_after_a_torn_line(tmp_path):
+    log = EventLog(tmp_path / "m.jsonl", fold=0)
+    log.write(1, "train", loss=1.0)
+    with (tmp_path / "m.jsonl").open("ab") as file:
+        file.write(b'{"fold": 0, "epo\xff')
+    log.write(2, "train", loss=2.0)
+    assert [event["value"] for event in read_events(tmp_path / "m.jsonl")] == [1.0, 2.0]

@@ -42,6 +42,9 @@ def make_batch(
         names: Ids of the images.
         indices: Position of each image in the training set: the last counter of its draws.
         counters: (seed, stage, epoch).
+
+    Raises:
+        InputError: An image or mask was damaged since it was written.
     """
     max_value = int(np.iinfo(task.images.dtype).max)
     images, masks = [], []
@@ -49,9 +52,8 @@ def make_batch(
         rng = stream(*counters, int(index))
         motion = draw_motion(task.geometry, rng)
         table = draw_table(task.intensity, rng, max_value=max_value)
-        image, mask = warp(
-            task.images[name], task.masks[name][..., 0], motion, canvas_hw=task.canvas_hw, scale=task.scale
-        )
+        whole, drawn = task.images.checked(name), task.masks.checked(name)[..., 0]
+        image, mask = warp(whole, drawn, motion, canvas_hw=task.canvas_hw, scale=task.scale)
         images.append(table[image])
         masks.append(mask)
     stacked = np.stack(images)  # (b, h, w, c): viewed as (b, c, h, w) it is channels-last already

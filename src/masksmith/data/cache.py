@@ -17,10 +17,11 @@ from masksmith.data.rle import decode
 from masksmith.data.store import Store, StoreWriter
 from masksmith.data.tree import Tree
 from masksmith.errors import InputError
-from masksmith.files import Ledger
+from masksmith.files import Ledger, remove
 from masksmith.progress import logger, track
 
 _VERSION = "cache 1"
+_STORES = ("train_images", "train_masks", "test_images")
 
 
 @dataclass(frozen=True)
@@ -144,19 +145,29 @@ def build_cache(catalog: Catalog, folder: Path) -> Cache:
         InputError: An image or mask is damaged, sizes differ, mask values or run-lengths make no sense.
     """
     ledger = Ledger(folder)
-    if not ledger.is_done(_VERSION, catalog.content_hash):
-        logger.info("reading %d training and %d test images", len(catalog.train), len(catalog.test))
-        tree = Tree(Path(catalog.root))
-        for old in (*folder.glob("*.npy"), *folder.glob("*.csv")):
-            old.unlink()
-        kind = _survey(tree, catalog)
-        _write_images(folder / "train_images.npy", tree, catalog.train, kind)
-        _write_masks(folder / "train_masks.npy", tree, catalog, kind)
-        _write_images(folder / "test_images.npy", tree, catalog.test, kind)
-        ledger.mark_done(_VERSION, catalog.content_hash)
+    if ledger.is_done(_VERSION, catalog.content_hash):
+        try:
+            return open_cache(folder)
+        except InputError as error:
+            logger.warning("%s", error)
+    logger.info("reading %d training and %d test images", len(catalog.train), len(catalog.test))
+    tree = Tree(Path(catalog.root))
+    forget_cache(folder)
+    for old in (*folder.glob("*.npy"), *folder.glob("*.csv")):
+        remove(old)
+    kind = _survey(tree, catalog)
+    _write_images(folder / "train_images.npy", tree, catalog.train, kind)
+    _write_masks(folder / "train_masks.npy", tree, catalog, kind)
+    _write_images(folder / "test_images.npy", tree, catalog.test, kind)
+    ledger.mark_done(_VERSION, catalog.content_hash)
     return open_cache(folder)
 
 
 def open_cache(folder: Path) -> Cache:
-    """Open stores that build_cache has made."""
-    return Cache(*(Store(folder / f"{name}.npy") for name in ("train_images", "train_masks", "test_images")))
+    """Open stores that build_cache has made; one that proves damaged is made again by the next command."""
+    return Cache(*(Store(folder / f"{name}.npy", on_damage=lambda: forget_cache(folder)) for name in _STORES))
+
+
+def forget_cache(folder: Path) -> None:
+    """Record that the cache is not made: the next build_cache decodes the data again."""
+    remove(Ledger(folder).path)

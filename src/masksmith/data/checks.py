@@ -55,8 +55,8 @@ def is_constant(image: Image) -> bool:
 
 
 def constant_ids(images: Store) -> list[str]:
-    """Return the ids of the images without any content (all black, say)."""
-    return [name for name in images if is_constant(images[name])]
+    """Return the ids of the images without any content (all black, say); damage could make more of them."""
+    return [name for name in images if is_constant(images.checked(name))]
 
 
 def duplicate_groups(images: Store) -> dict[str, list[str]]:

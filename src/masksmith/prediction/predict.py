@@ -1,6 +1,6 @@
 """Run a trained model over a store of images."""
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +40,51 @@ def _forward(
     return probs[:, pad.top : probs.shape[1] - pad.bottom, pad.left : probs.shape[2] - pad.right]
 
 
+def predict_batches(
+    fabric: Fabric,
+    model: SegmentationModel,
+    images: Store,
+    names: Sequence[str],
+    *,
+    tta: Sequence[str],
+    batch_size: int,
+    what: str = "predicting",
+    finished: Collection[str] = (),
+) -> Iterator[list[tuple[str, Float[np.ndarray, "h w k"]]]]:
+    """Yield the batches of (id, probabilities (h, w, k) at the true size), grouped by image size.
+
+    Args:
+        fabric: Device and precision.
+        model: Its weights; it is put into evaluation mode and back.
+        images: Where the images are.
+        names: Ids to predict.
+        tta: Keys of TTA whose probabilities are averaged.
+        batch_size: Images a forward pass.
+        what: What the progress bar says.
+        finished: Ids that need not be predicted. Only whole batches of them are left out: the last bits of a
+            probability depend on how many images went through the model together.
+
+    Raises:
+        InputError: An unknown key of TTA, or an image was damaged since it was written.
+    """
+    symmetries = [look_up(TTA, key, where="prediction.tta") for key in tta]
+    max_value = int(np.iinfo(images.dtype).max)
+    images.refuse_truncated()
+    training = model.training
+    model.eval()
+    try:
+        with torch.inference_mode():
+            batches = [one for one in _batches(images, names, batch_size) if not set(one) <= set(finished)]
+            for batch in track(batches, total=len(batches), what=what):
+                planes = np.stack([images.checked(name) for name in batch])
+                probs = [
+                    one.undo(_forward(fabric, model, one.apply(planes), max_value)) for one in symmetries
+                ]
+                yield list(zip(batch, np.mean(probs, axis=0), strict=True))
+    finally:
+        model.train(training)
+
+
 def predict_probs(
     fabric: Fabric,
     model: SegmentationModel,
@@ -50,44 +95,19 @@ def predict_probs(
     batch_size: int,
     what: str = "predicting",
 ) -> Iterator[tuple[str, Float[np.ndarray, "h w k"]]]:
-    """Yield (id, probabilities (h, w, k) at the true size), grouped by image size.
-
-    Args:
-        fabric: Device and precision.
-        model: Its weights; it is put into evaluation mode and back.
-        images: Where the images are.
-        names: Ids to predict.
-        tta: Keys of TTA whose probabilities are averaged.
-        batch_size: Images a forward pass.
-        what: What the progress bar says.
-
-    Raises:
-        InputError: An unknown key of TTA.
-    """
-    symmetries = [look_up(TTA, key, where="prediction.tta") for key in tta]
-    max_value = int(np.iinfo(images.dtype).max)
-    training = model.training
-    model.eval()
-    try:
-        with torch.inference_mode():
-            batches = list(_batches(images, names, batch_size))
-            for batch in track(batches, total=len(batches), what=what):
-                planes = np.stack([images[name] for name in batch])
-                probs = [
-                    one.undo(_forward(fabric, model, one.apply(planes), max_value)) for one in symmetries
-                ]
-                yield from zip(batch, np.mean(probs, axis=0), strict=True)
-    finally:
-        model.train(training)
+    """Yield (id, probabilities (h, w, k)) one by one; the arguments are those of predict_batches."""
+    for batch in predict_batches(fabric, model, images, names, tta=tta, batch_size=batch_size, what=what):
+        yield from batch
 
 
 def write_codes(
     path: Path,
     images: Store,
     names: Sequence[str],
-    probs: Iterable[tuple[str, Shaped[np.ndarray, "h w k"]]],
+    batches: Callable[..., Iterable[Sequence[tuple[str, Shaped[np.ndarray, "h w k"]]]]],
     *,
     blank: Collection[str],
+    key: str | None = None,
 ) -> None:
     """Write probabilities as codes into a store in the order of ``names``.
 
@@ -95,13 +115,19 @@ def write_codes(
         path: The ``.npy`` file.
         images: For the sizes.
         names: Ids, in the order of the store.
-        probs: (id, probabilities or codes) in any order, without the blank ones.
+        batches: ``batches(finished=ids)`` gives the batches of (id, probabilities or codes) of all but these ids, in
+            any order, without the blank ones.
         blank: Ids of images without content: their probability is 0.
+        key: What the probabilities are made from. With it every batch outlasts the process, and the same call goes on
+            after the last one.
     """
-    writer = StoreWriter(path, [(name, (*images.shape(name), 1)) for name in names], dtype=np.uint16)
-    for name, value in probs:
-        codes: UInt16[np.ndarray, "h w k"] = value if value.dtype == np.uint16 else to_codes(value)
-        writer.write(name, codes)
+    shapes = [(name, (*images.shape(name), 1)) for name in names]
+    writer = StoreWriter(path, shapes, dtype=np.uint16, key=key)
+    for batch in batches(finished=frozenset(writer.written)):
+        for name, value in batch:
+            codes: UInt16[np.ndarray, "h w k"] = value if value.dtype == np.uint16 else to_codes(value)
+            writer.write(name, codes)
+        writer.commit()
     for name in names:
         if name in blank:
             writer.write(name, np.zeros((*images.shape(name), 1), np.uint16))

@@ -4,7 +4,7 @@ A checkpoint is two files, ``NAME.safetensors`` and ``NAME.json``. The JSON is w
 of the other, so it is the JSON's presence that makes a checkpoint.
 """
 
-import json
+import functools
 import re
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,10 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from masksmith.errors import InputError
-from masksmith.files import digest, read_json, write_bytes, write_json
+from masksmith.files import digest, read_json, remove, write_bytes, write_json
 
 FORMAT_VERSION = 1
+_NAME = re.compile(r"epoch_\d{4}(_step_\d{6})?")  # of finished epochs, and of steps into the next
 
 
 def _contiguous(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -123,17 +124,14 @@ class Checkpoints:
         self.folder = folder
 
     def _all(self) -> list[Path]:
-        pattern = r"epoch_\d{4}(_step_\d{6})?"
-        found = [path for path in self.folder.glob("epoch_*.json") if re.fullmatch(pattern, path.stem)]
+        found = [path for path in self.folder.glob("epoch_*.json") if _NAME.fullmatch(path.stem)]
         return sorted(path.with_suffix(".safetensors") for path in found)
 
     def save(self, epoch: int, tensors: dict[str, Tensor], facts: dict[str, Any], *, step: int = 0) -> None:
         """Write the checkpoint of ``epoch`` finished epochs and ``step`` steps; drop all but the newest two."""
         name = f"epoch_{epoch:04d}" + (f"_step_{step:06d}" if step else "")
         save_tensors(self.folder / f"{name}.safetensors", tensors, {"epoch": epoch, **facts})
-        for old in self._all()[:-2]:
-            old.with_suffix(".json").unlink()
-            old.unlink(missing_ok=True)
+        self._drop_all_but(self._all()[-2:])
 
     def newest(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         """Return the newest whole checkpoint, or None; damaged ones are named in the log and passed over."""
@@ -148,12 +146,43 @@ class Checkpoints:
 
     def clear(self) -> None:
         """Remove the rolling checkpoints (the training is finished)."""
-        for path in self._all():
-            path.with_suffix(".json").unlink()
-            path.unlink(missing_ok=True)
+        self._drop_all_but([])
+
+    def _drop_all_but(self, kept: list[Path]) -> None:
+        stems = {path.stem for path in kept}
+        for path in sorted(self.folder.glob("epoch_*")):  # .json first; one of a pair may be alone
+            if _NAME.fullmatch(path.stem) and path.stem not in stems:
+                remove(path)
 
 
 def facts_of(path: Path) -> dict[str, Any]:
     """Return the JSON side of a checkpoint without reading its tensors."""
-    facts: dict[str, Any] = json.loads(path.with_suffix(".json").read_text())
+    facts: dict[str, Any] = read_json(path.with_suffix(".json"))
     return facts
+
+
+@functools.lru_cache(maxsize=64)
+def _digest_of(path: Path, _size: int, _mtime_ns: int) -> str:
+    return digest(path.read_bytes())
+
+
+def damage_of(path: Path) -> str | None:
+    """Return what is wrong with a checkpoint's files, None if they are whole; tensors are not built.
+
+    A file is read once a process, unless its size or its time changes.
+    """
+    if not path.exists() or not path.with_suffix(".json").exists():
+        return f"checkpoint {path}: the file or its {path.stem}.json is missing"
+    try:
+        checksum = facts_of(path).get("checksum")
+    except InputError as error:
+        return f"checkpoint {path}: {error}"
+    stat = path.stat()
+    if _digest_of(path, stat.st_size, stat.st_mtime_ns) != checksum:
+        return f"checkpoint {path}: the checksum is wrong, the file was damaged or changed"
+    return None
+
+
+def is_finished(path: Path, key: str) -> bool:
+    """Whether ``path`` is a whole checkpoint that was made from what ``key`` stands for."""
+    return path.exists() and damage_of(path) is None and facts_of(path).get("key") == key != ""

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from masksmith.files import no_room, write_text
+from masksmith.files import append_text, write_text
 
 
 class EventLog:
@@ -21,9 +21,7 @@ class EventLog:
             + "\n"
             for name, value in values.items()
         ]
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with no_room(self.path), self.path.open("a") as file:
-            file.writelines(lines)
+        append_text(self.path, "".join(lines))
 
     def cut_back(self, epoch: float) -> None:
         """Drop this fold's events after ``epoch`` finished epochs (3.5: in the middle of the fourth)."""
@@ -34,9 +32,9 @@ class EventLog:
 
 
 def read_events(path: Path) -> list[dict[str, Any]]:
-    """Return all whole events; a torn last line is passed over."""
+    """Return all whole events; a torn line is passed over."""
     events = []
-    for line in path.read_text().splitlines() if path.exists() else []:
+    for line in path.read_text(errors="replace").splitlines() if path.exists() else []:
         try:
             events.append(json.loads(line))
         except json.JSONDecodeError:

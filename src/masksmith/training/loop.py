@@ -20,12 +20,20 @@ from torch import Tensor
 
 from masksmith.augment import Batch, Task
 from masksmith.errors import DivergedError, InputError, StoppedError
+from masksmith.files import remove
 from masksmith.losses import build_loss
 from masksmith.models import SegmentationModel, slice_strided_depthwise, to_channels_last
 from masksmith.progress import Remaining, clock, logger, track
 from masksmith.randomness import stream
 from masksmith.training.averaging import MovingAverage
-from masksmith.training.checkpoint import Checkpoints, copy_weights, pack_state, save_tensors, unpack_state
+from masksmith.training.checkpoint import (
+    Checkpoints,
+    copy_weights,
+    is_finished,
+    pack_state,
+    save_tensors,
+    unpack_state,
+)
 from masksmith.training.config import TrainingConfig
 from masksmith.training.deadline import Deadline
 from masksmith.training.events import EventLog
@@ -273,6 +281,9 @@ def train_fold(
     """
     if not data.ids:
         raise InputError(f"fold {data.fold}: no images to train on")
+    if is_finished(folder / "final.safetensors", data.key):
+        _tidy(folder)  # the process died between the last checkpoint and the ledger
+        return
     trainer = _Trainer(fabric, model, config, data)
     checkpoints = Checkpoints(folder)
     planned = trainer.work_ahead()
@@ -281,7 +292,7 @@ def train_fold(
     with torch.random.fork_rng():
         _run(trainer, checkpoints, log, evaluate, remaining, deadline)
     _finish(trainer, folder)
-    checkpoints.clear()
+    _tidy(folder)
 
 
 def _begin(trainer: _Trainer, checkpoints: Checkpoints, log: EventLog) -> None:
@@ -425,11 +436,17 @@ def _finish(trainer: _Trainer, folder: Path) -> None:
         "best_score": progress.best_score,
         "rescued": progress.lr_scale < 1,
         "divisor": trainer.raw.divisor,
+        "key": trainer.data.key,
     }
     if trainer.config.select == "best":
         tensors, _ = load_tensors(folder / "best.safetensors")
         copy_weights(trainer.average.model, tensors, where=str(folder / "best.safetensors"))
         facts["epoch"] = progress.best_epoch
     save_tensors(folder / "final.safetensors", trainer.average.model.state_dict(), facts)
-    for scrap in folder.glob("best.*"):
-        scrap.unlink()
+
+
+def _tidy(folder: Path) -> None:
+    """Remove what only an unfinished training needs; the best weights go last, the last checkpoint needs them."""
+    Checkpoints(folder).clear()
+    for scrap in sorted(folder.glob("best.*")):
+        remove(scrap)

@@ -47,6 +47,8 @@ def batches_of(task: Task, data: FoldData, epoch: Epoch, *, first: int = 0, devi
 
     They are made between the steps on a CPU, ahead by threads on a GPU.
     """
+    for store in (data.images, data.masks):
+        store.refuse_truncated()
     counters = (data.seed, data.fold, epoch.stage, epoch.number)
     order = stream(*counters).permutation(len(data.ids))
 

@@ -1,0 +1,274 @@
+"""The ground of the faults: one small run, its write points, its clean twin, and what is compared. See faults.py."""
+
+import errno
+import gc
+import importlib
+import json
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import masksmith as ms  # first: its guard lets torchvision import beside a CPU build of torch
+
+KILLED = 77
+TIMEOUT_S = 120
+
+OVERRIDES = {
+    "folds.count": 2,
+    "model.architecture": "unet_dropout",
+    "model.encoder": "tu-test_resnet",
+    "model.encoder_weights": "none",
+    "model.encoder_depth": 3,
+    "model.decoder_channels": [8, 8, 8],
+    "training.batch_size": 4,
+    "training.threads": 1,
+    "training.precision": "32-true",
+    "training.device": "cpu",
+    "training.evaluate_every": 1,
+    "training.select": "best",
+    "training.stages.0.epochs": 1,
+    "training.stages.1.epochs": 1,
+    "training.stages.2.epochs": 1,
+    "prediction.batch_size": 4,
+    "tuning.resamples": 100,
+    "tuning.bottom_thresholds": [0.4, 0.5],
+    "tuning.top_thresholds": [0.5, 0.6],
+    "tuning.min_area_fracs": [0.0, 0.01],
+}
+
+# What must be the same bytes as in the clean twin; every pattern must find something there.
+COMPARED = (
+    "folds.csv",
+    "tuning.json",
+    "submission.csv",
+    "masks/*.png",
+    "runs/*/recipe.yaml",
+    "runs/*/metrics.jsonl",
+    "runs/*/checkpoints/*/*",
+    "runs/*/oof/*.npy",
+    "runs/*/oof/*.csv",
+    "runs/*/test/*.npy",
+    "runs/*/test/*.csv",
+)
+
+
+class Fault(OSError):
+    """Raised in place of the system's own error."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """Where a run can be stopped: a write point of the product, or a step of the training."""
+
+    path: str
+    phase: str
+
+
+class Watch:
+    """Counts the points that a process comes by, and strikes at one of them and (for a full disk) at all after it."""
+
+    def __init__(self, out: Path, *, at: int | None = None, strike: Callable[[], None] | None = None) -> None:
+        self.out, self.at, self.strike = out.resolve(), at, strike
+        self.seen: list[Point] = []
+
+    def __call__(self, path: Path, phase: str) -> None:
+        number = len(self.seen)
+        path = Path(path).absolute()
+        name = str(path.relative_to(self.out)) if path.is_relative_to(self.out) else path.name
+        self.seen.append(Point(name, phase))
+        if self.strike is not None and self.at is not None and number >= self.at and can_strike(self, phase):
+            self.strike()
+
+
+def can_strike(watch: Watch, phase: str) -> bool:
+    """Whether a fault can happen at this phase: a full disk stops neither a removal nor a step."""
+    return watch.strike is exit_now or needs_room(phase)
+
+
+def needs_room(phase: str) -> bool:
+    return phase not in ("remove", "step")
+
+
+def exit_now() -> None:
+    os._exit(KILLED)
+
+
+def no_space() -> None:
+    raise Fault(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+# --- the run ----------------------------------------------------------------------------------------------
+
+
+def unet_dropout(config, in_channels):
+    """The house's U-Net with dropout before its head, so that torch's generator matters too."""
+    from torch import nn
+
+    from masksmith.models.segmentation import _unet
+
+    net = _unet(config, in_channels)
+    net.decoder = nn.Sequential(net.decoder, nn.Dropout(0.2))
+    return net
+
+
+def make_data(folder: Path) -> Path:
+    """Generate 24 training and 6 test images of 40x40 pixels."""
+    from masksmith.data import synthetic
+
+    size, synthetic.SIZE = synthetic.SIZE, 40
+    try:
+        return ms.example(folder, train=24, test=6)
+    finally:
+        synthetic.SIZE = size
+
+
+def prepare() -> None:
+    """Import what a run needs, on one thread, and change what the harness changes."""
+    import cv2
+    import torch
+
+    import masksmith.training.stages as training_stages
+    from masksmith.models.segmentation import MODELS
+
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+    os.fsync = lambda _descriptor: None
+    MODELS["unet_dropout"] = unet_dropout
+    make_batch = training_stages.make_batch
+
+    def step(*arguments, **options):
+        from masksmith import files
+
+        files.write_point(Path("batch"), "step")
+        return make_batch(*arguments, **options)
+
+    training_stages.make_batch = step
+
+
+def plant_rng() -> None:
+    """The planted bug: training draws from one generator of the process, whose state nobody restores."""
+    import numpy as np
+
+    importlib.import_module("masksmith.training.loop")
+    shared = np.random.default_rng(0)
+    for name, module in list(sys.modules.items()):
+        if name.startswith(("masksmith.training", "masksmith.augment")) and hasattr(module, "stream"):
+            module.stream = lambda *_counters: shared
+
+
+def fork(work: Callable[[], object], log: Path) -> int:
+    """Run ``work`` in a forked process and return its pid; it exits with 0, 2 (a refusal) or 1 (another error)."""
+    sys.stdout.flush()
+    pid = os.fork()
+    if pid:
+        return pid
+    code = 1
+    try:
+        signal.alarm(TIMEOUT_S)
+        file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(file, 1)
+        os.dup2(file, 2)
+        work()
+        code = 0
+    except ms.InputError as error:
+        print(f"refused: {error}", flush=True)
+        code = 2
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        os._exit(code)
+
+
+def wait(pid: int) -> int:
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+@dataclass(frozen=True)
+class Ground:
+    """Where the trials happen, and what they are compared with."""
+
+    scratch: Path
+    data: Path
+    clean: Path
+    points: list[Point]
+    seconds: float
+
+    def run(self, out: Path, watch: Watch | None = None) -> int:
+        """Run ``compete`` in a process of its own; return its exit code."""
+        return wait(self.begin(out, watch))
+
+    def begin(self, out: Path, watch: Watch | None = None) -> int:
+        """Start ``compete``; return the pid."""
+        return fork(lambda: compete(self.data, out, watch), out.with_suffix(".log"))
+
+
+def compete(data: Path, out: Path, watch: Watch | None) -> None:
+    from masksmith import files
+
+    files.on_write = watch
+    ms.compete(data, out=out, overrides=OVERRIDES)
+
+
+def clean_run(scratch: Path) -> Ground:
+    """Make the clean twin, learn its points, and see that a second one is identical.
+
+    The parent goes the way once itself, so that no trial spends its time on imports; it must stay of one thread,
+    because a fork takes only one along.
+    """
+    data, clean, report = make_data(scratch / "example"), scratch / "clean", scratch / "clean.json"
+
+    compete(data, scratch / "warm", None)
+    assert threading.active_count() == 1
+    if Path("/proc/self/task").is_dir():
+        assert len(list(Path("/proc/self/task").iterdir())) == 1, (
+            "more than one thread: a fork would be unsafe"
+        )
+    gc.collect()
+    gc.freeze()
+
+    def learn() -> None:
+        watch = Watch(clean)
+        compete(data, clean, watch)
+        report.write_text(json.dumps([vars(point) for point in watch.seen]))
+
+    if wait(fork(learn, scratch / "clean.log")) != 0:
+        sys.exit(f"the clean run failed:\n{(scratch / 'clean.log').read_text()}")
+    points = [Point(**point) for point in json.loads(report.read_text())]
+    for pattern in COMPARED:
+        assert list(clean.glob(pattern)), f"{pattern}: nothing in the clean run; is the list of files old?"
+    ground = Ground(scratch, data, clean, points, 0.0)
+    started = time.monotonic()
+    code = ground.run(scratch / "again")
+    seconds = time.monotonic() - started
+    if code != 0 or (found := differences(clean, scratch / "again")):
+        sys.exit(f"two clean runs differ: exit code {code}, {found}")
+    return Ground(scratch, data, clean, points, seconds)
+
+
+# --- comparing --------------------------------------------------------------------------------------------
+
+
+def content(path: Path) -> object:
+    """Return what is compared of a file: its bytes; of the log, the events without their times."""
+    if path.name != "metrics.jsonl":
+        return path.read_bytes()
+    events = [json.loads(line) for line in path.read_text().splitlines()]
+    return [event | {"value": None} if event["split"] == "timing" else event for event in events]
+
+
+def differences(clean: Path, other: Path) -> list[str]:
+    """Return what differs between two project folders, and what was left behind."""
+    found = []
+    for pattern in COMPARED:
+        one, two = ({path.relative_to(root) for path in root.glob(pattern)} for root in (clean, other))
+        found += [f"{path}: only in {'the clean run' if path in one else 'this one'}" for path in one ^ two]
+        found += [f"{path}: differs" for path in one & two if content(clean / path) != content(other / path)]
+    scrap = [path for path in other.rglob(".*") if path.name != ".lock"]
+    return sorted(found) + [f"{path.relative_to(other)}: left behind" for path in scrap]
