@@ -45,7 +45,10 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """Like atomic_path for a folder: the old one is replaced only by a finished new one."""
+    """Like atomic_path for a folder: the old one is replaced only by a finished new one.
+
+    A link of that name is replaced, and what it leads to is not touched.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     old = path.with_name(f".{path.name}.{os.getpid()}.old")
     shutil.rmtree(temporary, ignore_errors=True)
@@ -53,14 +56,22 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         with no_room(path):
             temporary.mkdir(parents=True)
             yield temporary
-            if path.exists():
+            if os.path.lexists(path):
                 path.rename(old)
             temporary.rename(path)
     finally:
-        if old.exists() and not path.exists():
+        if os.path.lexists(old) and not os.path.lexists(path):
             old.rename(path)
-        shutil.rmtree(temporary, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
+        _remove(temporary)
+        _remove(old)
+
+
+def _remove(path: Path) -> None:
+    """Remove a folder with what it holds, or a file or link (never what the link leads to)."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -133,7 +144,7 @@ def folder_lock(folder: Path) -> Iterator[None]:
         file.write(f"pid {os.getpid()} on {socket.gethostname()}\n")
         file.flush()
         for scrap in list(folder.rglob(".*.tmp")):
-            shutil.rmtree(scrap, ignore_errors=True) if scrap.is_dir() else scrap.unlink()
+            _remove(scrap)
         yield
 
 

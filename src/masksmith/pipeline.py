@@ -7,7 +7,7 @@ folder; what is done and whose inputs have not changed is not done again.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from masksmith.data.catalog import read_catalog
 from masksmith.data.checks import CheckReport, check_data
@@ -26,6 +26,9 @@ from masksmith.submission import (
     score_files,
     validate_submission,
 )
+
+if TYPE_CHECKING:
+    from masksmith.models.convert import Converted
 
 Overrides = Sequence[str] | dict[str, Any]
 
@@ -168,6 +171,26 @@ def example(out: str | Path, *, train: int = 300, test: int = 100, seed: int = 0
     return make_example(Path(out), num_train=train, num_test=test, seed=seed)
 
 
+def convert(
+    checkpoint: str | Path, out: str | Path, *, key: str | None = None, only: str = "", force: bool = False
+) -> "Converted":
+    """Write the weights of a foreign torch checkpoint as safetensors; code in the file is refused, never run.
+
+    Args:
+        checkpoint: A .pth, .pt, .bin or .ckpt file.
+        out: The .safetensors file to write, for ``model.encoder_weights``.
+        key: Dotted path of the weights inside the checkpoint; None looks in the usual places.
+        only: Write only the weights whose names begin so, without it.
+        force: Replace a file that is there.
+
+    Raises:
+        InputError: The file needs code to be read, or holds no weights; the message names what is wrong.
+    """
+    from masksmith.models.convert import convert_checkpoint
+
+    return convert_checkpoint(Path(checkpoint), Path(out), key=key, only=only, force=force)
+
+
 def recipes(name: str | None = None) -> "list[Listing] | RecipeCard":
     """Return the bundled recipes, or all about one: header, every value, weights, size trace."""
     return list_recipes() if name is None else describe_recipe(name)
@@ -240,6 +263,7 @@ __all__ = [
     "Verdict",
     "check",
     "compete",
+    "convert",
     "example",
     "folds",
     "predict",
