@@ -113,3 +113,29 @@ def test_second_process_is_refused_with_the_first_ones_pid(tmp_path):
         process.join()
     with folder_lock(tmp_path):
         assert f"pid {os.getpid()}" in (tmp_path / ".lock").read_text()
+
+
+@pytest.mark.parametrize("dangling", [False, True])
+def test_a_link_in_place_of_a_folder_is_replaced_and_what_it_leads_to_is_kept(tmp_path, dangling):
+    if not dangling:
+        (tmp_path / "elsewhere").mkdir()
+        (tmp_path / "elsewhere" / "mine.txt").write_text("mine")
+    (tmp_path / "masks").symlink_to(tmp_path / "elsewhere")
+    with atomic_folder(tmp_path / "masks") as temporary:
+        (temporary / "new.png").write_text("new")
+    assert not (tmp_path / "masks").is_symlink()
+    assert [path.name for path in (tmp_path / "masks").iterdir()] == ["new.png"]
+    if not dangling:
+        assert [path.name for path in (tmp_path / "elsewhere").iterdir()] == ["mine.txt"]
+    expected = ["masks"] if dangling else ["elsewhere", "masks"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == expected  # no scrap
+
+
+def test_a_linked_scrap_is_removed_and_what_it_leads_to_is_kept(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "mine.txt").write_text("mine")
+    (tmp_path / "project").mkdir()
+    (tmp_path / "project" / ".masks.1.tmp").symlink_to(tmp_path / "elsewhere")
+    with folder_lock(tmp_path / "project"):
+        assert [path.name for path in (tmp_path / "project").iterdir()] == [".lock"]
+    assert (tmp_path / "elsewhere" / "mine.txt").read_text() == "mine"

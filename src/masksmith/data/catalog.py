@@ -281,7 +281,7 @@ def _samples(
     values: dict[str, dict[str, float]],
 ) -> list[Sample]:
     return [
-        Sample(check_id(name, where=path), path, masks.get(name), texts.get(name), values.get(name, {}))
+        Sample(check_id(name, where=repr(path)), path, masks.get(name), texts.get(name), values.get(name, {}))
         for name, path in sorted(images.items())
     ]
 

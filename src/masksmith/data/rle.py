@@ -76,7 +76,7 @@ def _numbers(text: str, *, where: str) -> Runs:
             raise InputError(
                 f"{where}: {part!r} is not a whole number; expected 'start length start length …'"
             )
-        if len(part) > _MAX_DIGITS:
+        if len(part.lstrip("-")) > _MAX_DIGITS:
             raise InputError(
                 f"{where}: the number {part[:20]}… has {len(part)} digits; no image has that many pixels"
             )
