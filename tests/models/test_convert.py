@@ -220,7 +220,7 @@ def test_a_named_entry(tmp_path):
     assert_state(found)
     assert done.left_out == ("state_dict", "epoch")
     for key, message in (
-        ("techer", r"no entry 'techer' \(--key techer\); did you mean 'teacher'"),
+        ("tcher", r"no entry 'tcher' \(--key tcher\); did you mean 'teacher'"),
         ("epoch", "--key epoch is int; expected a table of tensors"),
         ("epoch.x", "no entry 'x'"),
     ):
