@@ -187,10 +187,14 @@ def test_a_name_that_is_no_utf8(download):
     source = sorted((download / "test" / "images").iterdir())[0]
     target = download / "test" / "images" / "a\udcff.png"
     target.write_bytes(source.read_bytes())
-    with pytest.raises(
-        InputError, match=r"the name 'test/images/a\\udcff\.png' has unprintable signs; rename"
-    ):
+    with pytest.raises(InputError, match=r"the name 'test/images/a\\udcff\.png' is not valid UTF-8; rename"):
         read_catalog(download)
+
+
+def test_strange_names_beside_the_data_are_left_alone(download):
+    for name in ("Icon\r", "a\u00a0b.txt", "\u3000.md"):
+        (download / name).write_text("x")
+    assert len(read_catalog(download).train) == 40
 
 
 def test_a_path_for_an_id_in_a_table(download):

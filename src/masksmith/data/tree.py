@@ -114,10 +114,8 @@ class Tree:
             inner = PurePosixPath(path.relative_to(root).as_posix())
             if _is_noise(inner) or not path.is_file():
                 continue
-            if not str(
-                inner
-            ).isprintable():  # a terminal would obey it, and a byte that is no UTF-8 has no hash
-                raise InputError(f"{root}: the name {str(inner)!r} has unprintable signs; rename the file")
+            if any("\ud800" <= sign <= "\udfff" for sign in str(inner)):  # bytes that are no UTF-8
+                raise InputError(f"{root}: the name {str(inner)!r} is not valid UTF-8; rename the file")
             if not path.resolve().is_relative_to(root.resolve()):
                 raise InputError(f"{path}: the link leads out of {root}; copy the file into the folder")
             if path.suffix.lower() == ".zip":
