@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help env demo test lint unit faults bench clean
+.PHONY: help env demo test lint unit faults audit bench clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/ -/'
@@ -37,7 +37,7 @@ lint: env
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check -q .
 	@$(BIN)/mypy
-	@$(BIN)/codespell src tests docs benchmarks *.md
+	@$(BIN)/codespell src tests tools docs benchmarks *.md
 	@$(BIN)/lint-imports --no-logo
 
 unit: env
@@ -46,6 +46,9 @@ unit: env
 
 faults: env  ## stop a small run in every way; each must end with the bits of a clean one (about ten minutes)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m tests.faults --jobs 2
+
+audit: env  ## versions with known holes, risky calls in src; then pip-audit (AUDIT_ONLINE=1: it must answer)
+	@$(BIN)/python tools/audit.py
 
 bench: env  ## measure what the documents claim (needs a quiet machine)
 	@$(BIN)/python benchmarks/train_step.py

@@ -19,6 +19,7 @@ VERBS = (
     "submit",
     "report",
     "score",
+    "convert",
     "recipes",
     "compete",
     "example",

@@ -27,6 +27,18 @@ def test_round_trip():
         ("a: 1\na: 2", "x.yaml: line 2: not valid YAML: the key 'a' stands twice"),
         ("a: [1", "x.yaml: line 1: not valid YAML"),
         ("a: !!python/object:os.system 1", "not valid YAML: could not determine a constructor"),
+        ("? [a]\n: 1", "x.yaml: line 1: not valid YAML: a key is no word or number"),
+        (
+            "a: 2020-01-01",
+            r"x.yaml: a value cannot be read \(datetime.date.* is read as date\); put it in quotes",
+        ),
+        ("a: 2020-99-99", "x.yaml: a value cannot be read .month must be in"),
+        ("a: !!set {b}", "x.yaml: a value cannot be read .* is read as set"),
+        (f"a: {'1' * 5000}", "x.yaml: a value cannot be read .Exceeds the limit"),
+        ("[" * 5000, "x.yaml: nested too deeply to be a recipe"),
+        ("a: &a [*a]", "x.yaml: line 1: not valid YAML: found unconstructable recursive node"),
+        ("&a [*a]", "x.yaml: nested too deeply to be a recipe"),
+        ("a: " + "x" * 300_000, "x.yaml: 300,003 characters; expected a recipe, at most 262,144"),
     ],
 )
 def test_bad_yaml(text, message):
@@ -64,3 +76,28 @@ def test_suggestions():
     assert suggest("epoch", ["epochs", "loss"]) == "did you mean 'epochs'? Known: epochs, loss"
     assert suggest("zzz", ["epochs"]) == "Known: epochs"
     assert look_up({"a": 1}, "a", where="x") == 1
+
+
+def laughs(levels, width):
+    """Lists of aliases of lists of aliases: width to the power of levels values."""
+    lines = ["l0: &l0 ha"]
+    lines += [f"l{i}: &l{i} [{', '.join([f'*l{i - 1}'] * width)}]" for i in range(1, levels + 1)]
+    return "\n".join(lines)
+
+
+def test_a_billion_laughs():
+    with pytest.raises(
+        InputError, match=r"x\.yaml: it unfolds to more than 100,000 values; write the values out"
+    ):
+        read_yaml(laughs(9, 10), where="x.yaml")
+    mapping = laughs(9, 10).replace("[", "{k: [").replace("]", "]}")
+    with pytest.raises(InputError, match="it unfolds to more than 100,000 values"):
+        read_yaml(mapping, where="x.yaml")
+    with pytest.raises(InputError, match=r"(?s)--set name=.*it unfolds"):
+        apply_overrides(RECIPE, [f"name={laughs(9, 10)}"])
+    with pytest.raises(InputError, match="a key is no word or number"):  # whose text would be endless
+        read_yaml(laughs(9, 10) + "\n? *l9\n: 1", where="x.yaml")
+
+
+def test_a_few_aliases_are_taken():
+    assert read_yaml("a: &a [1, 2]\nb: *a", where="x") == {"a": [1, 2], "b": [1, 2]}

@@ -242,3 +242,29 @@ def test_json_that_is_no_text(tmp_path):
     (tmp_path / "a.json").write_bytes(b'{"a": "\xff')
     with pytest.raises(InputError, match=r"a\.json: byte 7 is no text"):
         read_json(tmp_path / "a.json")
+
+
+@pytest.mark.parametrize("dangling", [False, True])
+def test_a_link_in_place_of_a_folder_is_replaced_and_what_it_leads_to_is_kept(tmp_path, dangling):
+    if not dangling:
+        (tmp_path / "elsewhere").mkdir()
+        (tmp_path / "elsewhere" / "mine.txt").write_text("mine")
+    (tmp_path / "masks").symlink_to(tmp_path / "elsewhere")
+    with atomic_folder(tmp_path / "masks") as temporary:
+        (temporary / "new.png").write_text("new")
+    assert not (tmp_path / "masks").is_symlink()
+    assert [path.name for path in (tmp_path / "masks").iterdir()] == ["new.png"]
+    if not dangling:
+        assert [path.name for path in (tmp_path / "elsewhere").iterdir()] == ["mine.txt"]
+    expected = ["masks"] if dangling else ["elsewhere", "masks"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == expected  # no scrap
+
+
+def test_a_linked_scrap_is_removed_and_what_it_leads_to_is_kept(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "mine.txt").write_text("mine")
+    (tmp_path / "project").mkdir()
+    (tmp_path / "project" / ".masks.1.tmp").symlink_to(tmp_path / "elsewhere")
+    with folder_lock(tmp_path / "project"):
+        assert [path.name for path in (tmp_path / "project").iterdir()] == [".lock"]
+    assert (tmp_path / "elsewhere" / "mine.txt").read_text() == "mine"

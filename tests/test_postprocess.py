@@ -11,7 +11,6 @@ from masksmith.postprocess import (
     apply_rule,
     best_rule,
     candidate_rules,
-    image_counts,
     paired_bootstrap,
     search_rule,
     sweep_counts,
@@ -43,7 +42,8 @@ RULES = candidate_rules(
 def test_histogram_counts_equal_counting(seed):
     (codes, target), *_ = pairs(seed)
     thresholds = np.unique(np.random.default_rng(seed).integers(0, 65536, 7))
-    rows, above = image_counts(codes, target, thresholds)
+    sweep = sweep_counts([(codes, target)], thresholds.tolist())
+    rows, above = sweep.rows[0], sweep.above[0]
     metric = get_metric("tgs_map")
     for at, threshold in enumerate(thresholds):
         np.testing.assert_array_equal(rows[at], metric.stats((codes > threshold).astype(np.uint8), target))

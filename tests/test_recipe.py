@@ -108,3 +108,9 @@ def test_missing_key():
 def test_a_schema_for_editors():
     schema = Recipe.model_json_schema()
     assert "training" in schema["properties"]
+
+
+def test_a_recipe_that_is_no_text(tmp_path):
+    (tmp_path / "x.yaml").write_bytes(b"name: \xff\xfe")
+    with pytest.raises(InputError, match=r"x\.yaml: not a UTF-8 text file \(byte 6\)"):
+        load_recipe(str(tmp_path / "x.yaml"))

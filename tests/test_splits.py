@@ -90,7 +90,7 @@ def test_file_round_trip(tmp_path):
     assert not set(again.inside(0)) & set(again.outside(0))
     assert again.balance().sum() == 40
     assert "coverage class" in str(again)
-    assert again.groups()["0012"] == "0012"
+    assert {row.id: row.group for row in again.rows}["0012"] == "0012"
 
 
 @pytest.mark.parametrize(

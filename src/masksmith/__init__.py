@@ -3,8 +3,8 @@
 >>> import masksmith as ms
 >>> result = ms.compete("tgs-salt", out="project", overrides={"folds.train": 1})  # doctest: +SKIP
 
-The verbs are functions: ``check folds train predict tune submit report compete plan noise score example recipes``.
-Importing the package imports neither torch nor numpy; the first verb does.
+The verbs are functions: ``check folds train predict tune submit report compete plan noise score convert example
+recipes``. Importing the package imports neither torch nor numpy; the first verb does.
 """
 
 import importlib
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     )
     from masksmith.pipeline import (
         compete as compete,
+    )
+    from masksmith.pipeline import (
+        convert as convert,
     )
     from masksmith.pipeline import (
         example as example,
@@ -61,6 +64,7 @@ __version__ = "0.1.0"
 _VERBS = (
     "check",
     "compete",
+    "convert",
     "example",
     "folds",
     "noise",

@@ -16,26 +16,22 @@ Images are ``(h, w, c)`` in numpy and ``(b, c, h, w)`` in torch. Masks are uint8
 """
 
 import numpy as np
-from jaxtyping import Bool, Float, Int, Integer, Shaped, UInt8, UInt16
+from jaxtyping import Float, Int, Shaped, UInt8, UInt16
 
 IGNORE = 255
 
 Image = Shaped[np.ndarray, "h w c"]
 Mask = UInt8[np.ndarray, "h w"]
 Codes = UInt16[np.ndarray, "h w"]
-Probs = Float[np.ndarray, "h w"]
 Rows = Float[np.ndarray, "*lead n k"]
 
 __all__ = [
     "IGNORE",
-    "Bool",
     "Codes",
     "Float",
     "Image",
     "Int",
-    "Integer",
     "Mask",
-    "Probs",
     "Rows",
     "Shaped",
     "UInt8",

@@ -165,6 +165,18 @@ def score(
 
 
 @app.command()
+def convert(
+    checkpoint: Annotated[Path, typer.Argument(help="A foreign checkpoint: .pth, .pt, .bin or .ckpt.")],
+    out: Annotated[Path, typer.Argument(help="The .safetensors file to write.")],
+    key: Annotated[str | None, typer.Option("--key", help="Where in it the weights lie, e.g. ema.")] = None,
+    only: Annotated[str, typer.Option("--only", help="Only names that begin so, e.g. encoder.")] = "",
+    force: Annotated[bool, typer.Option("--force", help="Replace OUT if it is there.")] = False,
+) -> None:
+    """Make safe weights of a torch checkpoint; code in it is refused, never run."""
+    print(masksmith.convert(checkpoint, out, key=key, only=only, force=force))
+
+
+@app.command()
 def recipes(name: Annotated[str | None, typer.Argument(help="Show all about this one.")] = None) -> None:
     """List the bundled recipes, or show one: header, every value, weights, size trace."""
     from masksmith.recipe import list_recipes

@@ -23,6 +23,11 @@ class Config(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
+_SCALARS = (str, int, float, type(None))  # bool is an int
+_MAX_TEXT = 2**18  # a recipe has about 3,000 characters …
+_MAX_NODES = 100_000  # … and 150 values; aliases of aliases can make billions of one page
+
+
 class _Loader(yaml.SafeLoader):
     """Safe YAML in which ``1e-3`` is a number and a key may stand only once."""
 
@@ -43,6 +48,10 @@ def _mapping_once(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[Any, 
     seen: dict[Any, Any] = {}
     for key_node, value_node in node.value:
         key = loader.construct_object(key_node, deep=True)
+        if not isinstance(key, _SCALARS):
+            raise yaml.constructor.ConstructorError(
+                None, None, "a key is no word or number", key_node.start_mark
+            )
         if key in seen:
             raise yaml.constructor.ConstructorError(
                 None, None, f"the key {key!r} stands twice", key_node.start_mark
@@ -58,16 +67,44 @@ def read_yaml(text: str, *, where: str) -> Any:  # noqa: ANN401
     """Parse YAML safely.
 
     Raises:
-        InputError: ``where`` is not valid YAML, or a key stands twice.
+        InputError: ``where`` is not valid YAML, a key stands twice, a value is of a kind that JSON does not have (a
+            date), or the text is, or unfolds to, more than any recipe is.
     """
+    if len(text) > _MAX_TEXT:
+        raise InputError(
+            f"{where}: {len(text):,} characters; expected a recipe, at most {_MAX_TEXT:,} are read"
+        )
     try:
-        return yaml.load(text, Loader=_Loader)
+        value = yaml.load(text, Loader=_Loader)
+        if _count_nodes(value, {}) > _MAX_NODES:
+            raise InputError(
+                f"{where}: it unfolds to more than {_MAX_NODES:,} values; write the values out, without aliases"
+            )
+        return value
+    except RecursionError as error:
+        raise InputError(f"{where}: nested too deeply to be a recipe") from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f" line {mark.line + 1}:" if mark else ""
         raise InputError(
             f"{where}:{line} not valid YAML: {getattr(error, 'problem', None) or error}"
         ) from error
+    except InputError:
+        raise
+    except (ValueError, TypeError) as error:  # a date that is none, a number of thousands of digits, …
+        raise InputError(f"{where}: a value cannot be read ({error}); put it in quotes") from error
+
+
+def _count_nodes(value: Any, known: dict[int, int]) -> int:  # noqa: ANN401
+    """Return how many values a parsed YAML is when every alias is written out; shared parts are visited once."""
+    if isinstance(value, _SCALARS):
+        return 1
+    if not isinstance(value, dict | list):
+        raise TypeError(f"{value!r} is read as {type(value).__name__}")
+    if id(value) not in known:
+        parts = value.values() if isinstance(value, dict) else value
+        known[id(value)] = 1 + sum(_count_nodes(part, known) for part in parts)
+    return known[id(value)]
 
 
 def write_yaml(value: Any) -> str:  # noqa: ANN401

@@ -101,6 +101,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     """Like atomic_path for a folder: the old one is replaced only by a finished new one.
 
     Its files are not flushed one by one, so after a power cut they are to be looked at before they are believed.
+    A link of that name is replaced, and what it leads to is not touched.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     old = path.with_name(f".{path.name}.{os.getpid()}.old")
@@ -111,15 +112,23 @@ def atomic_folder(path: Path) -> Iterator[Path]:
             temporary.mkdir(parents=True)
             yield temporary
             write_point(path, "written")
-            if path.exists():
+            if os.path.lexists(path):
                 path.rename(old)
                 write_point(path, "moved")
             rename(temporary, path)
     finally:
-        if old.exists() and not path.exists():
+        if os.path.lexists(old) and not os.path.lexists(path):
             old.rename(path)
-        shutil.rmtree(temporary, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
+        _remove(temporary)
+        _remove(old)
+
+
+def _remove(path: Path) -> None:
+    """Remove a folder with what it holds, or a file or link (never what the link leads to)."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -160,11 +169,11 @@ def append_text(path: Path, lines: str) -> None:
 
 
 def remove(path: Path) -> None:
-    """Remove a file or a folder if it is there."""
-    if path.exists():
+    """Remove a file, a link or a folder with what it holds, if it is there."""
+    if os.path.lexists(path):
         with no_room(path):
             write_point(path, "remove")
-            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+            _remove(path)
 
 
 def read_json(path: Path) -> Any:  # noqa: ANN401
@@ -248,11 +257,11 @@ def _sweep(folder: Path) -> None:
     """Remove what killed processes left; a folder that was moved away before its successor had come is put back."""
     for old in list(folder.rglob(".*.old")):
         path = old.with_name(old.name.removeprefix(".").rsplit(".", 2)[0])
-        if not path.exists():
+        if not os.path.lexists(path):
             old.rename(path)
     for scrap in [*folder.rglob(".*.tmp"), *folder.rglob(".*.old")]:
         write_point(scrap, "remove")
-        shutil.rmtree(scrap, ignore_errors=True) if scrap.is_dir() else scrap.unlink(missing_ok=True)
+        _remove(scrap)
 
 
 class Ledger:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from masksmith import pulse
 from masksmith.anytime import compete_units
@@ -35,6 +35,9 @@ from masksmith.submission import (
     score_files,
     validate_submission,
 )
+
+if TYPE_CHECKING:
+    from masksmith.models.convert import Converted
 
 Overrides = Sequence[str] | dict[str, Any]
 
@@ -280,6 +283,26 @@ def example(out: str | Path, *, train: int = 300, test: int = 100, seed: int = 0
     return make_example(Path(out), num_train=train, num_test=test, seed=seed)
 
 
+def convert(
+    checkpoint: str | Path, out: str | Path, *, key: str | None = None, only: str = "", force: bool = False
+) -> "Converted":
+    """Write the weights of a foreign torch checkpoint as safetensors; code in the file is refused, never run.
+
+    Args:
+        checkpoint: A .pth, .pt, .bin or .ckpt file.
+        out: The .safetensors file to write, for ``model.encoder_weights``.
+        key: Dotted path of the weights inside the checkpoint; None looks in the usual places.
+        only: Write only the weights whose names begin so, without it.
+        force: Replace a file that is there.
+
+    Raises:
+        InputError: The file needs code to be read, or holds no weights; the message names what is wrong.
+    """
+    from masksmith.models.convert import convert_checkpoint
+
+    return convert_checkpoint(Path(checkpoint), Path(out), key=key, only=only, force=force)
+
+
 def recipes(name: str | None = None) -> "list[Listing] | RecipeCard":
     """Return the bundled recipes, or all about one: header, every value, weights, size trace."""
     return list_recipes() if name is None else describe_recipe(name)
@@ -369,6 +392,7 @@ __all__ = [
     "Verdict",
     "check",
     "compete",
+    "convert",
     "example",
     "folds",
     "noise",

@@ -100,23 +100,10 @@ class Sweep:
         )
 
 
-def image_counts(
-    codes: Codes, target: Mask, thresholds: Int[np.ndarray, " t"]
-) -> tuple[Float[np.ndarray, "t 3"], Int[np.ndarray, " t"]]:
-    """Return an image's rows (t, 3) and its pixels above each threshold (t,), from one histogram.
-
-    Args:
-        codes: (h, w) of uint16.
-        target: (h, w) of 0, 1 and IGNORE.
-        thresholds: Codes, ascending, without repetition.
-    """
-    lut = np.searchsorted(thresholds, np.arange(65536), side="left").astype(np.int64)
-    return _counts_by_table(codes, target, lut, len(thresholds))
-
-
 def _counts_by_table(
     codes: Codes, target: Mask, lut: Int[np.ndarray, " codes"], num: int
 ) -> tuple[Float[np.ndarray, "t 3"], Int[np.ndarray, " t"]]:
+    """Return an image's rows (t, 3) and its pixels above each threshold (t,), from one histogram."""
     # a pixel of bin b exceeds the first b thresholds; foreground, background and ignored get bins of their own
     kind = np.where(target == 1, 0, np.where(target == IGNORE, 2, 1))
     bins = np.bincount((kind * (num + 1) + lut[codes]).ravel(), minlength=3 * (num + 1)).reshape(3, num + 1)

@@ -182,7 +182,7 @@ class Project:
         """
         requests = self.runs_dir / "requests.json"
         name = read_json(requests).get(asked.hash) if requests.exists() else None
-        if name is None or not (self.runs_dir / name / "recipe.yaml").exists():
+        if not isinstance(name, str) or not (self.runs_dir / name / "recipe.yaml").exists():
             return None
         run = self.run(name)
         return self._write_run(run.path, with_free_parts(run.recipe, asked))
@@ -213,7 +213,7 @@ class Project:
         runs = {path.parent.name: path.parent for path in sorted(self.runs_dir.glob("*/recipe.yaml"))}
         current = self.runs_dir / "current.json"
         chosen = name or (read_json(current) if current.exists() else None)
-        if chosen is None or chosen not in runs:
+        if not isinstance(chosen, str) or chosen not in runs:
             have = f"there are {', '.join(runs)}" if runs else f"run `masksmith train {self.root}` first"
             raise InputError(
                 f"{self.root}: no run {chosen!r}; {have}" if chosen else f"{self.root}: no run yet; {have}"

@@ -104,7 +104,7 @@ def recipe_source(name: str) -> tuple[str, str]:
     """Return (text, where) of a bundled recipe's name or a YAML file's path.
 
     Raises:
-        InputError: Neither; the message suggests the nearest bundled recipe.
+        InputError: Neither, or no text file; the message suggests the nearest bundled recipe.
     """
     bundled = _bundled()
     if name in bundled:
@@ -113,7 +113,10 @@ def recipe_source(name: str) -> tuple[str, str]:
     if path.suffix in (".yaml", ".yml"):
         if not path.is_file():
             raise InputError(f"recipe {name}: no such file")
-        return path.read_text(), name
+        try:
+            return path.read_text(encoding="utf-8"), name
+        except UnicodeDecodeError as error:
+            raise InputError(f"recipe {name}: not a UTF-8 text file (byte {error.start})") from error
     raise InputError(f"recipe: {name!r} is neither a file nor a bundled recipe; {suggest(name, bundled)}")
 
 

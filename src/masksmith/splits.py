@@ -77,10 +77,6 @@ class Folds:
         """Ids that fold ``fold`` is trained on."""
         return [row.id for row in self.rows if row.fold != fold]
 
-    def groups(self) -> dict[str, str]:
-        """Id -> group."""
-        return {row.id: row.group for row in self.rows}
-
     def balance(self) -> Int[np.ndarray, "folds classes"]:
         """Number of images of each coverage class in each fold."""
         table = np.zeros((self.count, NUM_CLASSES), np.int64)

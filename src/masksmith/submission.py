@@ -20,6 +20,7 @@ from masksmith.data.catalog import (
     need_column,
     parse_table,
 )
+from masksmith.data.ids import check_id
 from masksmith.data.rle import DIALECTS, decode, encode, mask_to_runs, runs_to_mask
 from masksmith.errors import InputError
 from masksmith.files import atomic_folder, write_member, write_text
@@ -32,18 +33,7 @@ def write_masks(folder: Path, masks: Iterable[tuple[str, Mask]]) -> None:
         for name, mask in masks:
             fine, raw = cv2.imencode(".png", mask * np.uint8(255))
             assert fine
-            write_member(temporary / f"{safe_name(name)}.png", raw.tobytes())
-
-
-def safe_name(name: str) -> str:
-    """Return an id as a file name.
-
-    Raises:
-        InputError: The id would leave its folder.
-    """
-    if not name or "/" in name or "\\" in name or "\0" in name or name in (".", ".."):
-        raise InputError(f"the id {name!r} cannot be a file name; expected a name without slashes")
-    return name
+            write_member(temporary / f"{check_id(name, where=str(folder))}.png", raw.tobytes())
 
 
 def read_mask(path: Path) -> Mask:
@@ -115,7 +105,8 @@ def validate_submission(
                 f"{where}: the runs are not sorted or two of them touch; expected {len(canonical)} runs in order"
             )
         empty += not len(runs)
-        if masks is not None and not np.array_equal(mask, read_mask(masks / f"{safe_name(name)}.png")):
+        saved = masks and masks / f"{check_id(name, where=where)}.png"
+        if saved is not None and not np.array_equal(mask, read_mask(saved)):
             raise InputError(
                 f"{where}: the runs do not decode to the saved mask in {masks}; run `masksmith submit` again"
             )

@@ -85,7 +85,7 @@ def test_runs_of_any_foreground_value():
         ("1 2 3", "3 run values, an odd number"),
         ("1 x", "'x' is not a whole number"),
         ("1 --5", "'--5' is not a whole number"),
-        ("1 99999999999999999999", "'99999999999999999999' is not a whole number"),
+        ("1 99999999999999999999", "the number 99999999999999999999… has 20 digits"),
         ("6 2", "run at pixel 6 with length 2 leaves the image of 2x3"),
         ("0 1", "run at pixel 0 with length 1 leaves the image"),
         ("1 3 3 2", "run at pixel 3 overlaps the run 1..3"),
@@ -115,3 +115,23 @@ def test_real_siim_rows(shared):
     for row in rows:
         mask = decode(row[1], shape=(1024, 1024), dialect="siim")
         assert encode(mask, dialect="siim").split() == row[1].split()
+
+
+@pytest.mark.parametrize("dialect", ["tgs", "siim"])
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("1 99999999999999", "the number 99999999999999… has 14 digits; no image has that many pixels"),
+        ("1 " + "9" * 100_000, "has 100000 digits"),
+        ("1 999999999999", "leaves the image of 101x101"),
+        ("999999999999 1", "leaves the image of 101x101"),
+        ("-999999999999 1", "leaves the image of 101x101"),
+    ],
+)
+def test_huge_numbers_are_refused_before_memory_is_asked_for(monkeypatch, dialect, text, message):
+    def refuse(*_arguments):
+        raise AssertionError("memory was asked for")
+
+    monkeypatch.setattr("masksmith.data.rle.np.zeros", refuse)
+    with pytest.raises(InputError, match=message):
+        decode(text, shape=(101, 101), dialect=dialect)

@@ -172,7 +172,10 @@ def test_files_that_are_no_weights(tmp_path):
     with pytest.raises(InputError, match=r"nothing\.safetensors' is no file"):
         tensor_names(tmp_path / "nothing.safetensors")
     (tmp_path / "w.pth").write_bytes(b"PK")
-    with pytest.raises(InputError, match=r"w\.pth is not a safetensors file"):
+    with pytest.raises(
+        InputError,
+        match=r"w\.pth is not a safetensors file .*try `masksmith convert .*w\.pth .*w\.safetensors` first",
+    ):
         settle_encoder("resnet18", str(tmp_path / "w.pth"))
     encoder_file(tmp_path / "w.safetensors")
     raw = (tmp_path / "w.safetensors").read_bytes()

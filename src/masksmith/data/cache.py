@@ -37,11 +37,6 @@ class Cache:
         """Channels of every image."""
         return self.train_images.channels
 
-    @property
-    def max_value(self) -> int:
-        """Largest value a pixel can have: 255 or 65535."""
-        return int(np.iinfo(self.train_images.dtype).max)
-
 
 def _decode(tree: Tree, samples: Iterable[Sample]) -> Iterable[tuple[Sample, Image]]:
     for sample in samples:

@@ -6,18 +6,22 @@ one, write the function and a line in LAYOUTS (see CONTRIBUTING).
 
 import csv
 import io
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from masksmith.config import suggest
+from masksmith.data.ids import check_id
 from masksmith.data.images import IMAGE_SUFFIXES
 from masksmith.data.tree import Tree
 from masksmith.errors import InputError
 
 ID_COLUMNS = ("id", "imageid", "image_id", "img", "image", "filename")
 RLE_COLUMNS = ("rle_mask", "encodedpixels", "rle", "mask_rle", "annotation")
+MAX_CELL = 2**26
+"""Most signs of a CSV cell: the run-lengths of some 4 million runs."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +85,7 @@ def parse_table(raw: bytes, *, where: str) -> Table:
     """Parse a CSV file with a header line; all cells are text.
 
     Raises:
-        InputError: Not UTF-8, no header, or a row with another number of cells.
+        InputError: Not UTF-8, no header, a cell of more than MAX_CELL signs, or a row with another number of cells.
     """
     try:
         text = raw.decode("utf-8-sig")
@@ -89,7 +93,12 @@ def parse_table(raw: bytes, *, where: str) -> Table:
         raise InputError(
             f"{where}: not a UTF-8 text file (byte {error.start}); save it as CSV in UTF-8"
         ) from error
-    lines = list(csv.reader(io.StringIO(text)))
+    csv.field_size_limit(MAX_CELL)  # for the whole process; Python's own is less than a large mask's runs
+    reader = csv.reader(io.StringIO(text))
+    try:
+        lines = list(reader)
+    except csv.Error as error:
+        raise InputError(f"{where}: line {reader.line_num}: {error}; is it a CSV file?") from error
     if not lines:
         raise InputError(f"{where}: the file is empty; expected a header line with column names")
     columns = [column.strip() for column in lines[0]]
@@ -210,6 +219,8 @@ def _side_values(tables: list[Table], id_column: str) -> dict[str, dict[str, flo
                 numbers = [float(row[column]) for row in table.rows]
             except ValueError:
                 continue
+            if not all(map(math.isfinite, numbers)):
+                continue  # "nan" and "inf" are numbers to Python
             for row, number in zip(table.rows, numbers, strict=True):
                 values.setdefault(row[id_column], {})[column] = number
     return values
@@ -270,7 +281,7 @@ def _samples(
     values: dict[str, dict[str, float]],
 ) -> list[Sample]:
     return [
-        Sample(name, path, masks.get(name), texts.get(name), values.get(name, {}))
+        Sample(check_id(name, where=repr(path)), path, masks.get(name), texts.get(name), values.get(name, {}))
         for name, path in sorted(images.items())
     ]
 

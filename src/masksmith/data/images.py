@@ -8,22 +8,20 @@ import cv2
 import numpy as np
 
 from masksmith.arrays import IGNORE, Image, Mask, Shaped
+from masksmith.data.headers import PNG, SIGNATURES, need_sane_size
 from masksmith.errors import InputError
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 LOSSY_SUFFIXES = (".jpg", ".jpeg")
-
-_PNG = b"\x89PNG\r\n\x1a\n"
-_SIGNATURES = (_PNG, b"\xff\xd8\xff", b"BM", b"II*\x00", b"MM\x00*")
 
 
 def _damage(raw: bytes) -> str | None:
     """Return what is wrong with an image file, or None. OpenCV decodes half a PNG without a word."""
     if not raw:
         return "is empty"
-    if not raw.startswith(_SIGNATURES):
+    if not raw.startswith(SIGNATURES):
         return f"is not an image (it begins with {raw[:12]!r})"
-    if raw.startswith(_PNG):
+    if raw.startswith(PNG):
         return _png_damage(raw)
     if raw.startswith(b"\xff\xd8") and b"\xff\xd9" not in raw[-64:]:
         return f"is cut off after {len(raw)} bytes"
@@ -31,7 +29,7 @@ def _damage(raw: bytes) -> str | None:
 
 
 def _png_damage(raw: bytes) -> str | None:
-    at = len(_PNG)
+    at = len(PNG)
     while at + 12 <= len(raw):
         length = int.from_bytes(raw[at : at + 4])
         kind = raw[at + 4 : at + 8]
@@ -50,13 +48,23 @@ def decode_image(raw: bytes, *, where: str) -> Image:
     """Decode a file into (h, w, c), uint8 or uint16; c is 1 or 3, in RGB order; an alpha channel is dropped.
 
     Raises:
-        InputError: The bytes are empty, no image, cut off or damaged; ``where`` names the file.
+        InputError: The bytes are empty, no image, cut off or damaged, or claim more pixels than are read (before
+            memory for them is asked for); ``where`` names the file.
     """
     if (damage := _damage(raw)) is not None:
         raise InputError(f"{where}: the file {damage}; replace it or take it out")
-    image = cv2.imdecode(np.frombuffer(raw, np.uint8), cv2.IMREAD_UNCHANGED)
+    size = need_sane_size(raw, where=where)
+    try:
+        image = cv2.imdecode(np.frombuffer(raw, np.uint8), cv2.IMREAD_UNCHANGED)
+    except cv2.error as error:  # OpenCV has limits of its own, for example 2**20 pixels a side
+        raise InputError(f"{where}: {size[0]}x{size[1]} pixels, refused by OpenCV ({error.err})") from error
     if image is None:
         raise InputError(f"{where}: the file cannot be decoded as an image; replace it or take it out")
+    if sorted(image.shape[:2]) != sorted(size):  # a TIFF may say that it is to be turned
+        raise InputError(
+            f"{where}: the header claims {size[0]}x{size[1]}, the pixels are {image.shape[0]}x{image.shape[1]}; "
+            "replace the file or take it out"
+        )
     if image.dtype not in (np.uint8, np.uint16):
         raise InputError(f"{where}: pixels of type {image.dtype}, expected 8 or 16 bits without sign")
     if image.ndim == 2:

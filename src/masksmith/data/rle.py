@@ -20,7 +20,8 @@ from masksmith.arrays import Int, Mask
 from masksmith.config import look_up
 from masksmith.errors import InputError
 
-_WHOLE = re.compile(r"-?[0-9]{1,12}")  # 10^12 pixels are more than any image has
+_WHOLE = re.compile(r"-?[0-9]+")
+_MAX_DIGITS = 12  # 10^12 pixels are more than any image has; sums of such numbers stay exact
 
 Runs = Int[np.ndarray, "n 2"]
 
@@ -74,6 +75,10 @@ def _numbers(text: str, *, where: str) -> Runs:
         if not _WHOLE.fullmatch(part):
             raise InputError(
                 f"{where}: {part!r} is not a whole number; expected 'start length start length …'"
+            )
+        if len(part.lstrip("-")) > _MAX_DIGITS:
+            raise InputError(
+                f"{where}: the number {part[:20]}… has {len(part)} digits; no image has that many pixels"
             )
     values = np.array([int(part) for part in parts], np.int64)
     if len(values) % 2:

@@ -4,11 +4,14 @@
 unpacked; nothing is written. Where both lie there, the unpacked file is read.
 """
 
+import copy
+import struct
 import zipfile
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path, PurePosixPath
 
 from masksmith.errors import InputError
@@ -16,11 +19,81 @@ from masksmith.files import digest, file_digest
 
 _NOISE = {"__macosx", "thumbs.db", "desktop.ini"}
 
+# A member is unpacked in memory, so what it may become is bounded by what the archive says before it is read, and
+# reading stops where the archive's word ends. Deflate gives at most 1032 bytes for one: only constant bytes come
+# near. An all-black mask as uncompressed TIFF does, so below 64 MiB every ratio passes; a real table of
+# run-lengths is packed by 3 to 20, whatever its size.
+MAX_MEMBER_BYTES = 2**32
+MAX_RATIO = 1000
+_RATIO_FROM_BYTES = 2**26
+_ENCRYPTED = 0x1
+_METHODS = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}  # zipfile cannot unpack the others piece by piece
+_LOCAL_HEADER = 30  # bytes before a member's name and data
+
 
 @dataclass(frozen=True)
 class _Member:
     archive: Path | None  # None: a file of its own
     name: str
+
+
+def _check_members(path: Path, infos: list[zipfile.ZipInfo]) -> None:
+    """Refuse an archive that would unpack to more than it can honestly hold, or that is not to be read plainly.
+
+    Raises:
+        InputError: A member climbs out, is encrypted, stands twice, is packed in a way that cannot be bounded, claims
+            too much, or shares its bytes with another.
+    """
+    seen: set[PurePosixPath] = set()
+    for info in infos:
+        inner = PurePosixPath(info.filename.replace("\\", "/"))
+        member = f"{path}: the member {info.filename!r}"
+        if not inner.parts or inner.is_absolute() or ".." in inner.parts or ":" in inner.parts[0]:
+            raise InputError(f"{member} climbs out of the archive; do not trust this file")
+        if inner in seen:
+            raise InputError(f"{member} stands twice; pack the archive again with one file a name")
+        seen.add(inner)
+        if info.flag_bits & _ENCRYPTED:
+            raise InputError(f"{member} is encrypted; unpack the archive with its password")
+        if info.compress_type not in _METHODS:
+            raise InputError(
+                f"{member} is packed by method {info.compress_type}; expected stored or deflated members, "
+                "unpack the archive or pack it again"
+            )
+        if info.file_size > MAX_MEMBER_BYTES:
+            raise InputError(
+                f"{member} claims {info.file_size:,} bytes; at most {MAX_MEMBER_BYTES:,} are read, unpack the archive"
+            )
+        if info.file_size > max(_RATIO_FROM_BYTES, MAX_RATIO * info.compress_size):
+            raise InputError(
+                f"{member} claims {info.file_size:,} bytes from {info.compress_size:,}, more than {MAX_RATIO} to 1; "
+                "if you trust it, unpack the archive"
+            )
+    _check_overlap(path, infos)
+
+
+def _check_overlap(path: Path, infos: list[zipfile.ZipInfo]) -> None:
+    # https://www.bamsoftware.com/hacks/zipbomb/: many members over the same packed bytes
+    ordered = sorted(infos, key=lambda info: info.header_offset)
+    for info, following in pairwise(ordered):
+        if info.header_offset + _LOCAL_HEADER + info.compress_size > following.header_offset:
+            raise InputError(
+                f"{path}: the members {info.filename!r} and {following.filename!r} share their bytes; do not trust "
+                "this file"
+            )
+
+
+def _read_member(archive: zipfile.ZipFile, name: str) -> bytes:
+    """Return a member's bytes; one that holds more or less than the archive says is refused."""
+    info = copy.copy(archive.getinfo(name))
+    declared = info.file_size
+    info.file_size = declared + 1  # zipfile would cut off what is beyond it
+    with archive.open(info) as file:
+        raw = file.read(declared + 1)
+    if len(raw) != declared:
+        more = "more" if len(raw) > declared else f"only {len(raw):,}"
+        raise zipfile.BadZipFile(f"the archive claims {declared:,} bytes, there are {more}")
+    return raw
 
 
 def _is_noise(path: PurePosixPath) -> bool:
@@ -41,6 +114,8 @@ class Tree:
             inner = PurePosixPath(path.relative_to(root).as_posix())
             if _is_noise(inner) or not path.is_file():
                 continue
+            if any("\ud800" <= sign <= "\udfff" for sign in str(inner)):  # bytes that are no UTF-8
+                raise InputError(f"{root}: the name {str(inner)!r} is not valid UTF-8; rename the file")
             if not path.resolve().is_relative_to(root.resolve()):
                 raise InputError(f"{path}: the link leads out of {root}; copy the file into the folder")
             if path.suffix.lower() == ".zip":
@@ -54,15 +129,11 @@ class Tree:
     def _open(self, path: Path) -> Iterator[tuple[str, _Member]]:
         try:
             archive = self._archives[path] = zipfile.ZipFile(path)
-        except zipfile.BadZipFile as error:
+        except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, struct.error) as error:
             raise InputError(f"{path}: not a whole zip archive ({error}); download it again") from error
-        names = [info.filename for info in archive.infolist() if not info.is_dir()]
-        for name in names:
-            inner = PurePosixPath(name.replace("\\", "/"))
-            if inner.is_absolute() or ".." in inner.parts or ":" in inner.parts[0]:
-                raise InputError(
-                    f"{path}: the member {name!r} climbs out of the archive; do not trust this file"
-                )
+        infos = [info for info in archive.infolist() if not info.is_dir()]
+        _check_members(path, infos)
+        names = [info.filename for info in infos]
         base = PurePosixPath(path.relative_to(self.root).with_suffix("").as_posix())
         visible = [name for name in names if not _is_noise(PurePosixPath(name))]
         if visible and all(PurePosixPath(name).parts[0] == base.name for name in visible):
@@ -109,8 +180,8 @@ class Tree:
         try:
             if member.archive is None:
                 return (self.root / member.name).read_bytes()
-            return self._archives[member.archive].read(member.name)
-        except (OSError, EOFError, zipfile.BadZipFile, zlib.error, RuntimeError) as error:
+            return _read_member(self._archives[member.archive], member.name)
+        except (OSError, EOFError, zipfile.BadZipFile, zlib.error, RuntimeError, struct.error) as error:
             raise InputError(f"{self.root / path}: cannot be read ({error})") from error
 
     @cached_property

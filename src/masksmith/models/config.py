@@ -12,6 +12,8 @@ from masksmith.files import file_digest
 
 SCRATCH_ENCODER = "resnet18"
 PRETRAINED_ENCODER = "mobilenet_v2"
+CLASSIFIERS = ("classifier.", "fc.", "head.", "last_linear.")
+"""How the weights of a classifier begin, which an encoder has no use for."""
 
 
 class ModelConfig(Config):
@@ -70,9 +72,20 @@ def tensor_names(path: Path) -> set[str]:
         with path.open("rb") as file:
             (length,) = struct.unpack("<Q", file.read(8))
             header = json.loads(file.read(min(length, 1 << 26)))
-    except (struct.error, ValueError) as error:
+        if not isinstance(header, dict):
+            raise ValueError(f"its header is {type(header).__name__}")
+    except (struct.error, ValueError, RecursionError) as error:
         raise InputError(
-            f"model.encoder_weights: {path} is not a safetensors file ({error}); pickled .pth files are not read, "
-            "because they can run code"
+            f"model.encoder_weights: {path} is not a safetensors file ({error}); pickled checkpoints are not read, "
+            f"because they can run code: try `masksmith convert {path} {path.with_suffix('.safetensors')}` first"
         ) from error
     return set(header) - {"__metadata__"}
+
+
+def is_safetensors(path: Path) -> bool:
+    """Whether a file begins with the header of a safetensors file, whatever its name."""
+    try:
+        tensor_names(path)
+    except InputError:
+        return False
+    return True

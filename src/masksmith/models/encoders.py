@@ -18,13 +18,12 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from masksmith.errors import InputError
-from masksmith.models.config import PRETRAINED_ENCODER, SCRATCH_ENCODER, tensor_names
+from masksmith.models.config import CLASSIFIERS, PRETRAINED_ENCODER, SCRATCH_ENCODER, tensor_names
 from masksmith.progress import logger
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 _REACH_S = 3.0  # a hub that does not answer in this time counts as absent
-_HEADS = ("classifier.", "fc.", "head.", "last_linear.")
 
 
 class HubSource(NamedTuple):
@@ -213,7 +212,7 @@ def load_encoder_weights(encoder: nn.Module, weights: str, *, encoder_name: str,
     assert path is not None
     stored = read_weights(path)
     own = encoder.state_dict()
-    wanted = {name: value for name, value in own.items() if not name.startswith(_HEADS)}
+    wanted = {name: value for name, value in own.items() if not name.startswith(CLASSIFIERS)}
     fitting: dict[str, Any] = {}
     stem = next(name for name, value in own.items() if value.ndim == 4)
     plain_stem = stem.removeprefix("model.")

@@ -3,16 +3,20 @@
 import ctypes
 import logging
 import os
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning_fabric import Fabric
+from packaging.version import Version
 
 from masksmith.errors import InputError
 from masksmith.training.config import TrainingConfig
 
 _BF16_FLAGS = ("amx_bf16", "avx512_bf16")
+_LIGHTNING = ("lightning-fabric", "lightning", "pytorch-lightning")
+_LIGHTNING_FROM = "2.6.6"
 
 
 def settle_device(device: str) -> str:
@@ -96,10 +100,33 @@ def keep_memory() -> bool:
     return bool(mallopt(mmap_max, 0) and mallopt(trim_threshold, -1))
 
 
+def check_lightning() -> None:
+    """Refuse Lightning versions whose checkpoints can run code when they are read (CVE-2026-58659).
+
+    Raises:
+        InputError: lightning-fabric, lightning or pytorch-lightning is installed below 2.6.6.
+    """
+    for name in _LIGHTNING:
+        try:
+            version = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+        if Version(version) < Version(_LIGHTNING_FROM):
+            raise InputError(
+                f"{name} {version} is installed, which can run code hidden in a checkpoint (CVE-2026-58659); "
+                f"install {_LIGHTNING_FROM} or newer: pip install '{name}>={_LIGHTNING_FROM}'"
+            )
+
+
 def make_fabric(config: TrainingConfig) -> Fabric:
-    """Return the Fabric of a settled configuration; sets the number of threads and, on a CPU, how memory is kept."""
+    """Return the Fabric of a settled configuration; sets the number of threads and, on a CPU, how memory is kept.
+
+    Raises:
+        InputError: The device is not there, or a Lightning with a known hole is installed.
+    """
     import cv2
 
+    check_lightning()
     cv2.setNumThreads(1)  # OpenCV's own pool beside torch's would slow both
     if config.device == "cpu":
         keep_memory()

@@ -1,0 +1,35 @@
+"""Ids become names of files and cells of CSV files: those that would leave their place are refused."""
+
+from masksmith.errors import InputError
+
+_MAX_BYTES = 255 - len(".png")  # the longest file name of the usual file systems, with the ending of a mask
+_TEXT_LIMIT = 80  # characters of an id in a message
+
+
+def check_id(name: str, *, where: str) -> str:
+    """Return an id that can be a file name and a CSV cell as it is.
+
+    Names that only Windows cannot hold ("a:1", "con") are taken: masksmith runs on POSIX systems.
+
+    Raises:
+        InputError: The id is empty, "." or "..", longer than 251 bytes, no valid UTF-8, or holds a slash of
+            either kind or a control character (a line break would tear a CSV file).
+    """
+    shown = repr(name if len(name) <= _TEXT_LIMIT else name[:_TEXT_LIMIT] + "…")
+    if name in ("", ".", ".."):
+        raise InputError(f"{where}: the id {shown} cannot be a file name; expected a name")
+    bad = next((sign for sign in name if sign in "/\\" or ord(sign) < 32 or ord(sign) == 127), None)
+    if bad is not None:
+        raise InputError(
+            f"{where}: the id {shown} cannot be a file name; expected a name without slashes and control "
+            f"characters, it holds {bad!r}"
+        )
+    try:
+        size = len(name.encode())
+    except UnicodeEncodeError as error:
+        raise InputError(f"{where}: the id {shown} is not valid UTF-8; rename the file") from error
+    if size > _MAX_BYTES:
+        raise InputError(
+            f"{where}: the id {shown} is {size} bytes long and cannot be a file name; expected at most {_MAX_BYTES}"
+        )
+    return name

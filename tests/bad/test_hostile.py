@@ -1,0 +1,290 @@
+"""Data made to do harm: bombs, names that leave their folder, links. Each is refused by name, with exit code 2."""
+
+import struct
+import zipfile
+
+import cv2
+import numpy as np
+import pytest
+
+import masksmith as ms
+from masksmith.data import catalog, tree
+from masksmith.data.catalog import parse_table, read_catalog
+from masksmith.data.tree import Tree
+from masksmith.errors import InputError
+from masksmith.files import read_json, write_json
+from masksmith.project import Project
+
+
+def packed(path, members, method=zipfile.ZIP_DEFLATED):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with zipfile.ZipFile(path, "w", method) as archive:
+        for name, raw in members:
+            archive.writestr(name, raw)
+    return path
+
+
+def patch(path, *, central=None, local=None, value, form="<I"):
+    """Overwrite a field of the first central or local header."""
+    raw = bytearray(path.read_bytes())
+    for mark, offset in ((b"PK\x01\x02", central), (b"PK\x03\x04", local)):
+        if offset is not None:
+            struct.pack_into(form, raw, raw.index(mark) + offset, value)
+    path.write_bytes(raw)
+
+
+SIZE = {"central": 24, "local": 22}
+FLAGS = {"central": 8, "local": 6}
+
+
+def png(value=0, shape=(20, 20)):
+    return cv2.imencode(".png", np.full(shape, value, np.uint8))[1].tobytes()
+
+
+def test_a_member_that_claims_too_much(tmp_path):
+    path = packed(tmp_path / "a.zip", [("a.csv", b"x" * 1000)])
+    patch(path, **SIZE, value=2**32 - 2)
+    with pytest.raises(
+        InputError, match=r"a\.zip: the member 'a\.csv' claims 4,294,967,294 bytes from \d+, more than 1000"
+    ):
+        Tree(tmp_path)
+
+
+def test_a_member_beyond_the_size_that_is_read(tmp_path, monkeypatch):
+    packed(tmp_path / "a.zip", [("a.csv", b"x" * 1000)], zipfile.ZIP_STORED)
+    monkeypatch.setattr(tree, "MAX_MEMBER_BYTES", 999)
+    with pytest.raises(InputError, match=r"the member 'a\.csv' claims 1,000 bytes; at most 999 are read"):
+        Tree(tmp_path)
+
+
+@pytest.mark.parametrize(("mebibytes", "refused"), [(60, False), (100, True)])
+def test_zeros(tmp_path, mebibytes, refused):
+    packed(tmp_path / "a.zip", [("black.tif", bytes(mebibytes << 20))])
+    if refused:
+        with pytest.raises(InputError, match=r"'black\.tif' claims 104,857,600 bytes from"):
+            Tree(tmp_path)
+    else:
+        assert len(Tree(tmp_path).read("a/black.tif")) == mebibytes << 20
+
+
+def test_an_honest_large_table_passes(tmp_path):
+    rng = np.random.default_rng(0)
+    row = " ".join(map(str, rng.integers(1, 10201, 300)))
+    text = "id,rle_mask\n" + "".join(f"{i:010x},{row}\n" for i in range(60_000))
+    assert len(text) > 2**26
+    packed(tmp_path / "a.zip", [("train.csv", text)])
+    assert len(Tree(tmp_path).read("a/train.csv")) == len(text)
+
+
+@pytest.mark.parametrize(
+    ("claimed", "message"),
+    [(999, "claims 999 bytes, there are more"), (1001, "claims 1,001 bytes, there are only 1,000")],
+)
+@pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_STORED])
+def test_a_member_of_another_size_than_the_archive_says(tmp_path, claimed, message, method):
+    path = packed(tmp_path / "a.zip", [("a.csv", b"x" * 1000)], method)
+    patch(path, **SIZE, value=claimed)
+    with pytest.raises(InputError, match=rf"a/a\.csv: cannot be read \(the archive {message}"):
+        Tree(tmp_path).read("a/a.csv")
+
+
+def test_reading_stops_where_the_archives_word_ends(tmp_path, monkeypatch):
+    path = packed(tmp_path / "a.zip", [("a.csv", bytes(50 << 20))])
+    patch(path, **SIZE, value=1000)
+    given = []
+    plain = zipfile.ZipExtFile.read
+    monkeypatch.setattr(zipfile.ZipExtFile, "read", lambda self, n: given.append(n) or plain(self, n))
+    with pytest.raises(InputError, match=r"a/a\.csv: cannot be read \(Bad CRC-32"):
+        Tree(tmp_path).read("a/a.csv")
+    assert given == [1001]
+
+
+def test_an_encrypted_member(tmp_path):
+    path = packed(tmp_path / "a.zip", [("a.csv", b"x")])
+    patch(path, **FLAGS, value=1, form="<H")
+    with pytest.raises(
+        InputError, match=r"a\.zip: the member 'a\.csv' is encrypted; unpack the archive with its"
+    ):
+        Tree(tmp_path)
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_other_packings(tmp_path, method):
+    packed(tmp_path / "a.zip", [("a.csv", b"x")], method)
+    with pytest.raises(
+        InputError, match=rf"the member 'a\.csv' is packed by method {method}; expected stored or defl"
+    ):
+        Tree(tmp_path)
+
+
+@pytest.mark.parametrize("second", ["a/b.csv", "a\\b.csv", "a//b.csv"])
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_a_member_that_stands_twice(tmp_path, second):
+    packed(tmp_path / "a.zip", [("a/b.csv", b"x"), (second, b"y")])
+    with pytest.raises(InputError, match=r"stands twice; pack the archive again"):
+        Tree(tmp_path)
+
+
+def test_members_that_share_their_bytes(tmp_path):
+    path = packed(tmp_path / "a.zip", [("a.csv", bytes(500)), ("b.csv", bytes(500))], zipfile.ZIP_STORED)
+    raw = bytearray(path.read_bytes())
+    second = raw.index(b"PK\x01\x02", raw.index(b"PK\x01\x02") + 1)
+    struct.pack_into("<I", raw, second + 42, 10)  # its data begin inside the first member
+    path.write_bytes(raw)
+    with pytest.raises(
+        InputError, match=r"the members 'a\.csv' and 'b\.csv' share their bytes; do not trust"
+    ):
+        Tree(tmp_path)
+
+
+def test_an_archive_in_an_archive_stays_closed(tmp_path):
+    inner = packed(tmp_path / "inner.zip", [("images/a.png", png())])
+    packed(tmp_path / "data" / "outer.zip", [("inner.zip", inner.read_bytes())])
+    assert Tree(tmp_path / "data").folders == ["outer"]
+    with pytest.raises(InputError, match="no images"):
+        read_catalog(tmp_path / "data")
+
+
+def test_a_link_in_an_archive_is_a_text(tmp_path):
+    link = zipfile.ZipInfo("images/a.png")
+    link.external_attr = 0o120777 << 16
+    packed(tmp_path / "data" / "a.zip", [(link, b"/etc/hostname")])
+    assert Tree(tmp_path / "data").read("a/images/a.png") == b"/etc/hostname"
+
+
+@pytest.mark.parametrize("version", [b"\xff", b"\x50"])
+def test_an_archive_of_a_future_version(tmp_path, version):
+    path = packed(tmp_path / "a.zip", [("a.csv", b"x")])
+    patch(path, central=6, value=version[0], form="<B")
+    with pytest.raises(InputError, match=r"a\.zip: not a whole zip archive \(zip file version"):
+        Tree(tmp_path)
+
+
+def test_links_that_lead_in_circles(download):
+    (download / "loop").symlink_to(download / "loop")
+    (download / "train" / "up").symlink_to(download)
+    (download / "nowhere.png").symlink_to(download / "nothing")
+    assert len(read_catalog(download).train) == 40
+
+
+def test_a_linked_archive_that_leads_out(tmp_path):
+    outside = packed(tmp_path / "secret.zip", [("a.csv", b"x")])
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "train.zip").symlink_to(outside)
+    with pytest.raises(InputError, match=r"train\.zip: the link leads out of"):
+        Tree(tmp_path / "data")
+
+
+@pytest.mark.parametrize("stem", ["a\nb", "x" * 252, "\x1b[31m"])
+def test_ids_that_cannot_be_file_names(tmp_path, stem):
+    for folder in ("images", "masks"):
+        packed(tmp_path / f"{folder}.zip", [("a.png", png(255)), (f"{stem}.png", png())])
+    with pytest.raises(InputError, match=r"images/.*: the id .* cannot be a file name"):
+        ms.check(tmp_path)
+
+
+def test_a_name_that_is_no_utf8(download):
+    source = sorted((download / "test" / "images").iterdir())[0]
+    target = download / "test" / "images" / "a\udcff.png"
+    target.write_bytes(source.read_bytes())
+    with pytest.raises(InputError, match=r"the name 'test/images/a\\udcff\.png' is not valid UTF-8; rename"):
+        read_catalog(download)
+
+
+def test_strange_names_beside_the_data_are_left_alone(download):
+    for name in ("Icon\r", "a\u00a0b.txt", "\u3000.md"):
+        (download / name).write_text("x")
+    assert len(read_catalog(download).train) == 40
+
+
+def test_a_path_for_an_id_in_a_table(download):
+    for name, expected in (
+        ("train.csv", "unknown id"),
+        ("sample_submission.csv", "no test image for the id"),
+    ):
+        text = (download / name).read_text()
+        (download / name).write_text(text + "../../evil,1 1\n")
+        with pytest.raises(InputError, match=rf"{name}: {expected} '\.\./\.\./evil'"):
+            read_catalog(download)
+        (download / name).write_text(text)
+
+
+def test_ids_of_a_tampered_project_do_not_leave_masks(project):
+    """data.json came from somebody else."""
+    value = read_json(project / "data.json")
+    evil = "../evil"
+    old = value["submission"]["ids"][0]
+    value["submission"]["ids"][0] = evil
+    write_json(project / "data.json", value)
+    for path in (*project.glob("cache/test_images.csv"), *project.glob("runs/*/test/*.csv")):
+        path.write_text(path.read_text().replace(f"{old},", f"{evil},"))
+    (project / "submission.csv").unlink()
+    with pytest.raises(InputError, match=r"the id '\.\./evil' cannot be a file name"):
+        ms.submit(project)
+    assert not (project / "evil.png").exists()
+
+
+def test_a_cell_of_a_hundred_megabytes(download):
+    row = (download / "sample_submission.csv").read_text().splitlines()[1].split(",")[0]
+    (download / "sample_submission.csv").write_text(f"id,rle_mask\n{row},{'1 1 ' * 25_000_000}\n")
+    with pytest.raises(
+        InputError, match=r"sample_submission\.csv: line 2: field larger than field limit \(67108864\)"
+    ):
+        read_catalog(download)
+
+
+def test_large_honest_cells_pass():
+    runs = "1 2 " * 200_000  # six times Python's own limit
+    table = parse_table(f"id,rle\na,{runs}\n".encode(), where="x.csv")
+    assert table.rows[0]["rle"] == runs
+    assert catalog.MAX_CELL == 2**26
+
+
+def test_side_values_that_are_no_numbers_are_passed_over(download):
+    ids = [path.stem for path in sorted((download / "train" / "images").iterdir())]
+    (download / "depths.csv").write_text(
+        "id,z,w\n" + "".join(f"{name},{i},nan\n" for i, name in enumerate(ids))
+    )
+    sample = read_catalog(download).train[3]
+    assert sample.values == {"z": 3.0}
+
+
+@pytest.mark.parametrize("name", ["../../x", "/etc", "..", ".", "a/../b", ["a"], {"a": 1}])
+def test_run_names_do_not_leave_runs(project, name):
+    (project / ".." / "x").resolve().mkdir()
+    recipe = next(project.glob("runs/*/recipe.yaml"))
+    (project / ".." / "x" / "recipe.yaml").resolve().write_text(recipe.read_text())
+    if isinstance(name, str):
+        with pytest.raises(InputError, match="no run '"):
+            ms.tune(project, run=name)
+    write_json(project / "runs" / "current.json", name)
+    with pytest.raises(InputError, match=r"no run ['\[{]"):
+        ms.tune(project)
+
+
+def test_a_requested_run_outside_runs_is_not_touched(project):
+    outside = project.parent / "x"
+    outside.mkdir()
+    opened = Project.open(project)
+    recipe = opened.run().recipe
+    (outside / "recipe.yaml").write_text("mine")
+    requests = project / "runs" / "requests.json"
+    write_json(requests, dict.fromkeys([recipe.hash], "../../x"))
+    with pytest.raises(InputError, match=r"no run '\.\./\.\./x'"):
+        opened.run_of(recipe)
+    assert (outside / "recipe.yaml").read_text() == "mine"
+    write_json(requests, dict.fromkeys([recipe.hash], 5))
+    assert opened.run_of(recipe) is None
+
+
+def test_a_linked_masks_folder_is_not_written_through(project, tmp_path):
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "mine.png").write_text("mine")
+    for path in (project / "masks").iterdir():
+        path.unlink()
+    (project / "masks").rmdir()
+    (project / "masks").symlink_to(outside)
+    ms.submit(project)
+    assert [path.name for path in outside.iterdir()] == ["mine.png"]
+    assert not (project / "masks").is_symlink()

@@ -1,0 +1,28 @@
+import json
+import re
+
+import pytest
+
+from masksmith.reporting import figures
+
+EVIL = "</script><script>alert(1)</script><img src=x onerror=alert(2)>"
+
+
+def charts(text):
+    events = [{"fold": 0, "split": "fold", "name": "score", "epoch": 1, "value": 0.5}]
+    return {
+        "learning": figures.learning_curves(events, "fold", "score", text, text),
+        "threshold": figures.threshold_curve([(0.5, 0.4), (0.6, 0.5)], metric=text, chosen=0.6, plain=0.4),
+        "coverage": figures.coverage_histogram({text: [0.0, 0.2]}),
+        "scores": figures.score_histogram([0.1, 0.9], metric=text),
+    }
+
+
+@pytest.mark.parametrize("name", ["learning", "threshold", "coverage", "scores"])
+def test_texts_cannot_end_the_script_that_holds_them(name):
+    plain, evil = charts("harmless")[name], charts(EVIL)[name]
+    assert "harmless" in plain
+    for sign in ("<script", "</script", "<img"):
+        assert evil.count(sign) == plain.count(sign), sign
+    texts = re.findall(r'"(?:[^"\\]|\\.)*"', evil[evil.index("Plotly.newPlot") :])
+    assert any(EVIL in json.loads(text) for text in texts)  # it is still the same text
