@@ -7,7 +7,7 @@ is not run again; probabilities that were made from other inputs than the presen
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
