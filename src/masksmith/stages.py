@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from masksmith.arrays import IGNORE
+from masksmith.arrays import IGNORE, Codes
 from masksmith.config import look_up
 from masksmith.data.checks import coverage, duplicate_groups
 from masksmith.data.store import Store, is_whole
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
     from masksmith.models import SegmentationModel
+    from masksmith.prediction.runtime import Runtime
     from masksmith.reporting import ReportFacts
 
 _FORWARD_WORK = 0.35  # a forward pass costs about this share of a training step on the same pixels
@@ -75,6 +76,7 @@ def _resolve(recipe: Recipe) -> Recipe:
     from masksmith.losses import build_loss
     from masksmith.models import MODELS
     from masksmith.models.encoders import settle_encoder
+    from masksmith.prediction.runtime import check_runtime
     from masksmith.training.machine import settle_machine
 
     look_up(MODELS, recipe.model.architecture, where="model.architecture")
@@ -85,7 +87,9 @@ def _resolve(recipe: Recipe) -> Recipe:
     model = recipe.model.model_copy(update={"encoder": settled.encoder, "encoder_weights": settled.weights})
     if settled.weights not in ("none", "imagenet"):
         model = model.model_copy(update={"encoder_weights_hash": model.weights_identity()})
-    return recipe.model_copy(update={"model": model, "training": settle_machine(recipe.training)})
+    training = settle_machine(recipe.training)
+    check_runtime(recipe.prediction.runtime, device=training.device, precision=training.precision)
+    return recipe.model_copy(update={"model": model, "training": training})
 
 
 def train_run(project: Project, asked: Recipe) -> Run:
@@ -146,7 +150,15 @@ def predict_run(project: Project, run: Run) -> Run:
             model = _trained_model(project, run, fold, fabric)
             seen = [name for name in names if name not in project.blank]
             options = run.recipe.prediction
-            probs = predict_probs(fabric, model, images, seen, tta=options.tta, batch_size=options.batch_size)
+            probs = predict_probs(
+                fabric,
+                model,
+                images,
+                seen,
+                tta=options.tta,
+                batch_size=options.batch_size,
+                runtime=_runtime(project, run, fold, fabric, model),
+            )
             write_codes(path, images, names, probs, blank=set(names) - set(seen))
             run.ledger.mark_done(f"fold_{fold}/{stage}", key)
     return run
@@ -316,6 +328,34 @@ def _trained_model(project: Project, run: Run, fold: int, fabric: "Fabric") -> "
         to_channels_last(model)
     fabric.to_device(model)  # in place
     return model
+
+
+def _runtime(
+    project: Project, run: Run, fold: int, fabric: "Fabric", model: "SegmentationModel"
+) -> "Runtime":
+    """Return what the recipe asks to predict with, or torch where the fold's held-out images speak against it."""
+    from masksmith.prediction.gate import choose_runtime
+
+    metric, cache, options = get_metric(run.recipe.metric), project.cache, run.recipe.prediction
+
+    def score(codes: Iterable[tuple[str, Codes]]) -> float:
+        rows = [metric.stats(apply_rule(one, PLAIN), cache.train_masks[name][..., 0]) for name, one in codes]
+        return metric.score(np.stack(rows))
+
+    names = [name for name in project.folds.inside(fold) if name not in project.blank]
+    views = (len(names) + len(cache.test_images)) * len(options.tta)
+    return choose_runtime(
+        options.runtime,
+        fabric,
+        model,
+        cache.train_images,
+        names,
+        score,
+        batch_size=options.batch_size,
+        batches=-(-views // options.batch_size),
+        record=run.oof(fold).with_suffix(".runtime.json"),
+        key=_predict_key(project, run, fold, "oof"),
+    )
 
 
 def _pixels(images: Any, names: Iterable[str]) -> int:  # noqa: ANN401
