@@ -54,6 +54,7 @@ bench: env  ## measure what the documents claim (needs a quiet machine)
 	@$(BIN)/python benchmarks/train_step.py
 	@$(BIN)/python benchmarks/strided_depthwise.py
 	@$(BIN)/python benchmarks/sweep.py
+	@$(BIN)/python benchmarks/predict_runtime.py
 
 clean:  ## remove the environment and what the demo made
 	rm -rf $(VENV) demo

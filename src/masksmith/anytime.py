@@ -18,10 +18,11 @@ from masksmith.members import Member, members_of_run, write_members
 from masksmith.noise import noise_text, read_noise
 from masksmith.planner import Plan, Planner
 from masksmith.planning.units import Unit
+from masksmith.predicting import oof_of, predict_member
 from masksmith.progress import Remaining, clock, logger
 from masksmith.project import Project
 from masksmith.recipe import Recipe
-from masksmith.stages import is_trained, keep_interim, oof_of, open_run, predict_member, train_member, work_of
+from masksmith.stages import is_trained, keep_interim, open_run, train_member, work_of
 from masksmith.submission import Verdict
 from masksmith.tuning import plain_score
 

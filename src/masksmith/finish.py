@@ -17,10 +17,10 @@ from masksmith.members import Member
 from masksmith.metrics import get_metric
 from masksmith.noise import read_noise
 from masksmith.postprocess import Rule, apply_rule
+from masksmith.predicting import codes_digest, oof_of, test_of
 from masksmith.progress import logger
 from masksmith.project import Project
 from masksmith.recipe import Recipe
-from masksmith.stages import codes_digest, oof_of, test_of
 from masksmith.submission import Verdict, validate_submission, write_masks, write_submission
 from masksmith.tuning import optimism_of, tune_oof
 

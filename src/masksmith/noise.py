@@ -9,10 +9,11 @@ from masksmith.errors import InputError
 from masksmith.files import read_json, write_json
 from masksmith.members import Member
 from masksmith.metrics import get_metric
+from masksmith.predicting import oof_of, predict_member
 from masksmith.progress import Remaining, logger
 from masksmith.project import Project
 from masksmith.recipe import Recipe
-from masksmith.stages import is_trained, oof_of, open_run, predict_member, train_member, work_of
+from masksmith.stages import is_trained, open_run, train_member, work_of
 from masksmith.tuning import plain_score
 
 SEEDS = 3

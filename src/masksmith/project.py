@@ -260,7 +260,7 @@ def environment() -> str:
         "numpy",
     )
     lines = [f"python {platform.python_version()}", f"platform {platform.platform()}"]
-    for name in (*names, "opencv-python-headless"):
+    for name in (*names, "opencv-python-headless", "openvino"):
         try:
             lines.append(f"{name} {metadata.version(name)}")
         except metadata.PackageNotFoundError:

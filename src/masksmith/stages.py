@@ -1,26 +1,25 @@
-"""Training and prediction on a project's files: what each stage reads, what it is keyed by, and when it is skipped.
+"""Folds and training on a project's files: what a training reads, what it is keyed by, and when it is skipped.
 
 The verbs in ``pipeline`` call these under the project's lock. A stage that is recorded in a ledger with the same key
-is not run again; probabilities that were made from other inputs than the present ones are refused.
+is not run again.
 """
 
-from collections.abc import Callable, Iterable, Sequence
-from functools import partial
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from masksmith.arrays import IGNORE
 from masksmith.config import look_up
 from masksmith.data.checks import duplicate_groups
-from masksmith.data.store import Store, is_whole
+from masksmith.data.store import Store
 from masksmith.errors import InputError
-from masksmith.files import digest, remove
+from masksmith.files import remove
 from masksmith.members import Member, members_of_run
 from masksmith.metrics import get_metric
 from masksmith.postprocess import PLAIN, apply_rule
-from masksmith.prediction.codes import MeanCodes, open_codes, to_codes
+from masksmith.prediction.codes import to_codes
 from masksmith.progress import Remaining, logger
 from masksmith.project import Project, Run
 from masksmith.recipe import Recipe
@@ -34,7 +33,7 @@ if TYPE_CHECKING:
     from masksmith.training.stages import FoldData
 
 _FORWARD_WORK = 0.35  # a forward pass costs about this share of a training step on the same pixels
-_VERSIONS = {"train": "3", "oof": "1", "test": "1"}
+_VERSION = "3"
 
 
 def folds_of(project: Project, recipe: Recipe) -> Folds:
@@ -67,6 +66,7 @@ def resolve(recipe: Recipe) -> Recipe:
     from masksmith.losses import build_loss
     from masksmith.models import MODELS
     from masksmith.models.encoders import settle_encoder
+    from masksmith.prediction.runtime import check_runtime
     from masksmith.training.machine import settle_machine
 
     look_up(MODELS, recipe.model.architecture, where="model.architecture")
@@ -77,7 +77,9 @@ def resolve(recipe: Recipe) -> Recipe:
     model = recipe.model.model_copy(update={"encoder": settled.encoder, "encoder_weights": settled.weights})
     if settled.weights not in ("none", "imagenet"):
         model = model.model_copy(update={"encoder_weights_hash": model.weights_identity()})
-    return recipe.model_copy(update={"model": model, "training": settle_machine(recipe.training)})
+    training = settle_machine(recipe.training)
+    check_runtime(recipe.prediction.runtime, device=training.device, precision=training.precision)
+    return recipe.model_copy(update={"model": model, "training": training})
 
 
 def open_run(project: Project, asked: Recipe) -> Run:
@@ -144,7 +146,7 @@ def train_member(
         remaining=remaining,
         deadline=deadline,
     )
-    run.ledger.mark_done(member.entry("train"), _train_key(project, run, fold))
+    run.ledger.mark_done(member.entry("train"), train_key(project, run, fold))
     remove(run.interim)
 
 
@@ -175,7 +177,7 @@ def keep_interim(project: Project, member: Member) -> Member | None:
     if (
         found is None
         or found[1]["position"] == 0
-        or found[1]["key"] != _train_key(project, member.run, member.fold)
+        or found[1]["key"] != train_key(project, member.run, member.fold)
     ):
         return None
     tensors, facts = found
@@ -184,58 +186,11 @@ def keep_interim(project: Project, member: Member) -> Member | None:
     return interim
 
 
-def predict_run(project: Project, run: Run) -> Run:
-    """Predict held-out and test images with every trained fold."""
-    for member in members_of_run(run):
-        predict_member(project, member)
-    return run
-
-
-def predict_member(project: Project, member: Member, *, stages: Sequence[str] = ("oof", "test")) -> None:
-    """Predict a member's held-out images ("oof") and the test images ("test") where that is not done.
-
-    Raises:
-        InputError: The member is not trained.
-    """
-    from masksmith.prediction.predict import predict_batches, write_codes
-    from masksmith.training.machine import make_fabric
-
-    if not member.interim and not is_trained(project, member):
-        raise InputError(
-            f"{member.run.path}: fold {member.fold} is not trained; run `masksmith train {project.root}` first"
-        )
-    cache, ledger, options = project.cache, member.run.ledger, member.run.recipe.prediction
-    held_out = project.folds.inside(member.fold)
-    names_of = {"oof": held_out, "test": [sample.id for sample in project.catalog.test]}
-    images_of = {"oof": cache.train_images, "test": cache.test_images}
-    fabric, model = None, None
-    for stage in stages:
-        names, path, key = names_of[stage], member.codes(stage), _predict_key(project, member, stage)
-        if not names or (ledger.is_done(member.entry(stage), key) and is_whole(path)):
-            continue
-        ledger.forget(member.entry(stage))
-        logger.info("predicting %d %s images with %s", len(names), stage, member.name)
-        fabric = fabric or make_fabric(member.run.recipe.training)
-        model = model or _trained_model(project, member, fabric)
-        seen = [name for name in names if name not in project.blank]
-        batches = partial(
-            predict_batches,
-            fabric,
-            model,
-            images_of[stage],
-            seen,
-            tta=options.tta,
-            batch_size=options.batch_size,
-        )
-        write_codes(path, images_of[stage], names, batches, blank=set(names) - set(seen), key=key)
-        ledger.mark_done(member.entry(stage), key)
-
-
 def is_trained(project: Project, member: Member) -> bool:
     """Whether a fold of a run is trained to its end, on the present data and folds; damaged weights are named."""
     from masksmith.training.checkpoint import damage_of
 
-    if not member.run.ledger.is_done(member.entry("train"), _train_key(project, member.run, member.fold)):
+    if not member.run.ledger.is_done(member.entry("train"), train_key(project, member.run, member.fold)):
         return False
     if (damage := damage_of(member.weights)) is not None:
         logger.warning("%s; fold %d has to be trained again", damage, member.fold)
@@ -243,39 +198,11 @@ def is_trained(project: Project, member: Member) -> bool:
     return True
 
 
-def oof_of(project: Project, members: Sequence[Member]) -> dict[int, MeanCodes]:
-    """Return, for each fold that a member covers, the mean probabilities of its held-out images.
-
-    Raises:
-        InputError: Probabilities are missing, damaged, of other images, or of other weights than the present ones.
-    """
-    folds = sorted({member.fold for member in members})
-    return {
-        fold: MeanCodes([_need_oof(project, member) for member in members if member.fold == fold])
-        for fold in folds
-    }
-
-
-def test_of(project: Project, members: Sequence[Member]) -> MeanCodes:
-    """Return the mean of all members' probabilities of the test images.
-
-    Raises:
-        InputError: As oof_of.
-    """
-    return MeanCodes([_need_codes(project, member, "test") for member in members])
-
-
-def codes_digest(codes: MeanCodes) -> str:
-    """Return a hash of what the probabilities are."""
-    return digest(
-        *(f"{name} {entry.crc32}" for store in codes.stores for name, entry in store.entries.items())
-    )
-
-
-def _train_key(project: Project, run: Run, fold: int) -> str:
+def train_key(project: Project, run: Run, fold: int) -> str:
+    """Return the key of a fold's training: data, folds, recipe, and the weights that it starts from."""
     start = run.recipe.training.start_run
-    begun = "" if start is None else _checksum(_start_weights(project, start, fold))
-    return project.key(_VERSIONS["train"], run.recipe.hash, project.folds.hash, begun)
+    begun = "" if start is None else checksum_of(_start_weights(project, start, fold))
+    return project.key(_VERSION, run.recipe.hash, project.folds.hash, begun)
 
 
 def _start_weights(project: Project, start_run: str, fold: int) -> Path:
@@ -287,58 +214,32 @@ def _start_weights(project: Project, start_run: str, fold: int) -> Path:
     return path
 
 
-def _checksum(weights: Path) -> str:
+def checksum_of(weights: Path) -> str:
+    """Return the checksum that was written beside a checkpoint."""
     from masksmith.training.checkpoint import facts_of
 
     return str(facts_of(weights)["checksum"])
-
-
-def _predict_key(project: Project, member: Member, stage: str) -> str:
-    run = member.run
-    trained = _train_key(project, run, member.fold)
-    return project.key(_VERSIONS[stage], _checksum(member.weights), str(run.recipe.prediction), trained)
-
-
-def _need_codes(project: Project, member: Member, stage: str) -> Store:
-    """Open the probabilities of a member; those of other weights than the present ones are refused."""
-    path = member.codes(stage)
-    store = open_codes(path)
-    whole = member.interim or is_trained(project, member)
-    if not whole or not member.run.ledger.is_done(member.entry(stage), _predict_key(project, member, stage)):
-        raise InputError(
-            f"{path}: made with other weights, folds or settings than the present ones; run "
-            f"`masksmith train {project.root}` and `masksmith predict {project.root}` again"
-        )
-    return store
-
-
-def _need_oof(project: Project, member: Member) -> Store:
-    store = _need_codes(project, member, "oof")
-    if set(store.ids) != set(project.folds.inside(member.fold)):
-        raise InputError(
-            f"{member.codes('oof')}: it holds other images than fold {member.fold}; run `masksmith predict` again"
-        )
-    return store
 
 
 def _fold_data(project: Project, run: Run, fold: int) -> "FoldData":
     from masksmith.training.stages import FoldData
 
     ids = [name for name in project.folds.outside(fold) if name not in project.blank]
-    cache, key = project.cache, _train_key(project, run, fold)
+    cache, key = project.cache, train_key(project, run, fold)
     return FoldData(fold, ids, cache.train_images, cache.train_masks, run.recipe.seed, key)
 
 
 def _fresh_model(project: Project, run: Run, fold: int) -> "SegmentationModel":
     """Return the model that a training begins with."""
     start = run.recipe.training.start_run
-    model = _build(project, run, fold, load_weights=start is None)
+    model = build(project, run, fold, load_weights=start is None)
     if start is not None:
-        _load(model, _start_weights(project, start, fold))
+        load(model, _start_weights(project, start, fold))
     return model
 
 
-def _build(project: Project, run: Run, fold: int, *, load_weights: bool) -> "SegmentationModel":
+def build(project: Project, run: Run, fold: int, *, load_weights: bool) -> "SegmentationModel":
+    """Build a run's model; its random weights depend on the recipe's seed and the fold."""
     from masksmith.models import build_model
 
     seed = run.recipe.seed * 1000 + fold
@@ -346,25 +247,19 @@ def _build(project: Project, run: Run, fold: int, *, load_weights: bool) -> "Seg
     return build_model(run.recipe.model, in_channels=channels, seed=seed, load_weights=load_weights)
 
 
-def _load(model: "SegmentationModel", weights: Path) -> None:
+def load(model: "SegmentationModel", weights: Path) -> None:
+    """Load a checkpoint's weights into a model.
+
+    Raises:
+        InputError: The file is damaged, or of another model.
+    """
     from masksmith.training.checkpoint import copy_weights, load_tensors
 
     tensors, _ = load_tensors(weights)
     copy_weights(model, tensors, where=f"checkpoint {weights}")
 
 
-def _trained_model(project: Project, member: Member, fabric: "Fabric") -> "SegmentationModel":
-    from masksmith.models import to_channels_last
-
-    model = _build(project, member.run, member.fold, load_weights=False)
-    _load(model, member.weights)
-    if member.run.recipe.training.channels_last:
-        to_channels_last(model)
-    fabric.to_device(model)  # in place
-    return model
-
-
-def _pixels(images: Any, names: Iterable[str]) -> int:
+def _pixels(images: Store, names: Iterable[str]) -> int:
     return sum(h * w for h, w in map(images.shape, names))
 
 

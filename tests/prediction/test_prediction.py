@@ -89,10 +89,12 @@ def test_flip_goes_before_the_asymmetric_padding(fabric, images):
     )
     model = build_model(config, in_channels=1, seed=0)
     from masksmith.prediction.predict import _forward
+    from masksmith.prediction.runtime import torch_runtime
 
     model.eval()
     with torch.inference_mode():
-        by_hand = _forward(fabric, model, np.ascontiguousarray(images["a"][None, :, ::-1]), 255)[0][:, ::-1]
+        flipped = np.ascontiguousarray(images["a"][None, :, ::-1])
+        by_hand = _forward(torch_runtime(fabric, model), model.divisor, flipped, 255)[0][:, ::-1]
     np.testing.assert_allclose(predict(fabric, model, images, ["hflip"], ["a"])["a"], by_hand, atol=1e-6)
 
 

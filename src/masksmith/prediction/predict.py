@@ -12,6 +12,7 @@ from masksmith.config import look_up
 from masksmith.data.store import Store, StoreWriter
 from masksmith.models import SegmentationModel
 from masksmith.prediction.codes import to_codes
+from masksmith.prediction.runtime import Runtime, torch_runtime
 from masksmith.prediction.tta import TTA
 from masksmith.preprocess import Pad
 from masksmith.progress import track
@@ -27,16 +28,13 @@ def _batches(images: Store, names: Sequence[str], batch_size: int) -> Iterator[l
 
 
 def _forward(
-    fabric: Fabric, model: SegmentationModel, planes: Shaped[np.ndarray, "b h w c"], max_value: int
+    runtime: Runtime, divisor: int, planes: Shaped[np.ndarray, "b h w c"], max_value: int
 ) -> Float[np.ndarray, "b h w k"]:
-    pad = Pad.to_divisor((planes.shape[1], planes.shape[2]), model.divisor)
+    pad = Pad.to_divisor((planes.shape[1], planes.shape[2]), divisor)
     padded = np.stack([pad.apply(np.ascontiguousarray(image)) for image in planes])
-    image = torch.from_numpy(padded.astype(np.float32) / max_value).permute(
-        0, 3, 1, 2
-    )  # (b, h, w, c) -> (b, c, h, w)
-    with fabric.autocast():
-        logits = model(fabric.to_device(image)).mask_logits
-    probs = torch.sigmoid(logits.float()).permute(0, 2, 3, 1).cpu().numpy()  # (b, k, h, w) -> (b, h, w, k)
+    image = (padded.astype(np.float32) / max_value).transpose(0, 3, 1, 2)  # (b, h, w, c) -> (b, c, h, w)
+    logits = torch.from_numpy(runtime(image))
+    probs = torch.sigmoid(logits).permute(0, 2, 3, 1).numpy()  # (b, k, h, w) -> (b, h, w, k)
     return probs[:, pad.top : probs.shape[1] - pad.bottom, pad.left : probs.shape[2] - pad.right]
 
 
@@ -49,6 +47,7 @@ def predict_batches(
     tta: Sequence[str],
     batch_size: int,
     what: str = "predicting",
+    runtime: Runtime | None = None,
     finished: Collection[str] = (),
 ) -> Iterator[list[tuple[str, Float[np.ndarray, "h w k"]]]]:
     """Yield the batches of (id, probabilities (h, w, k) at the true size), grouped by image size.
@@ -61,6 +60,7 @@ def predict_batches(
         tta: Keys of TTA whose probabilities are averaged.
         batch_size: Images a forward pass.
         what: What the progress bar says.
+        runtime: What computes the logits; None calls the model itself.
         finished: Ids that need not be predicted. Only whole batches of them are left out: the last bits of a
             probability depend on how many images went through the model together.
 
@@ -69,6 +69,7 @@ def predict_batches(
     """
     symmetries = [look_up(TTA, key, where="prediction.tta") for key in tta]
     max_value = int(np.iinfo(images.dtype).max)
+    forward = runtime or torch_runtime(fabric, model)
     images.refuse_truncated()
     training = model.training
     model.eval()
@@ -78,7 +79,8 @@ def predict_batches(
             for batch in track(batches, total=len(batches), what=what):
                 planes = np.stack([images.checked(name) for name in batch])
                 probs = [
-                    one.undo(_forward(fabric, model, one.apply(planes), max_value)) for one in symmetries
+                    one.undo(_forward(forward, model.divisor, one.apply(planes), max_value))
+                    for one in symmetries
                 ]
                 yield list(zip(batch, np.mean(probs, axis=0), strict=True))
     finally:
@@ -94,9 +96,12 @@ def predict_probs(
     tta: Sequence[str],
     batch_size: int,
     what: str = "predicting",
+    runtime: Runtime | None = None,
 ) -> Iterator[tuple[str, Float[np.ndarray, "h w k"]]]:
     """Yield (id, probabilities (h, w, k)) one by one; the arguments are those of predict_batches."""
-    for batch in predict_batches(fabric, model, images, names, tta=tta, batch_size=batch_size, what=what):
+    for batch in predict_batches(
+        fabric, model, images, names, tta=tta, batch_size=batch_size, what=what, runtime=runtime
+    ):
         yield from batch
 
 

@@ -1,0 +1,244 @@
+"""The gate before a faster runtime: same images, same weights, both runtimes; the metric and the pixels decide.
+
+The rule: the metric may fall by at most SCORE_TOLERANCE, and at most FLIP_TOLERANCE of the pixels may change sides of
+0.5. Both were set from what two bfloat16 computations of one trained net differ by (TGS Salt, MobileNetV2 U-Net, 645
+held-out images): the score by 0.0002 with a standard error of 0.0006, and 0.11% of the pixels; torch's own bfloat16
+flips 0.10% against float32. Time does not decide, so the choice is the same on every machine; it is reported.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from lightning_fabric import Fabric
+
+from masksmith.arrays import Codes
+from masksmith.config import look_up
+from masksmith.data.store import Store
+from masksmith.files import read_json, write_json
+from masksmith.models import SegmentationModel
+from masksmith.prediction.codes import MAX_CODE, code_of, to_codes
+from masksmith.prediction.predict import predict_probs
+from masksmith.prediction.runtime import RUNTIMES, Logits, Planes, Runtime, torch_runtime
+from masksmith.progress import logger
+
+SCORE_TOLERANCE = 0.001
+FLIP_TOLERANCE = 0.0025
+_IMAGES = 1024  # the most images of a comparison
+_PIXELS = 2**27  # and the most pixels: their codes are held in memory, two bytes each
+
+Score = Callable[[Iterable[tuple[str, Codes]]], float]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What the comparison of a runtime with torch found; differences are of probabilities, to within a code."""
+
+    runtime: str
+    images: int
+    torch_score: float
+    score: float
+    largest_difference: float
+    mean_difference: float
+    flipped_share: float
+    torch_s: float
+    seconds: float
+    """Of the same forward passes, conversion included."""
+    conversion_s: float
+    torch_s_per_batch: float
+    s_per_batch: float
+
+    @property
+    def refusal(self) -> str:
+        """Why the runtime is not to be used; empty where it is accepted."""
+        reasons = []
+        if not self.torch_score - self.score <= SCORE_TOLERANCE:
+            reasons.append(
+                f"the score falls from {self.torch_score:.4f} to {self.score:.4f}, allowed {SCORE_TOLERANCE}"
+            )
+        if not self.flipped_share <= FLIP_TOLERANCE:
+            reasons.append(
+                f"{self.flipped_share:.3%} of the pixels change sides, allowed {FLIP_TOLERANCE:.2%}"
+            )
+        return "; ".join(reasons)
+
+    @property
+    def accepted(self) -> bool:
+        """Whether the runtime may take torch's place."""
+        return not self.refusal
+
+    def __str__(self) -> str:
+        return (
+            f"{self.runtime} against torch on {self.images} images: score {self.score:.4f} and {self.torch_score:.4f}, "
+            f"{self.flipped_share:.3%} of the pixels change sides, probabilities differ by "
+            f"{self.mean_difference:.5f} on average and {self.largest_difference:.3f} at most; "
+            f"{self.s_per_batch * 1000:.0f} ms a batch and {self.torch_s_per_batch * 1000:.0f} ms, "
+            f"after {self.conversion_s:.1f} s of conversion"
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values, the verdict among them."""
+        return {**asdict(self), "accepted": self.accepted, "refusal": self.refusal}
+
+
+def worth_converting(
+    conversion_s: float, torch_s_per_batch: float, openvino_s_per_batch: float, batches: int
+) -> bool:
+    """Whether converting and then predicting ``batches`` batches takes less time than torch takes for them."""
+    return conversion_s + openvino_s_per_batch * batches < torch_s_per_batch * batches
+
+
+class _Timed:
+    """A runtime with a stopwatch: seconds of every forward pass."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self.runtime = runtime
+        self.passes: list[float] = []
+
+    def __call__(self, planes: Planes) -> Logits:
+        start = time.perf_counter()
+        logits = self.runtime(planes)
+        self.passes.append(time.perf_counter() - start)
+        return logits
+
+    @property
+    def typical(self) -> float:
+        """Median seconds of a pass without the first, which compiles or warms up."""
+        return float(np.median(self.passes[1:] or self.passes))
+
+
+def _sample(images: Store, names: Sequence[str]) -> list[str]:
+    """Return names evenly over ``names``, within the limits of images and pixels."""
+    mean_area = sum(h * w for h, w in map(images.shape, names)) / len(names)
+    count = max(1, min(len(names), _IMAGES, int(_PIXELS / mean_area)))
+    return [names[i * len(names) // count] for i in range(count)]
+
+
+class _Differences:
+    """Sums of the differences between the codes kept of torch and those that pass by."""
+
+    def __init__(self, kept: dict[str, Codes]) -> None:
+        self.kept = kept
+        self.largest = self.total = self.flipped = self.pixels = 0
+
+    def watch(self, codes: Iterable[tuple[str, Codes]]) -> Iterator[tuple[str, Codes]]:
+        half = code_of(0.5)
+        for name, other in codes:
+            own = self.kept[name]
+            apart = np.abs(own.astype(np.int64) - other)
+            self.largest = max(self.largest, int(apart.max()))
+            self.total += int(apart.sum())
+            self.flipped += int(np.count_nonzero((own > half) != (other > half)))
+            self.pixels += own.size
+            yield name, other
+
+
+def compare_runtime(
+    name: str,
+    fabric: Fabric,
+    model: SegmentationModel,
+    images: Store,
+    names: Sequence[str],
+    score: Score,
+    *,
+    batch_size: int,
+) -> tuple[Finding, Runtime]:
+    """Predict images with torch and with another runtime, without test-time augmentation, and compare.
+
+    Args:
+        name: A key of RUNTIMES.
+        fabric: Device and precision.
+        model: Trained weights.
+        images: Where the images are.
+        names: Held-out images, at least one; at most about a thousand of them are used.
+        score: The metric of (id, codes (h, w)) at the threshold 0.5, higher is better; goes through them once.
+        batch_size: Images a forward pass.
+
+    Returns:
+        The finding, and the runtime that was judged.
+    """
+    chosen = _sample(images, names)
+
+    def codes_of(runtime: Runtime, what: str) -> Iterator[tuple[str, Codes]]:
+        probs = predict_probs(
+            fabric, model, images, chosen, tta=["identity"], batch_size=batch_size, what=what, runtime=runtime
+        )
+        return ((one, to_codes(prob[..., 0])) for one, prob in probs)
+
+    reference = _Timed(torch_runtime(fabric, model))
+    kept = dict(codes_of(reference, "torch"))
+    start = time.perf_counter()
+    other = _Timed(look_up(RUNTIMES, name, where="prediction.runtime")(fabric, model))
+    built = time.perf_counter() - start
+    differences = _Differences(kept)
+    other_score = score(differences.watch(codes_of(other, name)))
+    finding = Finding(
+        runtime=name,
+        images=len(chosen),
+        torch_score=score(kept.items()),
+        score=other_score,
+        largest_difference=differences.largest / MAX_CODE,
+        mean_difference=differences.total / differences.pixels / MAX_CODE,
+        flipped_share=differences.flipped / differences.pixels,
+        torch_s=sum(reference.passes),
+        seconds=built + sum(other.passes),
+        conversion_s=built + max(0.0, other.passes[0] - other.typical),
+        torch_s_per_batch=reference.typical,
+        s_per_batch=other.typical,
+    )
+    return finding, other.runtime
+
+
+def choose_runtime(
+    name: str,
+    fabric: Fabric,
+    model: SegmentationModel,
+    images: Store,
+    names: Sequence[str],
+    score: Score,
+    *,
+    batch_size: int,
+    batches: int,
+    record: Path,
+    key: str,
+) -> Runtime:
+    """Return the runtime to predict with: the asked one if the gate accepts it, torch otherwise.
+
+    The choice is written to ``record`` and read from there when it was made under the same key, so that held-out and
+    test images, today and after an interruption, are predicted alike.
+
+    Args:
+        name: A key of RUNTIMES.
+        fabric: Device and precision.
+        model: Trained weights.
+        images: Where the held-out images are.
+        names: Held-out images with content.
+        score: See compare_runtime.
+        batch_size: Images a forward pass.
+        batches: Forward passes ahead, for the report of what the conversion saves.
+        record: The JSON file of the choice.
+        key: What the choice depends on: data, weights, settings.
+    """
+    if name == "torch":
+        return torch_runtime(fabric, model)
+    known = read_json(record) if record.exists() else {}
+    if known.get("key") == key:
+        return look_up(RUNTIMES, known["runtime"], where=f"{record}: runtime")(fabric, model)
+    verdict: dict[str, Any] = {"key": key, "asked": name}
+    if not names:
+        reason, runtime = "there are no held-out images to judge by", None
+    else:
+        finding, runtime = compare_runtime(name, fabric, model, images, names, score, batch_size=batch_size)
+        reason, pace = finding.refusal, (finding.conversion_s, finding.torch_s_per_batch, finding.s_per_batch)
+        verdict["finding"] = finding.to_json()
+        logger.info("%s", finding)
+        if not worth_converting(*pace, batches):
+            logger.info("converting to %s saves no time in %d forward passes", name, batches)
+    if reason or runtime is None:
+        logger.warning("%s is not used: %s; predicting with torch", name, reason)
+        name, runtime = "torch", torch_runtime(fabric, model)
+    write_json(record, verdict | {"runtime": name, "reason": reason})
+    return runtime
