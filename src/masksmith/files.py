@@ -86,7 +86,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
             write_point(path, "written")
             rename(temporary, path)
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # a disk that cannot be written now; the next lock sweeps
+            temporary.unlink(missing_ok=True)
 
 
 def rename(temporary: Path, path: Path) -> None:
@@ -117,9 +118,11 @@ def atomic_folder(path: Path) -> Iterator[Path]:
             rename(temporary, path)
     finally:
         if old.exists() and not path.exists():
-            old.rename(path)
+            with contextlib.suppress(OSError):  # as above: the next lock puts it back
+                old.rename(path)
         shutil.rmtree(temporary, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
+        if path.exists():
+            shutil.rmtree(old, ignore_errors=True)
 
 
 def write_bytes(path: Path, content: bytes) -> None:
