@@ -190,9 +190,34 @@ def test_a_read_only_folder(tmp_path, monkeypatch, code):
             folder_lock(tmp_path / "p"),
         ):
             pass
-    monkeypatch.setattr(Path, "write_bytes", refuse)
+    for name in ("write_bytes", "unlink", "mkdir", "rename"):
+        monkeypatch.setattr(Path, name, refuse)
+    with pytest.raises(InputError, match=r"m: cannot be written"), atomic_folder(tmp_path / "m"):
+        pass
     with pytest.raises(InputError, match=rf"a\.txt: cannot be written \({os.strerror(code)}\); what was"):
         write_text(tmp_path / "a.txt", "x")
+
+
+def test_an_old_folder_that_cannot_be_put_back_stays(tmp_path, monkeypatch):
+    """The disk becomes read-only between the two renames: the next command that can write puts the old folder back."""
+    with atomic_folder(tmp_path / "m") as temporary:
+        (temporary / "old").write_text("x")
+    rename, calls = Path.rename, []
+
+    def only_once(path, target):
+        calls.append(target)
+        if len(calls) > 1:
+            raise OSError(errno.EROFS, "read-only")
+        return rename(path, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", only_once)
+        patch.setattr(files, "rename", only_once)
+        with pytest.raises(InputError, match="m: cannot be written"), atomic_folder(tmp_path / "m"):
+            pass
+    assert not (tmp_path / "m").exists()
+    with folder_lock(tmp_path):
+        assert (tmp_path / "m" / "old").exists()
 
 
 def test_other_errors_of_a_folder_pass(tmp_path, monkeypatch):

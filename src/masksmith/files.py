@@ -86,7 +86,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
             write_point(path, "written")
             rename(temporary, path)
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # a disk that cannot be written now; the next lock sweeps
+            temporary.unlink(missing_ok=True)
 
 
 def rename(temporary: Path, path: Path) -> None:
@@ -118,9 +119,11 @@ def atomic_folder(path: Path) -> Iterator[Path]:
             rename(temporary, path)
     finally:
         if os.path.lexists(old) and not os.path.lexists(path):
-            old.rename(path)
+            with contextlib.suppress(OSError):  # as above: the next lock puts it back
+                old.rename(path)
         _remove(temporary)
-        _remove(old)
+        if os.path.lexists(path):
+            _remove(old)
 
 
 def _remove(path: Path) -> None:

@@ -23,6 +23,7 @@ from masksmith.training.config import TrainingConfig
 
 FORMAT_VERSION = 1
 _MEASURE_S = 1.0  # seconds of steps timed for one size
+_FASTER, _BUSIER = 0.87, 1.15  # a machine this much off what is remembered is planned for as it is now
 _DRIFT_BOUNDS = (0.3, 8.0)
 
 
@@ -138,7 +139,7 @@ class Planner:
         old = self.load()
         if old is not None and old.asked == self._identity:
             return old
-        chosen = choose(self.asked, self.pinned, self.facts, seconds, self.rules, self.tools)
+        chosen = self.choose(seconds)
         plan = Plan(self._identity, chosen.recipe, chosen.cost, chosen.choices, old.units if old else [])
         for choice in plan.choices:
             logger.info("plan: %s %s (%s)", choice.key, choice.value, choice.reason)
@@ -152,10 +153,22 @@ class Planner:
         Raises:
             InputError: As make.
         """
-        chosen = choose(self.asked, self.pinned, self.facts, seconds, self.rules, self.tools)
+        chosen = self.choose(seconds)
         text = self.text(chosen, seconds)
         write_text(self.project.plan_yaml, text)
         return text
+
+    def choose(self, seconds: float) -> Chosen:
+        """Choose for the time, by what the machine does now.
+
+        Raises:
+            InputError: As make.
+        """
+        began = time.monotonic()
+        chosen = choose(self.asked, self.pinned, self.facts, seconds, self.rules, self.tools)
+        self.tools.drift(chosen.recipe, self.facts)
+        left = seconds - (time.monotonic() - began)
+        return choose(self.asked, self.pinned, self.facts, left, self.rules, self.tools)
 
     @property
     def _identity(self) -> str:
@@ -190,6 +203,14 @@ class Planner:
         )
 
 
+class _Scaled:
+    """Measured seconds on a machine that is slower by a factor than it was then."""
+
+    def __init__(self, timed: Timed, factor: float) -> None:
+        self.build_s, self.first_step_s = timed.build_s * factor, timed.first_step_s * factor
+        self.step_s, self.forward_s = timed.step_s * factor, timed.forward_s * factor
+
+
 class _Measurements:
     """Measured times, remembered per machine and counted."""
 
@@ -199,7 +220,13 @@ class _Measurements:
         self.channels = channels
         self.memory = Memory()
         self.known: dict[str, Timed] = {}
+        self.remembered: set[str] = set()
         self.spent_s = 0.0
+        self.factor = 1.0
+
+    @staticmethod
+    def _key(model: ModelConfig, training: TrainingConfig, hw: tuple[int, int], batch_size: int) -> str:
+        return f"{model} {training.precision} {training.threads} {hw} {batch_size}"
 
     def timing_of(
         self, model: ModelConfig, training: TrainingConfig, hw: tuple[int, int], batch_size: int
@@ -207,10 +234,10 @@ class _Measurements:
         """Return what was measured here before, or measure now."""
         from masksmith.planning.measure import timing_of
 
-        key = f"{model} {training.precision} {training.threads} {hw} {batch_size}"
+        key = self._key(model, training, hw, batch_size)
         if key not in self.known:
             began = time.monotonic()
-            self.known[key], remembered = timing_of(
+            timed, remembered = timing_of(
                 model,
                 training,
                 in_channels=self.channels,
@@ -221,13 +248,72 @@ class _Measurements:
                 memory=self.memory,
             )
             self.spent_s += time.monotonic() - began
-            if not remembered:
+            self.known[key] = timed
+            if remembered:
+                self.remembered.add(key)
+            else:
                 logger.info(
                     "measured: %s on %s, batch %d at %dx%d: %.0f images/s trained, %.0f predicted",
                     model.architecture, model.encoder, batch_size, *hw,
-                    batch_size / self.known[key].step_s, batch_size / self.known[key].forward_s,
+                    batch_size / timed.step_s, batch_size / timed.forward_s,
                 )  # fmt: skip
-        return self.known[key]
+        return _Scaled(self.known[key], self.factor)
+
+    def runtime_of(
+        self, runtime: str, model: ModelConfig, training: TrainingConfig, hw: tuple[int, int], batch_size: int
+    ) -> Timed | None:
+        """Return the remembered or measured seconds of a prediction runtime; None where it cannot work here."""
+        from masksmith.planning.measure import measure_runtime, timing_key
+
+        options: dict[str, Any] = {"in_channels": self.channels, "canvas_hw": hw, "batch_size": batch_size}
+        key = f"{runtime}, " + timing_key(model, training, **options, loss=training.stages[-1].loss)
+        if key not in self.known:
+            began = time.monotonic()
+            timed = self.memory.get(key)
+            if timed is None:
+                try:
+                    timed = measure_runtime(
+                        model, training, runtime=runtime, **options, seconds=_MEASURE_S / 4
+                    )
+                except InputError as error:
+                    logger.info("%s", error)
+                    return None
+                self.memory.put(key, timed)
+            self.spent_s += time.monotonic() - began
+            self.known[key] = timed
+        return _Scaled(self.known[key], self.factor)
+
+    def drift(self, recipe: Recipe, facts: DataFacts) -> None:
+        """Compare what is remembered for a recipe with a few steps now, and believe the present.
+
+        A busy machine makes all estimates longer by the factor; one that is faster than remembered (it was
+        measured in a busy hour) is measured again.
+        """
+        from masksmith.planning.measure import measure
+
+        model, training = recipe.model, recipe.training
+        stage = min(training.stages, key=lambda one: one.scale)
+        hw, batch = (
+            stage_hw(training, stage, facts, 2**model.encoder_depth),
+            stage.batch_size or training.batch_size,
+        )
+        key = self._key(model, training, hw, batch)
+        if key not in self.remembered:
+            return
+        began = time.monotonic()
+        now = measure(
+            model, training, in_channels=self.channels, canvas_hw=hw, batch_size=batch,
+            loss=training.stages[-1].loss, seconds=_MEASURE_S / 4,
+        )  # fmt: skip
+        ratio = now.step_s / self.known[key].step_s
+        self.spent_s += time.monotonic() - began
+        if ratio < _FASTER:
+            logger.info("plan: this machine is %.1f times as fast as remembered; measuring anew", 1 / ratio)
+            self.memory.forget()
+            self.known, self.remembered = {}, set()
+        elif ratio > _BUSIER:
+            logger.info("plan: this machine is %.1f times as slow as remembered; planning for that", ratio)
+            self.factor = ratio
 
 
 def machine_tools(project: Project, asked: Recipe) -> Tools:
@@ -251,6 +337,8 @@ def machine_tools(project: Project, asked: Recipe) -> Tools:
         weights_for=weights_for,
         resolve=resolve,
         largest_batch=batch_that_fits,
+        runtime=measurements.runtime_of,
+        drift=measurements.drift,
         device=device,
         measured_s=lambda: measurements.spent_s,
     )

@@ -1,17 +1,18 @@
 """From the data, a budget and measured times to a resolved recipe, with a reason beside each choice."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from masksmith.errors import InputError
 from masksmith.models.config import ModelConfig
-from masksmith.planning.cost import Cost, DataFacts, Measure, cost_of
+from masksmith.planning.cost import Cost, DataFacts, Measure, Timed, cost_of, stage_hw
 from masksmith.planning.lengths import whole_epochs, with_epochs
 from masksmith.planning.rules import Candidate, Rules
 from masksmith.preprocess import round_up
 from masksmith.progress import clock
 from masksmith.recipe import Recipe
+from masksmith.training.config import TrainingConfig
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,10 @@ class Tools:
     """Settles every "auto"."""
     largest_batch: Callable[[Recipe, DataFacts], int]
     """Largest batch that fits into memory; 0 where not one image does."""
+    runtime: Callable[[str, ModelConfig, TrainingConfig, tuple[int, int], int], Timed | None]
+    """Measures a prediction runtime, with its conversion in ``build_s``; None where it cannot work here."""
+    drift: Callable[[Recipe, DataFacts], None]
+    """Compares what is remembered with the machine as it is now; later measurements heed it."""
     device: str
     """The settled device: cpu, cuda or mps."""
     measured_s: Callable[[], float]
@@ -74,6 +79,7 @@ def choose(
     base = _sized(asked, keys, facts, rules, choices)
     chosen = _model(base, keys, facts, seconds, rules, tools, choices)
     recipe, cost = _views(chosen, keys, facts, seconds, rules, tools, choices)
+    recipe, cost = _runtime(recipe, cost, keys, facts, rules, tools, choices)
     _length(recipe, cost, facts, seconds, choices)
     training = recipe.training
     why = "settled on this machine" if "training.precision" not in keys else "as asked"
@@ -216,6 +222,48 @@ def _views(
     return recipe, cost_of(recipe, facts, tools.measure, rules.time)
 
 
+def _runtime(
+    recipe: Recipe,
+    cost: Cost,
+    keys: set[str],
+    facts: DataFacts,
+    rules: Rules,
+    tools: Tools,
+    choices: list[Choice],
+) -> tuple[Recipe, Cost]:
+    """Settle the prediction runtime: OpenVINO where its conversion pays. The held-out images may still refuse it."""
+    asked = recipe.prediction.runtime
+    if "prediction.runtime" in keys or recipe.name != "default" or tools.device != "cpu":
+        choices.append(Choice("prediction.runtime", asked, "as asked"))
+        return recipe, cost
+    stage = max(recipe.training.stages, key=lambda one: one.scale)
+    hw = stage_hw(recipe.training, stage, facts, 2**recipe.model.encoder_depth)
+    batch = stage.batch_size or recipe.training.batch_size
+    timed = None
+    if cost.predict_s > rules.prediction.convert_least_s:
+        timed = tools.runtime("openvino", recipe.model, recipe.training, hw, batch)
+    if timed is None:
+        reason = (
+            f"prediction takes {clock(cost.predict_s)}: no conversion would pay, or OpenVINO is not installed"
+        )
+        choices.append(Choice("prediction.runtime", "torch", reason))
+        return recipe, cost
+    speed_up = tools.measure(recipe.model, recipe.training, hw, batch).forward_s / timed.forward_s
+    gate_s = cost.view_s * facts.held_out / (facts.held_out + facts.test) * (1 + 1 / speed_up)
+    converted_s = timed.build_s + gate_s + cost.predict_s / speed_up
+    runtime = "openvino" if converted_s < rules.prediction.convert_below_frac * cost.predict_s else "torch"
+    reason = (
+        f"torch takes {clock(cost.predict_s)}, OpenVINO {clock(converted_s)} with conversion and the comparison on the "
+        f"held-out images; {speed_up:.1f} times as fast a batch"
+    )
+    choices.append(Choice("prediction.runtime", runtime, reason))
+    if runtime == asked:
+        return recipe, cost
+    prediction = recipe.prediction.model_copy(update={"runtime": runtime})
+    predict_s = converted_s if runtime == "openvino" else cost.predict_s
+    return recipe.model_copy(update={"prediction": prediction}), replace(cost, predict_s=predict_s)
+
+
 def _length(recipe: Recipe, cost: Cost, facts: DataFacts, seconds: float, choices: list[Choice]) -> None:
     """Say how long a whole training is, and how many folds of it fit; refuse a budget without one epoch."""
     epochs = sum(stage.epochs for stage in recipe.training.stages)
@@ -237,5 +285,4 @@ def _length(recipe: Recipe, cost: Cost, facts: DataFacts, seconds: float, choice
     choices += [
         Choice("training.stages", length, why),
         Choice("folds.train", str(folds), each),
-        Choice("prediction.runtime", "torch", "the model that was trained, as it is"),
     ]

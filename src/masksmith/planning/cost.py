@@ -91,20 +91,21 @@ def cost_of(recipe: Recipe, facts: DataFacts, measure: Measure, rule: TimeRule) 
     """Return what one fold of a resolved recipe costs."""
     model, training = recipe.model, recipe.training
     divisor = 2**model.encoder_depth
-    seconds, epoch_s, pace = 0.0, 0.0, 0.0
+    seconds, epoch_s, pace, forward_pace = 0.0, 0.0, 0.0, 0.0
+    start_s = 0.0
     for stage in training.stages:
         hw, batch = stage_hw(training, stage, facts, divisor), stage.batch_size or training.batch_size
         timed = measure(model, training, hw, batch)
         steps = max(1, facts.train // batch)
         epoch_s = steps * timed.step_s * rule.loop_frac
         pace = timed.step_s * rule.loop_frac / (hw[0] * hw[1] * batch)
+        forward_pace = timed.forward_s / (hw[0] * hw[1] * batch)
+        start_s = timed.build_s + timed.first_step_s
         seconds += stage.epochs * epoch_s
-    full_hw = (round_up(facts.hw[0], divisor), round_up(facts.hw[1], divisor))
-    timed = measure(model, training, full_hw, recipe.prediction.batch_size)
-    batch_s = timed.forward_s / recipe.prediction.batch_size
+    image_s = forward_pace * round_up(facts.hw[0], divisor) * round_up(facts.hw[1], divisor)
     epochs = sum(stage.epochs for stage in training.stages)
     scorings = -(-epochs // training.evaluate_every)
-    seconds += scorings * facts.held_out * batch_s + timed.build_s + timed.first_step_s
-    view_s = (facts.held_out + facts.test) * batch_s
+    seconds += scorings * facts.held_out * image_s + start_s
+    view_s = (facts.held_out + facts.test) * image_s
     finish_s = rule.finish_s + rule.finish_s_per_image * (facts.held_out * facts.folds + facts.test)
     return Cost(seconds, epoch_s, view_s * len(recipe.prediction.tta), view_s, finish_s, pace)

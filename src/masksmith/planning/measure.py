@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,6 +23,7 @@ from masksmith.errors import InputError
 from masksmith.files import digest, read_json, write_json
 from masksmith.losses import build_loss
 from masksmith.models import ModelConfig, build_model, slice_strided_depthwise, to_channels_last
+from masksmith.prediction.runtime import RUNTIMES, check_runtime
 from masksmith.progress import logger
 from masksmith.training.averaging import MovingAverage
 from masksmith.training.config import LossTerm, OptimizerConfig, TrainingConfig
@@ -242,6 +244,41 @@ def measure(
     )
 
 
+def measure_runtime(
+    model_config: ModelConfig,
+    training_config: TrainingConfig,
+    *,
+    runtime: str,
+    in_channels: int,
+    canvas_hw: tuple[int, int],
+    batch_size: int,
+    seconds: float,
+    clock: Clock = time.monotonic,
+) -> Timing:
+    """Time a prediction runtime: ``build_s`` is its conversion with the first batch, ``forward_s`` each further batch.
+
+    Training has no part in it, so the seconds of a step are 0. The arguments are those of ``measure``.
+
+    Raises:
+        InputError: The runtime is unknown, or cannot work here (see check_runtime).
+    """
+    config = settle_machine(training_config)
+    check_runtime(runtime, device=config.device, precision=config.precision)
+    with torch.random.fork_rng():
+        fabric = make_fabric(config)
+        model = build_model(model_config, in_channels=in_channels, seed=0, load_weights=False)
+        draw = np.random.default_rng(0)
+        planes = draw.random((batch_size, in_channels, *canvas_hw), dtype=np.float32)
+        start = clock()
+        forward = RUNTIMES[runtime](fabric, model.eval())
+        with torch.inference_mode():
+            forward(planes)
+            converted = clock()
+            times = _repeat(lambda: forward(planes), seconds, clock)
+    spread = (min(times), max(times))
+    return Timing(converted - start, 0.0, 0.0, statistics.median(times), (0.0, 0.0), spread, len(times))
+
+
 # --- remembering --------------------------------------------------------------------------------------------
 
 
@@ -277,6 +314,15 @@ class Memory:
         machines = self._machines()
         own = machines.setdefault(machine_id(), {"facts": machine_facts(), "timings": {}})
         own["timings"][key] = {"at": datetime.now(UTC).isoformat(timespec="seconds"), **asdict(timing)}
+        self._write(machines)
+
+    def forget(self) -> None:
+        """Forget all timings of this machine: it has become faster than they say."""
+        machines = self._machines()
+        if machines.pop(machine_id(), None) is not None:
+            self._write(machines)
+
+    def _write(self, machines: dict[str, Any]) -> None:
         try:
             write_json(self.path, {"format": FORMAT_VERSION, "machines": machines})
         except (OSError, InputError) as error:

@@ -84,6 +84,10 @@ class PredictionRule(Config):
     """Views, the plain one first."""
     tta_most_frac: Frac
     """Largest share of the budget that the further views may take."""
+    convert_least_s: Annotated[float, Field(ge=0)]
+    """Shortest prediction for which another runtime is measured, in seconds."""
+    convert_below_frac: Frac
+    """Another runtime is taken where it takes at most this share of torch's time."""
 
 
 class UnitRule(Config):
