@@ -2,7 +2,7 @@
 
     python benchmarks/memory.py [--threads 1] [--encoders mobilenet_v2 resnet18]
 
-Every line is a process of its own. The truth is what its largest resident size (ru_maxrss) has grown by since the
+Every line is a process of its own. The truth is what its largest resident size (VmHWM) has grown by since the
 libraries were loaded: four steps with the memory kept as in training, then the tensors of a checkpoint; or four
 forward passes.
 """
@@ -11,7 +11,6 @@ import argparse
 import gc
 import json
 import os
-import resource
 import subprocess
 import sys
 import time
@@ -57,8 +56,10 @@ def measure(
         from masksmith.training.checkpoint import _contiguous, pack_state
 
         save(_contiguous(pack_state(stepper.raw, stepper.average.model, stepper.optimizer.optimizer)))
-    truth = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
-    return {"truth": truth / MIB}
+    # not ru_maxrss: a child begins with the one of its parent
+    status = Path("/proc/self/status").read_text()
+    peak = int(status.split("VmHWM:")[1].split()[0]) * 1024
+    return {"truth": (peak - before) / MIB}
 
 
 def estimate(

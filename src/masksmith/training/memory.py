@@ -109,7 +109,7 @@ _MALLINFO += ["usmblks", "fsmblks", "uordblks", "fordblks", "keepcost"]
 class _MallInfo(ctypes.Structure):
     """``struct mallinfo2`` of glibc's malloc.h."""
 
-    _fields_ = [(name, ctypes.c_size_t) for name in _MALLINFO]  # noqa: RUF012
+    _fields_ = [(name, ctypes.c_size_t) for name in _MALLINFO]
 
 
 def kept_bytes() -> int:
