@@ -28,7 +28,7 @@ from masksmith.training.config import TrainingConfig
 from masksmith.training.machine import settle_machine
 
 # of the bytes seen alive: scratch memory of the convolutions (more in half precision), gaps in the heap
-_HIDDEN = {"training": {"32-true": 1.25, "mixed": 1.45}, "prediction": {"32-true": 1.5, "mixed": 1.9}}
+_HIDDEN = {"training": {"32-true": 1.3, "mixed": 1.45}, "prediction": {"32-true": 1.9, "mixed": 1.9}}
 _GROUND = 32 << 20  # kernels compiled at the first step, buffers of the threads
 _COPIES = 3  # of weights, average and moments while a checkpoint is written
 _STILL_HELD = 0.8  # of a step's memory: its end leaves gaps in the heap, too small for a checkpoint's copies

@@ -1,0 +1,263 @@
+import json
+import logging
+from itertools import count
+
+import pytest
+import torch
+
+from masksmith.errors import InputError
+from masksmith.models import ModelConfig
+from masksmith.planning import measure as m
+from masksmith.recipe import load_recipe
+from masksmith.training.config import TrainingConfig
+
+MODEL = ModelConfig(encoder="resnet18", encoder_weights="none", encoder_depth=3, decoder_channels=[16, 8, 8])
+TIMING = m.Timing(1.0, 0.5, 0.25, 0.125, (0.2, 0.3), (0.1, 0.2), 7)
+
+
+def _config(*overrides: str) -> TrainingConfig:
+    base = ("training.precision=32-true", "training.device=cpu", "training.threads=1")
+    return load_recipe("default", base + overrides).training
+
+
+CONFIG = _config()
+SIZE = {"in_channels": 1, "canvas_hw": (16, 16), "batch_size": 2, "loss": CONFIG.stages[0].loss}
+
+
+class _Ticking:
+    """A clock that shows one second more whenever it is looked at."""
+
+    def __init__(self) -> None:
+        self._ticks = count()
+
+    def __call__(self) -> float:
+        return float(next(self._ticks))
+
+
+# --- measuring ---
+
+
+def test_steps_are_repeated_until_the_time_is_over_but_three_at_least():
+    assert m._repeat(lambda: None, 0.0, _Ticking()) == [1.0] * 3
+    assert m._repeat(lambda: None, 5.5, _Ticking()) == [1.0] * 6
+
+
+def test_a_measurement_says_what_the_clock_said():
+    timing = m.measure(MODEL, CONFIG, **SIZE, seconds=8.0, clock=_Ticking())
+    assert timing == m.Timing(1.0, 0.0, 1.0, 1.0, (1.0, 1.0), (1.0, 1.0), 8)
+
+
+def test_the_median_and_the_spread_and_the_cost_of_the_first_steps():
+    """Build 4 s, two warm-up steps 10 s, steps of 1, 3 and 2 s, forward passes of 1, 1 and 4 s."""
+    shown = iter([0.0, 4.0, 14.0, 14.0, 15.0, 18.0, 20.0, 20.0, 21.0, 22.0, 26.0])
+    timing = m.measure(MODEL, CONFIG, **SIZE, seconds=0.0, clock=lambda: next(shown))
+    assert timing == m.Timing(4.0, 6.0, 2.0, 1.0, (1.0, 3.0), (1.0, 4.0), 3)
+
+
+def test_real_seconds_are_in_order_and_the_random_numbers_are_left():
+    torch.manual_seed(5)
+    expected = torch.rand(2)
+    torch.manual_seed(5)
+    timing = m.measure(MODEL, CONFIG, **SIZE, seconds=0.0)
+    assert torch.equal(torch.rand(2), expected)
+    assert timing.n == 3
+    assert 0 < timing.step_spread_s[0] <= timing.step_s <= timing.step_spread_s[1]
+    assert 0 < timing.forward_spread_s[0] <= timing.forward_s <= timing.forward_spread_s[1]
+    assert timing.build_s > 0
+    assert timing.first_step_s >= 0
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_a_step_is_a_training_step(precision):
+    """Weights, average and moments move; a forward pass gives probabilities and moves nothing."""
+    config = _config(f"training.precision={precision}")
+    stepper = m.Stepper(MODEL, config, **SIZE)
+    head = stepper.raw.head.weight.clone()
+    averaged = stepper.average.model.head.weight.clone()
+    stepper.step()
+    assert not torch.equal(stepper.raw.head.weight, head)
+    assert not torch.equal(stepper.average.model.head.weight, averaged)
+    assert stepper.average.steps == 1
+    after = {name: value.clone() for name, value in stepper.average.model.state_dict().items()}
+    probs = stepper.forward()
+    assert probs.shape == (2, 1, 16, 16)
+    assert 0 <= probs.min() <= probs.max() <= 1
+    assert all(torch.equal(value, after[name]) for name, value in stepper.average.model.state_dict().items())
+
+
+def test_a_step_written_out_comes_to_the_same_weights():
+    """In the plain layout, from the same seed and the same images."""
+    from masksmith.losses import build_loss
+    from masksmith.models import build_model
+    from masksmith.training.machine import make_fabric, settle_machine
+    from masksmith.training.optim import build_optimizer
+
+    stepper = m.Stepper(MODEL, CONFIG, **SIZE)
+    stepper.step()
+    fabric, model = make_fabric(settle_machine(CONFIG)), build_model(MODEL, in_channels=1, seed=0)
+    first = CONFIG.stages[0].optimizer
+    assert first is not None
+    wrapped, optimizer = fabric.setup(model, build_optimizer(model, first))
+    loss = build_loss([(term.name, term.weight) for term in CONFIG.stages[0].loss], where="x")
+    model.train()
+    fabric.backward(loss(model(stepper.image).mask_logits, stepper.mask))
+    fabric.clip_gradients(wrapped, optimizer, max_norm=5.0)
+    optimizer.step()
+    assert torch.allclose(model.head.weight, stepper.raw.head.weight, atol=1e-6)
+
+
+def test_an_unknown_loss_is_refused():
+    wrong = [CONFIG.stages[0].loss[0].model_copy(update={"name": "bcee"})]
+    with pytest.raises(InputError, match=r"loss\[0\]\.name: 'bcee' is unknown; did you mean 'bce'"):
+        m.Stepper(MODEL, CONFIG, **SIZE | {"loss": wrong})
+
+
+# --- this machine ---
+
+
+def test_the_processor_is_the_first_one_and_only_flags_that_matter_count():
+    text = (
+        "processor\t: 0\nmodel name\t: Fast CPU @ 2:1\nflags\t\t: fpu amx_bf16 sse\n\n"
+        "processor\t: 1\nmodel name\t: Slow CPU\nflags\t\t: fpu\n"
+    )
+    assert m._processor(text) == ("Fast CPU @ 2:1", ("amx_bf16",))
+    assert m._processor("") == ("", ())
+
+
+def test_the_machine_is_the_same_until_a_fact_changes(monkeypatch):
+    before, facts = m.machine_id(), m.machine_facts()
+    assert before == m.machine_id()
+    assert len(before) == 16
+    assert facts["torch"] == torch.__version__
+    assert facts["processor"]
+    for name in facts:
+        monkeypatch.setattr(m, "machine_facts", lambda name=name: facts | {name: "another"})
+        assert m.machine_id() != before
+
+
+# --- remembering ---
+
+
+def test_the_file_lies_where_the_user_says(monkeypatch, tmp_path):
+    monkeypatch.delenv("MASKSMITH_CACHE", raising=False)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert m.Memory().path == tmp_path / "home/.cache/masksmith/measurements.json"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert m.measurements_json() == tmp_path / "xdg/masksmith/measurements.json"
+    monkeypatch.setenv("MASKSMITH_CACHE", str(tmp_path / "own"))
+    assert m.measurements_json() == tmp_path / "own/measurements.json"
+
+
+def test_a_timing_is_measured_once_and_then_remembered(tmp_path):
+    options = {**SIZE, "seconds": 0.0}
+    first, known = m.timing_of(
+        MODEL, CONFIG, **options, memory=m.Memory(tmp_path / "m.json"), clock=_Ticking()
+    )
+    assert not known
+    again, known = m.timing_of(
+        MODEL, CONFIG, **options, memory=m.Memory(tmp_path / "m.json"), clock=lambda: pytest.fail("measured")
+    )
+    assert known
+    assert again == first
+    text = (tmp_path / "m.json").read_text()
+    assert "unet/resnet18, depth 3, decoder 16-8-8, 1 channels, 2x16x16, bce+dice, adamw, 32-true" in text
+
+
+@pytest.mark.parametrize(
+    ("overrides", "size"),
+    [
+        ((), {"canvas_hw": (16, 32)}),
+        ((), {"batch_size": 3}),
+        ((), {"in_channels": 3}),
+        ((), {"loss": CONFIG.stages[1].loss}),
+        (("training.threads=2",), {}),
+        (("training.precision=bf16-mixed",), {}),
+        (("training.channels_last=false",), {}),
+        (("training.stages.0.optimizer.name=sgd",), {}),
+    ],
+)
+def test_what_changes_the_seconds_changes_the_key(overrides, size):
+    assert m.timing_key(MODEL, _config(*overrides), **SIZE | size) != m.timing_key(MODEL, CONFIG, **SIZE)
+
+
+def test_another_encoder_or_decoder_has_another_key():
+    key = m.timing_key(MODEL, CONFIG, **SIZE)
+    for change in (
+        {"encoder": "resnet34"},
+        {"decoder_channels": [16, 8, 4]},
+        {"architecture": "unetplusplus"},
+    ):
+        assert m.timing_key(MODEL.model_copy(update=change), CONFIG, **SIZE) != key
+
+
+def test_what_another_process_wrote_meanwhile_stays(tmp_path):
+    one, other = m.Memory(tmp_path / "m.json"), m.Memory(tmp_path / "m.json")
+    one.put("a", TIMING)
+    other.put("b", TIMING)
+    one.put("c", TIMING)
+    assert [one.get(key) for key in "abc"] == [TIMING] * 3
+
+
+def test_another_machine_remembers_its_own(tmp_path, monkeypatch):
+    memory = m.Memory(tmp_path / "m.json")
+    memory.put("a", TIMING)
+    here = m.machine_id()
+    monkeypatch.setattr(m, "machine_id", lambda: "elsewhere")
+    assert memory.get("a") is None
+    memory.put("b", TIMING)
+    monkeypatch.setattr(m, "machine_id", lambda: here)
+    assert memory.get("a") == TIMING
+    assert memory.get("b") is None
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        ("{", "is not JSON"),
+        ("\udc80", "codec"),
+        ('{"format": 99, "machines": {}}', "of format 99, this masksmith reads 1"),
+        ("[]", "of format None"),
+        ('{"format": 1, "machines": []}', "another form"),
+        ('{"format": 1, "machines": {"x": {}}}', "another form"),
+        ('{"format": 1, "machines": {"x": {"timings": {"k": {"step_s": 1}}}}}', "another form"),
+    ],
+)
+def test_a_damaged_or_foreign_file_is_set_aside(tmp_path, caplog, content, why):
+    path = tmp_path / "m.json"
+    path.write_bytes(content.encode(errors="surrogateescape"))
+    with caplog.at_level(logging.WARNING, logger="masksmith"):
+        assert m.Memory(path).get("k") is None
+    assert why in caplog.text
+    assert "set aside as m.json.aside" in caplog.text
+    assert (tmp_path / "m.json.aside").read_bytes() == content.encode(errors="surrogateescape")
+    m.Memory(path).put("k", TIMING)
+    assert m.Memory(path).get("k") == TIMING
+
+
+def test_a_timing_with_a_spread_of_three_is_of_another_form(tmp_path, caplog):
+    path = tmp_path / "m.json"
+    m.Memory(path).put("k", TIMING)
+    value = json.loads(path.read_text())
+    value["machines"][m.machine_id()]["timings"]["k"]["step_spread_s"] = [1, 2, 3]
+    path.write_text(json.dumps(value))
+    with caplog.at_level(logging.WARNING, logger="masksmith"):
+        assert m.Memory(path).get("k") is None
+    assert "expected two numbers each" in caplog.text
+
+
+def test_a_folder_that_cannot_be_written_costs_only_a_warning(tmp_path, caplog):
+    (tmp_path / "file").write_text("in the way")
+    memory = m.Memory(tmp_path / "file" / "m.json")
+    with caplog.at_level(logging.WARNING, logger="masksmith"):
+        timing, known = m.timing_of(MODEL, CONFIG, **SIZE, seconds=0.0, memory=memory, clock=_Ticking())
+    assert not known
+    assert timing.step_s == 1.0
+    assert "cannot be written" in caplog.text
+
+
+def test_a_file_that_cannot_be_read_costs_only_a_warning(tmp_path, caplog):
+    (tmp_path / "m.json").mkdir()
+    with caplog.at_level(logging.WARNING, logger="masksmith"):
+        assert m.Memory(tmp_path / "m.json").get("k") is None
+    assert "cannot be read" in caplog.text
