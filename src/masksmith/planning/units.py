@@ -89,7 +89,7 @@ def next_unit(
         _fold(reference, units, left_s, rules)
         or _cycle(reference, units, left_s, rules, run_recipe)
         or _seed(reference, units, left_s, rules)
-        or _second(units, left_s, rules, second)
+        or _second(reference, units, left_s, rules, second)
     )
 
 
@@ -168,9 +168,15 @@ def _seed(reference: Reference, units: Sequence[Unit], left_s: float, rules: Rul
 
 
 def _second(
-    units: Sequence[Unit], left_s: float, rules: Rules, second: Callable[[], Reference | None]
+    first: Reference,
+    units: Sequence[Unit],
+    left_s: float,
+    rules: Rules,
+    second: Callable[[], Reference | None],
 ) -> Wish | None:
     fold = len([unit for unit in units if unit.kind == "recipe"])
+    if left_s < first.cost.reserve_s + rules.units.fold_least_frac * first.cost.train_s:
+        return None  # not even worth measuring: it is not the cheaper one
     reference = second()
     if reference is None or fold >= reference.folds:
         return None
