@@ -156,8 +156,8 @@ def write_member(path: Path, content: bytes) -> None:
     path.write_bytes(content)
 
 
-def append_text(path: Path, lines: str) -> None:
-    """Append whole lines to a text file and flush them to the disk; a torn last line is ended first."""
+def append_text(path: Path, lines: str, *, sync: bool = True) -> None:
+    """Append whole lines to a text file and (with ``sync``) flush them to the disk; a torn last line is ended first."""
     with no_room(path):
         write_point(path, "append")
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -167,7 +167,8 @@ def append_text(path: Path, lines: str) -> None:
             torn = file.read(1) not in (b"", b"\n")
             file.write(b"\n" * torn + lines.encode())
             file.flush()
-            os.fsync(file.fileno())
+            if sync:
+                os.fsync(file.fileno())
         write_point(path, "appended")
 
 

@@ -15,10 +15,10 @@ from masksmith.errors import InputError
 from masksmith.files import read_json, write_json
 from masksmith.members import Member
 from masksmith.metrics import get_metric
-from masksmith.noise import read_noise
+from masksmith.noise import noise_text, read_noise
 from masksmith.postprocess import Rule, apply_rule
 from masksmith.predicting import codes_digest, oof_of, test_of
-from masksmith.progress import logger
+from masksmith.progress import clock, logger
 from masksmith.project import Project
 from masksmith.recipe import Recipe
 from masksmith.submission import Verdict, validate_submission, write_masks, write_submission
@@ -203,8 +203,10 @@ def report_facts(project: Project, members: Sequence[Member]) -> "ReportFacts":
         environment=(run.path / "environment.txt").read_text(),
         folds_text=str(project.folds),
         tuning=tuning,
-        noise=read_noise(project.noise_json),
-        plan=read_json(project.plan_json) if project.plan_json.exists() else None,
+        interim=any(member.interim for member in members),
+        noise=noise_text(read_noise(project.noise_json)),
+        plan=_plan_of(project, members),
+        budget=_budget_text(project),
         events=_events(members),
         coverage_train=list(coverage(masks).values()),
         coverage_test=test_shares,
@@ -213,6 +215,23 @@ def report_facts(project: Project, members: Sequence[Member]) -> "ReportFacts":
         masks=masks,
         preds=preds,
     )
+
+
+def _plan_of(project: Project, members: Sequence[Member]) -> dict[str, Any] | None:
+    """Return plan.json if these members are of its units."""
+    if not project.plan_json.exists():
+        return None
+    plan: dict[str, Any] = read_json(project.plan_json)
+    units = {(unit["run"], unit["fold"]) for unit in plan["units"]}
+    return plan if {(member.run.path.name, member.fold) for member in members} <= units else None
+
+
+def _budget_text(project: Project) -> str:
+    """Return what was spent of the budget until now, for people."""
+    if not project.budget_json.exists():
+        return ""
+    value = read_json(project.budget_json)
+    return f"{clock(value['spent_s'])} of {clock(value['total_s'])} before this page was written"
 
 
 def _events(members: Sequence[Member]) -> list[dict[str, Any]]:

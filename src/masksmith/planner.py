@@ -180,7 +180,8 @@ class Planner:
         epochs = sum(stage.epochs for stage in recipe.training.stages)
         share = min(1.0, (seconds - cost.reserve_s) / cost.train_s)
         recipe = with_epochs(recipe, max(1, int(share * epochs + 0.05)), self.rules.length)
-        folds = max(1, min(self.facts.folds, int(seconds / (cost.train_s + cost.reserve_s))))
+        fits = max(1, int(seconds / (cost.train_s + cost.reserve_s)))
+        folds = min(recipe.folds.train or self.facts.folds, fits)
         recipe = recipe.model_copy(update={"folds": recipe.folds.model_copy(update={"train": folds})})
         return explain(recipe, chosen.choices, title=f"planned for {clock(seconds)}")
 

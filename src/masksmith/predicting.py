@@ -67,6 +67,7 @@ def predict_member(project: Project, member: Member, *, stages: Sequence[str] = 
             seen,
             tta=options.tta,
             batch_size=options.batch_size,
+            runtime=runtime,
         )
         write_codes(path, images_of[stage], names, batches, blank=set(names) - set(seen), key=key)
         ledger.mark_done(member.entry(stage), key)

@@ -172,14 +172,17 @@ class StoreWriter:
         self.written.add(name)
 
     def commit(self) -> None:
-        """Make what was written so far outlast this process (with a key; without one there is nothing to do)."""
-        fresh = [name for name in self.entries if name in self.written - self._kept]
-        if self._begun is None or not fresh:
+        """Make what was written so far outlast this process (with a key; without one there is nothing to do).
+
+        Nothing is flushed to the disk: the system keeps what a killed process wrote, and after a power cut the
+        checksums of the journal tell what is whole.
+        """
+        if self._begun is None:
             return
-        with no_room(self.path):
-            self.flat.flush()
-        append_text(self.journal, _table(self._journal_lines(fresh)))
-        self._kept |= set(fresh)
+        fresh = self.written - self._kept
+        if fresh:
+            append_text(self.journal, _table(self._journal_lines(sorted(fresh))), sync=False)
+            self._kept |= fresh
 
     def close(self) -> None:
         """Give both files their names; every entry must have been written."""

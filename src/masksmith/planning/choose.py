@@ -153,16 +153,14 @@ def _model(
     choices: list[Choice],
 ) -> Recipe:
     """Take the first candidate whose whole training is affordable, else the one of which most fits."""
-    if {"model.encoder", "model.architecture"} & keys or base.model.encoder != "auto":
-        recipe = _fitting(tools.resolve(base), facts, tools, choices)
+    pinned = [key for key in keys if key.startswith("model.") and key != "model.encoder_weights"]
+    if pinned or base.model.encoder != "auto":
+        recipe = tools.resolve(base)
         choices.insert(0, Choice("model.encoder", recipe.model.encoder, "as asked"))
-        return recipe
+        return _fitting(recipe, facts, tools, choices)
     best: tuple[float, Recipe, str] | None = None
-    refused: list[str] = []
     for candidate, weights in _at_hand(base.model, rules, tools):
-        recipe = _fitting(
-            tools.resolve(base.model_copy(update={"model": candidate.model(weights)})), facts, tools, choices
-        )
+        recipe = tools.resolve(base.model_copy(update={"model": candidate.model(weights)}))
         cost = cost_of(recipe, facts, tools.measure, rules.time)
         share = (seconds - cost.reserve_s) / cost.train_s
         reason = (
@@ -173,14 +171,13 @@ def _model(
             best = (share, recipe, reason)
         if share >= 1 or tools.measured_s() > rules.time.measure_frac * seconds:
             break
-        refused.append(candidate.name)
     if best is None:
         raise InputError(
             f"model.encoder_weights: {base.model.encoder_weights!r} fits none of the models that planning knows for "
             f"{tools.device}; name the encoder with --set model.encoder=…"
         )
     choices.insert(0, Choice("model.encoder", best[1].model.encoder, best[2]))
-    return best[1]
+    return _fitting(best[1], facts, tools, choices)
 
 
 def _fitting(recipe: Recipe, facts: DataFacts, tools: Tools, choices: list[Choice]) -> Recipe:
@@ -278,7 +275,7 @@ def _length(recipe: Recipe, cost: Cost, facts: DataFacts, seconds: float, choice
         )
     share = min(1.0, (seconds - cost.reserve_s) / cost.train_s)
     fits = max(1, int(seconds / (cost.train_s + cost.reserve_s)))
-    folds = min(facts.folds, fits)
+    folds = min(recipe.folds.train or facts.folds, fits)
     length = f"{max(1, int(share * epochs + 0.05))} epochs"
     why = f"a whole training is {epochs} epochs, {clock(cost.train_s)} a fold; {share:.0%} of it fits"
     each = f"of {facts.folds}; {clock(cost.train_s + cost.reserve_s)} each with prediction"

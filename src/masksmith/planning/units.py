@@ -105,7 +105,7 @@ def _whole(
     planned = with_epochs(recipe, max(1, int(share * epochs + 0.05)), rules.length)
     length = sum(stage.epochs for stage in planned.training.stages)
     expected = cost.train_s * min(share, 1.0) + cost.reserve_s
-    reason = f"{why}; {'its whole length' if length == epochs else f'{length} of {epochs} epochs'} fits"
+    reason = f"{why}; {f'all {epochs}' if length == epochs else f'{length} of {epochs}'} epochs fit"
     unit = Unit(kind, fold, recipe.seed, round(expected, 1), reason, _model_name(recipe), length)
     return Wish(unit, planned, cost)
 

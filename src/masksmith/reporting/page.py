@@ -32,8 +32,10 @@ class ReportFacts:
     environment: str
     folds_text: str
     tuning: dict[str, Any]
-    noise: dict[str, Any] | None
+    interim: bool
+    noise: str
     plan: dict[str, Any] | None
+    budget: str
     events: list[dict[str, Any]]
     coverage_train: list[float]
     coverage_test: list[float]

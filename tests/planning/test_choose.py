@@ -1,0 +1,156 @@
+from dataclasses import replace
+
+import pytest
+
+from masksmith.errors import InputError
+from masksmith.planning.choose import choose, second_recipe
+from masksmith.planning.document import explain
+from masksmith.planning.rules import load_rules
+from masksmith.recipe import load_recipe, parse_recipe
+from tests.planning.machine import FACTS, Machine
+
+RULES = load_rules()
+
+
+def chosen(machine, seconds, *, facts=FACTS, overrides=(), pinned=None):
+    asked = load_recipe("default", tuple(overrides))
+    keys = [one.partition("=")[0] for one in overrides] if pinned is None else pinned
+    return choose(asked, keys, facts, seconds, RULES, machine.tools())
+
+
+def reason(found, key):
+    (choice,) = [choice for choice in found.choices if choice.key == key]
+    return choice
+
+
+def test_the_first_affordable_candidate_is_taken():
+    both = Machine(weights=("imagenet", "none"))
+    found = chosen(both, 1800)
+    assert found.recipe.model.encoder == "mobilenet_v2"
+    assert {encoder for encoder, *_ in both.asked} == {"mobilenet_v2"}  # the others were not even measured
+    assert "a whole fold takes" in reason(found, "model.encoder").reason
+    slow = Machine(weights=("imagenet", "none"), pace={"mobilenet_v2": 1e5, "resnet18": 2e6})
+    assert chosen(slow, 1800).recipe.model.encoder == "resnet18"
+    assert chosen(Machine(), 1800).recipe.model.encoder == "resnet18"  # no pretrained weights at hand
+
+
+def test_where_none_is_affordable_the_one_of_which_most_fits():
+    machine = Machine(weights=("imagenet", "none"), pace={"mobilenet_v2": 3e4, "resnet18": 4e4})
+    assert chosen(machine, 1800).recipe.model.encoder == "resnet18"
+
+
+def test_a_gpu_gets_the_larger_net():
+    machine = Machine(weights=("imagenet", "none"), device="cuda", pace={"resnet34": 1e8})
+    assert chosen(machine, 1800).recipe.model.encoder == "resnet34"
+
+
+def test_every_choice_has_a_reason():
+    found = chosen(Machine(openvino=3.0), 1200)
+    keys = {choice.key for choice in found.choices}
+    assert keys == {
+        "model.encoder", "training.batch_size", "training.crop_hw", "prediction.tta", "prediction.runtime",
+        "training.stages", "folds.train", "training.precision",
+    }  # fmt: skip
+    assert all(choice.reason and choice.value for choice in found.choices)
+    text = explain(found.recipe, found.choices, title="planned for 20m00s")
+    lines = text.splitlines()
+    for key in keys:
+        last = key.split(".")[-1]
+        (at,) = [i for i, line in enumerate(lines) if line.strip().startswith(f"{last}:")][:1]
+        assert lines[at - 1].strip().startswith("# ")
+    assert parse_recipe(text, where="plan.yaml") == found.recipe
+
+
+def test_length_follows_the_data():
+    few, many = replace(FACTS, train=300), replace(FACTS, train=50_000)
+    epochs = [
+        sum(
+            stage.epochs
+            for stage in chosen(Machine(pace={"resnet18": 1e9}), 1200, facts=facts).recipe.training.stages
+        )
+        for facts in (few, FACTS, many)
+    ]
+    assert epochs == [80, 39, 8]
+
+
+@pytest.mark.parametrize(("train", "batch"), [(2500, 32), (500, 16), (50, 8)])
+def test_batch_follows_the_number_of_images(train, batch):
+    found = chosen(Machine(), 1200, facts=replace(FACTS, train=train))
+    assert found.recipe.training.batch_size == batch
+
+
+def test_a_batch_that_fits_into_memory():
+    assert chosen(Machine(largest=11), 1200).recipe.training.batch_size == 8
+    assert (
+        chosen(Machine(largest=0), 1200).recipe.training.batch_size == 32
+    )  # refused later, with the figures
+
+
+def test_large_images_are_trained_in_windows():
+    found = chosen(Machine(), 36_000, facts=replace(FACTS, hw=(1000, 800)))
+    assert found.recipe.training.crop_hw == (256, 256)
+    assert "1000x800" in reason(found, "training.crop_hw").reason
+
+
+def test_the_second_view_is_left_out_where_it_costs_too_much():
+    many = replace(FACTS, test=200_000)
+    assert chosen(Machine(), 1500, facts=many).recipe.prediction.tta == ["identity"]
+    assert chosen(Machine(), 1200).recipe.prediction.tta == ["identity", "hflip"]
+
+
+def test_the_runtime_is_converted_where_that_pays():
+    many = replace(FACTS, test=20_000)
+    assert chosen(Machine(openvino=3.0), 1800, facts=many).recipe.prediction.runtime == "openvino"
+    assert chosen(Machine(openvino=1.05), 1800, facts=many).recipe.prediction.runtime == "torch"
+    assert chosen(Machine(openvino=None), 1800, facts=many).recipe.prediction.runtime == "torch"
+    few = replace(FACTS, test=100, held_out=50)
+    assert chosen(Machine(openvino=3.0), 1800, facts=few).recipe.prediction.runtime == "torch"
+
+
+@pytest.mark.parametrize(
+    ("override", "read", "value"),
+    [
+        ("model.encoder=resnet50", lambda r: r.model.encoder, "resnet50"),
+        ("model.decoder_channels=[64, 32, 16, 8]", lambda r: r.model.decoder_channels, [64, 32, 16, 8]),
+        ("training.batch_size=7", lambda r: r.training.batch_size, 7),
+        ("prediction.tta=[vflip]", lambda r: r.prediction.tta, ["vflip"]),
+        ("prediction.runtime=torch", lambda r: r.prediction.runtime, "torch"),
+        ("training.crop_hw=[64, 64]", lambda r: r.training.crop_hw, (64, 64)),
+    ],
+)
+def test_what_is_pinned_is_obeyed(override, read, value):
+    facts = replace(FACTS, hw=(1000, 800))
+    assert read(chosen(Machine(openvino=3.0), 1e6, facts=facts, overrides=[override]).recipe) == value
+
+
+def test_epochs_and_a_budget_contradict():
+    with pytest.raises(InputError, match="the budget decides the epochs"):
+        chosen(Machine(), 1200, overrides=["training.stages.0.epochs=3"])
+
+
+def test_too_little_for_one_epoch_says_what_is_needed():
+    with pytest.raises(
+        InputError, match=r"10s are left, but one epoch of resnet18 on 2500 images \(32s\).* take"
+    ):
+        chosen(Machine(), 10)
+
+
+def test_weights_that_no_candidate_has():
+    with pytest.raises(InputError, match=r"fits none of the models.*model\.encoder="):
+        chosen(Machine(weights=()), 1200)
+
+
+def test_the_second_recipe_differs():
+    machine = Machine(weights=("imagenet", "none"))
+    first = chosen(machine, 1800).recipe
+    other = second_recipe(first, load_recipe("default"), FACTS, RULES, machine.tools())
+    assert (other.recipe.model.architecture, other.recipe.model.encoder) == ("unetplusplus", "mobilenet_v2")
+    assert other.recipe.training.stages == first.training.stages
+    alone = Machine(weights=())
+    assert second_recipe(first, load_recipe("default"), FACTS, RULES, alone.tools()) is None
+
+
+def test_another_recipe_keeps_its_own_length():
+    asked = load_recipe("default").model_copy(update={"name": "mine"})
+    found = choose(asked, [], FACTS, 1200, RULES, Machine().tools())
+    assert found.recipe.training.stages == asked.training.stages

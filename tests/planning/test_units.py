@@ -1,0 +1,107 @@
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from masksmith.planning.cost import Cost
+from masksmith.planning.lengths import cycle_of, whole_epochs, with_epochs
+from masksmith.planning.rules import load_rules
+from masksmith.planning.units import Reference, next_unit
+from masksmith.recipe import load_recipe
+
+RULES = load_rules()
+RECIPE = load_recipe("default")  # 38 epochs
+COST = Cost(train_s=760, epoch_s=28, predict_s=25, view_s=12, finish_s=15, pace=1e-6)
+REFERENCE = Reference(RECIPE, COST, folds=2)
+
+
+def finish(wish, run="default-00000000"):
+    return replace(wish.unit, run=run, took_s=1.0, joined=True)
+
+
+def ask(units, left, *, reference=REFERENCE, second=lambda: None):
+    return next_unit(reference, units, left, RULES, run_recipe=lambda name: RECIPE, second=second)
+
+
+def epochs_of(recipe):
+    return [stage.epochs for stage in recipe.training.stages]
+
+
+def test_the_stated_order():
+    other = Reference(RECIPE.model_copy(update={"name": "other"}), COST, folds=2)
+    units, kinds = [], []
+    while (wish := ask(units, 1e5, second=lambda: other)) is not None:
+        units.append(finish(wish, run=f"default-{len(units):08d}"))
+        kinds.append((wish.unit.kind, wish.unit.fold))
+    folds = [("fold", 0), ("fold", 1)]
+    cycles = [("cycle", 0), ("cycle", 1)] * 3
+    assert kinds == [*folds, *cycles, ("seed", 0), ("seed", 1), ("recipe", 0), ("recipe", 1)]
+    assert {unit.seed for unit in units if unit.kind == "seed"} == {1}
+
+
+def test_the_first_fold_takes_what_there_is():
+    assert epochs_of(ask([], 800).recipe) == [14, 4, 20]  # all of it
+    half = ask([], 420)
+    assert sum(epochs_of(half.recipe)) == 19
+    assert half.unit.expected_s == pytest.approx(420, abs=1)
+    assert ask([], 41) is None
+
+
+def test_a_further_fold_only_if_enough_of_it_fits():
+    first = finish(ask([], 1e5))
+    assert ask([first], 40 + 0.7 * 760).unit.kind == "fold"
+    assert ask([first], 40 + 0.5 * 760).unit.kind == "cycle"
+    assert ask([first], 40 + 3 * 28) is None  # shorter than the shortest cycle
+
+
+def test_a_cycle_goes_on_from_the_last_weights_of_its_fold():
+    first = finish(ask([], 1e5), run="default-aaaaaaaa")
+    wish = ask([first], 40 + 6.5 * 28)
+    assert epochs_of(wish.recipe) == [6]
+    assert wish.recipe.training.start_run == "default-aaaaaaaa"
+    (stage,) = wish.recipe.training.stages
+    assert stage.optimizer.lr == pytest.approx(RULES.units.cycle_lr_frac * 3e-3)
+    assert stage.schedule.name == "cosine"
+    assert stage.loss == RECIPE.training.stages[-1].loss
+    again = ask([first, finish(wish, run="default-bbbbbbbb")], 40 + 6.5 * 28)
+    assert again.recipe.training.start_run == "default-bbbbbbbb"
+
+
+def test_a_second_recipe_is_not_even_looked_at_without_time():
+    def second():
+        raise AssertionError("measured for nothing")
+
+    done = [finish(ask([], 1e5))]
+    assert ask(done, 60, second=second) is None
+
+
+@given(st.integers(1, 400))
+def test_epochs_are_shared_among_the_stages(epochs):
+    recipe = with_epochs(RECIPE, epochs, RULES.length)
+    shares = epochs_of(recipe)
+    assert sum(shares) == epochs
+    assert recipe.training.stages[0].optimizer is not None
+    if epochs >= RULES.length.single_stage_below:
+        assert len(shares) == 3
+        assert shares[2] >= shares[0] >= shares[1] >= 1
+    else:
+        assert [stage.scale for stage in recipe.training.stages] == [1.0]
+
+
+def test_whole_length():
+    assert whole_epochs(RULES.length, 2580) == 38
+    assert whole_epochs(RULES.length, 10) == RULES.length.epochs_most
+    assert whole_epochs(RULES.length, 10**6) == RULES.length.epochs_least
+
+
+def test_a_cycle_survives_yaml():
+    from masksmith.recipe import parse_recipe
+
+    cycle = cycle_of(RECIPE, run="default-00000000", epochs=5, rule=RULES.units)
+    assert parse_recipe(cycle.to_yaml(), where="x") == cycle
+
+
+def test_costs_of_a_slower_machine():
+    assert COST.slower(2.0) == Cost(1520, 56, 50, 24, 30, 2e-6)
+    assert COST.reserve_s == 40

@@ -1,0 +1,221 @@
+"""Budgets end to end, on a machine whose clock is ours: a step takes as long as the test says."""
+
+import functools
+import json
+import shutil
+
+import pytest
+
+import masksmith as ms
+from masksmith import pipeline, progress, pulse, stages
+from masksmith.budget import Budget
+from masksmith.errors import InputError
+from masksmith.planner import machine_tools
+from masksmith.prediction import predict
+from masksmith.training import loop
+from masksmith.training.events import read_events
+from tests.conftest import TINY
+
+MODEL = {key: value for key, value in TINY.items() if not key.startswith(("training.stages", "folds.train"))}
+STEP, FORWARD = 2.0, 0.5  # seconds
+WHOLE = 80 * 3 * STEP  # of one fold: 80 epochs of three steps
+
+
+class Machine:
+    """A clock that moves by the work that is done."""
+
+    def __init__(self):
+        self.now = 0.0
+        self.step_s = STEP
+
+    def clock(self):
+        return self.now
+
+    def seconds(self, model, training, hw, batch):
+        from tests.planning.machine import Seconds
+
+        return Seconds(build_s=1.0, first_step_s=0.0, step_s=STEP, forward_s=FORWARD)
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    machine = Machine()
+    inner_step, inner_forward = loop._Trainer.step, predict._forward
+
+    def step(*args, **kwargs):
+        machine.now += machine.step_s
+        return inner_step(*args, **kwargs)
+
+    def forward(*args, **kwargs):
+        machine.now += FORWARD * machine.step_s / STEP
+        return inner_forward(*args, **kwargs)
+
+    def tools(project, asked):
+        return functools.partial(type(real := machine_tools(project, asked)), **{
+            **vars(real), "measure": machine.seconds, "runtime": lambda *any_: None, "drift": lambda *any_: None,
+        })()  # fmt: skip
+
+    monkeypatch.setattr(loop._Trainer, "step", step)
+    monkeypatch.setattr(predict, "_forward", forward)
+    monkeypatch.setattr(loop, "_LATE_EVERY_S", 0.0)
+    monkeypatch.setattr(pipeline, "machine_tools", tools)
+    monkeypatch.setattr(
+        pipeline, "Budget", lambda path, asked, started: Budget(path, asked, clock=machine.clock)
+    )
+    monkeypatch.setattr(stages, "Remaining", functools.partial(progress.Remaining, clock=machine.clock))
+    return machine
+
+
+def plan_of(project):
+    return json.loads((project / "plan.json").read_text())
+
+
+def kinds(project):
+    return [(unit["kind"], unit["fold"]) for unit in plan_of(project)["units"]]
+
+
+def trained_files(project):
+    return {path: path.read_bytes() for path in project.glob("runs/*/checkpoints/*/final.safetensors")}
+
+
+def compete(example, out, budget, **more):
+    return ms.compete(example / "data", out=out, budget=budget, overrides=MODEL, **more)
+
+
+@pytest.mark.slow
+def test_a_budget_is_kept_and_more_time_adds_to_it(example, tmp_path, machine):
+    result = compete(example, tmp_path, "5m")
+    assert 0.95 * 300 - 30 <= machine.now <= 1.05 * 300 + 30
+    assert kinds(tmp_path) == [("fold", 0)]  # less than a whole length, so nothing is left over
+    first = trained_files(tmp_path)
+    assert result.budget.endswith("of 5m00s")
+    assert result.submission.ids == 8
+    text = (tmp_path / "plan.yaml").read_text()
+    assert "# planned for 5m00s" in text
+    again = compete(example, tmp_path, "5m")  # the same budget: it is spent
+    assert machine.now <= 1.05 * 300 + 30
+    assert again.members == result.members
+    more = compete(example, tmp_path, "+10m")
+    assert 0.95 * 900 - 60 <= machine.now <= 1.05 * 900 + 30
+    assert kinds(tmp_path)[:2] == [("fold", 0), ("fold", 1)]
+    assert len(kinds(tmp_path)) > 2
+    after = trained_files(tmp_path)
+    assert {path: after[path] for path in first} == first  # what was trained stays as it was
+    assert len(more.members) > len(result.members)
+    assert "1m" in more.budget
+    page = (tmp_path / "report.html").read_text()
+    assert "Budget" in page
+    assert "fold 1 is missing" in page
+
+
+def test_a_busy_neighbour_makes_a_shorter_plan(example, tmp_path, machine, monkeypatch):
+    inner = loop._Trainer.step
+
+    def step(trainer, *args, **kwargs):
+        if trainer.progress.epoch >= 5:
+            machine.step_s = 5 * STEP
+        return inner(trainer, *args, **kwargs)
+
+    monkeypatch.setattr(loop._Trainer, "step", step)
+    compete(example, tmp_path, "4m")
+    assert machine.now <= 1.05 * 240 + 30
+    (log,) = tmp_path.glob("runs/*/metrics.jsonl")
+    events = read_events(log)
+    assert any(event["name"] == "replanned" for event in events)
+    last = [event for event in events if event["name"] == "lr"][-1]
+    peak = max(event["value"] for event in events if event["name"] == "lr")
+    assert last["value"] < 0.15 * peak  # the rate still fell to its end
+
+
+@pytest.mark.slow
+def test_a_stop_in_a_budget_and_on(example, tmp_path, machine, monkeypatch):
+    import signal
+
+    made = [0]
+    inner = loop._Trainer.step
+
+    def step(*args, **kwargs):
+        made[0] += 1
+        if made[0] == 30:
+            signal.raise_signal(signal.SIGTERM)
+        return inner(*args, **kwargs)
+
+    monkeypatch.setattr(loop._Trainer, "step", step)
+    stopped = compete(example, tmp_path, "4m")
+    assert stopped.stopped == 143
+    assert json.loads((tmp_path / "submission.json").read_text())["kind"] == "interim"
+    spent = json.loads((tmp_path / "budget.json").read_text())["spent_s"]
+    assert spent == pytest.approx(machine.now, abs=0.1)
+    assert 30 * STEP <= spent
+    done = compete(example, tmp_path, "4m")
+    assert done.stopped is None
+    assert machine.now <= 1.05 * 240 + 30
+    assert json.loads((tmp_path / "submission.json").read_text())["kind"] == "trained"
+    assert len(plan_of(tmp_path)["units"]) == 1  # the unit was gone on with
+
+
+def test_too_little_is_refused_and_the_baseline_stands(example, tmp_path, machine):
+    with pytest.raises(InputError, match=r"8s are left, but one epoch of resnet18 .*\(6s\)") as refused:
+        compete(example, tmp_path, "8s")
+    assert "on this machine" in str(refused.value)
+    assert json.loads((tmp_path / "submission.json").read_text())["kind"] == "baseline"
+    assert ms.submit(tmp_path, check=tmp_path / "submission.csv").ids == 8
+
+
+def test_a_device_that_is_not_there(example, tmp_path):
+    with pytest.raises(InputError, match="'tpu' is not there; this machine has"):
+        compete(example, tmp_path, "5m", device="tpu")
+
+
+def test_plan_only_writes_the_recipe(example, tmp_path, machine):
+    text = ms.plan(example / "data", budget="10m", out=tmp_path / "p", overrides=MODEL)
+    assert (tmp_path / "p" / "plan.yaml").read_text() == text
+    assert not (tmp_path / "p" / "runs").exists()
+    assert text == ms.plan(example / "data", budget="10m", overrides=MODEL)
+    run = ms.train(tmp_path / "p", recipe=str(tmp_path / "p" / "plan.yaml"), overrides=TINY)  # it is a recipe
+    assert run.recipe.model.encoder == "resnet18"
+
+
+def test_a_plan_of_a_newer_version(example, tmp_path, machine, project):
+    shutil.copytree(project, tmp_path / "p")
+    (tmp_path / "p" / "plan.json").write_text('{"format": 9}')
+    with pytest.raises(InputError, match=r"plan\.json: made by a newer masksmith"):
+        compete(example, tmp_path / "p", "5m")
+
+
+def test_a_member_that_makes_it_worse_does_not_join(example, project, monkeypatch):
+    from masksmith import anytime
+    from masksmith.members import members_of_run
+    from masksmith.planning.units import Unit
+    from masksmith.project import Project
+
+    opened = Project.open(project)
+    (member,) = members_of_run(opened.run())
+    unit = Unit("cycle", 0, 0, 1.0, "x", run=member.run.path.name)
+    first = anytime._judge(opened, unit, member, [])
+    assert first.joined
+    assert first.score_before is None
+    scores = iter([0.5, 0.4, 0.5, 0.5])
+    monkeypatch.setattr(anytime, "plain_score", lambda *any_: next(scores))
+    worse = anytime._judge(opened, unit, member, [member])
+    assert (worse.joined, worse.score_before, worse.score_after) == (False, 0.5, 0.4)
+    assert anytime._judge(opened, unit, member, [member]).joined
+
+
+def test_the_baseline_is_the_better_of_nothing_and_everything(example, project):
+    import numpy as np
+
+    from masksmith.finish import write_baseline
+    from masksmith.project import Project
+
+    opened = Project.open(project)
+    recipe = opened.run().recipe
+    verdict = write_baseline(opened, recipe)
+    assert verdict.empty == verdict.ids
+    facts = json.loads((project / "submission.json").read_text())
+    assert facts["kind"] == "baseline"
+    assert facts["masks"] == "nothing"
+    masks = opened.cache.train_masks
+    content = [name for name in masks if name not in opened.blank]
+    assert facts["score"] == pytest.approx(np.mean([not masks[name].any() for name in content]))
+    pulse.beat()
