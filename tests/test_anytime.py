@@ -146,7 +146,7 @@ def test_a_stop_in_a_budget_and_on(example, tmp_path, machine, monkeypatch):
     assert json.loads((tmp_path / "submission.json").read_text())["kind"] == "interim"
     spent = json.loads((tmp_path / "budget.json").read_text())["spent_s"]
     assert spent == pytest.approx(machine.now, abs=0.1)
-    assert 30 * STEP <= spent
+    assert spent >= 30 * STEP
     done = compete(example, tmp_path, "4m")
     assert done.stopped is None
     assert machine.now <= 1.05 * 240 + 30

@@ -130,7 +130,7 @@ def test_epochs_and_a_budget_contradict():
 
 def test_too_little_for_one_epoch_says_what_is_needed():
     with pytest.raises(
-        InputError, match=r"10s are left, but one epoch of resnet18 on 2500 images \(32s\).* take"
+        InputError, match=r"10s are left, but one epoch of resnet18 on 2500 images \(33s\).* take 1m08s"
     ):
         chosen(Machine(), 10)
 
