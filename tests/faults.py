@@ -1,12 +1,13 @@
 """``make faults``: one small run, stopped in every way, must end with the bits of its clean twin.
 
-    python -m tests.faults [--part kills|points|sigkill|disk|all] [--sample N] [--plant rng] [--jobs 2]
+    python -m tests.faults [--part kills|points|sigkill|disk|stops|all] [--sample N] [--plant rng] [--jobs 2]
         [--scratch FOLDER]
 
 kills    one project, its process left by ``os._exit`` 50 times at pseudo-random write points and training steps
 points   for every write point and step of the clean run: left there, from nothing, and continued
 sigkill  10 real SIGKILLs at random times
 disk     for every write point: no space from there on; the command must refuse clearly, and go on when there is room
+stops    40 times SIGTERM at a write point or step: a complete submission of what was trained, then continued
 
 Write points are where ``masksmith.files`` says that the state on disk is about to change or has changed. The parent
 goes the way once, on one thread; each trial is forked from it. ``os.fsync`` does nothing here: a killed process does
@@ -30,6 +31,7 @@ from tests.faults_ground import (
     KILLED,
     Ground,
     Watch,
+    ask_to_stop,
     clean_run,
     differences,
     exit_now,
@@ -40,7 +42,7 @@ from tests.faults_ground import (
     wait,
 )
 
-PARTS = ("kills", "points", "sigkill", "disk")
+PARTS = ("kills", "points", "sigkill", "disk", "stops")
 
 # --- trials: each yields (faults, what went wrong) ----------------------------------------------------------
 
@@ -65,9 +67,9 @@ def strike_at(ground: Ground, part: str, number: int) -> Verdicts:
     out = ground.scratch / f"{part}-{number}"
     point = ground.points[number]
     where = f"{part} {number}: {point.phase} {point.path}"
-    strike, expected = (exit_now, KILLED) if part == "points" else (no_space, 2)
+    strike, expected = STRIKES[part]
     code = ground.run(out, Watch(out, at=number, strike=strike))
-    if code != expected:
+    if code not in expected:
         yield 1, f"{where}: exit code {code}, expected {expected}; see {out.with_suffix('.log')}"
         return
     if part == "disk" and "the disk is full" not in (said := out.with_suffix(".log").read_text()):
@@ -107,10 +109,16 @@ def kill(ground: Ground, out: Path, rng: random.Random) -> int:
     return wait(pid)
 
 
+STRIKES = {"points": (exit_now, (KILLED,)), "disk": (no_space, (2,)), "stops": (ask_to_stop, (143, 0))}
 STOPS = {"kills": (leave, KILLED), "sigkill": (kill, -signal.SIGKILL)}
 
 
 # --- all of them --------------------------------------------------------------------------------------------
+
+
+def trained_from(ground: Ground) -> int:
+    """Return the first point after the folds were made: a stop before it ends without a submission."""
+    return next(i for i, point in enumerate(ground.points) if point.path == "submission.json")
 
 
 def plan(ground: Ground, part: str, sample: int | None) -> list[tuple[str, Callable[[], Verdicts]]]:
@@ -119,7 +127,10 @@ def plan(ground: Ground, part: str, sample: int | None) -> list[tuple[str, Calla
         return [(part, lambda: kill_in_turn(ground, part, sample or 50))]
     if part == "sigkill":
         return [(part, lambda: kill_in_turn(ground, part, sample or 10))]
-    able = [i for i, point in enumerate(ground.points) if part == "points" or needs_room(point.phase)]
+    able = [i for i, point in enumerate(ground.points) if part != "disk" or needs_room(point.phase)]
+    if part == "stops":
+        able = [i for i in able if i >= trained_from(ground)]
+        sample = sample or 40
     if sample is not None:
         able = [able[(2 * i + 1) * len(able) // (2 * sample)] for i in range(sample)]
     return [(f"{part} {i}", lambda i=i: strike_at(ground, part, i)) for i in able]

@@ -47,6 +47,7 @@ COMPARED = (
     "folds.csv",
     "tuning.json",
     "submission.csv",
+    "submission.json",
     "masks/*.png",
     "runs/*/recipe.yaml",
     "runs/*/metrics.jsonl",
@@ -88,7 +89,7 @@ class Watch:
 
 def can_strike(watch: Watch, phase: str) -> bool:
     """Whether a fault can happen at this phase: a full disk stops neither a removal nor a step."""
-    return watch.strike is exit_now or needs_room(phase)
+    return watch.strike is not no_space or needs_room(phase)
 
 
 def needs_room(phase: str) -> bool:
@@ -97,6 +98,14 @@ def needs_room(phase: str) -> bool:
 
 def exit_now() -> None:
     os._exit(KILLED)
+
+
+def ask_to_stop() -> None:
+    """Send SIGTERM to this process, once."""
+    from masksmith import pulse
+
+    if pulse._State.asked is None:
+        signal.raise_signal(signal.SIGTERM)
 
 
 def no_space() -> None:
@@ -213,7 +222,10 @@ def compete(data: Path, out: Path, watch: Watch | None) -> None:
     from masksmith import files
 
     files.on_write = watch
-    ms.compete(data, out=out, overrides=OVERRIDES)
+    result = ms.compete(data, out=out, overrides=OVERRIDES)
+    if result.stopped is not None:
+        assert result.submission is not None, "a stop without a submission"
+        os._exit(result.stopped)
 
 
 def clean_run(scratch: Path) -> Ground:
@@ -271,4 +283,5 @@ def differences(clean: Path, other: Path) -> list[str]:
         found += [f"{path}: only in {'the clean run' if path in one else 'this one'}" for path in one ^ two]
         found += [f"{path}: differs" for path in one & two if content(clean / path) != content(other / path)]
     scrap = [path for path in other.rglob(".*") if path.name != ".lock"]
+    scrap += [*other.glob("runs/*/interim"), *other.glob("ensemble/*")]
     return sorted(found) + [f"{path.relative_to(other)}: left behind" for path in scrap]

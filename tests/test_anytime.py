@@ -12,8 +12,9 @@ from masksmith.budget import Budget
 from masksmith.errors import InputError
 from masksmith.planner import machine_tools
 from masksmith.prediction import predict
-from masksmith.training import loop
+from masksmith.training import trainer
 from masksmith.training.events import read_events
+from masksmith.training.trainer import Trainer
 from tests.conftest import TINY
 
 MODEL = {key: value for key, value in TINY.items() if not key.startswith(("training.stages", "folds.train"))}
@@ -40,7 +41,7 @@ class Machine:
 @pytest.fixture
 def machine(monkeypatch):
     machine = Machine()
-    inner_step, inner_forward = loop._Trainer.step, predict._forward
+    inner_step, inner_forward = Trainer.step, predict._forward
 
     def step(*args, **kwargs):
         machine.now += machine.step_s
@@ -55,9 +56,9 @@ def machine(monkeypatch):
             **vars(real), "measure": machine.seconds, "runtime": lambda *any_: None, "drift": lambda *any_: None,
         })()  # fmt: skip
 
-    monkeypatch.setattr(loop._Trainer, "step", step)
+    monkeypatch.setattr(Trainer, "step", step)
     monkeypatch.setattr(predict, "_forward", forward)
-    monkeypatch.setattr(loop, "_LATE_EVERY_S", 0.0)
+    monkeypatch.setattr(trainer, "_LATE_EVERY_S", 0.0)
     monkeypatch.setattr(pipeline, "machine_tools", tools)
     monkeypatch.setattr(
         pipeline, "Budget", lambda path, asked, started: Budget(path, asked, clock=machine.clock)
@@ -109,14 +110,14 @@ def test_a_budget_is_kept_and_more_time_adds_to_it(example, tmp_path, machine):
 
 
 def test_a_busy_neighbour_makes_a_shorter_plan(example, tmp_path, machine, monkeypatch):
-    inner = loop._Trainer.step
+    inner = Trainer.step
 
     def step(trainer, *args, **kwargs):
         if trainer.progress.epoch >= 5:
             machine.step_s = 5 * STEP
         return inner(trainer, *args, **kwargs)
 
-    monkeypatch.setattr(loop._Trainer, "step", step)
+    monkeypatch.setattr(Trainer, "step", step)
     compete(example, tmp_path, "4m")
     assert machine.now <= 1.05 * 240 + 30
     (log,) = tmp_path.glob("runs/*/metrics.jsonl")
@@ -132,7 +133,7 @@ def test_a_stop_in_a_budget_and_on(example, tmp_path, machine, monkeypatch):
     import signal
 
     made = [0]
-    inner = loop._Trainer.step
+    inner = Trainer.step
 
     def step(*args, **kwargs):
         made[0] += 1
@@ -140,7 +141,7 @@ def test_a_stop_in_a_budget_and_on(example, tmp_path, machine, monkeypatch):
             signal.raise_signal(signal.SIGTERM)
         return inner(*args, **kwargs)
 
-    monkeypatch.setattr(loop._Trainer, "step", step)
+    monkeypatch.setattr(Trainer, "step", step)
     stopped = compete(example, tmp_path, "4m")
     assert stopped.stopped == 143
     assert json.loads((tmp_path / "submission.json").read_text())["kind"] == "interim"

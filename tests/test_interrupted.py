@@ -15,6 +15,7 @@ import masksmith as ms
 from masksmith import pulse
 from masksmith.errors import StoppedError
 from masksmith.training import loop
+from masksmith.training.trainer import Trainer
 from tests.conftest import TINY
 
 PARTS = (
@@ -34,7 +35,7 @@ def content(project):
 
 def stop_at_step(monkeypatch, number, *, sign=signal.SIGTERM):
     """Send the signal after so many steps of this process."""
-    made, inner = [0], loop._Trainer.step
+    made, inner = [0], Trainer.step
 
     def step(*args, **kwargs):
         made[0] += 1
@@ -42,7 +43,7 @@ def stop_at_step(monkeypatch, number, *, sign=signal.SIGTERM):
             signal.raise_signal(sign)
         return inner(*args, **kwargs)
 
-    monkeypatch.setattr(loop._Trainer, "step", step)
+    monkeypatch.setattr(Trainer, "step", step)
 
 
 def kind_of(project):

@@ -373,15 +373,15 @@ def test_bfloat16_with_sliced_depthwise_is_reproducible_and_resumes(data, tmp_pa
 
 
 def test_a_loss_near_zero_may_triple(data, tmp_path):
-    from masksmith.training.loop import Progress, _check_epoch, _DivergenceError
+    from masksmith.training.trainer import DivergenceError, Progress, check_epoch
 
     epoch = plan_epochs(config(), 10)[0]
     progress = Progress()
     for loss in (0.5, 0.001, 0.01, 0.4):
-        _check_epoch(loss, epoch, progress)
+        check_epoch(loss, epoch, progress)
     for bad in (0.6, math.nan, math.inf):
-        with pytest.raises(_DivergenceError, match=r"first of this stage 0\.5, best 0\.001"):
-            _check_epoch(bad, epoch, progress)
+        with pytest.raises(DivergenceError, match=r"first of this stage 0\.5, best 0\.001"):
+            check_epoch(bad, epoch, progress)
 
 
 def test_keeping_memory_is_taken_or_told():
