@@ -55,6 +55,8 @@ bench: env  ## measure what the documents claim (needs a quiet machine)
 	@$(BIN)/python benchmarks/strided_depthwise.py
 	@$(BIN)/python benchmarks/sweep.py
 	@$(BIN)/python benchmarks/predict_runtime.py
+	@$(BIN)/python benchmarks/memory.py
+	@$(BIN)/python benchmarks/budget.py
 
 clean:  ## remove the environment and what the demo made
 	rm -rf $(VENV) demo

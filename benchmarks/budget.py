@@ -1,0 +1,94 @@
+"""Is a budget kept? Wall-clock time of whole commands, on a quiet machine and beside busy processes.
+
+    python benchmarks/budget.py [--budgets 90s 3m] [--neighbours 0 2] [--train 600]
+
+Each row is a fresh project on generated images; times on this machine are measured before, as on a second call. A
+neighbour multiplies matrices without end on one thread, begun 20 seconds after the command. What counts is the whole
+command, imports and report included. Allowed: 5% and 30 seconds more than the budget.
+"""
+
+import argparse
+import json
+import multiprocessing
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from masksmith.budget import parse_duration
+
+
+def busy(wait_s):
+    """Use one core without end, from ``wait_s`` seconds on."""
+    import numpy as np
+
+    time.sleep(wait_s)
+    matrix = np.ones((512, 512), np.float32)
+    while True:
+        matrix @ matrix
+
+
+def masksmith(*arguments, cache):
+    environment = os.environ | {"MASKSMITH_CACHE": str(cache)}
+    subprocess.run(
+        [sys.executable, "-m", "masksmith", "-q", *map(str, arguments)],
+        check=True,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+    )
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--budgets", nargs="+", default=["90s", "3m"])
+    parser.add_argument("--neighbours", nargs="+", type=int, default=[0, 2])
+    parser.add_argument("--train", type=int, default=600)
+    options = parser.parse_args()
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"  # of a neighbour
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        cache = folder / "cache"
+        masksmith("example", folder, "--train", options.train, "--test", 100, cache=cache)
+        weights = ("--set", "model.encoder_weights=none")
+        masksmith("plan", folder / "data", "--budget", options.budgets[-1], *weights, cache=cache)
+        heads = {
+            "budget": 8,
+            "neighbours": 10,
+            "wall": 8,
+            "allowed": 8,
+            "units": 6,
+            "shortened": 9,
+            "score": 7,
+        }
+        print(" ".join(f"{head:>{width}s}" for head, width in heads.items()))
+        for text in options.budgets:
+            for count in options.neighbours:
+                row(folder, cache, text, count, weights)
+
+
+def row(folder, cache, text, count, weights):
+    out = folder / f"{text}-{count}"
+    processes = [multiprocessing.Process(target=busy, args=(20.0,), daemon=True) for _ in range(count)]
+    for process in processes:
+        process.start()
+    started = time.monotonic()
+    masksmith("compete", folder / "data", "--out", out, "--budget", text, *weights, cache=cache)
+    wall = time.monotonic() - started
+    for process in processes:
+        process.kill()
+    asked = parse_duration(text).seconds
+    units = json.loads((out / "plan.json").read_text())["units"]
+    cuts = sum('"replanned"' in log.read_text() for log in out.glob("runs/*/metrics.jsonl"))
+    score = json.loads((out / "tuning.json").read_text())["scores"]["chosen"]
+    print(
+        f"{text:>8s} {count:10d} {wall:7.0f}s {1.05 * asked + 30:7.0f}s {len(units):6d} {cuts:9d} {score:7.4f}",
+        flush=True,
+    )
+
+
+if __name__ == "__main__":
+    main()
