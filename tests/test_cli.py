@@ -3,6 +3,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -22,6 +23,8 @@ VERBS = (
     "convert",
     "recipes",
     "compete",
+    "plan",
+    "noise",
     "example",
 )
 
@@ -122,3 +125,33 @@ def test_stopped_by_a_signal(example, tmp_path, sent, code):
     kept = list((tmp_path / "out" / "runs").rglob("epoch_*.json"))
     assert kept
     assert not list((tmp_path / "out").rglob("*.tmp"))
+
+
+@pytest.mark.parametrize(("stopped", "code"), [(None, 0), (130, 130), (143, 143)])
+def test_compete_hands_the_budget_on_and_exits_as_it_ended(monkeypatch, tmp_path, stopped, code):
+    from typer.testing import CliRunner
+
+    from masksmith.cli import app
+    from masksmith.pipeline import Result
+
+    calls = []
+
+    def compete(data, **options):
+        calls.append(options)
+        return Result(tmp_path, "r", None, None, None, budget="1s of 20m00s", stopped=stopped)
+
+    monkeypatch.setattr(ms, "compete", compete, raising=False)
+    arguments = ["compete", str(tmp_path), "--out", "p", "--budget", "20m", "--device", "cpu"]
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == code
+    assert calls == [
+        {"out": Path("p"), "recipe": "default", "overrides": (), "budget": "20m", "device": "cpu"}
+    ]
+    assert "budget: 1s of 20m00s" in done.output
+
+
+def test_a_bad_budget_exits_with_2(example, tmp_path):
+    done = masksmith("compete", example / "data", "--out", tmp_path / "p", "--budget", "soon")
+    assert done.returncode == 2
+    assert "--budget soon: expected a duration such as 90s, 20m" in done.stderr
+    assert not (tmp_path / "p").exists()

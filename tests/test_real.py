@@ -70,3 +70,17 @@ def test_check_of_the_whole_download(shared, tmp_path):
     assert {row.fold for row in folds.rows if row.coverage_class == 0} == {0, 1, 2, 3, 4}
     balance = folds.balance()
     assert (balance.max(axis=0) - balance.min(axis=0) <= 1).all()
+
+
+def test_a_plan_for_the_whole_download(shared, tmp_path):
+    weights = str(shared / "weights" / "mobilenet_v2-imagenet.safetensors")
+    overrides = {"model.encoder_weights": weights, "training.threads": 1}
+    text = ms.plan(shared / "data" / "tgs-salt", budget="3h", out=tmp_path / "out", overrides=overrides)
+    recipe = (tmp_path / "out" / "plan.yaml").read_text()
+    assert recipe == text
+    assert "encoder: mobilenet_v2" in text
+    assert "# mobilenet_v2: unet on mobilenet_v2, weights: " in text
+    assert "# 32: for 25" in text
+    assert "train: " in text
+    with pytest.raises(ms.InputError, match="one epoch of .* take .* on this machine"):
+        ms.plan(shared / "data" / "tgs-salt", budget="20s", out=tmp_path / "out", overrides=overrides)
