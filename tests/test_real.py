@@ -82,5 +82,5 @@ def test_a_plan_for_the_whole_download(shared, tmp_path):
     assert "# mobilenet_v2: unet on mobilenet_v2, weights: " in text
     assert "# 32: for 25" in text
     assert "train: " in text
-    with pytest.raises(ms.InputError, match="one epoch of .* take .* on this machine"):
+    with pytest.raises(ms.InputError, match=r"one epoch of .* take .* on this machine"):
         ms.plan(shared / "data" / "tgs-salt", budget="20s", out=tmp_path / "out", overrides=overrides)
