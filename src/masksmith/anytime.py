@@ -12,7 +12,7 @@ from typing import Any
 
 from masksmith import pulse
 from masksmith.budget import Budget
-from masksmith.errors import InputError, StoppedError
+from masksmith.errors import DivergedError, InputError, StoppedError
 from masksmith.finish import report_members, submit_members, tune_members, write_baseline
 from masksmith.members import Member, members_of_run, write_members
 from masksmith.noise import noise_text, read_noise
@@ -126,7 +126,8 @@ def _units(work: _Work, planner: Planner, budget: Budget) -> Iterator[None]:
         work.publish()
     while True:
         unit = plan.under_way
-        if unit is None or not unit.run:
+        fresh = unit is None
+        if unit is None:
             wish = planner.next(plan, budget.left)
             if wish is None:
                 break
@@ -140,14 +141,21 @@ def _units(work: _Work, planner: Planner, budget: Budget) -> Iterator[None]:
         work.under_way = member
         cost = plan.cost_now
         deadline = Deadline(lambda: budget.left, cost.reserve_s, cost.pace)
-        train_member(project, member, deadline=deadline)
-        predict_member(project, member)
-        unit = _judge(project, unit, member, work.members)
+        try:
+            train_member(project, member, deadline=deadline)
+        except DivergedError as error:
+            if not work.members:
+                raise
+            logger.warning("%s; it is left out", error)
+            unit = replace(unit, joined=False, reason=f"{unit.reason}; it diverged")
+        else:
+            predict_member(project, member)
+            unit = _judge(project, unit, member, work.members)
         if unit.joined:
             work.members = [*work.members, member]
         work.publish()
-        unit = replace(unit, took_s=round((unit.took_s or 0.0) + budget.spent - started, 1))
-        plan = planner.save(plan.finished(unit))
+        unit = replace(unit, took_s=round(budget.spent - started, 1))
+        plan = planner.save(plan.finished(unit, at_one_go=fresh))
         budget.write()
         logger.info("unit %d done in %s; spent %s", len(plan.units), clock(unit.took_s or 0.0), budget)
         yield

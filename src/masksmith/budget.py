@@ -1,7 +1,7 @@
 """A budget of wall-clock time, kept across kills.
 
 The seconds spent lie in ``budget.json`` and are written every two seconds. Only a monotonic clock is read, so a
-change of the machine's date moves nothing; a gap of more than ten minutes between two beats (the machine slept, the
+change of the machine's date moves nothing; a gap of more than an hour between two beats (the machine slept, the
 process was halted) is no work and is not counted.
 """
 
@@ -19,7 +19,7 @@ from masksmith.progress import logger
 
 FORMAT_VERSION = 1
 _WRITE_EVERY_S = 2.0
-_LONGEST_GAP_S = 600.0
+_LONGEST_GAP_S = 3600.0
 _UNITS = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0}
 
 
@@ -56,7 +56,7 @@ class Budget:
         path: The file; what it says was spent is counted on.
         asked: The budget of this call, or None for no limit (then nothing is written).
         clock: A monotonic clock in seconds.
-        started: When this call began, on that clock; None for now.
+        started: When this call began, on that clock (all of it counts); None for now.
 
     Raises:
         InputError: The file holds no sensible numbers, or a newer masksmith wrote it.
@@ -71,12 +71,13 @@ class Budget:
         started: float | None = None,
     ) -> None:
         self.path, self.clock = path, clock
-        self._before = _read(path)
-        self._last = clock() if started is None else started
+        self._last = clock()
+        before = _read(path)
+        self._before = before + (0.0 if started is None else max(0.0, self._last - started))
         self._written = -math.inf
         self.total = math.inf
         if asked is not None:
-            self.total = asked.seconds + (self._before if asked.more else 0.0)
+            self.total = asked.seconds + (before if asked.more else 0.0)
             self.beat()
 
     @property

@@ -85,10 +85,10 @@ class Plan:
         """Return the plan with one more unit."""
         return replace(self, units=[*self.units, unit])
 
-    def finished(self, unit: Unit) -> "Plan":
-        """Return the plan with its last unit done, and what that teaches of the machine."""
+    def finished(self, unit: Unit, *, at_one_go: bool = True) -> "Plan":
+        """Return the plan with its last unit done, and (where it was done at one go) what that teaches of the machine."""
         drift = self.slower
-        if unit.took_s is not None and unit.expected_s:
+        if at_one_go and unit.took_s is not None and unit.expected_s:
             ratio = self.slower * unit.took_s / unit.expected_s
             drift = min(_DRIFT_BOUNDS[1], max(_DRIFT_BOUNDS[0], ratio))
         return replace(self, units=[*self.units[:-1], unit], slower=drift)

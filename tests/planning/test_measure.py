@@ -215,7 +215,7 @@ def test_another_machine_remembers_its_own(tmp_path, monkeypatch):
     ("content", "why"),
     [
         ("{", "is not JSON"),
-        ("\udc80", "codec"),
+        ("\udc80", "is no text"),
         ('{"format": 99, "machines": {}}', "of format 99, this masksmith reads 1"),
         ("[]", "of format None"),
         ('{"format": 1, "machines": []}', "another form"),
@@ -261,3 +261,42 @@ def test_a_file_that_cannot_be_read_costs_only_a_warning(tmp_path, caplog):
     with caplog.at_level(logging.WARNING, logger="masksmith"):
         assert m.Memory(tmp_path / "m.json").get("k") is None
     assert "cannot be read" in caplog.text
+
+
+@pytest.mark.parametrize("runtime", ["torch", "openvino"])
+def test_a_runtime_is_timed_with_its_conversion(runtime):
+    timing = m.measure_runtime(
+        MODEL,
+        _config(),
+        runtime=runtime,
+        in_channels=1,
+        canvas_hw=(16, 16),
+        batch_size=2,
+        seconds=0.0,
+        clock=_Ticking(),
+    )
+    assert timing.build_s == 1.0
+    assert (timing.step_s, timing.first_step_s) == (0.0, 0.0)
+    assert timing.forward_s == 1.0
+    assert timing.n == 3
+
+
+def test_an_unknown_runtime_is_refused():
+    with pytest.raises(InputError, match=r"prediction\.runtime: 'tpu' is unknown"):
+        m.measure_runtime(
+            MODEL, _config(), runtime="tpu", in_channels=1, canvas_hw=(16, 16), batch_size=2, seconds=0.0
+        )
+
+
+def test_forgetting_is_for_this_machine_only(tmp_path, monkeypatch):
+    memory = m.Memory(tmp_path / "m.json")
+    timing = m.Timing(1.0, 1.0, 1.0, 1.0, (1.0, 1.0), (1.0, 1.0), 3)
+    memory.put("k", timing)
+    with monkeypatch.context() as patch:
+        patch.setattr(m, "machine_id", lambda: "another")
+        memory.put("k", timing)
+    memory.forget()
+    memory.forget()  # nothing left to forget
+    assert memory.get("k") is None
+    monkeypatch.setattr(m, "machine_id", lambda: "another")
+    assert memory.get("k") == timing
