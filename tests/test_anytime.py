@@ -220,3 +220,23 @@ def test_the_baseline_is_the_better_of_nothing_and_everything(example, project):
     content = [name for name in masks if name not in opened.blank]
     assert facts["score"] == pytest.approx(np.mean([not masks[name].any() for name in content]))
     pulse.beat()
+
+
+def test_a_unit_that_diverges_is_left_out(example, tmp_path, machine, monkeypatch):
+    from masksmith import anytime
+    from masksmith.errors import DivergedError
+
+    inner = anytime.train_member
+
+    def train_member(project, member, **options):
+        if member.run.recipe.training.start_run is not None:
+            raise DivergedError("fold 0, epoch 1: training diverged again")
+        inner(project, member, **options)
+
+    monkeypatch.setattr(anytime, "train_member", train_member)
+    result = compete(example, tmp_path, "10m")
+    units = plan_of(tmp_path)["units"]
+    assert units[0]["kind"] == "fold"
+    assert all(unit["joined"] is (unit["kind"] == "fold") for unit in units)
+    assert [unit["reason"] for unit in units if unit["kind"] == "cycle"][0].endswith("it diverged")
+    assert result.submission.ids == 8

@@ -97,6 +97,8 @@ def test_the_plan_survives_its_file_and_learns(trained):
     assert done.under_way is None
     assert done.slower == 1.5
     assert done.cost_now.train_s == 150
+    resumed = begun.finished(Unit(**{**vars(unit), "took_s": 1.0, "joined": True}), at_one_go=False)
+    assert resumed.slower == 1.0
     endless = begun.finished(Unit(**{**vars(unit), "took_s": 1e9, "joined": True}))
     assert endless.slower == 8.0
 

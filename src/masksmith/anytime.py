@@ -116,8 +116,6 @@ def _folds(work: _Work, asked: Recipe) -> Iterator[None]:
 
 def _units(work: _Work, planner: Planner, budget: Budget) -> Iterator[None]:
     """Train units while there is time for them."""
-    from masksmith.training.deadline import Deadline
-
     project, plan = work.project, planner.make(budget.left)
     work.members = _joined(project, plan)
     for member in work.members:
@@ -125,37 +123,20 @@ def _units(work: _Work, planner: Planner, budget: Budget) -> Iterator[None]:
     if work.members:
         work.publish()
     while True:
-        unit = plan.under_way
-        fresh = unit is None
-        if unit is None:
+        going_on = plan.under_way is not None
+        if not going_on:
             wish = planner.next(plan, budget.left)
             if wish is None:
                 break
             run = open_run(project, wish.recipe)
-            unit = replace(wish.unit, run=run.path.name)
-            plan = planner.save(plan.begun(unit))
-            logger.info("unit %d (%s): %s", len(plan.units), unit.kind, unit.reason)
+            plan = planner.save(plan.begun(replace(wish.unit, run=run.path.name)))
         elif work.members and budget.left < plan.cost_now.reserve_s:
             break  # what is under way waits for more time
-        member, started = Member(project.run(unit.run), unit.fold), budget.spent
-        work.under_way = member
-        cost = plan.cost_now
-        deadline = Deadline(lambda: budget.left, cost.reserve_s, cost.pace)
-        try:
-            train_member(project, member, deadline=deadline)
-        except DivergedError as error:
-            if not work.members:
-                raise
-            logger.warning("%s; it is left out", error)
-            unit = replace(unit, joined=False, reason=f"{unit.reason}; it diverged")
-        else:
-            predict_member(project, member)
-            unit = _judge(project, unit, member, work.members)
-        if unit.joined:
-            work.members = [*work.members, member]
-        work.publish()
+        unit, started = plan.units[-1], budget.spent
+        logger.info("unit %d (%s): %s", len(plan.units), unit.kind, unit.reason)
+        unit = _work_on(work, unit, plan, budget)
         unit = replace(unit, took_s=round(budget.spent - started, 1))
-        plan = planner.save(plan.finished(unit, at_one_go=fresh))
+        plan = planner.save(plan.finished(unit, at_one_go=not going_on))
         budget.write()
         logger.info("unit %d done in %s; spent %s", len(plan.units), clock(unit.took_s or 0.0), budget)
         yield
@@ -164,6 +145,27 @@ def _units(work: _Work, planner: Planner, budget: Budget) -> Iterator[None]:
             f"--budget: no time is left ({budget}) and nothing is trained; give more, such as +20m"
         )
     logger.info("nothing more fits: spent %s", budget)
+
+
+def _work_on(work: _Work, unit: Unit, plan: Plan, budget: Budget) -> Unit:
+    """Train, predict, judge and submit a unit; return it judged."""
+    from masksmith.training.deadline import Deadline
+
+    project, cost = work.project, plan.cost_now
+    work.under_way = member = Member(project.run(unit.run), unit.fold)
+    try:
+        train_member(project, member, deadline=Deadline(lambda: budget.left, cost.reserve_s, cost.pace))
+    except DivergedError as error:
+        if not work.members:
+            raise
+        logger.warning("%s; it is left out", error)
+        return replace(unit, joined=False, reason=f"{unit.reason}; it diverged")
+    predict_member(project, member)
+    unit = _judge(project, unit, member, work.members)
+    if unit.joined:
+        work.members = [*work.members, member]
+    work.publish()
+    return unit
 
 
 def _joined(project: Project, plan: Plan) -> list[Member]:

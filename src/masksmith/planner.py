@@ -86,7 +86,7 @@ class Plan:
         return replace(self, units=[*self.units, unit])
 
     def finished(self, unit: Unit, *, at_one_go: bool = True) -> "Plan":
-        """Return the plan with its last unit done, and (where it was done at one go) what that teaches of the machine."""
+        """Return the plan with its last unit done, and what that teaches of the machine (if done at one go)."""
         drift = self.slower
         if at_one_go and unit.took_s is not None and unit.expected_s:
             ratio = self.slower * unit.took_s / unit.expected_s
