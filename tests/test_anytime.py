@@ -238,5 +238,7 @@ def test_a_unit_that_diverges_is_left_out(example, tmp_path, machine, monkeypatc
     units = plan_of(tmp_path)["units"]
     assert units[0]["kind"] == "fold"
     assert all(unit["joined"] is (unit["kind"] == "fold") for unit in units)
-    assert [unit["reason"] for unit in units if unit["kind"] == "cycle"][0].endswith("it diverged")
+    cycles = [unit["reason"] for unit in units if unit["kind"] == "cycle"]
+    assert len(cycles) > 1
+    assert all(reason.endswith("it diverged") for reason in cycles)
     assert result.submission.ids == 8

@@ -139,7 +139,9 @@ def _cycle(
     if not open_folds or epochs < rule.cycle_epochs_least:
         return None
     fold = min(open_folds, key=lambda fold: (cycles.count(fold), fold))
-    before = [unit for unit in units if unit.fold == fold and unit.kind in ("fold", "cycle")][-1]
+    before = [unit for unit in units if unit.fold == fold and unit.kind in ("fold", "cycle") and unit.joined][
+        -1
+    ]
     recipe = cycle_of(
         _start_of(run_recipe(before.run), reference.recipe), run=before.run, epochs=epochs, rule=rule
     )
