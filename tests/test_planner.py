@@ -1,14 +1,16 @@
 import json
+from dataclasses import replace
 
 import pytest
 
 from masksmith import planner
+from masksmith.errors import InputError
 from masksmith.models import ModelConfig, build_model
 from masksmith.planner import Plan, _Measurements, facts_of, weights_for
 from masksmith.planning.rules import load_rules
 from masksmith.planning.units import Unit
 from masksmith.project import Project
-from tests.planning.machine import FACTS, Seconds
+from tests.planning.machine import FACTS, Machine, Seconds
 
 PRETRAINED, SCRATCH = (
     next(one for one in load_rules().candidates if one.encoder == name)
@@ -84,23 +86,80 @@ def test_fresh_measurements_need_no_check(measurements, trained):
     assert measurements.factor == 1.0
 
 
-def test_the_plan_survives_its_file_and_learns(trained):
+def test_the_plan_survives_its_file(trained):
+    project = Project.open(trained)
+    plan = Plan("x", project.run().recipe, [planner.Choice("a", "b", "c")], [])
+    unit = Unit("fold", 0, 0, 100.0, "why", "ref", run="default-00000000")
+    begun = plan.with_unit(unit)
+    assert begun.under_way == 0
+    assert Plan.from_json(json.loads(json.dumps(begun.to_json())), where="x") == begun
+    done = begun.with_unit(replace(unit, took_s=150.0, joined=True), 0)
+    assert done.under_way is None
+    assert begun.without_unit(0) == plan
+
+
+@pytest.mark.parametrize(
+    "content", [[], {"format": 1}, {"asked": "x", "recipe": {}, "choices": 1, "units": []}]
+)
+def test_an_edited_plan_is_refused(trained, content):
+    if isinstance(content, dict) and "recipe" in content:
+        content = content | {"recipe": Project.open(trained).run().recipe.model_dump(mode="json")}
+    with pytest.raises(InputError, match=r"plan\.json: not what masksmith writes .*; remove it to plan anew"):
+        Plan.from_json(content, where="plan.json")
+
+
+def tools(*, seconds=1.0):
+    machine = Machine()
+    return replace(machine.tools(), measure=lambda *any_: Seconds(step_s=seconds))
+
+
+def test_the_planner_learns_from_the_last_pace(trained):
     project = Project.open(trained)
     recipe = project.run().recipe
-    cost = planner.Cost(100, 10, 5, 5, 5, 1e-6)
-    plan = Plan("x", recipe, cost, [planner.Choice("a", "b", "c")], [])
-    unit = Unit("fold", 0, 0, 100.0, "why", run="default-00000000")
-    begun = plan.begun(unit)
-    assert begun.under_way == unit
-    assert Plan.from_json(json.loads(json.dumps(begun.to_json())), where="x") == begun
-    done = begun.finished(Unit(**{**vars(unit), "took_s": 150.0, "joined": True}))
-    assert done.under_way is None
-    assert done.slower == 1.5
-    assert done.cost_now.train_s == 150
-    resumed = begun.finished(Unit(**{**vars(unit), "took_s": 1.0, "joined": True}), at_one_go=False)
-    assert resumed.slower == 1.0
-    endless = begun.finished(Unit(**{**vars(unit), "took_s": 1e9, "joined": True}))
-    assert endless.slower == 8.0
+    made = planner.Planner(project, recipe, [], tools())
+    before = made.cost_of(recipe)
+    made.learn(recipe, 0.0)  # nothing was trained
+    assert made.slower == 1.0
+    made.learn(recipe, 3 * before.paces[-1])
+    assert made.slower == pytest.approx(3)
+    assert made.cost_of(recipe).train_s == pytest.approx(3 * before.train_s)
+    made.learn(recipe, 3 * before.paces[-1])  # as busy as before
+    assert made.slower == pytest.approx(3)
+    made.learn(recipe, 1e9)
+    assert made.slower == 8.0
+
+
+def test_what_was_trained_without_a_budget_is_taken_over(project):
+    opened = Project.open(project)
+    recipe = opened.run().recipe
+    pinned = ["model.encoder"]
+    made = planner.Planner(opened, recipe, pinned, tools()).make(1e6)
+    (unit,) = made.units
+    assert (unit.kind, unit.fold, unit.run, unit.joined) == ("fold", 0, opened.run().path.name, True)
+    assert unit.reference == made.recipe.hash[:8]  # the same model and seed: a fold of this plan
+    assert planner.Planner(opened, recipe, pinned, tools()).make(1e6) == made  # the plan stays
+    (project / "plan.json").unlink()
+    other = recipe.model_copy(update={"seed": 5})
+    (unit,) = planner.Planner(opened, other, pinned, tools()).make(1e6).units
+    assert unit.reference == recipe.hash[:8]  # a member, but no fold of this plan
+    (project / "plan.json").unlink()
+    changed = recipe.model_copy(update={"metric": "iou_pooled"})
+    with pytest.raises(
+        InputError, match="metric: 'iou_pooled' was asked for, but default-.* was judged by 'tgs_map'"
+    ):
+        planner.Planner(opened, changed, pinned, tools()).make(1e6)
+
+
+def test_another_value_is_another_plan(project):
+    opened = Project.open(project)
+    recipe = opened.run().recipe
+    first = planner.Planner(opened, recipe, ["model.encoder"], tools()).make(1e6)
+    prediction = recipe.prediction.model_copy(update={"tta": ["identity"]})
+    asked = recipe.model_copy(update={"prediction": prediction})
+    second = planner.Planner(opened, asked, ["model.encoder", "prediction.tta"], tools()).make(1e6)
+    assert first.asked != second.asked
+    assert second.recipe.prediction.tta == ["identity"]
+    assert second.units == first.units
 
 
 def test_facts_of_a_project(trained):

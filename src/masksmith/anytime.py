@@ -12,18 +12,26 @@ from typing import Any
 
 from masksmith import pulse
 from masksmith.budget import Budget
-from masksmith.errors import DivergedError, InputError, StoppedError
-from masksmith.finish import report_members, submit_members, tune_members, write_baseline
+from masksmith.errors import DiskFullError, DivergedError, InputError, StoppedError
+from masksmith.finish import (
+    baseline_scores,
+    report_members,
+    standing_submission,
+    submit_members,
+    tune_members,
+    write_baseline,
+)
 from masksmith.members import Member, members_of_run, write_members
 from masksmith.noise import noise_text, read_noise
 from masksmith.planner import Plan, Planner
 from masksmith.planning.units import Unit
 from masksmith.predicting import oof_of, predict_member
-from masksmith.progress import Remaining, clock, logger
+from masksmith.progress import Remaining, logger
 from masksmith.project import Project
 from masksmith.recipe import Recipe
 from masksmith.stages import is_trained, keep_interim, open_run, train_member, work_of
 from masksmith.submission import Verdict
+from masksmith.training.deadline import Deadline
 from masksmith.tuning import plain_score
 
 
@@ -53,15 +61,22 @@ class _Work:
         self.verdict: Verdict | None = None
 
     def publish(self) -> None:
-        """Make tuning and submission of the members."""
+        """Make tuning and submission of the members, if there are any."""
+        if not self.members:
+            return
+        pulse.tick()
         write_members(self.project, self.members)
         self.tuning = tune_members(self.project, self.members)
+        pulse.tick()
         if self.project.catalog.test:
             self.verdict = submit_members(self.project, self.members)
+        pulse.tick()
 
     def outcome(self, *, stopped: int | None = None) -> Outcome:
         """Write the report and return what stands."""
         report = report_members(self.project, self.members) if self.members else None
+        if self.verdict is None and self.project.catalog.test:
+            self.verdict = standing_submission(self.project)
         return Outcome(self.members, self.tuning, self.verdict, report, stopped)
 
 
@@ -103,8 +118,7 @@ def _folds(work: _Work, asked: Recipe) -> Iterator[None]:
     work.members = [member for member in members if member not in missing]
     for member in work.members:
         predict_member(project, member)
-    if work.members:
-        work.publish()
+    work.publish()
     for member in missing:
         work.under_way = member
         train_member(project, member, remaining=remaining)
@@ -116,29 +130,31 @@ def _folds(work: _Work, asked: Recipe) -> Iterator[None]:
 
 def _units(work: _Work, planner: Planner, budget: Budget) -> Iterator[None]:
     """Train units while there is time for them."""
-    project, plan = work.project, planner.make(budget.left)
-    work.members = _joined(project, plan)
+    project, plan = work.project, _with_damage_open(work.project, planner.make(budget.left), planner)
+    work.members = [
+        Member(project.set_free_parts(project.run(unit.run), plan.recipe), unit.fold)
+        for unit in plan.units
+        if unit.joined
+    ]
     for member in work.members:
         predict_member(project, member)
-    if work.members:
-        work.publish()
+    work.publish()
     while True:
-        going_on = plan.under_way is not None
-        if not going_on:
+        if plan.under_way is None:
             wish = planner.next(plan, budget.left)
             if wish is None:
                 break
             run = open_run(project, wish.recipe)
-            plan = planner.save(plan.begun(replace(wish.unit, run=run.path.name)))
-        elif work.members and budget.left < plan.cost_now.reserve_s:
+            plan = planner.save(plan.with_unit(replace(wish.unit, run=run.path.name)))
+        at = plan.under_way
+        assert at is not None
+        started = budget.spent
+        unit = _attempt(work, planner, plan, at, budget)
+        if unit is None:
             break  # what is under way waits for more time
-        unit, started = plan.units[-1], budget.spent
-        logger.info("unit %d (%s): %s", len(plan.units), unit.kind, unit.reason)
-        unit = _work_on(work, unit, plan, budget)
-        unit = replace(unit, took_s=round(budget.spent - started, 1))
-        plan = planner.save(plan.finished(unit, at_one_go=not going_on))
+        plan = planner.save(plan.with_unit(replace(unit, took_s=round(budget.spent - started, 1)), at))
         budget.write()
-        logger.info("unit %d done in %s; spent %s", len(plan.units), clock(unit.took_s or 0.0), budget)
+        logger.info("unit %d done; spent %s", at + 1, budget)
         yield
     if not work.members:
         raise InputError(
@@ -147,43 +163,70 @@ def _units(work: _Work, planner: Planner, budget: Budget) -> Iterator[None]:
     logger.info("nothing more fits: spent %s", budget)
 
 
-def _work_on(work: _Work, unit: Unit, plan: Plan, budget: Budget) -> Unit:
-    """Train, predict, judge and submit a unit; return it judged."""
-    from masksmith.training.deadline import Deadline
-
-    project, cost = work.project, plan.cost_now
-    work.under_way = member = Member(project.run(unit.run), unit.fold)
+def _attempt(work: _Work, planner: Planner, plan: Plan, at: int, budget: Budget) -> Unit | None:
+    """Train, predict, judge and submit a unit; return it judged, or None where the time will not do for it."""
+    project, unit = work.project, plan.units[at]
+    member = Member(project.run(unit.run), unit.fold)
+    cost = planner.cost_of(member.run.recipe)
+    if work.members and budget.left < cost.reserve_s and not is_trained(project, member):
+        return None
+    logger.info("unit %d (%s): %s", at + 1, unit.kind, unit.reason)
+    work.under_way = member
     try:
-        train_member(project, member, deadline=Deadline(lambda: budget.left, cost.reserve_s, cost.pace))
-    except DivergedError as error:
+        pace = _train(project, member, Deadline(lambda: budget.left, cost.reserve_s, cost.paces))
+    except (DivergedError, InputError) as error:
+        if isinstance(error, DiskFullError):
+            raise  # it goes on when there is room
         if not work.members:
+            planner.save(plan.without_unit(at))
             raise
-        logger.warning("%s; it is left out", error)
-        return replace(unit, joined=False, reason=f"{unit.reason}; it diverged")
+        logger.warning("%s; this unit is left out", error)
+        return replace(unit, joined=False, reason=f"{unit.reason}; it failed: {error}")
+    planner.learn(member.run.recipe, pace)
     predict_member(project, member)
     unit = _judge(project, unit, member, work.members)
     if unit.joined:
         work.members = [*work.members, member]
-    work.publish()
+        work.publish()
     return unit
 
 
-def _joined(project: Project, plan: Plan) -> list[Member]:
-    members = [Member(project.run(unit.run), unit.fold) for unit in plan.units if unit.joined]
-    return [member for member in members if is_trained(project, member)]
+def _train(project: Project, member: Member, deadline: Deadline) -> float:
+    """Train a member; return its last pace in seconds a pixel, 0 if there was nothing to do."""
+    if is_trained(project, member):
+        return 0.0
+    remaining = Remaining(work_of(project, member.run, [member.fold]))
+    train_member(project, member, remaining=remaining, deadline=deadline)
+    return remaining.pace
+
+
+def _with_damage_open(project: Project, plan: Plan, planner: Planner) -> Plan:
+    """Return the plan in which units whose weights were damaged are to be trained again."""
+    for at, unit in enumerate(plan.units):
+        if unit.joined and not is_trained(project, Member(project.run(unit.run), unit.fold)):
+            plan = planner.save(plan.with_unit(replace(unit, joined=None, took_s=None), at))
+    return plan
 
 
 def _judge(project: Project, unit: Unit, member: Member, members: Sequence[Member]) -> Unit:
-    """Let a member join if its fold's plain score does not fall by it; the first of a fold always joins."""
-    others = [one for one in members if one.fold == member.fold]
-    if not others:
+    """Decide whether a member joins.
+
+    The first of all does. The first of another fold does if it beats predicting nothing or everything there (it may
+    have been cut short). Any other does if its fold's plain score does not fall by it.
+    """
+    if not members:
         return replace(unit, joined=True)
-    before = plain_score(project, member.run.recipe, oof_of(project, others))
-    after = plain_score(project, member.run.recipe, oof_of(project, [*others, member]))
-    joined = after >= before
+    recipe, others = member.run.recipe, [one for one in members if one.fold == member.fold]
+    after = plain_score(project, recipe, oof_of(project, [*others, member]))
+    if others:
+        before, beaten = plain_score(project, recipe, oof_of(project, others)), "without it"
+        joined = after >= before
+    else:
+        before, beaten = max(baseline_scores(project, recipe, fold=member.fold).values()), "of the baseline"
+        joined = after > before
     logger.info(
-        "fold %d: %.4f with %d members, %.4f with %s: it %s; %s",
-        member.fold, before, len(others), after, member.name, "joins" if joined else "does not join",
+        "fold %d: %.4f %s, %.4f with %s: it %s; %s",
+        member.fold, before, beaten, after, member.name, "joins" if joined else "does not join",
         noise_text(read_noise(project.noise_json)),
     )  # fmt: skip
     return replace(unit, joined=joined, score_before=before, score_after=after)
@@ -192,13 +235,16 @@ def _judge(project: Project, unit: Unit, member: Member, members: Sequence[Membe
 def _stopped(work: _Work, exit_code: int) -> Outcome:
     """Make a complete submission of what has been trained."""
     project, member = work.project, work.under_way
-    if member is not None and is_trained(project, member) and member not in work.members:
-        work.members = [*work.members, member]
-    elif member is not None and not work.members:
-        interim = keep_interim(project, member)
-        work.members = [interim] if interim else []
+    if member is not None and member not in work.members:
+        if is_trained(project, member):
+            predict_member(project, member)
+            probe = Unit("fold", member.fold, 0, 0.0, "", "")
+            if _judge(project, probe, member, work.members).joined:
+                work.members = [*work.members, member]
+        elif not work.members:
+            interim = keep_interim(project, member)
+            work.members = [interim] if interim else []
     for one in work.members:
         predict_member(project, one)
-    if work.members:
-        work.publish()
+    work.publish()
     return work.outcome(stopped=exit_code)

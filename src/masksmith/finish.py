@@ -35,14 +35,7 @@ def write_baseline(project: Project, recipe: Recipe) -> Verdict:
 
     ``submission.json`` calls it a baseline. The images without content are left out of its score.
     """
-    metric, masks = get_metric(recipe.metric), project.cache.train_masks
-    scores = {}
-    for name, value in (("nothing", 0), ("everything", 1)):
-        content = [key for key in masks if key not in project.blank] or list(masks)
-        rows = [
-            metric.stats(np.full(masks.shape(key), value, np.uint8), masks[key][..., 0]) for key in content
-        ]
-        scores[name] = metric.score(np.stack(rows))
+    scores = baseline_scores(project, recipe)
     best = max(scores, key=lambda name: scores[name])
     value = int(best == "everything")
     planes = {name: np.full(shape, value, np.uint8) for name, shape in test_shapes(project).items()}
@@ -55,9 +48,33 @@ def write_baseline(project: Project, recipe: Recipe) -> Verdict:
     )
     logger.info(
         "baseline submission: every mask %s; %s %.4f on the training masks",
-        {"nothing": "empty", "everything": "full"}[best], metric.name, scores[best],
+        {"nothing": "empty", "everything": "full"}[best], recipe.metric, scores[best],
     )  # fmt: skip
     return verdict
+
+
+def baseline_scores(project: Project, recipe: Recipe, *, fold: int | None = None) -> dict[str, float]:
+    """Return the scores of "nothing" and "everything" on the training images with content, or on a fold's."""
+    metric, masks = get_metric(recipe.metric), project.cache.train_masks
+    names = list(masks) if fold is None else project.folds.inside(fold)
+    names = [name for name in names if name not in project.blank] or names
+    scores = {}
+    for label, value in (("nothing", 0), ("everything", 1)):
+        rows = [
+            metric.stats(np.full(masks.shape(name), value, np.uint8), masks[name][..., 0]) for name in names
+        ]
+        scores[label] = metric.score(np.stack(rows))
+    return scores
+
+
+def standing_submission(project: Project) -> Verdict | None:
+    """Return the verdict on the submission that is there, None if there is none or it is not whole."""
+    try:
+        return validate_submission(
+            project.submission_csv, project.catalog.submission, test_shapes(project), masks=project.masks_dir
+        )
+    except InputError:
+        return None
 
 
 def tune_members(project: Project, members: Sequence[Member]) -> dict[str, Any]:
@@ -93,13 +110,15 @@ def submit_members(project: Project, members: Sequence[Member]) -> Verdict:
     """
     tuning = need_tuning(project, members)
     rule = Rule(**tuning["rule"])
-    form, shapes = project.catalog.submission, test_shapes(project)
+    form = project.catalog.submission
     if not form.ids:
         raise InputError(f"{project.catalog.root}: there are no test images, so there is nothing to submit")
     codes = test_of(project, members)
     key = project.key(_VERSIONS["submit"], str(rule), codes_digest(codes))
-    if _submission_stands(project, key):
-        return validate_submission(project.submission_csv, form, shapes, masks=project.masks_dir)
+    if project.ledger.is_done("submit", key):
+        if (verdict := standing_submission(project)) is not None:
+            return verdict
+        logger.warning("%s or its masks are no longer whole; writing them again", project.submission_csv)
     project.ledger.forget("submit")
     masks = {name: apply_rule(codes[name][..., 0], rule) for name in form.ids}
     kind = "interim" if any(member.interim for member in members) else "trained"
@@ -122,19 +141,6 @@ def _write(project: Project, masks: dict[str, Mask], facts: dict[str, Any]) -> V
     return validate_submission(project.submission_csv, form, test_shapes(project), masks=project.masks_dir)
 
 
-def _submission_stands(project: Project, key: str) -> bool:
-    """Whether the submission and the masks there are whole and were made from the same inputs."""
-    if not project.ledger.is_done("submit", key):
-        return False
-    form, shapes = project.catalog.submission, test_shapes(project)
-    try:
-        validate_submission(project.submission_csv, form, shapes, masks=project.masks_dir)
-    except InputError as error:
-        logger.warning("%s; writing it again", error)
-        return False
-    return True
-
-
 def report_members(project: Project, members: Sequence[Member]) -> Path:
     """Write the report."""
     from masksmith.reporting import write_report
@@ -155,7 +161,7 @@ def need_tuning(project: Project, members: Sequence[Member]) -> dict[str, Any]:
     if tuning["members"] != names:
         raise InputError(
             f"{project.tuning_json}: it was made for {', '.join(tuning['members'])}, not {', '.join(names)}; "
-            f"run `masksmith tune {project.root} --run {members[0].run.path.name}` first"
+            f"run `masksmith tune {project.root}` for these first (with the same --run, if you gave one)"
         )
     if not project.ledger.is_done("tune", _tune_key(project, members)):
         raise InputError(

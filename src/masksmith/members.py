@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from masksmith.errors import InputError
 from masksmith.files import read_json, write_json
 from masksmith.project import Project, Run
 
@@ -66,12 +67,17 @@ def write_members(project: Project, members: Sequence[Member]) -> None:
 
 
 def read_members(project: Project, run: str | None) -> list[Member]:
-    """Return the members of a run by name, or those that were worked on last.
+    """Return the trained folds of a run by name, or the members that were worked on last.
 
     Raises:
-        InputError: No such run.
+        InputError: No such run, or members.json was edited.
     """
-    if run is not None or not project.members_json.exists():
-        return members_of_run(project.run(run))
-    entries = read_json(project.members_json)["members"]
-    return [Member(project.run(entry["run"]), entry["fold"], entry["interim"]) for entry in entries]
+    if run is None and project.members_json.exists():
+        try:
+            entries = read_json(project.members_json)["members"]
+            return [Member(project.run(entry["run"]), entry["fold"], entry["interim"]) for entry in entries]
+        except (KeyError, TypeError) as error:
+            raise InputError(f"{project.members_json}: not what masksmith writes; remove it") from error
+    asked = members_of_run(project.run(run))
+    trained = [member for member in asked if member.weights.exists()]
+    return trained if run is not None and trained else asked

@@ -1,5 +1,6 @@
 """Seed noise: the same recipe with three seeds on one fold; what differs less than this is no difference."""
 
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,8 @@ def measure_noise(project: Project, recipe: Recipe) -> dict[str, Any]:
 
     Args:
         project: With its folds made.
-        recipe: The first seed is the recipe's own; the next two count on from it.
+        recipe: The first seed is the recipe's own; the next two count on from it. A seed whose training was shortened
+            for time is passed over: it had another length.
 
     Returns:
         What ``noise.json`` holds: ``scores`` by seed, ``sd`` (standard deviation of one training, n - 1),
@@ -35,12 +37,21 @@ def measure_noise(project: Project, recipe: Recipe) -> dict[str, Any]:
         the seed differs; three seeds estimate it coarsely), the recipe, the fold and the metric.
 
     Raises:
+        InputError: The recipe goes on from trained weights.
         StoppedError: A stop was asked for; the same command goes on.
     """
-    members = []
-    for seed in range(recipe.seed, recipe.seed + SEEDS):
-        run = open_run(project, recipe.model_copy(update={"seed": seed}))
-        members.append(Member(run, 0))
+    if recipe.training.start_run is not None:
+        raise InputError(
+            f"training.start_run: {recipe.training.start_run}: a cycle of trained weights says nothing about seeds; name "
+            "a whole recipe with --recipe"
+        )
+    members: list[Member] = []
+    for seed in count(recipe.seed):
+        member = Member(open_run(project, recipe.model_copy(update={"seed": seed})), 0)
+        if not _was_shortened(member):
+            members.append(member)
+        if len(members) == SEEDS:
+            break
     missing = [member for member in members if not is_trained(project, member)]
     remaining = Remaining(sum(work_of(project, member.run, [0]) for member in missing))
     scores: dict[str, float] = {}
@@ -62,6 +73,15 @@ def measure_noise(project: Project, recipe: Recipe) -> dict[str, Any]:
     }
     write_json(project.noise_json, value)
     return value
+
+
+def _was_shortened(member: Member) -> bool:
+    from masksmith.training.events import read_events
+
+    return any(
+        event["fold"] == member.fold and event["name"] == "replanned"
+        for event in read_events(member.run.events)
+    )
 
 
 def read_noise(path: Path) -> dict[str, Any] | None:

@@ -1,24 +1,28 @@
 """The plan of a project under a budget: ``plan.json``, and planning on the machine at hand."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from masksmith import pulse
 from masksmith.config import validate
+from masksmith.data.store import Store
 from masksmith.errors import InputError
-from masksmith.files import read_json, write_json, write_text
+from masksmith.files import digest, read_json, write_json, write_text
+from masksmith.members import members_of_run
 from masksmith.models.config import ModelConfig, tensor_names
 from masksmith.planning.choose import Choice, Chosen, Tools, choose, second_recipe
-from masksmith.planning.cost import Cost, DataFacts, Timed, stage_hw
+from masksmith.planning.cost import Cost, DataFacts, Timed, cost_of, fit, stage_hw
 from masksmith.planning.document import explain
 from masksmith.planning.lengths import with_epochs
 from masksmith.planning.rules import Candidate, load_rules
 from masksmith.planning.units import Reference, Unit, Wish, next_unit
+from masksmith.preprocess import round_up
 from masksmith.progress import clock, logger
 from masksmith.project import Project
 from masksmith.recipe import Recipe
-from masksmith.stages import resolve
+from masksmith.stages import is_trained, resolve
 from masksmith.training.config import TrainingConfig
 
 FORMAT_VERSION = 1
@@ -32,79 +36,75 @@ class Plan:
     """What was chosen for a budget, and what has been done of it."""
 
     asked: str
-    """Hash of the recipe that was asked for."""
+    """Hash of what was asked for."""
     recipe: Recipe
     """The reference recipe at its whole length."""
-    cost: Cost
     choices: list[Choice]
     units: list[Unit]
-    slower: float = 1.0
-    """How much longer the last unit took than expected."""
 
     @property
-    def under_way(self) -> Unit | None:
-        """The unit that was begun and is not done."""
-        return self.units[-1] if self.units and not self.units[-1].done else None
-
-    @property
-    def cost_now(self) -> Cost:
-        """The cost on the machine as busy as it was."""
-        return self.cost.slower(self.slower)
+    def under_way(self) -> int | None:
+        """Place of the first unit that is not done."""
+        return next((at for at, unit in enumerate(self.units) if not unit.done), None)
 
     def to_json(self) -> dict[str, Any]:
         """Return it as plain values."""
         return {
             "format": FORMAT_VERSION,
             "asked": self.asked,
-            "slower": self.slower,
             "choices": [dict(vars(choice)) for choice in self.choices],
             "units": [unit.to_json() for unit in self.units],
-            "cost": dict(vars(self.cost)),
             "recipe": self.recipe.model_dump(mode="json"),
         }
 
     @classmethod
-    def from_json(cls, value: dict[str, Any], *, where: str) -> "Plan":
+    def from_json(cls, value: Any, *, where: str) -> "Plan":  # noqa: ANN401
         """Return the plan that ``to_json`` wrote.
 
         Raises:
-            InputError: A newer masksmith wrote it.
+            InputError: A newer masksmith wrote it, or it was edited into something else.
         """
-        if value.get("format", 0) > FORMAT_VERSION:
+        if isinstance(value, dict) and value.get("format", 0) > FORMAT_VERSION:
             raise InputError(f"{where}: made by a newer masksmith; update masksmith, or choose another --out")
-        return cls(
-            asked=value["asked"],
-            recipe=validate(Recipe, value["recipe"], where=where),
-            cost=Cost(**value["cost"]),
-            choices=[Choice(**choice) for choice in value["choices"]],
-            units=[Unit(**unit) for unit in value["units"]],
-            slower=value["slower"],
-        )
+        try:
+            return cls(
+                asked=value["asked"],
+                recipe=validate(Recipe, value["recipe"], where=where),
+                choices=[Choice(**choice) for choice in value["choices"]],
+                units=[Unit(**unit) for unit in value["units"]],
+            )
+        except (AttributeError, KeyError, TypeError) as error:
+            raise InputError(
+                f"{where}: not what masksmith writes ({type(error).__name__}: {error}); remove it to plan anew"
+            ) from error
 
-    def begun(self, unit: Unit) -> "Plan":
-        """Return the plan with one more unit."""
-        return replace(self, units=[*self.units, unit])
+    def with_unit(self, unit: Unit, at: int | None = None) -> "Plan":
+        """Return the plan with a unit at a place, or one more."""
+        units = [*self.units, unit] if at is None else [*self.units[:at], unit, *self.units[at + 1 :]]
+        return replace(self, units=units)
 
-    def finished(self, unit: Unit, *, at_one_go: bool = True) -> "Plan":
-        """Return the plan with its last unit done, and what that teaches of the machine (if done at one go)."""
-        drift = self.slower
-        if at_one_go and unit.took_s is not None and unit.expected_s:
-            ratio = self.slower * unit.took_s / unit.expected_s
-            drift = min(_DRIFT_BOUNDS[1], max(_DRIFT_BOUNDS[0], ratio))
-        return replace(self, units=[*self.units[:-1], unit], slower=drift)
+    def without_unit(self, at: int) -> "Plan":
+        """Return the plan without the unit at a place."""
+        return replace(self, units=[*self.units[:at], *self.units[at + 1 :]])
 
 
 def facts_of(project: Project, recipe: Recipe) -> DataFacts:
     """Return what the estimates need to know of the data."""
-    cache, folds = project.cache, project.folds
-    blank = project.blank
+    cache, folds, blank = project.cache, project.folds, project.blank
+    divisor = 2**recipe.model.encoder_depth
+
+    def padded(images: Store, names: Iterable[str]) -> int:
+        return sum(round_up(h, divisor) * round_up(w, divisor) for h, w in map(images.shape, names))
+
     sizes = [cache.train_images.shape(name) for name in cache.train_images]
-    train = len([name for name in folds.outside(0) if name not in blank])
+    inside = folds.inside(0)
     return DataFacts(
-        train=max(1, train),
-        held_out=len(folds.inside(0)),
+        train=max(1, len([name for name in folds.outside(0) if name not in blank])),
+        held_out=len(inside),
         test=len(project.catalog.test),
         hw=(max(h for h, _ in sizes), max(w for _, w in sizes)),
+        held_out_px=padded(cache.train_images, inside),
+        test_px=padded(cache.test_images, cache.test_images.ids),
         channels=cache.channels,
         folds=recipe.folds.count,
     )
@@ -117,6 +117,8 @@ class Planner:
         self.project, self.asked, self.pinned, self.tools = project, asked, pinned, tools
         self.rules = load_rules()
         self.facts = facts_of(project, asked)
+        self.slower = 1.0
+        """How much slower the machine was in the last training than was measured."""
 
     def load(self) -> Plan | None:
         """Return the plan on disk, None if there is none."""
@@ -129,33 +131,65 @@ class Planner:
         return plan
 
     def make(self, seconds: float) -> Plan:
-        """Return the plan on disk if it is for the same recipe, else choose one for the time and write it.
+        """Return the plan on disk if it is for what is asked, else choose one for the time and write it.
 
-        What was trained under an earlier plan stays in it.
+        What was trained under an earlier plan, or without one, stays in it.
 
         Raises:
             InputError: The time is too short for one epoch, or what was asked cannot be had.
         """
         old = self.load()
         if old is not None and old.asked == self._identity:
+            self.tools.drift(old.recipe, self.facts)
             return old
         chosen = self.choose(seconds)
-        plan = Plan(self._identity, chosen.recipe, chosen.cost, chosen.choices, old.units if old else [])
-        for choice in plan.choices:
+        units = [unit for unit in old.units if unit.done] if old else self._trained_before(chosen.recipe)
+        self._refuse_other_metric(units)
+        for choice in chosen.choices:
             logger.info("plan: %s %s (%s)", choice.key, choice.value, choice.reason)
-        text = self.text(chosen, seconds)
-        write_text(self.project.plan_yaml, text)
-        return self.save(plan)
+        write_text(self.project.plan_yaml, self.text(chosen, seconds))
+        return self.save(Plan(self._identity, chosen.recipe, chosen.choices, units))
+
+    def _trained_before(self, recipe: Recipe) -> list[Unit]:
+        """Return what was trained without a budget as units; of the same model and seed they are folds of the plan."""
+        try:
+            run = self.project.run()
+        except InputError:
+            return []
+        same = (run.recipe.model, run.recipe.seed) == (recipe.model, recipe.seed)
+        reference = recipe.hash[:8] if same else run.recipe.hash[:8]
+        epochs = sum(stage.epochs for stage in run.recipe.training.stages)
+        members = [member for member in members_of_run(run) if is_trained(self.project, member)]
+        return [
+            Unit(
+                "fold", member.fold, run.recipe.seed, 0.0, "trained before, without a budget", reference,
+                f"{run.recipe.model.architecture} on {run.recipe.model.encoder}", epochs, run.path.name,
+                took_s=0.0, joined=True,
+            )
+            for member in members
+        ]  # fmt: skip
+
+    def _refuse_other_metric(self, units: Sequence[Unit]) -> None:
+        for unit in units:
+            metric = self.project.run(unit.run).recipe.metric
+            if metric != self.asked.metric:
+                raise InputError(
+                    f"metric: {self.asked.metric!r} was asked for, but {unit.run} in {self.project.root} was judged by "
+                    f"{metric!r}; choose another --out"
+                )
 
     def propose(self, seconds: float) -> str:
-        """Choose a recipe for the time, write ``plan.yaml``, and return its text; what is trained is not looked at.
+        """Choose a recipe for the time and return its text; ``plan.yaml`` is written unless a plan is under way.
 
         Raises:
             InputError: As make.
         """
         chosen = self.choose(seconds)
         text = self.text(chosen, seconds)
-        write_text(self.project.plan_yaml, text)
+        if self.project.plan_json.exists():
+            logger.info("%s is under way and stays as it is", self.project.plan_yaml)
+        else:
+            write_text(self.project.plan_yaml, text)
         return text
 
     def choose(self, seconds: float) -> Chosen:
@@ -172,30 +206,41 @@ class Planner:
 
     @property
     def _identity(self) -> str:
-        return f"{self.asked.hash} {' '.join(sorted(self.pinned))}"
+        return digest(self.asked.to_yaml(), *sorted(self.pinned))
+
+    @property
+    def folds(self) -> int:
+        """Folds that may be trained."""
+        return self.asked.folds.train or self.facts.folds
 
     def text(self, chosen: Chosen, seconds: float) -> str:
         """Return the recipe of the first unit with the reasons, as ``plan.yaml`` shows it."""
-        recipe, cost = chosen.recipe, chosen.cost
-        epochs = sum(stage.epochs for stage in recipe.training.stages)
-        share = min(1.0, (seconds - cost.reserve_s) / cost.train_s)
-        recipe = with_epochs(recipe, max(1, int(share * epochs + 0.05)), self.rules.length)
-        fits = max(1, int(seconds / (cost.train_s + cost.reserve_s)))
-        folds = min(recipe.folds.train or self.facts.folds, fits)
-        recipe = recipe.model_copy(update={"folds": recipe.folds.model_copy(update={"train": folds})})
+        part = fit(chosen.recipe, chosen.cost, seconds, folds=self.folds)
+        recipe = with_epochs(chosen.recipe, part.epochs, self.rules.length)
+        recipe = recipe.model_copy(update={"folds": recipe.folds.model_copy(update={"train": part.folds})})
         return explain(recipe, chosen.choices, title=f"planned for {clock(seconds)}")
+
+    def cost_of(self, recipe: Recipe) -> Cost:
+        """Return what a fold of a resolved recipe costs on the machine as busy as it was last."""
+        tools = self.tools
+        cost = cost_of(recipe, self.facts, tools.measure, self.rules.time, runtime=tools.runtime)
+        return cost.slower(self.slower)
+
+    def learn(self, recipe: Recipe, pace: float) -> None:
+        """Learn from a training's last pace (seconds a pixel; 0: unknown) how busy the machine is."""
+        if pace:
+            ratio = pace * self.slower / self.cost_of(recipe).paces[-1]
+            self.slower = min(_DRIFT_BOUNDS[1], max(_DRIFT_BOUNDS[0], ratio))
 
     def next(self, plan: Plan, left_s: float) -> Wish | None:
         """Return what to begin with the time left, or None."""
-        folds = self.asked.folds.train or self.facts.folds
-        reference = Reference(plan.recipe, plan.cost_now, folds)
 
         def second() -> Reference | None:
-            found = second_recipe(plan.recipe, self.asked, self.facts, self.rules, self.tools)
-            return None if found is None else Reference(found.recipe, found.cost.slower(plan.slower), folds)
+            recipe = second_recipe(plan.recipe, self.asked, self.pinned, self.facts, self.rules, self.tools)
+            return None if recipe is None else Reference(recipe, self.cost_of(recipe), self.folds)
 
         return next_unit(
-            reference,
+            Reference(plan.recipe, self.cost_of(plan.recipe), self.folds),
             plan.units,
             left_s,
             self.rules,
@@ -235,6 +280,7 @@ class _Measurements:
         """Return what was measured here before, or measure now."""
         from masksmith.planning.measure import timing_of
 
+        pulse.beat()
         key = self._key(model, training, hw, batch_size)
         if key not in self.known:
             began = time.monotonic()
@@ -258,7 +304,7 @@ class _Measurements:
                     model.architecture, model.encoder, batch_size, *hw,
                     batch_size / timed.step_s, batch_size / timed.forward_s,
                 )  # fmt: skip
-        return _Scaled(self.known[key], self.factor)
+        return _Scaled(self.known[key], self.factor if key in self.remembered else 1.0)
 
     def runtime_of(
         self, runtime: str, model: ModelConfig, training: TrainingConfig, hw: tuple[int, int], batch_size: int
@@ -271,7 +317,9 @@ class _Measurements:
         if key not in self.known:
             began = time.monotonic()
             timed = self.memory.get(key)
-            if timed is None:
+            if timed is not None:
+                self.remembered.add(key)
+            else:
                 try:
                     timed = measure_runtime(
                         model, training, runtime=runtime, **options, seconds=_MEASURE_S / 4
@@ -282,7 +330,7 @@ class _Measurements:
                 self.memory.put(key, timed)
             self.spent_s += time.monotonic() - began
             self.known[key] = timed
-        return _Scaled(self.known[key], self.factor)
+        return _Scaled(self.known[key], self.factor if key in self.remembered else 1.0)
 
     def drift(self, recipe: Recipe, facts: DataFacts) -> None:
         """Compare what is remembered for a recipe with a few steps now, and believe the present.

@@ -42,7 +42,8 @@ def predict_member(project: Project, member: Member, *, stages: Sequence[str] = 
 
     if not member.interim and not is_trained(project, member):
         raise InputError(
-            f"{member.run.path}: fold {member.fold} is not trained; run `masksmith train {project.root}` first"
+            f"{member.run.path}: fold {member.fold} is not trained; run `masksmith train {project.root}` first, or the "
+            "`masksmith compete` command that began it"
         )
     cache, ledger, options = project.cache, member.run.ledger, member.run.recipe.prediction
     held_out = project.folds.inside(member.fold)
@@ -116,7 +117,7 @@ def _need_codes(project: Project, member: Member, stage: str) -> Store:
     if not whole or not member.run.ledger.is_done(member.entry(stage), _predict_key(project, member, stage)):
         raise InputError(
             f"{path}: made with other weights, folds or settings than the present ones; run "
-            f"`masksmith train {project.root}` and `masksmith predict {project.root}` again"
+            f"`masksmith predict {project.root}` again, or the `masksmith compete` command that made it"
         )
     return store
 

@@ -82,6 +82,16 @@ class Remaining:
             self._work = self._work * kept + work
             self._seconds = self._seconds * kept + seconds
 
+    def skip(self, work: int | float) -> None:
+        """Count ``work`` as done, but not for the pace: it was of another kind."""
+        self.done += work
+        self.restart()
+
+    def forget(self) -> None:
+        """Forget the pace: what follows has another one."""
+        self.steps, self._work, self._seconds = 0, 0.0, 0.0
+        self.restart()
+
     @property
     def pace(self) -> float:
         """Seconds a unit of work; 0 while nothing is known."""

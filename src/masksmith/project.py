@@ -116,6 +116,12 @@ class Project:
             self.masks_dir,
             self.submission_csv,
             self.report_html,
+            self.submission_json,
+            self.members_json.parent,
+            self.plan_yaml,
+            self.plan_json,
+            self.budget_json,
+            self.noise_json,
         )
         for path in (*ours, self.cache_dir):
             if path.exists():
@@ -186,6 +192,11 @@ class Project:
             return None
         run = self.run(name)
         return self._write_run(run.path, with_free_parts(run.recipe, asked))
+
+    def set_free_parts(self, run: Run, recipe: Recipe) -> Run:
+        """Return the run with the parts of ``recipe`` that do not decide the weights: prediction and tuning."""
+        free = with_free_parts(run.recipe, recipe)
+        return self._write_run(run.path, free)
 
     def add_run(self, asked: Recipe, resolved: Recipe) -> Run:
         """Create the run's folder with its resolved recipe, or return it if it is there."""

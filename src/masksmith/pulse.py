@@ -26,14 +26,19 @@ class _State:
     listeners: tuple[Callable[[], None], ...] = ()
 
 
+def tick() -> None:
+    """Call the listeners."""
+    for listener in _State.listeners:
+        listener()
+
+
 def beat() -> None:
     """Call the listeners, then answer a request to stop.
 
     Raises:
         StoppedError: A stop was asked for, and what runs is not the finishing itself.
     """
-    for listener in _State.listeners:
-        listener()
+    tick()
     if _State.asked is not None and not _State.finishing:
         raise StoppedError(f"stopped by {_NAMES[_State.asked]}", exit_code=_State.asked)
 

@@ -16,7 +16,7 @@ from masksmith.data.checks import duplicate_groups
 from masksmith.data.store import Store
 from masksmith.errors import InputError
 from masksmith.files import remove
-from masksmith.members import Member, members_of_run
+from masksmith.members import Member, members_of_run, read_members
 from masksmith.metrics import get_metric
 from masksmith.postprocess import PLAIN, apply_rule
 from masksmith.prediction.codes import to_codes
@@ -129,6 +129,7 @@ def train_member(
 
     run, fold = member.run, member.fold
     if is_trained(project, member):
+        _drop_interim(project, run)
         return
     logger.info("run %s: training fold %d of %d", run.path.name, fold, project.folds.count)
     fabric = make_fabric(run.recipe.training)
@@ -147,7 +148,15 @@ def train_member(
         deadline=deadline,
     )
     run.ledger.mark_done(member.entry("train"), train_key(project, run, fold))
-    remove(run.interim)
+    _drop_interim(project, run)
+
+
+def _drop_interim(project: Project, run: Run) -> None:
+    """Remove what was predicted by an unfinished training of the run, and members.json if it names that."""
+    if run.interim.exists():
+        if project.members_json.exists() and any(one.interim for one in read_members(project, None)):
+            remove(project.members_json)
+        remove(run.interim)
 
 
 def _refuse_too_large(recipe: Recipe, model: "SegmentationModel", data: "FoldData") -> None:
@@ -287,7 +296,7 @@ def _evaluator(
                 what="scoring",
             )
         ]
-        remaining.advance(_FORWARD_WORK * _pixels(cache.train_images, names))
+        remaining.skip(_FORWARD_WORK * _pixels(cache.train_images, names))
         return metric.score(np.stack(rows))
 
     return evaluate

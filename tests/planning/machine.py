@@ -5,7 +5,16 @@ from dataclasses import dataclass
 from masksmith.planning.choose import Tools
 from masksmith.planning.cost import DataFacts
 
-FACTS = DataFacts(train=2500, held_out=645, test=4000, hw=(101, 101), channels=1, folds=5)
+FACTS = DataFacts(
+    train=2500,
+    held_out=645,
+    test=4000,
+    hw=(101, 101),
+    held_out_px=645 * 112**2,
+    test_px=4000 * 112**2,
+    channels=1,
+    folds=5,
+)
 
 
 @dataclass

@@ -93,17 +93,17 @@ def test_large_images_are_trained_in_windows():
 
 
 def test_the_second_view_is_left_out_where_it_costs_too_much():
-    many = replace(FACTS, test=200_000)
+    many = replace(FACTS, test=200_000, test_px=200_000 * 112**2)
     assert chosen(Machine(), 1500, facts=many).recipe.prediction.tta == ["identity"]
     assert chosen(Machine(), 1200).recipe.prediction.tta == ["identity", "hflip"]
 
 
 def test_the_runtime_is_converted_where_that_pays():
-    many = replace(FACTS, test=20_000)
+    many = replace(FACTS, test=20_000, test_px=20_000 * 112**2)
     assert chosen(Machine(openvino=3.0), 1800, facts=many).recipe.prediction.runtime == "openvino"
     assert chosen(Machine(openvino=1.05), 1800, facts=many).recipe.prediction.runtime == "torch"
     assert chosen(Machine(openvino=None), 1800, facts=many).recipe.prediction.runtime == "torch"
-    few = replace(FACTS, test=100, held_out=50)
+    few = replace(FACTS, test=100, held_out=50, test_px=100 * 112**2, held_out_px=50 * 112**2)
     assert chosen(Machine(openvino=3.0), 1800, facts=few).recipe.prediction.runtime == "torch"
 
 
@@ -142,12 +142,19 @@ def test_weights_that_no_candidate_has():
 
 def test_the_second_recipe_differs():
     machine = Machine(weights=("imagenet", "none"))
-    first = chosen(machine, 1800).recipe
-    other = second_recipe(first, load_recipe("default"), FACTS, RULES, machine.tools())
-    assert (other.recipe.model.architecture, other.recipe.model.encoder) == ("unetplusplus", "mobilenet_v2")
-    assert other.recipe.training.stages == first.training.stages
-    alone = Machine(weights=())
-    assert second_recipe(first, load_recipe("default"), FACTS, RULES, alone.tools()) is None
+    asked, first = load_recipe("default"), chosen(machine, 1800).recipe
+
+    def second(machine, asked=asked, pinned=()):
+        return second_recipe(first, asked, pinned, FACTS, RULES, machine.tools())
+
+    other = second(machine)
+    assert (other.model.architecture, other.model.encoder) == ("unetplusplus", "mobilenet_v2")
+    assert other.training.stages == first.training.stages
+    assert second(Machine(weights=())) is None
+    assert second(Machine(weights=("imagenet", "none"), largest=0)) is None
+    assert second(machine, pinned=["model.decoder_channels"]) is None
+    named = asked.model_copy(update={"model": asked.model.model_copy(update={"encoder": "resnet50"})})
+    assert second(machine, asked=named) is None
 
 
 def test_another_recipe_keeps_its_own_length():

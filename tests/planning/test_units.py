@@ -12,7 +12,7 @@ from masksmith.recipe import load_recipe
 
 RULES = load_rules()
 RECIPE = load_recipe("default")  # 38 epochs
-COST = Cost(train_s=760, epoch_s=28, predict_s=25, view_s=12, finish_s=15, pace=1e-6)
+COST = Cost(train_s=760, epoch_s=28, predict_s=25, view_s=12, finish_s=15, paces=(1e-6, 2e-6))
 REFERENCE = Reference(RECIPE, COST, folds=2)
 
 
@@ -103,5 +103,22 @@ def test_a_cycle_survives_yaml():
 
 
 def test_costs_of_a_slower_machine():
-    assert COST.slower(2.0) == Cost(1520, 56, 50, 24, 30, 2e-6)
+    assert COST.slower(2.0) == Cost(1520, 56, 50, 24, 30, (2e-6, 4e-6))
     assert COST.reserve_s == 40
+
+
+def test_a_fold_whose_cycle_did_not_join_gets_no_more():
+    units = [finish(ask([], 1e5), run="default-00000000")]
+    units.append(finish(ask(units, 1e5), run="default-00000001"))
+    left_out = replace(finish(ask(units, 1e5), run="default-00000002"), joined=False)
+    assert (left_out.kind, left_out.fold) == ("cycle", 0)
+    assert [ask([*units, left_out], 1e5).unit.fold for _ in range(1)] == [1]
+    failed = [units[0], replace(units[1], joined=False)]  # a fold that failed has nothing to go on from
+    assert ask(failed, 1e5).unit.fold == 0
+    assert ask([*failed, left_out], 1e5).unit.kind == "seed"
+
+
+def test_units_of_another_recipe_count_for_nothing():
+    other = replace(finish(ask([], 1e5)), reference="ffffffff")
+    wish = ask([other], 1e5)
+    assert (wish.unit.kind, wish.unit.fold) == ("fold", 0)

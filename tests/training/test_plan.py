@@ -78,7 +78,9 @@ def test_epochs_survive_json():
 
 
 def test_deadline():
-    deadline = Deadline(lambda: 100.0, reserve_s=20.0, pace=1.0)
+    deadline = Deadline(lambda: 100.0, reserve_s=20.0, paces=[2.0, 1.0])
+    assert deadline.slower(4.0, stage=0) == 2
+    assert deadline.pace_of(1, 4.0, 2.0) == 2  # what is seen in one stage holds for the others
     assert deadline.for_training(1.0) == 80
     assert deadline.for_training(2.0) == 60  # a slower machine needs a longer reserve
     assert deadline.for_training(0.5) == 80
@@ -86,4 +88,11 @@ def test_deadline():
     assert deadline.share(81, 0, 1.0) is None  # within the slack
     assert deadline.share(160, 0, 1.0) == pytest.approx(0.98 * 80 / 160)
     assert deadline.share(160, 10, 2.0) == pytest.approx((0.98 * 60 - 10) / 160)
-    assert Deadline(lambda: 5.0, reserve_s=20.0).share(10, 0, 1.0) == 0  # too late for anything
+
+
+def test_a_deadline_that_has_passed():
+    late = Deadline(lambda: 5.0, reserve_s=20.0)
+    assert late.share(10, 0, 1.0) == 0
+    assert late.share(0, 20, 1.0) is None  # no step is left to leave out
+    assert late.slower(3.0, stage=0) == 1
+    assert late.pace_of(0, 3.0, 1.0) == 3

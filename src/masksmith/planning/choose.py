@@ -1,18 +1,17 @@
 """From the data, a budget and measured times to a resolved recipe, with a reason beside each choice."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from masksmith.errors import InputError
 from masksmith.models.config import ModelConfig
-from masksmith.planning.cost import Cost, DataFacts, Measure, Timed, cost_of, stage_hw
+from masksmith.planning.cost import Cost, DataFacts, Measure, MeasureRuntime, cost_of, fit
 from masksmith.planning.lengths import whole_epochs, with_epochs
 from masksmith.planning.rules import Candidate, Rules
 from masksmith.preprocess import round_up
 from masksmith.progress import clock
 from masksmith.recipe import Recipe
-from masksmith.training.config import TrainingConfig
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,7 @@ class Tools:
     """Settles every "auto"."""
     largest_batch: Callable[[Recipe, DataFacts], int]
     """Largest batch that fits into memory; 0 where not one image does."""
-    runtime: Callable[[str, ModelConfig, TrainingConfig, tuple[int, int], int], Timed | None]
+    runtime: MeasureRuntime
     """Measures a prediction runtime, with its conversion in ``build_s``; None where it cannot work here."""
     drift: Callable[[Recipe, DataFacts], None]
     """Compares what is remembered with the machine as it is now; later measurements heed it."""
@@ -88,17 +87,23 @@ def choose(
 
 
 def second_recipe(
-    chosen: Recipe, asked: Recipe, facts: DataFacts, rules: Rules, tools: Tools
-) -> Chosen | None:
-    """Return the next candidate that differs from the chosen one, or None."""
+    chosen: Recipe, asked: Recipe, pinned: Iterable[str], facts: DataFacts, rules: Rules, tools: Tools
+) -> Recipe | None:
+    """Return the chosen recipe with the next candidate that fits; None where there is none, or the model is pinned."""
+    if _pins_model(pinned, asked):
+        return None
     for candidate, weights in _at_hand(asked.model, rules, tools):
         model = candidate.model(weights)
-        same = (model.architecture, model.encoder) == (chosen.model.architecture, chosen.model.encoder)
-        if same:
-            continue
-        recipe = tools.resolve(chosen.model_copy(update={"model": model}))
-        return Chosen(recipe, cost_of(recipe, facts, tools.measure, rules.time), [])
+        if (model.architecture, model.encoder) != (chosen.model.architecture, chosen.model.encoder):
+            recipe = _fitting(chosen.model_copy(update={"model": model}), pinned, facts, tools)
+            if recipe is not None:
+                return recipe
     return None
+
+
+def _pins_model(pinned: Iterable[str], asked: Recipe) -> bool:
+    keys = [key for key in pinned if key.startswith("model.") and key != "model.encoder_weights"]
+    return bool(keys) or asked.model.encoder != "auto"
 
 
 def _sized(asked: Recipe, keys: set[str], facts: DataFacts, rules: Rules, choices: list[Choice]) -> Recipe:
@@ -153,42 +158,64 @@ def _model(
     choices: list[Choice],
 ) -> Recipe:
     """Take the first candidate whose whole training is affordable, else the one of which most fits."""
-    pinned = [key for key in keys if key.startswith("model.") and key != "model.encoder_weights"]
-    if pinned or base.model.encoder != "auto":
-        recipe = tools.resolve(base)
+    if _pins_model(keys, base):
+        recipe = _fitting(base, keys, facts, tools) or tools.resolve(
+            base
+        )  # too large: refused with the figures later
         choices.insert(0, Choice("model.encoder", recipe.model.encoder, "as asked"))
-        return _fitting(recipe, facts, tools, choices)
+        return recipe
     best: tuple[float, Recipe, str] | None = None
+    too_large: list[str] = []
     for candidate, weights in _at_hand(base.model, rules, tools):
-        recipe = tools.resolve(base.model_copy(update={"model": candidate.model(weights)}))
-        cost = cost_of(recipe, facts, tools.measure, rules.time)
+        fitting = _fitting(base.model_copy(update={"model": candidate.model(weights)}), keys, facts, tools)
+        if fitting is None:
+            too_large.append(candidate.name)
+            continue
+        cost = cost_of(fitting, facts, tools.measure, rules.time)
         share = (seconds - cost.reserve_s) / cost.train_s
         reason = (
             f"{candidate.name}, {'weights: ' + weights if candidate.pretrained else 'no pretrained weights at hand'}; "
             f"a whole fold takes {clock(cost.train_s)} here; {candidate.evidence}"
         )
         if best is None or share > best[0]:
-            best = (share, recipe, reason)
+            best = (share, fitting, reason)
         if share >= 1 or tools.measured_s() > rules.time.measure_frac * seconds:
             break
     if best is None:
-        raise InputError(
-            f"model.encoder_weights: {base.model.encoder_weights!r} fits none of the models that planning knows for "
-            f"{tools.device}; name the encoder with --set model.encoder=…"
-        )
+        raise InputError(_no_candidate(base, too_large, tools.device))
+    if best[1].training.batch_size != base.training.batch_size:
+        batch = str(best[1].training.batch_size)
+        choices.append(Choice("training.batch_size", batch, "the largest power of two that fits into memory"))
     choices.insert(0, Choice("model.encoder", best[1].model.encoder, best[2]))
-    return _fitting(best[1], facts, tools, choices)
+    return best[1]
 
 
-def _fitting(recipe: Recipe, facts: DataFacts, tools: Tools, choices: list[Choice]) -> Recipe:
-    """Take a smaller batch where memory asks for it."""
-    largest = tools.largest_batch(recipe, facts)
-    if largest >= recipe.training.batch_size or largest < 1:
-        return recipe  # one that does not fit at all is refused, with the figures, before training
-    batch = 2 ** (largest.bit_length() - 1)
-    choices.append(
-        Choice("training.batch_size", str(batch), "the largest power of two that fits into memory")
+def _no_candidate(base: Recipe, too_large: list[str], device: str) -> str:
+    if too_large:
+        return (
+            f"training.batch_size: not one image fits into memory with {', '.join(too_large)}; train on windows with "
+            "--set training.crop_hw=[256,256]"
+        )
+    return (
+        f"model.encoder_weights: {base.model.encoder_weights!r} fits none of the models that planning knows for "
+        f"{device}; name the encoder with --set model.encoder=…"
     )
+
+
+def _fitting(recipe: Recipe, pinned: Iterable[str], facts: DataFacts, tools: Tools) -> Recipe | None:
+    """Return the recipe resolved, with a smaller batch where memory asks for it; None where not one image fits.
+
+    A pinned batch stays: if it does not fit, the training is refused with the figures.
+    """
+    recipe = tools.resolve(recipe)
+    if "training.batch_size" in set(pinned):
+        return recipe
+    largest = tools.largest_batch(recipe, facts)
+    if largest >= recipe.training.batch_size:
+        return recipe
+    if largest < 1:
+        return None
+    batch = 2 ** (largest.bit_length() - 1)
     return recipe.model_copy(update={"training": recipe.training.model_copy(update={"batch_size": batch})})
 
 
@@ -232,54 +259,40 @@ def _runtime(
     asked = recipe.prediction.runtime
     if "prediction.runtime" in keys or recipe.name != "default" or tools.device != "cpu":
         choices.append(Choice("prediction.runtime", asked, "as asked"))
-        return recipe, cost
-    stage = max(recipe.training.stages, key=lambda one: one.scale)
-    hw = stage_hw(recipe.training, stage, facts, 2**recipe.model.encoder_depth)
-    batch = stage.batch_size or recipe.training.batch_size
-    timed = None
+        return recipe, cost_of(recipe, facts, tools.measure, rules.time, runtime=tools.runtime)
+    prediction = recipe.prediction.model_copy(update={"runtime": "openvino"})
+    converted = recipe.model_copy(update={"prediction": prediction})
+    other = cost
     if cost.predict_s > rules.prediction.convert_least_s:
-        timed = tools.runtime("openvino", recipe.model, recipe.training, hw, batch)
-    if timed is None:
-        reason = (
-            f"prediction takes {clock(cost.predict_s)}: no conversion would pay, or OpenVINO is not installed"
-        )
-        choices.append(Choice("prediction.runtime", "torch", reason))
-        return recipe, cost
-    speed_up = tools.measure(recipe.model, recipe.training, hw, batch).forward_s / timed.forward_s
-    gate_s = cost.view_s * facts.held_out / (facts.held_out + facts.test) * (1 + 1 / speed_up)
-    converted_s = timed.build_s + gate_s + cost.predict_s / speed_up
-    runtime = "openvino" if converted_s < rules.prediction.convert_below_frac * cost.predict_s else "torch"
+        other = cost_of(converted, facts, tools.measure, rules.time, runtime=tools.runtime)
+    if other.predict_s < rules.prediction.convert_below_frac * cost.predict_s:
+        took = clock(other.predict_s)
+        reason = f"{took} with conversion and its check on the held-out images; torch {clock(cost.predict_s)}"
+        choices.append(Choice("prediction.runtime", "openvino", reason))
+        return converted, other
     reason = (
-        f"torch takes {clock(cost.predict_s)}, OpenVINO {clock(converted_s)} with conversion and the comparison on the "
-        f"held-out images; {speed_up:.1f} times as fast a batch"
+        f"prediction takes {clock(cost.predict_s)}: converting would not pay, or OpenVINO is not installed"
     )
-    choices.append(Choice("prediction.runtime", runtime, reason))
-    if runtime == asked:
-        return recipe, cost
-    prediction = recipe.prediction.model_copy(update={"runtime": runtime})
-    predict_s = converted_s if runtime == "openvino" else cost.predict_s
-    return recipe.model_copy(update={"prediction": prediction}), replace(cost, predict_s=predict_s)
+    choices.append(Choice("prediction.runtime", "torch", reason))
+    return recipe, cost
 
 
 def _length(recipe: Recipe, cost: Cost, facts: DataFacts, seconds: float, choices: list[Choice]) -> None:
     """Say how long a whole training is, and how many folds of it fit; refuse a budget without one epoch."""
-    epochs = sum(stage.epochs for stage in recipe.training.stages)
     least = cost.epoch_s + cost.reserve_s
     if seconds < least:
         raise InputError(
             f"--budget: {clock(seconds)} are left, but one epoch of {recipe.model.encoder} on {facts.train} images "
             f"({clock(cost.epoch_s)}), the prediction of {facts.held_out + facts.test} images "
-            f"({clock(cost.predict_s)}) "
-            f"and what follows ({clock(cost.finish_s)}) take "
+            f"({clock(cost.predict_s)}) and what follows ({clock(cost.finish_s)}) take "
             f"{clock(least)} on this machine; give at least that much more"
         )
-    share = min(1.0, (seconds - cost.reserve_s) / cost.train_s)
-    fits = max(1, int(seconds / (cost.train_s + cost.reserve_s)))
-    folds = min(recipe.folds.train or facts.folds, fits)
-    length = f"{max(1, int(share * epochs + 0.05))} epochs"
-    why = f"a whole training is {epochs} epochs, {clock(cost.train_s)} a fold; {share:.0%} of it fits"
+    part = fit(recipe, cost, seconds, folds=recipe.folds.train or facts.folds)
+    why = (
+        f"a whole training is {part.whole} epochs, {clock(cost.train_s)} a fold; {part.share:.0%} of it fits"
+    )
     each = f"of {facts.folds}; {clock(cost.train_s + cost.reserve_s)} each with prediction"
     choices += [
-        Choice("training.stages", length, why),
-        Choice("folds.train", str(folds), each),
+        Choice("training.stages", f"{part.epochs} epochs", why),
+        Choice("folds.train", str(part.folds), each),
     ]

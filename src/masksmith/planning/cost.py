@@ -36,6 +36,10 @@ Measure = Callable[[ModelConfig, TrainingConfig, tuple[int, int], int], Timed]
 """(model, training, (height, width), batch size) -> seconds."""
 
 
+MeasureRuntime = Callable[[str, ModelConfig, TrainingConfig, tuple[int, int], int], Timed | None]
+"""(runtime, model, training, (height, width), batch size) -> seconds; None where it cannot work here."""
+
+
 @dataclass(frozen=True)
 class DataFacts:
     """What the estimates need to know of the data."""
@@ -47,9 +51,18 @@ class DataFacts:
     test: int
     """Test images."""
     hw: tuple[int, int]
-    """Largest height and width."""
+    """Largest height and width of the training images."""
+    held_out_px: int
+    """Pixels of a fold's images, padded."""
+    test_px: int
+    """Pixels of the test images, padded."""
     channels: int
     folds: int
+
+    @property
+    def view_px(self) -> int:
+        """Pixels of one view of all that is predicted with a fold."""
+        return self.held_out_px + self.test_px
 
 
 @dataclass(frozen=True)
@@ -63,11 +76,11 @@ class Cost:
     predict_s: float
     """Held-out and test images, all views."""
     view_s: float
-    """One view of these."""
+    """One view of these, in torch."""
     finish_s: float
     """Tuning, submission and report."""
-    pace: float
-    """Seconds a pixel of the training's last stage."""
+    paces: tuple[float, ...]
+    """Seconds a pixel of each stage's training."""
 
     @property
     def reserve_s(self) -> float:
@@ -76,7 +89,8 @@ class Cost:
 
     def slower(self, factor: float) -> "Cost":
         """Return the cost on a machine that is slower by a factor (below 1: faster)."""
-        return Cost(*(value * factor for value in vars(self).values()))
+        seconds = {name: value * factor for name, value in vars(self).items() if name != "paces"}
+        return Cost(**seconds, paces=tuple(pace * factor for pace in self.paces))
 
 
 def stage_hw(training: TrainingConfig, stage: Stage, facts: DataFacts, divisor: int) -> tuple[int, int]:
@@ -87,25 +101,81 @@ def stage_hw(training: TrainingConfig, stage: Stage, facts: DataFacts, divisor: 
     return round_up(round(height * stage.scale), divisor), round_up(round(width * stage.scale), divisor)
 
 
-def cost_of(recipe: Recipe, facts: DataFacts, measure: Measure, rule: TimeRule) -> Cost:
-    """Return what one fold of a resolved recipe costs."""
+def cost_of(
+    recipe: Recipe,
+    facts: DataFacts,
+    measure: Measure,
+    rule: TimeRule,
+    *,
+    runtime: MeasureRuntime | None = None,
+) -> Cost:
+    """Return what one fold of a resolved recipe costs.
+
+    Args:
+        recipe: With "auto" settled.
+        facts: The data.
+        measure: The machine.
+        rule: How measured times become estimates.
+        runtime: Measures the recipe's prediction runtime; None reckons with torch.
+    """
     model, training = recipe.model, recipe.training
-    divisor = 2**model.encoder_depth
-    seconds, epoch_s, pace, forward_pace = 0.0, 0.0, 0.0, 0.0
-    start_s = 0.0
+    train_s, epoch_s, start_s, forward_pace = 0.0, 0.0, 0.0, 0.0
+    paces = []
     for stage in training.stages:
-        hw, batch = stage_hw(training, stage, facts, divisor), stage.batch_size or training.batch_size
+        hw, batch = _stage_size(recipe, stage, facts)
         timed = measure(model, training, hw, batch)
-        steps = max(1, facts.train // batch)
-        epoch_s = steps * timed.step_s * rule.loop_frac
-        pace = timed.step_s * rule.loop_frac / (hw[0] * hw[1] * batch)
-        forward_pace = timed.forward_s / (hw[0] * hw[1] * batch)
+        pixels = hw[0] * hw[1] * batch
+        epoch_s = max(1, facts.train // batch) * timed.step_s * rule.loop_frac
+        train_s += stage.epochs * epoch_s
+        paces.append(timed.step_s * rule.loop_frac / pixels)
+        forward_pace = timed.forward_s / pixels
         start_s = timed.build_s + timed.first_step_s
-        seconds += stage.epochs * epoch_s
-    image_s = forward_pace * round_up(facts.hw[0], divisor) * round_up(facts.hw[1], divisor)
-    epochs = sum(stage.epochs for stage in training.stages)
-    scorings = -(-epochs // training.evaluate_every)
-    seconds += scorings * facts.held_out * image_s + start_s
-    view_s = (facts.held_out + facts.test) * image_s
+    scorings = -(-sum(stage.epochs for stage in training.stages) // training.evaluate_every)
+    train_s += scorings * facts.held_out_px * forward_pace + start_s
+    view_s = facts.view_px * forward_pace
+    predict_s = view_s * len(recipe.prediction.tta)
+    if runtime is not None and recipe.prediction.runtime != "torch":
+        predict_s = _converted_s(recipe, facts, runtime, view_s, forward_pace) or predict_s
     finish_s = rule.finish_s + rule.finish_s_per_image * (facts.held_out * facts.folds + facts.test)
-    return Cost(seconds, epoch_s, view_s * len(recipe.prediction.tta), view_s, finish_s, pace)
+    return Cost(train_s, epoch_s, predict_s, view_s, finish_s, tuple(paces))
+
+
+def _stage_size(recipe: Recipe, stage: Stage, facts: DataFacts) -> tuple[tuple[int, int], int]:
+    """Return ((height, width), batch size) of a stage."""
+    hw = stage_hw(recipe.training, stage, facts, 2**recipe.model.encoder_depth)
+    return hw, stage.batch_size or recipe.training.batch_size
+
+
+def _converted_s(
+    recipe: Recipe, facts: DataFacts, runtime: MeasureRuntime, view_s: float, forward_pace: float
+) -> float | None:
+    """Return the seconds of prediction with another runtime: conversion, the gate's comparison, all views."""
+    hw, batch = _stage_size(recipe, recipe.training.stages[-1], facts)
+    timed = runtime(recipe.prediction.runtime, recipe.model, recipe.training, hw, batch)
+    if timed is None:
+        return None
+    speed_up = forward_pace * hw[0] * hw[1] * batch / timed.forward_s
+    gate_s = view_s * facts.held_out_px / facts.view_px * (1 + 1 / speed_up)
+    return timed.build_s + gate_s + view_s * len(recipe.prediction.tta) / speed_up
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How much of a recipe fits a time."""
+
+    epochs: int
+    """Epochs of one fold."""
+    whole: int
+    """Epochs of its whole length."""
+    share: float
+    """Of the whole length, 0…1; below one epoch's share not even one fits."""
+    folds: int
+    """Folds of whole length."""
+
+
+def fit(recipe: Recipe, cost: Cost, seconds: float, *, folds: int) -> Fit:
+    """Return how much of a recipe fits ``seconds``, with what follows a training; of ``folds`` folds at most."""
+    whole = sum(stage.epochs for stage in recipe.training.stages)
+    share = min(1.0, (seconds - cost.reserve_s) / cost.train_s)
+    fits = max(1, int(seconds / (cost.train_s + cost.reserve_s)))
+    return Fit(max(1, int(share * whole + 0.05)), whole, share, min(folds, fits))

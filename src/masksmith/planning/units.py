@@ -5,10 +5,10 @@ another seed; a second recipe. A unit is begun only if enough of it fits.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from masksmith.planning.cost import Cost
+from masksmith.planning.cost import Cost, fit
 from masksmith.planning.lengths import cycle_of, with_epochs
 from masksmith.planning.rules import Rules
 from masksmith.recipe import Recipe
@@ -18,24 +18,27 @@ Kind = Literal["fold", "cycle", "seed", "recipe"]
 
 @dataclass(frozen=True)
 class Unit:
-    """One training of one fold, as the plan lists it.
-
-    ``run`` and ``took_s`` are known when it was begun and when it was finished; ``joined`` says whether it is a
-    member of the ensemble, and ``scores`` what the decision rests on.
-    """
+    """One training of one fold, as the plan lists it."""
 
     kind: Kind
     fold: int
     seed: int
     expected_s: float
     reason: str
+    """Why it was begun, and what became of it if it failed."""
+    reference: str
+    """Which reference recipe it belongs to: units of another one stay members, and count for nothing else."""
     model: str = ""
     epochs: int = 0
     run: str = ""
     took_s: float | None = None
+    """Seconds of the call that finished it; None while it is under way."""
     joined: bool | None = None
+    """Whether it is a member of the ensemble; None while that is not decided."""
     score_before: float | None = None
+    """Plain score of its fold without it; None for the first of a fold."""
     score_after: float | None = None
+    """And with it."""
 
     @property
     def done(self) -> bool:
@@ -53,7 +56,6 @@ class Wish:
 
     unit: Unit
     recipe: Recipe
-    cost: Cost
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,11 @@ class Reference:
     cost: Cost
     folds: int
     """Folds that may be trained."""
+
+    @property
+    def name(self) -> str:
+        """What its units call it."""
+        return self.recipe.hash[:8]
 
 
 def next_unit(
@@ -85,70 +92,72 @@ def next_unit(
         run_recipe: Returns the recipe of a run by its name.
         second: Returns the second recipe, or None; called only when its turn has come.
     """
+    own = [unit for unit in units if unit.reference == reference.name]
     return (
-        _fold(reference, units, left_s, rules)
-        or _cycle(reference, units, left_s, rules, run_recipe)
-        or _seed(reference, units, left_s, rules)
-        or _second(reference, units, left_s, rules, second)
+        _fold(reference, own, left_s, rules)
+        or _cycle(reference, own, left_s, rules, run_recipe)
+        or _seed(reference, own, left_s, rules)
+        or _second(reference, own, left_s, rules, second)
     )
 
 
 def _whole(
-    kind: Kind, reference: Reference, fold: int, left_s: float, least: float, rules: Rules, why: str
+    unit: Unit, recipe: Recipe, cost: Cost, left_s: float, least: float, rules: Rules, *, folds: int
 ) -> Wish | None:
-    """Return a unit of the reference recipe, shortened to the time left, if at least ``least`` of it fits."""
-    recipe, cost = reference.recipe, reference.cost
-    epochs = sum(stage.epochs for stage in recipe.training.stages)
-    share = min(1.0, (left_s - cost.reserve_s) / cost.train_s)
-    if share < least:
+    """Return a unit of a recipe, shortened to the time left, if at least ``least`` of it fits."""
+    part = fit(recipe, cost, left_s, folds=folds)
+    if part.share < least:
         return None
-    planned = with_epochs(recipe, max(1, int(share * epochs + 0.05)), rules.length)
-    length = sum(stage.epochs for stage in planned.training.stages)
-    expected = cost.train_s * min(share, 1.0) + cost.reserve_s
-    reason = f"{why}; {f'all {epochs}' if length == epochs else f'{length} of {epochs}'} epochs fit"
-    unit = Unit(kind, fold, recipe.seed, round(expected, 1), reason, _model_name(recipe), length)
-    return Wish(unit, planned, cost)
+    planned = with_epochs(recipe, part.epochs, rules.length)
+    fits = f"all {part.whole}" if part.epochs == part.whole else f"{part.epochs} of {part.whole}"
+    unit = replace(
+        unit,
+        seed=recipe.seed,
+        expected_s=round(cost.train_s * part.share + cost.reserve_s, 1),
+        reason=f"{unit.reason}; {fits} epochs fit",
+        model=_model_name(recipe),
+        epochs=part.epochs,
+    )
+    return Wish(unit, planned)
 
 
 def _model_name(recipe: Recipe) -> str:
     return f"{recipe.model.architecture} on {recipe.model.encoder}"
 
 
-def _fold(reference: Reference, units: Sequence[Unit], left_s: float, rules: Rules) -> Wish | None:
-    trained = {unit.fold for unit in units if unit.kind == "fold"}
-    missing = [fold for fold in range(reference.folds) if fold not in trained]
+def _fold(reference: Reference, own: Sequence[Unit], left_s: float, rules: Rules) -> Wish | None:
+    begun = {unit.fold for unit in own if unit.kind == "fold"}
+    missing = [fold for fold in range(reference.folds) if fold not in begun]
     if not missing:
         return None
     epochs = sum(stage.epochs for stage in reference.recipe.training.stages)
-    least = rules.units.fold_least_frac if trained else 0.99 / epochs
-    return _whole("fold", reference, missing[0], left_s, least, rules, f"fold {missing[0]} is missing")
+    least = rules.units.fold_least_frac if begun else 0.99 / epochs
+    unit = Unit("fold", missing[0], 0, 0.0, f"fold {missing[0]} is missing", reference.name)
+    return _whole(unit, reference.recipe, reference.cost, left_s, least, rules, folds=reference.folds)
 
 
 def _cycle(
     reference: Reference,
-    units: Sequence[Unit],
+    own: Sequence[Unit],
     left_s: float,
     rules: Rules,
     run_recipe: Callable[[str], Recipe],
 ) -> Wish | None:
+    """Return a cycle of the fold with the fewest; a fold whose last cycle did not join gets no more."""
     rule, cost = rules.units, reference.cost
-    trained = [unit.fold for unit in units if unit.kind == "fold"]
-    cycles = [unit.fold for unit in units if unit.kind == "cycle"]
-    open_folds = [fold for fold in trained if cycles.count(fold) < rule.cycles_a_fold]
+    last = {unit.fold: unit for unit in own if unit.kind in ("fold", "cycle")}
+    cycles = [unit.fold for unit in own if unit.kind == "cycle"]
+    able = [fold for fold, unit in last.items() if unit.joined and cycles.count(fold) < rule.cycles_a_fold]
     epochs = min(rule.cycle_epochs_most, int((left_s - cost.reserve_s) / cost.epoch_s))
-    if not open_folds or epochs < rule.cycle_epochs_least:
+    if not able or epochs < rule.cycle_epochs_least:
         return None
-    fold = min(open_folds, key=lambda fold: (cycles.count(fold), fold))
-    before = [unit for unit in units if unit.fold == fold and unit.kind in ("fold", "cycle") and unit.joined][
-        -1
-    ]
-    recipe = cycle_of(
-        _start_of(run_recipe(before.run), reference.recipe), run=before.run, epochs=epochs, rule=rule
-    )
-    reason = f"no further fold fits; a cosine cycle of {epochs} epochs from the weights of {before.run}, fold {fold}"
-    expected = epochs * cost.epoch_s + cost.reserve_s
-    unit = Unit("cycle", fold, recipe.seed, round(expected, 1), reason, _model_name(recipe), epochs)
-    return Wish(unit, recipe, cost)
+    fold = min(able, key=lambda fold: (cycles.count(fold), fold))
+    run = last[fold].run
+    recipe = cycle_of(_start_of(run_recipe(run), reference.recipe), run=run, epochs=epochs, rule=rule)
+    reason = f"no further fold fits; a cosine cycle of {epochs} epochs from the weights of {run}, fold {fold}"
+    expected = round(epochs * cost.epoch_s + cost.reserve_s, 1)
+    unit = Unit("cycle", fold, recipe.seed, expected, reason, reference.name, _model_name(recipe), epochs)
+    return Wish(unit, recipe)
 
 
 def _start_of(trained: Recipe, reference: Recipe) -> Recipe:
@@ -157,30 +166,30 @@ def _start_of(trained: Recipe, reference: Recipe) -> Recipe:
     return trained.model_copy(update={"training": trained.training.model_copy(update=stages)})
 
 
-def _seed(reference: Reference, units: Sequence[Unit], left_s: float, rules: Rules) -> Wish | None:
-    """Return the next fold of the next seed, once every fold has its cycles; at most as many seeds as folds."""
-    tried = [unit for unit in units if unit.kind == "seed"]
-    if len(tried) >= reference.folds:
+def _seed(reference: Reference, own: Sequence[Unit], left_s: float, rules: Rules) -> Wish | None:
+    """Return the next fold of the next seed, once every fold has its cycles."""
+    fold, seed = len([unit for unit in own if unit.kind == "seed"]), reference.recipe.seed + 1
+    if fold >= reference.folds:
         return None
-    fold, seed = len(tried), reference.recipe.seed + 1
-    again = Reference(reference.recipe.model_copy(update={"seed": seed}), reference.cost, reference.folds)
-    return _whole(
-        "seed", again, fold, left_s, rules.units.fold_least_frac, rules, f"seed {seed}, fold {fold}"
-    )
+    again = reference.recipe.model_copy(update={"seed": seed})
+    unit = Unit("seed", fold, seed, 0.0, f"seed {seed}, fold {fold}", reference.name)
+    least = rules.units.fold_least_frac
+    return _whole(unit, again, reference.cost, left_s, least, rules, folds=reference.folds)
 
 
 def _second(
-    first: Reference,
-    units: Sequence[Unit],
+    reference: Reference,
+    own: Sequence[Unit],
     left_s: float,
     rules: Rules,
     second: Callable[[], Reference | None],
 ) -> Wish | None:
-    fold = len([unit for unit in units if unit.kind == "recipe"])
-    if left_s < first.cost.reserve_s + rules.units.fold_least_frac * first.cost.train_s:
+    fold, least = len([unit for unit in own if unit.kind == "recipe"]), rules.units.fold_least_frac
+    if fold >= reference.folds or left_s < reference.cost.reserve_s + least * reference.cost.train_s:
         return None  # not even worth measuring: it is not the cheaper one
-    reference = second()
-    if reference is None or fold >= reference.folds:
+    other = second()
+    if other is None:
         return None
-    why = f"a second recipe ({_model_name(reference.recipe)}), fold {fold}"
-    return _whole("recipe", reference, fold, left_s, rules.units.fold_least_frac, rules, why)
+    why = f"a second recipe ({_model_name(other.recipe)}), fold {fold}"
+    unit = Unit("recipe", fold, 0, 0.0, why, reference.name)
+    return _whole(unit, other.recipe, other.cost, left_s, least, rules, folds=reference.folds)

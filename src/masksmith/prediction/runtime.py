@@ -127,8 +127,8 @@ def openvino_runtime(model: SegmentationModel, *, precision: str, threads: int |
     """Convert a model and return the runtime that OpenVINO makes of it; the model itself is not changed.
 
     The network is traced once for any size. Each (b, h, w) is then compiled with fixed sizes when it first comes, and
-    the last few are kept. A batch for which one of up to twice its size is compiled is filled up to that by repeating
-    its last image, and the surplus cut off.
+    the last few are kept. A batch is filled up to the next power of two by repeating its last image, and the surplus
+    cut off: so its numbers never depend on what was computed before, as in an interrupted prediction that goes on.
 
     Args:
         model: On the CPU.
@@ -150,9 +150,8 @@ def openvino_runtime(model: SegmentationModel, *, precision: str, threads: int |
     core = openvino.Core()
     compiled: OrderedDict[tuple[int, ...], Any] = OrderedDict()
 
-    def compiled_for(batch: int, rest: tuple[int, ...]) -> tuple[int, Any]:
-        sizes = [key[0] for key in compiled if key[1:] == rest and batch <= key[0] <= 2 * batch]
-        key = (min(sizes, default=batch), *rest)
+    def compiled_for(num: int, rest: tuple[int, ...]) -> tuple[int, Any]:
+        key = (1 << (num - 1).bit_length(), *rest)
         if key not in compiled:
             fixed = network.clone()
             fixed.reshape(list(key))

@@ -1,6 +1,6 @@
 """When the training of a fold has to end so that what follows it still fits the budget."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 _SLACK_FRAC = 0.02
@@ -14,28 +14,35 @@ class Deadline:
 
     Attributes:
         left: Seconds left of the whole budget, now.
-        reserve_s: Seconds that prediction, tuning, submission and report will take at ``pace``.
-        pace: Seconds a pixel that ``reserve_s`` was estimated at; 0 if unknown.
+        reserve_s: Seconds that prediction, tuning, submission and report will take if the paces hold.
+        paces: Expected seconds a pixel of each stage (small images cost more a pixel than large ones). Empty: unknown.
     """
 
     left: Callable[[], float]
     reserve_s: float
-    pace: float = 0.0
+    paces: Sequence[float] = ()
 
-    def for_training(self, pace: float) -> float:
+    def slower(self, pace: float, *, stage: int) -> float:
+        """Return how much slower than expected a stage runs at ``pace`` (seconds a pixel); 1 if nothing is known."""
+        return pace / self.paces[stage] if self.paces else 1.0
+
+    def pace_of(self, stage: int, pace: float, slower: float) -> float:
+        """Return the pace to reckon with in a stage: the expected one times ``slower``, else the present ``pace``."""
+        return self.paces[stage] * slower if self.paces else pace
+
+    def for_training(self, slower: float) -> float:
         """Return the seconds left for training; a machine slower than expected needs a longer reserve."""
-        slower = max(1.0, pace / self.pace) if self.pace else 1.0
-        return self.left() - self.reserve_s * slower
+        return self.left() - self.reserve_s * max(1.0, slower)
 
-    def share(self, steps_s: float, other_s: float, pace: float) -> float | None:
+    def share(self, steps_s: float, other_s: float, slower: float) -> float | None:
         """Return the share of the steps ahead that fits, or None where all of them do.
 
         Args:
             steps_s: Seconds that the steps ahead would take.
             other_s: Seconds of the evaluations among them.
-            pace: Seconds a pixel, as measured just now.
+            slower: How much slower than expected the machine is.
         """
-        left = self.for_training(pace)
-        if steps_s + other_s <= left + max(_SLACK_S, _SLACK_FRAC * left):
+        left = self.for_training(slower)
+        if steps_s <= 0 or steps_s + other_s <= left + max(_SLACK_S, _SLACK_FRAC * left):
             return None
         return min(1.0, max(0.0, (_AIM * left - other_s) / steps_s))

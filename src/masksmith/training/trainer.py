@@ -87,6 +87,7 @@ class Trainer:
         self.plan = plan_epochs(config, len(data.ids))
         self.replanned = False
         self.evaluate_s = 0.0
+        self.next_look = time.monotonic() + _LATE_EVERY_S
         self.tasks = [
             Task(
                 data.images,
@@ -150,11 +151,17 @@ class Trainer:
         height, width = self.tasks[epoch.stage].canvas_hw
         return height * width * epoch.batch_size
 
+    def work_by_stage(self) -> dict[int, int]:
+        """Return the pixels of the steps that are not made yet, by stage."""
+        ahead: dict[int, int] = {}
+        for number, epoch in enumerate(self.plan[self.progress.epoch :]):
+            steps = epoch.steps - (self.progress.step if number == 0 else 0)
+            ahead[epoch.stage] = ahead.get(epoch.stage, 0) + self.work(epoch) * steps
+        return ahead
+
     def work_ahead(self) -> int:
         """Return the pixels of all steps that are not made yet."""
-        ahead = self.plan[self.progress.epoch :]
-        under_way = self.progress.step * self.work(ahead[0]) if ahead else 0
-        return sum(self.work(epoch) * epoch.steps for epoch in ahead) - under_way
+        return sum(self.work_by_stage().values())
 
     def run_epoch(self, remaining: Remaining, deadline: Deadline | None) -> tuple[float, float]:
         """Train the epoch under way to its end; return its mean loss and its last learning rate."""
@@ -163,10 +170,9 @@ class Trainer:
             self.start_optimizer(epoch.stage)
         task, loss_of, work = self.tasks[epoch.stage], self.losses[epoch.stage], self.work(epoch)
         total = torch.tensor(progress.loss_sum, device=self.fabric.device)
-        next_look = time.monotonic() + _LATE_EVERY_S
         self.model.train()
         batches = batches_of(task, self.data, epoch, first=progress.step, device=self.fabric.device.type)
-        remaining.restart()
+        remaining.forget() if epoch.number == 0 and progress.step == 0 else remaining.restart()
         try:
             for batch in track(batches, total=epoch.steps - progress.step, what=f"fold {self.data.fold}"):
                 self.set_rate(epoch, progress.step)
@@ -175,8 +181,8 @@ class Trainer:
                 remaining.advance(work)
                 if progress.step % _LOOK_EVERY == 0 and not math.isfinite(total.item()):
                     raise DivergenceError(f"the loss is no longer a number by step {progress.step}")
-                if deadline is not None and time.monotonic() >= next_look:
-                    next_look = time.monotonic() + _LATE_EVERY_S
+                if deadline is not None and time.monotonic() >= self.next_look:
+                    self.next_look = time.monotonic() + _LATE_EVERY_S
                     self.look_at_the_time(remaining, deadline)
         finally:
             progress.loss_sum = total.item()
@@ -210,11 +216,17 @@ class Trainer:
 
     def look_at_the_time(self, remaining: Remaining, deadline: Deadline) -> None:
         """Raise LateError where the steps ahead take longer than the time left."""
-        pace = remaining.pace
+        if not remaining.pace:
+            return
+        slower = deadline.slower(remaining.pace, stage=self.plan[self.progress.epoch].stage)
         ahead = range(self.progress.epoch + 1, len(self.plan) + 1)
         evaluations = sum(self.is_evaluated(done) for done in ahead)
-        share = deadline.share(pace * self.work_ahead(), evaluations * self.evaluate_s, pace)
-        if pace and share is not None:
+        steps_s = sum(
+            work * deadline.pace_of(stage, remaining.pace, slower)
+            for stage, work in self.work_by_stage().items()
+        )
+        share = deadline.share(steps_s, evaluations * self.evaluate_s, slower)
+        if share is not None:
             raise LateError(share)
 
     def is_evaluated(self, done: int) -> bool:
