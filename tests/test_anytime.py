@@ -103,7 +103,9 @@ def test_a_budget_is_kept_and_more_time_adds_to_it(example, tmp_path, machine):
     after = trained_files(tmp_path)
     assert {path: after[path] for path in first} == first  # what was trained stays as it was
     assert len(more.members) > len(result.members)
-    assert "1m" in more.budget
+    spent, total = more.budget.split(" of ")
+    assert total.startswith("14m")  # ten minutes more than were spent
+    assert spent.startswith(("13m", "14m"))
     page = (tmp_path / "report.html").read_text()
     assert "Budget" in page
     assert "fold 1 is missing" in page
@@ -239,6 +241,6 @@ def test_a_unit_that_diverges_is_left_out(example, tmp_path, machine, monkeypatc
     assert units[0]["kind"] == "fold"
     assert all(unit["joined"] is (unit["kind"] == "fold") for unit in units)
     cycles = [unit["reason"] for unit in units if unit["kind"] == "cycle"]
-    assert len(cycles) > 1
+    assert cycles
     assert all("it failed: fold 0, epoch 1: training diverged again" in reason for reason in cycles)
     assert result.submission.ids == 8

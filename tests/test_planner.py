@@ -145,7 +145,7 @@ def test_what_was_trained_without_a_budget_is_taken_over(project):
     (project / "plan.json").unlink()
     changed = recipe.model_copy(update={"metric": "iou_pooled"})
     with pytest.raises(
-        InputError, match="metric: 'iou_pooled' was asked for, but default-.* was judged by 'tgs_map'"
+        InputError, match=r"metric: 'iou_pooled' was asked for, but default-.* was judged by 'tgs_map'"
     ):
         planner.Planner(opened, changed, pinned, tools()).make(1e6)
 

@@ -1,6 +1,5 @@
 import pytest
 
-from masksmith import progress
 from masksmith.progress import Remaining, clock, track
 
 
@@ -11,10 +10,9 @@ def test_clock(seconds, text):
     assert clock(seconds) == text
 
 
-def test_time_left_follows_the_pace_after_the_warm_up(monkeypatch):
+def test_time_left_follows_the_pace_after_the_warm_up():
     now = [100.0]
-    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
-    remaining = Remaining(1000, warm_up=1)
+    remaining = Remaining(1000, warm_up=1, memory_s=1e9, clock=lambda: now[0])
     assert remaining.seconds == 0
     now[0] += 50  # the first step claims memory
     remaining.advance(100)
@@ -27,3 +25,25 @@ def test_time_left_follows_the_pace_after_the_warm_up(monkeypatch):
 
 def test_track_passes_items_through():
     assert list(track(iter("abc"), total=3, what="x")) == ["a", "b", "c"]
+
+
+def test_the_pace_forgets_and_skips():
+    now = [0.0]
+    remaining = Remaining(1000, warm_up=0, memory_s=10.0, clock=lambda: now[0])
+    for seconds in [1.0] * 20 + [5.0] * 20:  # a neighbour begins to work
+        now[0] += seconds
+        remaining.advance(1)
+    assert remaining.pace == pytest.approx(5, rel=0.01)
+    before = remaining.pace
+    now[0] += 100
+    remaining.skip(10)  # work of another kind: done, but no pace
+    assert remaining.pace == before
+    assert remaining.done == 50
+    now[0] += 5
+    remaining.advance(1)
+    assert remaining.pace == pytest.approx(5, rel=0.01)
+    remaining.forget()
+    assert remaining.pace == 0
+    now[0] += 2
+    remaining.advance(1)
+    assert remaining.pace == 2

@@ -22,13 +22,13 @@ from masksmith.finish import (
     write_baseline,
 )
 from masksmith.members import Member, members_of_run, write_members
-from masksmith.noise import noise_text, read_noise
 from masksmith.planner import Plan, Planner
 from masksmith.planning.units import Unit
 from masksmith.predicting import oof_of, predict_member
 from masksmith.progress import Remaining, logger
 from masksmith.project import Project
 from masksmith.recipe import Recipe
+from masksmith.seeds import noise_text, read_noise
 from masksmith.stages import is_trained, keep_interim, open_run, train_member, work_of
 from masksmith.submission import Verdict
 from masksmith.training.deadline import Deadline

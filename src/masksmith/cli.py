@@ -91,7 +91,7 @@ def noise(
     overrides: Set = None,
 ) -> None:
     """Train one fold with three seeds and store the spread of their scores."""
-    from masksmith.noise import noise_text
+    from masksmith.seeds import noise_text
 
     print(noise_text(masksmith.noise(project, recipe=recipe, overrides=overrides or ())))
 

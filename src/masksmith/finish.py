@@ -15,12 +15,12 @@ from masksmith.errors import InputError
 from masksmith.files import read_json, write_json
 from masksmith.members import Member
 from masksmith.metrics import get_metric
-from masksmith.noise import noise_text, read_noise
 from masksmith.postprocess import Rule, apply_rule
 from masksmith.predicting import codes_digest, oof_of, test_of
 from masksmith.progress import clock, logger
 from masksmith.project import Project
 from masksmith.recipe import Recipe
+from masksmith.seeds import noise_text, read_noise
 from masksmith.submission import Verdict, validate_submission, write_masks, write_submission
 from masksmith.tuning import optimism_of, tune_oof
 

@@ -22,12 +22,12 @@ from masksmith.finish import report_members, submit_members, test_shapes, tune_m
 from masksmith.members import read_members
 from masksmith.metrics import get_metric
 from masksmith.models.config import ModelConfig
-from masksmith.noise import measure_noise, noise_text, read_noise
 from masksmith.planner import Planner, machine_tools
 from masksmith.predicting import predict_member
 from masksmith.progress import logger
 from masksmith.project import Project, Run, refuse_inside
 from masksmith.recipe import Listing, Recipe, list_recipes, load_recipe, parse_recipe, recipe_source
+from masksmith.seeds import measure_noise, noise_text, read_noise
 from masksmith.splits import Folds
 from masksmith.stages import folds_of, train_run
 from masksmith.submission import (

@@ -80,10 +80,16 @@ def test_batch_follows_the_number_of_images(train, batch):
 
 
 def test_a_batch_that_fits_into_memory():
-    assert chosen(Machine(largest=11), 1200).recipe.training.batch_size == 8
-    assert (
-        chosen(Machine(largest=0), 1200).recipe.training.batch_size == 32
-    )  # refused later, with the figures
+    machine = Machine(largest=11)
+    found = chosen(machine, 1200)
+    assert found.recipe.training.batch_size == 8
+    assert {batch for *_, batch in machine.asked} == {8}  # a larger one was not even measured
+    pinned = chosen(Machine(largest=11), 1200, overrides=["training.batch_size=32"])
+    assert pinned.recipe.training.batch_size == 32  # obeyed, and refused with the figures before training
+    nothing = Machine(largest=0)
+    with pytest.raises(InputError, match=r"not one image fits into memory with unet on resnet18.*crop_hw"):
+        chosen(nothing, 1200)
+    assert nothing.asked == []
 
 
 def test_large_images_are_trained_in_windows():
@@ -130,7 +136,7 @@ def test_epochs_and_a_budget_contradict():
 
 def test_too_little_for_one_epoch_says_what_is_needed():
     with pytest.raises(
-        InputError, match=r"10s are left, but one epoch of resnet18 on 2500 images \(33s\).* take 1m08s"
+        InputError, match=r"10s are left, but one epoch of resnet18 on 2500 images \(33s\).* take 59s"
     ):
         chosen(Machine(), 10)
 

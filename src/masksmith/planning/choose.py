@@ -159,9 +159,8 @@ def _model(
 ) -> Recipe:
     """Take the first candidate whose whole training is affordable, else the one of which most fits."""
     if _pins_model(keys, base):
-        recipe = _fitting(base, keys, facts, tools) or tools.resolve(
-            base
-        )  # too large: refused with the figures later
+        # one that is too large is refused with the figures, before it is trained
+        recipe = _fitting(base, keys, facts, tools) or tools.resolve(base)
         choices.insert(0, Choice("model.encoder", recipe.model.encoder, "as asked"))
         return recipe
     best: tuple[float, Recipe, str] | None = None

@@ -5,7 +5,7 @@ import pytest
 
 import masksmith as ms
 from masksmith.errors import InputError
-from masksmith.noise import noise_text, read_noise
+from masksmith.seeds import noise_text, read_noise
 from tests.conftest import TINY
 
 

@@ -42,8 +42,8 @@ def measure_noise(project: Project, recipe: Recipe) -> dict[str, Any]:
     """
     if recipe.training.start_run is not None:
         raise InputError(
-            f"training.start_run: {recipe.training.start_run}: a cycle of trained weights says nothing about seeds; name "
-            "a whole recipe with --recipe"
+            f"training.start_run: {recipe.training.start_run}: a cycle of trained weights says nothing about seeds; "
+            "name a whole recipe with --recipe"
         )
     members: list[Member] = []
     for seed in count(recipe.seed):
