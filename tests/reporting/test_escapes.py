@@ -7,9 +7,10 @@ from html.parser import HTMLParser
 
 from markupsafe import escape
 
+from masksmith.finish import report_facts
+from masksmith.members import read_members
 from masksmith.project import Project
 from masksmith.reporting import write_report
-from masksmith.stages import report_facts
 
 EVILS = (
     "<script>alert(1)</script>",
@@ -20,6 +21,11 @@ EVILS = (
     "]]>--><svg/onload=alert(6)>",
     "{{ 7 * 191 }}{% raw %}",
 )
+
+
+UNIT = ("kind", "fold", "seed", "model", "epochs", "reason")
+NUMBERS = {"expected_s": 1.0, "took_s": 1.0, "score_before": 0.5, "score_after": 0.5, "joined": True}
+CHOICE = ("key", "value", "reason")
 
 
 class Structure(HTMLParser):
@@ -40,7 +46,8 @@ class Structure(HTMLParser):
 
 def page_of(project, text):
     """Write the report with ``text`` in every place that data, recipe or folders fill."""
-    facts = report_facts(Project.open(project), Project.open(project).run())
+    opened = Project.open(project)
+    facts = report_facts(opened, read_members(opened, None))
     name = min(facts.scores, key=facts.scores.get)  # the worst is in the gallery
 
     def renamed(values):
@@ -62,6 +69,11 @@ def page_of(project, text):
         facts,
         title=text,
         run=text,
+        members=[text, text],
+        noise=text,
+        interim=True,
+        plan={"units": [dict.fromkeys(UNIT, text) | NUMBERS], "choices": [dict.fromkeys(CHOICE, text)]},
+        budget=text,
         check=check,
         recipe_yaml=f"# {text}\nname: {text}",
         environment=text,
