@@ -121,9 +121,10 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         if os.path.lexists(old) and not os.path.lexists(path):
             with contextlib.suppress(OSError):  # as above: the next lock puts it back
                 old.rename(path)
-        _remove(temporary)
-        if os.path.lexists(path):
-            _remove(old)
+        with contextlib.suppress(OSError):  # and sweeps
+            _remove(temporary)
+            if os.path.lexists(path):
+                _remove(old)
 
 
 def _remove(path: Path) -> None:

@@ -9,7 +9,7 @@ EVIL = "</script><script>alert(1)</script><img src=x onerror=alert(2)>"
 
 
 def charts(text):
-    events = [{"fold": 0, "split": "fold", "name": "score", "epoch": 1, "value": 0.5}]
+    events = [{"fold": 0, "curve": text, "split": "fold", "name": "score", "epoch": 1, "value": 0.5}]
     return {
         "learning": figures.learning_curves(events, "fold", "score", text, text),
         "threshold": figures.threshold_curve([(0.5, 0.4), (0.6, 0.5)], metric=text, chosen=0.6, plain=0.4),

@@ -181,7 +181,11 @@ class StoreWriter:
             return
         fresh = self.written - self._kept
         if fresh:
-            append_text(self.journal, _table(self._journal_lines(sorted(fresh))), sync=False)
+            append_text(
+                self.journal,
+                _table(self._journal_lines([name for name in self.entries if name in fresh])),
+                sync=False,
+            )
             self._kept |= fresh
 
     def close(self) -> None:
