@@ -6,7 +6,8 @@ import pytest
 from masksmith import planner
 from masksmith.errors import InputError
 from masksmith.models import ModelConfig, build_model
-from masksmith.planner import Plan, _Measurements, facts_of, weights_for
+from masksmith.planner import Plan, facts_of, weights_for
+from masksmith.planning.machine import Measurements
 from masksmith.planning.rules import load_rules
 from masksmith.planning.units import Unit
 from masksmith.project import Project
@@ -56,7 +57,7 @@ def measurements(monkeypatch, trained):
     from masksmith.planning import measure
 
     monkeypatch.setattr(measure, "timing_of", lambda *any_, **options: (Seconds(step_s=1.0), True))
-    return _Measurements(1)
+    return Measurements(1)
 
 
 @pytest.mark.parametrize(("now", "factor", "forgotten"), [(1.0, 1.0, 0), (2.0, 2.0, 0), (0.5, 1.0, 1)])
