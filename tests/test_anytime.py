@@ -18,6 +18,7 @@ from masksmith.training.trainer import Trainer
 from tests.conftest import TINY
 
 MODEL = {key: value for key, value in TINY.items() if not key.startswith(("training.stages", "folds.train"))}
+MODEL |= {"model.encoder": "tu-test_resnet", "model.decoder_channels": [8, 8, 8]}  # some hundred steps a test
 STEP, FORWARD = 2.0, 0.5  # seconds
 WHOLE = 80 * 3 * STEP  # of one fold: 80 epochs of three steps
 
@@ -158,7 +159,7 @@ def test_a_stop_in_a_budget_and_on(example, tmp_path, machine, monkeypatch):
 
 
 def test_too_little_is_refused_and_the_baseline_stands(example, tmp_path, machine):
-    with pytest.raises(InputError, match=r"8s are left, but one epoch of resnet18 .*\(6s\)") as refused:
+    with pytest.raises(InputError, match=r"8s are left, but one epoch of tu-test_resnet .*\(6s\)") as refused:
         compete(example, tmp_path, "8s")
     assert "on this machine" in str(refused.value)
     assert json.loads((tmp_path / "submission.json").read_text())["kind"] == "baseline"
@@ -175,8 +176,11 @@ def test_plan_only_writes_the_recipe(example, tmp_path, machine):
     assert (tmp_path / "p" / "plan.yaml").read_text() == text
     assert not (tmp_path / "p" / "runs").exists()
     assert text == ms.plan(example / "data", budget="10m", overrides=MODEL)
-    run = ms.train(tmp_path / "p", recipe=str(tmp_path / "p" / "plan.yaml"), overrides=TINY)  # it is a recipe
-    assert run.recipe.model.encoder == "resnet18"
+    short = {f"training.stages.{stage}.epochs": 1 for stage in range(3)}
+    run = ms.train(
+        tmp_path / "p", recipe=str(tmp_path / "p" / "plan.yaml"), overrides=short
+    )  # it is a recipe
+    assert run.recipe.model.encoder == "tu-test_resnet"
 
 
 def test_a_plan_of_a_newer_version(example, tmp_path, machine, project):
