@@ -7,7 +7,7 @@ import shutil
 import pytest
 
 import masksmith as ms
-from masksmith import anytime, pipeline, progress
+from masksmith import anytime, pipeline, progress, pulse
 from masksmith.budget import Budget
 from masksmith.errors import InputError
 from masksmith.planner import machine_tools
@@ -141,7 +141,7 @@ def test_a_stop_in_a_budget_and_on(example, tmp_path, machine, monkeypatch):
     def step(*args, **kwargs):
         made[0] += 1
         if made[0] == 30:
-            signal.raise_signal(signal.SIGTERM)
+            pulse._on_signal(signal.SIGTERM, None)
         return inner(*args, **kwargs)
 
     monkeypatch.setattr(Trainer, "step", step)

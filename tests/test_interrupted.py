@@ -1,4 +1,7 @@
-"""A stop leaves a complete submission, and what was stopped goes on to the very same end."""
+"""A stop leaves a complete submission, and what was stopped goes on to the very same end.
+
+Within this process the handler is called as the system would; real signals go to processes of their own.
+"""
 
 import json
 import os
@@ -40,7 +43,7 @@ def stop_at_step(monkeypatch, number, *, sign=signal.SIGTERM):
     def step(*args, **kwargs):
         made[0] += 1
         if made[0] == number:
-            signal.raise_signal(sign)
+            pulse._on_signal(sign, None)
         return inner(*args, **kwargs)
 
     monkeypatch.setattr(Trainer, "step", step)
@@ -87,7 +90,7 @@ def test_a_stop_in_the_second_fold_leaves_the_first_ones_submission(example, tmp
 
 def test_a_stop_before_the_first_step_leaves_the_baseline(example, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "_begin", lambda *begin: signal.raise_signal(signal.SIGTERM))
+        patch.setattr(loop, "_begin", lambda *begin: pulse._on_signal(signal.SIGTERM, None))
         result = ms.compete(example / "data", out=tmp_path / "p", overrides=TINY)
     assert result.stopped == 143
     assert kind_of(tmp_path / "p") == "baseline"
@@ -104,7 +107,7 @@ def test_a_stop_in_the_prediction_finishes_it(example, trained, tmp_path, monkey
 
         def forward(*args, **kwargs):
             if list(tmp_path.glob("p/runs/*/checkpoints/fold_0/final.json")) and pulse._State.asked is None:
-                signal.raise_signal(signal.SIGTERM)
+                pulse._on_signal(signal.SIGTERM, None)
             return inner(*args, **kwargs)
 
         patch.setattr(predict, "_forward", forward)
@@ -122,7 +125,7 @@ def test_a_stop_while_the_data_is_read(example, tmp_path, monkeypatch):
 
     def decode(raw, *, where):
         if pulse._State.asked is None:
-            signal.raise_signal(signal.SIGINT)
+            pulse._on_signal(signal.SIGINT, None)
         return inner(raw, where=where)
 
     monkeypatch.setattr(cache, "decode_image", decode)
@@ -136,7 +139,7 @@ def test_the_handlers_are_put_back():
     with pulse.graceful():
         assert signal.getsignal(signal.SIGTERM) is not before
         with pulse.graceful():  # inside another one nothing changes
-            signal.raise_signal(signal.SIGTERM)
+            pulse._on_signal(signal.SIGTERM, None)
         with pulse.finishing():
             pulse.beat()  # what finishes is not stopped
         with pytest.raises(StoppedError):

@@ -9,7 +9,6 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from types import FrameType
 
 from masksmith.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, StoppedError
 
@@ -43,7 +42,7 @@ def beat() -> None:
         raise StoppedError(f"stopped by {_NAMES[_State.asked]}", exit_code=_State.asked)
 
 
-def _on_signal(number: int, _frame: FrameType | None) -> None:
+def _on_signal(number: int, _frame: object) -> None:
     code = _EXIT_CODES[signal.Signals(number)]
     if _State.asked is not None:
         os._exit(code)
