@@ -129,6 +129,7 @@ class Tree:
     def _open(self, path: Path) -> Iterator[tuple[str, _Member]]:
         try:
             archive = self._archives[path] = zipfile.ZipFile(path)
+        # what zipfile raises for damaged directories: bad fields, cut records, versions and names it does not know
         except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, struct.error) as error:
             raise InputError(f"{path}: not a whole zip archive ({error}); download it again") from error
         infos = [info for info in archive.infolist() if not info.is_dir()]
