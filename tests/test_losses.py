@@ -7,6 +7,8 @@ from hypothesis import strategies as st
 
 from masksmith.errors import InputError
 from masksmith.losses import LOSSES, bce, build_loss, dice, lovasz, lovasz_elu
+from masksmith.models import Output
+from masksmith.training.config import LossTerm
 
 
 def sample(seed, *, ignore=0.2, shape=(3, 5, 6)):
@@ -15,6 +17,10 @@ def sample(seed, *, ignore=0.2, shape=(3, 5, 6)):
     target = rng.integers(0, 2, shape).astype(np.uint8)
     target[rng.random(shape) < ignore] = 255
     return logits, torch.from_numpy(target)
+
+
+def term(name, weight=1.0, **params):
+    return LossTerm(name=name, weight=weight, params=params)
 
 
 def judged(logits, target, image):
@@ -137,10 +143,17 @@ def test_same_as_segmentation_models_pytorch():
 
 def test_weighted_sum():
     logits, target = sample(1)
-    both = build_loss([("bce", 0.5), ("dice", 2.0)], where="loss")(logits, target)
-    torch.testing.assert_close(both, 0.5 * bce(logits, target) + 2 * dice(logits, target))
+    both = build_loss([term("bce", 0.5), term("dice", 2.0, smooth=2.0)], where="loss")(Output(logits), target)
+    torch.testing.assert_close(both, 0.5 * bce(logits, target) + 2 * dice(logits, target, smooth=2.0))
 
 
 def test_unknown_name():
     with pytest.raises(InputError, match=r"loss\[1\]\.name: 'dise' is unknown; did you mean 'dice'"):
-        build_loss([("bce", 1.0), ("dise", 1.0)], where="loss")
+        build_loss([term("bce"), term("dise")], where="loss")
+
+
+def test_unknown_parameter():
+    with pytest.raises(InputError, match=r"loss\[0\]\.params: 'dice' has no 'smoth'; did you mean 'smooth'"):
+        build_loss([term("dice", smoth=1.0)], where="loss")
+    with pytest.raises(InputError, match=r"'bce' has no 'gamma'; it has none"):
+        build_loss([term("bce", gamma=1.0)], where="loss")

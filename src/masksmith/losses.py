@@ -5,7 +5,9 @@ Every loss has the form ``loss(logits, target)`` with logits (b, 1, h, w) before
 write the function and a line in LOSSES.
 """
 
-from collections.abc import Callable, Sequence
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +15,9 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from masksmith.arrays import IGNORE
-from masksmith.config import look_up
+from masksmith.config import look_up, suggest
+from masksmith.errors import InputError
+from masksmith.models import Output
 
 Logits = Float[Tensor, "b 1 h w"]
 Target = UInt8[Tensor, "b h w"]
@@ -93,17 +97,48 @@ LOSSES: dict[str, Callable[..., Scalar]] = {
 }
 
 
-def build_loss(terms: Sequence[tuple[str, float]], *, where: str) -> Callable[[Logits, Target], Scalar]:
-    """Return the weighted sum of (name, weight) pairs as one function.
+@runtime_checkable
+class Term(Protocol):
+    """One summand: a key of LOSSES, its factor, and its keyword arguments (see LossTerm)."""
+
+    @property
+    def name(self) -> str:
+        """A key of LOSSES."""
+
+    @property
+    def weight(self) -> float:
+        """Factor."""
+
+    @property
+    def params(self) -> Mapping[str, float | bool | str]:
+        """Keyword arguments of the loss; those left out have its defaults."""
+
+
+LossOf = Callable[[Output, Target], Scalar]
+"""What a training step minimises: from a model's output and the target."""
+
+
+def build_loss(terms: Sequence[Term], *, where: str) -> LossOf:
+    """Return the weighted sum of terms as one function of a model's output.
 
     Raises:
-        InputError: A name is unknown; ``where`` is the path of the list in the recipe.
+        InputError: A name or a parameter is unknown; ``where`` is the path of the list in the recipe.
     """
-    parts = [
-        (look_up(LOSSES, name, where=f"{where}[{i}].name"), weight) for i, (name, weight) in enumerate(terms)
-    ]
+    parts = []
+    for i, term in enumerate(terms):
+        function = look_up(LOSSES, term.name, where=f"{where}[{i}].name")
+        known = [
+            key for key, one in inspect.signature(function).parameters.items() if one.kind is one.KEYWORD_ONLY
+        ]
+        for key in term.params:
+            if key not in known:
+                hint = suggest(key, known) if known else "it has none"
+                raise InputError(f"{where}[{i}].params: {term.name!r} has no {key!r}; {hint}")
+        parts.append((function, term.weight, dict(term.params)))
 
-    def total(logits: Logits, target: Target) -> Scalar:
-        return torch.stack([weight * part(logits, target) for part, weight in parts]).sum()
+    def total(output: Output, target: Target) -> Scalar:
+        return torch.stack(
+            [weight * part(output.mask_logits, target, **params) for part, weight, params in parts]
+        ).sum()
 
     return total

@@ -18,7 +18,7 @@ from masksmith.planning.lengths import with_epochs
 from masksmith.planning.machine import Measurements
 from masksmith.planning.rules import Candidate, load_rules
 from masksmith.planning.units import Reference, Unit, Wish, next_unit
-from masksmith.preprocess import round_up
+from masksmith.preprocess import Frame
 from masksmith.progress import clock, logger
 from masksmith.project import Project
 from masksmith.recipe import Recipe
@@ -88,10 +88,10 @@ class Plan:
 def facts_of(project: Project, recipe: Recipe) -> DataFacts:
     """Return what the estimates need to know of the data."""
     cache, folds, blank = project.cache, project.folds, project.blank
-    divisor = 2**recipe.model.encoder_depth
 
     def padded(images: Store, names: Iterable[str]) -> int:
-        return sum(round_up(h, divisor) * round_up(w, divisor) for h, w in map(images.shape, names))
+        frames = (Frame.of(images.shape(name), recipe.size, divisor=recipe.model.divisor) for name in names)
+        return sum(frame.canvas_hw[0] * frame.canvas_hw[1] for frame in frames)
 
     sizes = [cache.train_images.shape(name) for name in cache.train_images]
     inside = folds.inside(0)
@@ -104,6 +104,7 @@ def facts_of(project: Project, recipe: Recipe) -> DataFacts:
         test_px=padded(cache.test_images, cache.test_images.ids),
         channels=cache.channels,
         folds=recipe.folds.count,
+        size=recipe.size,
     )
 
 

@@ -68,6 +68,7 @@ def predict_member(project: Project, member: Member, *, stages: Sequence[str] = 
             seen,
             tta=options.tta,
             batch_size=options.batch_size,
+            size=member.run.recipe.size,
             runtime=runtime,
         )
         write_codes(path, images_of[stage], names, batches, blank=set(names) - set(seen), key=key)
@@ -163,6 +164,7 @@ def _runtime(project: Project, member: Member, fabric: "Fabric", model: "Segment
         names,
         score,
         batch_size=options.batch_size,
+        size=recipe.size,
         batches=-(-views // options.batch_size),
         record=member.codes("oof").with_suffix(".runtime.json"),
         key=_predict_key(project, member, "oof"),

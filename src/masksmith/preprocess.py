@@ -1,11 +1,58 @@
-"""Transforms of size that can be undone exactly."""
+"""Sizes: how an image of any size lies on the canvas that a model takes, and how that is undone exactly.
 
+An image is resized (or not), then padded. Training moves it there in one warp together with its augmentation;
+prediction applies the same frame, and undoes it on the probabilities.
+"""
+
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated, Literal
 
 import cv2
 import numpy as np
+from pydantic import Field
 
 from masksmith.arrays import Shaped
+from masksmith.config import Config
+from masksmith.errors import InputError
+
+Side = Annotated[int, Field(ge=1)]
+Border = Literal["reflect", "edge", "zero"]
+
+CV2_BORDERS: dict[str, int] = {
+    "reflect": cv2.BORDER_REFLECT_101,
+    "edge": cv2.BORDER_REPLICATE,
+    "zero": cv2.BORDER_CONSTANT,
+}
+_NUMPY_MODES: dict[str, Literal["reflect", "edge", "constant"]] = {
+    "reflect": "reflect",
+    "edge": "edge",
+    "zero": "constant",
+}
+
+
+class SizeConfig(Config):
+    """How images of any size become what the model takes: resized, padded, or resized and then padded."""
+
+    resize_hw: tuple[Side, Side] | None = None
+    """Height and width that every image is resized to first; None keeps its true size."""
+    pad_hw: tuple[Side, Side] | None = None
+    """Height and width that it is padded to then, a multiple of the model's divisor; None: the next multiples."""
+    border: Border = "reflect"
+    """What the padding shows: the mirror image (the edge pixel once), the edge pixel, or zeros."""
+
+    def inner_hw(self, hw: tuple[int, int]) -> tuple[int, int]:
+        """Return the size of an image before padding."""
+        return self.resize_hw or hw
+
+    def zoom_yx(self, hw: tuple[int, int], scale: float = 1.0) -> tuple[float, float]:
+        """Return the zoom of an image's rows and columns in a training stage of ``scale``."""
+        inner = self.inner_hw(hw)
+        return inner[0] / hw[0] * scale, inner[1] / hw[1] * scale
+
+
+TRUE_SIZE = SizeConfig()
+"""Images at their true size, padded to the next multiples of the divisor."""
 
 
 def round_up(size: int, divisor: int) -> int:
@@ -13,36 +60,134 @@ def round_up(size: int, divisor: int) -> int:
     return -(-size // divisor) * divisor
 
 
+def canvas_of(
+    size: SizeConfig,
+    sizes: Sequence[tuple[int, int]],
+    *,
+    divisor: int,
+    scale: float = 1.0,
+    crop_hw: tuple[int, int] | None = None,
+) -> tuple[int, int]:
+    """Return the canvas (height, width) that holds every image of a training stage.
+
+    Args:
+        size: The size rule.
+        sizes: True sizes of the images.
+        divisor: What the model's sides must be multiples of.
+        scale: Zoom of the stage.
+        crop_hw: Windows of this size (before the stage's zoom) are looked at; None: whole images.
+
+    Raises:
+        InputError: ``pad_hw`` at this scale is no multiple of the divisor, or smaller than the images.
+    """
+    inner = [size.inner_hw(hw) for hw in sizes]
+    height, width = (max(hw[axis] for hw in inner) for axis in (0, 1))
+    if crop_hw is not None:
+        height, width = min(height, crop_hw[0]), min(width, crop_hw[1])
+    least = (round(height * scale), round(width * scale))
+    if size.pad_hw is None or crop_hw is not None:
+        return round_up(least[0], divisor), round_up(least[1], divisor)
+    wanted = (round(size.pad_hw[0] * scale), round(size.pad_hw[1] * scale))
+    _check_pad(wanted, least, divisor, scale)
+    return wanted
+
+
+def _check_pad(wanted: tuple[int, int], least: tuple[int, int], divisor: int, scale: float) -> None:
+    at = "" if scale == 1 else f" at scale {scale:g}"
+    shown = f"{wanted[0]}x{wanted[1]}{at}"
+    if wanted[0] % divisor or wanted[1] % divisor:
+        near = (round_up(wanted[0], divisor), round_up(wanted[1], divisor))
+        raise InputError(
+            f"size.pad_hw: {shown} is no multiple of the model's divisor {divisor}; "
+            f"the next that is: {near[0]}x{near[1]}"
+        )
+    if wanted[0] < least[0] or wanted[1] < least[1]:
+        raise InputError(
+            f"size.pad_hw: {shown} is smaller than an image of {least[0]}x{least[1]}; "
+            "give a larger one, or size.resize_hw"
+        )
+
+
 @dataclass(frozen=True)
 class Pad:
-    """Mirror an image outwards (the edge pixel is not repeated); ``undo`` cuts the border off again."""
+    """Pad an image outwards; ``undo`` cuts the border off again."""
 
     top: int
     bottom: int
     left: int
     right: int
+    border: Border = "reflect"
 
     @classmethod
-    def to_size(cls, hw: tuple[int, int], target_hw: tuple[int, int]) -> "Pad":
+    def to_size(cls, hw: tuple[int, int], target_hw: tuple[int, int], border: Border = "reflect") -> "Pad":
         """Return the padding from ``hw`` to ``target_hw``; an odd pixel goes below and to the right (13/14)."""
         extra_h, extra_w = target_hw[0] - hw[0], target_hw[1] - hw[1]
         assert min(extra_h, extra_w) >= 0, (hw, target_hw)
-        return cls(extra_h // 2, extra_h - extra_h // 2, extra_w // 2, extra_w - extra_w // 2)
+        return cls(extra_h // 2, extra_h - extra_h // 2, extra_w // 2, extra_w - extra_w // 2, border)
 
     @classmethod
-    def to_divisor(cls, hw: tuple[int, int], divisor: int) -> "Pad":
+    def to_divisor(cls, hw: tuple[int, int], divisor: int, border: Border = "reflect") -> "Pad":
         """Return the padding up to the next multiples of ``divisor``."""
-        return cls.to_size(hw, (round_up(hw[0], divisor), round_up(hw[1], divisor)))
+        return cls.to_size(hw, (round_up(hw[0], divisor), round_up(hw[1], divisor)), border)
 
     def apply(self, image: Shaped[np.ndarray, "h w c"]) -> Shaped[np.ndarray, "H W c"]:
         """Pad (h, w, c) to (h + top + bottom, w + left + right, c)."""
         if image.shape[2] <= 4:
             padded = cv2.copyMakeBorder(
-                image, self.top, self.bottom, self.left, self.right, cv2.BORDER_REFLECT_101
+                image, self.top, self.bottom, self.left, self.right, CV2_BORDERS[self.border]
             )
             return padded.reshape(*padded.shape[:2], image.shape[2])
-        return np.pad(image, ((self.top, self.bottom), (self.left, self.right), (0, 0)), mode="reflect")
+        widths = ((self.top, self.bottom), (self.left, self.right), (0, 0))
+        return np.pad(image, widths, mode=_NUMPY_MODES[self.border])
 
     def undo(self, image: Shaped[np.ndarray, "H W *c"]) -> Shaped[np.ndarray, "h w *c"]:
         """Cut the padding off."""
         return image[self.top : image.shape[0] - self.bottom, self.left : image.shape[1] - self.right]
+
+
+def resize(image: Shaped[np.ndarray, "h w c"], hw: tuple[int, int]) -> Shaped[np.ndarray, "H W c"]:
+    """Resize by bilinear interpolation with pixel centres at half (as the training warp does); a copy of equal size.
+
+    Any number of channels; the type of the values stays.
+    """
+    if image.shape[:2] == hw:
+        return image
+    planes = [
+        cv2.resize(image[..., at : at + 4], hw[::-1], interpolation=cv2.INTER_LINEAR).reshape(*hw, -1)
+        for at in range(0, image.shape[2], 4)
+    ]
+    return planes[0] if len(planes) == 1 else np.concatenate(planes, axis=2)
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Where an image of ``hw`` lies on its canvas: resized to ``inner_hw``, then padded."""
+
+    hw: tuple[int, int]
+    inner_hw: tuple[int, int]
+    pad: Pad
+
+    @classmethod
+    def of(cls, hw: tuple[int, int], size: SizeConfig, *, divisor: int) -> "Frame":
+        """Return the frame of one image in prediction.
+
+        Raises:
+            InputError: As canvas_of.
+        """
+        inner = size.inner_hw(hw)
+        canvas = canvas_of(size, [hw], divisor=divisor)
+        return cls(hw, inner, Pad.to_size(inner, canvas, size.border))
+
+    @property
+    def canvas_hw(self) -> tuple[int, int]:
+        """Height and width of the canvas."""
+        pad = self.pad
+        return self.inner_hw[0] + pad.top + pad.bottom, self.inner_hw[1] + pad.left + pad.right
+
+    def apply(self, image: Shaped[np.ndarray, "h w c"]) -> Shaped[np.ndarray, "H W c"]:
+        """Bring an image onto its canvas."""
+        return self.pad.apply(resize(image, self.inner_hw))
+
+    def undo(self, probs: Shaped[np.ndarray, "H W k"]) -> Shaped[np.ndarray, "h w k"]:
+        """Bring probabilities on the canvas back to the true size of the image."""
+        return resize(np.ascontiguousarray(self.pad.undo(probs)), self.hw)

@@ -19,6 +19,7 @@ from masksmith.models.config import ModelConfig
 from masksmith.postprocess import TuningConfig
 from masksmith.prediction.config import PredictionConfig
 from masksmith.prediction.tta import TTA
+from masksmith.preprocess import SizeConfig
 from masksmith.splits import FoldsConfig
 from masksmith.training.config import TrainingConfig
 
@@ -35,6 +36,7 @@ class Recipe(Config):
     metric: str = "tgs_map"
     """A key of METRICS: what every choice is judged by."""
     folds: FoldsConfig = FoldsConfig()
+    size: SizeConfig = SizeConfig()
     model: ModelConfig = ModelConfig()
     training: TrainingConfig
     prediction: PredictionConfig = PredictionConfig()

@@ -20,6 +20,7 @@ from masksmith.members import Member, members_of_run, read_members
 from masksmith.metrics import get_metric
 from masksmith.postprocess import PLAIN, apply_rule
 from masksmith.prediction.codes import to_codes
+from masksmith.preprocess import Frame
 from masksmith.progress import Remaining, logger
 from masksmith.project import Project, Run
 from masksmith.recipe import Recipe
@@ -71,7 +72,7 @@ def resolve(recipe: Recipe) -> Recipe:
 
     look_up(MODELS, recipe.model.architecture, where="model.architecture")
     for i, stage in enumerate(recipe.training.stages):
-        build_loss([(term.name, term.weight) for term in stage.loss], where=f"training.stages[{i}].loss")
+        build_loss(stage.loss, where=f"training.stages[{i}].loss")
     settled = settle_encoder(recipe.model.encoder, recipe.model.encoder_weights)
     logger.info("encoder: %s (%s)", settled.encoder, settled.reason)
     model = recipe.model.model_copy(update={"encoder": settled.encoder, "encoder_weights": settled.weights})
@@ -161,13 +162,13 @@ def _drop_interim(project: Project, run: Run) -> None:
 
 def _refuse_too_large(recipe: Recipe, model: "SegmentationModel", data: "FoldData") -> None:
     """Refuse a training that would be killed for its memory."""
-    from masksmith.preprocess import round_up
     from masksmith.training.memory import refuse_too_large
     from masksmith.training.stages import canvas_hw
 
     canvases = [canvas_hw(recipe.training, stage, data, model.divisor) for stage in recipe.training.stages]
     sizes = [data.images.shape(name) for name in data.images]
-    height, width = (round_up(max(size[axis] for size in sizes), model.divisor) for axis in (0, 1))
+    frames = [Frame.of(hw, recipe.size, divisor=model.divisor).canvas_hw for hw in set(sizes)]
+    height, width = (max(hw[axis] for hw in frames) for axis in (0, 1))
     estimate = refuse_too_large(
         model,
         recipe.training,
@@ -235,7 +236,9 @@ def _fold_data(project: Project, run: Run, fold: int) -> "FoldData":
 
     ids = [name for name in project.folds.outside(fold) if name not in project.blank]
     cache, key = project.cache, train_key(project, run, fold)
-    return FoldData(fold, ids, cache.train_images, cache.train_masks, run.recipe.seed, key)
+    return FoldData(
+        fold, ids, cache.train_images, cache.train_masks, run.recipe.seed, key, size=run.recipe.size
+    )
 
 
 def _fresh_model(project: Project, run: Run, fold: int) -> "SegmentationModel":
@@ -292,6 +295,7 @@ def _evaluator(
                 cache.train_images,
                 names,
                 tta=["identity"],
+                size=run.recipe.size,
                 batch_size=run.recipe.prediction.batch_size,
                 what="scoring",
             )
@@ -307,7 +311,7 @@ def work_of(project: Project, run: Run, missing: list[int]) -> float:
     from masksmith.training.stages import training_work
 
     cache, recipe = project.cache, run.recipe
-    divisor = 2**recipe.model.encoder_depth
+    divisor = recipe.model.divisor
     epochs = sum(stage.epochs for stage in recipe.training.stages)
     scorings = len(
         {*range(recipe.training.evaluate_every, epochs + 1, recipe.training.evaluate_every), epochs}

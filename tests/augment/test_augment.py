@@ -47,7 +47,7 @@ def test_masks_get_no_new_values_and_move_with_the_image(seed):
     mask[14:34, 18:30] = 1
     image = (mask * 255)[..., None]
     config = GeometryConfig(hflip=0.5, rotate_deg=30, scale_range=(0.7, 1.4), shear_deg=10, shift_frac=0.1)
-    moved, target = warp(image, mask, draw_motion(config, rng), canvas_hw=(64, 64), scale=0.9)
+    moved, target = warp(image, mask, draw_motion(config, rng), canvas_hw=(64, 64), zoom_yx=(0.9, 0.9))
     assert set(np.unique(target)) <= {0, 1}
     np.testing.assert_array_equal(target == 1, moved[..., 0] > 127)
 
@@ -71,7 +71,7 @@ def test_many_channels_warp_like_each_alone():
 
 
 def test_matrix_turns_about_the_centre():
-    matrix = motion_matrix(Motion(angle_rad=np.pi / 2), (11, 21), (11, 21), scale=1.0)
+    matrix = motion_matrix(Motion(angle_rad=np.pi / 2), (11, 21), (11, 21), zoom_yx=(1.0, 1.0))
     np.testing.assert_allclose(matrix @ [10, 5, 1], [10, 5, 1], atol=1e-9)
 
 

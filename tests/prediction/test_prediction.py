@@ -90,11 +90,13 @@ def test_flip_goes_before_the_asymmetric_padding(fabric, images):
     model = build_model(config, in_channels=1, seed=0)
     from masksmith.prediction.predict import _forward
     from masksmith.prediction.runtime import torch_runtime
+    from masksmith.preprocess import TRUE_SIZE, Frame
 
     model.eval()
+    frame_of = partial(Frame.of, size=TRUE_SIZE, divisor=model.divisor)
     with torch.inference_mode():
         flipped = np.ascontiguousarray(images["a"][None, :, ::-1])
-        by_hand = _forward(torch_runtime(fabric, model), model.divisor, flipped, 255)[0][:, ::-1]
+        by_hand = _forward(torch_runtime(fabric, model), frame_of, flipped, 255)[0][:, ::-1]
     np.testing.assert_allclose(predict(fabric, model, images, ["hflip"], ["a"])["a"], by_hand, atol=1e-6)
 
 

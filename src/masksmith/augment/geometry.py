@@ -13,7 +13,7 @@ from pydantic import Field, field_validator
 
 from masksmith.arrays import IGNORE, Float, Image, Mask, Shaped, UInt8
 from masksmith.config import Config
-from masksmith.preprocess import Pad
+from masksmith.preprocess import CV2_BORDERS, Border, Pad
 
 Matrix = Float[np.ndarray, "3 3"]
 
@@ -82,7 +82,9 @@ def _translation(y: float, x: float) -> Matrix:
     return np.array([[1, 0, x], [0, 1, y], [0, 0, 1]], np.float64)
 
 
-def motion_matrix(motion: Motion, hw: tuple[int, int], canvas_hw: tuple[int, int], *, scale: float) -> Matrix:
+def motion_matrix(
+    motion: Motion, hw: tuple[int, int], canvas_hw: tuple[int, int], *, zoom_yx: tuple[float, float]
+) -> Matrix:
     """Return the matrix from image pixels (x, y, 1) to canvas pixels, flips left out.
 
     The centre of the (scaled) image lies on the centre of the canvas, with an odd pixel of room below and to
@@ -92,26 +94,29 @@ def motion_matrix(motion: Motion, hw: tuple[int, int], canvas_hw: tuple[int, int
         motion: What was drawn.
         hw: Height and width of the image.
         canvas_hw: Height and width of the result.
-        scale: Zoom of the training stage, 1 for the true size.
+        zoom_yx: Zoom of rows and columns by the size rule and the training stage, (1, 1) for the true size.
     """
     middle = [(size - 1) / 2 for size in hw]
     corner = []
-    for size, canvas, part in zip(hw, canvas_hw, motion.crop_frac, strict=True):
-        room = canvas - round(size * scale)
+    for size, canvas, part, zoom in zip(hw, canvas_hw, motion.crop_frac, zoom_yx, strict=True):
+        room = canvas - round(size * zoom)
         corner.append(float(room // 2) if room >= 0 else float(round(room * part)))
-    zoom = scale * motion.zoom
-    cos, sin = np.cos(motion.angle_rad) * zoom, np.sin(motion.angle_rad) * zoom
+    cos, sin = np.cos(motion.angle_rad) * motion.zoom, np.sin(motion.angle_rad) * motion.zoom
     turn = np.array([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1]], np.float64)
     lean = np.array([[1, motion.shear, 0], [0, 1, 0], [0, 0, 1]], np.float64)
+    fit = np.array([[zoom_yx[1], 0, 0], [0, zoom_yx[0], 0], [0, 0, 1]], np.float64)
     target = [
-        at + (size * scale - 1) / 2 + part * size * scale
-        for at, size, part in zip(corner, hw, motion.shift_frac, strict=True)
+        at + (size * zoom - 1) / 2 + part * size * zoom
+        for at, size, part, zoom in zip(corner, hw, motion.shift_frac, zoom_yx, strict=True)
     ]
-    return _translation(*target) @ turn @ lean @ _translation(-middle[0], -middle[1])
+    return _translation(*target) @ turn @ lean @ fit @ _translation(-middle[0], -middle[1])
 
 
-def _warp_plane(plane: np.ndarray, matrix: Matrix, hw: tuple[int, int], interpolation: int) -> np.ndarray:
-    return cv2.warpAffine(plane, matrix[:2], hw[::-1], flags=interpolation, borderMode=cv2.BORDER_REFLECT_101)
+def _warp_plane(
+    plane: np.ndarray, matrix: Matrix, hw: tuple[int, int], interpolation: int, border: Border
+) -> np.ndarray:
+    mode = CV2_BORDERS[border]
+    return cv2.warpAffine(plane, matrix[:2], hw[::-1], flags=interpolation, borderMode=mode)
 
 
 def _is_copy(matrix: Matrix) -> bool:
@@ -120,25 +125,32 @@ def _is_copy(matrix: Matrix) -> bool:
     )
 
 
-def _copy(image: np.ndarray, matrix: Matrix, hw: tuple[int, int]) -> np.ndarray:
+def _copy(image: np.ndarray, matrix: Matrix, hw: tuple[int, int], border: Border) -> np.ndarray:
     x, y = (int(value) for value in matrix[:2, 2])
     seen = image[max(0, -y) : hw[0] - y, max(0, -x) : hw[1] - x]
     top, left = max(0, y), max(0, x)
-    pad = Pad(top, hw[0] - top - seen.shape[0], left, hw[1] - left - seen.shape[1])
+    pad = Pad(top, hw[0] - top - seen.shape[0], left, hw[1] - left - seen.shape[1], border)
     return pad.apply(seen)
 
 
 def warp(
-    image: Image, mask: Mask, motion: Motion, *, canvas_hw: tuple[int, int], scale: float = 1.0
+    image: Image,
+    mask: Mask,
+    motion: Motion,
+    *,
+    canvas_hw: tuple[int, int],
+    zoom_yx: tuple[float, float] = (1.0, 1.0),
+    border: Border = "reflect",
 ) -> tuple[Shaped[np.ndarray, "H W c"], UInt8[np.ndarray, "H W"]]:
-    """Move an image and its mask onto the canvas; outside the image its mirror image is seen.
+    """Move an image and its mask onto the canvas.
 
     Args:
         image: (h, w, c), uint8 or uint16.
         mask: (h, w) of 0, 1 and IGNORE.
         motion: What was drawn.
         canvas_hw: Height and width of the result.
-        scale: Zoom of the training stage.
+        zoom_yx: Zoom of rows and columns by the size rule and the training stage.
+        border: What is seen outside the image.
 
     Returns:
         Image (H, W, c) and mask (H, W). A mask pixel is foreground where the interpolated foreground is at
@@ -149,17 +161,22 @@ def warp(
     if motion.vflip:
         image, mask = image[::-1], mask[::-1]
     image, mask = np.ascontiguousarray(image), np.ascontiguousarray(mask)
-    matrix = motion_matrix(motion, (image.shape[0], image.shape[1]), canvas_hw, scale=scale)
+    matrix = motion_matrix(motion, (image.shape[0], image.shape[1]), canvas_hw, zoom_yx=zoom_yx)
     if _is_copy(matrix):
-        return _copy(image, matrix, canvas_hw), _copy(mask[..., None], matrix, canvas_hw)[..., 0]
+        return (
+            _copy(image, matrix, canvas_hw, border),
+            _copy(mask[..., None], matrix, canvas_hw, border)[..., 0],
+        )
     planes = [
-        _warp_plane(image[..., at : at + 4], matrix, canvas_hw, cv2.INTER_LINEAR).reshape(*canvas_hw, -1)
+        _warp_plane(image[..., at : at + 4], matrix, canvas_hw, cv2.INTER_LINEAR, border).reshape(
+            *canvas_hw, -1
+        )
         for at in range(0, image.shape[2], 4)  # OpenCV warps at most four channels at once
     ]
     moved = planes[0] if len(planes) == 1 else np.concatenate(planes, axis=2)
-    foreground = _warp_plane((mask == 1) * np.uint8(255), matrix, canvas_hw, cv2.INTER_LINEAR)
+    foreground = _warp_plane((mask == 1) * np.uint8(255), matrix, canvas_hw, cv2.INTER_LINEAR, border)
     target = (foreground > 127).astype(np.uint8)
     if (mask == IGNORE).any():
-        ignored = _warp_plane((mask == IGNORE).astype(np.uint8), matrix, canvas_hw, cv2.INTER_NEAREST)
+        ignored = _warp_plane((mask == IGNORE).astype(np.uint8), matrix, canvas_hw, cv2.INTER_NEAREST, border)
         target[ignored == 1] = IGNORE
     return moved, target

@@ -2,7 +2,7 @@
 
 import struct
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -32,7 +32,46 @@ class ModelConfig(Config):
     encoder_depth: int = Field(default=4, ge=3, le=5)
     """Number of halvings; sizes are padded to multiples of 2 to this power."""
     decoder_channels: list[Annotated[int, Field(ge=1)]] = Field(default=[128, 64, 32, 16])
-    """Channels of each decoder block, deepest first; as many as encoder_depth."""
+    """Channels of the decoder: of each block, deepest first (as many as encoder_depth), or one number for decoders that
+    have one width; see ARCHITECTURES."""
+    block: Literal["conv", "residual"] = "conv"
+    """What a decoder block is made of: two convolutions, or a residual block."""
+    upsample: Literal["default", "nearest", "bilinear", "transposed"] = "default"
+    """How the decoder doubles the size; "default": as the architecture was published."""
+    skip: Literal["concat", "add"] = "concat"
+    """How encoder maps join the decoder."""
+    norm: Literal["batch", "group", "none"] = "batch"
+    """Normalisation in the decoder; "group" does not depend on the size of the batch."""
+    encoder_norm: Literal["own", "group"] = "own"
+    """Normalisation in the encoder: its own, or every batch norm replaced by group norm (its statistics are lost)."""
+    activation: Literal["relu", "leaky_relu", "elu", "silu", "gelu"] = "relu"
+    """Activation in the decoder."""
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Probability of dropping a channel before the head."""
+    stem: Literal["own", "stride1", "conv3x3", "conv3x3_stride1"] = "own"
+    """The encoder's first layers: its own; without stride and pooling; its convolution replaced by a 3x3 one; both."""
+    encoder_attention: Literal["none", "scse"] = "none"
+    """Attention on each encoder map."""
+    attention: Literal["none", "scse"] = "none"
+    """Attention in each decoder block."""
+    center: Literal["none", "conv", "fpa", "dilated", "ema"] = "none"
+    """What lies between encoder and decoder: nothing, two convolutions, feature pyramid attention without its 7x7
+    branch, stacked dilated convolutions, or expectation-maximisation attention."""
+    hypercolumns: bool = False
+    """Whether the head sees all decoder levels, resized to the largest and stacked."""
+    deep_supervision: bool = False
+    """Whether every decoder level has a head of its own, whose logits come as ``Output.aux`` in training."""
+    image_head: Literal["none", "avg", "max", "gem"] = "none"
+    """Head for "is there anything?" on the deepest map: none, or with this pooling (gem: generalised mean)."""
+    scalars: list[str] = Field(default_factory=list)
+    """Columns of the data's side tables whose numbers the model takes; they join the deepest map."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: about a third more time, much less memory."""
+
+    @property
+    def divisor(self) -> int:
+        """What the sides of the canvas must be multiples of."""
+        return 2**self.encoder_depth
 
     def weights_identity(self) -> str:
         """Return what the weights are: a keyword, or the hash of the file.

@@ -117,7 +117,7 @@ def _sized(asked: Recipe, keys: set[str], facts: DataFacts, rules: Rules, choice
         training["batch_size"] = batch
         choices.append(Choice("training.batch_size", str(batch), f"for {facts.train} training images"))
     height, width = facts.hw
-    divisor = 2**asked.model.encoder_depth
+    divisor = asked.model.divisor
     padded = f"{round_up(height, divisor)}x{round_up(width, divisor)}"
     size_reason = (
         f"the true size {height}x{width}, padded to a multiple of {divisor}; smaller in the first stages"

@@ -6,7 +6,7 @@ from typing import Protocol, runtime_checkable
 
 from masksmith.models.config import ModelConfig
 from masksmith.planning.rules import TimeRule
-from masksmith.preprocess import round_up
+from masksmith.preprocess import TRUE_SIZE, SizeConfig, canvas_of
 from masksmith.recipe import Recipe
 from masksmith.training.config import Stage, TrainingConfig
 
@@ -58,6 +58,8 @@ class DataFacts:
     """Pixels of the test images, padded."""
     channels: int
     folds: int
+    size: SizeConfig = TRUE_SIZE
+    """How images lie on the canvas."""
 
     @property
     def view_px(self) -> int:
@@ -95,10 +97,7 @@ class Cost:
 
 def stage_hw(training: TrainingConfig, stage: Stage, facts: DataFacts, divisor: int) -> tuple[int, int]:
     """Return height and width that a stage trains at."""
-    height, width = facts.hw
-    if training.crop_hw is not None:
-        height, width = min(height, training.crop_hw[0]), min(width, training.crop_hw[1])
-    return round_up(round(height * stage.scale), divisor), round_up(round(width * stage.scale), divisor)
+    return canvas_of(facts.size, [facts.hw], divisor=divisor, scale=stage.scale, crop_hw=training.crop_hw)
 
 
 def cost_of(
@@ -142,7 +141,7 @@ def cost_of(
 
 def _stage_size(recipe: Recipe, stage: Stage, facts: DataFacts) -> tuple[tuple[int, int], int]:
     """Return ((height, width), batch size) of a stage."""
-    hw = stage_hw(recipe.training, stage, facts, 2**recipe.model.encoder_depth)
+    hw = stage_hw(recipe.training, stage, facts, recipe.model.divisor)
     return hw, stage.batch_size or recipe.training.batch_size
 
 

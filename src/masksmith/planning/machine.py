@@ -109,7 +109,7 @@ class Measurements:
         model, training = recipe.model, recipe.training
         stage = min(training.stages, key=lambda one: one.scale)
         hw, batch = (
-            stage_hw(training, stage, facts, 2**model.encoder_depth),
+            stage_hw(training, stage, facts, model.divisor),
             stage.batch_size or training.batch_size,
         )
         key = self._key(model, training, hw, batch)

@@ -130,7 +130,7 @@ class Stepper:
         if self.fabric.device.type == "cpu" and config.precision == "bf16-mixed":
             slice_strided_depthwise(self.raw)
         self.average = MovingAverage(self.raw, decay=config.ema_decay)
-        self.loss_of = build_loss([(term.name, term.weight) for term in loss], where="loss")
+        self.loss_of = build_loss(loss, where="loss")
         optimizer = build_optimizer(self.raw, _optimizer(config), fused=config.precision != "16-mixed")
         self.model, self.optimizer = self.fabric.setup(self.raw, optimizer)
         draw = torch.Generator().manual_seed(0)
@@ -142,8 +142,8 @@ class Stepper:
         """Make one training step and wait until it is done."""
         self.raw.train()
         with self.fabric.autocast():
-            logits = self.raw(self.image).mask_logits
-        self.fabric.backward(self.loss_of(logits, self.mask))
+            output = self.raw(self.image)
+        self.fabric.backward(self.loss_of(output, self.mask))
         if self.config.clip_norm is not None:
             self.fabric.clip_gradients(
                 self.model, self.optimizer, max_norm=self.config.clip_norm, error_if_nonfinite=False

@@ -23,6 +23,7 @@ from masksmith.models import SegmentationModel
 from masksmith.prediction.codes import MAX_CODE, code_of, to_codes
 from masksmith.prediction.predict import predict_probs
 from masksmith.prediction.runtime import RUNTIMES, Logits, Planes, Runtime, torch_runtime
+from masksmith.preprocess import TRUE_SIZE, SizeConfig
 from masksmith.progress import logger
 
 SCORE_TOLERANCE = 0.001
@@ -145,6 +146,7 @@ def compare_runtime(
     score: Score,
     *,
     batch_size: int,
+    size: SizeConfig = TRUE_SIZE,
 ) -> tuple[Finding, Runtime]:
     """Predict images with torch and with another runtime, without test-time augmentation, and compare.
 
@@ -156,6 +158,7 @@ def compare_runtime(
         names: Held-out images, at least one; at most about a thousand of them are used.
         score: The metric of (id, codes (h, w)) at the threshold 0.5, higher is better; goes through them once.
         batch_size: Images a forward pass.
+        size: How images lie on the canvas.
 
     Returns:
         The finding, and the runtime that was judged.
@@ -164,7 +167,15 @@ def compare_runtime(
 
     def codes_of(runtime: Runtime, what: str) -> Iterator[tuple[str, Codes]]:
         probs = predict_probs(
-            fabric, model, images, chosen, tta=["identity"], batch_size=batch_size, what=what, runtime=runtime
+            fabric,
+            model,
+            images,
+            chosen,
+            tta=["identity"],
+            batch_size=batch_size,
+            size=size,
+            what=what,
+            runtime=runtime,
         )
         return ((one, to_codes(prob[..., 0])) for one, prob in probs)
 
@@ -201,6 +212,7 @@ def choose_runtime(
     score: Score,
     *,
     batch_size: int,
+    size: SizeConfig = TRUE_SIZE,
     batches: int,
     record: Path,
     key: str,
@@ -218,6 +230,7 @@ def choose_runtime(
         names: Held-out images with content.
         score: See compare_runtime.
         batch_size: Images a forward pass.
+        size: How images lie on the canvas.
         batches: Forward passes ahead, for the report of what the conversion saves.
         record: The JSON file of the choice.
         key: What the choice depends on: data, weights, settings.
@@ -231,7 +244,9 @@ def choose_runtime(
     if not names:
         reason, runtime = "there are no held-out images to judge by", None
     else:
-        finding, runtime = compare_runtime(name, fabric, model, images, names, score, batch_size=batch_size)
+        finding, runtime = compare_runtime(
+            name, fabric, model, images, names, score, batch_size=batch_size, size=size
+        )
         reason, pace = finding.refusal, (finding.conversion_s, finding.torch_s_per_batch, finding.s_per_batch)
         verdict["finding"] = finding.to_json()
         logger.info("%s", finding)

@@ -1,6 +1,7 @@
 """Run a trained model over a store of images."""
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from masksmith.models import SegmentationModel
 from masksmith.prediction.codes import to_codes
 from masksmith.prediction.runtime import Runtime, torch_runtime
 from masksmith.prediction.tta import TTA
-from masksmith.preprocess import Pad
+from masksmith.preprocess import TRUE_SIZE, Frame, SizeConfig
 from masksmith.progress import track
 
 
@@ -28,14 +29,17 @@ def _batches(images: Store, names: Sequence[str], batch_size: int) -> Iterator[l
 
 
 def _forward(
-    runtime: Runtime, divisor: int, planes: Shaped[np.ndarray, "b h w c"], max_value: int
+    runtime: Runtime,
+    frame_of: Callable[[tuple[int, int]], Frame],
+    planes: Shaped[np.ndarray, "b h w c"],
+    max_value: int,
 ) -> Float[np.ndarray, "b h w k"]:
-    pad = Pad.to_divisor((planes.shape[1], planes.shape[2]), divisor)
-    padded = np.stack([pad.apply(np.ascontiguousarray(image)) for image in planes])
-    image = (padded.astype(np.float32) / max_value).transpose(0, 3, 1, 2)  # (b, h, w, c) -> (b, c, h, w)
+    frame = frame_of((planes.shape[1], planes.shape[2]))
+    framed = np.stack([frame.apply(np.ascontiguousarray(image)) for image in planes])
+    image = (framed.astype(np.float32) / max_value).transpose(0, 3, 1, 2)  # (b, h, w, c) -> (b, c, h, w)
     logits = torch.from_numpy(runtime(image))
     probs = torch.sigmoid(logits).permute(0, 2, 3, 1).numpy()  # (b, k, h, w) -> (b, h, w, k)
-    return probs[:, pad.top : probs.shape[1] - pad.bottom, pad.left : probs.shape[2] - pad.right]
+    return np.stack([frame.undo(one) for one in probs])
 
 
 def predict_batches(
@@ -46,6 +50,7 @@ def predict_batches(
     *,
     tta: Sequence[str],
     batch_size: int,
+    size: SizeConfig = TRUE_SIZE,
     what: str = "predicting",
     runtime: Runtime | None = None,
     finished: Collection[str] = (),
@@ -59,6 +64,7 @@ def predict_batches(
         names: Ids to predict.
         tta: Keys of TTA whose probabilities are averaged.
         batch_size: Images a forward pass.
+        size: How images lie on the canvas.
         what: What the progress bar says.
         runtime: What computes the logits; None calls the model itself.
         finished: Ids that need not be predicted. Only whole batches of them are left out: the last bits of a
@@ -69,6 +75,7 @@ def predict_batches(
     """
     symmetries = [look_up(TTA, key, where="prediction.tta") for key in tta]
     max_value = int(np.iinfo(images.dtype).max)
+    frame_of = partial(Frame.of, size=size, divisor=model.divisor)
     forward = runtime or torch_runtime(fabric, model)
     images.refuse_truncated()
     training = model.training
@@ -79,8 +86,7 @@ def predict_batches(
             for batch in track(batches, total=len(batches), what=what):
                 planes = np.stack([images.checked(name) for name in batch])
                 probs = [
-                    one.undo(_forward(forward, model.divisor, one.apply(planes), max_value))
-                    for one in symmetries
+                    one.undo(_forward(forward, frame_of, one.apply(planes), max_value)) for one in symmetries
                 ]
                 yield list(zip(batch, np.mean(probs, axis=0), strict=True))
     finally:
@@ -95,12 +101,13 @@ def predict_probs(
     *,
     tta: Sequence[str],
     batch_size: int,
+    size: SizeConfig = TRUE_SIZE,
     what: str = "predicting",
     runtime: Runtime | None = None,
 ) -> Iterator[tuple[str, Float[np.ndarray, "h w k"]]]:
     """Yield (id, probabilities (h, w, k)) one by one; the arguments are those of predict_batches."""
     for batch in predict_batches(
-        fabric, model, images, names, tta=tta, batch_size=batch_size, what=what, runtime=runtime
+        fabric, model, images, names, tta=tta, batch_size=batch_size, size=size, what=what, runtime=runtime
     ):
         yield from batch
 

@@ -16,6 +16,8 @@ class LossTerm(Config):
     """A key of LOSSES."""
     weight: float = Field(default=1.0, gt=0)
     """Factor of this summand."""
+    params: dict[str, float | bool | str] = Field(default_factory=dict)
+    """Keyword arguments of the loss, such as {gamma: 2.0}; those left out have its defaults."""
 
 
 class OptimizerConfig(Config):

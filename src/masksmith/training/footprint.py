@@ -177,15 +177,15 @@ def training_footprint(model: SegmentationModel, config: TrainingConfig) -> Foot
         InputError: An unknown loss, or a device that is not there.
     """
     config = settle_machine(config)
-    names = sorted({term.name for stage in config.stages for term in stage.loss})
-    loss_of = build_loss([(name, 1.0) for name in names], where="training.stages")
+    terms = {term.name: term for stage in config.stages for term in stage.loss}
+    loss_of = build_loss([terms[name] for name in sorted(terms)], where="training.stages")
     with torch.random.fork_rng():
         twin = _twin(model, config).train()
 
         def step(image: Tensor, mask: Tensor) -> None:
             with _autocast(config):
-                logits = twin(image).mask_logits
-            loss_of(logits, mask).backward()
+                output = twin(image)
+            loss_of(output, mask).backward()
 
         fixed, slope = _lines(twin, config, step)
     weights = _size([*twin.parameters(), *twin.buffers()])

@@ -2,12 +2,12 @@
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 
 from masksmith.augment import Batch, Task, make_batch
 from masksmith.data.store import Store
-from masksmith.preprocess import round_up
+from masksmith.preprocess import TRUE_SIZE, SizeConfig, canvas_of
 from masksmith.randomness import stream
 from masksmith.training.config import Stage, TrainingConfig
 from masksmith.training.plan import Epoch, plan_epochs
@@ -24,15 +24,16 @@ class FoldData:
     seed: int
     key: str = ""
     """Hash of everything that the training depends on; a checkpoint with another key is not continued."""
+    size: SizeConfig = TRUE_SIZE
+    """How images lie on the canvas."""
+    scalars: dict[str, tuple[float, ...]] = field(default_factory=dict)
+    """Id -> numbers for the model; empty where it takes none."""
 
 
 def canvas_hw(config: TrainingConfig, stage: Stage, data: FoldData, divisor: int) -> tuple[int, int]:
     """Return the size that a stage trains at: the largest image (or the crop), scaled and padded to the divisor."""
-    sizes = [data.images.shape(name) for name in data.ids]
-    height, width = (max(size[axis] for size in sizes) for axis in (0, 1))
-    if config.crop_hw is not None:
-        height, width = min(height, config.crop_hw[0]), min(width, config.crop_hw[1])
-    return round_up(round(height * stage.scale), divisor), round_up(round(width * stage.scale), divisor)
+    sizes = list({data.images.shape(name) for name in data.ids})
+    return canvas_of(data.size, sizes, divisor=divisor, scale=stage.scale, crop_hw=config.crop_hw)
 
 
 def training_work(config: TrainingConfig, data: FoldData, divisor: int) -> int:

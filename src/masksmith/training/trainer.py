@@ -2,7 +2,6 @@
 
 import math
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,7 +10,7 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from masksmith.augment import Batch, Task
-from masksmith.losses import build_loss
+from masksmith.losses import LossOf, build_loss
 from masksmith.models import SegmentationModel, slice_strided_depthwise, to_channels_last
 from masksmith.progress import Remaining, track
 from masksmith.randomness import stream
@@ -96,11 +95,13 @@ class Trainer:
                 config.intensity,
                 canvas_hw(config, stage, data, model.divisor),
                 stage.scale,
+                data.size,
+                data.scalars,
             )
             for stage in config.stages
         ]
         self.losses = [
-            build_loss([(term.name, term.weight) for term in stage.loss], where=f"training.stages[{i}].loss")
+            build_loss(stage.loss, where=f"training.stages[{i}].loss")
             for i, stage in enumerate(config.stages)
         ]
         self.start_optimizer(0)
@@ -195,15 +196,15 @@ class Trainer:
         factor = lr_factor(epoch.schedule, epoch.at(step)) * self.progress.lr_scale
         return set_lr(self.optimizer.optimizer, factor)
 
-    def step(self, batch: Batch, loss_of: Callable[[Tensor, Tensor], Tensor], epoch: Epoch) -> Tensor:
+    def step(self, batch: Batch, loss_of: LossOf, epoch: Epoch) -> Tensor:
         """Make one step of the optimizer and of the average; return the loss."""
         # dropout and the like draw numbers that belong to the step, wherever the training was begun
         counters = (self.data.seed, self.data.fold, epoch.stage, epoch.number, self.progress.step, 1)
         torch.manual_seed(int(stream(*counters).integers(2**62)))
         image, target = _to_device(batch, self.fabric.device)
         with self.fabric.autocast():  # the image itself stays float32, as in prediction
-            logits = self.raw(image).mask_logits
-        loss = loss_of(logits, target)
+            output = self.raw(image)
+        loss = loss_of(output, target)
         self.fabric.backward(loss)
         if self.config.clip_norm is not None:
             self.fabric.clip_gradients(
