@@ -21,6 +21,7 @@ from masksmith.progress import clock, logger
 from masksmith.project import Project
 from masksmith.recipe import Recipe
 from masksmith.seeds import noise_text, read_noise
+from masksmith.splits import ALL, fold_name
 from masksmith.submission import Verdict, validate_submission, write_masks, write_submission
 from masksmith.tuning import optimism_of, tune_oof
 
@@ -90,7 +91,7 @@ def tune_members(project: Project, members: Sequence[Member]) -> dict[str, Any]:
     recipe = members[0].run.recipe
     optimism: dict[str, float] = {}
     for member in members:
-        optimism |= {} if member.interim else optimism_of(member.run, member.fold)
+        optimism |= {} if member.interim or member.fold == ALL else optimism_of(member.run, member.fold)
     names = {"members": [member.name for member in members], "run": members[0].run.path.name}
     value = names | tune_oof(project, recipe, oof_of(project, members), optimism=optimism)
     project.ledger.forget("tune")
@@ -247,6 +248,6 @@ def _events(members: Sequence[Member]) -> list[dict[str, Any]]:
     several = len({member.run.path.name for member in members}) > 1
     events = []
     for member in members:
-        label = member.name if several else f"fold {member.fold}"
+        label = member.name if several else fold_name(member.fold).replace("_", " ")
         events += [{**e, "curve": label} for e in read_events(member.run.events) if e["fold"] == member.fold]
     return events

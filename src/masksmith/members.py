@@ -1,7 +1,8 @@
 """Members: the trained folds whose probabilities are averaged into one prediction.
 
 A fold's held-out images are predicted by the mean of the members trained without that fold, test images by the
-mean of all members. All weigh the same.
+mean of all members. All weigh the same. A member trained on all images (a refit) has no held-out images: it predicts
+test images only.
 """
 
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ from typing import Any
 from masksmith.errors import InputError
 from masksmith.files import read_json, write_json
 from masksmith.project import Project, Run
+from masksmith.splits import ALL, fold_name
 
 
 @dataclass(frozen=True)
@@ -25,24 +27,25 @@ class Member:
     @property
     def name(self) -> str:
         """Its name for people and files."""
-        return f"{self.run.path.name}/{'interim ' if self.interim else ''}fold {self.fold}"
+        what = fold_name(self.fold).replace("_", " ")
+        return f"{self.run.path.name}/{'interim ' if self.interim else ''}{what}"
 
     @property
     def weights(self) -> Path:
         """File of its weights."""
         if self.interim:
-            return self.run.interim / f"fold_{self.fold}.safetensors"
+            return self.run.interim / f"{fold_name(self.fold)}.safetensors"
         return self.run.final(self.fold)
 
     def codes(self, stage: str) -> Path:
         """File of its probabilities: ``stage`` is "oof" or "test"."""
         if self.interim:
-            return self.run.interim / stage / f"fold_{self.fold}.npy"
+            return self.run.interim / stage / f"{fold_name(self.fold)}.npy"
         return self.run.oof(self.fold) if stage == "oof" else self.run.test(self.fold)
 
     def entry(self, stage: str) -> str:
         """Its line in the run's ledger."""
-        return f"{'interim_' if self.interim else ''}fold_{self.fold}/{stage}"
+        return f"{'interim_' if self.interim else ''}{fold_name(self.fold)}/{stage}"
 
     def to_json(self) -> dict[str, Any]:
         """Return it as plain values."""
@@ -50,8 +53,10 @@ class Member:
 
 
 def members_of_run(run: Run) -> list[Member]:
-    """Return a member for each fold that the run's recipe asks for."""
-    return [Member(run, fold) for fold in range(run.recipe.folds.train or run.recipe.folds.count)]
+    """Return a member for each fold that the run's recipe asks for, the one of all images last."""
+    folds = run.recipe.folds
+    held_out = [Member(run, fold) for fold in range(folds.train or folds.count)]
+    return [*held_out, Member(run, ALL)] if folds.refit else held_out
 
 
 def write_members(project: Project, members: Sequence[Member]) -> None:

@@ -246,6 +246,11 @@ def compete(
     duration = None if budget is None else parse_duration(budget)
     pinned = _pinned(overrides, device)
     asked = load_recipe(recipe, pinned)
+    if duration is not None and asked.folds.refit:
+        raise InputError(
+            "folds.refit: true, with a budget that itself decides what is trained; leave it false, or train without "
+            "--budget"
+        )
     with pulse.graceful():
         for line in str(check(data, out)).splitlines():
             logger.info("%s", line)

@@ -6,6 +6,7 @@ present ones are refused.
 
 from collections.abc import Iterable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,7 +21,8 @@ from masksmith.postprocess import PLAIN, apply_rule
 from masksmith.prediction.codes import MeanCodes, open_codes
 from masksmith.progress import logger
 from masksmith.project import Project
-from masksmith.stages import build, checksum_of, is_trained, load, train_key
+from masksmith.splits import ALL
+from masksmith.stages import build, checksum_of, is_trained, load, scalars_of, train_key
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -49,7 +51,8 @@ def predict_member(project: Project, member: Member, *, stages: Sequence[str] = 
     held_out = project.folds.inside(member.fold)
     names_of = {"oof": held_out, "test": [sample.id for sample in project.catalog.test]}
     images_of = {"oof": cache.train_images, "test": cache.test_images}
-    fabric, model, runtime = None, None, None
+    fabric, runtimes = None, None
+    models: dict[Path, SegmentationModel] = {}
     for stage in stages:
         names, path, key = names_of[stage], member.codes(stage), _predict_key(project, member, stage)
         if not names or (ledger.is_done(member.entry(stage), key) and is_whole(path)):
@@ -57,19 +60,20 @@ def predict_member(project: Project, member: Member, *, stages: Sequence[str] = 
         ledger.forget(member.entry(stage))
         logger.info("predicting %d %s images with %s", len(names), stage, member.name)
         fabric = fabric or make_fabric(member.run.recipe.training)
-        model = model or _trained_model(project, member, fabric)
+        models = models or _trained_models(project, member, fabric)
         seen = [name for name in names if name not in project.blank]
-        runtime = runtime or _runtime(project, member, fabric, model)
+        runtimes = runtimes or [_runtime(project, member, fabric, *one) for one in models.items()]
         batches = partial(
             predict_batches,
             fabric,
-            model,
+            next(iter(models.values())),
             images_of[stage],
             seen,
             tta=options.tta,
             batch_size=options.batch_size,
             size=member.run.recipe.size,
-            runtime=runtime,
+            runtime=runtimes,
+            scalars=scalars_of(project, member.run.recipe, stage),
         )
         write_codes(path, images_of[stage], names, batches, blank=set(names) - set(seen), key=key)
         ledger.mark_done(member.entry(stage), key)
@@ -81,7 +85,7 @@ def oof_of(project: Project, members: Sequence[Member]) -> dict[int, MeanCodes]:
     Raises:
         InputError: Probabilities are missing, damaged, of other images, or of other weights than the present ones.
     """
-    folds = sorted({member.fold for member in members})
+    folds = sorted({member.fold for member in members} - {ALL})
     return {
         fold: MeanCodes([_need_oof(project, member) for member in members if member.fold == fold])
         for fold in folds
@@ -107,7 +111,8 @@ def codes_digest(codes: MeanCodes) -> str:
 def _predict_key(project: Project, member: Member, stage: str) -> str:
     run = member.run
     trained = train_key(project, run, member.fold)
-    return project.key(_VERSIONS[stage], checksum_of(member.weights), str(run.recipe.prediction), trained)
+    checksums = [checksum_of(path) for path in weights_of(member)]
+    return project.key(_VERSIONS[stage], *checksums, str(run.recipe.prediction), trained)
 
 
 def _need_codes(project: Project, member: Member, stage: str) -> Store:
@@ -132,19 +137,52 @@ def _need_oof(project: Project, member: Member) -> Store:
     return store
 
 
-def _trained_model(project: Project, member: Member, fabric: "Fabric") -> "SegmentationModel":
+def weights_of(member: Member) -> list[Path]:
+    """Return the files whose predictions are averaged: the final weights, or what ``prediction.weights`` names.
+
+    Raises:
+        InputError: The training kept no such weights, or they are no longer there.
+    """
+    from masksmith.training.checkpoint import facts_of
+
+    kind = member.run.recipe.prediction.weights
+    if kind == "final" or member.interim:
+        return [member.weights]
+    listed = facts_of(member.weights).get(kind) or []
+    if not listed:
+        raise InputError(
+            f"prediction.weights: {kind!r} was asked for, but the training of {member.name} kept none; "
+            f"{_KEEPS[kind]}, or set prediction.weights to final"
+        )
+    return [member.weights.with_name(name) for name in listed]
+
+
+_KEEPS = {
+    "snapshots": "train with a schedule of cosine_restarts",
+    "top_k": "set training.top_k",
+}
+
+
+def _trained_models(project: Project, member: Member, fabric: "Fabric") -> "dict[Path, SegmentationModel]":
+    """Return a model for each of the member's weights, on the device."""
     from masksmith.models import to_channels_last
 
-    model = build(project, member.run, member.fold, load_weights=False)
-    load(model, member.weights)
-    if member.run.recipe.training.channels_last:
-        to_channels_last(model)
-    fabric.to_device(model)  # in place
-    return model
+    models = {}
+    for path in weights_of(member):
+        model = build(project, member.run, member.fold, load_weights=False)
+        load(model, path)
+        if member.run.recipe.training.channels_last:
+            to_channels_last(model)
+        fabric.to_device(model)  # in place
+        models[path] = model.eval()
+    return models
 
 
-def _runtime(project: Project, member: Member, fabric: "Fabric", model: "SegmentationModel") -> "Runtime":
+def _runtime(
+    project: Project, member: Member, fabric: "Fabric", weights: Path, model: "SegmentationModel"
+) -> "Runtime":
     """Return what the recipe asks to predict with, or torch where the fold's held-out images speak against it."""
+    from masksmith.prediction.combine import build_combine
     from masksmith.prediction.gate import choose_runtime
 
     recipe, cache = member.run.recipe, project.cache
@@ -165,7 +203,14 @@ def _runtime(project: Project, member: Member, fabric: "Fabric", model: "Segment
         score,
         batch_size=options.batch_size,
         size=recipe.size,
+        combine=build_combine(options),
         batches=-(-views // options.batch_size),
-        record=member.codes("oof").with_suffix(".runtime.json"),
+        record=_runtime_record(member, weights),
         key=_predict_key(project, member, "oof"),
     )
+
+
+def _runtime_record(member: Member, weights: Path) -> Path:
+    codes = member.codes("oof")
+    extra = "" if weights == member.weights else f".{weights.stem}"
+    return codes.with_name(f"{codes.stem}{extra}.runtime.json")

@@ -13,7 +13,7 @@ from masksmith.data.checks import constant_ids
 from masksmith.errors import InputError
 from masksmith.files import Ledger, digest, read_json, remove, write_json, write_text
 from masksmith.recipe import Recipe, parse_recipe
-from masksmith.splits import Folds, read_folds
+from masksmith.splits import Folds, fold_name, read_folds
 
 FORMAT_VERSION = 1
 
@@ -37,7 +37,7 @@ class Run:
 
     def checkpoints(self, fold: int) -> Path:
         """Folder of a fold's checkpoints."""
-        return self.path / "checkpoints" / f"fold_{fold}"
+        return self.path / "checkpoints" / fold_name(fold)
 
     def final(self, fold: int) -> Path:
         """Weights of a trained fold."""
@@ -50,11 +50,11 @@ class Run:
 
     def oof(self, fold: int) -> Path:
         """Out-of-fold probabilities of a fold."""
-        return self.path / "oof" / f"fold_{fold}.npy"
+        return self.path / "oof" / f"{fold_name(fold)}.npy"
 
     def test(self, fold: int) -> Path:
         """Test probabilities of a fold."""
-        return self.path / "test" / f"fold_{fold}.npy"
+        return self.path / "test" / f"{fold_name(fold)}.npy"
 
 
 class Project:
@@ -254,7 +254,7 @@ def refuse_inside(root: Path, catalog: Catalog) -> None:
 
 def with_free_parts(resolved: Recipe, asked: Recipe) -> Recipe:
     """Return ``resolved`` with those parts of ``asked`` that do not decide the weights."""
-    folds = resolved.folds.model_copy(update={"train": asked.folds.train})
+    folds = resolved.folds.model_copy(update={"train": asked.folds.train, "refit": asked.folds.refit})
     parts = {"folds": folds, "prediction": asked.prediction, "tuning": asked.tuning}
     return resolved.model_copy(update=parts)
 

@@ -48,7 +48,7 @@ class Recipe(Config):
 
     @property
     def hash(self) -> str:
-        """A hash over what decides the weights: not over ``folds.train``, prediction and tuning.
+        """A hash over what decides the weights: not over ``folds.train``, ``folds.refit``, prediction and tuning.
 
         Where weights come from a file, its content counts and not its path.
 
@@ -56,7 +56,7 @@ class Recipe(Config):
             InputError: The file of the weights is not there.
         """
         plain = self.model_dump(mode="json", exclude={"prediction", "tuning"})
-        del plain["folds"]["train"]
+        del plain["folds"]["train"], plain["folds"]["refit"]
         plain["model"]["encoder_weights"] = self.model.weights_identity()
         del plain["model"]["encoder_weights_hash"]
         return digest(write_yaml(plain))

@@ -20,18 +20,28 @@ from masksmith.files import digest, write_text
 from masksmith.randomness import stream
 
 NUM_CLASSES = 11
+ALL = 999
+"""The "fold" of a training on all images: nothing is held out."""
 _COLUMNS = ("id", "group", "coverage", "coverage_class", "fold")
 
 
 class FoldsConfig(Config):
     """How folds are made, and how many of them are trained."""
 
-    count: int = Field(default=5, ge=2)
-    """Number of folds, 2 or more."""
+    count: int = Field(default=5, ge=2, le=100)
+    """Number of folds, 2 to 100."""
     train: int | None = Field(default=None, ge=1)
     """Train only this many folds (the first ones); None trains all."""
+    refit: bool = False
+    """Whether one more training follows the folds: on all images, as long as theirs were (the median of their chosen
+    epochs). It predicts test images only; no score can be honest about it."""
     seed: int = Field(default=0, ge=0)
     """Seed of the assignment."""
+
+
+def fold_name(fold: int) -> str:
+    """Return a fold's name for people and files."""
+    return "fold_all" if fold == ALL else f"fold_{fold}"
 
 
 def coverage_class(foreground: int, total: int) -> int:

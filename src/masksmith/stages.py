@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from masksmith.arrays import IGNORE
-from masksmith.config import look_up
+from masksmith.config import look_up, suggest
 from masksmith.data.checks import duplicate_groups
 from masksmith.data.store import Store
 from masksmith.errors import InputError
@@ -24,7 +24,7 @@ from masksmith.preprocess import Frame
 from masksmith.progress import Remaining, logger
 from masksmith.project import Project, Run
 from masksmith.recipe import Recipe
-from masksmith.splits import Folds, make_folds, write_folds
+from masksmith.splits import ALL, Folds, make_folds, write_folds
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -67,6 +67,7 @@ def resolve(recipe: Recipe) -> Recipe:
     from masksmith.losses import build_loss
     from masksmith.models import MODELS
     from masksmith.models.encoders import settle_encoder
+    from masksmith.prediction.combine import check_combine
     from masksmith.prediction.runtime import check_runtime
     from masksmith.training.machine import settle_machine
 
@@ -79,7 +80,13 @@ def resolve(recipe: Recipe) -> Recipe:
     if settled.weights not in ("none", "imagenet"):
         model = model.model_copy(update={"encoder_weights_hash": model.weights_identity()})
     training = settle_machine(recipe.training)
-    check_runtime(recipe.prediction.runtime, device=training.device, precision=training.precision)
+    check_runtime(
+        recipe.prediction.runtime,
+        device=training.device,
+        precision=training.precision,
+        scalars=model.scalars,
+    )
+    check_combine(recipe.prediction, image_head=model.image_head)
     return recipe.model_copy(update={"model": model, "training": training})
 
 
@@ -212,7 +219,54 @@ def train_key(project: Project, run: Run, fold: int) -> str:
     """Return the key of a fold's training: data, folds, recipe, and the weights that it starts from."""
     start = run.recipe.training.start_run
     begun = "" if start is None else checksum_of(_start_weights(project, start, fold))
-    return project.key(_VERSION, run.recipe.hash, project.folds.hash, begun)
+    length = f"{refit_epochs(project, run)} epochs" if fold == ALL else ""
+    return project.key(_VERSION, run.recipe.hash, project.folds.hash, begun, length)
+
+
+def refit_epochs(project: Project, run: Run) -> int:
+    """Return the cross-validated length: the median of the epochs that the folds' weights were chosen at.
+
+    Raises:
+        InputError: Not all folds that the recipe asks for are trained.
+    """
+    from masksmith.training.checkpoint import facts_of
+
+    held_out = [member for member in members_of_run(run) if member.fold != ALL]
+    missing = [member.fold for member in held_out if not is_trained(project, member)]
+    if missing:
+        raise InputError(
+            f"folds.refit: its length comes from the folds, and fold {missing[0]} of {run.path.name} is not trained; "
+            f"run `masksmith train {project.root}`"
+        )
+    return max(1, round(float(np.median([facts_of(member.weights)["epoch"] for member in held_out]))))
+
+
+def scalars_of(project: Project, recipe: Recipe, stage: str = "oof") -> dict[str, tuple[float, ...]]:
+    """Return the numbers that a model takes beside each image, by id; empty where it takes none.
+
+    Args:
+        project: Its side tables.
+        recipe: Its ``model.scalars``.
+        stage: "oof" for the training images, "test" for the test images.
+
+    Raises:
+        InputError: No side table has such a column of numbers, or an image has no number in it.
+    """
+    samples = project.catalog.test if stage == "test" else project.catalog.train
+    known = sorted({column for sample in project.catalog.train for column in sample.values})
+    for column in recipe.model.scalars:
+        if column not in known:
+            hint = suggest(column, known) if known else "the data has no table with a column of numbers"
+            raise InputError(f"model.scalars: no column {column!r}; {hint}")
+        for sample in samples:
+            if column not in sample.values:
+                raise InputError(
+                    f"model.scalars: the image {sample.id!r} has no {column!r} in the side tables; add it, or take "
+                    "the column out"
+                )
+    if not recipe.model.scalars:
+        return {}
+    return {sample.id: tuple(sample.values[column] for column in recipe.model.scalars) for sample in samples}
 
 
 def _start_weights(project: Project, start_run: str, fold: int) -> Path:
@@ -235,9 +289,17 @@ def _fold_data(project: Project, run: Run, fold: int) -> "FoldData":
     from masksmith.training.stages import FoldData
 
     ids = [name for name in project.folds.outside(fold) if name not in project.blank]
+    scalars = scalars_of(project, run.recipe)
     cache, key = project.cache, train_key(project, run, fold)
     return FoldData(
-        fold, ids, cache.train_images, cache.train_masks, run.recipe.seed, key, size=run.recipe.size
+        fold,
+        ids,
+        cache.train_images,
+        cache.train_masks,
+        run.recipe.seed,
+        key,
+        size=run.recipe.size,
+        scalars={name: scalars[name] for name in ids} if scalars else {},
     )
 
 
@@ -245,6 +307,10 @@ def _fresh_model(project: Project, run: Run, fold: int) -> "SegmentationModel":
     """Return the model that a training begins with."""
     start = run.recipe.training.start_run
     model = build(project, run, fold, load_weights=start is None)
+    if run.recipe.model.scalars:
+        seen = scalars_of(project, run.recipe)
+        ids = [name for name in project.folds.outside(fold) if name not in project.blank]
+        model.set_scalar_statistics(np.array([seen[name] for name in ids], np.float32))
     if start is not None:
         load(model, _start_weights(project, start, fold))
     return model
@@ -279,9 +345,12 @@ def _evaluator(
     project: Project, run: Run, fold: int, fabric: "Fabric", remaining: Remaining
 ) -> Callable[["SegmentationModel"], float]:
     """Return a function that scores a model on the fold's held-out images with content: no TTA, threshold 0.5."""
+    from masksmith.prediction.combine import build_combine
     from masksmith.prediction.predict import predict_probs
+    from masksmith.prediction.runtime import torch_runtime
 
     metric, cache = get_metric(run.recipe.metric), project.cache
+    scalars, combine = scalars_of(project, run.recipe), build_combine(run.recipe.prediction)
     names = [name for name in project.folds.inside(fold) if name not in project.blank]
     if not names:
         raise InputError(f"fold {fold}: none of its held-out images has any content, so it cannot be scored")
@@ -298,6 +367,8 @@ def _evaluator(
                 size=run.recipe.size,
                 batch_size=run.recipe.prediction.batch_size,
                 what="scoring",
+                scalars=scalars,
+                runtime=torch_runtime(fabric, model, combine),
             )
         ]
         remaining.skip(_FORWARD_WORK * _pixels(cache.train_images, names))

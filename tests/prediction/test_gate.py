@@ -43,8 +43,8 @@ def mean_prob(codes):
 def shifted(by):
     """A planted bad runtime: every logit is off by ``by``."""
 
-    def build(fabric, model):
-        return lambda planes: torch_runtime(fabric, model)(planes) + np.float32(by)
+    def build(fabric, model, combine):
+        return lambda planes: torch_runtime(fabric, model, combine)(planes) + np.float32(by)
 
     return build
 

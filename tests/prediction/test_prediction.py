@@ -96,7 +96,7 @@ def test_flip_goes_before_the_asymmetric_padding(fabric, images):
     frame_of = partial(Frame.of, size=TRUE_SIZE, divisor=model.divisor)
     with torch.inference_mode():
         flipped = np.ascontiguousarray(images["a"][None, :, ::-1])
-        by_hand = _forward(torch_runtime(fabric, model), frame_of, flipped, 255)[0][:, ::-1]
+        by_hand = _forward([torch_runtime(fabric, model)], frame_of, flipped, 255)[0][:, ::-1]
     np.testing.assert_allclose(predict(fabric, model, images, ["hflip"], ["a"])["a"], by_hand, atol=1e-6)
 
 

@@ -12,6 +12,7 @@ from masksmith.errors import InputError
 from masksmith.models import ModelConfig, build_model, slice_strided_depthwise, to_channels_last
 from masksmith.prediction import PredictionConfig, predict_probs
 from masksmith.prediction import runtime as module
+from masksmith.prediction.combine import mask_only
 from masksmith.prediction.runtime import RUNTIMES, check_runtime, openvino_runtime, torch_runtime
 
 SIZES = [("a", (21, 30)), ("b", (16, 16)), ("c", (21, 30)), ("d", (21, 30)), ("e", (9, 40)), ("f", (21, 30))]
@@ -131,9 +132,11 @@ def test_shapes_are_compiled_once_and_the_last_batch_is_filled_up(monkeypatch):
 
 def test_the_precision_is_that_of_training(monkeypatch):
     asked = []
-    monkeypatch.setattr(module, "openvino_runtime", lambda model, precision: asked.append(precision) or abs)
+    monkeypatch.setattr(
+        module, "openvino_runtime", lambda model, precision, combine: asked.append(precision) or abs
+    )
     for precision in ("32-true", "bf16-mixed"):
-        RUNTIMES["openvino"](Fabric(accelerator="cpu", devices=1, precision=precision), tiny())
+        RUNTIMES["openvino"](Fabric(accelerator="cpu", devices=1, precision=precision), tiny(), mask_only)
     assert asked == ["f32", "bf16"]
 
 

@@ -23,6 +23,7 @@ from masksmith.errors import InputError
 from masksmith.files import digest, read_json, write_json
 from masksmith.losses import build_loss
 from masksmith.models import ModelConfig, build_model, slice_strided_depthwise, to_channels_last
+from masksmith.prediction.combine import mask_only
 from masksmith.prediction.runtime import RUNTIMES, check_runtime
 from masksmith.progress import logger
 from masksmith.training.averaging import MovingAverage
@@ -270,7 +271,7 @@ def measure_runtime(
         draw = np.random.default_rng(0)
         planes = draw.random((batch_size, in_channels, *canvas_hw), dtype=np.float32)
         start = clock()
-        forward = RUNTIMES[runtime](fabric, model.eval())
+        forward = RUNTIMES[runtime](fabric, model.eval(), mask_only)
         with torch.inference_mode():
             forward(planes)
             converted = clock()

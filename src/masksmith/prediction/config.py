@@ -1,6 +1,6 @@
 """The configuration of prediction. Imports no torch."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -14,6 +14,21 @@ class PredictionConfig(Config):
     """Images a forward pass."""
     tta: list[str] = Field(default=["identity", "hflip"], min_length=1)
     """Keys of TTA; the probabilities are averaged."""
+    weights: Literal["final", "snapshots", "top_k"] = "final"
+    """Which weights of a training predict: the final ones, or the mean of its snapshots or of its best checkpoints."""
+    image_head: Literal["ignore", "multiply", "gate"] = "ignore"
+    """What the image head does to a mask: nothing; its probability multiplies every pixel's; or it empties the masks of
+    images at or below ``image_threshold``."""
+    image_threshold: float = Field(default=0.5, gt=0, lt=1)
+    """Probability that an image must exceed to have a mask at all (with ``image_head: gate``)."""
     runtime: Literal["torch", "openvino"] = "torch"
     """A key of RUNTIMES: what computes the logits. OpenVINO needs a CPU and `pip install masksmith[openvino]`; it is
     used for a fold only where held-out images show that it agrees with torch (see gate)."""
+
+    def model_post_init(self, _: Any) -> None:  # noqa: ANN401
+        """Refuse a threshold that nothing would read."""
+        if self.image_threshold != 0.5 and self.image_head != "gate":
+            raise ValueError(
+                f"image_threshold: {self.image_threshold} has no effect with image_head {self.image_head!r}; "
+                "set image_head to gate, or leave it at 0.5"
+            )

@@ -21,6 +21,7 @@ from masksmith.data.store import Store
 from masksmith.files import read_json, write_json
 from masksmith.models import SegmentationModel
 from masksmith.prediction.codes import MAX_CODE, code_of, to_codes
+from masksmith.prediction.combine import Combine, mask_only
 from masksmith.prediction.predict import predict_probs
 from masksmith.prediction.runtime import RUNTIMES, Logits, Planes, Runtime, torch_runtime
 from masksmith.preprocess import TRUE_SIZE, SizeConfig
@@ -147,6 +148,7 @@ def compare_runtime(
     *,
     batch_size: int,
     size: SizeConfig = TRUE_SIZE,
+    combine: Combine = mask_only,
 ) -> tuple[Finding, Runtime]:
     """Predict images with torch and with another runtime, without test-time augmentation, and compare.
 
@@ -159,6 +161,7 @@ def compare_runtime(
         score: The metric of (id, codes (h, w)) at the threshold 0.5, higher is better; goes through them once.
         batch_size: Images a forward pass.
         size: How images lie on the canvas.
+        combine: What the image head does to the mask.
 
     Returns:
         The finding, and the runtime that was judged.
@@ -179,10 +182,10 @@ def compare_runtime(
         )
         return ((one, to_codes(prob[..., 0])) for one, prob in probs)
 
-    reference = _Timed(torch_runtime(fabric, model))
+    reference = _Timed(torch_runtime(fabric, model, combine))
     kept = dict(codes_of(reference, "torch"))
     start = time.perf_counter()
-    other = _Timed(look_up(RUNTIMES, name, where="prediction.runtime")(fabric, model))
+    other = _Timed(look_up(RUNTIMES, name, where="prediction.runtime")(fabric, model, combine))
     built = time.perf_counter() - start
     differences = _Differences(kept)
     other_score = score(differences.watch(codes_of(other, name)))
@@ -213,6 +216,7 @@ def choose_runtime(
     *,
     batch_size: int,
     size: SizeConfig = TRUE_SIZE,
+    combine: Combine = mask_only,
     batches: int,
     record: Path,
     key: str,
@@ -231,21 +235,22 @@ def choose_runtime(
         score: See compare_runtime.
         batch_size: Images a forward pass.
         size: How images lie on the canvas.
+        combine: What the image head does to the mask.
         batches: Forward passes ahead, for the report of what the conversion saves.
         record: The JSON file of the choice.
         key: What the choice depends on: data, weights, settings.
     """
     if name == "torch":
-        return torch_runtime(fabric, model)
+        return torch_runtime(fabric, model, combine)
     known = read_json(record) if record.exists() else {}
     if known.get("key") == key:
-        return look_up(RUNTIMES, known["runtime"], where=f"{record}: runtime")(fabric, model)
+        return look_up(RUNTIMES, known["runtime"], where=f"{record}: runtime")(fabric, model, combine)
     verdict: dict[str, Any] = {"key": key, "asked": name}
     if not names:
         reason, runtime = "there are no held-out images to judge by", None
     else:
         finding, runtime = compare_runtime(
-            name, fabric, model, images, names, score, batch_size=batch_size, size=size
+            name, fabric, model, images, names, score, batch_size=batch_size, size=size, combine=combine
         )
         reason, pace = finding.refusal, (finding.conversion_s, finding.torch_s_per_batch, finding.s_per_batch)
         verdict["finding"] = finding.to_json()
@@ -254,6 +259,6 @@ def choose_runtime(
             logger.info("converting to %s saves no time in %d forward passes", name, batches)
     if reason or runtime is None:
         logger.warning("%s is not used: %s; predicting with torch", name, reason)
-        name, runtime = "torch", torch_runtime(fabric, model)
+        name, runtime = "torch", torch_runtime(fabric, model, combine)
     write_json(record, verdict | {"runtime": name, "reason": reason})
     return runtime

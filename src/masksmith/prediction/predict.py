@@ -1,6 +1,6 @@
 """Run a trained model over a store of images."""
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -29,17 +29,26 @@ def _batches(images: Store, names: Sequence[str], batch_size: int) -> Iterator[l
 
 
 def _forward(
-    runtime: Runtime,
+    runtimes: Sequence[Runtime],
     frame_of: Callable[[tuple[int, int]], Frame],
     planes: Shaped[np.ndarray, "b h w c"],
     max_value: int,
+    scalars: Float[np.ndarray, "b s"] | None = None,
 ) -> Float[np.ndarray, "b h w k"]:
+    """Return the mean probabilities of all runtimes for one view of a batch, at its true size."""
     frame = frame_of((planes.shape[1], planes.shape[2]))
     framed = np.stack([frame.apply(np.ascontiguousarray(image)) for image in planes])
     image = (framed.astype(np.float32) / max_value).transpose(0, 3, 1, 2)  # (b, h, w, c) -> (b, c, h, w)
-    logits = torch.from_numpy(runtime(image))
-    probs = torch.sigmoid(logits).permute(0, 2, 3, 1).numpy()  # (b, k, h, w) -> (b, h, w, k)
-    return np.stack([frame.undo(one) for one in probs])
+    inputs = (image,) if scalars is None else (image, scalars)
+    each = [torch.sigmoid(torch.from_numpy(runtime(*inputs))) for runtime in runtimes]
+    mean = each[0] if len(each) == 1 else torch.stack(each).mean(0)
+    return np.stack(
+        [frame.undo(one) for one in mean.permute(0, 2, 3, 1).numpy()]
+    )  # (b, k, h, w) -> (b, h, w, k)
+
+
+def _listed(runtime: Runtime | Sequence[Runtime]) -> list[Runtime]:
+    return [runtime] if callable(runtime) else list(runtime)
 
 
 def predict_batches(
@@ -52,7 +61,8 @@ def predict_batches(
     batch_size: int,
     size: SizeConfig = TRUE_SIZE,
     what: str = "predicting",
-    runtime: Runtime | None = None,
+    runtime: Runtime | Sequence[Runtime] | None = None,
+    scalars: Mapping[str, Sequence[float]] | None = None,
     finished: Collection[str] = (),
 ) -> Iterator[list[tuple[str, Float[np.ndarray, "h w k"]]]]:
     """Yield the batches of (id, probabilities (h, w, k) at the true size), grouped by image size.
@@ -66,7 +76,8 @@ def predict_batches(
         batch_size: Images a forward pass.
         size: How images lie on the canvas.
         what: What the progress bar says.
-        runtime: What computes the logits; None calls the model itself.
+        runtime: What computes the logits; None calls the model itself; of several, the probabilities are averaged.
+        scalars: Id -> numbers for a model that takes them.
         finished: Ids that need not be predicted. Only whole batches of them are left out: the last bits of a
             probability depend on how many images went through the model together.
 
@@ -76,7 +87,7 @@ def predict_batches(
     symmetries = [look_up(TTA, key, where="prediction.tta") for key in tta]
     max_value = int(np.iinfo(images.dtype).max)
     frame_of = partial(Frame.of, size=size, divisor=model.divisor)
-    forward = runtime or torch_runtime(fabric, model)
+    runtimes = _listed(runtime or torch_runtime(fabric, model))
     images.refuse_truncated()
     training = model.training
     model.eval()
@@ -85,8 +96,10 @@ def predict_batches(
             batches = [one for one in _batches(images, names, batch_size) if not set(one) <= set(finished)]
             for batch in track(batches, total=len(batches), what=what):
                 planes = np.stack([images.checked(name) for name in batch])
+                numbers = np.array([scalars[name] for name in batch], np.float32) if scalars else None
                 probs = [
-                    one.undo(_forward(forward, frame_of, one.apply(planes), max_value)) for one in symmetries
+                    one.undo(_forward(runtimes, frame_of, one.apply(planes), max_value, numbers))
+                    for one in symmetries
                 ]
                 yield list(zip(batch, np.mean(probs, axis=0), strict=True))
     finally:
@@ -103,11 +116,21 @@ def predict_probs(
     batch_size: int,
     size: SizeConfig = TRUE_SIZE,
     what: str = "predicting",
-    runtime: Runtime | None = None,
+    runtime: Runtime | Sequence[Runtime] | None = None,
+    scalars: Mapping[str, Sequence[float]] | None = None,
 ) -> Iterator[tuple[str, Float[np.ndarray, "h w k"]]]:
     """Yield (id, probabilities (h, w, k)) one by one; the arguments are those of predict_batches."""
     for batch in predict_batches(
-        fabric, model, images, names, tta=tta, batch_size=batch_size, size=size, what=what, runtime=runtime
+        fabric,
+        model,
+        images,
+        names,
+        tta=tta,
+        batch_size=batch_size,
+        size=size,
+        what=what,
+        runtime=runtime,
+        scalars=scalars,
     ):
         yield from batch
 

@@ -13,7 +13,7 @@ import copy
 import sys
 import warnings
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -25,28 +25,35 @@ from torch import Tensor, nn
 from masksmith.config import look_up
 from masksmith.errors import InputError
 from masksmith.models import SegmentationModel
+from masksmith.prediction.combine import Combine, mask_only
 
 Planes = Float[np.ndarray, "b c h w"]
 Logits = Float[np.ndarray, "b k h w"]
-Runtime = Callable[[Planes], Logits]
+Scalars = Float[np.ndarray, "b s"]
+Runtime = Callable[..., Logits]
+"""``runtime(planes)``, or ``runtime(planes, scalars)`` for a model that takes numbers beside the image."""
 
 _OPENVINO_PRECISIONS = {"bf16-mixed": "bf16", "32-true": "f32"}
 _COMPILED = 8  # compiled shapes kept at a time; each holds a copy of the weights
 _TELEMETRY = "openvino_telemetry"
 
 
-def torch_runtime(fabric: Fabric, model: SegmentationModel) -> Runtime:
+def torch_runtime(fabric: Fabric, model: SegmentationModel, combine: Combine = mask_only) -> Runtime:
     """Return the runtime that calls the model itself, on Fabric's device and in its precision.
 
     Args:
         fabric: Device and precision.
         model: On that device; whoever calls the runtime puts it into evaluation mode.
+        combine: What the image head does to the mask.
     """
 
-    def forward(planes: Planes) -> Logits:
+    def forward(planes: Planes, scalars: Scalars | None = None) -> Logits:
+        image = fabric.to_device(torch.from_numpy(planes))
+        numbers = None if scalars is None else fabric.to_device(torch.from_numpy(scalars))
         with torch.inference_mode(), fabric.autocast():
-            logits = model(fabric.to_device(torch.from_numpy(planes))).mask_logits
-        return cast(Tensor, logits).float().cpu().numpy()
+            output = model(image) if numbers is None else model(image, numbers)
+        with torch.inference_mode():
+            return combine(output).float().cpu().numpy()
 
     return forward
 
@@ -71,10 +78,11 @@ class _Float32Head(nn.Module):
 
 
 class _Traced(nn.Module):
-    """A copy of a model on its way to OpenVINO: evaluation mode, mask logits only, float32 head."""
+    """A copy of a model on its way to OpenVINO: evaluation mode, combined mask logits only, float32 head."""
 
-    def __init__(self, model: SegmentationModel) -> None:
+    def __init__(self, model: SegmentationModel, combine: Combine) -> None:
         super().__init__()
+        self.combine = combine
         self.model = copy.deepcopy(model).eval()
         head = getattr(self.model, "head", None)
         if isinstance(head, nn.Conv2d) and head.kernel_size == (1, 1) and head.out_channels == 1:
@@ -82,7 +90,7 @@ class _Traced(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """Return the mask logits."""
-        return cast(Tensor, self.model(image).mask_logits)
+        return self.combine(self.model(image))
 
 
 def _import_openvino() -> Any:  # noqa: ANN401
@@ -108,7 +116,7 @@ def _import_openvino() -> Any:  # noqa: ANN401
     return openvino
 
 
-def _convert(openvino: Any, model: SegmentationModel) -> Any:  # noqa: ANN401
+def _convert(openvino: Any, model: SegmentationModel, combine: Combine) -> Any:  # noqa: ANN401
     """Trace a model once and return OpenVINO's network of it, of any batch and size."""
     channels, side = int(model.mean.shape[1]), 2 * model.divisor
     example = torch.zeros(1, channels, side, side)
@@ -116,14 +124,17 @@ def _convert(openvino: Any, model: SegmentationModel) -> Any:  # noqa: ANN401
         # sizes that Python looks at while tracing; the gate sees whether the result is right
         warnings.simplefilter("ignore", torch.jit.TracerWarning)
         try:
-            return openvino.convert_model(_Traced(model), example_input=example, input=[-1, channels, -1, -1])
+            traced = _Traced(model, combine)
+            return openvino.convert_model(traced, example_input=example, input=[-1, channels, -1, -1])
         except RuntimeError as error:
             raise InputError(
                 f"prediction.runtime: 'openvino' cannot convert this network ({error}); choose 'torch'"
             ) from error
 
 
-def openvino_runtime(model: SegmentationModel, *, precision: str, threads: int | None = None) -> Runtime:
+def openvino_runtime(
+    model: SegmentationModel, *, precision: str, threads: int | None = None, combine: Combine = mask_only
+) -> Runtime:
     """Convert a model and return the runtime that OpenVINO makes of it; the model itself is not changed.
 
     The network is traced once for any size. Each (b, h, w) is then compiled with fixed sizes when it first comes, and
@@ -134,12 +145,13 @@ def openvino_runtime(model: SegmentationModel, *, precision: str, threads: int |
         model: On the CPU.
         precision: "bf16" or "f32".
         threads: Threads of a forward pass; None takes torch's.
+        combine: What the image head does to the mask.
 
     Raises:
         InputError: OpenVINO is not installed, or cannot convert this network.
     """
     openvino = _import_openvino()
-    network = _convert(openvino, model)
+    network = _convert(openvino, model, combine)
     options = {
         "INFERENCE_PRECISION_HINT": precision,
         "INFERENCE_NUM_THREADS": threads or torch.get_num_threads(),
@@ -171,16 +183,18 @@ def openvino_runtime(model: SegmentationModel, *, precision: str, threads: int |
     return forward
 
 
-def check_runtime(name: str, *, device: str, precision: str) -> None:
+def check_runtime(name: str, *, device: str, precision: str, scalars: Sequence[str] = ()) -> None:
     """Refuse a runtime that cannot work here, before anything is trained.
 
     Args:
         name: A key of RUNTIMES.
         device: "cpu", "cuda" or "mps".
         precision: Of training, with "auto" settled.
+        scalars: ``ModelConfig.scalars``.
 
     Raises:
-        InputError: Unknown runtime; OpenVINO on another device than the CPU, in another precision, or not installed.
+        InputError: Unknown runtime; OpenVINO on another device than the CPU, in another precision, for a model that
+            takes scalars, or not installed.
     """
     look_up(RUNTIMES, name, where="prediction.runtime")
     if name != "openvino":
@@ -195,16 +209,21 @@ def check_runtime(name: str, *, device: str, precision: str) -> None:
             f"prediction.runtime: 'openvino' has no form of training.precision {precision!r}; "
             f"expected {' or '.join(_OPENVINO_PRECISIONS)}, or choose prediction.runtime=torch"
         )
+    if scalars:
+        raise InputError(
+            f"prediction.runtime: 'openvino' has no form for a model that takes scalars ({', '.join(scalars)}); "
+            "choose prediction.runtime=torch"
+        )
     _import_openvino()
 
 
-def _openvino_of(fabric: Fabric, model: SegmentationModel) -> Runtime:
+def _openvino_of(fabric: Fabric, model: SegmentationModel, combine: Combine) -> Runtime:
     precision = str(fabric.strategy.precision.precision)
     check_runtime("openvino", device=fabric.device.type, precision=precision)
-    return openvino_runtime(model, precision=_OPENVINO_PRECISIONS[precision])
+    return openvino_runtime(model, precision=_OPENVINO_PRECISIONS[precision], combine=combine)
 
 
-RUNTIMES: dict[str, Callable[[Fabric, SegmentationModel], Runtime]] = {
+RUNTIMES: dict[str, Callable[[Fabric, SegmentationModel, Combine], Runtime]] = {
     "torch": torch_runtime,
     "openvino": _openvino_of,
 }
