@@ -1,6 +1,6 @@
 """``make faults``: one small run, stopped in every way, must end with the bits of its clean twin.
 
-    python -m tests.faults [--part kills|points|sigkill|disk|stops|all] [--sample N] [--plant rng] [--jobs 2]
+    python -m tests.faults [--part kills|points|sigkill|disk|stops|budget|all] [--sample N] [--plant rng] [--jobs 2]
         [--scratch FOLDER]
 
 kills    one project, its process left by ``os._exit`` 50 times at pseudo-random write points and training steps
@@ -8,6 +8,8 @@ points   for every write point and step of the clean run: left there, from nothi
 sigkill  10 real SIGKILLs at random times
 disk     for every write point: no space from there on; the command must refuse clearly, and go on when there is room
 stops    40 times SIGTERM at a write point or step: a complete submission of what was trained, then continued
+budget   the same run with a budget and many units: left at every write point of the plan and of the members, and at
+         40 others, and continued
 
 Write points are where ``masksmith.files`` says that the state on disk is about to change or has changed. The parent
 goes the way once, on one thread; each trial is forked from it. ``os.fsync`` does nothing here: a killed process does
@@ -42,7 +44,8 @@ from tests.faults_ground import (
     wait,
 )
 
-PARTS = ("kills", "points", "sigkill", "disk", "stops")
+PARTS = ("kills", "points", "sigkill", "disk", "stops", "budget")
+_OF_A_BUDGET = ("plan.json", "plan.yaml", "budget.json", "members.json", "current.json", "requests.json")
 
 # --- trials: each yields (faults, what went wrong) ----------------------------------------------------------
 
@@ -55,7 +58,7 @@ def judged(ground: Ground, out: Path, faults: int, where: str) -> tuple[int, str
     if code != 0:
         log = out.with_suffix(".log")
         return faults, f"{where}: the continued run ended with exit code {code}, see {log}"
-    if found := differences(ground.clean, out):
+    if found := differences(ground, out):
         shown = "; ".join(found[:3]) + (f" and {len(found) - 3} more" if len(found) > 3 else "")
         return faults, f"{where}: {shown}"
     shutil.rmtree(out)
@@ -110,6 +113,7 @@ def kill(ground: Ground, out: Path, rng: random.Random) -> int:
 
 
 STRIKES = {"points": (exit_now, (KILLED,)), "disk": (no_space, (2,)), "stops": (ask_to_stop, (143, 0))}
+STRIKES["budget"] = STRIKES["points"]
 STOPS = {"kills": (leave, KILLED), "sigkill": (kill, -signal.SIGKILL)}
 
 
@@ -121,6 +125,13 @@ def trained_from(ground: Ground) -> int:
     return next(i for i, point in enumerate(ground.points) if point.path == "submission.json")
 
 
+def of_a_budget(ground: Ground) -> list[int]:
+    """Return the points that only a run with a budget has, and 40 of the others."""
+    own = {i for i, point in enumerate(ground.points) if point.path.endswith(_OF_A_BUDGET)}
+    others = [i for i in range(len(ground.points)) if i not in own]
+    return sorted(own | {others[(2 * i + 1) * len(others) // 80] for i in range(40)})
+
+
 def plan(ground: Ground, part: str, sample: int | None) -> list[tuple[str, Callable[[], Verdicts]]]:
     """Return the named trials of a part."""
     if part == "kills":
@@ -128,6 +139,8 @@ def plan(ground: Ground, part: str, sample: int | None) -> list[tuple[str, Calla
     if part == "sigkill":
         return [(part, lambda: kill_in_turn(ground, part, sample or 10))]
     able = [i for i, point in enumerate(ground.points) if part != "disk" or needs_room(point.phase)]
+    if part == "budget" and sample is None:
+        able = of_a_budget(ground)
     if part == "stops":
         able = [i for i in able if i >= trained_from(ground)]
         sample = sample or 40
@@ -190,11 +203,17 @@ def main() -> int:
     if options.plant:
         plant_rng()
     scratch, started = Path(tempfile.mkdtemp(prefix="faults-", dir=options.scratch)), time.monotonic()
-    ground = clean_run(scratch)
-    print(f"clean run: {ground.seconds:.1f} s, {len(ground.points)} points", flush=True)
     parts = PARTS if options.part == "all" else (options.part,)
-    trials = [trial for part in parts for trial in plan(ground, part, options.sample)]
-    faults, survived = run_all(ground, trials, options.jobs)
+    faults = survived = 0
+    for budget in (False, True):  # the second ground changes what planning sees, so it comes last
+        mine = [part for part in parts if (part == "budget") == budget]
+        if not mine:
+            continue
+        ground = clean_run(scratch / ("budget" if budget else "plain"), budget=budget)
+        print(f"clean run: {ground.seconds:.1f} s, {len(ground.points)} points", flush=True)
+        trials = [trial for part in mine for trial in plan(ground, part, options.sample)]
+        struck, whole = run_all(ground, trials, options.jobs)
+        faults, survived = faults + struck, survived + whole
     if survived == faults:
         shutil.rmtree(scratch)
     else:

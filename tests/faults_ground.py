@@ -11,7 +11,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import masksmith as ms  # first: its guard lets torchvision import beside a CPU build of torch
@@ -57,6 +57,11 @@ COMPARED = (
     "runs/*/test/*.npy",
     "runs/*/test/*.csv",
 )
+
+
+# Of a run with a budget too: its units, in the order of the plan, and what is averaged.
+COMPARED_BUDGET = (*COMPARED, "plan.json", "ensemble/members.json")
+BUDGET = "9h"  # all units are trained: what is planned does not hang on the clock
 
 
 class Fault(OSError):
@@ -199,6 +204,37 @@ def wait(pid: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
+def steady_machine() -> None:
+    """Plan for a machine of known speed, by rules for short trainings: folds, cycles, a seed, a second net."""
+    import masksmith.pipeline as pipeline
+    import masksmith.planner as planner
+    from masksmith.stages import resolve
+    from tests.planning.machine import Machine
+
+    machine = Machine(largest=8)
+    rules = planner.load_rules()
+    net = {
+        "encoder": "tu-test_resnet",
+        "pretrained": False,
+        "encoder_depth": 3,
+        "decoder_channels": [8, 8, 8],
+    }
+    names = ("unet_dropout", "unetplusplus")
+    short = {
+        "candidates": [
+            rules.candidates[-1].model_copy(update={"architecture": name} | net) for name in names
+        ],
+        "length": rules.length.model_copy(
+            update={"epochs_least": 1, "epochs_most": 3, "single_stage_below": 1}
+        ),
+        "units": rules.units.model_copy(
+            update={"cycle_epochs_least": 1, "cycle_epochs_most": 1, "cycles_a_fold": 1}
+        ),
+    }
+    planner.load_rules = lambda: rules.model_copy(update=short)
+    pipeline.machine_tools = lambda _project, _asked: replace(machine.tools(), resolve=resolve)
+
+
 @dataclass(frozen=True)
 class Ground:
     """Where the trials happen, and what they are compared with."""
@@ -208,6 +244,12 @@ class Ground:
     clean: Path
     points: list[Point]
     seconds: float
+    budget: bool = False
+
+    @property
+    def compared(self) -> tuple[str, ...]:
+        """Patterns of the files that must be the same."""
+        return COMPARED_BUDGET if self.budget else COMPARED
 
     def run(self, out: Path, watch: Watch | None = None) -> int:
         """Run ``compete`` in a process of its own; return its exit code."""
@@ -215,20 +257,25 @@ class Ground:
 
     def begin(self, out: Path, watch: Watch | None = None) -> int:
         """Start ``compete``; return the pid."""
-        return fork(lambda: compete(self.data, out, watch), out.with_suffix(".log"))
+        return fork(lambda: compete(self.data, out, watch, budget=self.budget), out.with_suffix(".log"))
 
 
-def compete(data: Path, out: Path, watch: Watch | None) -> None:
+def compete(data: Path, out: Path, watch: Watch | None, *, budget: bool) -> None:
     from masksmith import files
 
     files.on_write = watch
-    result = ms.compete(data, out=out, overrides=OVERRIDES)
+    if budget:  # which decides epochs and batch itself
+        own = ("training.stages", "training.batch_size")
+        overrides = {key: value for key, value in OVERRIDES.items() if not key.startswith(own)}
+        result = ms.compete(data, out=out, overrides=overrides, budget=BUDGET)
+    else:
+        result = ms.compete(data, out=out, overrides=OVERRIDES)
     if result.stopped is not None:
         assert result.submission is not None, "a stop without a submission"
         os._exit(result.stopped)
 
 
-def clean_run(scratch: Path) -> Ground:
+def clean_run(scratch: Path, *, budget: bool = False) -> Ground:
     """Make the clean twin, learn its points, and see that a second one is identical.
 
     The parent goes the way once itself, so that no trial spends its time on imports; it must stay of one thread,
@@ -236,7 +283,10 @@ def clean_run(scratch: Path) -> Ground:
     """
     data, clean, report = make_data(scratch / "example"), scratch / "clean", scratch / "clean.json"
 
-    compete(data, scratch / "warm", None)
+    scratch.mkdir(exist_ok=True)
+    if budget:
+        steady_machine()
+    compete(data, scratch / "warm", None, budget=budget)
     assert threading.active_count() == 1
     if Path("/proc/self/task").is_dir():
         assert len(list(Path("/proc/self/task").iterdir())) == 1, (
@@ -247,21 +297,21 @@ def clean_run(scratch: Path) -> Ground:
 
     def learn() -> None:
         watch = Watch(clean)
-        compete(data, clean, watch)
+        compete(data, clean, watch, budget=budget)
         report.write_text(json.dumps([vars(point) for point in watch.seen]))
 
     if wait(fork(learn, scratch / "clean.log")) != 0:
         sys.exit(f"the clean run failed:\n{(scratch / 'clean.log').read_text()}")
     points = [Point(**point) for point in json.loads(report.read_text())]
-    for pattern in COMPARED:
+    ground = Ground(scratch, data, clean, points, 0.0, budget)
+    for pattern in ground.compared:
         assert list(clean.glob(pattern)), f"{pattern}: nothing in the clean run; is the list of files old?"
-    ground = Ground(scratch, data, clean, points, 0.0)
     started = time.monotonic()
     code = ground.run(scratch / "again")
     seconds = time.monotonic() - started
-    if code != 0 or (found := differences(clean, scratch / "again")):
+    if code != 0 or (found := differences(ground, scratch / "again")):
         sys.exit(f"two clean runs differ: exit code {code}, {found}")
-    return Ground(scratch, data, clean, points, seconds)
+    return replace(ground, seconds=seconds)
 
 
 # --- comparing --------------------------------------------------------------------------------------------
@@ -269,19 +319,22 @@ def clean_run(scratch: Path) -> Ground:
 
 def content(path: Path) -> object:
     """Return what is compared of a file: its bytes; of the log, the events without their times."""
+    if path.name == "plan.json":
+        plan = json.loads(path.read_text())
+        return plan | {"units": [unit | {"took_s": 0, "expected_s": 0} for unit in plan["units"]]}
     if path.name != "metrics.jsonl":
         return path.read_bytes()
     events = [json.loads(line) for line in path.read_text().splitlines()]
     return [event | {"value": None} if event["split"] == "timing" else event for event in events]
 
 
-def differences(clean: Path, other: Path) -> list[str]:
+def differences(ground: Ground, other: Path) -> list[str]:
     """Return what differs between two project folders, and what was left behind."""
-    found = []
-    for pattern in COMPARED:
+    found, clean = [], ground.clean
+    for pattern in ground.compared:
         one, two = ({path.relative_to(root) for path in root.glob(pattern)} for root in (clean, other))
         found += [f"{path}: only in {'the clean run' if path in one else 'this one'}" for path in one ^ two]
         found += [f"{path}: differs" for path in one & two if content(clean / path) != content(other / path)]
     scrap = [path for path in other.rglob(".*") if path.name != ".lock"]
-    scrap += [*other.glob("runs/*/interim"), *other.glob("ensemble/*")]
+    scrap += [*other.glob("runs/*/interim"), *([] if ground.budget else other.glob("ensemble/*"))]
     return sorted(found) + [f"{path.relative_to(other)}: left behind" for path in scrap]
