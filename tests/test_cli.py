@@ -26,6 +26,7 @@ VERBS = (
     "plan",
     "noise",
     "example",
+    "vocabulary",
 )
 
 

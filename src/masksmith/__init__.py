@@ -4,7 +4,7 @@
 >>> result = ms.compete("tgs-salt", out="project", overrides={"folds.train": 1})  # doctest: +SKIP
 
 The verbs are functions: ``check folds train predict tune submit report compete plan noise score convert example
-recipes``. Importing the package imports neither torch nor numpy; the first verb does.
+recipes vocabulary``. Importing the package imports neither torch nor numpy; the first verb does.
 """
 
 import importlib
@@ -56,6 +56,9 @@ if TYPE_CHECKING:
     from masksmith.pipeline import (
         tune as tune,
     )
+    from masksmith.pipeline import (
+        vocabulary as vocabulary,
+    )
 
 _torchvision_guard.install()
 
@@ -76,6 +79,7 @@ _VERBS = (
     "submit",
     "train",
     "tune",
+    "vocabulary",
 )
 
 __all__ = ["DiskFullError", "DivergedError", "InputError", "__version__", *_VERBS]

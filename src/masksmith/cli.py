@@ -191,6 +191,16 @@ def recipes(name: Annotated[str | None, typer.Argument(help="Show all about this
 
 
 @app.command()
+def vocabulary(
+    kind: Annotated[
+        str | None, typer.Argument(help="models, losses, metrics, augmentation, …; default: all.")
+    ] = None,
+) -> None:
+    """List the words of a recipe: models, losses, metrics, augmentation, optimizers, schedules and more."""
+    print(masksmith.vocabulary(kind))
+
+
+@app.command()
 def example(
     out: Annotated[Path, typer.Argument(help="Folder to make: OUT/data and OUT/solution.csv.")],
     train: Annotated[int, typer.Option(min=10, help="Training images.")] = 300,

@@ -39,6 +39,7 @@ from masksmith.submission import (
 
 if TYPE_CHECKING:
     from masksmith.models.convert import Converted
+    from masksmith.vocabulary import Vocabulary
 
 Overrides = Sequence[str] | dict[str, Any]
 
@@ -312,6 +313,17 @@ def convert(
 def recipes(name: str | None = None) -> "list[Listing] | RecipeCard":
     """Return the bundled recipes, or all about one: header, every value, weights, size trace."""
     return list_recipes() if name is None else describe_recipe(name)
+
+
+def vocabulary(kind: str | None = None) -> "Vocabulary":
+    """Return the words that a recipe can hold, with their parameters: of one kind, such as "losses", or all.
+
+    Raises:
+        InputError: An unknown kind.
+    """
+    from masksmith.vocabulary import read_vocabulary
+
+    return read_vocabulary(kind)
 
 
 # --- helpers ---

@@ -40,6 +40,11 @@ def test_tta_inverses(name, seed):
     np.testing.assert_array_equal(TTA[name].undo(TTA[name].apply(planes)), planes)
 
 
+def test_the_views_are_the_eight_symmetries_of_the_square():
+    square = np.arange(9).reshape(1, 3, 3, 1)
+    assert len({TTA[name].apply(square).tobytes() for name in TTA}) == len(TTA) == 8
+
+
 @pytest.fixture
 def images(tmp_path):
     shapes = [("a", (21, 30, 1)), ("b", (16, 16, 1)), ("c", (21, 30, 1)), ("blank", (16, 16, 1))]
@@ -73,7 +78,9 @@ def predict(fabric, model, images, tta, names=("a", "b", "c")):
     return dict(predict_probs(fabric, model, images, list(names), tta=tta, batch_size=2))
 
 
-@pytest.mark.parametrize("tta", [["identity"], ["identity", "hflip"], ["hflip", "vflip", "transpose"]])
+@pytest.mark.parametrize(
+    "tta", [["identity"], ["identity", "hflip"], ["hflip", "vflip", "transpose"], sorted(TTA)]
+)
 def test_tta_of_a_symmetric_model_is_the_identity(fabric, images, tta):
     found = predict(fabric, Brightness(), images, tta)
     for name in "abc":

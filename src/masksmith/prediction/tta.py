@@ -37,9 +37,27 @@ def _transpose(planes: Planes) -> Planes:
     return planes.transpose(0, 2, 1, 3)
 
 
+def _turned(quarters: int) -> Callable[[Planes], Planes]:
+    """Return the turn by so many quarters against the clock."""
+
+    def turn(planes: Planes) -> Planes:
+        return np.rot90(planes, quarters, axes=(1, 2))
+
+    return turn
+
+
+def _antitranspose(planes: Planes) -> Planes:
+    return _transpose(planes[:, ::-1, ::-1])
+
+
 TTA: dict[str, Symmetry] = {
     "identity": Symmetry(_same, _same),
     "hflip": Symmetry(_hflip, _hflip),
     "vflip": Symmetry(_vflip, _vflip),
+    "rot90": Symmetry(_turned(1), _turned(-1)),
+    "rot180": Symmetry(_turned(2), _turned(2)),
+    "rot270": Symmetry(_turned(-1), _turned(1)),
     "transpose": Symmetry(_transpose, _transpose),
+    "antitranspose": Symmetry(_antitranspose, _antitranspose),
 }
+"""The eight symmetries of the square (D4)."""

@@ -1,0 +1,124 @@
+"""The words of a recipe: every model, loss, metric, schedule … with its parameters and one line on what it does.
+
+Read from the tables that the program itself looks names up in, so a word that is listed can be used.
+"""
+
+import inspect
+import typing
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel
+
+from masksmith.augment import GeometryConfig, IntensityConfig
+from masksmith.config import look_up
+from masksmith.losses import LOSSES
+from masksmith.metrics import METRICS
+from masksmith.models import MODELS
+from masksmith.prediction.runtime import RUNTIMES
+from masksmith.prediction.tta import TTA
+from masksmith.training.optim import OPTIMIZERS, SCHEDULES
+
+
+@dataclass(frozen=True)
+class Word:
+    """One name that a recipe can hold."""
+
+    name: str
+    describes: str
+    """One line; empty where the name says it."""
+    params: str = ""
+    """Its parameters with their defaults, such as "gamma=2.0, alpha=None"."""
+
+    def __str__(self) -> str:
+        shown = f"{self.name}({self.params})" if self.params else self.name
+        return f"{shown:28s} {self.describes}".rstrip()
+
+
+def _first_line(documented: object) -> str:
+    return (inspect.getdoc(documented) or "").partition("\n")[0]
+
+
+def _of_function(name: str, function: Callable[..., object], *, params: bool) -> Word:
+    keywords = [
+        one for one in inspect.signature(function).parameters.values() if one.kind is one.KEYWORD_ONLY
+    ]
+    shown = ", ".join(f"{one.name}={one.default!r}" for one in keywords) if params else ""
+    return Word(name, _first_line(function), shown)
+
+
+def _functions(table: Mapping[str, Callable[..., object]], *, params: bool = False) -> list[Word]:
+    return [_of_function(name, function, params=params) for name, function in table.items()]
+
+
+def _names(table: Iterable[str]) -> list[Word]:
+    return [Word(name, "") for name in table]
+
+
+def _fields(*models: type[BaseModel]) -> list[Word]:
+    """Return the fields of configurations, each described by the text under it."""
+    words = []
+    for model in models:
+        texts = field_texts(model)
+        for name, field in model.model_fields.items():
+            default = field.get_default(call_default_factory=True)
+            words.append(Word(name, texts.get(name, ""), repr(default)))
+    return words
+
+
+def field_texts(model: type[BaseModel]) -> dict[str, str]:
+    """Return the texts that stand under the fields of a configuration in its source, on one line each."""
+    import ast
+    import textwrap
+
+    body = ast.parse(textwrap.dedent(inspect.getsource(model))).body[0]
+    assert isinstance(body, ast.ClassDef)
+    texts = {}
+    for statement, after in zip(body.body, body.body[1:], strict=False):
+        named = isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name)
+        told = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
+        if named and told:
+            name = typing.cast(Any, statement).target.id
+            texts[name] = " ".join(str(typing.cast(Any, after).value.value).split())
+    return texts
+
+
+def _metrics() -> list[Word]:
+    return [Word(name, metric.describes) for name, metric in METRICS.items()]
+
+
+KINDS: dict[str, Callable[[], list[Word]]] = {
+    "models": lambda: _functions(MODELS),
+    "losses": lambda: _functions(LOSSES, params=True),
+    "metrics": _metrics,
+    "augmentation": lambda: _fields(GeometryConfig, IntensityConfig),
+    "optimizers": lambda: _names(OPTIMIZERS),
+    "schedules": lambda: _functions(SCHEDULES),
+    "views": lambda: _names(TTA),
+    "runtimes": lambda: _names(RUNTIMES),
+}
+"""Kind of word -> all words of that kind."""
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Words by kind; ``print`` shows them."""
+
+    words: dict[str, list[Word]]
+
+    def __str__(self) -> str:
+        return "\n\n".join(
+            "\n".join([f"{kind}:", *(f"  {word}" for word in words)]) for kind, words in self.words.items()
+        )
+
+
+def read_vocabulary(kind: str | None = None) -> Vocabulary:
+    """Return the words of a kind, or of all.
+
+    Raises:
+        InputError: An unknown kind; the message suggests the nearest.
+    """
+    if kind is None:
+        return Vocabulary({name: listed() for name, listed in KINDS.items()})
+    return Vocabulary({kind: look_up(KINDS, kind, where="vocabulary")()})
