@@ -1,0 +1,160 @@
+"""Losses that are a mean over pixels.
+
+All of them average over the judged pixels of the whole batch (and over its classes), so an image with many ignored
+pixels counts less.
+"""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from masksmith.arrays import IGNORE
+from masksmith.losses.planes import (
+    Each,
+    Logits,
+    NonNegative,
+    Planes,
+    Positive,
+    Scalar,
+    Share,
+    Smoothing,
+    Target,
+    is_class_map,
+    logit_planes,
+    mean_of_pixels,
+    probability_planes,
+    split_target,
+)
+
+
+def bce_of_each(planes: Planes, *, pos_weight: float = 1.0, label_smoothing: float = 0.0) -> Each:
+    """Return the binary cross-entropy of each pixel of planes with logits."""
+    truth = planes.truth.float() * (1 - label_smoothing) + label_smoothing / 2
+    weight = None if pos_weight == 1.0 else planes.scores.new_tensor(pos_weight)
+    return F.binary_cross_entropy_with_logits(planes.scores, truth, reduction="none", pos_weight=weight)
+
+
+def bce(
+    logits: Logits, target: Target, *, pos_weight: Positive = 1.0, label_smoothing: Smoothing = 0.0
+) -> Scalar:
+    """Binary cross-entropy, mean over the judged pixels of the batch; binary or multi-label.
+
+    Args:
+        logits: Before any sigmoid.
+        target: 0, 1 and IGNORE.
+        pos_weight: Factor of the part that falls on foreground; above 1 finds more, below 1 finds less.
+        label_smoothing: The targets become ``s/2`` and ``1 - s/2``; then a sure prediction is not free. Szegedy et al.
+            2016, https://arxiv.org/abs/1512.00567
+
+    Raises:
+        ValueError: The target is a class map.
+    """
+    planes = logit_planes(logits, target, loss="bce", instead="cross_entropy")
+    each = bce_of_each(planes, pos_weight=pos_weight, label_smoothing=label_smoothing)
+    return mean_of_pixels(each, planes.judged)
+
+
+def balanced_bce(logits: Logits, target: Target) -> Scalar:
+    """Binary cross-entropy in which foreground and background weigh the same; binary or multi-label.
+
+    The mean over the batch's judged foreground and the mean over its background are averaged, for each class; where
+    there is only one of the two, it counts alone. So it is up to a factor the loss of Xie & Tu 2015,
+    https://arxiv.org/abs/1504.06375, whose weights are the batch's shares, but it does not vanish as one share does.
+
+    Raises:
+        ValueError: The target is a class map.
+    """
+    planes = logit_planes(logits, target, loss="balanced_bce", instead="cross_entropy")
+    each = bce_of_each(planes)
+    kinds = (planes.truth & planes.judged, ~planes.truth & planes.judged)
+    counts = torch.stack([kind.sum((0, 2, 3)) for kind in kinds])  # 2 x (k,) -> (2, k)
+    means = torch.stack([(each * kind).sum((0, 2, 3)) for kind in kinds]) / counts.clamp(min=1)
+    by_class = means.sum(0) / (counts > 0).sum(0).clamp(min=1)  # (2, k) -> (k,)
+    judged = (counts > 0).any(0)
+    return (by_class * judged).sum() / judged.sum().clamp(min=1)
+
+
+def focal_of_each(
+    scores: Float[Tensor, "*shape"], truth: Bool[Tensor, "*shape"], *, gamma: float, alpha: float | None
+) -> Float[Tensor, "*shape"]:
+    """Return the binary focal loss of each logit."""
+    right = torch.where(truth, scores, -scores)  # logit of the true label
+    # not 1 - p: that would lose the small ones; the floor keeps the slope of a power below 1 finite
+    wrong = torch.sigmoid(-right).clamp(min=1e-12)
+    each = wrong**gamma * -F.logsigmoid(right)
+    return each if alpha is None else each * torch.where(truth, alpha, 1 - alpha)
+
+
+def focal(logits: Logits, target: Target, *, gamma: NonNegative = 2.0, alpha: Share | None = None) -> Scalar:
+    """Focal loss -(1 - p_t)^gamma log p_t, mean over the judged pixels of the batch.
+
+    p_t is the probability of the true label (by the softmax on a class map), so pixels that are already right weigh
+    less. Lin et al. 2017, https://arxiv.org/abs/1708.02002
+
+    Args:
+        logits: Before any sigmoid or softmax.
+        target: Binary, multi-label or a class map.
+        gamma: 0 is cross-entropy.
+        alpha: Weight of foreground, with 1 - alpha for background; None weighs both with 1. (The paper's 0.25.)
+
+    Raises:
+        ValueError: ``alpha`` is given for a class map, which has no background.
+    """
+    if not is_class_map(logits, target):
+        planes = logit_planes(logits, target, loss="focal", instead="focal")
+        return mean_of_pixels(focal_of_each(*planes[:2], gamma=gamma, alpha=alpha), planes.judged)
+    if alpha is not None:
+        raise ValueError(
+            f"focal: alpha = {alpha} for a class map of {logits.shape[1]} classes; expected None: it weighs "
+            "foreground against background"
+        )
+    truth, judged = split_target(target, logits.shape[1])
+    log_probs = torch.where(judged, logits.float(), 0.0).log_softmax(1)
+    log_true = torch.where(truth, log_probs, 0.0).sum(1, keepdim=True)  # (b, k, h, w) -> (b, 1, h, w)
+    wrong = (-torch.expm1(log_true)).clamp(min=1e-12)
+    return mean_of_pixels(wrong**gamma * -log_true, judged[:, :1])
+
+
+def cross_entropy(logits: Logits, target: Target, *, label_smoothing: Smoothing = 0.0) -> Scalar:
+    """Softmax cross-entropy of a class map, mean over the judged pixels of the batch.
+
+    Args:
+        logits: k >= 2 channels, before any softmax.
+        target: A class map (b, h, w).
+        label_smoothing: This share of the target is spread evenly over all classes; then a sure prediction is not free.
+
+    Raises:
+        ValueError: The target is no class map.
+    """
+    if not is_class_map(logits, target):
+        raise ValueError(
+            f"cross_entropy: target of shape {tuple(target.shape)} for {logits.shape[1]} channels of logits; "
+            "expected (b, h, w) for 2 channels or more; for classes that are judged alone use bce"
+        )
+    judged = split_target(target, logits.shape[1])[1]
+    each = F.cross_entropy(
+        torch.where(judged, logits.float(), 0.0),
+        target.long(),
+        ignore_index=IGNORE,
+        label_smoothing=label_smoothing,
+        reduction="sum",
+    )
+    return each / judged[:, 0].sum().clamp(min=1)
+
+
+def mse(logits: Logits, target: Target) -> Scalar:
+    """Squared error of the probabilities (Brier score), mean over judged pixels and classes of the batch."""
+    planes = probability_planes(logits, target)
+    return mean_of_pixels((planes.scores - planes.truth.float()) ** 2, planes.judged)
+
+
+def smooth_l1(logits: Logits, target: Target, *, beta: Positive = 1.0) -> Scalar:
+    """Smooth L1 of the probabilities: squared error / (2 beta) below ``beta``, absolute error - beta/2 above.
+
+    Mean over judged pixels and classes of the batch. Girshick 2015, https://arxiv.org/abs/1504.08083. An error of a
+    probability is at most 1, so with the paper's ``beta`` of 1 it is half of ``mse``.
+    """
+    planes = probability_planes(logits, target)
+    each = F.smooth_l1_loss(planes.scores, planes.truth.float(), beta=beta, reduction="none")
+    return mean_of_pixels(each, planes.judged)
