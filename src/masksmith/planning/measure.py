@@ -130,7 +130,8 @@ class Stepper:
             to_channels_last(self.raw)
         if self.fabric.device.type == "cpu" and config.precision == "bf16-mixed":
             slice_strided_depthwise(self.raw)
-        self.average = MovingAverage(self.raw, decay=config.ema_decay)
+        decay = config.ema_decay
+        self.average = None if decay is None else MovingAverage(self.raw, decay=decay)
         self.loss_of = build_loss(loss, where="loss")
         optimizer = build_optimizer(self.raw, _optimizer(config), fused=config.precision != "16-mixed")
         self.model, self.optimizer = self.fabric.setup(self.raw, optimizer)
@@ -151,13 +152,15 @@ class Stepper:
             )
         self.optimizer.step()
         self.optimizer.zero_grad()
-        self.average.update(self.raw)
+        if self.average:
+            self.average.update(self.raw)
         self._wait()
 
     def forward(self) -> Tensor:
-        """Return the probabilities (b, 1, h, w) of the averaged model, on the CPU."""
+        """Return the probabilities (b, 1, h, w) on the CPU, of the average where there is one."""
+        model = (self.average.model if self.average else self.raw).eval()
         with torch.inference_mode(), self.fabric.autocast():
-            logits = self.average.model(self.image).mask_logits
+            logits = model(self.image).mask_logits
             return torch.sigmoid(logits.float()).cpu()
 
     def _wait(self) -> None:

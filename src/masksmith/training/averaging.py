@@ -1,19 +1,25 @@
-"""Exponential moving average of the weights.
+"""Averages of the weights: exponential moving (EMA), and equal over several epochs or cycles (SWA).
 
 Sources:
-    Polyak and Juditsky 1992; the warm-up of the decay as in TensorFlow's ExponentialMovingAverage.
+    EMA: Polyak and Juditsky 1992; the warm-up of the decay as in TensorFlow's ExponentialMovingAverage.
+    SWA: Izmailov et al. 2018, https://arxiv.org/abs/1803.05407
 
-Batch norm's running statistics are averaged with the weights: copied ones belong to the newest weights, and
-in the first epochs of a one-cycle schedule those are far from the average.
+In the EMA batch norm's running statistics are averaged with the weights: copied ones belong to the newest weights, and
+in the first epochs of a one-cycle schedule those are far from the average. The points that SWA averages lie far
+apart, so there the statistics are measured anew.
 """
 
 import copy
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Generic, TypeVar
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 Model = TypeVar("Model", bound=nn.Module)
+Item = TypeVar("Item")
 
 
 class MovingAverage(Generic[Model]):
@@ -35,3 +41,62 @@ class MovingAverage(Generic[Model]):
         for own, new in pairs:
             if not own.is_floating_point():
                 own.copy_(new)
+
+
+class EqualMean(Generic[Model]):
+    """Keeps ``self.model``, a copy whose weights are the mean of all models that were added."""
+
+    def __init__(self, model: Model) -> None:
+        self.model: Model = copy.deepcopy(model).requires_grad_(False).eval()
+        self.count = 0
+
+    @torch.no_grad()
+    def add(self, model: nn.Module) -> None:
+        """Count ``model`` in; whole numbers (batch norm's counts of batches) are copied."""
+        self.count += 1
+        for own, new in zip(self.model.state_dict().values(), model.state_dict().values(), strict=True):
+            if own.is_floating_point():
+                own.lerp_(new, 1 / self.count)
+            else:
+                own.copy_(new)
+
+
+def batch_norms(model: nn.Module) -> list[_BatchNorm]:
+    """Return the batch norms of a model that keep statistics."""
+    return [one for one in model.modules() if isinstance(one, _BatchNorm) and one.track_running_stats]
+
+
+@contextmanager
+def _measuring(model: nn.Module, norms: Sequence[_BatchNorm]) -> Iterator[None]:
+    """Let the norms average the statistics of all batches equally, and nothing else be as in training."""
+    momenta, training = [norm.momentum for norm in norms], model.training
+    model.eval()
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # torch's sign for the equal mean
+        norm.train()
+    try:
+        yield
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+        model.train(training)
+
+
+@torch.no_grad()
+def measure_norms(
+    model: nn.Module, norms: Sequence[_BatchNorm], batches: Iterable[Item], forward: Callable[[Item], object]
+) -> None:
+    """Measure batch norm's statistics anew, as the equal mean over the batches; without norms nothing is done.
+
+    Args:
+        model: Changed in place.
+        norms: Those of its batch norms that are measured.
+        batches: Training batches, at least one.
+        forward: Passes a batch through the model.
+    """
+    if not norms:
+        return
+    with _measuring(model, norms):
+        for batch in batches:
+            forward(batch)

@@ -6,6 +6,7 @@ of the other, so it is the JSON's presence that makes a checkpoint.
 
 import functools
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -71,14 +72,24 @@ def copy_weights(model: nn.Module, tensors: dict[str, Tensor], *, where: str) ->
             tensor.copy_(tensors[name])
 
 
-def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+def part_of(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Return the tensors whose names begin with ``prefix``, without it."""
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
-def pack_state(model: nn.Module, average: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Return everything a training needs to go on exactly, as flat names."""
+def pack_state(
+    model: nn.Module, averages: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer
+) -> dict[str, Tensor]:
+    """Return everything a training needs to go on exactly, as flat names.
+
+    Args:
+        model: What is trained.
+        averages: Averages of its weights by name: "average" (the moving one), "swa".
+        optimizer: With its moments.
+    """
     tensors = {f"model/{name}": value for name, value in model.state_dict().items()}
-    tensors |= {f"average/{name}": value for name, value in average.state_dict().items()}
+    for part, average in averages.items():
+        tensors |= {f"{part}/{name}": value for name, value in average.state_dict().items()}
     names: dict[Tensor, str] = {weight: name for name, weight in model.named_parameters()}
     for weight, fields in optimizer.state.items():
         tensors |= {
@@ -90,24 +101,25 @@ def pack_state(model: nn.Module, average: nn.Module, optimizer: torch.optim.Opti
 
 
 def averaged(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return the moving average of the weights out of what pack_state returned."""
-    return _part(tensors, "average/")
+    """Return the moving average of the weights out of what pack_state returned, or the weights where there is none."""
+    return part_of(tensors, "average/") or part_of(tensors, "model/")
 
 
 def unpack_state(
     tensors: dict[str, Tensor],
     model: nn.Module,
-    average: nn.Module,
+    averages: Mapping[str, nn.Module],
     optimizer: torch.optim.Optimizer,
     *,
     where: str,
 ) -> None:
     """Restore what pack_state returned, bit for bit."""
-    copy_weights(model, _part(tensors, "model/"), where=where)
-    copy_weights(average, _part(tensors, "average/"), where=where)
+    copy_weights(model, part_of(tensors, "model/"), where=where)
+    for part, average in averages.items():
+        copy_weights(average, part_of(tensors, f"{part}/"), where=where)
     weights = dict(model.named_parameters())
     optimizer.state.clear()
-    for name, value in _part(tensors, "optimizer/").items():
+    for name, value in part_of(tensors, "optimizer/").items():
         weight_name, field = name.rsplit("/", 1)
         weight = weights[weight_name]
         # the fused kernels walk raw memory, so the moments must have the strides of their weight

@@ -26,6 +26,7 @@ from masksmith.losses import build_loss
 from masksmith.models import SegmentationModel, slice_strided_depthwise, to_channels_last
 from masksmith.training.config import TrainingConfig
 from masksmith.training.machine import settle_machine
+from masksmith.training.optim import num_moments
 
 # of the bytes seen alive: scratch memory of the convolutions (more in half precision), gaps in the heap
 _HIDDEN = {"training": {"32-true": 1.3, "mixed": 1.45}, "prediction": {"32-true": 1.9, "mixed": 1.9}}
@@ -34,7 +35,6 @@ _COPIES = 3  # of weights, average and moments while a checkpoint is written
 _STILL_HELD = 0.8  # of a step's memory: its end leaves gaps in the heap, too small for a checkpoint's copies
 _BATCHES = (2, 4)  # batch norm needs more than one value
 _PROBS = 16  # bytes a pixel: probabilities of two symmetries, their stack and their mean
-_MOMENTS = {"adamw": 2, "sgd": 1}  # tensors of the size of the weights that an optimizer keeps
 
 Line = Float64[np.ndarray, " i"]
 
@@ -192,8 +192,10 @@ def training_footprint(model: SegmentationModel, config: TrainingConfig) -> Foot
     trained = _size(
         [weight for weight in twin.parameters() if weight.grad is not None]
     )  # a cut encoder keeps others
-    moments = max(_MOMENTS[stage.optimizer.name] for stage in config.stages if stage.optimizer)
-    state = 2 * weights + moments * trained
+    moments = max(num_moments(stage.optimizer) for stage in config.stages if stage.optimizer)
+    copies_of_all = 1 + (config.ema_decay is not None) + (config.swa is not None)
+    gathers = max(stage.accumulate or config.accumulate for stage in config.stages) > 1
+    state = copies_of_all * weights + (moments + gathers) * trained  # gathered gradients outlive their batch
     copies = _COPIES * state if config.device == "cpu" else 0
     return Footprint(state, copies, _hidden(config, "training"), fixed, slope)
 

@@ -1,14 +1,14 @@
 """The training of one fold, top to bottom. Read ``train_fold``; everything else here serves it.
 
-Each epoch: draw batches by counter, step, average; score the fold now and then; write a checkpoint. If
-the loss leaves the finite numbers or explodes, the last checkpoint is restored once with a lower rate. If
-the time will not do, the plan is shortened; if a stop is asked for, a checkpoint is written where it stands.
+Each epoch: draw batches by counter, step, average; score the fold now and then; keep what is worth keeping; look
+whether what is watched has stalled; write a checkpoint. If the loss leaves the finite numbers or explodes, the last
+checkpoint is restored once with a lower rate. If the time will not do, the plan is shortened; if a stop is asked
+for, a checkpoint is written where it stands.
 """
 
-import resource
-import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +16,19 @@ import torch
 from lightning_fabric import Fabric
 
 from masksmith.errors import DivergedError, InputError, StoppedError
-from masksmith.files import remove
 from masksmith.models import SegmentationModel
-from masksmith.progress import Remaining, clock, logger
-from masksmith.training.checkpoint import Checkpoints, copy_weights, is_finished, save_tensors
+from masksmith.progress import Remaining, logger
+from masksmith.training.checkpoint import Checkpoints, is_finished, save_tensors
 from masksmith.training.config import TrainingConfig
 from masksmith.training.deadline import Deadline
 from masksmith.training.events import EventLog
+from masksmith.training.keep import Keeper, tidy
+from masksmith.training.refit import refuse_scores
 from masksmith.training.stages import FoldData
-from masksmith.training.trainer import DivergenceError, LateError, Trainer
+from masksmith.training.trainer import DivergenceError, LateError, Trainer, say_epoch
+from masksmith.training.watch import Watcher, look, watchers_of
+
+Evaluate = Callable[[SegmentationModel], float]
 
 _RESCUE_LR = 0.3  # after a divergence the rate is multiplied by this, once
 
@@ -37,7 +41,7 @@ def train_fold(
     *,
     folder: Path,
     log: EventLog,
-    evaluate: Callable[[SegmentationModel], float],
+    evaluate: Evaluate | None,
     remaining: Remaining,
     deadline: Deadline | None = None,
 ) -> None:
@@ -50,60 +54,72 @@ def train_fold(
         data: Ids to train on, their images and masks, and the seed.
         folder: Where the fold's checkpoints lie.
         log: The log of record.
-        evaluate: Returns the score of a model on the fold's held-out images.
+        evaluate: Returns the score of a model on the fold's held-out images; None where none are held out.
         remaining: Knows the time left; told of every step.
         deadline: When the training has to end; the plan is shortened where it would not. None: no hurry.
 
     Raises:
+        InputError: Nothing to train on, or something that needs a score where nothing is held out.
         DivergedError: The loss exploded a second time; the last good checkpoint is kept.
         StoppedError: A stop was asked for; the checkpoint written is of this very step.
     """
     if not data.ids:
         raise InputError(f"fold {data.fold}: no images to train on")
+    if evaluate is None:
+        refuse_scores(config)
     if is_finished(folder / "final.safetensors", data.key):
         _tidy(folder)  # the process died between the last checkpoint and the ledger
         return
-    trainer = Trainer(fabric, model, config, data)
-    checkpoints = Checkpoints(folder)
+    trainer, keeper = Trainer(fabric, model, config, data), Keeper(folder, config, data.key)
+    run = _Run(trainer, Checkpoints(folder), keeper, log, evaluate, remaining, deadline)
     planned = trainer.work_ahead()
-    _begin(trainer, checkpoints, log)
+    _begin(run)
     remaining.done += planned - trainer.work_ahead()
     with torch.random.fork_rng():
-        _run(trainer, checkpoints, log, evaluate, remaining, deadline)
-    _finish(trainer, folder)
+        _train(run)
+        _finish(run)
     _tidy(folder)
 
 
-def _begin(trainer: Trainer, checkpoints: Checkpoints, log: EventLog) -> None:
+@dataclass(frozen=True)
+class _Run:
+    """What the functions below work on."""
+
+    trainer: Trainer
+    checkpoints: Checkpoints
+    keeper: Keeper
+    log: EventLog
+    evaluate: Evaluate | None
+    remaining: Remaining
+    deadline: Deadline | None
+
+
+def _begin(run: _Run) -> None:
     """Go on from the newest whole checkpoint, or write the first one."""
-    found = checkpoints.newest()
+    trainer, found = run.trainer, run.checkpoints.newest()
     fold = trainer.data.fold
     if found is not None and found[1].get("key") != trainer.data.key:
         logger.warning("fold %d: the checkpoint was trained on other data or folds; beginning anew", fold)
-        checkpoints.clear()
+        run.checkpoints.clear()
         found = None
     if found is not None:
         trainer.restore(*found)
         logger.info("fold %d: going on after epoch %.2f", fold, trainer.position)
-    log.cut_back(trainer.position)
+    run.log.cut_back(trainer.position)
     if found is None:
-        _save(trainer, checkpoints)
+        run.keeper.begin_anew()
+        _save(run)
 
 
-def _save(trainer: Trainer, checkpoints: Checkpoints) -> None:
-    progress = trainer.progress
-    checkpoints.save(progress.epoch, trainer.tensors(), trainer.facts(), step=progress.step)
+def _save(run: _Run) -> None:
+    trainer, progress = run.trainer, run.trainer.progress
+    run.checkpoints.save(progress.epoch, trainer.tensors(), trainer.facts(), step=progress.step)
+    run.keeper.drop(progress.best)
 
 
-def _run(
-    trainer: Trainer,
-    checkpoints: Checkpoints,
-    log: EventLog,
-    evaluate: Callable[[SegmentationModel], float],
-    remaining: Remaining,
-    deadline: Deadline | None,
-) -> None:
+def _train(run: _Run) -> None:
     """Train epoch after epoch until the plan is done."""
+    trainer, remaining = run.trainer, run.remaining
     seconds, steps = 0.0, 0  # of the epoch under way, in this process
     while (progress := trainer.progress).epoch < len(trainer.plan):
         epoch, first, started, before = (
@@ -113,64 +129,106 @@ def _run(
             remaining.done,
         )
         try:
-            mean_loss, rate = trainer.run_epoch(remaining, deadline)
+            mean_loss, rate = trainer.run_epoch(remaining, run.deadline, on_cycle=lambda: _end_cycle(run))
             seconds, steps = seconds + time.monotonic() - started, steps + epoch.steps - first
-            score = _score(trainer, checkpoints.folder, evaluate)
+            stalls, stalled = look(progress.stalls, watchers_of(trainer.config, epoch), "loss", mean_loss)
+            score = _score(run, last=trainer.is_last(stalled))
         except DivergenceError as error:
-            _rescue(trainer, checkpoints, log, error)
+            _rescue(run, error)
             remaining.done = before
             seconds, steps = 0.0, 0
             continue
         except LateError as late:
             seconds, steps = seconds + time.monotonic() - started, steps + progress.step - first
-            _replan(trainer, log, late.share, remaining)
-            _save(trainer, checkpoints)
+            _replan(run, late.share)
+            _save(run)
             continue
         except StoppedError:
-            _save(trainer, checkpoints)
+            _save(run)
             raise
-        progress.epoch, progress.step, progress.loss_sum = progress.epoch + 1, 0, 0.0
-        pace = steps * epoch.batch_size / seconds if seconds else 0.0
-        log.write(progress.epoch, "train", loss=mean_loss, lr=rate)
-        log.write(progress.epoch, "timing", seconds=seconds, images_per_s=pace)
         if score is not None:
-            log.write(progress.epoch, "fold", score=score)
-        _save(trainer, checkpoints)
-        _say(trainer, mean_loss, score, rate, pace, remaining)
+            stalls, more = look(stalls, watchers_of(trainer.config, epoch), "score", score)
+            stalled |= more
+        _keep(run, mean_loss, score)
+        trainer.end_epoch()
+        pace = steps * epoch.images / seconds if seconds else 0.0
+        _log_epoch(run, mean_loss, rate, score, seconds, pace)
+        progress.stalls = stalls
+        _settle(run, stalled)
+        _save(run)
+        say_epoch(trainer, mean_loss, score, rate, pace, remaining)
         seconds, steps = 0.0, 0
 
 
-def _score(trainer: Trainer, folder: Path, evaluate: Callable[[SegmentationModel], float]) -> float | None:
-    """Score the average after the epoch under way, if it is its turn, and keep it where it is the best."""
-    done, progress = trainer.progress.epoch + 1, trainer.progress
-    if not trainer.is_evaluated(done):
+def _score(run: _Run, *, last: bool) -> float | None:
+    """Score the weights after the epoch under way, if it is its turn or the last."""
+    trainer = run.trainer
+    if run.evaluate is None or not (last or trainer.is_evaluated(trainer.progress.epoch + 1)):
         return None
     started = time.monotonic()
-    score = evaluate(trainer.average.model)
+    score = run.evaluate(trainer.kept)
     trainer.evaluate_s = time.monotonic() - started
-    if score > progress.best_score:
-        progress.best_score, progress.best_epoch = score, done
-        if trainer.config.select == "best":
-            save_tensors(folder / "best.safetensors", trainer.average.model.state_dict(), {"epoch": done})
     return score
 
 
-def _replan(trainer: Trainer, log: EventLog, share: float, remaining: Remaining) -> None:
+def _keep(run: _Run, mean_loss: float, score: float | None) -> None:
+    """Note the epoch under way, and write its weights where they are worth keeping."""
+    trainer, done = run.trainer, run.trainer.progress.epoch + 1
+    best, new_stage = trainer.progress.best, trainer.plan[done - 1].number == 0
+    best.note(done, score=score, loss=mean_loss, top_k=trainer.config.top_k, new_stage=new_stage)
+    run.keeper.write(best, done, trainer.kept)
+
+
+def _end_cycle(run: _Run) -> None:
+    """Keep the weights at the end of a cycle."""
+    trainer, swa = run.trainer, run.trainer.config.swa
+    trainer.progress.snapshots += 1
+    run.keeper.snapshot(trainer.progress.snapshots, trainer.kept, trainer.position)
+    if swa is not None and swa.every == "cycle":
+        trainer.add_to_swa()
+
+
+def _log_epoch(
+    run: _Run, mean_loss: float, rate: float, score: float | None, seconds: float, pace: float
+) -> None:
+    done = run.trainer.progress.epoch
+    run.log.write(done, "train", loss=mean_loss, lr=rate)
+    run.log.write(done, "timing", seconds=seconds, images_per_s=pace)
+    if score is not None:
+        run.log.write(done, "fold", score=score)
+
+
+def _settle(run: _Run, stalled: set[Watcher]) -> None:
+    """Lower the rate, or end the stage or the training, where what they watch has stalled."""
+    trainer, before = run.trainer, run.trainer.work_ahead()
+    shorter = trainer.settle(stalled)
+    run.remaining.total -= before - trainer.work_ahead()
+    if "rate" in stalled:
+        run.log.write(trainer.progress.epoch, "event", rate_scale=trainer.progress.rate_scale)
+    if shorter:
+        ended = "training" if "training" in stalled else "stage"
+        run.log.write(trainer.progress.epoch, "event", ended=ended)
+        logger.info(
+            "fold %d, epoch %d: no gain; the %s ends here", trainer.data.fold, trainer.progress.epoch, ended
+        )
+
+
+def _replan(run: _Run, share: float) -> None:
     """Shorten the plan and say so in the log of record."""
+    trainer = run.trainer
     position, before = trainer.position, trainer.work_ahead()
     trainer.shorten(share)
-    dropped = before - trainer.work_ahead()
-    remaining.total -= dropped
-    log.write(position, "event", replanned=share)
+    run.remaining.total -= before - trainer.work_ahead()
+    run.log.write(position, "event", replanned=share)
     logger.warning(
         "fold %d, epoch %.2f: the time left is not enough; %.0f%% of the steps ahead are kept",
         trainer.data.fold, position, 100 * share,
     )  # fmt: skip
 
 
-def _rescue(trainer: Trainer, checkpoints: Checkpoints, log: EventLog, error: Exception) -> None:
+def _rescue(run: _Run, error: Exception) -> None:
     """Go back to the last checkpoint with a lower rate; the second time, stop."""
-    found = checkpoints.newest()
+    trainer, found = run.trainer, run.checkpoints.newest()
     where = f"fold {trainer.data.fold}, epoch {trainer.progress.epoch + 1}"
     if found is None or trainer.progress.lr_scale < 1:
         raise DivergedError(
@@ -180,57 +238,41 @@ def _rescue(trainer: Trainer, checkpoints: Checkpoints, log: EventLog, error: Ex
         ) from error
     trainer.restore(*found)
     trainer.progress.lr_scale = _RESCUE_LR
-    log.cut_back(trainer.position)
-    _save(trainer, checkpoints)
-    log.write(trainer.position, "event", rescued=str(error), lr_scale=_RESCUE_LR)
+    run.log.cut_back(trainer.position)
+    _save(run)
+    run.log.write(trainer.position, "event", rescued=str(error), lr_scale=_RESCUE_LR)
     logger.warning(
         "%s: training diverged (%s); back to epoch %.2f with %.1f times the rate",
-        where,
-        error,
-        trainer.position,
-        _RESCUE_LR,
-    )
-
-
-def _peak_gib() -> float:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # KiB on Linux, bytes on macOS
-    return peak / 2**30 if sys.platform == "darwin" else peak / 2**20
-
-
-def _say(
-    trainer: Trainer, loss: float, score: float | None, lr: float, pace: float, remaining: Remaining
-) -> None:
-    scored = "" if score is None else f", score {score:.4f}"
-    logger.info(
-        "fold %d, epoch %d/%d: loss %.4f%s, lr %.2e, %.0f images/s, peak %.1f GiB, %s left",
-        trainer.data.fold, trainer.progress.epoch, len(trainer.plan), loss, scored, lr, pace, _peak_gib(),
-        clock(remaining.seconds),
+        where, error, trainer.position, _RESCUE_LR,
     )  # fmt: skip
 
 
-def _finish(trainer: Trainer, folder: Path) -> None:
-    """Write the chosen average as ``final.safetensors``, with the last and the best score beside it."""
-    from masksmith.training.checkpoint import load_tensors
-
-    progress = trainer.progress
+def _finish(run: _Run) -> None:
+    """Publish what is kept, and write the chosen weights as ``final.safetensors`` with the facts beside them."""
+    trainer, best, select = run.trainer, run.trainer.progress.best, run.trainer.config.select
+    swa = trainer.finished_swa()
+    kept = run.keeper.publish(best, trainer.progress.snapshots, last=trainer.kept, swa=swa)
+    epoch = best.epoch if select == "best" else trainer.progress.epoch
     facts: dict[str, Any] = {
-        "epoch": progress.epoch,
-        "select": trainer.config.select,
-        "best_epoch": progress.best_epoch,
-        "best_score": progress.best_score,
-        "rescued": progress.lr_scale < 1,
+        "epoch": epoch,
+        "select": select,
+        "best_epoch": best.epoch,
+        "best_score": best.score,
+        "lengths": trainer.lengths(epoch),
+        "swa_count": 0 if trainer.swa is None else trainer.swa.count,
+        "rescued": trainer.progress.lr_scale < 1,
         "divisor": trainer.raw.divisor,
         "key": trainer.data.key,
+        **kept,
     }
-    if trainer.config.select == "best":
-        tensors, _ = load_tensors(folder / "best.safetensors")
-        copy_weights(trainer.average.model, tensors, where=str(folder / "best.safetensors"))
-        facts["epoch"] = progress.best_epoch
-    save_tensors(folder / "final.safetensors", trainer.average.model.state_dict(), facts)
+    if swa is not None and run.evaluate is not None:
+        facts["swa_score"] = run.evaluate(swa)
+    model = swa if select == "swa" and swa is not None else trainer.kept
+    tensors = run.keeper.load(best.epoch) if select == "best" else model.state_dict()
+    save_tensors(run.keeper.folder / "final.safetensors", tensors, facts)
 
 
 def _tidy(folder: Path) -> None:
     """Remove what only an unfinished training needs; the best weights go last, the last checkpoint needs them."""
     Checkpoints(folder).clear()
-    for scrap in sorted(folder.glob("best.*")):
-        remove(scrap)
+    tidy(folder)

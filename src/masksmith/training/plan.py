@@ -1,10 +1,11 @@
 """The stages of a training laid out as epochs, and the same plan made shorter while it runs."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from masksmith.training.config import ScheduleConfig, TrainingConfig
+from masksmith.training.config import ScheduleConfig, Stage, TrainingConfig
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,14 @@ class Epoch:
     at_start: float
     at_step: float
     starts_optimizer: bool
+    accumulate: int = 1
+    stage_at: float = 0.0
+    """Where it lies in its stage: 0 for the first epoch of several, 1 for the last one."""
+
+    @property
+    def images(self) -> int:
+        """Images of a step."""
+        return self.batch_size * self.accumulate
 
     def at(self, step: int) -> float:
         """Return the progress of the schedule (0…1) at a step."""
@@ -38,27 +47,38 @@ class Epoch:
         return cls(**{**value, "schedule": ScheduleConfig(**value["schedule"])})
 
 
+def steps_of(config: TrainingConfig, stage: Stage, num_images: int) -> int:
+    """Return the steps of an epoch of a stage: whole batches, and repeats of the worst ones."""
+    images = (stage.batch_size or config.batch_size) * (stage.accumulate or config.accumulate)
+    fresh = max(1, num_images // images)
+    repeat = (stage.sampler or config.sampler).repeat_worst_of
+    return fresh + (fresh // repeat if repeat else 0)
+
+
 def plan_epochs(config: TrainingConfig, num_images: int) -> list[Epoch]:
     """Lay the stages out as epochs with their number of steps; the last, incomplete batch of an epoch is left out."""
-    spans: list[list[int]] = []  # stages that share one schedule
-    for index, stage in enumerate(config.stages):
-        if stage.schedule is not None:
-            spans.append([])
-        spans[-1].append(index)
-    sizes = [stage.batch_size or config.batch_size for stage in config.stages]
-    steps = [max(1, num_images // size) for size in sizes]
+    steps = [steps_of(config, stage, num_images) for stage in config.stages]
     plan: list[Epoch] = []
-    for number, span in enumerate(spans):
+    for number, span in enumerate(config.spans()):
         done, length = 0, sum(config.stages[i].epochs * steps[i] for i in span)
         schedule = config.stages[span[0]].schedule
         assert schedule is not None
         for i in span:
-            for epoch in range(config.stages[i].epochs):
-                fresh = bool(plan) and epoch == 0 and config.stages[i].optimizer is not None
+            stage = config.stages[i]
+            batch, accumulate = stage.batch_size or config.batch_size, stage.accumulate or config.accumulate
+            for epoch in range(stage.epochs):
+                fresh = bool(plan) and epoch == 0 and stage.optimizer is not None
                 at = (done / length, 1 / length)
-                plan.append(Epoch(i, epoch, sizes[i], steps[i], schedule, number, *at, fresh))
+                plan.append(Epoch(i, epoch, batch, steps[i], schedule, number, *at, fresh, accumulate))
                 done += steps[i]
-    return plan
+    return _place_in_stages(plan, 0)
+
+
+def _place_in_stages(plan: Sequence[Epoch], first: int) -> list[Epoch]:
+    """Return the plan with ``stage_at`` set anew from epoch ``first`` on."""
+    counts = Counter(epoch.stage for epoch in plan)
+    ahead = [replace(one, stage_at=one.number / max(1, counts[one.stage] - 1)) for one in plan[first:]]
+    return [*plan[:first], *ahead]
 
 
 def shorten(plan: Sequence[Epoch], index: int, step: int, share: float) -> list[Epoch]:
@@ -77,6 +97,23 @@ def shorten(plan: Sequence[Epoch], index: int, step: int, share: float) -> list[
     kept = _keep_steps(ahead, share)
     if not sum(kept) and not index and not step:
         kept[0] = 1
+    return _draw_together(plan, index, step, kept)
+
+
+def end_stage(plan: Sequence[Epoch], done: int) -> list[Epoch]:
+    """Return the plan without what is left of the stage that the last of ``done`` epochs belongs to.
+
+    A schedule that goes on in later stages is drawn together, so that it still ends where it was meant to end.
+    """
+    if done == len(plan) or plan[done].stage != plan[done - 1].stage:
+        return list(plan)
+    kept = [0 if epoch.stage == plan[done - 1].stage else epoch.steps for epoch in plan[done:]]
+    return _draw_together(plan, done, 0, kept)
+
+
+def _draw_together(plan: Sequence[Epoch], index: int, step: int, kept: Sequence[int]) -> list[Epoch]:
+    """Return the plan with ``kept`` steps of each epoch from step ``step`` of epoch ``index`` on."""
+    ahead = plan[index:]
     lengths: dict[int, int] = {}
     for epoch, steps in zip(ahead, kept, strict=True):
         lengths[epoch.span] = lengths.get(epoch.span, 0) + steps
@@ -90,7 +127,8 @@ def shorten(plan: Sequence[Epoch], index: int, step: int, share: float) -> list[
         start, rate = at.get(epoch.span, 0.0), rates[epoch.span]
         shorter.append(replace(epoch, steps=done + steps, at_start=start - done * rate, at_step=rate))
         at[epoch.span] = start + steps * rate
-    return shorter
+    # the images of an epoch under way were drawn for its place, which stays
+    return _place_in_stages(shorter, index + 1 if step else index)
 
 
 def _keep_steps(ahead: Sequence[Epoch], share: float) -> list[int]:

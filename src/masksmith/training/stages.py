@@ -4,13 +4,19 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
+from typing import TypeVar
 
+import numpy as np
+
+from masksmith.arrays import Int
 from masksmith.augment import Batch, Task, make_batch
 from masksmith.data.store import Store
 from masksmith.preprocess import TRUE_SIZE, SizeConfig, canvas_of
-from masksmith.randomness import stream
 from masksmith.training.config import Stage, TrainingConfig
 from masksmith.training.plan import Epoch, plan_epochs
+from masksmith.training.samplers import fresh_before, is_repeat
+
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
@@ -40,30 +46,91 @@ def training_work(config: TrainingConfig, data: FoldData, divisor: int) -> int:
     """Return the pixels that training a fold will look at: the unit of Remaining."""
     sizes = [canvas_hw(config, stage, data, divisor) for stage in config.stages]
     plan = plan_epochs(config, len(data.ids))
-    return sum(sizes[e.stage][0] * sizes[e.stage][1] * e.batch_size * e.steps for e in plan)
+    return sum(sizes[e.stage][0] * sizes[e.stage][1] * e.images * e.steps for e in plan)
 
 
-def batches_of(task: Task, data: FoldData, epoch: Epoch, *, first: int = 0, device: str) -> Iterator[Batch]:
-    """Yield the batches of an epoch from step ``first`` on.
-
-    They are made between the steps on a CPU, ahead by threads on a GPU.
-    """
-    for store in (data.images, data.masks):
-        store.refuse_truncated()
-    counters = (data.seed, data.fold, epoch.stage, epoch.number)
-    order = stream(*counters).permutation(len(data.ids))
-
-    def make(step: int) -> Batch:
-        chosen = order[step * epoch.batch_size : (step + 1) * epoch.batch_size]
-        return make_batch(task, [data.ids[i] for i in chosen], chosen.tolist(), counters=counters)
-
-    if device == "cpu":
-        yield from map(make, range(first, epoch.steps))  # a second busy thread would slow the step five-fold
-        return
-    yield from prefetch(make, range(first, epoch.steps))
+def task_of(config: TrainingConfig, stage: Stage, data: FoldData, divisor: int) -> Task:
+    """Return what a stage's batches are made from."""
+    return Task(
+        data.images,
+        data.masks,
+        stage.geometry or config.geometry,
+        stage.intensity or config.intensity,
+        canvas_hw(config, stage, data, divisor),
+        stage.scale,
+        data.size,
+        data.scalars,
+    )
 
 
-def prefetch(make: Callable[[int], Batch], steps: range, *, threads: int = 4) -> Iterator[Batch]:
+@dataclass(frozen=True)
+class StepBatches:
+    """The batches of one step: their gradients are averaged."""
+
+    batches: list[Batch]
+    indices: list[list[int]]
+    """Positions of the images of each batch in the training set."""
+    number: int
+    """Which new step of the epoch this is; a repeat has the number of the one that it repeats."""
+
+    @property
+    def images(self) -> int:
+        """Images of all batches."""
+        return sum(len(one) for one in self.indices)
+
+
+@dataclass(frozen=True)
+class EpochBatches:
+    """The batches of an epoch, any of which can be made alone and again."""
+
+    task: Task
+    data: FoldData
+    epoch: Epoch
+    order: Int[np.ndarray, " drawn"]
+    """Positions of the images, in the order of training."""
+
+    def make(self, number: int) -> StepBatches:
+        """Make the batches of the ``number``-th new step."""
+        size, epoch = self.epoch.batch_size, self.epoch
+        chosen = self.order[number * epoch.images : (number + 1) * epoch.images].tolist()
+        parts = [chosen[at : at + size] for at in range(0, len(chosen), size)]
+        counters = (self.data.seed, self.data.fold, epoch.stage, epoch.number)
+        batches = [
+            make_batch(self.task, [self.data.ids[i] for i in part], part, counters=counters) for part in parts
+        ]
+        return StepBatches(batches, parts, number)
+
+    def new(self, numbers: range, *, device: str) -> Iterator[StepBatches]:
+        """Yield new steps in turn: made between the steps on a CPU, ahead by threads on a GPU."""
+        for store in (self.data.images, self.data.masks):
+            store.refuse_truncated()
+        if device == "cpu":
+            yield from map(self.make, numbers)  # a second busy thread would slow the step five-fold
+            return
+        yield from prefetch(self.make, numbers)
+
+    def steps(
+        self, *, first: int, repeat_worst_of: int | None, worst: Callable[[int], int], device: str
+    ) -> Iterator[StepBatches]:
+        """Yield the steps of the epoch from ``first`` on.
+
+        Args:
+            first: Finished steps.
+            repeat_worst_of: After so many new steps comes the worst of them again; None: no repeats.
+            worst: Returns the place (0…) of the worst among so many last steps.
+            device: "cpu", or another one, for which batches are made ahead.
+        """
+        last = fresh_before(self.epoch.steps, repeat_worst_of)
+        new = self.new(range(fresh_before(first, repeat_worst_of), last), device=device)
+        for step in range(first, self.epoch.steps):
+            if repeat_worst_of is not None and is_repeat(step, repeat_worst_of):
+                group = fresh_before(step, repeat_worst_of) - repeat_worst_of
+                yield self.make(group + worst(repeat_worst_of))
+            else:
+                yield next(new)
+
+
+def prefetch(make: Callable[[int], Made], steps: range, *, threads: int = 4) -> Iterator[Made]:
     """Yield ``make(step)`` for every step in order, made ahead by threads that call numpy and OpenCV only."""
     with ThreadPoolExecutor(threads) as pool:
         upcoming = iter(steps)

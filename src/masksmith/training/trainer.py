@@ -1,26 +1,34 @@
-"""The moving parts of one fold's training: net, average, optimizer, plan; its steps and its epochs."""
+"""The moving parts of one fold's training: net, averages, optimizer, plan; its steps and its epochs."""
 
 import math
+import resource
+import sys
 import time
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from lightning_fabric import Fabric
-from torch import Tensor
+from torch import Tensor, nn
 
-from masksmith.augment import Batch, Task
-from masksmith.losses import LossOf, build_loss
+from masksmith.losses import LossOf
 from masksmith.models import SegmentationModel, slice_strided_depthwise, to_channels_last
-from masksmith.progress import Remaining, track
+from masksmith.progress import Remaining, clock, logger, track
 from masksmith.randomness import stream
-from masksmith.training.averaging import MovingAverage
-from masksmith.training.checkpoint import pack_state, unpack_state
+from masksmith.training.averaging import EqualMean, MovingAverage, batch_norms, measure_norms
+from masksmith.training.checkpoint import pack_state, part_of, unpack_state
 from masksmith.training.config import TrainingConfig
 from masksmith.training.deadline import Deadline
-from masksmith.training.optim import build_optimizer, lr_factor, set_lr
-from masksmith.training.plan import Epoch, plan_epochs, shorten
-from masksmith.training.stages import FoldData, batches_of, canvas_hw
+from masksmith.training.freeze import encoder_norms, refuse_missing_parts, set_frozen, small_batch_warning
+from masksmith.training.keep import Best
+from masksmith.training.optim import build_optimizer, finished_cycles, lr_factor, set_lr
+from masksmith.training.plan import Epoch, end_stage, plan_epochs, shorten
+from masksmith.training.sampling import Sampling
+from masksmith.training.stages import EpochBatches, FoldData, StepBatches, task_of
+from masksmith.training.step import batch_loss, forward, image_losses, losses_of, to_device
+from masksmith.training.watch import Stalls, Watcher
 
 _EXPLODED = 3.0  # a mean loss above this multiple of the stage's best, and above its first, is a divergence
 _LOOK_EVERY = 20  # steps between looks at the loss: a look makes a GPU wait
@@ -46,18 +54,19 @@ class Progress:
     epoch: int = 0  # finished epochs
     step: int = 0  # finished steps of the epoch under way
     loss_sum: float = 0.0  # of those steps
-    lr_scale: float = 1.0
+    lr_scale: float = 1.0  # below 1 after a divergence
+    rate_scale: float = 1.0  # of a plateau schedule
     average_steps: int = 0
-    best_score: float = -1.0  # below every score
-    best_epoch: int = 0
+    swa_count: int = 0  # weights in the mean
+    snapshots: int = 0
+    best: Best = field(default_factory=Best)
+    stalls: Stalls = field(default_factory=dict)
     stage_losses: dict[str, list[float]] = field(default_factory=dict)  # first and best of each stage
 
-
-def _to_device(batch: Batch, device: torch.device) -> tuple[Tensor, Tensor]:
-    image, mask = torch.from_numpy(batch.image), torch.from_numpy(batch.mask)
-    if device.type == "cuda":
-        image, mask = image.pin_memory(), mask.pin_memory()
-    return image.to(device, non_blocking=True), mask.to(device, non_blocking=True)
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> "Progress":
+        """Return the progress that ``asdict`` made."""
+        return cls(**{**value, "best": Best.from_json(value["best"])})
 
 
 def check_epoch(mean_loss: float, epoch: Epoch, progress: Progress) -> None:
@@ -81,30 +90,25 @@ class Trainer:
         if fabric.device.type == "cpu" and config.precision == "bf16-mixed":
             slice_strided_depthwise(model)
         self.fabric, self.config, self.data, self.raw = fabric, config, data, model
-        self.average = MovingAverage(model, decay=config.ema_decay)
+        self.average = None if config.ema_decay is None else MovingAverage(model, decay=config.ema_decay)
+        self.swa = EqualMean(model) if config.swa else None
         self.progress = Progress()
         self.plan = plan_epochs(config, len(data.ids))
         self.replanned = False
         self.evaluate_s = 0.0
         self.next_look = time.monotonic() + _LATE_EVERY_S
-        self.tasks = [
-            Task(
-                data.images,
-                data.masks,
-                config.geometry,
-                config.intensity,
-                canvas_hw(config, stage, data, model.divisor),
-                stage.scale,
-                data.size,
-                data.scalars,
-            )
-            for stage in config.stages
-        ]
-        self.losses = [
-            build_loss(stage.loss, where=f"training.stages[{i}].loss")
-            for i, stage in enumerate(config.stages)
-        ]
+        self.tasks = [task_of(config, stage, data, model.divisor) for stage in config.stages]
+        self.losses = losses_of(model, config)
+        self.sampling = Sampling(config, data, fabric.device)
+        self._check_parts()
         self.start_optimizer(0)
+
+    def _check_parts(self) -> None:
+        for i, stage in enumerate(self.config.stages):
+            refuse_missing_parts(self.raw, stage.freeze, where=f"training.stages[{i}].freeze")
+        warning = small_batch_warning(self.raw, min(epoch.batch_size for epoch in self.plan))
+        if warning:
+            logger.warning("fold %d: %s", self.data.fold, warning)
 
     def start_optimizer(self, stage: int) -> None:
         """Begin the optimizer that is in force at ``stage``."""
@@ -114,6 +118,19 @@ class Trainer:
             self.raw, build_optimizer(self.raw, chosen, fused=fused)
         )
 
+    # --- state --------------------------------------------------------------------------------------------
+
+    @property
+    def kept(self) -> SegmentationModel:
+        """The weights that are scored and kept: the moving average, or the weights themselves where there is none."""
+        return self.average.model if self.average else self.raw
+
+    @property
+    def averages(self) -> dict[str, nn.Module]:
+        """The averages by the names that they have in a checkpoint."""
+        found: dict[str, nn.Module] = {"average": self.average.model} if self.average else {}
+        return found | ({"swa": self.swa.model} if self.swa else {})
+
     @property
     def position(self) -> float:
         """Finished epochs, with the share of the one under way."""
@@ -122,35 +139,43 @@ class Trainer:
 
     def facts(self) -> dict[str, Any]:
         """Return the part of the state that is not tensors."""
+        self.progress.average_steps = self.average.steps if self.average else 0
+        self.progress.swa_count = self.swa.count if self.swa else 0
         return {
             "key": self.data.key,
             "position": self.position,
-            "progress": {**vars(self.progress), "average_steps": self.average.steps},
+            "progress": asdict(self.progress),
             "plan": [epoch.to_json() for epoch in self.plan] if self.replanned else None,
             "scaler": self.fabric.strategy.precision.state_dict(),
         }
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the part of the state that is tensors."""
-        return pack_state(self.raw, self.average.model, self.optimizer.optimizer)
+        return pack_state(self.raw, self.averages, self.optimizer.optimizer) | self.sampling.tensors()
 
     def restore(self, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
         """Go back to a checkpoint."""
-        self.progress = Progress(**facts["progress"])
+        self.progress = Progress.from_json(facts["progress"])
         self.replanned = facts["plan"] is not None
         if self.replanned:
             self.plan = [Epoch.from_json(epoch) for epoch in facts["plan"]]
         under_way = self.progress.epoch if self.progress.step else max(self.progress.epoch - 1, 0)
         self.start_optimizer(self.plan[under_way].stage)
         where = f"checkpoint of fold {self.data.fold}"
-        unpack_state(tensors, self.raw, self.average.model, self.optimizer.optimizer, where=where)
+        unpack_state(tensors, self.raw, self.averages, self.optimizer.optimizer, where=where)
+        self.sampling.restore(part_of(tensors, "sampling/"))
         self.fabric.strategy.precision.load_state_dict(facts["scaler"])
-        self.average.steps = self.progress.average_steps
+        if self.average:
+            self.average.steps = self.progress.average_steps
+        if self.swa:
+            self.swa.count = self.progress.swa_count
+
+    # --- an epoch -----------------------------------------------------------------------------------------
 
     def work(self, epoch: Epoch) -> int:
         """Return the pixels of one step."""
         height, width = self.tasks[epoch.stage].canvas_hw
-        return height * width * epoch.batch_size
+        return height * width * epoch.images
 
     def work_by_stage(self) -> dict[int, int]:
         """Return the pixels of the steps that are not made yet, by stage."""
@@ -164,22 +189,47 @@ class Trainer:
         """Return the pixels of all steps that are not made yet."""
         return sum(self.work_by_stage().values())
 
-    def run_epoch(self, remaining: Remaining, deadline: Deadline | None) -> tuple[float, float]:
-        """Train the epoch under way to its end; return its mean loss and its last learning rate."""
-        progress, epoch = self.progress, self.plan[self.progress.epoch]
-        if epoch.starts_optimizer and progress.step == 0:
+    def begin_epoch(self, epoch: Epoch) -> None:
+        """Set up what changes between epochs; a resumed epoch is set up as it was."""
+        progress, stage = self.progress, self.config.stages[epoch.stage]
+        if progress.step == 0 and epoch.starts_optimizer:
             self.start_optimizer(epoch.stage)
-        task, loss_of, work = self.tasks[epoch.stage], self.losses[epoch.stage], self.work(epoch)
-        total = torch.tensor(progress.loss_sum, device=self.fabric.device)
+        if progress.step == 0 and epoch.number == 0:
+            progress.stalls = {}
+            if stage.schedule is not None:
+                progress.rate_scale = 1.0
         self.model.train()
-        batches = batches_of(task, self.data, epoch, first=progress.step, device=self.fabric.device.type)
+        set_frozen(self.raw, stage.freeze)
+
+    def run_epoch(
+        self, remaining: Remaining, deadline: Deadline | None, *, on_cycle: Callable[[], None]
+    ) -> tuple[float, float]:
+        """Train the epoch under way to its end; return its mean loss and its last learning rate.
+
+        Args:
+            remaining: Told of every step.
+            deadline: Looked at now and then; None: no hurry.
+            on_cycle: Called after the last step of each cycle of cosine_restarts.
+
+        Raises:
+            DivergenceError: The loss is not finite, or exploded.
+            LateError: The steps ahead take longer than the time left.
+            StoppedError: A stop was asked for.
+        """
+        progress, epoch = self.progress, self.plan[self.progress.epoch]
+        self.begin_epoch(epoch)
+        loss_of, work = self.losses[epoch.stage], self.work(epoch)
+        total = torch.tensor(progress.loss_sum, device=self.fabric.device)
         remaining.forget() if epoch.number == 0 and progress.step == 0 else remaining.restart()
+        steps = self.steps(epoch)
         try:
-            for batch in track(batches, total=epoch.steps - progress.step, what=f"fold {self.data.fold}"):
+            for drawn in track(steps, total=epoch.steps - progress.step, what=f"fold {self.data.fold}"):
                 self.set_rate(epoch, progress.step)
-                total += self.step(batch, loss_of, epoch)
+                total += self.step(drawn, loss_of, epoch)
                 progress.step += 1
                 remaining.advance(work)
+                if self.ends_cycle(epoch, progress.step):
+                    on_cycle()
                 if progress.step % _LOOK_EVERY == 0 and not math.isfinite(total.item()):
                     raise DivergenceError(f"the loss is no longer a number by step {progress.step}")
                 if deadline is not None and time.monotonic() >= self.next_look:
@@ -191,29 +241,99 @@ class Trainer:
         check_epoch(mean_loss, epoch, progress)
         return mean_loss, self.set_rate(epoch, epoch.steps - 1)
 
+    def steps(self, epoch: Epoch) -> Iterator[StepBatches]:
+        """Yield the steps of an epoch that are not made yet."""
+        batches = EpochBatches(self.tasks[epoch.stage], self.data, epoch, self.sampling.order(epoch))
+        return batches.steps(
+            first=self.progress.step,
+            repeat_worst_of=self.sampling.of(epoch).repeat_worst_of,
+            worst=self.sampling.worst,
+            device=self.fabric.device.type,
+        )
+
     def set_rate(self, epoch: Epoch, step: int) -> float:
         """Set the learning rate of a step; return the largest of the groups."""
-        factor = lr_factor(epoch.schedule, epoch.at(step)) * self.progress.lr_scale
+        factor = lr_factor(epoch.schedule, epoch.at(step)) * self.progress.lr_scale * self.progress.rate_scale
         return set_lr(self.optimizer.optimizer, factor)
 
-    def step(self, batch: Batch, loss_of: LossOf, epoch: Epoch) -> Tensor:
-        """Make one step of the optimizer and of the average; return the loss."""
+    def step(self, drawn: StepBatches, loss_of: LossOf, epoch: Epoch) -> Tensor:
+        """Make one step of the optimizer and of the average; return the mean loss of its batches."""
         # dropout and the like draw numbers that belong to the step, wherever the training was begun
         counters = (self.data.seed, self.data.fold, epoch.stage, epoch.number, self.progress.step, 1)
         torch.manual_seed(int(stream(*counters).integers(2**62)))
-        image, target = _to_device(batch, self.fabric.device)
-        with self.fabric.autocast():  # the image itself stays float32, as in prediction
-            output = self.raw(image)
-        loss = loss_of(output, target)
-        self.fabric.backward(loss)
+        total = torch.zeros((), device=self.fabric.device)
+        for batch, indices in zip(drawn.batches, drawn.indices, strict=True):
+            on_device = to_device(batch, self.fabric.device)
+            output = forward(self.fabric, self.raw, on_device)
+            loss = batch_loss(loss_of, output, on_device) * (len(indices) / drawn.images)
+            self.fabric.backward(loss)
+            total += loss.detach()
+            if self.sampling.by_loss:
+                self.sampling.note(indices, image_losses(loss_of, output, on_device))
         if self.config.clip_norm is not None:
             self.fabric.clip_gradients(
                 self.model, self.optimizer, max_norm=self.config.clip_norm, error_if_nonfinite=False
             )
         self.optimizer.step()
         self.optimizer.zero_grad()
-        self.average.update(self.raw)
-        return loss.detach()
+        if self.average:
+            self.average.update(self.raw)
+        self.sampling.note_step(epoch, self.progress.step, total)
+        return total
+
+    def ends_cycle(self, epoch: Epoch, steps: int) -> bool:
+        """Whether the last of the ``steps`` steps of an epoch ended a cycle of cosine_restarts."""
+        cuts = epoch.schedule.cuts
+        return cuts > 0 and finished_cycles(epoch.at(steps), cuts) > finished_cycles(
+            epoch.at(steps - 1), cuts
+        )
+
+    def end_epoch(self) -> None:
+        """Count the epoch under way as finished."""
+        if self.config.swa and self.config.swa.every == "epoch":
+            self.add_to_swa()
+        self.sampling.end_epoch()
+        progress = self.progress
+        progress.epoch, progress.step, progress.loss_sum = progress.epoch + 1, 0, 0.0
+
+    # --- averages -----------------------------------------------------------------------------------------
+
+    def add_to_swa(self) -> None:
+        """Count the weights into the equal mean, if the epoch under way is late enough."""
+        if self.swa and self.config.swa and self.progress.epoch + 1 >= self._swa_from(self.config.swa.start):
+            self.swa.add(self.raw)
+
+    def _swa_from(self, start: int | float) -> int:
+        return start if isinstance(start, int) else int(start * len(self.plan)) + 1
+
+    def finished_swa(self) -> SegmentationModel | None:
+        """Return the equal mean with batch norm's statistics measured anew; None where none was asked for."""
+        if self.swa is None or self.config.swa is None:
+            return None
+        if not self.swa.count:  # the plan was shortened, and what was to be averaged never came
+            self.swa.add(self.raw)
+        last, model = self.plan[-1], self.swa.model
+        still = encoder_norms(model) if "encoder_norm" in self.config.stages[last.stage].freeze else []
+        norms = [norm for norm in batch_norms(model) if not any(norm is one for one in still)]
+        measure_norms(
+            model,
+            norms,
+            self._norm_batches(last, self.config.swa.norm_batches),
+            lambda one: forward(self.fabric, model, to_device(one.batches[0], self.fabric.device)),
+        )
+        return model
+
+    def _norm_batches(self, last: Epoch, count: int) -> Iterator[StepBatches]:
+        """Yield ``count`` training batches as in the last stage, drawn for an epoch after the last."""
+        counters = (self.data.seed, self.data.fold, last.stage, last.number + 1)
+        n = len(self.data.ids)
+        rounds = -(-count * last.batch_size // n)
+        order = np.concatenate([stream(*counters, i).permutation(n) for i in range(rounds)])
+        after = Epoch(**{**vars(last), "number": last.number + 1, "accumulate": 1})
+        batches = EpochBatches(self.tasks[last.stage], self.data, after, order)
+        return batches.new(range(count), device=self.fabric.device.type)
+
+    # --- the plan -----------------------------------------------------------------------------------------
 
     def look_at_the_time(self, remaining: Remaining, deadline: Deadline) -> None:
         """Raise LateError where the steps ahead take longer than the time left."""
@@ -238,3 +358,46 @@ class Trainer:
         """Leave only a share of the steps ahead in the plan."""
         self.plan = shorten(self.plan, self.progress.epoch, self.progress.step, share)
         self.replanned = True
+
+    def is_last(self, stalled: set[Watcher]) -> bool:
+        """Whether the training ends with the epoch under way, given who has stalled by it."""
+        done = self.progress.epoch + 1
+        return len(self._plan_after(done, stalled)) == done
+
+    def settle(self, stalled: set[Watcher]) -> bool:
+        """Act on what has stalled by the epoch that was just finished; return whether the plan became shorter."""
+        schedule = self.plan[self.progress.epoch - 1].schedule
+        if "rate" in stalled:
+            scale = self.progress.rate_scale * schedule.factor
+            self.progress.rate_scale = max(schedule.final_frac, scale)
+        plan = self._plan_after(self.progress.epoch, stalled)
+        shorter = len(plan) < len(self.plan)
+        self.plan, self.replanned = plan, self.replanned or shorter
+        return shorter
+
+    def _plan_after(self, done: int, stalled: set[Watcher]) -> list[Epoch]:
+        if "training" in stalled:
+            return self.plan[:done]
+        return end_stage(self.plan, done) if "stage" in stalled else self.plan
+
+    def lengths(self, epochs: int) -> list[int]:
+        """Return how many of the first ``epochs`` epochs belong to each stage."""
+        done = [epoch.stage for epoch in self.plan[:epochs]]
+        return [done.count(stage) for stage in range(len(self.config.stages))]
+
+
+def _peak_gib() -> float:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # KiB on Linux, bytes on macOS
+    return peak / 2**30 if sys.platform == "darwin" else peak / 2**20
+
+
+def say_epoch(
+    trainer: Trainer, loss: float, score: float | None, lr: float, pace: float, remaining: Remaining
+) -> None:
+    """Say in one line how the epoch that was just finished went."""
+    scored = "" if score is None else f", score {score:.4f}"
+    logger.info(
+        "fold %d, epoch %d/%d: loss %.4f%s, lr %.2e, %.0f images/s, peak %.1f GiB, %s left",
+        trainer.data.fold, trainer.progress.epoch, len(trainer.plan), loss, scored, lr, pace, _peak_gib(),
+        clock(remaining.seconds),
+    )  # fmt: skip

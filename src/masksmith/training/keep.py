@@ -1,0 +1,124 @@
+"""Weights that outlast the training of a fold, beside ``final.safetensors``: the best, the top k, snapshots.
+
+While a training runs, the weights of an epoch that may be kept lie in ``weights_NNNN.safetensors``; the checkpoint says
+which of them are needed, and what only an older one needs is dropped once that is gone. At the end they get their
+names. Snapshots have theirs from the start: the same step always writes the same one.
+"""
+
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from masksmith.files import remove
+from masksmith.training.checkpoint import load_tensors, save_tensors
+from masksmith.training.config import TrainingConfig
+
+_EXTRA = ("weights_*", "snapshot_*", "top_*", "best_*", "last.*", "swa.*")
+
+
+@dataclass
+class Best:
+    """The epochs whose weights are worth keeping; a part of the checkpoint. An epoch of 0 is none."""
+
+    score: float = -1.0  # below every score
+    epoch: int = 0
+    loss: float | None = None  # lowest mean training loss of the stage under way
+    loss_epoch: int = 0
+    top: list[tuple[float, int]] = field(default_factory=list)  # (score, epoch), the best first
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> "Best":
+        """Return what ``dataclasses.asdict`` made."""
+        return cls(**{**value, "top": [(score, epoch) for score, epoch in value["top"]]})
+
+    def note(self, epoch: int, *, score: float | None, loss: float, top_k: int, new_stage: bool) -> None:
+        """Take an epoch into account; losses of two stages cannot be compared, so a new stage begins anew."""
+        if new_stage or self.loss is None or loss < self.loss:
+            self.loss, self.loss_epoch = loss, epoch
+        if score is None:
+            return
+        if score > self.score:
+            self.score, self.epoch = score, epoch
+        self.top = sorted([*self.top, (score, epoch)], key=lambda one: (-one[0], one[1]))[:top_k]
+
+    def epochs(self, config: TrainingConfig) -> dict[str, int]:
+        """Return the name of each file to keep -> its epoch."""
+        wanted = {f"top_{place}": epoch for place, (_, epoch) in enumerate(self.top, start=1)}
+        if self.epoch and (config.select == "best" or "best_score" in config.keep):
+            wanted["best_score"] = self.epoch
+        if self.loss_epoch and "best_loss" in config.keep:
+            wanted["best_loss"] = self.loss_epoch
+        return wanted
+
+
+class Keeper:
+    """Writes, drops and names the weights of one fold."""
+
+    def __init__(self, folder: Path, config: TrainingConfig, key: str) -> None:
+        self.folder, self.config, self.key = folder, config, key
+        self._before: set[int] = set()  # epochs that the checkpoint before the newest needs
+
+    def begin_anew(self) -> None:
+        """Remove what a training of another key has left."""
+        _remove_all(self.folder, _EXTRA)
+
+    def write(self, best: Best, epoch: int, model: nn.Module) -> None:
+        """Write the weights of an epoch that was just noted, if they are among those to keep."""
+        if epoch in best.epochs(self.config).values():
+            self._save(f"weights_{epoch:04d}", model, {"epoch": epoch})
+
+    def drop(self, best: Best) -> None:
+        """Remove the weights that neither the newest checkpoint needs nor the one before it."""
+        now = set(best.epochs(self.config).values())
+        needed = {f"weights_{epoch:04d}" for epoch in now | self._before}
+        for path in sorted(self.folder.glob("weights_*")):  # .json first
+            if path.stem not in needed:
+                remove(path)
+        self._before = now
+
+    def snapshot(self, number: int, model: nn.Module, epoch: float) -> None:
+        """Write the ``number``-th snapshot, taken after ``epoch`` epochs."""
+        self._save(f"snapshot_{number}", model, {"epoch": epoch})
+
+    def load(self, epoch: int) -> dict[str, Any]:
+        """Return the tensors of an epoch that was kept."""
+        return load_tensors(self.folder / f"weights_{epoch:04d}.safetensors")[0]
+
+    def publish(
+        self, best: Best, snapshots: int, *, last: nn.Module, swa: nn.Module | None
+    ) -> dict[str, Any]:
+        """Give the kept weights their names; return what final.json says of them."""
+        scores = {epoch: score for score, epoch in best.top} | {best.epoch: best.score}
+        asked = {
+            name for name in best.epochs(self.config) if name.startswith("top_") or name in self.config.keep
+        }
+        for name, epoch in best.epochs(self.config).items():
+            if name in asked:
+                facts = {"epoch": epoch, "score": scores.get(epoch), "key": self.key}
+                save_tensors(self.folder / f"{name}.safetensors", self.load(epoch), facts)
+        for name, model in (("last", last), ("swa", swa)):
+            if name in self.config.keep and model is not None:
+                self._save(name, model, {})
+                asked.add(name)
+        return {
+            "snapshots": [f"snapshot_{number}.safetensors" for number in range(1, snapshots + 1)],
+            "top_k": [f"{name}.safetensors" for name in best.epochs(self.config) if name.startswith("top_")],
+            "kept": {name: f"{name}.safetensors" for name in sorted(asked) if not name.startswith("top_")},
+        }
+
+    def _save(self, name: str, model: nn.Module, facts: dict[str, Any]) -> None:
+        save_tensors(self.folder / f"{name}.safetensors", model.state_dict(), {"key": self.key, **facts})
+
+
+def tidy(folder: Path) -> None:
+    """Remove the weights without a name; what was published stays."""
+    _remove_all(folder, ("weights_*",))
+
+
+def _remove_all(folder: Path, patterns: Collection[str]) -> None:
+    for pattern in patterns:
+        for path in sorted(folder.glob(pattern)):  # .json first: without it the other is none
+            remove(path)

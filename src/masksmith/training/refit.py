@@ -1,0 +1,86 @@
+"""Training on all images, with nothing held out: as long as the folds' trainings were in the end."""
+
+import statistics
+from collections.abc import Sequence
+
+from masksmith.errors import InputError
+from masksmith.training.config import Stage, TrainingConfig
+
+
+def refuse_scores(config: TrainingConfig) -> None:
+    """Refuse a training without held-out images that needs their score.
+
+    Raises:
+        InputError: ``select``, ``keep``, ``top_k``, a plateau or an early stop needs it.
+    """
+    asks = {"training.select": "'best'"} if config.select == "best" else {}
+    if "best_score" in config.keep:
+        asks["training.keep"] = "'best_score'"
+    if config.top_k:
+        asks["training.top_k"] = str(config.top_k)
+    if config.early_stop is not None and config.early_stop.watch == "score":
+        asks["training.early_stop.watch"] = "'score'"
+    for i, stage in enumerate(config.stages):
+        if stage.until_plateau is not None and stage.until_plateau.watch == "score":
+            asks[f"training.stages[{i}].until_plateau.watch"] = "'score'"
+        if (
+            stage.schedule is not None
+            and stage.schedule.name == "plateau"
+            and stage.schedule.watch == "score"
+        ):
+            asks[f"training.stages[{i}].schedule.watch"] = "'score'"
+    if asks:
+        key, value = next(iter(asks.items()))
+        raise InputError(
+            f"{key}: {value} needs a score, but no image is held out; expected what the training loss can tell, or a "
+            "fixed length"
+        )
+
+
+def refit_config(config: TrainingConfig, lengths: Sequence[Sequence[int]]) -> TrainingConfig:
+    """Return the training of all images, with the median length of the folds' trainings.
+
+    What needs a score is left out: nothing is stopped or chosen by it, and the weights of the last epoch are kept. A
+    schedule of cycles keeps its whole length. A stage that most folds did not reach is left out.
+
+    Args:
+        config: What the folds were trained with.
+        lengths: Epochs of each stage, a row for each fold ("lengths" in final.json).
+
+    Raises:
+        InputError: No fold, a row of another number of stages, or a plateau schedule that watches the score.
+    """
+    if not lengths or any(len(row) != len(config.stages) for row in lengths):
+        raise InputError(
+            f"refit: lengths {[list(row) for row in lengths]}; expected a row for each trained fold with "
+            f"{len(config.stages)} numbers of epochs, one a stage"
+        )
+    epochs = [statistics.median_high([row[i] for row in lengths]) for i in range(len(config.stages))]
+    for span in config.spans():
+        schedule = config.stages[span[0]].schedule
+        if schedule is not None and schedule.cuts:
+            epochs = [config.stages[i].epochs if i in span else n for i, n in enumerate(epochs)]
+    changes = {
+        "stages": _stages(config.stages, epochs),
+        "early_stop": None,
+        "select": "last" if config.select == "best" else config.select,
+        "keep": [name for name in config.keep if name != "best_score"],
+        "top_k": 0,
+    }
+    refit = TrainingConfig(**{**dict(config), **changes})
+    refuse_scores(refit)
+    return refit
+
+
+def _stages(stages: Sequence[Stage], epochs: Sequence[int]) -> list[Stage]:
+    """Return the stages with their epochs; one without any hands its optimizer and its schedule on."""
+    made: list[Stage] = []
+    optimizer, schedule = None, None
+    for stage, count in zip(stages, epochs, strict=True):
+        optimizer, schedule = stage.optimizer or optimizer, stage.schedule or schedule
+        if not count:
+            continue
+        changes = {"epochs": count, "until_plateau": None, "optimizer": optimizer, "schedule": schedule}
+        made.append(stage.model_copy(update=changes))
+        optimizer, schedule = None, None
+    return made

@@ -1,0 +1,92 @@
+"""The state that samplers need between steps: losses of images, and of the last steps. It lies in the checkpoint."""
+
+from functools import cached_property
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from masksmith.arrays import Int
+from masksmith.randomness import stream
+from masksmith.training.config import SamplerConfig, TrainingConfig
+from masksmith.training.plan import Epoch
+from masksmith.training.samplers import (
+    Draw,
+    ImageFacts,
+    draw_order,
+    image_facts,
+    is_repeat,
+    refuse_impossible,
+)
+from masksmith.training.stages import FoldData
+
+
+class Sampling:
+    """Draws the images of each epoch, and remembers the losses that later draws depend on."""
+
+    def __init__(self, config: TrainingConfig, data: FoldData, device: torch.device) -> None:
+        """Check the samplers of all stages.
+
+        Raises:
+            InputError: One asks for images that are not there.
+        """
+        self.data = data
+        self._samplers = [stage.sampler or config.sampler for stage in config.stages]
+        self.by_loss = any(one.name == "curriculum" and one.by == "loss" for one in self._samplers)
+        # what an epoch is drawn from must not change while it runs, or a resumed one would be another
+        self._before = torch.full((len(data.ids),), torch.inf, device=device)
+        self._seen = self._before.clone()
+        self._recent = torch.zeros(max(one.repeat_worst_of or 1 for one in self._samplers), device=device)
+        self._repeats = any(one.repeat_worst_of for one in self._samplers)
+        for i, (stage, sampler) in enumerate(zip(config.stages, self._samplers, strict=True)):
+            if sampler.name in ("non_empty", "weighted"):
+                where = "training.sampler" if stage.sampler is None else f"training.stages[{i}].sampler"
+                refuse_impossible(sampler, self.facts, where=where)
+
+    @cached_property
+    def facts(self) -> ImageFacts:
+        """Coverage of the training images, read from their masks once."""
+        return image_facts(self.data.masks, self.data.ids)
+
+    def of(self, epoch: Epoch) -> SamplerConfig:
+        """Return the sampler of an epoch."""
+        return self._samplers[epoch.stage]
+
+    def order(self, epoch: Epoch) -> Int[np.ndarray, " drawn"]:
+        """Return the positions of an epoch's images, drawn by counter."""
+        sampler = self.of(epoch)
+        rng = stream(self.data.seed, self.data.fold, epoch.stage, epoch.number)
+        if sampler.name == "plain":
+            return rng.permutation(len(self.data.ids))  # the masks need not be read for it
+        losses = self._before.cpu().numpy().astype(np.float64)
+        return draw_order(sampler, Draw(self.facts, losses, epoch.stage_at, rng))
+
+    def note(self, indices: list[int], losses: Float[Tensor, " b"]) -> None:
+        """Remember the losses of images."""
+        self._seen[torch.tensor(indices, device=self._seen.device)] = losses
+
+    def note_step(self, epoch: Epoch, step: int, loss: Tensor) -> None:
+        """Remember the loss of a new step, for the choice of the worst."""
+        repeat = self.of(epoch).repeat_worst_of
+        if repeat and not is_repeat(step, repeat):
+            self._recent[step % (repeat + 1)] = loss
+
+    def worst(self, repeat_worst_of: int) -> int:
+        """Return the place of the largest loss among the last steps; the first of equal ones."""
+        return int(self._recent[:repeat_worst_of].argmax().item())  # the device is waited for once a group
+
+    def end_epoch(self) -> None:
+        """Let the next epoch be drawn from the losses that this one has seen."""
+        self._before = self._seen.clone()
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return what a checkpoint needs."""
+        losses = {"sampling/before": self._before, "sampling/seen": self._seen} if self.by_loss else {}
+        return losses | ({"sampling/recent": self._recent} if self._repeats else {})
+
+    def restore(self, tensors: dict[str, Tensor]) -> None:
+        """Go back to what ``tensors`` returned, given without the first part of the names."""
+        for name, own in (("before", self._before), ("seen", self._seen), ("recent", self._recent)):
+            if name in tensors:
+                own.copy_(tensors[name])

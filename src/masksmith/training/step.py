@@ -1,0 +1,83 @@
+"""What happens to one batch: onto the device, through the model, and its loss."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, UInt8
+from lightning_fabric import Fabric
+from torch import Tensor
+
+from masksmith.augment import Batch
+from masksmith.losses import LossOf, build_loss
+from masksmith.models import Output, SegmentationModel
+from masksmith.training.config import TrainingConfig
+
+
+@dataclass(frozen=True)
+class DeviceBatch:
+    """A batch as tensors on the device; see augment.Batch."""
+
+    image: Float[Tensor, "b c h w"]
+    mask: UInt8[Tensor, "b h w"]
+    scalars: Float[Tensor, "b s"] | None
+    other_mask: UInt8[Tensor, "b h w"] | None
+    share: float
+
+
+def to_device(batch: Batch, device: torch.device) -> DeviceBatch:
+    """Return the batch as tensors on the device."""
+    arrays = (batch.image, batch.mask, batch.scalars, batch.other_mask)
+    tensors = [None if array is None else torch.from_numpy(array) for array in arrays]
+    if device.type == "cuda":
+        tensors = [None if tensor is None else tensor.pin_memory() for tensor in tensors]
+    image, mask, scalars, other = (
+        None if tensor is None else tensor.to(device, non_blocking=True) for tensor in tensors
+    )
+    assert image is not None
+    assert mask is not None
+    return DeviceBatch(image, mask, scalars, other, batch.share)
+
+
+def losses_of(model: SegmentationModel, config: TrainingConfig) -> list[LossOf]:
+    """Return the loss of each stage.
+
+    Raises:
+        InputError: An unknown loss, or one that the model has no head for.
+    """
+    del model
+    return [
+        build_loss(stage.loss, where=f"training.stages[{i}].loss") for i, stage in enumerate(config.stages)
+    ]
+
+
+def forward(fabric: Fabric, model: SegmentationModel, batch: DeviceBatch) -> Output:
+    """Pass a batch through the model in the fabric's precision; the image itself stays float32, as in prediction."""
+    with fabric.autocast():
+        output: Output = model(batch.image) if batch.scalars is None else model(batch.image, batch.scalars)
+    return output
+
+
+def batch_loss(loss_of: LossOf, output: Output, batch: DeviceBatch) -> Float[Tensor, ""]:
+    """Return the loss of a batch; where other images were mixed in, of both masks by their shares."""
+    loss = loss_of(output, batch.mask)
+    if batch.other_mask is None:
+        return loss
+    return batch.share * loss + (1 - batch.share) * loss_of(output, batch.other_mask)
+
+
+@torch.no_grad()
+def image_losses(loss_of: LossOf, output: Output, batch: DeviceBatch) -> Float[Tensor, " b"]:
+    """Return the loss of each image alone."""
+    return torch.stack(
+        [batch_loss(loss_of, _image_of(output, i), _alone(batch, i)) for i in range(len(batch.image))]
+    )
+
+
+def _image_of(output: Output, i: int) -> Output:
+    image_logits = None if output.image_logits is None else output.image_logits[i : i + 1]
+    return Output(output.mask_logits[i : i + 1], image_logits, tuple(one[i : i + 1] for one in output.aux))
+
+
+def _alone(batch: DeviceBatch, i: int) -> DeviceBatch:
+    rest = [None if one is None else one[i : i + 1] for one in (batch.scalars, batch.other_mask)]
+    return DeviceBatch(batch.image[i : i + 1], batch.mask[i : i + 1], rest[0], rest[1], batch.share)
