@@ -29,6 +29,7 @@ from masksmith.progress import Remaining, logger
 from masksmith.project import Project
 from masksmith.recipe import Recipe
 from masksmith.seeds import noise_text, read_noise
+from masksmith.splits import ALL
 from masksmith.stages import is_trained, keep_interim, open_run, train_member, work_of
 from masksmith.submission import Verdict
 from masksmith.training.deadline import Deadline
@@ -211,10 +212,11 @@ def _with_damage_open(project: Project, plan: Plan, planner: Planner) -> Plan:
 def _judge(project: Project, unit: Unit, member: Member, members: Sequence[Member]) -> Unit:
     """Decide whether a member joins.
 
-    The first of all does. The first of another fold does if it beats predicting nothing or everything there (it may
-    have been cut short). Any other does if its fold's plain score does not fall by it.
+    The first of all does, and a training on all images. The first of another fold does if it beats predicting
+    nothing or everything there (it may have been cut short). Any other does if its fold's plain score does not fall by
+    it.
     """
-    if not members:
+    if not members or member.fold == ALL:  # nothing is held out that could judge it
         return replace(unit, joined=True)
     recipe, others = member.run.recipe, [one for one in members if one.fold == member.fold]
     after = plain_score(project, recipe, oof_of(project, [*others, member]))

@@ -25,6 +25,7 @@ from masksmith.progress import Remaining, logger
 from masksmith.project import Project, Run
 from masksmith.recipe import Recipe
 from masksmith.splits import ALL, Folds, make_folds, write_folds
+from masksmith.training.config import TrainingConfig
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -139,19 +140,24 @@ def train_member(
     if is_trained(project, member):
         _drop_interim(project, run)
         return
-    logger.info("run %s: training fold %d of %d", run.path.name, fold, project.folds.count)
+    what = "all images" if fold == ALL else f"fold {fold} of {project.folds.count}"
+    logger.info("run %s: training %s", run.path.name, what)
+    training = training_of(project, run, fold)
     fabric = make_fabric(run.recipe.training)
-    model, data = _fresh_model(project, run, fold), _fold_data(project, run, fold)
-    _refuse_too_large(run.recipe, model, data)
+    model, data = (
+        _fresh_model(project, run, fold),
+        _fold_data(project, run, fold, key=train_key(project, run, fold)),
+    )
+    _refuse_too_large(run.recipe, training, model, data)
     remaining = remaining or Remaining(work_of(project, run, [fold]))
     train_fold(
         fabric,
         model,
-        run.recipe.training,
+        training,
         data,
         folder=run.checkpoints(fold),
         log=EventLog(run.events, fold=fold),
-        evaluate=_evaluator(project, run, fold, fabric, remaining),
+        evaluate=None if fold == ALL else _evaluator(project, run, fold, fabric, remaining),
         remaining=remaining,
         deadline=deadline,
     )
@@ -167,18 +173,20 @@ def _drop_interim(project: Project, run: Run) -> None:
         remove(run.interim)
 
 
-def _refuse_too_large(recipe: Recipe, model: "SegmentationModel", data: "FoldData") -> None:
+def _refuse_too_large(
+    recipe: Recipe, training: TrainingConfig, model: "SegmentationModel", data: "FoldData"
+) -> None:
     """Refuse a training that would be killed for its memory."""
     from masksmith.training.memory import refuse_too_large
     from masksmith.training.stages import canvas_hw
 
-    canvases = [canvas_hw(recipe.training, stage, data, model.divisor) for stage in recipe.training.stages]
+    canvases = [canvas_hw(training, stage, data, model.divisor) for stage in training.stages]
     sizes = [data.images.shape(name) for name in data.images]
     frames = [Frame.of(hw, recipe.size, divisor=model.divisor).canvas_hw for hw in set(sizes)]
     height, width = (max(hw[axis] for hw in frames) for axis in (0, 1))
     estimate = refuse_too_large(
         model,
-        recipe.training,
+        training,
         canvases,
         prediction_hw=(height, width),
         prediction_batch_size=recipe.prediction.batch_size,
@@ -207,6 +215,8 @@ def is_trained(project: Project, member: Member) -> bool:
     """Whether a fold of a run is trained to its end, on the present data and folds; damaged weights are named."""
     from masksmith.training.checkpoint import damage_of
 
+    if member.fold == ALL and not all(is_trained(project, one) for one in _held_out(member.run)):
+        return False  # its length comes from theirs
     if not member.run.ledger.is_done(member.entry("train"), train_key(project, member.run, member.fold)):
         return False
     if (damage := damage_of(member.weights)) is not None:
@@ -219,26 +229,35 @@ def train_key(project: Project, run: Run, fold: int) -> str:
     """Return the key of a fold's training: data, folds, recipe, and the weights that it starts from."""
     start = run.recipe.training.start_run
     begun = "" if start is None else checksum_of(_start_weights(project, start, fold))
-    length = f"{refit_epochs(project, run)} epochs" if fold == ALL else ""
-    return project.key(_VERSION, run.recipe.hash, project.folds.hash, begun, length)
+    training = str(training_of(project, run, fold)) if fold == ALL else ""
+    return project.key(_VERSION, run.recipe.hash, project.folds.hash, begun, training)
 
 
-def refit_epochs(project: Project, run: Run) -> int:
-    """Return the cross-validated length: the median of the epochs that the folds' weights were chosen at.
+def _held_out(run: Run) -> list[Member]:
+    """Return the members of a run that hold a fold out."""
+    return [member for member in members_of_run(run) if member.fold != ALL]
+
+
+def training_of(project: Project, run: Run, fold: int) -> TrainingConfig:
+    """Return how a fold is trained: as the recipe says, and all images as long as the folds were in the median.
 
     Raises:
-        InputError: Not all folds that the recipe asks for are trained.
+        InputError: All images are meant, and not all folds that the recipe asks for are trained.
     """
     from masksmith.training.checkpoint import facts_of
+    from masksmith.training.refit import refit_config
 
-    held_out = [member for member in members_of_run(run) if member.fold != ALL]
+    if fold != ALL:
+        return run.recipe.training
+
+    held_out = _held_out(run)
     missing = [member.fold for member in held_out if not is_trained(project, member)]
     if missing:
         raise InputError(
             f"folds.refit: its length comes from the folds, and fold {missing[0]} of {run.path.name} is not trained; "
             f"run `masksmith train {project.root}`"
         )
-    return max(1, round(float(np.median([facts_of(member.weights)["epoch"] for member in held_out]))))
+    return refit_config(run.recipe.training, [facts_of(member.weights)["lengths"] for member in held_out])
 
 
 def scalars_of(project: Project, recipe: Recipe, stage: str = "oof") -> dict[str, tuple[float, ...]]:
@@ -285,12 +304,12 @@ def checksum_of(weights: Path) -> str:
     return str(facts_of(weights)["checksum"])
 
 
-def _fold_data(project: Project, run: Run, fold: int) -> "FoldData":
+def _fold_data(project: Project, run: Run, fold: int, *, key: str) -> "FoldData":
     from masksmith.training.stages import FoldData
 
     ids = [name for name in project.folds.outside(fold) if name not in project.blank]
     scalars = scalars_of(project, run.recipe)
-    cache, key = project.cache, train_key(project, run, fold)
+    cache = project.cache
     return FoldData(
         fold,
         ids,
@@ -394,6 +413,7 @@ def work_of(project: Project, run: Run, missing: list[int]) -> float:
         test = _pixels(cache.test_images, cache.test_images.ids)
         forward = held_out * (scorings + views) + test * views
         total += (
-            training_work(recipe.training, _fold_data(project, run, fold), divisor) + _FORWARD_WORK * forward
+            training_work(recipe.training, _fold_data(project, run, fold, key=""), divisor)
+            + _FORWARD_WORK * forward
         )
     return total

@@ -1,0 +1,80 @@
+"""A training on all images after the folds: its length, its place among the members, and what it is not part of."""
+
+import json
+
+import numpy as np
+import pytest
+
+import masksmith as ms
+from masksmith.errors import InputError
+from masksmith.members import Member, members_of_run
+from masksmith.project import Project
+from masksmith.splits import ALL
+from masksmith.stages import is_trained, training_of
+from masksmith.training.checkpoint import facts_of
+from tests.conftest import TINY
+
+REFIT = TINY | {"folds.refit": True}
+
+
+@pytest.fixture
+def refitted(project, example):
+    """The trained project, gone on with a refit."""
+    result = ms.compete(example / "data", out=project, overrides=REFIT)
+    return Project.open(project), result
+
+
+def test_a_refit_joins_the_test_prediction_and_no_score(trained, refitted):
+    project, result = refitted
+    before = json.loads((trained / "tuning.json").read_text())
+    run = project.run()
+    assert [member.fold for member in members_of_run(run)] == [0, ALL]
+    assert result.members[-1].endswith("/fold all")
+    assert result.tuning["scores"] == before["scores"]
+    assert not run.oof(ALL).exists()
+    name = project.catalog.test[0].id
+    from masksmith.predicting import test_of
+
+    mean = test_of(project, members_of_run(run))[name].astype(float)
+    parts = [np.load(run.test(fold), mmap_mode="r")[: mean.size].reshape(mean.shape) for fold in (0, ALL)]
+    np.testing.assert_allclose(mean, np.mean([part.astype(float) for part in parts], axis=0), atol=0.5)
+
+
+def test_it_is_as_long_as_the_folds_and_sees_all_images(refitted):
+    project, _ = refitted
+    run = project.run()
+    fold, whole = facts_of(run.final(0)), facts_of(run.final(ALL))
+    assert whole["lengths"] == fold["lengths"] == [1, 1, 1]
+    assert whole["best_epoch"] == 0  # nothing was scored
+    assert training_of(project, run, ALL).select == "last"
+    assert len(project.folds.outside(ALL)) == len(project.catalog.train)
+    assert project.folds.inside(ALL) == []
+
+
+def test_again_does_nothing_and_a_damaged_fold_makes_it_stale(refitted, example, caplog):
+    project, _ = refitted
+    run = project.run()
+    stamps = [run.final(fold).stat().st_mtime_ns for fold in (0, ALL)]
+    ms.compete(example / "data", out=project.root, overrides=REFIT)
+    assert [run.final(fold).stat().st_mtime_ns for fold in (0, ALL)] == stamps
+    raw = bytearray(run.final(0).read_bytes())
+    raw[-1] ^= 1
+    run.final(0).write_bytes(raw)
+    assert not is_trained(project, Member(run, ALL))
+    with pytest.raises(InputError, match=r"folds\.refit: .* fold 0 of .* is not trained"):
+        training_of(project, run, ALL)
+
+
+def test_a_budget_refuses_it(example, tmp_path):
+    with pytest.raises(InputError, match=r"folds\.refit: true, with a budget"):
+        ms.compete(example / "data", out=tmp_path / "p", budget="5m", overrides={"folds.refit": True})
+
+
+def test_what_needs_a_score_is_left_out_of_it():
+    from masksmith.recipe import load_recipe
+    from masksmith.training.refit import refit_config
+
+    config = load_recipe("default", ("training.select=best", "training.top_k=2")).training
+    refit = refit_config(config, [[14, 4, 10], [14, 4, 20], [14, 4, 16]])
+    assert (refit.select, refit.top_k) == ("last", 0)
+    assert [stage.epochs for stage in refit.stages] == [14, 4, 16]
