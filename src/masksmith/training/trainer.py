@@ -48,7 +48,7 @@ class Progress:
     loss_sum: float = 0.0  # of those steps
     lr_scale: float = 1.0
     average_steps: int = 0
-    best_score: float = -1.0  # below every score
+    best_score: float = -1e300  # below every score, also those of distances; JSON has no infinity
     best_epoch: int = 0
     stage_losses: dict[str, list[float]] = field(default_factory=dict)  # first and best of each stage
 
