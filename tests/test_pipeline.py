@@ -224,13 +224,17 @@ def test_other_fold_seed_is_refused(project):
         ms.folds(project, overrides=TINY | {"folds.seed": 7})
 
 
-def test_a_metric_without_counts_is_refused_by_the_search(project, monkeypatch):
-    from masksmith.metrics import METRICS
-
-    monkeypatch.setitem(METRICS, "tgs_map", dataclasses.replace(METRICS["tgs_map"], needs="instances"))
-    (project / "tuning.json").unlink()
-    with pytest.raises(InputError, match="metric: 'tgs_map' needs instances"):
-        ms.tune(project)
+@pytest.mark.parametrize(
+    ("metric", "message"),
+    [
+        ("miou(num_classes=3)", r"metric: 'miou\(num_classes=3\)' needs class maps"),
+        ("iou_by_group", "metric: 'iou_by_group' is a mean over groups, and folds.group_by is null"),
+    ],
+)
+def test_a_metric_that_cannot_be_had_is_refused_before_anything_is_done(example, tmp_path, metric, message):
+    with pytest.raises(InputError, match=message):
+        ms.compete(example / "data", out=tmp_path / "project", overrides=TINY | {"metric": metric})
+    assert not (tmp_path / "project").exists()
 
 
 def test_the_run_names_the_folds_it_was_trained_on(trained):

@@ -22,6 +22,7 @@ from masksmith.finish import (
     write_baseline,
 )
 from masksmith.members import Member, members_of_run, write_members
+from masksmith.metrics import get_metric
 from masksmith.planner import Plan, Planner
 from masksmith.planning.units import Unit
 from masksmith.predicting import oof_of, predict_member
@@ -219,13 +220,15 @@ def _judge(project: Project, unit: Unit, member: Member, members: Sequence[Membe
     if not members or member.fold == ALL:  # nothing is held out that could judge it
         return replace(unit, joined=True)
     recipe, others = member.run.recipe, [one for one in members if one.fold == member.fold]
+    utility = get_metric(recipe.metric).utility
     after = plain_score(project, recipe, oof_of(project, [*others, member]))
     if others:
         before, beaten = plain_score(project, recipe, oof_of(project, others)), "without it"
-        joined = after >= before
+        joined = utility(after) >= utility(before)
     else:
-        before, beaten = max(baseline_scores(project, recipe, fold=member.fold).values()), "of the baseline"
-        joined = after > before
+        baselines = baseline_scores(project, recipe, fold=member.fold).values()
+        before, beaten = max(baselines, key=utility), "of the baseline"
+        joined = utility(after) > utility(before)
     logger.info(
         "fold %d: %.4f %s, %.4f with %s: it %s; %s",
         member.fold, before, beaten, after, member.name, "joins" if joined else "does not join",

@@ -28,7 +28,7 @@ from masksmith.tuning import optimism_of, tune_oof
 if TYPE_CHECKING:
     from masksmith.reporting import ReportFacts
 
-_VERSIONS = {"tune": "3", "submit": "1"}
+_VERSIONS = {"tune": "4", "submit": "1"}
 
 
 def write_baseline(project: Project, recipe: Recipe) -> Verdict:
@@ -37,7 +37,8 @@ def write_baseline(project: Project, recipe: Recipe) -> Verdict:
     ``submission.json`` calls it a baseline. The images without content are left out of its score.
     """
     scores = baseline_scores(project, recipe)
-    best = max(scores, key=lambda name: scores[name])
+    metric = get_metric(recipe.metric)
+    best = max(scores, key=lambda name: metric.utility(scores[name]))
     value = int(best == "everything")
     planes = {name: np.full(shape, value, np.uint8) for name, shape in test_shapes(project).items()}
     for name in planes:
@@ -64,7 +65,7 @@ def baseline_scores(project: Project, recipe: Recipe, *, fold: int | None = None
         rows = [
             metric.stats(np.full(masks.shape(name), value, np.uint8), masks[name][..., 0]) for name in names
         ]
-        scores[label] = metric.score(np.stack(rows))
+        scores[label] = metric.score(np.stack(rows), project.folds.groups(names) if metric.by_group else None)
     return scores
 
 
@@ -194,7 +195,8 @@ def report_facts(project: Project, members: Sequence[Member]) -> "ReportFacts":
     run, masks = members[0].run, project.cache.train_masks
     rule, metric = Rule(**tuning["rule"]), get_metric(run.recipe.metric)
     preds = {row.id: apply_rule(oof[row.fold][row.id][..., 0], rule) for row in rows}
-    scores = {row.id: metric.score(metric.stats(preds[row.id], masks[row.id][..., 0])[None]) for row in rows}
+    stats = {row.id: metric.stats(preds[row.id], masks[row.id][..., 0]) for row in rows}
+    scores = {name: float(metric.value(row[None])[0]) for name, row in stats.items()}
     test_shares: list[float] = []
     if project.catalog.test:
         codes = test_of(project, members)

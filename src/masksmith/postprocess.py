@@ -4,8 +4,11 @@ The rule (SIIM-ACR's first place, https://github.com/sneddy/pneumothorax-segment
 if at least ``min_pixels`` of its pixels are above the top threshold; its mask is then every pixel above
 the bottom threshold.
 
-The search looks at each image once. A histogram of its codes over the candidate thresholds, foreground and
-background apart, gives the counts of every threshold at once, and with them the metric of every rule.
+Where the metric needs counts of pixels, the search looks at each image once. A histogram of its codes over the
+candidate thresholds, foreground and background apart, gives the counts of every threshold at once, and with them
+the metric of every rule. A metric of objects or boundaries needs the masks themselves: they are made for every bottom
+threshold, and the triplet is not searched, as it would cost a mask for each of some thousand rules.
+
 What it finds is judged by the nested score (chosen on the other parts, scored on this one) and a paired
 bootstrap over groups, and is kept only if the lower 80% bound of its gain is above zero.
 """
@@ -21,6 +24,7 @@ from pydantic import Field
 from masksmith.arrays import IGNORE, Codes, Mask
 from masksmith.config import Config
 from masksmith.metrics import Metric, count_stats
+from masksmith.metrics.protocol import Groups
 from masksmith.prediction import code_of, prob_of
 from masksmith.randomness import stream
 
@@ -74,20 +78,20 @@ def apply_rule(codes: Codes, rule: Rule) -> Mask:
 
 @dataclass(frozen=True)
 class Sweep:
-    """Counts of every image at every threshold.
+    """Rows of every image at every threshold.
 
-    ``rows[i, t]`` is (true positives, false positives, false negatives) of image i at ``thresholds[t]``,
-    ``above[i, t]`` the number of its pixels above it, ignored ones too, ``empty[i]`` the row of an empty
-    prediction and ``full[i]`` that of predicting every pixel.
+    ``rows[i, t]`` is the metric's row of image i at ``thresholds[t]`` (counts: true and false positives, false and
+    true negatives), ``above[i, t]`` the number of its pixels above it, ignored ones too, ``empty[i]`` the row of an
+    empty prediction and ``full[i]`` that of predicting every pixel.
     """
 
     thresholds: Int[np.ndarray, " t"]
-    rows: Float[np.ndarray, "n t 3"]
+    rows: Float[np.ndarray, "n t k"]
     above: Int[np.ndarray, "n t"]
-    empty: Float[np.ndarray, "n 3"]
-    full: Float[np.ndarray, "n 3"]
+    empty: Float[np.ndarray, "n k"]
+    full: Float[np.ndarray, "n k"]
 
-    def rows_of(self, rule: Rule) -> Float[np.ndarray, "n 3"]:
+    def rows_of(self, rule: Rule) -> Float[np.ndarray, "n k"]:
         """Return each image's row under a rule whose thresholds are among ``thresholds``."""
         top, bottom = np.searchsorted(self.thresholds, [rule.top, rule.bottom])
         has_mask = self.above[:, top] >= rule.min_pixels
@@ -102,14 +106,14 @@ class Sweep:
 
 def _counts_by_table(
     codes: Codes, target: Mask, lut: Int[np.ndarray, " codes"], num: int
-) -> tuple[Float[np.ndarray, "t 3"], Int[np.ndarray, " t"]]:
-    """Return an image's rows (t, 3) and its pixels above each threshold (t,), from one histogram."""
+) -> tuple[Float[np.ndarray, "t 4"], Int[np.ndarray, " t"]]:
+    """Return an image's rows (t, 4) and its pixels above each threshold (t,), from one histogram."""
     # a pixel of bin b exceeds the first b thresholds; foreground, background and ignored get bins of their own
     kind = np.where(target == 1, 0, np.where(target == IGNORE, 2, 1))
     bins = np.bincount((kind * (num + 1) + lut[codes]).ravel(), minlength=3 * (num + 1)).reshape(3, num + 1)
     above = bins[:, ::-1].cumsum(axis=1)[:, ::-1][:, 1:]  # (3, t): pixels above each threshold
     hit, false = above[0], above[1]
-    rows = np.stack([hit, false, bins[0].sum() - hit], axis=1).astype(np.float64)
+    rows = np.stack([hit, false, bins[0].sum() - hit, bins[1].sum() - false], axis=1).astype(np.float64)
     return rows, above.sum(axis=0)
 
 
@@ -119,10 +123,53 @@ def sweep_counts(pairs: Sequence[tuple[Codes, Mask]], thresholds: Sequence[int])
     lut = np.searchsorted(ordered, np.arange(65536), side="left").astype(np.int64)
     counted = [_counts_by_table(codes, target, lut, len(ordered)) for codes, target in pairs]
     rows = np.stack([row for row, _ in counted])
-    empty = np.zeros((len(rows), 3))
-    empty[:, 2] = rows[:, 0, 0] + rows[:, 0, 2]  # every foreground pixel is missed
+    empty = np.zeros((len(rows), 4))
+    empty[:, 2:] = (
+        rows[:, 0, :2] + rows[:, 0, 2:]
+    )  # every foreground pixel is missed, every other one is right
     full = np.stack([count_stats(np.ones_like(target), target) for _, target in pairs])
     return Sweep(ordered, rows, np.stack([above for _, above in counted]), empty, full)
+
+
+def sweep_masks(pairs: Sequence[tuple[Codes, Mask]], thresholds: Sequence[int], metric: Metric) -> Sweep:
+    """Make every image's mask at every threshold, for a metric that needs more than counts."""
+    ordered = np.unique(np.asarray(thresholds, np.int64))
+    above = np.array([[np.count_nonzero(codes > at) for at in ordered] for codes, _ in pairs], np.int64)
+    rows = []
+    for (codes, target), counts in zip(pairs, above, strict=True):
+        own: list[Float[np.ndarray, " k"]] = []
+        for at, threshold in enumerate(ordered):
+            same = at > 0 and counts[at] == counts[at - 1]  # no pixel lies between the two thresholds
+            own.append(own[-1] if same else metric.stats((codes > threshold).astype(np.uint8), target))
+        rows.append(np.stack(own))
+    empty, full = (
+        np.stack([metric.stats(np.full(codes.shape, value, np.uint8), target) for codes, target in pairs])
+        for value in (0, 1)
+    )
+    return Sweep(ordered, np.stack(rows), above, empty, full)
+
+
+def make_sweep(
+    pairs: Sequence[tuple[Codes, Mask]], metric: Metric, config: TuningConfig
+) -> tuple[list[Rule], Sweep]:
+    """Return the rules to try and the sweep that holds their thresholds, by what the metric needs.
+
+    Args:
+        pairs: Codes and target (h, w) of each image, at least one.
+        metric: Of binary masks.
+        config: Candidates.
+    """
+    if metric.needs == "counts":
+        rules = candidate_rules(config, median_area=float(np.median([codes.size for codes, _ in pairs])))
+        return rules, sweep_counts(pairs, [code for rule in rules for code in (rule.top, rule.bottom)])
+    rules = threshold_rules(config)
+    return rules, sweep_masks(pairs, [rule.bottom for rule in rules], metric)
+
+
+def threshold_rules(config: TuningConfig) -> list[Rule]:
+    """Return the rules of one threshold, the plain one first."""
+    bottoms = [code_of(value) for value in config.bottom_thresholds]
+    return list(dict.fromkeys([PLAIN, *(Rule(bottom, 0, bottom) for bottom in bottoms)]))
 
 
 def candidate_rules(config: TuningConfig, *, median_area: float) -> list[Rule]:
@@ -130,23 +177,25 @@ def candidate_rules(config: TuningConfig, *, median_area: float) -> list[Rule]:
     bottoms = [code_of(value) for value in config.bottom_thresholds]
     tops = [code_of(value) for value in config.top_thresholds]
     pixels = sorted({round(share * median_area) for share in config.min_area_fracs} - {0})
-    rules = [PLAIN, *(Rule(bottom, 0, bottom) for bottom in bottoms)]
-    rules += [
+    rules = threshold_rules(config) + [
         Rule(top, least, bottom) for bottom in bottoms for top in tops if top >= bottom for least in pixels
     ]
     return list(dict.fromkeys(rules))
 
 
-def best_rule(sweep: Sweep, rules: Sequence[Rule], metric: Metric) -> tuple[Rule, float]:
-    """Return the rule with the highest score, and that score."""
-    scores = [metric.score(sweep.rows_of(rule)) for rule in rules]
-    best = int(np.argmax(np.round(scores, 12)))  # sums in another order must not break a tie
+def best_rule(
+    sweep: Sweep, rules: Sequence[Rule], metric: Metric, groups: Groups | None = None
+) -> tuple[Rule, float]:
+    """Return the rule with the best score, and that score."""
+    scores = [metric.score(sweep.rows_of(rule), groups) for rule in rules]
+    useful = [metric.utility(score) for score in scores]
+    best = int(np.argmax(np.round(useful, 12)))  # sums in another order must not break a tie
     return rules[best], scores[best]
 
 
 @dataclass(frozen=True)
 class Tuning:
-    """What the search found, and whether it is kept."""
+    """What the search found, and whether it is kept; a gain above 0 is for the better, whatever the metric."""
 
     rule: Rule
     kept: bool
@@ -179,38 +228,42 @@ def search_rule(
     """Search the best rule, and judge whether choosing it helps on images it was not chosen on.
 
     Args:
-        sweep: Counts of all judged images.
-        metric: What is to be maximised; needs counts only.
+        sweep: Rows of all judged images.
+        metric: What is to be made best.
         rules: Candidates.
         parts: Part of each image for the nested score: its fold, or a group-wise fifth of a single fold.
-        groups: Group of each image; the bootstrap draws groups.
+        groups: Group of each image, for a metric of groups; the bootstrap draws groups.
         resamples: Number of bootstrap resamples.
         seed: Seed of the resamples.
     """
-    found, tuned = best_rule(sweep, rules, metric)
+    _, members = np.unique(np.asarray(groups), return_inverse=True)
+    found, tuned = best_rule(sweep, rules, metric, members)
     plain_rows = sweep.rows_of(PLAIN)
     nested_rows = np.empty_like(plain_rows)
     chosen = []
     for part in np.unique(parts):
         inside = parts == part
-        rule, _ = best_rule(sweep.part(~inside), rules, metric) if not inside.all() else (PLAIN, 0.0)
+        rule = PLAIN
+        if not inside.all():
+            rule, _ = best_rule(sweep.part(~inside), rules, metric, members[~inside])
         nested_rows[inside] = sweep.part(inside).rows_of(rule)
-        chosen.append((rule, metric.score(nested_rows[inside])))
+        chosen.append((rule, metric.score(nested_rows[inside], members[inside])))
     gains, plain_scores = paired_bootstrap(
         metric, nested_rows, plain_rows, groups, resamples=resamples, rng=stream(seed)
     )
     low, high = np.quantile(gains, [_BOUND_QUANTILE, 1 - _BOUND_QUANTILE])
     kept = bool(low > 0)
     curve = [
-        (prob_of(int(t)), metric.score(sweep.rows_of(Rule(int(t), 0, int(t))))) for t in sweep.thresholds
+        (prob_of(int(t)), metric.score(sweep.rows_of(Rule(int(t), 0, int(t))), members))
+        for t in sweep.thresholds
     ]
     return Tuning(
         rule=found if kept else PLAIN,
         kept=kept,
         found=found,
-        plain=metric.score(plain_rows),
+        plain=metric.score(plain_rows, members),
         tuned=tuned,
-        nested=metric.score(nested_rows),
+        nested=metric.score(nested_rows, members),
         gain_mean=float(gains.mean()),
         gain_low=float(low),
         gain_high=float(high),
@@ -229,14 +282,23 @@ def paired_bootstrap(
     resamples: int,
     rng: np.random.Generator,
 ) -> tuple[Float[np.ndarray, " r"], Float[np.ndarray, " r"]]:
-    """Resample groups with replacement; return the gains of ``rows`` over ``other``, and the scores of ``other``."""
+    """Resample groups with replacement; return the gains of ``rows`` over ``other``, and the scores of ``other``.
+
+    A gain above 0 is for the better. In a metric of groups, a group that is drawn twice counts as two.
+    """
     _, membership = np.unique(np.asarray(groups), return_inverse=True)
     num = int(membership.max()) + 1
+    images = [np.flatnonzero(membership == group) for group in range(num)] if metric.by_group else []
     gains, base = [], []
     for _ in range(resamples):
-        counts = np.bincount(rng.integers(num, size=num), minlength=num)
-        weights = counts[membership].astype(np.float64)
-        before = float(metric.reduce(other, weights=weights))
-        gains.append(float(metric.reduce(rows, weights=weights)) - before)
+        drawn = rng.integers(num, size=num)
+        if metric.by_group:
+            chosen = np.concatenate([images[group] for group in drawn])
+            labels = np.repeat(np.arange(num), [len(images[group]) for group in drawn])
+            before, after = metric.score(other[chosen], labels), metric.score(rows[chosen], labels)
+        else:
+            weights = np.bincount(drawn, minlength=num)[membership].astype(np.float64)
+            before, after = (float(metric.reduce(one, weights=weights)) for one in (other, rows))
+        gains.append(metric.utility(after) - metric.utility(before))
         base.append(before)
     return np.array(gains), np.array(base)

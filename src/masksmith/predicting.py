@@ -189,8 +189,10 @@ def _runtime(
     metric, options = get_metric(recipe.metric), recipe.prediction
 
     def score(codes: Iterable[tuple[str, Codes]]) -> float:
-        rows = [metric.stats(apply_rule(one, PLAIN), cache.train_masks[name][..., 0]) for name, one in codes]
-        return metric.score(np.stack(rows))
+        rows = {
+            name: metric.stats(apply_rule(one, PLAIN), cache.train_masks[name][..., 0]) for name, one in codes
+        }
+        return metric.utility(metric.score(np.stack(list(rows.values())), project.folds.groups(list(rows))))
 
     names = [name for name in project.folds.inside(member.fold) if name not in project.blank]
     views = (len(names) + len(cache.test_images)) * len(options.tta)

@@ -97,7 +97,7 @@ class Project:
                     f"{root}: this folder belongs to another data set ({old.root}, {len(old.train)} training images; "
                     f"now {catalog.root}, {len(catalog.train)}); choose another --out, or remove the folder"
                 )
-            if (old.root, old.content_hash) == (catalog.root, catalog.content_hash):
+            if old == catalog:  # an older masksmith may have kept less of the same data
                 return project
             del project.catalog
         write_json(project.data_json, {"format": FORMAT_VERSION, **catalog.to_json()})

@@ -34,7 +34,7 @@ class Recipe(Config):
     seed: int = Field(default=0, ge=0)
     """Seed of everything that is drawn."""
     metric: str = "tgs_map"
-    """A key of METRICS: what every choice is judged by."""
+    """A key of METRICS, or one with numbers as in f_beta_objects(beta=1): what every choice is judged by."""
     folds: FoldsConfig = FoldsConfig()
     size: SizeConfig = SizeConfig()
     model: ModelConfig = ModelConfig()
@@ -136,7 +136,16 @@ def parse_recipe(text: str, *, where: str, overrides: tuple[str, ...] = ()) -> R
         complete: dict[str, Any] = recipe.model_dump(mode="json")
         changed = apply_overrides(complete, overrides)
         recipe = validate(Recipe, changed, where=f"{where} with --set {' --set '.join(overrides)}")
-    get_metric(recipe.metric, where=f"{where}: metric")
+    metric = get_metric(recipe.metric, where=f"{where}: metric")
+    if metric.needs == "classes":
+        raise InputError(
+            f"{where}: metric: {metric.name!r} needs class maps; a recipe makes masks of 0 and 1"
+        )
+    if metric.by_group and recipe.folds.group_by is None:
+        raise InputError(
+            f"{where}: metric: {metric.name!r} is a mean over groups, and folds.group_by is null; set it to the column "
+            "of a side table (a location, a patient)"
+        )
     for name in recipe.prediction.tta:
         look_up(TTA, name, where=f"{where}: prediction.tta")
     if recipe.folds.train is not None and not 1 <= recipe.folds.train <= recipe.folds.count:

@@ -1,20 +1,20 @@
-"""Honest folds: stratified by how much of an image is foreground, identical images kept together.
+"""Honest folds: stratified by how much of an image is foreground, identical images and groups kept together.
 
 Folds are written once to ``folds.csv`` and never computed again: scores of different days stay comparable.
 """
 
 import csv
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from pydantic import Field
 
-from masksmith.arrays import Int
-from masksmith.config import Config
-from masksmith.data.catalog import need_column, parse_table
+from masksmith.arrays import Int, Shaped
+from masksmith.config import Config, suggest
+from masksmith.data.catalog import Sample, need_column, parse_table
 from masksmith.errors import InputError
 from masksmith.files import digest, write_text
 from masksmith.randomness import stream
@@ -37,6 +37,9 @@ class FoldsConfig(Config):
     epochs). It predicts test images only; no score can be honest about it."""
     seed: int = Field(default=0, ge=0)
     """Seed of the assignment."""
+    group_by: str | None = None
+    """Column of a side table (a location, a patient): images of the same value stay in one fold, and are a group of
+    the metrics of groups and of the bootstrap. None: only identical images are kept together."""
 
 
 def fold_name(fold: int) -> str:
@@ -86,6 +89,11 @@ class Folds:
     def outside(self, fold: int) -> list[str]:
         """Ids that fold ``fold`` is trained on."""
         return [row.id for row in self.rows if row.fold != fold]
+
+    def groups(self, names: Sequence[str]) -> Shaped[np.ndarray, " n"]:
+        """Group of each of these images."""
+        home = {row.id: row.group for row in self.rows}
+        return np.array([home[name] for name in names])
 
     def balance(self) -> Int[np.ndarray, "folds classes"]:
         """Number of images of each coverage class in each fold."""
@@ -148,12 +156,89 @@ def assign_folds(
     return folds
 
 
+def group_values(samples: Sequence[Sample], column: str) -> dict[str, str]:
+    """Return id -> value of a side table's column, as text.
+
+    Raises:
+        InputError: No table has the column, an image has no value in it, or every image has its own.
+    """
+    values: dict[str, str] = {}
+    for sample in samples:
+        if column in sample.texts:
+            values[sample.id] = sample.texts[column]
+        elif column in sample.values:
+            values[sample.id] = f"{sample.values[column]:.15g}"
+    if not values:
+        known = sorted({name for sample in samples for name in (*sample.texts, *sample.values)})
+        have = suggest(column, known) if known else "there is no table with a column beside the run-lengths"
+        raise InputError(f"folds.group_by: no side table has the column {column!r}; {have}")
+    bare = [sample.id for sample in samples if not values.get(sample.id, "").strip()]
+    if bare:
+        raise InputError(
+            f"folds.group_by: {len(bare)} training images have no {column!r}, for example {bare[0]!r}; fill it in"
+        )
+    if len(set(values.values())) == len(values):
+        raise InputError(
+            f"folds.group_by: every one of the {len(values)} images has its own {column!r} (for example "
+            f"{next(iter(values.values()))!r}), so it groups nothing; name another column, or null"
+        )
+    return values
+
+
+def merge_groups(
+    duplicates: Mapping[str, str], values: Mapping[str, str], *, blank: Collection[str]
+) -> dict[str, str]:
+    """Return id -> group: images of one value, and the values that share an identical image.
+
+    Args:
+        duplicates: Id -> key, equal for identical images.
+        values: Id -> value of ``folds.group_by``.
+        blank: Images without content: they are out of training, so that they can be alike in many groups without tying
+            those together.
+    """
+    parent = {value: value for value in values.values()}
+
+    def root(value: str) -> str:
+        while parent[value] != value:
+            parent[value] = value = parent[parent[value]]
+        return value
+
+    first: dict[str, str] = {}
+    for name, key in duplicates.items():
+        if name not in blank:
+            parent[root(values[name])] = root(first.setdefault(key, values[name]))
+    tied: dict[str, list[str]] = {}
+    for value in sorted(parent):
+        tied.setdefault(root(value), []).append(value)
+    return {name: _group_name(tied[root(value)]) for name, value in values.items()}
+
+
+def _group_name(values: Sequence[str]) -> str:
+    return " + ".join(values) if len(values) < 4 else f"{values[0]} + {len(values) - 1} more"
+
+
+def need_groups(folds: Folds, values: Mapping[str, str], path: Path, *, column: str) -> None:
+    """Refuse folds that were made without a group column, or with another.
+
+    Raises:
+        InputError: Two images of one value are in two groups.
+    """
+    home: dict[str, FoldRow] = {}
+    for row in folds.rows:
+        other = home.setdefault(values[row.id], row)
+        if other.group != row.group:
+            raise InputError(
+                f"folds.group_by: {column!r} was asked for, but {path} has {values[row.id]!r} in two groups (images "
+                f"{other.id!r} and {row.id!r}), and folds are never made anew; choose another --out"
+            )
+
+
 def make_folds(counts: dict[str, tuple[int, int]], groups: dict[str, str], config: FoldsConfig) -> Folds:
     """Make folds stratified by coverage class, groups kept together.
 
     Args:
         counts: Id -> (foreground pixels, judged pixels).
-        groups: Id -> group (equal for identical images).
+        groups: Id -> group (equal for identical images, or see merge_groups).
         config: Number of folds and seed.
     """
     names = sorted(counts)

@@ -24,7 +24,15 @@ from masksmith.preprocess import Frame
 from masksmith.progress import Remaining, logger
 from masksmith.project import Project, Run
 from masksmith.recipe import Recipe
-from masksmith.splits import ALL, Folds, make_folds, write_folds
+from masksmith.splits import (
+    ALL,
+    Folds,
+    group_values,
+    make_folds,
+    merge_groups,
+    need_groups,
+    write_folds,
+)
 from masksmith.training.config import TrainingConfig
 
 if TYPE_CHECKING:
@@ -40,8 +48,17 @@ _VERSION = "3"
 
 def folds_of(project: Project, recipe: Recipe) -> Folds:
     """Read the folds, or make them if there are none."""
+    column = recipe.folds.group_by
+    values = None if column is None else group_values(project.catalog.train, column)
     if project.folds_csv.exists():
         made = project.folds
+        if column is not None and values is not None:
+            need_groups(made, values, project.folds_csv, column=column)
+        elif project.ledger.knows("folds.group_by") and not project.ledger.is_done("folds.group_by", "None"):
+            raise InputError(
+                f"folds.group_by: null was asked for, but {project.folds_csv} was made with a column, and folds are "
+                "never made anew; name the column, or choose another --out"
+            )
         if made.count != recipe.folds.count:
             raise InputError(
                 f"folds.count: {recipe.folds.count} was asked for, but {project.folds_csv} holds {made.count}, and "
@@ -58,7 +75,10 @@ def folds_of(project: Project, recipe: Recipe) -> Folds:
     masks, images = project.cache.train_masks, project.cache.train_images
     counts = {name: (int((masks[name] == 1).sum()), int((masks[name] != IGNORE).sum())) for name in masks}
     groups = {name: key for key, names in duplicate_groups(images).items() for name in names}
+    if values is not None:
+        groups = merge_groups(groups, values, blank=project.blank)
     project.ledger.mark_done("folds.seed", str(recipe.folds.seed))
+    project.ledger.mark_done("folds.group_by", str(column))
     write_folds(make_folds(counts, groups, recipe.folds), project.folds_csv)
     return project.folds
 
@@ -363,7 +383,10 @@ def _pixels(images: Store, names: Iterable[str]) -> int:
 def _evaluator(
     project: Project, run: Run, fold: int, fabric: "Fabric", remaining: Remaining
 ) -> Callable[["SegmentationModel"], float]:
-    """Return a function that scores a model on the fold's held-out images with content: no TTA, threshold 0.5."""
+    """Return a function that scores a model on the fold's held-out images with content: no TTA, threshold 0.5.
+
+    The score has its sign such that higher is better.
+    """
     from masksmith.prediction.combine import build_combine
     from masksmith.prediction.predict import predict_probs
     from masksmith.prediction.runtime import torch_runtime
@@ -371,6 +394,7 @@ def _evaluator(
     metric, cache = get_metric(run.recipe.metric), project.cache
     scalars, combine = scalars_of(project, run.recipe), build_combine(run.recipe.prediction)
     names = [name for name in project.folds.inside(fold) if name not in project.blank]
+    groups = project.folds.groups(names)
     if not names:
         raise InputError(f"fold {fold}: none of its held-out images has any content, so it cannot be scored")
 
@@ -391,7 +415,7 @@ def _evaluator(
             )
         ]
         remaining.skip(_FORWARD_WORK * _pixels(cache.train_images, names))
-        return metric.score(np.stack(rows))
+        return metric.utility(metric.score(np.stack(rows), groups))
 
     return evaluate
 

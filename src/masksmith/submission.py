@@ -179,12 +179,18 @@ def score_files(submission: Path, solution: Path, *, metric: Metric, shape: tupl
     Args:
         submission: CSV with an id and a run-length column; it may hold more ids than the solution.
         solution: CSV of the same form.
-        metric: A metric that needs counts.
+        metric: A metric of binary masks, not of groups.
         shape: (height, width) of every image.
 
     Raises:
-        InputError: A missing column, an id of the solution that was not submitted, or wrong run-lengths.
+        InputError: A missing column, an id of the solution that was not submitted, wrong run-lengths, or a metric that
+            needs more than two files of run-lengths say.
     """
+    if metric.by_group or metric.needs == "classes":
+        raise InputError(
+            f"--metric {metric.name}: it needs {'groups' if metric.by_group else 'class maps'}, which a file of "
+            "run-lengths does not hold; name another metric"
+        )
     given, truth = _read_table(submission), _read_table(solution)
     texts: list[dict[str, str]] = []
     dialects = []

@@ -7,6 +7,7 @@ import numpy as np
 
 from masksmith.errors import InputError
 from masksmith.metrics import Metric, get_metric
+from masksmith.metrics.protocol import Groups
 from masksmith.postprocess import (
     PARTS,
     PLAIN,
@@ -14,9 +15,8 @@ from masksmith.postprocess import (
     Sweep,
     Tuning,
     apply_rule,
-    candidate_rules,
+    make_sweep,
     search_rule,
-    sweep_counts,
 )
 from masksmith.prediction.codes import MeanCodes
 from masksmith.project import Project, Run
@@ -38,8 +38,6 @@ def tune_oof(
     """
     metric, config, trained = get_metric(recipe.metric), recipe.tuning, sorted(oof)
     masks, made = project.cache.train_masks, project.folds
-    if metric.needs != "counts":
-        raise InputError(f"metric: {metric.name!r} needs {metric.needs}; the search needs a metric of counts")
     rows = [row for row in made.rows if row.fold in trained]
     content = [row for row in rows if row.id not in project.blank]
     pairs = [(oof[row.fold][row.id][..., 0], masks[row.id][..., 0]) for row in content]
@@ -47,22 +45,21 @@ def tune_oof(
         raise InputError(
             f"{project.root}: the held-out images of fold {trained} have no content, so nothing can be judged"
         )
-    rules = candidate_rules(config, median_area=float(np.median([codes.size for codes, _ in pairs])))
-    thresholds = [code for rule in rules for code in (rule.top, rule.bottom)]
-    sweep = sweep_counts(pairs, thresholds)
+    rules, sweep = make_sweep(pairs, metric, config)
     groups = [row.group for row in content]
     parts = np.array([row.fold for row in content]) if len(trained) > 1 else _parts(content, seed=recipe.seed)
     found = search_rule(
         sweep, metric, rules, parts=parts, groups=groups, resamples=config.resamples, seed=recipe.seed
     )
-    blank_pairs = [
-        (oof[row.fold][row.id][..., 0], masks[row.id][..., 0]) for row in rows if row.id in project.blank
-    ]
+    blank = [row for row in rows if row.id in project.blank]
+    blank_pairs = [(oof[row.fold][row.id][..., 0], masks[row.id][..., 0]) for row in blank]
+    all_groups = np.array([row.group for row in [*content, *blank]])
     return {
         "metric": metric.name,
         "metric_describes": metric.describes,
+        "higher_is_better": metric.higher_is_better,
         "covers": f"{len(rows)} of {len(made.rows)} training images, {len(blank_pairs)} without content left out",
-        "scores": _scores(sweep, found, metric, blank_pairs),
+        "scores": _scores(sweep, found, metric, blank_pairs, all_groups),
         "rule_text": found.rule.describe(),
         "found_text": found.found.describe(),
         "optimism": optimism or None,
@@ -70,19 +67,24 @@ def tune_oof(
     }
 
 
-def _scores(sweep: Sweep, found: Tuning, metric: Metric, blank_pairs: list[Any]) -> dict[str, float]:
+def _scores(
+    sweep: Sweep, found: Tuning, metric: Metric, blank_pairs: list[Any], groups: Groups
+) -> dict[str, float]:
+    """Return every score by name; ``groups`` are those of the sweep's images, then of the blank ones."""
+    content = groups[: len(sweep.rows)]
+
     def with_blank(rule: Rule) -> float:
         extra = [metric.stats(apply_rule(codes, rule), target) for codes, target in blank_pairs]
         own = sweep.rows_of(rule)
-        return metric.score(np.concatenate([own, np.stack(extra)]) if extra else own)
+        return metric.score(np.concatenate([own, np.stack(extra)]) if extra else own, groups)
 
     return {
         "chosen": found.nested if found.kept else found.plain,
         "plain": found.plain,
         "tuned": found.tuned,
         "nested": found.nested,
-        "nothing": metric.score(sweep.empty),
-        "everything": metric.score(sweep.full),
+        "nothing": metric.score(sweep.empty, content),
+        "everything": metric.score(sweep.full, content),
         "plain_with_blank": with_blank(PLAIN),
         "tuned_with_blank": with_blank(found.found),
     }
@@ -115,4 +117,4 @@ def plain_score(project: Project, recipe: Recipe, oof: Mapping[int, MeanCodes]) 
     stats = [
         metric.stats(apply_rule(oof[row.fold][row.id][..., 0], PLAIN), masks[row.id][..., 0]) for row in rows
     ]
-    return metric.score(np.stack(stats))
+    return metric.score(np.stack(stats), np.array([row.group for row in rows]))

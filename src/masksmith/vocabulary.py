@@ -40,10 +40,12 @@ def _first_line(documented: object) -> str:
     return (inspect.getdoc(documented) or "").partition("\n")[0]
 
 
+def _parameters(function: Callable[..., object]) -> list[inspect.Parameter]:
+    return [one for one in inspect.signature(function).parameters.values() if one.kind is one.KEYWORD_ONLY]
+
+
 def _of_function(name: str, function: Callable[..., object], *, params: bool) -> Word:
-    keywords = [
-        one for one in inspect.signature(function).parameters.values() if one.kind is one.KEYWORD_ONLY
-    ]
+    keywords = _parameters(function)
     shown = ", ".join(f"{one.name}={one.default!r}" for one in keywords) if params else ""
     return Word(name, _first_line(function), shown)
 
@@ -85,7 +87,10 @@ def field_texts(model: type[BaseModel]) -> dict[str, str]:
 
 
 def _metrics() -> list[Word]:
-    return [Word(name, metric.describes) for name, metric in METRICS.items()]
+    return [
+        Word(name, make().describes, ", ".join(f"{one.name}={one.default!r}" for one in _parameters(make)))
+        for name, make in METRICS.items()
+    ]
 
 
 KINDS: dict[str, Callable[[], list[Word]]] = {

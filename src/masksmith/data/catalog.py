@@ -22,6 +22,8 @@ ID_COLUMNS = ("id", "imageid", "image_id", "img", "image", "filename")
 RLE_COLUMNS = ("rle_mask", "encodedpixels", "rle", "mask_rle", "annotation")
 MAX_CELL = 2**26
 """Most signs of a CSV cell: the run-lengths of some 4 million runs."""
+MAX_TEXT = 200
+"""Most signs of a text that is kept of an image: a column with longer ones names no group."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,9 @@ class Sample:
     mask: str | None = None
     rle: str | None = None
     values: dict[str, float] = field(default_factory=dict)
+    """Columns of numbers in the side tables (depths.csv: z)."""
+    texts: dict[str, str] = field(default_factory=dict)
+    """The other columns (a location, a patient); run-lengths are not among them."""
 
 
 @dataclass(frozen=True)
@@ -206,24 +211,54 @@ def _stray_masks(masks: dict[str, str], images: dict[str, str]) -> list[str]:
     return [f"{len(stray)} mask files have no image and are left out: {_some(stray)}"] if stray else []
 
 
-def _side_values(tables: list[Table], id_column: str) -> dict[str, dict[str, float]]:
-    """Collect the numeric columns of every table that has the id column (depths.csv: z)."""
-    values: dict[str, dict[str, float]] = {}
+@dataclass(frozen=True)
+class _Side:
+    """What the side tables say: id -> column -> number or text, and what was left out."""
+
+    values: dict[str, dict[str, float]] = field(default_factory=dict)
+    texts: dict[str, dict[str, str]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+def _side_columns(tables: Sequence[Table], id_column: str) -> _Side:
+    """Collect the columns of the tables that have the id column; run-lengths and long texts are no facts."""
+    side = _Side()
     for table in tables:
         if id_column not in table.columns:
             continue
         for column in table.columns:
-            if column == id_column:
+            if column == id_column or column.lower() in RLE_COLUMNS:
                 continue
-            try:
-                numbers = [float(row[column]) for row in table.rows]
-            except ValueError:
-                continue
-            if not all(map(math.isfinite, numbers)):
-                continue  # "nan" and "inf" are numbers to Python
-            for row, number in zip(table.rows, numbers, strict=True):
-                values.setdefault(row[id_column], {})[column] = number
-    return values
+            cells = _one_each(table, id_column, column)
+            if cells is None:
+                side.notes.append(f"{table.path}: the column {column!r}: an id has two values in it")
+            elif (numbers := _numbers(cells)) is not None:
+                for name, number in numbers.items():
+                    side.values.setdefault(name, {})[column] = number
+            elif all(len(cell) <= MAX_TEXT for cell in cells.values()):
+                for name, cell in cells.items():
+                    side.texts.setdefault(name, {})[column] = cell
+    return side
+
+
+def _one_each(table: Table, id_column: str, column: str) -> dict[str, str] | None:
+    """Return id -> cell, None where an id has two different ones."""
+    cells: dict[str, str] = {}
+    for row in table.rows:
+        if cells.setdefault(row[id_column], row[column]) != row[column]:
+            return None
+    return cells
+
+
+def _numbers(cells: dict[str, str]) -> dict[str, float] | None:
+    """Return the cells as numbers, None where one is none."""
+    try:
+        numbers = {name: float(cell) for name, cell in cells.items()}
+    except ValueError:
+        return None
+    return (
+        numbers if all(map(math.isfinite, numbers.values())) else None
+    )  # "nan" and "inf" are numbers to Python
 
 
 def _rle_texts(table: Table, id_column: str, rle_column: str, images: dict[str, str]) -> dict[str, str]:
@@ -277,11 +312,18 @@ def dialect_of(rle_column: str) -> str:
 def _samples(
     images: dict[str, str],
     masks: dict[str, str],
-    texts: dict[str, str],
-    values: dict[str, dict[str, float]],
+    rle_texts: dict[str, str],
+    side: _Side,
 ) -> list[Sample]:
     return [
-        Sample(check_id(name, where=repr(path)), path, masks.get(name), texts.get(name), values.get(name, {}))
+        Sample(
+            check_id(name, where=repr(path)),
+            path,
+            masks.get(name),
+            rle_texts.get(name),
+            side.values.get(name, {}),
+            side.texts.get(name, {}),
+        )
         for name, path in sorted(images.items())
     ]
 
@@ -311,7 +353,7 @@ def kaggle_rle(tree: Tree) -> Catalog | None:
         raise InputError(
             f"{tree.root}: no mask for the training image {_some(bare)}; add masks or take the images out"
         )
-    side = _side_values([table for path, table in tables.items() if path != sample_path], form.id_column)
+    side = _side_columns([table for path, table in tables.items() if path != sample_path], form.id_column)
     return Catalog(
         root=str(tree.root.resolve()),
         layout="kaggle_rle",
@@ -319,7 +361,7 @@ def kaggle_rle(tree: Tree) -> Catalog | None:
         train=_samples(images, masks, texts, side),
         test=_samples(test, {}, {}, side),
         submission=form,
-        notes=_stray_masks(masks, images),
+        notes=_stray_masks(masks, images) + side.notes,
     )
 
 
@@ -332,8 +374,29 @@ def _nested_image_folders(tree: Tree) -> list[str]:
     return [str(path) for path in sorted(kept, key=lambda path: ("train" not in path.parts, path))]
 
 
+def _tables_beside(tree: Tree, ids: set[str]) -> _Side:
+    """Read the tables beside a folder of pairs; the column with the most ids in it is the id column."""
+    side = _Side()
+    for path in tree.files(suffixes=(".csv",)):
+        try:
+            table = parse_table(tree.read(path), where=path)
+        except InputError as error:
+            side.notes.append(str(error))
+            continue
+        known = {column: len(ids & {row[column] for row in table.rows}) for column in table.columns}
+        column = max(known, key=lambda one: known[one])
+        if known[column]:
+            found = _side_columns([table], column)
+            for name, values in found.values.items():
+                side.values.setdefault(name, {}).update(values)
+            for name, texts in found.texts.items():
+                side.texts.setdefault(name, {}).update(texts)
+            side.notes.extend(found.notes)
+    return side
+
+
 def paired_folders(tree: Tree) -> Catalog | None:
-    """A folder of images and a folder of masks with the same file names; ``test/`` is optional."""
+    """A folder of images and a folder of masks with the same file names; ``test/`` and tables by id are optional."""
     for folder in (*_TRAIN_IMAGES, *_nested_image_folders(tree)):
         images = by_stem(tree.files(folder, suffixes=IMAGE_SUFFIXES), where=str(tree.root))
         masks = _masks_of(tree, folder) if images else {}
@@ -345,14 +408,15 @@ def paired_folders(tree: Tree) -> Catalog | None:
                 f"{tree.root}: no mask for the image {_some(bare)} of {folder}/; add masks or take the images out"
             )
         test = _test_images(tree)
+        side = _tables_beside(tree, {*images, *test})
         return Catalog(
             root=str(tree.root.resolve()),
             layout="paired_folders",
             content_hash=tree.content_hash,
-            train=_samples(images, masks, {}, {}),
-            test=_samples(test, {}, {}, {}),
+            train=_samples(images, masks, {}, side),
+            test=_samples(test, {}, {}, side),
             submission=_submission_format(None, None, test),
-            notes=_stray_masks(masks, images),
+            notes=_stray_masks(masks, images) + side.notes,
         )
     return None
 

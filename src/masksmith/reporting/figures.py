@@ -95,9 +95,9 @@ def coverage_histogram(shares: dict[str, list[float]]) -> str:
 
 def score_histogram(scores: list[float], *, metric: str) -> str:
     """Return how the images' own scores are spread."""
-    figure = go.Figure(
-        go.Histogram(x=scores, xbins={"start": -0.05, "end": 1.05, "size": 0.1}, marker_color=_COLOURS[0])
-    )
+    shares = max(scores, default=0.0) <= 1  # a distance in pixels gets bins of its own
+    bins = {"start": -0.05, "end": 1.05, "size": 0.1} if shares else None
+    figure = go.Figure(go.Histogram(x=scores, xbins=bins, marker_color=_COLOURS[0]))
     figure.update_layout(
         title="score of each image",
         xaxis_title=metric,

@@ -79,7 +79,11 @@ def _charts(facts: ReportFacts) -> dict[str, str]:
     return {
         "loss": figures.learning_curves(facts.events, "train", "loss", "training loss", "loss"),
         "score": figures.learning_curves(
-            facts.events, "fold", "score", "held-out score (averaged weights, no TTA)", metric
+            facts.events,
+            "fold",
+            "score",
+            "held-out score (averaged weights, no TTA)",
+            metric if tuning["higher_is_better"] else f"−{metric}",
         ),
         "lr": figures.learning_curves(facts.events, "train", "lr", "learning rate", "rate"),
         "threshold": figures.threshold_curve(
@@ -97,7 +101,8 @@ def gallery(facts: ReportFacts) -> dict[str, list[Picture]]:
         return int((facts.preds[name] != (facts.masks[name][..., 0] == 1)).sum())
 
     visible = [name for name in facts.scores if facts.preds[name].any() or (facts.masks[name] == 1).any()]
-    ordered = sorted(visible, key=lambda name: (facts.scores[name], -wrong(name), name))
+    sign = 1 if facts.tuning["higher_is_better"] else -1
+    ordered = sorted(visible, key=lambda name: (sign * facts.scores[name], -wrong(name), name))
     middle = max(0, (len(ordered) - _SHOWN) // 2)
     parts = {
         "worst": ordered[:_SHOWN],
@@ -115,12 +120,13 @@ def _picture(facts: ReportFacts, name: str) -> Picture:
 
 def _causes(facts: ReportFacts) -> list[tuple[str, int, float]]:
     """Return (cause, images, score lost by them as a share of all images), the costliest first."""
+    best, sign = (1.0, 1) if facts.tuning["higher_is_better"] else (0.0, -1)
     images: Counter[str] = Counter()
     lost: dict[str, float] = {}
     for name, score in facts.scores.items():
         cause = error_cause(np.asarray(facts.masks[name][..., 0]), facts.preds[name])
         images[cause] += 1
-        lost[cause] = lost.get(cause, 0.0) + (1 - score) / len(facts.scores)
+        lost[cause] = lost.get(cause, 0.0) + sign * (best - score) / len(facts.scores)
     return sorted(((cause, images[cause], lost[cause]) for cause in images), key=lambda row: -row[2])
 
 

@@ -23,7 +23,7 @@ _EXTRA = ("weights_*", "snapshot_*", "top_*", "best_*", "last.*", "swa.*")
 class Best:
     """The epochs whose weights are worth keeping; a part of the checkpoint. An epoch of 0 is none."""
 
-    score: float = -1.0  # below every score
+    score: float = -1e300  # below every score, also those of distances; JSON has no infinity
     epoch: int = 0
     loss: float | None = None  # lowest mean training loss of the stage under way
     loss_epoch: int = 0

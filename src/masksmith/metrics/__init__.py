@@ -1,0 +1,105 @@
+"""Metrics by one protocol: ``stats(pred, target) -> row`` of an image, ``reduce(rows) -> score``.
+
+Because a row says all that a metric needs of an image, the same definition serves validation, the threshold sweep
+(thousands of rows at once), the bootstrap and ensembles. To add a metric, write a function that returns a Metric, and
+a line in METRICS; its keyword arguments are what a recipe may set, ``metric: f_beta_objects(beta=1)``.
+
+No metric is called just "iou": the name says how images are averaged. Pixels of value IGNORE in the target are not
+judged; each module says how.
+"""
+
+import inspect
+import math
+from collections.abc import Callable
+from dataclasses import replace
+
+from masksmith.config import look_up
+from masksmith.errors import InputError
+from masksmith.metrics.boundary import boundary_f1, hausdorff_95
+from masksmith.metrics.classes import miou
+from masksmith.metrics.counts import (
+    COUNTS,
+    count_stats,
+    dice,
+    iou,
+    of_accuracy,
+    of_counts,
+    precision,
+    recall,
+    tgs_map,
+)
+from masksmith.metrics.objects import IGNORE_OBJECT, dsb_map, f_beta_objects, f_beta_objects_at
+from masksmith.metrics.protocol import Metric, per_image, per_image_by_group, pooled, pooled_by_group
+
+METRICS: dict[str, Callable[..., Metric]] = {
+    "tgs_map": tgs_map,
+    "dice_per_image": of_counts(dice, per_image),
+    "dice_pooled": of_counts(dice, pooled),
+    "f1_per_image": of_counts(dice, per_image),  # the same number under the name that classifiers use
+    "f1_pooled": of_counts(dice, pooled),
+    "iou_per_image": of_counts(iou, per_image),
+    "iou_pooled": of_counts(iou, pooled),
+    "iou_by_group": of_counts(iou, pooled_by_group, empty=0.0),
+    "iou_per_image_by_group": of_counts(iou, per_image_by_group, empty=0.0),
+    "precision_per_image": of_counts(precision, per_image),
+    "precision_pooled": of_counts(precision, pooled),
+    "recall_per_image": of_counts(recall, per_image),
+    "recall_pooled": of_counts(recall, pooled),
+    "accuracy": of_accuracy(pooled),
+    "accuracy_per_image": of_accuracy(per_image),
+    "miou": miou,
+    "dsb_map": dsb_map,
+    "f_beta_objects": f_beta_objects,
+    "f_beta_objects_at": f_beta_objects_at,
+    "boundary_f1": boundary_f1,
+    "hausdorff_95": hausdorff_95,
+}
+
+__all__ = ["COUNTS", "IGNORE_OBJECT", "METRICS", "Metric", "count_stats", "get_metric"]
+
+
+def get_metric(text: str, *, where: str = "metric") -> Metric:
+    """Return a metric by name, or by name and numbers as in ``"f_beta_objects(beta=1)"``.
+
+    Raises:
+        InputError: The name or a parameter is unknown (the message suggests the nearest), or a value is no number in
+            its range.
+    """
+    name, bracket, rest = text.partition("(")
+    name = name.strip()
+    make = look_up(METRICS, name, where=where)
+    values = _parameters(make, rest.rstrip(), where=f"{where}: {name}") if bracket else {}
+    try:
+        metric = make(**values)
+    except InputError as error:
+        raise InputError(f"{where}: {name}: {error}") from error
+    written = ", ".join(f"{key}={value:g}" for key, value in values.items())
+    return replace(metric, name=f"{name}({written})" if written else name)
+
+
+def _parameters(make: Callable[..., Metric], text: str, *, where: str) -> dict[str, float]:
+    """Read ``beta=1, connectivity=4)``; a number is whole where its default is."""
+    if not text.endswith(")"):
+        raise InputError(f"{where}: the bracket of '({text}' is not closed; expected (name=number, …)")
+    known = inspect.signature(make).parameters
+    values: dict[str, float] = {}
+    for part in filter(None, map(str.strip, text[:-1].split(","))):
+        key, equals, number = (piece.strip() for piece in part.partition("="))
+        if not equals:
+            raise InputError(f"{where}: {part!r} is no parameter; expected name=number")
+        default = look_up(known, key, where=where).default
+        if key in values:
+            raise InputError(f"{where}: {key!r} stands twice")
+        values[key] = _number(number, type(default), where=f"{where}: {key}")
+    return values
+
+
+def _number(text: str, kind: type[float], *, where: str) -> float:
+    expected = "a whole number" if kind is int else "a number"
+    try:
+        value = kind(text)
+    except ValueError as error:
+        raise InputError(f"{where}: {text!r}; expected {expected}") from error
+    if not math.isfinite(value):
+        raise InputError(f"{where}: {text!r}; expected {expected}")
+    return value
