@@ -4,7 +4,7 @@
 >>> result = ms.compete("tgs-salt", out="project", overrides={"folds.train": 1})  # doctest: +SKIP
 
 The verbs are functions: ``check folds train predict tune submit report compete plan noise score convert example
-recipes vocabulary``. Importing the package imports neither torch nor numpy; the first verb does.
+recipes verify vocabulary``. Importing the package imports neither torch nor numpy; the first verb does.
 """
 
 import importlib
@@ -57,6 +57,9 @@ if TYPE_CHECKING:
         tune as tune,
     )
     from masksmith.pipeline import (
+        verify as verify,
+    )
+    from masksmith.pipeline import (
         vocabulary as vocabulary,
     )
 
@@ -79,6 +82,7 @@ _VERBS = (
     "submit",
     "train",
     "tune",
+    "verify",
     "vocabulary",
 )
 

@@ -177,10 +177,20 @@ def convert(
 
 
 @app.command()
-def recipes(name: Annotated[str | None, typer.Argument(help="Show all about this one.")] = None) -> None:
+def recipes(
+    name: Annotated[str | None, typer.Argument(help="Show (or check) this one.")] = None,
+    verify: Annotated[
+        bool,
+        typer.Option("--verify", help="Check weights, sizes, four losses, and that eight images are learnt."),
+    ] = False,
+    scale: Annotated[str, typer.Option("--scale", help="With --verify: small or full.")] = "small",
+) -> None:
     """List the bundled recipes, or show one: header, every value, weights, size trace."""
     from masksmith.recipe import list_recipes
 
+    if verify:
+        print(masksmith.verify(name, scale=scale))
+        return
     if name is not None:
         print(masksmith.recipes(name))
         return

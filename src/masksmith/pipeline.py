@@ -39,6 +39,7 @@ from masksmith.submission import (
 
 if TYPE_CHECKING:
     from masksmith.models.convert import Converted
+    from masksmith.verify import Verdicts
     from masksmith.vocabulary import Vocabulary
 
 Overrides = Sequence[str] | dict[str, Any]
@@ -315,6 +316,27 @@ def recipes(name: str | None = None) -> "list[Listing] | RecipeCard":
     return list_recipes() if name is None else describe_recipe(name)
 
 
+def verify(name: str | None = None, *, scale: str = "small") -> "Verdicts":
+    """Check a bundled recipe, or all: weights, size trace, four losses, and that its net learns eight images.
+
+    Args:
+        name: Of the recipe; None: all.
+        scale: "small" (narrow decoders, at most 64 pixels) or "full".
+
+    Raises:
+        InputError: An unknown recipe or scale, or a recipe is not what it was; the message says in what.
+    """
+    from masksmith.verify import Verdicts, golden, refuse_failed
+    from masksmith.verify import verify as verify_recipe
+
+    names = [listing.name for listing in list_recipes()] if name is None else [name]
+    known = golden()
+    checked = [verify_recipe(load_recipe(one), scale=scale, known=known.get(one)) for one in names]
+    verdicts = Verdicts(checked)
+    refuse_failed(verdicts)
+    return verdicts
+
+
 def vocabulary(kind: str | None = None) -> "Vocabulary":
     """Return the words that a recipe can hold, with their parameters: of one kind, such as "losses", or all.
 
@@ -422,4 +444,6 @@ __all__ = [
     "submit",
     "train",
     "tune",
+    "verify",
+    "vocabulary",
 ]

@@ -1,0 +1,329 @@
+"""Is a recipe what it was? Weights and size trace at full width; four losses and eight learnt images at a small scale.
+
+A scale makes a recipe cheap without another code path: it divides the decoder's channels, and brings its sizes down
+to a longest side. The four losses are those of four real training steps (batches, augmentation, optimizer, schedule) on
+eight drawn images, in float32 on one thread; what they should be stands in ``recipes/golden.json``, written by
+``python tools/golden.py``. A change of them is a change of numbers, and belongs in the change log.
+"""
+
+import json
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+
+from masksmith.augment import GeometryConfig, IntensityConfig
+from masksmith.config import look_up
+from masksmith.data.store import Store, StoreWriter
+from masksmith.errors import InputError
+from masksmith.models import SegmentationModel, build_model, size_trace
+from masksmith.models.config import ModelConfig
+from masksmith.models.encoders import settle_encoder
+from masksmith.preprocess import Frame, SizeConfig, round_up
+from masksmith.progress import Remaining
+from masksmith.randomness import stream
+from masksmith.recipe import Recipe
+from masksmith.training.config import OptimizerConfig, ScheduleConfig, TrainingConfig
+from masksmith.training.machine import make_fabric
+from masksmith.training.stages import FoldData
+from masksmith.training.trainer import Trainer
+
+IMAGES = 8
+STEPS = 4
+_TOLERANCE = 1e-3  # of a loss: processors round sums in other orders, and Adam's first steps are signs
+_IOU_LEAST = 0.95
+_LEARN_EPOCHS = 150  # the most; it stops as soon as the images are learnt
+_LOOK_EVERY = 10
+_WRITTEN_AT = "small"  # the scale of the losses in golden.json
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How a recipe is made cheap."""
+
+    width: int
+    """What the decoder's channels are divided by, down to 16 (scSE has no use for fewer)."""
+    side: int
+    """Longest side of a canvas, in pixels."""
+
+
+SCALES: dict[str, Scale] = {"small": Scale(width=4, side=64), "full": Scale(width=1, side=1 << 20)}
+
+
+def scaled_size(size: SizeConfig, divisor: int, scale: Scale) -> SizeConfig:
+    """Return a size rule whose canvas is at most ``scale.side`` pixels long, in multiples of the divisor."""
+    longest = max(size.pad_hw or size.resize_hw or (0, 0))
+    if longest <= scale.side:
+        return size
+    share = scale.side / longest
+    resized = size.resize_hw and _shrunk(size.resize_hw, share)
+    padded = size.pad_hw and tuple(round_up(side, divisor) for side in _shrunk(size.pad_hw, share))
+    return SizeConfig(resize_hw=resized, pad_hw=padded, border=size.border)
+
+
+def _shrunk(hw: tuple[int, int], share: float) -> tuple[int, int]:
+    return max(1, round(hw[0] * share)), max(1, round(hw[1] * share))
+
+
+def scaled(recipe: Recipe, name: str) -> Recipe:
+    """Return a recipe at a scale, on one thread of the CPU in float32, from random weights.
+
+    Raises:
+        InputError: An unknown scale; the message lists them.
+    """
+    scale = look_up(SCALES, name, where="--scale")
+    encoder = recipe.model.encoder
+    if encoder == "auto":
+        encoder = settle_encoder("auto", "none").encoder
+    channels = [
+        width if width <= 16 else max(16, width // scale.width) for width in recipe.model.decoder_channels
+    ]
+    changes = {
+        "encoder": encoder,
+        "encoder_weights": "none",
+        "encoder_weights_hash": None,
+        "decoder_channels": channels,
+    }
+    model = ModelConfig(**{**dict(recipe.model), **changes})
+    plain = {"device": "cpu", "precision": "32-true", "threads": 1, "channels_last": False, "crop_hw": None}
+    training = recipe.training.model_copy(update={**plain, "batch_size": IMAGES, "start_run": None})
+    size = scaled_size(recipe.size, model.divisor, scale)
+    return recipe.model_copy(update={"model": model, "training": training, "size": size})
+
+
+def _ends_at_once(training: TrainingConfig, epochs: int, **changes: Any) -> TrainingConfig:  # noqa: ANN401
+    """Return the first stage alone, ``epochs`` epochs of one step, with nothing that looks at a score."""
+    first = training.stages[0]
+    assert first.schedule is not None
+    cycles = first.schedule.cycles if first.schedule.cycles > 1 else 1
+    stage = first.model_copy(
+        update={
+            "epochs": epochs * cycles,
+            "until_plateau": None,
+            "batch_size": None,
+            "accumulate": None,
+            "scale": 1.0,
+            **changes,
+        }
+    )
+    shared: dict[str, Any] = {
+        "early_stop": None,
+        "select": "last",
+        "keep": [],
+        "top_k": 0,
+        "swa": None,
+        "accumulate": 1,
+    }
+    return TrainingConfig(**{**dict(training), **shared, "stages": [stage]})
+
+
+def _draw(rng: np.random.Generator, hw: tuple[int, int], channels: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return one image (h, w, c) with a dark ellipse, and its mask."""
+    mask = np.zeros(hw, np.uint8)
+    middle = (int(rng.integers(hw[1] // 4, 3 * hw[1] // 4)), int(rng.integers(hw[0] // 4, 3 * hw[0] // 4)))
+    axes = (int(rng.integers(hw[1] // 6, hw[1] // 3)), int(rng.integers(hw[0] // 6, hw[0] // 3)))
+    cv2.ellipse(mask, middle, axes, float(rng.uniform(0, 180)), 0, 360, 1, -1)
+    image = rng.normal(150, 25, (*hw, channels)) - 70.0 * mask[..., None]
+    return np.clip(image, 0, 255).astype(np.uint8), mask
+
+
+def eight_images(folder: Path, *, scalars: int, size: SizeConfig, channels: int) -> FoldData:
+    """Write eight drawn images and their masks into ``folder``; return them as the data of a fold."""
+    hw = size.resize_hw or size.pad_hw or (48, 48)
+    names = [f"drawn_{i}" for i in range(IMAGES)]
+    images = StoreWriter(folder / "images.npy", [(name, (*hw, channels)) for name in names], dtype=np.uint8)
+    masks = StoreWriter(folder / "masks.npy", [(name, (*hw, 1)) for name in names], dtype=np.uint8)
+    for i, name in enumerate(names):
+        image, mask = _draw(stream(7, i), hw, channels)
+        images.write(name, image)
+        masks.write(name, mask[..., None])
+    images.close()
+    masks.close()
+    numbers = {name: tuple(float(i + at) for at in range(scalars)) for i, name in enumerate(names)}
+    stores = Store(folder / "images.npy"), Store(folder / "masks.npy")
+    return FoldData(0, names, *stores, seed=0, key="drawn", size=size, scalars=numbers if scalars else {})
+
+
+def _trainer(recipe: Recipe, training: TrainingConfig, data: FoldData) -> Trainer:
+    model = build_model(recipe.model, in_channels=data.images.channels, seed=0)
+    if data.scalars:
+        model.set_scalar_statistics(np.array([data.scalars[name] for name in data.ids], np.float32))
+    return Trainer(make_fabric(training), model, training, data)
+
+
+def four_losses(recipe: Recipe, data: FoldData) -> list[float]:
+    """Return the losses of four steps of a scaled recipe's first stage."""
+    training = _ends_at_once(recipe.training, STEPS)
+    losses = []
+    with torch.random.fork_rng():
+        trainer = _trainer(recipe, training, data)
+        for _ in range(STEPS):
+            mean, _ = trainer.run_epoch(Remaining(0), None, on_cycle=lambda: None)
+            trainer.end_epoch()
+            losses.append(mean)
+    return losses
+
+
+def learn(recipe: Recipe, data: FoldData) -> float:
+    """Learn the eight images by heart with the recipe's net and first loss; return the pooled IoU at the end.
+
+    Without augmentation, by AdamW at 3e-3: it is the net that is looked at, and the loss, not the schedule.
+    """
+    training = _ends_at_once(
+        recipe.training,
+        _LEARN_EPOCHS,
+        optimizer=OptimizerConfig(name="adamw", lr=3e-3),
+        schedule=ScheduleConfig(name="constant", warmup_frac=0.02, final_frac=1e-3),
+        geometry=GeometryConfig(),
+        intensity=IntensityConfig(),
+        freeze=[],
+    )
+    iou = 0.0
+    with torch.random.fork_rng():
+        trainer = _trainer(recipe, training, data)
+        for epoch in range(1, _LEARN_EPOCHS + 1):
+            trainer.run_epoch(Remaining(0), None, on_cycle=lambda: None)
+            trainer.end_epoch()
+            if epoch % _LOOK_EVERY == 0 and (iou := _iou(trainer.raw, data)) > _IOU_LEAST:
+                break
+    return iou
+
+
+def _iou(model: SegmentationModel, data: FoldData) -> float:
+    """Return the pooled IoU of a net on the images of ``data``, normalised by the batch as in training."""
+    frame = Frame.of(data.images.shape(data.ids[0]), data.size, divisor=model.divisor)
+    planes = np.stack([frame.apply(np.ascontiguousarray(data.images[name])) for name in data.ids])
+    image = torch.from_numpy(planes.astype(np.float32) / 255).permute(0, 3, 1, 2)
+    inputs = [image]
+    if data.scalars:
+        inputs.append(torch.tensor([data.scalars[name] for name in data.ids]))
+    model.train()
+    with torch.no_grad():
+        probs = torch.sigmoid(model(*inputs).mask_logits).permute(0, 2, 3, 1).numpy()
+    found = np.stack([frame.undo(one)[..., 0] for one in probs]) > 0.5
+    truth = np.stack([data.masks[name][..., 0] for name in data.ids]) == 1
+    return float((found & truth).sum() / max(1, (found | truth).sum()))
+
+
+# --- what is written down ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a recipe's net is at full width, and how it begins to learn at the small scale."""
+
+    weights: int
+    trace: list[str]
+    losses: list[float]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values."""
+        return {
+            "weights": self.weights,
+            "trace": self.trace,
+            "losses": [round(loss, 6) for loss in self.losses],
+        }
+
+
+def golden() -> dict[str, Any]:
+    """Return what is written down of the bundled recipes, by name."""
+    value: dict[str, Any] = json.loads((resources.files("masksmith") / "recipes" / "golden.json").read_text())
+    return value
+
+
+def facts_of(recipe: Recipe, data: FoldData, *, scale: str) -> Facts:
+    """Return the facts of a recipe: of grey images of 101x101 at full width, and of the drawn ones at a scale."""
+    whole = scaled(recipe, "full")
+    model = build_model(whole.model, in_channels=1, seed=0)
+    hw = Frame.of((101, 101), whole.size, divisor=model.divisor).canvas_hw
+    trace = [
+        f"{line.block} {line.channels} {line.hw[0]}x{line.hw[1]}"
+        for line in size_trace(model, in_channels=1, hw=hw)
+    ]
+    weights = sum(weight.numel() for weight in model.parameters())
+    return Facts(weights, trace, four_losses(scaled(recipe, scale), data))
+
+
+@dataclass(frozen=True)
+class Verified:
+    """What the check of a recipe found; ``failures`` is empty where all is as it was."""
+
+    name: str
+    facts: Facts
+    iou: float
+    failures: list[str]
+
+    def __str__(self) -> str:
+        losses = " ".join(f"{loss:.4f}" for loss in self.facts.losses)
+        verdict = "; ".join(self.failures) if self.failures else "as written down"
+        return (
+            f"{self.name}: {self.facts.weights:,} weights, losses {losses}, eight images learnt to IoU {self.iou:.3f}: "
+            f"{verdict}"
+        )
+
+
+def _differences(found: Facts, known: dict[str, Any] | None, *, scale: str) -> list[str]:
+    if known is None:
+        return ["nothing is written down of it; run `python tools/golden.py`"]
+    failures = []
+    if found.weights != known["weights"]:
+        failures.append(f"{found.weights:,} weights, expected {known['weights']:,}")
+    if found.trace != known["trace"]:
+        pairs = zip(found.trace, known["trace"], strict=False)
+        first = next((f"{a!r}, expected {b!r}" for a, b in pairs if a != b), "it has another length")
+        failures.append(f"size trace: {first}")
+    apart = np.abs(np.array(found.losses) - known["losses"])
+    if scale == _WRITTEN_AT and (apart > _TOLERANCE * np.maximum(1.0, np.abs(known["losses"]))).any():
+        failures.append(f"losses, expected {' '.join(f'{loss:.4f}' for loss in known['losses'])}")
+    return failures
+
+
+def verify(recipe: Recipe, *, scale: str = "small", known: dict[str, Any] | None) -> Verified:
+    """Check a recipe against what is written down of it, and that its net learns eight images by heart.
+
+    Args:
+        recipe: A bundled recipe.
+        scale: A key of SCALES; what is written down are the losses at "small".
+        known: Its entry of golden.json; None where there is none.
+
+    Raises:
+        InputError: An unknown scale.
+    """
+    small = scaled(recipe, scale)
+    with tempfile.TemporaryDirectory() as folder:
+        data = eight_images(Path(folder), scalars=len(small.model.scalars), size=small.size, channels=1)
+        facts, iou = facts_of(recipe, data, scale=scale), learn(small, data)
+    failures = _differences(facts, known, scale=scale)
+    if not iou > _IOU_LEAST:
+        failures.append(f"IoU {iou:.3f} on the eight images, expected above {_IOU_LEAST}")
+    return Verified(recipe.name, facts, iou, failures)
+
+
+@dataclass(frozen=True)
+class Verdicts:
+    """The checks of several recipes; ``print`` shows a line for each."""
+
+    each: Sequence[Verified]
+
+    @property
+    def failed(self) -> list[str]:
+        """Names of the recipes that are not what they were."""
+        return [one.name for one in self.each if one.failures]
+
+    def __str__(self) -> str:
+        lines = [str(one) for one in self.each]
+        return "\n".join(
+            [*lines, f"{len(self.each) - len(self.failed)} of {len(self.each)} recipes verified"]
+        )
+
+
+def refuse_failed(verdicts: Verdicts) -> None:
+    """Raise InputError where a recipe is not what it was."""
+    if verdicts.failed:
+        raise InputError(f"recipes: {', '.join(verdicts.failed)} failed the check:\n{verdicts}")

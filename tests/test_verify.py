@@ -1,0 +1,96 @@
+import json
+import subprocess
+import sys
+
+import pytest
+
+import masksmith as ms
+from masksmith.errors import InputError
+from masksmith.preprocess import SizeConfig
+from masksmith.recipe import list_recipes, load_recipe
+from masksmith.verify import (
+    SCALES,
+    Facts,
+    Verdicts,
+    Verified,
+    _differences,
+    golden,
+    refuse_failed,
+    scaled,
+    scaled_size,
+)
+
+BUNDLED = [listing.name for listing in list_recipes()]
+FACTS = Facts(100, ["input 1 8x8", "head 1 8x8"], [1.0, 0.9, 0.8, 0.7])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", BUNDLED)
+def test_bundled_recipes_are_what_they_were(name):
+    print(ms.verify(name))
+
+
+def test_golden_has_every_recipe_and_no_other():
+    assert sorted(golden()) == sorted(BUNDLED)
+    assert all(len(entry["losses"]) == 4 for entry in golden().values())
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"weights": 101}, "100 weights, expected 101"),
+        ({"trace": ["input 1 8x8", "head 1 9x9"]}, "size trace: 'head 1 8x8', expected 'head 1 9x9'"),
+        ({"trace": ["input 1 8x8"]}, "size trace: it has another length"),
+        ({"losses": [1.0, 0.9, 0.8, 0.702]}, "losses, expected 1.0000 0.9000 0.8000 0.7020"),
+    ],
+)
+def test_a_planted_change_is_found(change, said):
+    assert _differences(FACTS, FACTS.to_json(), scale="small") == []
+    assert _differences(FACTS, FACTS.to_json() | change, scale="small") == [said]
+
+
+def test_losses_are_compared_at_the_scale_that_they_were_written_at():
+    assert _differences(FACTS, FACTS.to_json() | {"losses": [9.0] * 4}, scale="full") == []
+
+
+def test_a_recipe_that_nothing_is_written_of():
+    assert "nothing is written down of it" in _differences(FACTS, None, scale="small")[0]
+
+
+def test_a_failed_check_is_an_error_that_names_it():
+    good, bad = Verified("a", FACTS, 0.97, []), Verified("b", FACTS, 0.5, ["IoU 0.500 on the eight images"])
+    refuse_failed(Verdicts([good]))
+    assert str(Verdicts([good])).endswith("1 of 1 recipes verified")
+    with pytest.raises(InputError, match=r"recipes: b failed the check:\na: .*\nb: .*IoU 0\.500"):
+        refuse_failed(Verdicts([good, bad]))
+
+
+def test_an_unknown_scale():
+    with pytest.raises(InputError, match=r"--scale: 'smal' is unknown; did you mean 'small'"):
+        scaled(load_recipe(), "smal")
+
+
+def test_small_is_narrow_and_short_and_full_is_the_recipe():
+    recipe = load_recipe(overrides=("size.pad_hw=[224, 224]", "size.resize_hw=[192, 192]"))
+    small, full = scaled(recipe, "small"), scaled(recipe, "full")
+    assert small.model.decoder_channels == [32, 16, 16, 16]
+    assert small.size == SizeConfig(resize_hw=(55, 55), pad_hw=(64, 64))
+    assert (full.model.decoder_channels, full.size) == (recipe.model.decoder_channels, recipe.size)
+    assert scaled_size(SizeConfig(), 32, SCALES["small"]) == SizeConfig()
+
+
+def test_the_command_line_ends_with_2_where_a_recipe_has_changed(tmp_path):
+    code = (
+        "import sys, masksmith.verify as v\n"
+        "v.golden = lambda: {}\n"
+        "v.learn = lambda recipe, data: 1.0\n"
+        "sys.argv = ['masksmith', 'recipes', 'default', '--verify']\n"
+        "from masksmith.cli import main\nmain()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 2, done.stderr
+    assert "default failed the check" in done.stderr
+
+
+def test_golden_is_rounded_json():
+    assert json.loads(json.dumps(FACTS.to_json())) == FACTS.to_json()
