@@ -11,7 +11,7 @@ from pathlib import Path
 
 import masksmith  # noqa: F401  (its guard, before torch)
 from masksmith.recipe import list_recipes, load_recipe
-from masksmith.verify import eight_images, facts_of, scaled
+from masksmith.verification import eight_images, facts_of, scaled
 
 GOLDEN = Path(__file__).parent.parent / "src" / "masksmith" / "recipes" / "golden.json"
 

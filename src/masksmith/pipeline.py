@@ -39,8 +39,8 @@ from masksmith.submission import (
 
 if TYPE_CHECKING:
     from masksmith.models.convert import Converted
-    from masksmith.verify import Verdicts
-    from masksmith.vocabulary import Vocabulary
+    from masksmith.verification import Verdicts
+    from masksmith.words import Vocabulary
 
 Overrides = Sequence[str] | dict[str, Any]
 
@@ -326,8 +326,8 @@ def verify(name: str | None = None, *, scale: str = "small") -> "Verdicts":
     Raises:
         InputError: An unknown recipe or scale, or a recipe is not what it was; the message says in what.
     """
-    from masksmith.verify import Verdicts, golden, refuse_failed
-    from masksmith.verify import verify as verify_recipe
+    from masksmith.verification import Verdicts, golden, refuse_failed
+    from masksmith.verification import verify as verify_recipe
 
     names = [listing.name for listing in list_recipes()] if name is None else [name]
     known = golden()
@@ -343,7 +343,7 @@ def vocabulary(kind: str | None = None) -> "Vocabulary":
     Raises:
         InputError: An unknown kind.
     """
-    from masksmith.vocabulary import read_vocabulary
+    from masksmith.words import read_vocabulary
 
     return read_vocabulary(kind)
 

@@ -8,7 +8,7 @@ import masksmith as ms
 from masksmith.errors import InputError
 from masksmith.preprocess import SizeConfig
 from masksmith.recipe import list_recipes, load_recipe
-from masksmith.verify import (
+from masksmith.verification import (
     SCALES,
     Facts,
     Verdicts,
