@@ -81,7 +81,7 @@ def test_small_is_narrow_and_short_and_full_is_the_recipe():
 
 def test_the_command_line_ends_with_2_where_a_recipe_has_changed(tmp_path):
     code = (
-        "import sys, masksmith.verify as v\n"
+        "import sys, masksmith.verification as v\n"
         "v.golden = lambda: {}\n"
         "v.learn = lambda recipe, data: 1.0\n"
         "sys.argv = ['masksmith', 'recipes', 'default', '--verify']\n"
