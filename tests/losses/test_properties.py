@@ -2,12 +2,15 @@ import itertools
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from masksmith.losses import IMAGE_LOSSES, LOSSES
-from tests.losses.samples import ALONE, CASES, CLASSES, PLAIN, ignored_logits
+from masksmith.losses import IMAGE_LOSSES, LOSSES, lovasz_extension
+from masksmith.losses.planes import logit_planes
+from tests.losses.samples import ALONE, CASES, CLASSES, PLAIN, ignored_logits, sample
 
+MEASURED = {"boundary", "boundary_bce", "hausdorff"}  # their distances come from the CPU
 SEEDS = st.integers(0, 1000)
 
 
@@ -194,3 +197,26 @@ def test_a_class_that_the_logits_do_not_have(kind, wrong, highest):
     target.flatten()[0] = wrong
     with pytest.raises(ValueError, match=f"target holds the value {wrong}; expected 0 to {highest}"):
         case(logits, target)
+
+
+@pytest.mark.parametrize("case", [one for one in PLAIN if one.name not in MEASURED], ids=str)
+def test_stays_on_the_device(case):
+    """The meta device refuses what would mix devices or wait for a number."""
+    logits, target = case.sample(1)
+    assert case(logits.to("meta"), target.to("meta")).device.type == "meta"
+
+
+@pytest.mark.parametrize("per_image", [True, False])
+def test_lovasz_of_positive_errors_is_that_of_all(per_image):
+    logits, target = sample("multilabel", 1, shape=(3, 20, 20))
+    planes = logit_planes(logits.requires_grad_(), target, loss="lovasz", instead="")
+    options = {"per_image": per_image, "skip_empty": False}
+    values = [
+        lovasz_extension._extension(
+            lovasz_extension._hinge_errors(planes), planes, F.relu, only_positive=choice, **options
+        )
+        for choice in (True, False)
+    ]
+    torch.testing.assert_close(values[0], values[1])
+    gradients = [torch.autograd.grad(value, logits, retain_graph=True)[0] for value in values]
+    torch.testing.assert_close(gradients[0], gradients[1])
