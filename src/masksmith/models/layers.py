@@ -19,11 +19,16 @@ from masksmith.config import look_up
 
 LEAKY_SLOPE = 0.1  # the simplified U-Net++ of SIIM-ACR; torch's own 0.01 is all but ReLU
 MAX_GROUPS = 32  # Wu and He's choice
+MIN_HIDDEN = 4  # a single hidden ReLU is dead from the start in every second draw, four in every sixteenth
 
 
 def num_groups(channels: int) -> int:
-    """Return the groups of a group norm: the largest divisor of ``channels`` that is at most 32."""
-    return max(groups for groups in range(1, min(channels, MAX_GROUPS) + 1) if channels % groups == 0)
+    """Return the groups of a group norm: the largest divisor of ``channels`` up to 32 that leaves two channels a group.
+
+    A group of one channel would lose all that is in a map of one pixel (and torch refuses it in a batch of one).
+    """
+    most = min(MAX_GROUPS, max(1, channels // 2))
+    return max(groups for groups in range(1, most + 1) if channels % groups == 0)
 
 
 def _group_norm(channels: int) -> nn.Module:
@@ -53,7 +58,7 @@ def norm_layer(name: str, channels: int) -> nn.Module:
     """Return a normalisation of ``channels`` channels.
 
     Args:
-        name: "batch"; "group", in the largest number of groups up to 32 that divides the channels; or "none", an
+        name: "batch"; "group", in ``num_groups(channels)`` groups; or "none", an
             identity: convolutions before it then need a bias.
         channels: Number of channels.
 
@@ -136,12 +141,13 @@ class SCSE(nn.Module):
     """Concurrent squeeze and excitation in space and channels: the sum of both gated maps.
 
     The channel gate has two 1x1 convolutions on the mean over all pixels, with ``channels // reduction`` hidden
-    channels, but at least one; the space gate is one 1x1 convolution to a single channel. Both end in a sigmoid.
+    channels, but at least four (or ``channels``); the space gate is one 1x1 convolution to a single channel. Both end
+    in a sigmoid.
     """
 
     def __init__(self, channels: int, *, reduction: int = 16) -> None:
         super().__init__()
-        hidden = max(1, channels // reduction)
+        hidden = max(min(MIN_HIDDEN, channels), channels // reduction)
         self.channel = nn.Sequential(
             nn.Conv2d(channels, hidden, 1), nn.ReLU(), nn.Conv2d(hidden, channels, 1), nn.Sigmoid()
         )

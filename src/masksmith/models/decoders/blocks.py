@@ -83,6 +83,10 @@ class Upsample(nn.Module):
         """Return the map at the size (height, width)."""
         return resize_to(self.layer(features), hw, mode=self.mode)
 
+    def extra_repr(self) -> str:
+        """Return what a printed model says of it."""
+        return "" if self.learned else self.mode
+
 
 class Residual(nn.Module):
     """A residual block that normalises and activates before each of its two 3x3 convolutions."""

@@ -55,7 +55,7 @@ HOUSE_ARCHITECTURES: dict[str, Traits] = {
     ),
     "classical_unet": Traits(
         decoder_channels="levels",
-        options=frozenset(_EVERYWHERE | {"upsample", "activation"}),
+        options=frozenset(_EVERYWHERE | {"upsample", "activation", "attention", "center", "hypercolumns"}),
         depths=_DEPTHS,
         describes=(
             "the classical decoder: 2x2 up-convolution, the skip stacked, two 3x3 convolutions a level, with padding; "
