@@ -122,9 +122,7 @@ class ExpectationMaximizationAttention(nn.Module):
 
     def _fit(self, pixels: Float[Tensor, "b c n"]) -> tuple[Float[Tensor, "b c k"], Float[Tensor, "b n k"]]:
         """Return each image's bases, and the share of each pixel that each basis explains."""
-        bases = self.bases.float().repeat(
-            len(pixels), 1, 1
-        )  # (c, k) -> (b, c, k); a copy: _follow writes in place
+        bases = self.bases.float()[None].clone()  # (c, k) -> (1, c, k); a copy: _follow writes in place
         with torch.no_grad():
             for _ in range(self.num_steps - 1):
                 bases, _ = _em_step(pixels, bases)
@@ -137,10 +135,10 @@ class ExpectationMaximizationAttention(nn.Module):
 
 
 def _em_step(
-    pixels: Float[Tensor, "b c n"], bases: Float[Tensor, "b c k"]
+    pixels: Float[Tensor, "b c n"], bases: Float[Tensor, "_b c k"]
 ) -> tuple[Float[Tensor, "b c k"], Float[Tensor, "b n k"]]:
     """Share the pixels out among the bases, then move each basis to the mean of its pixels, at length 1."""
-    shares = torch.softmax(pixels.transpose(1, 2) @ bases, dim=2)  # (b, n, c) @ (b, c, k) -> (b, n, k)
+    shares = torch.softmax(pixels.transpose(1, 2) @ bases, dim=2)  # (b, n, c) @ (b or 1, c, k) -> (b, n, k)
     weights = shares / (shares.sum(1, keepdim=True) + 1e-6)
     return F.normalize(pixels @ weights, dim=1), shares  # (b, c, n) @ (b, n, k) -> (b, c, k)
 

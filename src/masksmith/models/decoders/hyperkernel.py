@@ -114,13 +114,11 @@ class HyperkernelDecoder(nn.Module):
         self.aux_channels = tuple(decoder_channels) if deep_supervision else ()
         initialise(self)
 
-    def forward(
-        self, features: list[Float[Tensor, "b ..."]]
-    ) -> tuple[Float[Tensor, "b c h w"], tuple[Float[Tensor, "b ..."], ...]]:
+    def forward(self, features: list[Tensor]) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Return the decoded map at the size of the first map, and the maps of all levels but the last.
 
         Args:
-            features: Maps of the encoder, finest first; the first has the size of the image.
+            features: Maps (b, c, h, w) of the encoder, finest first; the first has the size of the image.
         """
         decoded = self.middle(self.bridge(features[-1]))
         arrived: list[Tensor] = []  # by the paths, oldest first
