@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 from pydantic import Field
 from torch import Tensor
 
@@ -101,16 +101,21 @@ def band_bce(
         ValueError: The target is a class map.
     """
     planes = logit_planes(logits, target, loss="band_bce", instead="cross_entropy and boundary")
-    share = _share_around(planes.truth, radius) / _share_around(planes.judged, radius).clamp(min=1e-6)
+    share = _sum_around(planes.truth, radius) / _sum_around(planes.judged, radius).clamp(min=1)
     weights = (1 + extra * ((share > 0.005) & (share < 0.995))) * planes.judged
     return (bce_of_each(planes) * weights).sum() / weights.sum().clamp(min=1)
 
 
-def _share_around(plane: Bool[Tensor, "b k h w"], radius: int) -> Float[Tensor, "b k h w"]:
-    """Return the mean over the window around each pixel, zeros outside; a window is a row, then a column."""
-    width = 2 * radius + 1
-    rows = F.avg_pool2d(plane.float(), (1, width), stride=1, padding=(0, radius))
-    return F.avg_pool2d(rows, (width, 1), stride=1, padding=(radius, 0))
+def _sum_around(plane: Bool[Tensor, "b k h w"], radius: int) -> Int[Tensor, "b k h w"]:
+    """Return how many pixels are set in the window around each; differences of running sums, whatever the radius."""
+    counts = plane.int()
+    for dim in (2, 3):
+        sides = (radius + 1, radius)
+        padded = F.pad(counts, (*sides, 0, 0) if dim == 3 else (0, 0, *sides))
+        running = padded.cumsum(dim, dtype=torch.int32)
+        length = counts.shape[dim]
+        counts = running.narrow(dim, 2 * radius + 1, length) - running.narrow(dim, 0, length)
+    return counts
 
 
 def boundary(logits: Logits, target: Target) -> Scalar:
@@ -151,8 +156,9 @@ def active_contour(logits: Logits, target: Target, *, region_weight: NonNegative
 
     The length is the mean over pixels of the norm of the probabilities' forward differences, the area the mean of
     p (1 - g)² + (1 - p) g² over the judged pixels and classes of the batch. Chen et al. 2019, "Learning Active Contour
-    Models for Medical Image Segmentation" (CVPR), equations 5 to 7, with means in the place of sums. A right prediction
-    still costs its contour's length; differences to an ignored pixel do not count.
+    Models for Medical Image Segmentation" (CVPR), with means in the place of sums. A right
+    prediction still costs its contour's length; differences to an ignored pixel do not count. Because the differences
+    look forward, flipping image and target changes the length a little where the contour is slanted.
 
     Args:
         logits: Before any sigmoid or softmax.

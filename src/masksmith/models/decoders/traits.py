@@ -1,0 +1,105 @@
+"""What each decoder of the house is, and which options it has use for. Imports no torch."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Traits:
+    """What an architecture has use for.
+
+    Attributes:
+        decoder_channels: "levels": one number for each encoder level, deepest first; "one": a single width.
+        options: Names of ModelConfig's fields that the decoder obeys. What the model does around any decoder is not
+            listed: ``encoder_norm``, ``stem``, ``encoder_attention``, ``dropout`` before the head, ``image_head``,
+            ``scalars``, ``gradient_checkpointing``.
+        depths: Values of ``encoder_depth`` that work.
+        describes: One sentence for people.
+        source: Paper or published code.
+    """
+
+    decoder_channels: Literal["levels", "one"]
+    options: frozenset[str]
+    depths: range
+    describes: str
+    source: str
+
+
+_DEPTHS = range(3, 6)
+_EVERYWHERE = {"norm", "deep_supervision"}
+
+HOUSE_ARCHITECTURES: dict[str, Traits] = {
+    "house_unet": Traits(
+        decoder_channels="levels",
+        options=frozenset(
+            _EVERYWHERE
+            | {
+                "block",
+                "upsample",
+                "skip",
+                "activation",
+                "attention",
+                "center",
+                "hypercolumns",
+            }  # all there are
+        ),
+        depths=_DEPTHS,
+        describes=(
+            "U-Net decoder with every option: nearest (default), bilinear or 4x4 transposed upsampling, skips stacked "
+            "or added, two convolutions or residual blocks, scSE, a centre, hypercolumns"
+        ),
+        source=(
+            "AlbuNet and TernausNet, https://arxiv.org/abs/1801.05746; the ResNeXt50 of TGS Salt's first place, "
+            "https://arxiv.org/abs/1904.04445"
+        ),
+    ),
+    "classical_unet": Traits(
+        decoder_channels="levels",
+        options=frozenset(_EVERYWHERE | {"upsample", "activation", "attention", "center", "hypercolumns"}),
+        depths=_DEPTHS,
+        describes=(
+            "the classical decoder: 2x2 up-convolution, the skip stacked, two 3x3 convolutions a level, with padding; "
+            "published with norm: none"
+        ),
+        source="Ronneberger et al. 2015, https://arxiv.org/abs/1505.04597",
+    ),
+    "fastai_unet": Traits(
+        decoder_channels="levels",
+        options=frozenset(_EVERYWHERE | {"activation", "attention", "center", "hypercolumns"}),
+        depths=_DEPTHS,
+        describes=(
+            "half of each level's channels from a 2x2 transposed convolution, half from a 1x1 convolution of the skip, "
+            "stacked, normalised, activated; with attention: scse, center: fpa and hypercolumns the decoder of TGS "
+            "Salt's first place (resnet34)"
+        ),
+        source="the U-Net of fast.ai 0.7; https://arxiv.org/abs/1904.04445",
+    ),
+    "hyperkernel_unetpp": Traits(
+        decoder_channels="levels",
+        options=frozenset(_EVERYWHERE),
+        depths=_DEPTHS,
+        describes=(
+            "simplified U-Net++: every decoder map also goes by transposed convolutions to all finer levels "
+            "(hyperkernel paths); residual blocks, leaky ReLU of slope 0.1, dropout inside"
+        ),
+        source="SIIM-ACR Pneumothorax, G. Balezo's report; https://arxiv.org/abs/1807.10165",
+    ),
+    "linknet_add": Traits(
+        decoder_channels="levels",
+        options=frozenset(_EVERYWHERE | {"upsample", "activation", "attention", "center", "hypercolumns"}),
+        depths=_DEPTHS,
+        describes=(
+            "LinkNet: 1x1 to a quarter, 3x3 transposed convolution, 1x1, the skip added (through a 1x1 convolution "
+            "where its width differs); D-LinkNet with center: dilated"
+        ),
+        source="Chaurasia and Culurciello 2017, https://arxiv.org/abs/1707.03718",
+    ),
+    "linknet_concat": Traits(
+        decoder_channels="levels",
+        options=frozenset(_EVERYWHERE | {"upsample", "activation", "attention", "center", "hypercolumns"}),
+        depths=_DEPTHS,
+        describes="LinkNet whose additions are replaced by stacking and a 1x1 convolution",
+        source="https://arxiv.org/abs/1707.03718 with the change of Kaggle winners",
+    ),
+}
+"""Our own decoders by the name that ``model.architecture`` takes."""
