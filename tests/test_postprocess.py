@@ -164,7 +164,7 @@ def speckled(num=40):
 
 @pytest.mark.parametrize("name", BINARY)
 def test_the_search_gains_with_every_metric(name):
-    """Plain, tuned, nested, bootstrap and verdict; of a distance scores fall and the gain is above 0 all the same."""
+    """Plain, tuned, nested, bootstrap and verdict; of a distance the scores fall, and the gain is above 0."""
     metric, data = get_metric(name), speckled()
     config = TuningConfig(
         bottom_thresholds=[0.3, 0.5, 0.7], top_thresholds=[0.5, 0.7], min_area_fracs=[0.0, 0.05]

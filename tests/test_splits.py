@@ -3,8 +3,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from masksmith.data.catalog import Sample
 from masksmith.errors import InputError
-from masksmith.splits import FoldsConfig, assign_folds, coverage_class, make_folds, read_folds, write_folds
+from masksmith.splits import (
+    FoldsConfig,
+    assign_folds,
+    coverage_class,
+    group_values,
+    make_folds,
+    merge_groups,
+    need_groups,
+    read_folds,
+    write_folds,
+)
 
 
 def coverage_class_by_search(foreground, total):
@@ -128,3 +139,92 @@ def write_rows(path, rows):
 def test_inconsistent_folds(tmp_path, rows, message):
     with pytest.raises(InputError, match=message):
         read_folds(write_rows(tmp_path / "folds.csv", rows), ids=["a", "b"])
+
+
+def samples(**columns):
+    """Images a, b, c … with a column of texts or numbers each."""
+    count = max(map(len, columns.values()))
+    return [
+        Sample(
+            "abcdefgh"[at],
+            "x.png",
+            values={name: cells[at] for name, cells in columns.items() if isinstance(cells[at], float)},
+            texts={name: cells[at] for name, cells in columns.items() if isinstance(cells[at], str)},
+        )
+        for at in range(count)
+    ]
+
+
+def test_values_of_a_column_of_texts_or_numbers():
+    found = samples(site=["lake", "lake", "desert"], z=[843.0, 0.5, 0.5])
+    assert group_values(found, "site") == {"a": "lake", "b": "lake", "c": "desert"}
+    assert group_values(found, "z") == {"a": "843", "b": "0.5", "c": "0.5"}
+
+
+@pytest.mark.parametrize(
+    ("columns", "column", "message"),
+    [
+        (
+            {"site": ["u", "u"], "depth": [1.0, 2.0]},
+            "sit",
+            "no side table has the column 'sit'; did you mean 'site'",
+        ),
+        ({"site": ["u", " "]}, "site", "1 training images have no 'site', for example 'b'"),
+        ({"site": ["u", None]}, "site", "1 training images have no 'site', for example 'b'"),
+        (
+            {"patient": ["p1", "p2"]},
+            "patient",
+            "every one of the 2 images has its own 'patient' .for example 'p1'",
+        ),
+        ({"": [None]}, "site", "column 'site'; there is no table with a column"),
+    ],
+)
+def test_a_column_that_groups_nothing(columns, column, message):
+    with pytest.raises(InputError, match=f"folds.group_by: .*{message}"):
+        group_values(samples(**columns), column)
+
+
+LABELS = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 8), st.booleans()), min_size=1, max_size=14)
+
+
+@settings(deadline=None, max_examples=80)
+@given(LABELS)
+def test_merged_groups_are_the_connected_images(images):
+    """Twin: join any two images that share a value, or pixels that are no blank's, until nothing changes."""
+    values = {f"{at:02d}": f"site {value}" for at, (value, _, _) in enumerate(images)}
+    keys = {f"{at:02d}": f"{key}{' blank' if blank else ''}" for at, (_, key, blank) in enumerate(images)}
+    blank = {name for name, key in keys.items() if "blank" in key}
+    groups = merge_groups(keys, values, blank=blank)
+    reach = {name: {name} for name in values}
+    for _ in values:
+        for one in values:
+            for two in values:
+                if values[one] == values[two] or (keys[one] == keys[two] and one not in blank):
+                    reach[one] |= reach[two]
+                    reach[two] |= reach[one]
+    for one in values:
+        for two in values:
+            assert (groups[one] == groups[two]) == (two in reach[one])
+
+
+def test_groups_are_named_after_their_values():
+    duplicates = {name: f"own {name}" for name in "abcdefg"} | {"b": "same", "c": "same"}
+    values = dict(zip("abcdefg", ["lake", "lake", "sea", "bay", "fen", "fen", "bog"], strict=True))
+    groups = merge_groups(duplicates, values, blank=())
+    assert groups["a"] == groups["c"] == "lake + sea"
+    assert groups["d"] == "bay"
+    chained = merge_groups(dict.fromkeys("abcdefg", "same"), values, blank=())
+    assert set(chained.values()) == {"bay + 4 more"}
+
+
+def test_folds_that_were_made_without_the_column(tmp_path):
+    folds = make()
+    values = {row.id: f"site {int(row.id) // 4}" for row in folds.rows}
+    with pytest.raises(InputError, match=r"'site' was asked for, but .*folds.csv has 'site 0' in two groups"):
+        need_groups(folds, values, tmp_path / "folds.csv", column="site")
+    need_groups(folds, {row.id: row.id for row in folds.rows}, tmp_path / "folds.csv", column="site")
+
+
+def test_groups_of_images():
+    folds = make()
+    assert folds.groups(["0003", "0001"]).tolist() == ["0003", "0001"]

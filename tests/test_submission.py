@@ -125,3 +125,17 @@ def test_score_refuses(written, tmp_path, text, message):
         score_files(
             written / "submission.csv", tmp_path / "solution.csv", metric=get_metric("tgs_map"), shape=SHAPE
         )
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("iou_by_group", "--metric iou_by_group: it needs groups"),
+        ("miou(num_classes=3)", "it needs class maps"),
+    ],
+)
+def test_score_refuses_what_runs_do_not_say(written, name, message):
+    with pytest.raises(InputError, match=message):
+        score_files(
+            written / "submission.csv", written / "submission.csv", metric=get_metric(name), shape=SHAPE
+        )

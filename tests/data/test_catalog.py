@@ -132,6 +132,46 @@ def test_findings(tmp_path):
     assert sorted(map(len, duplicate_groups(cache.train_images).values())) == [1, 1, 1, 1, 2]
 
 
+def side_table(folder, text, name="sites.csv"):
+    (folder / name).write_text(text)
+    return {sample.id: sample for sample in read_catalog(folder).train}
+
+
+def test_texts_of_side_tables_are_kept(download):
+    ids = [sample.id for sample in read_catalog(download).train]
+    rows = "\n".join(f"{name},site {at % 3},{at / 2},{'x' * 500}" for at, name in enumerate(ids))
+    found = side_table(download, f"id,site,angle,essay\n{rows}\n")
+    assert found[ids[4]].texts == {"site": "site 1"}  # neither run-lengths nor texts of 500 signs
+    assert found[ids[4]].values["angle"] == 2.0
+    assert "z" in found[ids[4]].values
+
+
+def test_a_column_with_two_values_of_an_id_is_left_out_and_told(download):
+    first, second, *_ = (sample.id for sample in read_catalog(download).train)
+    text = f"id,site,kind\n{first},lake,a\n{first},sea,a\n{second},sea,b\n"
+    found = side_table(download, text)
+    assert found[first].texts == {"kind": "a"}
+    assert read_catalog(download).notes == ["sites.csv: the column 'site': an id has two values in it"]
+
+
+def test_tables_beside_a_folder_of_pairs(tmp_path):
+    paired(tmp_path)
+    (tmp_path / "broken.csv").write_text("a,b\n1\n")
+    found = side_table(tmp_path, "row,chip_id,location\n7,a,lake\n8,b,sea\n9,zz,sea\n")
+    assert found["a"].texts == {"location": "lake"}
+    assert found["a"].values == {"row": 7.0}
+    assert found["c"].texts == {}
+    assert any("broken.csv: line 2 has 1 cells" in note for note in read_catalog(tmp_path).notes)
+
+
+def test_a_catalogue_of_before_texts_opens(example, tmp_path):
+    value = read_catalog(example / "data").to_json()
+    for sample in (*value["train"], *value["test"]):
+        del sample["texts"]
+    write_json(tmp_path / "data.json", value)
+    assert Catalog.from_json(read_json(tmp_path / "data.json")).train[0].texts == {}
+
+
 @pytest.mark.real
 def test_real_tgs(shared):
     """The table heads that the checklist quotes, and what INDEX.md says of the masks."""

@@ -1,0 +1,107 @@
+"""Groups of a side table's column on their way: catalogue, folds, validation, tuning, report."""
+
+import numpy as np
+import pytest
+
+import masksmith as ms
+from masksmith.data.catalog import read_catalog
+from masksmith.errors import InputError
+from masksmith.files import read_json, write_json
+from masksmith.metrics import get_metric
+from masksmith.postprocess import PLAIN, apply_rule
+from masksmith.prediction import open_codes
+from masksmith.project import Project
+from tests.conftest import TINY
+
+BY_SITE = TINY | {"folds.group_by": "site"}
+
+
+@pytest.fixture
+def sites(download):
+    """The generated data with a table that gives the training images ten sites."""
+    ids = [sample.id for sample in read_catalog(download).train]
+    rows = [f"{name},site {at % 10},{at}" for at, name in enumerate(ids)]
+    (download / "sites.csv").write_text("\n".join(["id,site,row", *rows]) + "\n")
+    return download
+
+
+def test_a_site_stays_in_one_fold(sites, tmp_path):
+    out = tmp_path / "project"
+    ms.check(sites, out)
+    folds = ms.folds(out, overrides=BY_SITE)
+    home = {row.id: row.fold for row in folds.rows}
+    site_of = {sample.id: sample.texts["site"] for sample in read_catalog(sites).train}
+    for site in set(site_of.values()):
+        assert len({home[name] for name in home if site_of[name] == site}) == 1
+    blank = Project.open(out).blank
+    assert len({site_of[name] for name in site_of if name in blank}) > 1  # and yet these sites are apart:
+    assert {row.group for row in folds.rows} == {f"site {at}" for at in range(10)}
+    assert ms.folds(out, overrides=BY_SITE).hash == folds.hash
+    with pytest.raises(
+        InputError, match=r"folds.group_by: null was asked for, but .*folds.csv was made with a column"
+    ):
+        ms.folds(out, overrides=TINY)
+
+
+@pytest.mark.parametrize(
+    ("column", "message"),
+    [("sight", "the column 'sight'; did you mean 'site'"), ("row", "40 images has its own 'row'")],
+)
+def test_a_column_is_checked_before_training(sites, tmp_path, column, message):
+    out = tmp_path / "project"
+    with pytest.raises(InputError, match=f"folds.group_by: .*{message}"):
+        ms.compete(sites, out=out, overrides=TINY | {"folds.group_by": column})
+    assert not (out / "runs").exists()
+    assert not (out / "folds.csv").exists()
+
+
+def test_folds_of_before_the_column_are_refused(sites, tmp_path):
+    out = tmp_path / "project"
+    ms.check(sites, out)
+    ms.folds(out, overrides=TINY)
+    with pytest.raises(InputError, match=r"folds.group_by: 'site' was asked for, but .* in two groups"):
+        ms.folds(out, overrides=BY_SITE)
+
+
+def test_a_catalogue_of_an_older_version_learns_the_columns(sites, tmp_path):
+    out = tmp_path / "project"
+    ms.check(sites, out)
+    value = read_json(out / "data.json")
+    for sample in (*value["train"], *value["test"]):
+        del sample["texts"]
+    write_json(out / "data.json", value)
+    with pytest.raises(InputError, match="no side table has the column 'site'"):
+        ms.folds(out, overrides=BY_SITE)
+    ms.check(sites, out)
+    assert len({row.group for row in ms.folds(out, overrides=BY_SITE).rows}) == 10
+
+
+def scores_by_hand(out, name):
+    """The plain score of fold 0 from what lies in the project's files, groups from the table."""
+    project, metric = Project.open(out), get_metric(name)
+    site_of = {sample.id: sample.texts["site"] for sample in project.catalog.train}
+    store, masks = open_codes(project.run().oof(0)), project.cache.train_masks
+    names = [one for one in project.folds.inside(0) if one not in project.blank]
+    rows = np.stack(
+        [metric.stats(apply_rule(store[one][..., 0], PLAIN), masks[one][..., 0]) for one in names]
+    )
+    return metric.score(rows, np.array([site_of[one] for one in names]))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("metric", ["iou_by_group", "hausdorff_95"])
+def test_the_whole_way(sites, tmp_path, metric):
+    """A metric of groups, and one that is better where it is lower."""
+    out = tmp_path / "project"
+    options = {"metric": metric, "training.select": "best", "tuning.bottom_thresholds": [0.3, 0.5, 0.7]}
+    result = ms.compete(sites, out=out, overrides=BY_SITE | options)
+    tuning = read_json(out / "tuning.json")
+    assert tuning["higher_is_better"] == (metric == "iou_by_group")
+    assert tuning["plain"] == pytest.approx(scores_by_hand(out, metric))
+    sign = 1 if tuning["higher_is_better"] else -1
+    assert sign * tuning["tuned"] >= sign * tuning["plain"]
+    facts = read_json(Project.open(out).run().final(0).with_suffix(".json"))
+    assert facts["best_epoch"] >= 1
+    assert sign * facts["best_score"] >= 0
+    assert result.report is not None
+    assert metric in result.report.read_text()
