@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from masksmith.models import SegmentationModel
     from masksmith.training.deadline import Deadline
+    from masksmith.training.lr_finder import LrCurve
     from masksmith.training.stages import FoldData
 
 _FORWARD_WORK = 0.35  # a forward pass costs about this share of a training step on the same pixels
@@ -232,13 +233,39 @@ def checksum_of(weights: Path) -> str:
 
 
 def _fold_data(project: Project, run: Run, fold: int) -> "FoldData":
+    return _data_of(project, run.recipe, fold, key=train_key(project, run, fold))
+
+
+def _data_of(project: Project, recipe: Recipe, fold: int, *, key: str) -> "FoldData":
     from masksmith.training.stages import FoldData
 
     ids = [name for name in project.folds.outside(fold) if name not in project.blank]
-    cache, key = project.cache, train_key(project, run, fold)
-    return FoldData(
-        fold, ids, cache.train_images, cache.train_masks, run.recipe.seed, key, size=run.recipe.size
-    )
+    cache = project.cache
+    return FoldData(fold, ids, cache.train_images, cache.train_masks, recipe.seed, key, size=recipe.size)
+
+
+def sweep_lr(project: Project, asked: Recipe, *, fold: int = 0) -> "LrCurve":
+    """Return the loss of a recipe's first stage at growing learning rates; no run is made.
+
+    Raises:
+        InputError: The recipe goes on from trained weights, or it would not fit into memory.
+    """
+    from masksmith.models import build_model
+    from masksmith.training.lr_finder import find_lr
+    from masksmith.training.machine import make_fabric
+
+    if asked.training.start_run is not None:
+        raise InputError(
+            f"training.start_run: {asked.training.start_run}: a range test begins with the model's own weights; "
+            "expected null"
+        )
+    recipe = resolve(asked)
+    fabric = make_fabric(recipe.training)
+    seed = recipe.seed * 1000 + fold
+    model = build_model(recipe.model, in_channels=project.cache.channels, seed=seed)
+    data = _data_of(project, recipe, fold, key="")
+    _refuse_too_large(recipe, model, data)
+    return find_lr(fabric, model, recipe.training, data)
 
 
 def _fresh_model(project: Project, run: Run, fold: int) -> "SegmentationModel":
