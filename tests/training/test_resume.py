@@ -62,8 +62,26 @@ class KilledError(Exception):
     """What leaves the process at once: no checkpoint is written."""
 
 
-def leave_at(monkeypatch, number, error):
-    """Raise in the place of the ``number``-th step of this process."""
+@pytest.fixture(scope="module")
+def clean(tmp_path_factory):
+    """Return the folder of a technique's training that was never left, and the number of its steps; made once."""
+    root = tmp_path_factory.mktemp("clean")
+    data, made = make_data(root), {}
+
+    def folder_of(name):
+        if name not in made:
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr("os.fsync", lambda _: None)
+                steps = leave_at(patch, 0, None)
+                run(data, root / name, TECHNIQUES.get(name) or config())
+            made[name] = steps[0]
+        return root / name, made[name]
+
+    return folder_of
+
+
+def leave_at(patch, number, error):
+    """Raise in the place of the ``number``-th step of this process; return the steps so far, as a list of one."""
     made, inner = [0], Trainer.step
 
     def step(*args, **kwargs):
@@ -72,31 +90,28 @@ def leave_at(monkeypatch, number, error):
             raise error
         return inner(*args, **kwargs)
 
-    monkeypatch.setattr(Trainer, "step", step)
+    patch.setattr(Trainer, "step", step)
     return made
 
 
 @pytest.mark.parametrize("name", TECHNIQUES)
-def test_left_and_continued_is_the_same_bytes(tmp_path, monkeypatch, name):
+def test_left_and_continued_is_the_same_bytes(clean, tmp_path, monkeypatch, name):
+    """Stopped half-way, where a checkpoint is of that very step; then killed, and replayed from the last one."""
     data, settings = make_data(tmp_path), TECHNIQUES[name]
-    with monkeypatch.context() as patch:
-        made = leave_at(patch, 0, None)
-        run(data, tmp_path / "clean", settings)
-    clean = content(tmp_path / "clean")
-    stopped = StoppedError("stop", exit_code=143)
-    for number, error in ((made[0] // 2, KilledError()), (made[0] - 1, stopped)):
-        folder = tmp_path / f"left at {number}"
-        with monkeypatch.context() as patch, pytest.raises(type(error)):
+    whole, steps = clean(name)
+    for number, error in ((steps // 2, StoppedError("stop", exit_code=143)), (steps // 4, KilledError())):
+        with monkeypatch.context() as patch:
             leave_at(patch, number, error)
-            run(data, folder, settings)
-        run(data, folder, settings)
-        assert content(folder) == clean, f"left at step {number}"
+            with pytest.raises(type(error)):
+                run(data, tmp_path / "left", settings)
+    run(data, tmp_path / "left", settings)
+    assert content(tmp_path / "left") == content(whole)
 
 
 @pytest.mark.parametrize(
     ("name", "call"), [("best, last and top", 2), ("early stop on the loss", 1), ("swa of epochs", 2)]
 )
-def test_stopped_while_it_is_scored(tmp_path, name, call):
+def test_stopped_while_it_is_scored(clean, tmp_path, name, call):
     """The state is then the one after the last step of an epoch that is not finished."""
     data, settings, calls = make_data(tmp_path), TECHNIQUES[name], []
 
@@ -106,17 +121,15 @@ def test_stopped_while_it_is_scored(tmp_path, name, call):
             raise StoppedError("stop", exit_code=143)
         return score_of(model)
 
-    run(data, tmp_path / "clean", settings)
     with pytest.raises(StoppedError):
         run(data, tmp_path / "stopped", settings, evaluate=stop)
     run(data, tmp_path / "stopped", settings)
-    assert content(tmp_path / "stopped") == content(tmp_path / "clean")
+    assert content(tmp_path / "stopped") == content(clean(name)[0])
 
 
-def test_the_techniques_above_do_something(tmp_path):
+def test_the_techniques_above_do_something(clean):
     """A resumed technique that never comes into force would prove nothing."""
-    data = make_data(tmp_path)
-    plain, _ = run(data, tmp_path / "plain", config())
+    plain = content(clean("plain")[0])
     for name in (
         "class-aware",
         "curriculum by loss",
@@ -125,11 +138,13 @@ def test_the_techniques_above_do_something(tmp_path):
         "no average",
         "layer decay",
     ):
-        other, _ = run(data, tmp_path / name, TECHNIQUES[name])
-        assert any(not plain[key].equal(other[key]) for key in plain), name
+        other = content(clean(name)[0])
+        assert other["final.safetensors"] != plain["final.safetensors"], name
     for name in ("plateau on the score", "plateau on the loss"):
-        run(data, tmp_path / name, TECHNIQUES[name])
-        assert events(tmp_path / name, "rate_scale"), name
-    for name, ended in (("early stop on the loss", "training"), ("until plateau", "stage")):
-        run(data, tmp_path / name, TECHNIQUES[name])
-        assert events(tmp_path / name, "ended") == [ended], name
+        assert events(clean(name)[0], "rate_scale"), name
+    for name, ended in (
+        ("early stop on the loss", "training"),
+        ("early stop on the score", "training"),
+        ("until plateau", "stage"),
+    ):
+        assert events(clean(name)[0], "ended") == [ended], name

@@ -203,7 +203,7 @@ def build_optimizer(
 
 
 def fill_momentum(optimizer: torch.optim.Optimizer) -> None:
-    """Give weights that were frozen until now the momentum 0 of a first step: torch's SGD wants all or none of a group."""
+    """Give weights that were frozen until now the momentum 0 of a first step: SGD wants one for a whole group."""
     if not isinstance(optimizer, torch.optim.SGD) or not optimizer.state:
         return
     for group in optimizer.param_groups:
