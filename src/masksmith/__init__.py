@@ -3,7 +3,7 @@
 >>> import masksmith as ms
 >>> result = ms.compete("tgs-salt", out="project", overrides={"folds.train": 1})  # doctest: +SKIP
 
-The verbs are functions: ``check folds train predict tune submit report compete plan noise score convert example
+The verbs are functions: ``check folds train predict tune submit report compete plan lr noise score convert example
 recipes verify vocabulary``. Importing the package imports neither torch nor numpy; the first verb does.
 """
 
@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     )
     from masksmith.pipeline import (
         folds as folds,
+    )
+    from masksmith.pipeline import (
+        lr as lr,
     )
     from masksmith.pipeline import (
         noise as noise,
@@ -73,6 +76,7 @@ _VERBS = (
     "convert",
     "example",
     "folds",
+    "lr",
     "noise",
     "plan",
     "predict",

@@ -97,6 +97,12 @@ def noise(
 
 
 @app.command()
+def lr(project: Folder, recipe: RecipeName = "default", overrides: Set = None) -> None:
+    """Sweep the learning rate over a short training, suggest one, and write lr.html."""
+    print(masksmith.lr(project, recipe=recipe, overrides=overrides or ()))
+
+
+@app.command()
 def check(
     data: Data,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Project folder to make.")] = None,

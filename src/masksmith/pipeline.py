@@ -17,7 +17,7 @@ from masksmith.data.catalog import read_catalog
 from masksmith.data.checks import CheckReport, check_data
 from masksmith.data.synthetic import make_example
 from masksmith.errors import InputError
-from masksmith.files import folder_lock, write_json
+from masksmith.files import folder_lock, write_json, write_text
 from masksmith.finish import report_members, submit_members, test_shapes, tune_members
 from masksmith.members import read_members
 from masksmith.metrics import get_metric
@@ -29,7 +29,7 @@ from masksmith.project import Project, Run, refuse_inside
 from masksmith.recipe import Listing, Recipe, list_recipes, load_recipe, parse_recipe, recipe_source
 from masksmith.seeds import measure_noise, noise_text, read_noise
 from masksmith.splits import Folds
-from masksmith.stages import folds_of, train_run
+from masksmith.stages import folds_of, sweep_lr, train_run
 from masksmith.submission import (
     Scored,
     Verdict,
@@ -39,6 +39,7 @@ from masksmith.submission import (
 
 if TYPE_CHECKING:
     from masksmith.models.convert import Converted
+    from masksmith.training.lr_finder import LrCurve
     from masksmith.verification import Verdicts
     from masksmith.words import Vocabulary
 
@@ -136,6 +137,50 @@ def noise(out: str | Path, *, recipe: str | None = None, overrides: Overrides = 
     with folder_lock(project.root), pulse.graceful():
         folds_of(project, asked)
         return measure_noise(project, asked)
+
+
+def lr(out: str | Path, *, recipe: str = "default", overrides: Overrides = ()) -> "LrFound":
+    """Sweep the learning rate over a short training of fold 0, and write ``lr.html``; no run is made.
+
+    Args:
+        out: Project folder.
+        recipe: A bundled recipe's name, or a YAML file; its first stage is trained.
+        overrides: Dotted changes of the recipe.
+
+    Raises:
+        InputError: No such project, or the recipe cannot be trained.
+    """
+    from masksmith.reporting.figures import lr_curve
+
+    project, asked = Project.open(Path(out)), load_recipe(recipe, _dotted(overrides))
+    first = asked.training.stages[0].optimizer
+    assert first is not None
+    with folder_lock(project.root), pulse.graceful():
+        folds_of(project, asked)
+        curve = sweep_lr(project, asked)
+        page = project.root / "lr.html"
+        write_text(page, lr_curve(curve.rates, curve.losses, suggestion=curve.suggestion, peak=first.lr))
+    return LrFound(curve, first.lr, page)
+
+
+@dataclass(frozen=True)
+class LrFound:
+    """What ``lr`` ends with."""
+
+    curve: "LrCurve"
+    peak: float
+    """Learning rate of the recipe."""
+    page: Path
+
+    def __str__(self) -> str:
+        found = self.curve.suggestion
+        said = (
+            f"suggested learning rate: {found:.2g}"
+            if found is not None
+            else "no suggestion: the loss does not fall at any rate of the sweep"
+        )
+        swept = f"{self.curve.rates[0]:.0e} to {self.curve.rates[-1]:.2g}" if self.curve.rates else "nothing"
+        return f"{said} (the recipe has {self.peak:.2g}; swept {swept})\n{self.page}"
 
 
 def plan(
@@ -435,6 +480,7 @@ __all__ = [
     "convert",
     "example",
     "folds",
+    "lr",
     "noise",
     "plan",
     "predict",

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
     from masksmith.models import SegmentationModel
     from masksmith.training.deadline import Deadline
+    from masksmith.training.lr_finder import LrCurve
     from masksmith.training.stages import FoldData
 
 _FORWARD_WORK = 0.35  # a forward pass costs about this share of a training step on the same pixels
@@ -164,10 +165,9 @@ def train_member(
     logger.info("run %s: training %s", run.path.name, what)
     training = training_of(project, run, fold)
     fabric = make_fabric(run.recipe.training)
-    model, data = (
-        _fresh_model(project, run, fold),
-        _fold_data(project, run, fold, key=train_key(project, run, fold)),
-    )
+    data = _data_of(project, run.recipe, fold, key=train_key(project, run, fold))
+    model = _fresh_model(project, run, fold)
+    _learn_scalars(model, data)
     _refuse_too_large(run.recipe, training, model, data)
     remaining = remaining or Remaining(work_of(project, run, [fold]))
     train_fold(
@@ -324,32 +324,59 @@ def checksum_of(weights: Path) -> str:
     return str(facts_of(weights)["checksum"])
 
 
-def _fold_data(project: Project, run: Run, fold: int, *, key: str) -> "FoldData":
+def _data_of(project: Project, recipe: Recipe, fold: int, *, key: str) -> "FoldData":
     from masksmith.training.stages import FoldData
 
     ids = [name for name in project.folds.outside(fold) if name not in project.blank]
-    scalars = scalars_of(project, run.recipe)
+    scalars = scalars_of(project, recipe)
     cache = project.cache
     return FoldData(
         fold,
         ids,
         cache.train_images,
         cache.train_masks,
-        run.recipe.seed,
+        recipe.seed,
         key,
-        size=run.recipe.size,
+        size=recipe.size,
         scalars={name: scalars[name] for name in ids} if scalars else {},
     )
+
+
+def _learn_scalars(model: "SegmentationModel", data: "FoldData") -> None:
+    """Let a model that takes scalars standardise them as the images of a training have them."""
+    if data.scalars:
+        model.set_scalar_statistics(np.array([data.scalars[name] for name in data.ids], np.float32))
+
+
+def sweep_lr(project: Project, asked: Recipe, *, fold: int = 0) -> "LrCurve":
+    """Return the loss of a recipe's first stage at growing learning rates; no run is made.
+
+    Raises:
+        InputError: The recipe goes on from trained weights, or it would not fit into memory.
+    """
+    from masksmith.models import build_model
+    from masksmith.training.lr_finder import find_lr
+    from masksmith.training.machine import make_fabric
+
+    if asked.training.start_run is not None:
+        raise InputError(
+            f"training.start_run: {asked.training.start_run}: a range test begins with the model's own weights; "
+            "expected null"
+        )
+    recipe = resolve(asked)
+    fabric = make_fabric(recipe.training)
+    seed = recipe.seed * 1000 + fold
+    model = build_model(recipe.model, in_channels=project.cache.channels, seed=seed)
+    data = _data_of(project, recipe, fold, key="")
+    _learn_scalars(model, data)
+    _refuse_too_large(recipe, recipe.training, model, data)
+    return find_lr(fabric, model, recipe.training, data)
 
 
 def _fresh_model(project: Project, run: Run, fold: int) -> "SegmentationModel":
     """Return the model that a training begins with."""
     start = run.recipe.training.start_run
     model = build(project, run, fold, load_weights=start is None)
-    if run.recipe.model.scalars:
-        seen = scalars_of(project, run.recipe)
-        ids = [name for name in project.folds.outside(fold) if name not in project.blank]
-        model.set_scalar_statistics(np.array([seen[name] for name in ids], np.float32))
     if start is not None:
         load(model, _start_weights(project, start, fold))
     return model
@@ -437,7 +464,7 @@ def work_of(project: Project, run: Run, missing: list[int]) -> float:
         test = _pixels(cache.test_images, cache.test_images.ids)
         forward = held_out * (scorings + views) + test * views
         total += (
-            training_work(recipe.training, _fold_data(project, run, fold, key=""), divisor)
+            training_work(recipe.training, _data_of(project, run.recipe, fold, key=""), divisor)
             + _FORWARD_WORK * forward
         )
     return total

@@ -70,6 +70,28 @@ def threshold_curve(curve: Sequence[Sequence[float]], *, metric: str, chosen: fl
     return _html(figure)
 
 
+def lr_curve(
+    rates: Sequence[float], losses: Sequence[float], *, suggestion: float | None, peak: float
+) -> str:
+    """Return a whole page that needs no network: smoothed loss over the rate, the suggested and the recipe's one."""
+    figure = go.Figure()
+    figure.add_scatter(x=list(rates), y=list(losses), mode="lines", name="loss", line_color=_COLOURS[0])
+    if suggestion is not None:
+        figure.add_vline(x=suggestion, line_color="#dc2626", annotation_text=f"suggested {suggestion:.2g}")
+    figure.add_vline(
+        x=peak, line_dash="dot", line_color="#6b7280", annotation_text=f"recipe {peak:.2g}",
+        annotation_position="bottom right",
+    )  # fmt: skip
+    figure.update_layout(
+        title="learning-rate range test",
+        xaxis_title="learning rate",
+        yaxis_title="training loss, smoothed",
+        **_LAYOUT,
+    )
+    figure.update_xaxes(type="log")
+    return str(figure.to_html(full_html=True, include_plotlyjs=True, config={"displayModeBar": False}))
+
+
 def coverage_histogram(shares: dict[str, list[float]]) -> str:
     """Return the share of images in each coverage class, a bar for each set of masks."""
     labels = ["empty", *(f"≤{10 * i}%" for i in range(1, 11))]

@@ -3,9 +3,21 @@
 from masksmith.training.config import (
     LossTerm,
     OptimizerConfig,
+    SamplerConfig,
     ScheduleConfig,
     Stage,
+    StallConfig,
+    SwaConfig,
     TrainingConfig,
 )
 
-__all__ = ["LossTerm", "OptimizerConfig", "ScheduleConfig", "Stage", "TrainingConfig"]
+__all__ = [
+    "LossTerm",
+    "OptimizerConfig",
+    "SamplerConfig",
+    "ScheduleConfig",
+    "Stage",
+    "StallConfig",
+    "SwaConfig",
+    "TrainingConfig",
+]

@@ -38,9 +38,7 @@ def refuse_missing_parts(model: nn.Module, freeze: Collection[str], *, where: st
     Raises:
         InputError: No weights belong to a part, or the encoder has no batch norm.
     """
-    parts = {part_of(name) for name, _ in model.named_parameters()}
-    if "all_but_head" in freeze:
-        parts.add("all_but_head")
+    parts = {"all_but_head", *(part_of(name) for name, _ in model.named_parameters())}
     if encoder_norms(model):
         parts.add("encoder_norm")
     for part in freeze:

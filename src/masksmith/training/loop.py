@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from lightning_fabric import Fabric
@@ -18,10 +17,11 @@ from lightning_fabric import Fabric
 from masksmith.errors import DivergedError, InputError, StoppedError
 from masksmith.models import SegmentationModel
 from masksmith.progress import Remaining, logger
-from masksmith.training.checkpoint import Checkpoints, is_finished, save_tensors
+from masksmith.training.checkpoint import Checkpoints, is_finished
 from masksmith.training.config import TrainingConfig
 from masksmith.training.deadline import Deadline
 from masksmith.training.events import EventLog
+from masksmith.training.final import write_final
 from masksmith.training.keep import Keeper, tidy
 from masksmith.training.refit import refuse_scores
 from masksmith.training.stages import FoldData
@@ -77,7 +77,7 @@ def train_fold(
     remaining.done += planned - trainer.work_ahead()
     with torch.random.fork_rng():
         _train(run)
-        _finish(run)
+        write_final(trainer, run.keeper, evaluate)
     _tidy(folder)
 
 
@@ -104,6 +104,7 @@ def _begin(run: _Run) -> None:
         found = None
     if found is not None:
         trainer.restore(*found)
+        run.keeper.drop(trainer.progress.best)
         logger.info("fold %d: going on after epoch %.2f", fold, trainer.position)
     run.log.cut_back(trainer.position)
     if found is None:
@@ -122,12 +123,8 @@ def _train(run: _Run) -> None:
     trainer, remaining = run.trainer, run.remaining
     seconds, steps = 0.0, 0  # of the epoch under way, in this process
     while (progress := trainer.progress).epoch < len(trainer.plan):
-        epoch, first, started, before = (
-            trainer.plan[progress.epoch],
-            progress.step,
-            time.monotonic(),
-            remaining.done,
-        )
+        epoch, first = trainer.plan[progress.epoch], progress.step
+        started, before = time.monotonic(), remaining.done
         try:
             mean_loss, rate = trainer.run_epoch(remaining, run.deadline, on_cycle=lambda: _end_cycle(run))
             seconds, steps = seconds + time.monotonic() - started, steps + epoch.steps - first
@@ -181,9 +178,10 @@ def _keep(run: _Run, mean_loss: float, score: float | None) -> None:
 
 def _end_cycle(run: _Run) -> None:
     """Keep the weights at the end of a cycle."""
-    trainer, swa = run.trainer, run.trainer.config.swa
-    trainer.progress.snapshots += 1
-    run.keeper.snapshot(trainer.progress.snapshots, trainer.kept, trainer.position)
+    trainer, swa, progress = run.trainer, run.trainer.config.swa, run.trainer.progress
+    progress.snapshots += 1
+    finished = progress.epoch + progress.step / trainer.plan[progress.epoch].steps
+    run.keeper.snapshot(progress.snapshots, trainer.kept, finished)
     if swa is not None and swa.every == "cycle":
         trainer.add_to_swa()
 
@@ -245,31 +243,6 @@ def _rescue(run: _Run, error: Exception) -> None:
         "%s: training diverged (%s); back to epoch %.2f with %.1f times the rate",
         where, error, trainer.position, _RESCUE_LR,
     )  # fmt: skip
-
-
-def _finish(run: _Run) -> None:
-    """Publish what is kept, and write the chosen weights as ``final.safetensors`` with the facts beside them."""
-    trainer, best, select = run.trainer, run.trainer.progress.best, run.trainer.config.select
-    swa = trainer.finished_swa()
-    kept = run.keeper.publish(best, trainer.progress.snapshots, last=trainer.kept, swa=swa)
-    epoch = best.epoch if select == "best" else trainer.progress.epoch
-    facts: dict[str, Any] = {
-        "epoch": epoch,
-        "select": select,
-        "best_epoch": best.epoch,
-        "best_score": best.score,
-        "lengths": trainer.lengths(epoch),
-        "swa_count": 0 if trainer.swa is None else trainer.swa.count,
-        "rescued": trainer.progress.lr_scale < 1,
-        "divisor": trainer.raw.divisor,
-        "key": trainer.data.key,
-        **kept,
-    }
-    if swa is not None and run.evaluate is not None:
-        facts["swa_score"] = run.evaluate(swa)
-    model = swa if select == "swa" and swa is not None else trainer.kept
-    tensors = run.keeper.load(best.epoch) if select == "best" else model.state_dict()
-    save_tensors(run.keeper.folder / "final.safetensors", tensors, facts)
 
 
 def _tidy(folder: Path) -> None:

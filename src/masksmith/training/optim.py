@@ -202,6 +202,16 @@ def build_optimizer(
     )
 
 
+def fill_momentum(optimizer: torch.optim.Optimizer) -> None:
+    """Give weights that were frozen until now the momentum 0 of a first step: SGD wants one for a whole group."""
+    if not isinstance(optimizer, torch.optim.SGD) or not optimizer.state:
+        return
+    for group in optimizer.param_groups:
+        for weight in group["params"]:
+            if group["momentum"] and optimizer.state[weight].get("momentum_buffer") is None:
+                optimizer.state[weight]["momentum_buffer"] = torch.zeros_like(weight)
+
+
 def set_lr(optimizer: torch.optim.Optimizer, factor: float) -> float:
     """Set every group's rate to ``factor`` times its peak; return the largest."""
     for group in optimizer.param_groups:

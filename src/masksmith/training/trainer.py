@@ -23,7 +23,7 @@ from masksmith.training.config import TrainingConfig
 from masksmith.training.deadline import Deadline
 from masksmith.training.freeze import encoder_norms, refuse_missing_parts, set_frozen, small_batch_warning
 from masksmith.training.keep import Best
-from masksmith.training.optim import build_optimizer, finished_cycles, lr_factor, set_lr
+from masksmith.training.optim import build_optimizer, fill_momentum, finished_cycles, lr_factor, set_lr
 from masksmith.training.plan import Epoch, end_stage, plan_epochs, shorten
 from masksmith.training.sampling import Sampling
 from masksmith.training.stages import EpochBatches, FoldData, StepBatches, task_of
@@ -200,6 +200,7 @@ class Trainer:
                 progress.rate_scale = 1.0
         self.model.train()
         set_frozen(self.raw, stage.freeze)
+        fill_momentum(self.optimizer.optimizer)
 
     def run_epoch(
         self, remaining: Remaining, deadline: Deadline | None, *, on_cycle: Callable[[], None]
