@@ -21,7 +21,7 @@ TIMEOUT_S = 120
 
 OVERRIDES = {
     "folds.count": 2,
-    "model.architecture": "unet_dropout",
+    "model.dropout": 0.2,  # so that torch's generator matters too
     "model.encoder": "tu-test_resnet",
     "model.encoder_weights": "none",
     "model.encoder_depth": 3,
@@ -120,17 +120,6 @@ def no_space() -> None:
 # --- the run ----------------------------------------------------------------------------------------------
 
 
-def unet_dropout(config, in_channels):
-    """The house's U-Net with dropout before its head, so that torch's generator matters too."""
-    from torch import nn
-
-    from masksmith.models.segmentation import _unet
-
-    net = _unet(config, in_channels)
-    net.decoder = nn.Sequential(net.decoder, nn.Dropout(0.2))
-    return net
-
-
 def make_data(folder: Path) -> Path:
     """Generate 24 training and 6 test images of 40x40 pixels."""
     from masksmith.data import synthetic
@@ -148,12 +137,10 @@ def prepare() -> None:
     import torch
 
     import masksmith.training.stages as training_stages
-    from masksmith.models.segmentation import MODELS
 
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     os.fsync = lambda _descriptor: None
-    MODELS["unet_dropout"] = unet_dropout
     make_batch = training_stages.make_batch
 
     def step(*arguments, **options):

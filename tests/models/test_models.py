@@ -4,7 +4,6 @@ from safetensors.torch import save_file
 
 from masksmith.errors import InputError
 from masksmith.models import (
-    MODELS,
     ModelConfig,
     build_model,
     size_trace,
@@ -27,19 +26,6 @@ SMALL = {"encoder": "resnet18", "encoder_weights": "none", "encoder_depth": 3, "
 
 def small(**changes):
     return ModelConfig(**(SMALL | changes))
-
-
-@pytest.mark.parametrize("name", sorted(MODELS))
-@pytest.mark.parametrize("channels", [1, 3, 12])
-def test_every_model_goes_forth_and_back(name, channels):
-    model = build_model(small(architecture=name), in_channels=channels, seed=0)
-    output = model(torch.rand(2, channels, 32, 48))
-    assert output.mask_logits.shape == (2, 1, 32, 48)
-    assert output.mask_logits.dtype == torch.float32
-    assert output.image_logits is None
-    assert output.aux == ()
-    output.mask_logits.mean().backward()
-    assert all(torch.isfinite(weight.grad).all() for weight in model.parameters() if weight.grad is not None)
 
 
 def test_logits_are_float32_under_bfloat16():
@@ -70,33 +56,6 @@ def test_golden_logits():
 
 
 GOLDEN = [0.0581185, 0.2430902, -0.1608216, 0.3201494]
-
-
-def test_scalars_are_refused_by_a_model_without_a_use_for_them():
-    model = build_model(small(), in_channels=1, seed=0)
-    with pytest.raises(ValueError, match=r"scalars of shape \(1, 2\): this model takes none"):
-        model(torch.rand(1, 1, 32, 32), torch.rand(1, 2))
-
-
-def test_overfits_eight_images():
-    from masksmith.losses import bce, dice
-
-    torch.manual_seed(0)
-    model = build_model(small(), in_channels=1, seed=0)
-    image = torch.rand(8, 1, 32, 32)
-    target = torch.zeros(8, 32, 32, dtype=torch.uint8)
-    for at in range(8):
-        target[at, 4 : 12 + at, 6 : 14 + at] = 1
-    image[target[:, None] == 1] *= 0.3
-    optimizer = torch.optim.AdamW(model.parameters(), 3e-3)
-    for _ in range(80):
-        logits = model(image).mask_logits
-        (bce(logits, target) + dice(logits, target)).backward()
-        optimizer.step()
-        optimizer.zero_grad()
-    found = model(image).mask_logits[:, 0] > 0
-    truth = target == 1
-    assert (found & truth).sum() / (found | truth).sum() > 0.95
 
 
 def test_size_trace_of_the_default():
@@ -269,8 +228,9 @@ def test_sliced_depthwise_is_the_same_convolution(training):
 
 
 def test_unknown_architecture():
+    config = small().model_copy(update={"architecture": "unett"})  # which nobody checked
     with pytest.raises(InputError, match=r"model\.architecture: 'unett' is unknown; did you mean 'unet'"):
-        build_model(small(architecture="unett"), in_channels=1, seed=0)
+        build_model(config, in_channels=1, seed=0)
 
 
 def test_timm_encoders_have_a_source():

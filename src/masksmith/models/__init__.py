@@ -4,6 +4,7 @@ A model is ``forward(image, scalars=None) -> Output``; it declares its divisor, 
 deviation travel with the weights.
 """
 
+from masksmith.models.architectures import ARCHITECTURES
 from masksmith.models.config import ModelConfig
 from masksmith.models.cpu import slice_strided_depthwise
 from masksmith.models.segmentation import (
@@ -16,6 +17,7 @@ from masksmith.models.segmentation import (
 )
 
 __all__ = [
+    "ARCHITECTURES",
     "MODELS",
     "ModelConfig",
     "Output",

@@ -4,11 +4,12 @@ import struct
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
-from masksmith.config import Config
+from masksmith.config import Config, suggest
 from masksmith.errors import InputError
 from masksmith.files import file_digest
+from masksmith.models.architectures import ARCHITECTURES, check_options, divisor_of
 
 SCRATCH_ENCODER = "resnet18"
 PRETRAINED_ENCODER = "mobilenet_v2"
@@ -20,17 +21,19 @@ class ModelConfig(Config):
     """Which network, and what it starts from."""
 
     architecture: str = "unet"
-    """A key of MODELS."""
+    """A key of ARCHITECTURES (and of MODELS), which says what each has use for."""
     encoder: str = "auto"
-    """An encoder of segmentation-models-pytorch, "tu-" and a timm name, or "auto": mobilenet_v2 where pretrained
-    weights are to be had, otherwise resnet18 (plain convolutions learn faster from nothing on a CPU)."""
+    """An encoder of segmentation-models-pytorch; a timm name, with or without "tu-" (where both libraries know a name,
+    "tu-" means timm's); or "auto": mobilenet_v2 where pretrained weights are to be had, otherwise resnet18 (plain
+    convolutions learn faster from nothing on a CPU). Plain ViTs (vit_small_patch14_dinov2, samvit_base_patch16, …)
+    get a simple feature pyramid."""
     encoder_weights: str = "auto"
     """A safetensors file, "imagenet" (from the hub or its cache), "none", or "auto": what is reachable
     within three seconds."""
     encoder_weights_hash: str | None = None
     """Hash of the weights' file; filled in when a recipe is resolved, so that a run does not need the file."""
     encoder_depth: int = Field(default=4, ge=3, le=5)
-    """Number of halvings; sizes are padded to multiples of 2 to this power."""
+    """Number of halvings; sizes are padded to multiples of ``divisor``."""
     decoder_channels: list[Annotated[int, Field(ge=1)]] = Field(default=[128, 64, 32, 16])
     """Channels of the decoder: of each block, deepest first (as many as encoder_depth), or one number for decoders that
     have one width; see ARCHITECTURES."""
@@ -71,7 +74,7 @@ class ModelConfig(Config):
     @property
     def divisor(self) -> int:
         """What the sides of the canvas must be multiples of."""
-        return 2**self.encoder_depth
+        return divisor_of(self.architecture, encoder=self.encoder, depth=self.encoder_depth, stem=self.stem)
 
     def weights_identity(self) -> str:
         """Return what the weights are: a keyword, or the hash of the file.
@@ -86,13 +89,23 @@ class ModelConfig(Config):
         tensor_names(Path(self.encoder_weights))
         return file_digest(Path(self.encoder_weights))
 
+    @field_validator("architecture")
+    @classmethod
+    def _is_known(cls, name: str) -> str:
+        if name not in ARCHITECTURES:
+            raise ValueError(f"{name!r} is unknown; {suggest(name, ARCHITECTURES)}")
+        return name
+
     def model_post_init(self, _: Any) -> None:  # noqa: ANN401
-        """Refuse a decoder that does not match the depth."""
-        if len(self.decoder_channels) != self.encoder_depth:
-            raise ValueError(
-                f"decoder_channels: {len(self.decoder_channels)} values for encoder_depth {self.encoder_depth}; "
-                "expected one value a level"
-            )
+        """Refuse what the architecture or the encoder has no use for."""
+        fields = type(self).model_fields
+        values = {name: getattr(self, name) for name in fields}
+        check_options(
+            self.architecture, values, {name: field.get_default() for name, field in fields.items()}
+        )
+        twice = [name for at, name in enumerate(self.scalars) if name in self.scalars[:at]]
+        if twice:
+            raise ValueError(f"scalars: {twice[0]!r} is named twice; name each column once")
 
 
 def tensor_names(path: Path) -> set[str]:

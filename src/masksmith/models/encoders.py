@@ -6,9 +6,11 @@ Sources:
 """
 
 import difflib
+import re
 import socket
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from urllib.parse import urlparse
 
 import segmentation_models_pytorch as smp
@@ -35,8 +37,25 @@ class HubSource(NamedTuple):
 
 
 def known_encoders() -> list[str]:
-    """Names that segmentation-models-pytorch knows; every timm name works too, after "tu-"."""
+    """Names that segmentation-models-pytorch knows; every timm name works too, with or without "tu-"."""
     return sorted(smp.encoders.get_encoder_names())
+
+
+def timm_name(encoder: str) -> str | None:
+    """Return the name by which timm knows an encoder; None if it is one of segmentation-models-pytorch.
+
+    A name that both know means the latter's; "tu-" before it means timm's.
+    """
+    return None if encoder in smp.encoders.encoders else encoder.removeprefix("tu-")
+
+
+def _timm_knows(name: str) -> bool:
+    import timm
+
+    model, dot, _ = name.partition(".")
+    if not timm.is_model(model):
+        return False
+    return not dot or name in timm.list_models(f"{model}.*", pretrained=True, include_tags=True)
 
 
 def check_encoder(name: str) -> None:
@@ -45,26 +64,35 @@ def check_encoder(name: str) -> None:
     Raises:
         InputError: The name is unknown; the message suggests the nearest.
     """
-    if name.startswith("tu-"):
-        import timm
+    plain = timm_name(name)
+    if plain is None or _timm_knows(plain):
+        return
+    import timm
 
-        known = [f"tu-{model}" for model in timm.list_models()]
+    model, dot, _ = plain.partition(".")
+    if dot and timm.is_model(model):
+        known = timm.list_models(f"{model}.*", pretrained=True, include_tags=True) or [model]
     else:
-        known = known_encoders()
-    if name not in known:
-        close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-        raise InputError(
-            f"model.encoder: {name!r} is unknown; did you mean {', '.join(map(repr, close)) or 'resnet18'}? "
-            "Known: the encoders of segmentation-models-pytorch, and 'tu-' with any timm name"
-        )
+        known = timm.list_models()
+    if name.startswith("tu-"):
+        known = [f"tu-{one}" for one in known]
+    else:
+        known = list(dict.fromkeys([*known_encoders(), *known]))
+    close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    raise InputError(
+        f"model.encoder: {name!r} is unknown; did you mean {', '.join(map(repr, close)) or 'resnet18'}? "
+        "Known: the encoders of segmentation-models-pytorch, and every name of timm (where both know it, 'tu-' before "
+        "it means timm's)"
+    )
 
 
 def hub_source(encoder: str) -> HubSource | None:
     """Return where the ImageNet weights of an encoder lie on the hub, or None where there are none."""
-    if encoder.startswith("tu-"):
+    name = timm_name(encoder)
+    if name is not None:
         import timm
 
-        config = timm.get_pretrained_cfg(encoder.removeprefix("tu-"), allow_unregistered=True)
+        config = timm.get_pretrained_cfg(name, allow_unregistered=True)
         if config is None or not config.hf_hub_id:
             return None
         return HubSource(config.hf_hub_id, None, "model.safetensors")
@@ -155,17 +183,34 @@ def settle_encoder(encoder: str, weights: str) -> Settled:
     return Settled(chosen, "none", f"random weights: no ImageNet weights of {wanted} within {_REACH_S:.0f} s")
 
 
-def normalisation(in_channels: int, *, pretrained: bool) -> tuple[Tensor, Tensor]:
-    """Return mean and standard deviation (1, c, 1, 1) for images in 0…1."""
-    if pretrained and in_channels == 3:
-        mean, std = torch.tensor(IMAGENET_MEAN), torch.tensor(IMAGENET_STD)
-    else:
-        mean = torch.full((in_channels,), sum(IMAGENET_MEAN) / 3)
-        std = torch.full((in_channels,), sum(IMAGENET_STD) / 3)
-    return mean.view(1, -1, 1, 1), std.view(1, -1, 1, 1)
+def _pretrained_statistics(encoder: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return mean and standard deviation of the images that an encoder was pretrained on."""
+    name = timm_name(encoder)
+    if name is None:
+        return IMAGENET_MEAN, IMAGENET_STD
+    import timm
+
+    config = timm.get_pretrained_cfg(name, allow_unregistered=True)
+    if config is None:
+        return IMAGENET_MEAN, IMAGENET_STD
+    return tuple(config.mean), tuple(config.std)
 
 
-def adapt_stem(weight: Tensor, in_channels: int) -> Tensor:
+def normalisation(
+    in_channels: int, *, pretrained: bool, encoder: str = PRETRAINED_ENCODER
+) -> tuple[Tensor, Tensor]:
+    """Return mean and standard deviation (1, c, 1, 1) for images in 0…1.
+
+    With pretrained weights those that they were trained with (of many ViTs 0.5); other numbers of channels take their
+    mean. Without, ImageNet's mean.
+    """
+    mean, std = _pretrained_statistics(encoder) if pretrained else (IMAGENET_MEAN, IMAGENET_STD)
+    if not pretrained or in_channels != 3:
+        mean, std = (sum(mean) / len(mean),) * in_channels, (sum(std) / len(std),) * in_channels
+    return torch.tensor(mean).view(1, -1, 1, 1), torch.tensor(std).view(1, -1, 1, 1)
+
+
+def adapt_stem(weight: Tensor, in_channels: int, *, std: Sequence[float] = IMAGENET_STD) -> Tensor:
     """Adapt the first convolution (out, 3, kh, kw) of an RGB encoder to ``in_channels``.
 
     One channel: the sum over RGB, each channel weighted by how its standard deviation differs from the mean one, so
@@ -175,8 +220,8 @@ def adapt_stem(weight: Tensor, in_channels: int) -> Tensor:
     if in_channels == 3:
         return weight
     if in_channels == 1:
-        std = torch.tensor(IMAGENET_STD)
-        return (weight * (std.mean() / std).view(1, 3, 1, 1)).sum(dim=1, keepdim=True)
+        spread = torch.tensor(std)
+        return (weight * (spread.mean() / spread).view(1, 3, 1, 1)).sum(dim=1, keepdim=True)
     repeats = -(-in_channels // 3)
     return weight.repeat(1, repeats, 1, 1)[:, :in_channels] * (3 / in_channels)
 
@@ -193,10 +238,50 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         raise InputError(f"{path}: not a whole safetensors file ({error}); copy it again") from error
 
 
-def load_encoder_weights(encoder: nn.Module, weights: str, *, encoder_name: str, in_channels: int) -> None:
+_STAGE = re.compile(r"^([a-z]+(?:_[a-z]+)*)_(\d+)\.")
+
+
+def _stored_names(own: str) -> list[str]:
+    """Return how a weight of an encoder may be called in a file of the whole net.
+
+    segmentation-models-pytorch puts "model." before timm's names, timm's feature extractor "body." or "model.", and it
+    writes a stage of a list as "stages_0" instead of "stages.0".
+    """
+    names = [own, own.removeprefix("model.")]
+    names += [names[-1].removeprefix(prefix) for prefix in ("model.", "body.")]
+    names += [_STAGE.sub(r"\1.\2.", name) for name in names[1:]]
+    return list(dict.fromkeys(names))
+
+
+def stem_weight(encoder: nn.Module) -> str:
+    """Return the name of the weights that meet the image: of the first convolution."""
+    return next(f"{name}.weight" for name, one in encoder.named_modules() if isinstance(one, nn.Conv2d))
+
+
+def _matched(own: dict[str, Tensor], stored: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the stored tensors by the names of the encoder; those that are not there are missing."""
+    found = {}
+    for name in own:
+        spelling = next((one for one in _stored_names(name) if one in stored), None)
+        if spelling is not None:
+            found[name] = stored[spelling]
+    return found
+
+
+def load_encoder_weights(
+    encoder: nn.Module, weights: str, *, encoder_name: str, in_channels: int, new_stem: bool = False
+) -> None:
     """Load "imagenet" or a file into an encoder; "none" leaves it as it is.
 
     A classifier's weights, and those of stages that the encoder was built without, are left out.
+
+    Args:
+        encoder: Changed in place.
+        weights: "imagenet", "none" or the path of a safetensors file.
+        encoder_name: As in the configuration.
+        in_channels: Channels of the images; the first convolution is adapted.
+        new_stem: Whether the first convolution was replaced by another; it keeps its random weights, and the log says
+            so.
 
     Raises:
         InputError: Weights are missing or have another shape: the message says how many, and which first.
@@ -210,24 +295,22 @@ def load_encoder_weights(encoder: nn.Module, weights: str, *, encoder_name: str,
         if path is None:
             raise InputError(f"model.encoder_weights: the weights of {encoder_name} are no longer in reach")
     assert path is not None
-    stored = read_weights(path)
     own = encoder.state_dict()
     wanted = {name: value for name, value in own.items() if not name.startswith(CLASSIFIERS)}
-    fitting: dict[str, Any] = {}
-    stem = next(name for name, value in own.items() if value.ndim == 4)
-    plain_stem = stem.removeprefix("model.")
+    found = _matched(wanted, read_weights(path))
+    stem = stem_weight(encoder)
+    if new_stem:
+        logger.warning("model.stem: %s keeps random weights; the other %d load", stem, len(wanted) - 1)
+        found[stem] = own[stem]
+    elif stem in found and found[stem].ndim == 4 and found[stem].shape[1] == 3:
+        found[stem] = adapt_stem(found[stem], in_channels, std=_pretrained_statistics(encoder_name)[1])
     for name, value in wanted.items():
-        candidate = stored.get(name, stored.get(name.removeprefix("model.")))
-        if candidate is not None and name.removeprefix("model.") == plain_stem and candidate.shape[1] == 3:
-            candidate = adapt_stem(candidate, in_channels)
-        if candidate is None and name.endswith("num_batches_tracked"):
-            candidate = value
-        if candidate is not None and candidate.shape == value.shape:
-            fitting[name] = candidate
-    misfits = sorted(set(wanted) - set(fitting))
+        if name.endswith("num_batches_tracked"):
+            found.setdefault(name, value)
+    misfits = sorted(name for name in wanted if name not in found or found[name].shape != own[name].shape)
     if misfits:
         raise InputError(
             f"model.encoder_weights: {path}: {len(misfits)} of {len(wanted)} weights of {encoder_name!r} do not fit "
             f"(first {misfits[0]!r}); is it a file of another encoder?"
         )
-    nn.Module.load_state_dict(encoder, own | fitting)
+    nn.Module.load_state_dict(encoder, own | found)

@@ -1,23 +1,32 @@
-"""The house's model: normalisation, encoder, decoder, head.
+"""The house's model: normalisation, encoder, decoder, heads.
 
 Sources:
-    U-Net: Ronneberger et al. 2015, https://arxiv.org/abs/1505.04597
-    U-Net++: Zhou et al. 2018, https://arxiv.org/abs/1807.10165
-    Decoders: segmentation-models-pytorch (MIT); the head runs in float32 here, because a bfloat16 logit has
-    8 bits and the losses sort and sum logits.
+    Encoders and standard decoders: timm and segmentation-models-pytorch, see backbones.py and library.py; our own
+    decoders: the package ``decoders``. Which architecture has use for what, and the papers: architectures.py.
+    Deep supervision: Lee et al. 2015, https://arxiv.org/abs/1409.5185. The heads run in float32, because a bfloat16
+    logit has 8 bits and the losses sort and sum logits.
 """
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, cast
 
-import segmentation_models_pytorch as smp
+import numpy as np
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from masksmith.config import look_up
+from masksmith.models.architectures import LIBRARY_ARCHITECTURES
+from masksmith.models.backbones import Backbone, build_backbone
+from masksmith.models.checkpointing import checkpoint_blocks
 from masksmith.models.config import ModelConfig
+from masksmith.models.decoders import HOUSE_ARCHITECTURES, build_decoder
 from masksmith.models.encoders import check_encoder, load_encoder_weights, normalisation
+from masksmith.models.heads import ScalarJoin, build_image_head
+from masksmith.models.layers import SCSE
+from masksmith.models.library import build_library_decoder, deep_supervision_blocks
 
 
 class Output(NamedTuple):
@@ -26,79 +35,194 @@ class Output(NamedTuple):
     mask_logits: Float[Tensor, "b k h w"]
     image_logits: Float[Tensor, "b k"] | None = None
     aux: tuple[Float[Tensor, "b k ..."], ...] = ()
+    """Logits of deep supervision, deepest level first, each at the size of its map; in training alone."""
 
 
-def _head(in_channels: int) -> nn.Conv2d:
+def _head(in_channels: int, classes: int) -> nn.Conv2d:
     """Return the last layer: 1x1, as in the published nets; in float32 a 3x3 one costs twice the time."""
-    head = nn.Conv2d(in_channels, 1, kernel_size=1)
+    head = nn.Conv2d(in_channels, classes, kernel_size=1)
     nn.init.xavier_uniform_(head.weight)
     nn.init.zeros_(cast(Tensor, head.bias))
     return head
 
 
 class SegmentationModel(nn.Module):
-    """Encoder, decoder and head of a library's model behind the house's interface."""
+    """Encoder, decoder and heads behind the house's interface.
+
+    Args:
+        config: Whose options stand around encoder and decoder; "auto" is settled.
+        backbone: Encoder, and what makes a pyramid of its map.
+        decoder: From the backbone's maps to one map, or to (map, auxiliary maps).
+        classes: Number of masks, and of the image head's logits.
+        mean: Mean of the images, (1, c, 1, 1), for values in 0…1.
+        std: Standard deviation of the images, (1, c, 1, 1).
+    """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, net: nn.Module, *, mean: Tensor, std: Tensor, divisor: int) -> None:
+    def __init__(
+        self,
+        config: ModelConfig,
+        backbone: Backbone,
+        decoder: nn.Module,
+        *,
+        classes: int,
+        mean: Tensor,
+        std: Tensor,
+    ) -> None:
         super().__init__()
-        self.encoder = cast(nn.Module, net.encoder)
-        self.decoder = cast(nn.Module, net.decoder)
-        self.head = _head(cast(Any, net.segmentation_head)[0].in_channels)
-        self.divisor = divisor
+        self.encoder, self.neck, self.decoder = backbone.encoder, backbone.neck, decoder
+        self.divisor = config.divisor
+        from_library = config.architecture in LIBRARY_ARCHITECTURES
+        width = config.decoder_channels[-1] if from_library else cast(int, decoder.out_channels)
+        self.head = _head(width, classes)
+        self.dropout = nn.Dropout2d(config.dropout)
         self.register_buffer("mean", mean)
         self.register_buffer("std", std)
+        deepest = backbone.channels[-1]
+        self.scse: nn.ModuleList | None = None
+        self.scalar_join: ScalarJoin | None = None
+        self.image_head: nn.Sequential | None = None
+        self.aux_heads: nn.ModuleList | None = None
+        if config.encoder_attention == "scse":
+            widths = backbone.channels[1:]
+            self.scse = nn.ModuleList(SCSE(width) if width else nn.Identity() for width in widths)
+        if config.scalars:
+            self.scalar_join = ScalarJoin(config.scalars, deepest)
+        if config.image_head != "none":
+            self.image_head = build_image_head(config.image_head, deepest, classes)
+        self._supervised: tuple[
+            nn.Module, ...
+        ] = ()  # a tuple, so that they count as parts of the decoder alone
+        if config.deep_supervision:
+            widths = cast(Sequence[int], decoder.aux_channels) if not from_library else ()
+            if from_library:
+                blocks, widths = deep_supervision_blocks(config, decoder)
+                self._supervised = tuple(blocks)
+            self.aux_heads = nn.ModuleList(_head(width, classes) for width in widths)
+
+    @property
+    def has_image_head(self) -> bool:
+        """Whether ``image_logits`` come out."""
+        return self.image_head is not None
+
+    @property
+    def num_scalars(self) -> int:
+        """How many numbers go with each image."""
+        return len(self.scalar_join.names) if self.scalar_join is not None else 0
+
+    @property
+    def takes_scalars(self) -> bool:
+        """Whether ``forward`` wants scalars."""
+        return self.num_scalars > 0
+
+    def set_scalar_statistics(self, values: Float[np.ndarray, "n s"]) -> None:
+        """Standardise scalars by the mean and standard deviation of ``values``, those of the training images.
+
+        Raises:
+            ValueError: The model takes no scalars.
+            InputError: Another number of columns; a column that is not finite, or the same everywhere.
+        """
+        if self.scalar_join is None:
+            raise ValueError(f"scalars of shape {values.shape}: this model takes none")
+        self.scalar_join.set_statistics(values)
 
     def forward(self, image: Float[Tensor, "b c h w"], scalars: Float[Tensor, "b s"] | None = None) -> Output:
-        """Return mask logits (b, 1, h, w).
+        """Return mask logits (b, k, h, w), and what else the model was built with.
 
         Args:
             image: Values in 0…1, height and width multiples of ``divisor``.
-            scalars: Numbers that go with each image; this model has no use for them and refuses them.
+            scalars: Numbers that go with each image (b, num_scalars), as they stand in the table.
 
         Raises:
-            ValueError: Scalars were given.
+            ValueError: Scalars were given to a model that takes none, or are missing, or as many as it does not take.
         """
-        if scalars is not None:
-            raise ValueError(f"scalars of shape {tuple(scalars.shape)}: this model takes none")
-        features = self.encoder((image - self.mean) / self.std)
-        decoded = self.decoder(features)
+        features = self.features(image, scalars)
+        decoded, maps = self._decode(features)
         with torch.autocast(image.device.type, enabled=False):
-            return Output(self.head(decoded.float()))
+            logits = self.head(self.dropout(decoded.float()))
+            if logits.shape[-2:] != image.shape[-2:]:
+                logits = F.interpolate(logits, size=image.shape[-2:], mode="bilinear", align_corners=False)
+            image_logits = None if self.image_head is None else self.image_head(features[-1].float())
+            aux = tuple(head(one.float()) for head, one in zip(self.aux_heads or (), maps, strict=bool(maps)))
+        return Output(logits, image_logits, aux)
+
+    def features(
+        self, image: Float[Tensor, "b c h w"], scalars: Float[Tensor, "b s"] | None = None
+    ) -> list[Tensor]:
+        """Return the maps that the decoder gets, the image's size first.
+
+        Raises:
+            ValueError: As forward.
+        """
+        self._check_scalars(image, scalars)
+        features: list[Tensor] = self.encoder((image - self.mean) / self.std)
+        if self.neck is not None:
+            features = self.neck(features)
+        if self.scse is not None:
+            features = [features[0], *(gate(one) for gate, one in zip(self.scse, features[1:], strict=True))]
+        if self.scalar_join is not None:
+            features = [*features[:-1], self.scalar_join(features[-1], scalars)]
+        return features
+
+    def _check_scalars(self, image: Tensor, scalars: Tensor | None) -> None:
+        if scalars is not None and not self.takes_scalars:
+            raise ValueError(f"scalars of shape {tuple(scalars.shape)}: this model takes none")
+        expected = (image.shape[0], self.num_scalars)
+        if self.takes_scalars and (scalars is None or tuple(scalars.shape) != expected):
+            found = "none" if scalars is None else str(tuple(scalars.shape))
+            raise ValueError(
+                f"scalars of shape {found}: this model takes {expected} with images {tuple(image.shape)}"
+            )
+
+    def _decode(self, features: list[Tensor]) -> tuple[Tensor, Sequence[Tensor]]:
+        """Return the decoded map and, in training, the maps of deep supervision."""
+        supervised = self.training and self.aux_heads is not None
+        with _outputs_of(self._supervised if supervised else ()) as maps:
+            decoded = self.decoder(features)
+        if isinstance(decoded, tuple):
+            return decoded[0], decoded[1] if supervised else ()
+        return decoded, maps
 
 
-def _unet(config: ModelConfig, in_channels: int) -> nn.Module:
-    return smp.Unet(
-        config.encoder,
-        encoder_depth=config.encoder_depth,
-        encoder_weights=None,
-        decoder_channels=config.decoder_channels,
-        in_channels=in_channels,
-        classes=1,
-    )
+@contextlib.contextmanager
+def _outputs_of(modules: Sequence[nn.Module]) -> Iterator[list[Tensor]]:
+    """Collect what modules return while they run within, in the order of ``modules``."""
+    found: dict[int, Tensor] = {}
+
+    def keep(at: int) -> Callable[[nn.Module, object, Tensor], None]:
+        return lambda _module, _inputs, output: found.__setitem__(at, output)
+
+    hooks = [module.register_forward_hook(keep(at)) for at, module in enumerate(modules)]
+    maps: list[Tensor] = []
+    try:
+        yield maps
+    finally:
+        for hook in hooks:
+            hook.remove()
+        maps += [found[at] for at in sorted(found)]
 
 
-def _unetplusplus(config: ModelConfig, in_channels: int) -> nn.Module:
-    return smp.UnetPlusPlus(
-        config.encoder,
-        encoder_depth=config.encoder_depth,
-        encoder_weights=None,
-        decoder_channels=config.decoder_channels,
-        in_channels=in_channels,
-        classes=1,
-    )
+def _house(config: ModelConfig, channels: Sequence[int], strides: Sequence[int]) -> nn.Module:
+    """Build one of our own decoders (the package ``decoders``)."""
+    return build_decoder(config, channels, strides)
 
 
-MODELS: dict[str, Callable[[ModelConfig, int], nn.Module]] = {
-    "unet": _unet,
-    "unetplusplus": _unetplusplus,
+Builder = Callable[[ModelConfig, Sequence[int], Sequence[int]], nn.Module]
+
+MODELS: dict[str, Builder] = {
+    **dict.fromkeys(LIBRARY_ARCHITECTURES, build_library_decoder),
+    **dict.fromkeys(HOUSE_ARCHITECTURES, _house),
 }
+"""Architecture -> what builds its decoder from the configuration, and the channels and strides of the encoder's maps.
+
+What each has use for stands under the same key in ARCHITECTURES.
+"""
 
 
 def build_model(
-    config: ModelConfig, *, in_channels: int, seed: int, load_weights: bool = True
+    config: ModelConfig, *, in_channels: int, seed: int, classes: int = 1, load_weights: bool = True
 ) -> SegmentationModel:
     """Build a model; its random weights depend on ``seed`` alone.
 
@@ -106,25 +230,35 @@ def build_model(
         config: With "auto" settled (see settle_encoder).
         in_channels: Channels of the images.
         seed: Seed of the random weights; the global generator is left as it was.
+        classes: Number of masks (of classes, or of labels).
         load_weights: False skips the pretrained weights (a checkpoint will be loaded).
 
     Raises:
-        InputError: Unknown architecture or encoder, or weights that do not fit.
+        InputError: Unknown architecture or encoder, an encoder that does not fit the configuration, or weights that do
+            not fit.
     """
     builder = look_up(MODELS, config.architecture, where="model.architecture")
     check_encoder(config.encoder)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        net = builder(config, in_channels)
-        mean, std = normalisation(in_channels, pretrained=config.encoder_weights != "none")
-        model = SegmentationModel(net, mean=mean, std=std, divisor=2**config.encoder_depth)
+        backbone = build_backbone(config, in_channels)
+        decoder = builder(config, backbone.channels, backbone.strides)
+        mean, std = normalisation(
+            in_channels, pretrained=config.encoder_weights != "none", encoder=config.encoder
+        )
+        model = SegmentationModel(config, backbone, decoder, classes=classes, mean=mean, std=std)
     if load_weights:
         load_encoder_weights(
             model.encoder,
             config.encoder_weights,
             encoder_name=config.encoder,
             in_channels=in_channels,
+            new_stem=config.stem.startswith("conv3x3"),
         )
+    if config.gradient_checkpointing:
+        for part in (model.encoder, model.neck, model.decoder):
+            if part is not None:
+                checkpoint_blocks(part)
     return model
 
 
@@ -144,33 +278,55 @@ class TraceLine(NamedTuple):
 
 
 def size_trace(model: SegmentationModel, *, in_channels: int, hw: tuple[int, int]) -> list[TraceLine]:
-    """Return channels and size after the input, each encoder stage, each decoder block and the head."""
-    lines = [TraceLine("input", in_channels, hw)]
-    image = torch.zeros(1, in_channels, *hw)
-    hooks = []
+    """Return channels and size after the input, each encoder stage, each decoder block and the head.
 
-    def record(name: str) -> Callable[[nn.Module, object, Tensor], None]:
-        def hook(_module: nn.Module, _inputs: object, output: Tensor) -> None:
-            lines.append(TraceLine(name, output.shape[1], (output.shape[2], output.shape[3])))
+    Decoder blocks are the parts of the decoder, in the order in which they run; of a list of parts, each.
+    """
+    lines: list[TraceLine] = []
+
+    def record(name: str) -> Callable[[nn.Module, object, object], None]:
+        def hook(_module: nn.Module, _inputs: object, output: object) -> None:
+            for one in output if isinstance(output, list | tuple) else (output,):
+                if isinstance(one, Tensor) and one.ndim == 4 and one.shape[1]:
+                    lines.append(TraceLine(name, one.shape[1], (one.shape[2], one.shape[3])))
 
         return hook
 
-    blocks = cast(nn.Module, model.decoder.blocks)
-    for name, block in blocks.named_children():
-        hooks.append(block.register_forward_hook(record(f"decoder {name}")))
+    watched = [("encoder", model.encoder), ("neck", model.neck), *_parts(model.decoder)]
+    hooks = [part.register_forward_hook(record(name)) for name, part in watched if part is not None]
     training = model.training
     model.eval()
     try:
         with torch.inference_mode():
-            for depth, feature in enumerate(model.encoder((image - model.mean) / model.std)):
-                if depth:
-                    lines.append(
-                        TraceLine(f"encoder {depth}", feature.shape[1], (feature.shape[2], feature.shape[3]))
-                    )
-            logits = model(image).mask_logits
+            scalars = torch.zeros(1, model.num_scalars) if model.takes_scalars else None
+            logits = model(torch.zeros(1, in_channels, *hw), scalars).mask_logits
     finally:
         model.train(training)
         for hook in hooks:
             hook.remove()
     lines.append(TraceLine("head", logits.shape[1], (logits.shape[2], logits.shape[3])))
-    return lines
+    return [TraceLine("input", in_channels, hw), *_numbered(lines, in_channels, hw)]
+
+
+def _parts(decoder: nn.Module) -> list[tuple[str, nn.Module]]:
+    """Return the parts of a decoder whose maps are worth a line, with their names."""
+    found: list[tuple[str, nn.Module]] = []
+    for name, child in decoder.named_children():
+        if isinstance(child, nn.ModuleList | nn.ModuleDict):
+            prefix = "" if name == "blocks" else f"{name} "
+            found += [(f"decoder {prefix}{key}", part) for key, part in child.named_children()]
+        elif not isinstance(child, nn.Identity):
+            found.append((f"decoder {name}", child))
+    return found
+
+
+def _numbered(lines: list[TraceLine], in_channels: int, hw: tuple[int, int]) -> Iterator[TraceLine]:
+    """Number the lines of encoder and neck by level, without the image that they pass on."""
+    counts: dict[str, int] = {}
+    for line in lines:
+        if line.block not in ("encoder", "neck"):
+            yield line
+            continue
+        level = counts[line.block] = counts.get(line.block, -1) + 1
+        if level or (line.channels, line.hw) != (in_channels, hw):
+            yield line._replace(block=f"{line.block} {level}")

@@ -1,0 +1,115 @@
+"""What stands behind the encoder beside the decoder: the image head, and scalars joined to the deepest map.
+
+Sources:
+    Generalised-mean pooling: Radenović et al. 2018, https://arxiv.org/abs/1711.02512
+    Scalars tiled onto the deepest map: the "U-Net with depth" of the TGS Salt contest's kernels.
+"""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from masksmith.errors import InputError
+
+_GEM_POWER = 3.0  # the first value of p, as published
+_GEM_FLOOR = 1e-6  # powers of numbers below zero are not defined
+
+
+class GeMPool(nn.Module):
+    """Generalised mean over all pixels: (mean of x^p)^(1/p), p learned; p = 1 is the mean, large p the maximum."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.power = nn.Parameter(torch.tensor([_GEM_POWER]))
+
+    def forward(self, features: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c"]:
+        """Return (b, c); values below 1e-6 count as 1e-6."""
+        powers = features.clamp(min=_GEM_FLOOR).pow(self.power)
+        return powers.mean(dim=(2, 3)).pow(1 / self.power)
+
+
+class AvgPool(nn.Module):
+    """Mean over all pixels."""
+
+    def forward(self, features: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c"]:
+        """Return (b, c)."""
+        return features.mean(dim=(2, 3))
+
+
+class MaxPool(nn.Module):
+    """Maximum over all pixels."""
+
+    def forward(self, features: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c"]:
+        """Return (b, c)."""
+        return features.amax(dim=(2, 3))
+
+
+POOLS: dict[str, Callable[[], nn.Module]] = {"avg": AvgPool, "max": MaxPool, "gem": GeMPool}
+
+
+def build_image_head(pooling: str, channels: int, classes: int) -> nn.Sequential:
+    """Return pooling and a linear layer: (b, channels, h, w) -> (b, classes)."""
+    linear = nn.Linear(channels, classes)
+    nn.init.xavier_uniform_(linear.weight)
+    nn.init.zeros_(linear.bias)
+    return nn.Sequential(POOLS[pooling](), linear)
+
+
+class ScalarJoin(nn.Module):
+    """Joins numbers that go with an image to its deepest map.
+
+    They are standardised, repeated at every pixel, stacked onto the map, and a 1x1 convolution brings it back to its
+    width. At first the convolution passes the map through, so that pretrained features arrive.
+
+    Args:
+        names: Names of the columns.
+        channels: Channels of the map.
+    """
+
+    scalar_mean: Tensor
+    scalar_std: Tensor
+
+    def __init__(self, names: Sequence[str], channels: int) -> None:
+        super().__init__()
+        self.names = tuple(names)
+        self.mix = nn.Conv2d(channels + len(names), channels, 1)
+        with torch.no_grad():
+            self.mix.weight[:, :channels] = torch.eye(channels)[:, :, None, None]
+            nn.init.zeros_(self.mix.bias)  # type: ignore[arg-type]
+        self.register_buffer("scalar_mean", torch.zeros(len(names)))
+        self.register_buffer("scalar_std", torch.ones(len(names)))
+
+    def set_statistics(self, values: Float[np.ndarray, "n s"]) -> None:
+        """Take mean and standard deviation from the numbers of the training images.
+
+        Raises:
+            InputError: Another number of columns; a column that is not finite, or the same everywhere.
+        """
+        if values.ndim != 2 or values.shape[1] != len(self.names) or not len(values):
+            raise InputError(
+                f"model.scalars: numbers of shape {values.shape}; expected (images, {len(self.names)}) for the columns "
+                f"{', '.join(self.names)}"
+            )
+        for name, column in zip(self.names, values.T, strict=True):
+            if not np.isfinite(column).all():
+                row = int(np.flatnonzero(~np.isfinite(column))[0])
+                raise InputError(
+                    f"model.scalars: {name!r} is {column[row]} in row {row}; expected a finite number"
+                )
+            if column.min() == column.max():
+                raise InputError(f"model.scalars: {name!r} is {column[0]} everywhere; leave this column out")
+        mean, std = values.mean(0, dtype=np.float64), values.std(0, dtype=np.float64)
+        self.scalar_mean.copy_(torch.from_numpy(mean))
+        self.scalar_std.copy_(torch.from_numpy(std))
+
+    def forward(
+        self, features: Float[Tensor, "b c h w"], scalars: Float[Tensor, "b s"]
+    ) -> Float[Tensor, "b c h w"]:
+        """Return the map with the scalars mixed in."""
+        standard = (scalars - self.scalar_mean) / self.scalar_std
+        tiled = standard[:, :, None, None].expand(-1, -1, *features.shape[-2:])  # (b, s) -> (b, s, h, w)
+        joined: Tensor = self.mix(torch.cat([features, tiled.to(features.dtype)], dim=1))
+        return joined

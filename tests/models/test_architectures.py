@@ -1,0 +1,272 @@
+"""Every architecture goes through the same tests, on small encoders."""
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from masksmith.config import validate
+from masksmith.errors import InputError
+from masksmith.models import ARCHITECTURES, MODELS, ModelConfig, build_model, size_trace, to_channels_last
+from masksmith.models.architectures import MAYBE_USELESS
+from masksmith.models.encoders import stem_weight
+from masksmith.preprocess import Frame, SizeConfig
+from tests.models.nets import NAMES, config_of, net_of, ramp, sides_of
+
+
+def test_the_table_without_torch_names_every_model():
+    assert set(MODELS) == set(ARCHITECTURES)
+    for traits in ARCHITECTURES.values():
+        assert traits.describes
+        assert traits.source
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("channels", [1, 3, 12])
+def test_every_architecture_goes_forth_and_back(name, channels):
+    model = net_of(name, in_channels=channels, classes=2)
+    height, width = sides_of(model)
+    output = model(torch.rand(2, channels, height, width))
+    assert output.mask_logits.shape == (2, 2, height, width)
+    assert output.mask_logits.dtype == torch.float32
+    assert output.image_logits is None
+    assert output.aux == ()
+    output.mask_logits.square().mean().backward()
+    trained = dict(model.named_parameters())
+    assert all(torch.isfinite(weight.grad).all() for weight in trained.values() if weight.grad is not None)
+    reached = [name for name, weight in trained.items() if weight.grad is not None and weight.grad.any()]
+    assert stem_weight(model.encoder) in [one.removeprefix("encoder.") for one in reached]
+    missed = [name for name, weight in trained.items() if weight.grad is None]
+    assert all(one.startswith("encoder.model.") for one in missed), missed  # a classifier's norm, say
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_odd_sizes_by_the_rule_of_padding(name):
+    model = net_of(name).eval()
+    image = np.random.default_rng(0).integers(0, 255, (37, 45, 3)).astype(np.uint8)
+    frame = Frame.of((37, 45), SizeConfig(), divisor=model.divisor)
+    canvas = torch.from_numpy(frame.apply(image)).permute(2, 0, 1)[None] / 255
+    with torch.inference_mode():
+        probs = torch.sigmoid(model(canvas).mask_logits)[0].permute(1, 2, 0).numpy()
+    assert probs.shape[:2] == frame.canvas_hw
+    assert frame.undo(probs).shape == (37, 45, 1)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("depth", [3, 4, 5])
+def test_the_divisor_is_the_stride_of_the_deepest_map(name, depth):
+    if depth not in ARCHITECTURES[name].depths:
+        pytest.skip("not a depth of this architecture")
+    model = net_of(name, encoder_depth=depth).eval()
+    side = 2 * model.divisor
+    with torch.inference_mode():
+        deepest = model.features(torch.zeros(1, 3, side, side))[-1]
+        assert model(torch.zeros(1, 3, side, model.divisor)).mask_logits.shape == (1, 1, side, model.divisor)
+    of_maps = {"dpt": 16}  # its decoder makes one more level
+    assert side // deepest.shape[-1] == of_maps.get(name, model.divisor)
+    assert model.divisor == config_of(name, encoder_depth=depth).divisor
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_saved_and_loaded_it_is_the_same_model(name, tmp_path):
+    model, image = net_of(name).eval(), ramp(3, 64, 96)
+    save_file(
+        {key: value.contiguous() for key, value in model.state_dict().items()}, tmp_path / "m.safetensors"
+    )
+    again = build_model(config_of(name), in_channels=3, seed=1).eval()
+    with torch.inference_mode():
+        expected = model(image).mask_logits
+        assert not torch.equal(again(image).mask_logits, expected)
+        again.load_state_dict(load_file(tmp_path / "m.safetensors"))
+        assert torch.equal(again(image).mask_logits, expected)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_channels_last_and_bfloat16(name):
+    model, image = net_of(name).eval(), ramp(3, 64, 96)
+    with torch.inference_mode():
+        before = model(image).mask_logits
+        after = to_channels_last(model)(image.contiguous(memory_format=torch.channels_last)).mask_logits
+        with torch.autocast("cpu", torch.bfloat16):
+            rough = model(image).mask_logits
+    torch.testing.assert_close(before, after, rtol=1e-3, atol=1e-4)
+    assert rough.dtype == torch.float32
+    torch.testing.assert_close(before, rough, rtol=0.1, atol=0.1 * before.abs().max().item())
+
+
+GOLDEN = {
+    "classical_unet": [-0.072688, -0.010627, -0.054969, -0.300430],
+    "deeplabv3": [0.104677, 0.141510, 0.095716, 0.123864],
+    "deeplabv3plus": [0.280900, 0.308827, 0.342566, 0.275654],
+    "dpt": [-1.968026, -12.813355, -4.736305, -9.594483],
+    "fastai_unet": [0.655370, 0.085122, 0.167429, 0.437887],
+    "fpn": [-8.690107, -0.540154, -2.189860, -1.948142],
+    "house_unet": [-0.122742, -0.266782, 0.106782, -0.378292],
+    "hyperkernel_unetpp": [0.156807, 1.102640, 0.273254, 0.386447],
+    "linknet": [0.033775, 0.017896, 0.037986, 0.037682],
+    "linknet_add": [0.028979, 0.071943, 0.000351, 0.016046],
+    "linknet_concat": [0.040897, 0.000000, 0.083966, 0.313896],
+    "manet": [-0.203807, -0.505850, -0.110300, -0.600764],
+    "pan": [0.128499, 0.421954, 0.522264, 0.423089],
+    "pspnet": [-0.035263, -0.045831, -0.040811, -0.039579],
+    "segformer": [-0.201429, -0.038851, 0.131110, -0.013668],
+    "unet": [-0.007554, 0.539876, 0.011431, 0.509957],
+    "unetplusplus": [-0.022836, -0.122418, -0.103736, -0.082696],
+    "upernet": [0.090296, 0.081713, 0.106656, 0.148709],
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_golden_logits(name):
+    """Both libraries are pinned below their next minor version; these numbers say why it matters."""
+    model = net_of(name).eval()
+    with torch.inference_mode():
+        logits = model(ramp(3, 64, 64)).mask_logits[0, 0]
+    found = [logits[0, 0].item(), logits[31, 31].item(), logits[63, 63].item(), logits.mean().item()]
+    assert found == pytest.approx(GOLDEN[name], rel=2e-3, abs=2e-4)
+
+
+OTHER_VALUES = {
+    "block": "residual",
+    "upsample": "bilinear",
+    "skip": "add",
+    "norm": "group",
+    "activation": "elu",
+    "stem": "stride1",
+    "attention": "scse",
+    "center": "conv",
+    "hypercolumns": True,
+    "deep_supervision": True,
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("field", MAYBE_USELESS)
+def test_an_option_is_obeyed_or_refused(name, field):
+    """A useful option changes the model or its logits; a useless one is refused by name."""
+    value = "nearest" if (name, field) == ("pan", "upsample") else OTHER_VALUES[field]
+    encoder = {} if name == "dpt" or field != "stem" else {"encoder": "resnet18"}
+    useful = field in ARCHITECTURES[name].options or f"{field}:{value}" in ARCHITECTURES[name].options
+    if not useful:
+        with pytest.raises(ValueError, match=f"{field}: {value!r} is of no use to architecture {name!r}"):
+            config_of(name, **{field: value})
+        return
+    model, plain = net_of(name, **encoder, **{field: value}), net_of(name, **encoder)
+    image = ramp(3, *sides_of(plain)).expand(2, -1, -1, -1)
+    with torch.no_grad():
+        changed, same = model(image), plain(image)
+    assert changed.mask_logits.shape == same.mask_logits.shape
+    if field == "deep_supervision":
+        assert len(changed.aux) >= 2
+    else:
+        assert not torch.allclose(changed.mask_logits, same.mask_logits)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        ("unett", {}, "'unett' is unknown; did you mean 'unet'"),
+        ("unet", {"decoder_channels": [8, 8]}, "decoder_channels: 2 values for encoder_depth 4"),
+        ("fpn", {"decoder_channels": [64, 32]}, r"2 values, but architecture 'fpn' has one width; .* \[64\]"),
+        ("pan", {"decoder_channels": []}, "0 values, but architecture 'pan' has one width"),
+        ("fpn", {"decoder_channels": [48]}, "48 does not fit architecture 'fpn', .* multiple of 32"),
+        (
+            "unet",
+            {"attention": "scse", "decoder_channels": [32, 16, 16, 8]},
+            "8 is too few for attention 'scse'",
+        ),
+        (
+            "dpt",
+            {"encoder_depth": 3, "decoder_channels": [32]},
+            "encoder_depth: 3 does not fit architecture 'dpt'",
+        ),
+        (
+            "dpt",
+            {"encoder": "resnet18", "decoder_channels": [32]},
+            "'resnet18' does not fit architecture 'dpt'",
+        ),
+        (
+            "dpt",
+            {"encoder": "vit_small_patch14_dinov2", "decoder_channels": [32]},
+            "'vit_small_patch14_dinov2' does",
+        ),
+        ("unet", {"encoder": "test_vit", "stem": "stride1"}, "stem: 'stride1' is of no use to 'test_vit'"),
+        (
+            "unet",
+            {"encoder": "test_vit", "encoder_norm": "group"},
+            "encoder_norm: 'group' is of no use to 'test_vit'",
+        ),
+        (
+            "deeplabv3",
+            {"encoder": "test_vit", "decoder_channels": [32]},
+            "encoder_depth: 4 does not fit .* on 'test_vit', which cannot be dilated; expected 3",
+        ),
+        (
+            "fpn",
+            {"upsample": "transposed", "decoder_channels": [32]},
+            "upsample: 'transposed' is of no use .* house_",
+        ),
+        (
+            "linknet",
+            {"stem": "stride1", "decoder_channels": [32]},
+            "stem: 'stride1' is of no use .* choose unet or",
+        ),
+        ("unet", {"scalars": ["z", "z"]}, "scalars: 'z' is named twice"),
+    ],
+)
+def test_what_does_not_fit_is_refused_when_it_is_read(name, changes, message):
+    values = {"architecture": name, "encoder_weights": "none"} | changes
+    with pytest.raises(ValueError, match=message):
+        ModelConfig(**values)
+    with pytest.raises(InputError, match=message):
+        validate(ModelConfig, values, where="recipe r")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_trace_ends_at_the_size_of_the_image(name):
+    model = net_of(name, scalars=["z"])
+    trace = size_trace(model, in_channels=3, hw=(64, 96))
+    assert (trace[0].channels, trace[0].hw) == (3, (64, 96))
+    assert (trace[-1].channels, trace[-1].hw) == (1, (64, 96))
+    blocks = [line.block for line in trace]
+    assert sum(block.startswith("encoder") for block in blocks) == 4
+    assert sum(block.startswith("decoder") for block in blocks) >= 2
+    assert model.training
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_every_architecture_overfits_eight_images(name):
+    from masksmith.losses import bce, dice
+
+    # of 32 pixels these keep 2x2 or 4x4 otherwise, which cannot show where an object ends
+    finer = {"encoder_depth": 3, "stem": "stride1"} if name in ("pspnet", "deeplabv3", "pan") else {}
+    model = net_of(name, in_channels=1, **finer)
+    generator = torch.Generator().manual_seed(0)
+    image = torch.rand(8, 1, 32, 32, generator=generator)
+    target = torch.zeros(8, 32, 32, dtype=torch.uint8)
+    for at in range(8):
+        target[at, 4 : 12 + at, 6 : 14 + at] = 1
+    image[target[:, None] == 1] *= 0.3
+    torch.manual_seed(0)  # dropout of the library's decoders
+    optimizer = torch.optim.AdamW(model.parameters(), 3e-3)
+    for step in range(200):
+        logits = model(image).mask_logits
+        (bce(logits, target) + dice(logits, target)).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        if step % 10 == 9 and _iou(model, image, target) > 0.95:
+            break
+    assert _iou(model, image, target) > 0.95
+
+
+def _iou(model, image, target):
+    """Pooled IoU by the statistics of the batch, which eight images suffice for, without dropout."""
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.eval()
+    with torch.no_grad():
+        found = model(image).mask_logits[:, 0] > 0
+    model.train()
+    truth = target == 1
+    return ((found & truth).sum() / (found | truth).sum()).item()
