@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from masksmith.augment import with_copies
 from masksmith.training.config import ScheduleConfig, TrainingConfig
 
 
@@ -46,7 +47,8 @@ def plan_epochs(config: TrainingConfig, num_images: int) -> list[Epoch]:
             spans.append([])
         spans[-1].append(index)
     sizes = [stage.batch_size or config.batch_size for stage in config.stages]
-    steps = [max(1, num_images // size) for size in sizes]
+    num_samples = with_copies(num_images, config.augment.append_flips)
+    steps = [max(1, num_samples // size) for size in sizes]
     plan: list[Epoch] = []
     for number, span in enumerate(spans):
         done, length = 0, sum(config.stages[i].epochs * steps[i] for i in span)

@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
 
-from masksmith.augment import Batch, Task, make_batch
+from masksmith.augment import Batch, Task, make_batch, names_of, with_copies
 from masksmith.data.store import Store
 from masksmith.preprocess import TRUE_SIZE, SizeConfig, canvas_of
 from masksmith.randomness import stream
@@ -51,11 +51,12 @@ def batches_of(task: Task, data: FoldData, epoch: Epoch, *, first: int = 0, devi
     for store in (data.images, data.masks):
         store.refuse_truncated()
     counters = (data.seed, data.fold, epoch.stage, epoch.number)
-    order = stream(*counters).permutation(len(data.ids))
+    num = with_copies(len(data.ids), append_flips=task.mirrored_from is not None)
+    order = stream(*counters).permutation(num)
 
     def make(step: int) -> Batch:
-        chosen = order[step * epoch.batch_size : (step + 1) * epoch.batch_size]
-        return make_batch(task, [data.ids[i] for i in chosen], chosen.tolist(), counters=counters)
+        chosen = order[step * epoch.batch_size : (step + 1) * epoch.batch_size].tolist()
+        return make_batch(task, names_of(data.ids, chosen), chosen, counters=counters)
 
     if device == "cpu":
         yield from map(make, range(first, epoch.steps))  # a second busy thread would slow the step five-fold

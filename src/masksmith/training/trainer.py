@@ -9,7 +9,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from masksmith.augment import Batch, Task
+from masksmith.augment import Batch, build_task
 from masksmith.losses import LossOf, build_loss
 from masksmith.models import SegmentationModel, slice_strided_depthwise, to_channels_last
 from masksmith.progress import Remaining, track
@@ -88,15 +88,15 @@ class Trainer:
         self.evaluate_s = 0.0
         self.next_look = time.monotonic() + _LATE_EVERY_S
         self.tasks = [
-            Task(
-                data.images,
-                data.masks,
-                config.geometry,
-                config.intensity,
-                canvas_hw(config, stage, data, model.divisor),
-                stage.scale,
-                data.size,
-                data.scalars,
+            build_task(
+                config,
+                images=data.images,
+                masks=data.masks,
+                ids=data.ids,
+                canvas_hw=canvas_hw(config, stage, data, model.divisor),
+                scale=stage.scale,
+                size=data.size,
+                scalars=data.scalars,
             )
             for stage in config.stages
         ]
