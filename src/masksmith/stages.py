@@ -95,7 +95,11 @@ def resolve(recipe: Recipe) -> Recipe:
 
     look_up(MODELS, recipe.model.architecture, where="model.architecture")
     for i, stage in enumerate(recipe.training.stages):
-        build_loss(stage.loss, where=f"training.stages[{i}].loss")
+        build_loss(
+            stage.loss,
+            where=f"training.stages[{i}].loss",
+            image_head=recipe.model.image_head != "none",
+        )
     settled = settle_encoder(recipe.model.encoder, recipe.model.encoder_weights)
     logger.info("encoder: %s (%s)", settled.encoder, settled.reason)
     model = recipe.model.model_copy(update={"encoder": settled.encoder, "encoder_weights": settled.weights})
@@ -112,9 +116,29 @@ def resolve(recipe: Recipe) -> Recipe:
     return recipe.model_copy(update={"model": model, "training": training})
 
 
+def check_stages(training: TrainingConfig, *, channels: int) -> None:
+    """Refuse augmentation that the images cannot have, in any stage.
+
+    Raises:
+        InputError: As check_augmentation.
+    """
+    from masksmith.augment import check_augmentation
+
+    check_augmentation(training, channels=channels)
+    for i, stage in enumerate(training.stages):
+        own = {
+            "geometry": stage.geometry or training.geometry,
+            "intensity": stage.intensity or training.intensity,
+        }
+        where = f"training.stages[{i}]" if stage.geometry or stage.intensity else "training"
+        check_augmentation(training.model_copy(update=own), channels=channels, where=where)
+
+
 def open_run(project: Project, asked: Recipe) -> Run:
     """Return the run of a recipe, made and resolved now if there is none."""
     made = folds_of(project, asked)
+    check_stages(asked.training, channels=project.cache.channels)
+    scalars_of(project, asked)
     run = project.run_of(asked) or project.add_run(asked, resolve(asked))
     run.ledger.mark_done("folds", made.hash)
     return run

@@ -63,7 +63,9 @@ def scaled_size(size: SizeConfig, divisor: int, scale: Scale) -> SizeConfig:
         return size
     share = scale.side / longest
     resized = size.resize_hw and _shrunk(size.resize_hw, share)
-    padded = size.pad_hw and tuple(round_up(side, divisor) for side in _shrunk(size.pad_hw, share))
+    padded = size.pad_hw and _shrunk(size.pad_hw, share)
+    if padded:
+        padded = round_up(padded[0], divisor), round_up(padded[1], divisor)
     return SizeConfig(resize_hw=resized, pad_hw=padded, border=size.border)
 
 

@@ -11,13 +11,17 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from masksmith.augment import GeometryConfig, IntensityConfig
+from masksmith.augment import AugmentConfig, GeometryConfig, IntensityConfig, MixingConfig
+from masksmith.augment.presets import GEOMETRY_PRESETS
 from masksmith.config import look_up
 from masksmith.losses import LOSSES
 from masksmith.metrics import METRICS
-from masksmith.models import MODELS
+from masksmith.models.architectures import ARCHITECTURES
+from masksmith.models.config import ModelConfig
 from masksmith.prediction.runtime import RUNTIMES
 from masksmith.prediction.tta import TTA
+from masksmith.preprocess import SizeConfig
+from masksmith.training.config import SamplerConfig, SwaConfig
 from masksmith.training.optim import OPTIMIZERS, SCHEDULES
 
 
@@ -58,6 +62,10 @@ def _names(table: Iterable[str]) -> list[Word]:
     return [Word(name, "") for name in table]
 
 
+def _choices(model: type[BaseModel], field: str) -> list[Word]:
+    return _names(typing.get_args(model.model_fields[field].annotation))
+
+
 def _fields(*models: type[BaseModel]) -> list[Word]:
     """Return the fields of configurations, each described by the text under it."""
     words = []
@@ -94,12 +102,18 @@ def _metrics() -> list[Word]:
 
 
 KINDS: dict[str, Callable[[], list[Word]]] = {
-    "models": lambda: _functions(MODELS),
+    "models": lambda: [Word(name, traits.describes) for name, traits in ARCHITECTURES.items()],
     "losses": lambda: _functions(LOSSES, params=True),
     "metrics": _metrics,
-    "augmentation": lambda: _fields(GeometryConfig, IntensityConfig),
+    "augmentation": lambda: _fields(GeometryConfig, IntensityConfig, MixingConfig, AugmentConfig),
+    "presets": lambda: _names(GEOMETRY_PRESETS),
     "optimizers": lambda: _names(OPTIMIZERS),
     "schedules": lambda: _functions(SCHEDULES),
+    "samplers": lambda: _choices(SamplerConfig, "name"),
+    "sampling": lambda: _fields(SamplerConfig),
+    "averaging": lambda: _fields(SwaConfig),
+    "model options": lambda: _fields(ModelConfig),
+    "size": lambda: _fields(SizeConfig),
     "views": lambda: _names(TTA),
     "runtimes": lambda: _names(RUNTIMES),
 }

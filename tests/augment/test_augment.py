@@ -4,8 +4,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from masksmith.augment.batch import Task, make_batch
-from masksmith.augment.geometry import GeometryConfig, Motion, draw_motion, motion_matrix, warp
+from masksmith.augment.geometry import GeometryConfig, Motion, draw_motion, motion_matrix
 from masksmith.augment.intensity import IntensityConfig, draw_table
+from masksmith.augment.warp import warp
 from masksmith.data.store import Store, StoreWriter
 from masksmith.preprocess import Pad
 

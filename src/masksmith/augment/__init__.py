@@ -1,7 +1,29 @@
 """Augmentation: one warp for all geometry, one look-up table for all pointwise intensity changes."""
 
-from masksmith.augment.batch import Batch, Task, make_batch
+from masksmith.augment.batch import Batch, Task, build_task, check_augmentation, make_batch
 from masksmith.augment.geometry import GeometryConfig
 from masksmith.augment.intensity import IntensityConfig
+from masksmith.augment.mixing import MixingConfig
+from masksmith.augment.sampling import (
+    AugmentConfig,
+    CallableAugment,
+    names_of,
+    strengths_by_frequency,
+    with_copies,
+)
 
-__all__ = ["Batch", "GeometryConfig", "IntensityConfig", "Task", "make_batch"]
+__all__ = [
+    "AugmentConfig",
+    "Batch",
+    "CallableAugment",
+    "GeometryConfig",
+    "IntensityConfig",
+    "MixingConfig",
+    "Task",
+    "build_task",
+    "check_augmentation",
+    "make_batch",
+    "names_of",
+    "strengths_by_frequency",
+    "with_copies",
+]

@@ -1,30 +1,34 @@
-"""A training batch, made from the cache by counter: the same numbers give the same batch."""
+"""A training batch, made from the cache by counter: the same numbers give the same batch.
+
+The order of one sample: flips and the other geometry (one warp), CLAHE and a callable of the user's on integers, the
+look-up table to float32, the other intensity changes, cut-out. Then the batch is mixed.
+"""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
 from masksmith.arrays import Float, UInt8
-from masksmith.augment.geometry import GeometryConfig, draw_motion, warp
-from masksmith.augment.intensity import IntensityConfig, draw_table
+from masksmith.augment.appearance import apply_looks, clahe, draw_looks, has_looks
+from masksmith.augment.geometry import GeometryConfig, Motion, draw_motion, scale_geometry
+from masksmith.augment.intensity import IntensityConfig, apply_table, draw_table, scale_intensity
+from masksmith.augment.mixing import Batch, MixingConfig, mix
+from masksmith.augment.sampling import (
+    AugmentConfig,
+    CallableAugment,
+    coverage_frac,
+    draw_focus,
+    strengths_by_frequency,
+)
+from masksmith.augment.warp import warp
 from masksmith.data.store import Store
+from masksmith.errors import InputError
 from masksmith.preprocess import TRUE_SIZE, SizeConfig
 from masksmith.randomness import stream
 
-
-@dataclass(frozen=True)
-class Batch:
-    """Images in 0…1 (a little beyond after augmentation) and their masks."""
-
-    image: Float[np.ndarray, "b c h w"]
-    mask: UInt8[np.ndarray, "b h w"]
-    scalars: Float[np.ndarray, "b s"] | None = None
-    """Numbers that go with each image (a depth), as they stand in the table; the model standardises them."""
-    other_mask: UInt8[np.ndarray, "b h w"] | None = None
-    """Masks of what was mixed in: the loss is share · loss(mask) + (1 - share) · loss(other_mask)."""
-    share: float = 1.0
-    """Weight of ``mask``, 0…1."""
+_LOOKS, _FOCUS, _CUSTOM, _MIXING = 1, 2, 3, 4  # last counter of the streams beside a sample's own
 
 
 @dataclass(frozen=True)
@@ -41,12 +45,188 @@ class Task:
     size: SizeConfig = TRUE_SIZE
     scalars: Mapping[str, Sequence[float]] = field(default_factory=dict)
     """Id -> numbers for the model; empty where it takes none."""
+    mixing: MixingConfig = field(default_factory=MixingConfig)
+    strength: float = 1.0
+    """Factor on the ranges of geometry and intensity."""
+    strengths: Mapping[str, float] = field(default_factory=dict)
+    """Id -> a further factor (``strengths_by_frequency``); 1 where an id is missing."""
+    positive_windows: float = 0.0
+    """Probability that a window is centred on foreground."""
+    mirrored_from: int | None = None
+    """Samples with this index or a higher one are mirror images; None: there are no copies."""
+    custom: CallableAugment | None = None
+    """A callable of the user's."""
+
+
+@runtime_checkable
+class Augmented(Protocol):
+    """What ``check_augmentation`` looks at: the training's configuration, or one like it."""
+
+    @property
+    def geometry(self) -> GeometryConfig: ...  # noqa: D102
+    @property
+    def intensity(self) -> IntensityConfig: ...  # noqa: D102
+    @property
+    def mixing(self) -> MixingConfig: ...  # noqa: D102
+    @property
+    def augment(self) -> AugmentConfig: ...  # noqa: D102
+    @property
+    def batch_size(self) -> int: ...  # noqa: D102
+
+
+def check_augmentation(
+    config: Augmented,
+    *,
+    channels: int,
+    classes: int = 1,
+    custom: CallableAugment | None = None,
+    where: str = "training",
+) -> None:
+    """Refuse an augmentation that these images cannot have; to be called when a recipe is resolved.
+
+    Args:
+        config: The training's configuration.
+        channels: Channels of the images.
+        classes: Classes of the model: 1 where a mask is foreground or not.
+        custom: The callable that was given.
+        where: Path of the configuration, for messages.
+
+    Raises:
+        InputError: HSV without three channels, a shuffle of one, mixing in batches of one, a strength that leaves a
+            range, or a callable's name without the callable.
+    """
+    assert classes >= 1, classes
+    if config.intensity.hsv.probability and channels != 3:
+        raise InputError(
+            f"{where}.intensity.hsv.probability: {config.intensity.hsv.probability:g} needs images of 3 channels, "
+            f"these have {channels}; set it to 0, or use channel_scale"
+        )
+    if config.intensity.channel_shuffle and channels == 1:
+        raise InputError(
+            f"{where}.intensity.channel_shuffle: {config.intensity.channel_shuffle:g} has nothing to shuffle: "
+            "the images have 1 channel; set it to 0"
+        )
+    if config.mixing.is_on and config.batch_size < 2:
+        raise InputError(
+            f"{where}.mixing: a batch of {config.batch_size} image has no partner to mix with; "
+            f"set {where}.batch_size to 2 or more, or the probabilities to 0"
+        )
+    scale_geometry(config.geometry, config.augment.strength, where=f"{where}.augment.strength")
+    scale_intensity(config.intensity, config.augment.strength, where=f"{where}.augment.strength")
+    _check_custom(config.augment.custom, custom, where=where)
+
+
+def _check_custom(name: str | None, custom: CallableAugment | None, *, where: str) -> None:
+    given = None if custom is None else custom.name
+    if name != given:
+        raise InputError(
+            f"{where}.augment.custom: the recipe names {name!r}, the callable that was given from Python is {given!r}; "
+            "they must be the same, or neither there"
+        )
+
+
+def build_task(
+    config: Augmented,
+    *,
+    images: Store,
+    masks: Store,
+    ids: Sequence[str],
+    canvas_hw: tuple[int, int],
+    scale: float = 1.0,
+    size: SizeConfig = TRUE_SIZE,
+    scalars: Mapping[str, Sequence[float]] | None = None,
+    custom: CallableAugment | None = None,
+) -> Task:
+    """Return the task of a training stage, with what depends on the training set (copies, class frequencies).
+
+    Args:
+        config: The training's configuration (of the stage, where it has its own).
+        images: The images.
+        masks: Their masks.
+        ids: The training images of the fold, in the order that indices count.
+        canvas_hw: Height and width that is trained at.
+        scale: Zoom of the stage.
+        size: The size rule.
+        scalars: Id -> numbers for the model.
+        custom: The callable that ``augment.custom`` names.
+
+    Raises:
+        InputError: The name and the callable do not belong together.
+    """
+    augment = config.augment
+    _check_custom(augment.custom, custom, where="training")
+    strengths: dict[str, float] = {}
+    if augment.rare_power:
+        coverage = {name: coverage_frac(masks[name]) for name in ids}
+        strengths = strengths_by_frequency(coverage, augment.rare_power)
+    return Task(
+        images,
+        masks,
+        config.geometry,
+        config.intensity,
+        canvas_hw,
+        scale,
+        size,
+        scalars or {},
+        mixing=config.mixing,
+        strength=augment.strength,
+        strengths=strengths,
+        positive_windows=augment.positive_windows,
+        mirrored_from=len(ids) if augment.append_flips else None,
+        custom=custom,
+    )
+
+
+def _place(task: Task, name: str, index: int, counters: tuple[int, ...], drawn: Motion) -> Motion:
+    """Return the motion with what depends on more than its draws: the window, and the mirrored copy."""
+    if task.mirrored_from is not None and index >= task.mirrored_from:
+        drawn = replace(drawn, hflip=not drawn.hflip)
+    if task.positive_windows:
+        rng = stream(*counters, index, _FOCUS)
+        drawn = replace(drawn, focus=draw_focus(_mask_of(task, name), task.positive_windows, rng))
+    return drawn
+
+
+def _mask_of(task: Task, name: str) -> UInt8[np.ndarray, "h w *k"]:
+    mask = task.masks.checked(name)
+    return mask[..., 0] if mask.shape[2] == 1 else mask
+
+
+def _make_sample(
+    task: Task, name: str, index: int, counters: tuple[int, ...], target: Float[np.ndarray, "h w c"]
+) -> UInt8[np.ndarray, "h w *k"]:
+    """Write one image into ``target`` and return its mask."""
+    rng = stream(*counters, index)
+    strength = task.strength * task.strengths.get(name, 1.0)
+    geometry, intensity = scale_geometry(task.geometry, strength), scale_intensity(task.intensity, strength)
+    motion = _place(task, name, index, counters, draw_motion(geometry, rng))
+    table = draw_table(intensity, rng, max_value=int(np.iinfo(task.images.dtype).max))
+    whole, drawn = task.images.checked(name), _mask_of(task, name)
+    image, mask = warp(
+        whole,
+        drawn,
+        motion,
+        canvas_hw=task.canvas_hw,
+        zoom_yx=task.size.zoom_yx((whole.shape[0], whole.shape[1]), task.scale),
+        border=task.size.border,
+    )
+    looks = draw_looks(intensity, stream(*counters, index, _LOOKS)) if has_looks(intensity) else {}
+    if "clahe" in looks:
+        image = clahe(image, intensity.clahe, looks["clahe"])
+    if task.custom is not None:
+        image, mask = task.custom(image, mask, stream(*counters, index, _CUSTOM))
+    apply_table(table, image, target)
+    apply_looks(target, mask, intensity, looks)
+    return mask
 
 
 def make_batch(
     task: Task, names: Sequence[str], indices: Sequence[int], *, counters: tuple[int, ...]
 ) -> Batch:
     """Make a batch.
+
+    A sample depends on the counters and its index only, not on its batch; if images are mixed, on the batch too, whose
+    draws belong to the counters and the index of its first sample (an index comes once an epoch).
 
     Args:
         task: Where the images come from and how they are changed.
@@ -55,25 +235,17 @@ def make_batch(
         counters: (seed, stage, epoch).
 
     Raises:
-        InputError: An image or mask was damaged since it was written.
+        InputError: An image or mask was damaged since it was written, a callable returned another form, or a batch of
+            one is to be mixed.
     """
-    max_value = int(np.iinfo(task.images.dtype).max)
-    images, masks = [], []
-    for name, index in zip(names, indices, strict=True):
-        rng = stream(*counters, int(index))
-        motion = draw_motion(task.geometry, rng)
-        table = draw_table(task.intensity, rng, max_value=max_value)
-        whole, drawn = task.images.checked(name), task.masks.checked(name)[..., 0]
-        image, mask = warp(
-            whole,
-            drawn,
-            motion,
-            canvas_hw=task.canvas_hw,
-            zoom_yx=task.size.zoom_yx(drawn.shape, task.scale),
-            border=task.size.border,
-        )
-        images.append(table[image])
-        masks.append(mask)
-    stacked = np.stack(images)  # (b, h, w, c): viewed as (b, c, h, w) it is channels-last already
+    target = np.empty((len(names), *task.canvas_hw, task.images.channels), np.float32)
+    masks = [
+        _make_sample(task, name, int(index), counters, image)
+        for name, index, image in zip(names, indices, target, strict=True)
+    ]
     scalars = np.array([task.scalars[name] for name in names], np.float32) if task.scalars else None
-    return Batch(stacked.transpose(0, 3, 1, 2), np.stack(masks), scalars)
+    # (b, h, w, c) -> (b, c, h, w): a view, channels-last already
+    batch = Batch(target.transpose(0, 3, 1, 2), np.stack(masks), scalars)
+    if task.mixing.is_on:
+        batch = mix(batch, task.mixing, stream(*counters, int(indices[0]), _MIXING))
+    return batch

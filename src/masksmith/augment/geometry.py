@@ -1,182 +1,425 @@
-"""Geometric augmentation: flips, rotation, scale, shear, shift and crop, composed into *one* warp.
+"""Geometric augmentation: what is drawn, and the one map that it makes.
 
-Each image is interpolated once. Flips are exact, and where nothing but a flip was drawn the pixels are
-copied, not resampled. The mask goes through the same warp; it comes back with its own values only.
+Flips, transposes, rotation, scale, shear, shift, crop, perspective and distortions are composed into a single map from
+the pixels of the canvas to those of the image ;
+``warp`` (OpenCV) and ``warp_torch`` look each pixel up once.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated
+from functools import lru_cache
+from typing import Annotated, Any, TypeVar
 
 import cv2
 import numpy as np
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
-from masksmith.arrays import IGNORE, Float, Image, Mask, Shaped, UInt8
+from masksmith.arrays import Float
+from masksmith.augment.distortions import (
+    Displace,
+    ElasticConfig,
+    GridConfig,
+    LensConfig,
+    PiecewiseConfig,
+    Points,
+    Probability,
+    draw_elastic,
+    draw_grid,
+    draw_optical,
+    draw_piecewise,
+    draw_pincushion,
+)
+from masksmith.augment.presets import GEOMETRY_PRESETS, spell_out
 from masksmith.config import Config
-from masksmith.preprocess import CV2_BORDERS, Border, Pad
+from masksmith.errors import InputError
 
+Model = TypeVar("Model", bound=Config)
 Matrix = Float[np.ndarray, "3 3"]
+Positive = Annotated[float, Field(gt=0)]
+Share = Annotated[float, Field(gt=0, le=1)]
+
+_NODES = 64  # of the map's lattice along the canvas's longer side: finer features are not represented
+
+
+class CropZoomConfig(Config):
+    """A random window of the image, enlarged to the image's size."""
+
+    probability: Probability = 0.0
+    """How often it is drawn."""
+    side_frac_range: tuple[Share, Share] = (0.8, 1.0)
+    """Side of the window as a share of the image's, drawn uniformly."""
+
+    @field_validator("side_frac_range")
+    @classmethod
+    def _ascending(cls, value: tuple[float, float]) -> tuple[float, float]:
+        return ascending(value)
+
+
+class PerspectiveConfig(Config):
+    """Each corner of the image moves by itself."""
+
+    probability: Probability = 0.0
+    """How often it is drawn."""
+    corner_frac: float = Field(default=0.08, ge=0, le=0.25)
+    """A corner's shift is uniform in ± this share of the image's height and width."""
 
 
 class GeometryConfig(Config):
-    """Ranges that geometry is drawn from; all zero (and scale 1) leaves the image as it is."""
+    """Ranges that geometry is drawn from; as they stand here they leave the image as it is.
 
-    hflip: float = Field(default=0.0, ge=0, le=1)
+    A preset's name ("none", "lossless", "light", "heavy") in the place of the table means the preset's table.
+    """
+
+    hflip: Probability = 0.0
     """Probability of mirroring left and right."""
-    vflip: float = Field(default=0.0, ge=0, le=1)
+    vflip: Probability = 0.0
     """Probability of mirroring top and bottom."""
-    probability: float = Field(default=1.0, ge=0, le=1)
-    """Probability of drawing rotation, scale, shear and shift at all."""
+    rot90: Probability = 0.0
+    """Probability of drawing a multiple of 90°, all as likely; with hflip 0.5 the eight symmetries of a square."""
+    transpose: Probability = 0.0
+    """Probability of exchanging rows and columns."""
+    probability: Probability = 1.0
+    """Probability of drawing rotation, scale, aspect, shear and shift at all."""
     rotate_deg: float = Field(default=0.0, ge=0, le=180)
     """Rotation is uniform in ± this many degrees."""
-    scale_range: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] = (1.0, 1.0)
+    scale_range: tuple[Positive, Positive] = (1.0, 1.0)
     """Zoom, drawn uniformly on the logarithm; above 1 enlarges."""
+    aspect_range: tuple[Positive, Positive] = (1.0, 1.0)
+    """Zoom of the width over zoom of the height, drawn uniformly on the logarithm; the area stays."""
     shear_deg: float = Field(default=0.0, ge=0, le=45)
     """Horizontal shear is uniform in ± this many degrees."""
     shift_frac: float = Field(default=0.0, ge=0, le=0.5)
     """Shift is uniform in ± this share of the image's height and width."""
+    crop_zoom: CropZoomConfig = CropZoomConfig()
+    """A window enlarged to the whole."""
+    perspective: PerspectiveConfig = PerspectiveConfig()
+    """Corners that move."""
+    piecewise_affine: PiecewiseConfig = PiecewiseConfig()
+    """Jittered triangles."""
+    elastic: ElasticConfig = ElasticConfig()
+    """Smoothed noise."""
+    grid: GridConfig = GridConfig()
+    """Columns and rows of uneven width."""
+    optical: LensConfig = LensConfig()
+    """A lens: barrel or pincushion."""
+    pincushion: LensConfig = LensConfig()
+    """A lens: pincushion only."""
 
-    @field_validator("scale_range")
+    @model_validator(mode="before")
+    @classmethod
+    def _preset(cls, value: Any) -> Any:  # noqa: ANN401
+        return spell_out(GEOMETRY_PRESETS, value)
+
+    @field_validator("scale_range", "aspect_range")
     @classmethod
     def _ascending(cls, value: tuple[float, float]) -> tuple[float, float]:
-        if value[0] > value[1]:
-            raise ValueError(f"{list(value)}; expected the smaller number first")
-        return value
+        return ascending(value)
+
+
+DISTORTIONS: dict[str, Callable[[Any, np.random.Generator], Displace]] = {
+    "piecewise_affine": draw_piecewise,
+    "elastic": draw_elastic,
+    "grid": draw_grid,
+    "optical": draw_optical,
+    "pincushion": draw_pincushion,
+}
+"""Field of GeometryConfig -> how it is drawn; those that are drawn act in this order (the last one looks first)."""
 
 
 @dataclass(frozen=True)
 class Motion:
-    """One drawn geometry, in units that do not depend on the image's size."""
+    """One drawn geometry, in units that do not depend on the image's size.
+
+    The image is transposed, then mirrored; what follows acts on the image that has been turned so.
+    """
 
     hflip: bool = False
     vflip: bool = False
+    transpose: bool = False
     angle_rad: float = 0.0
     zoom: float = 1.0
+    aspect: float = 1.0
+    """Zoom of the width over zoom of the height."""
     shear: float = 0.0
     shift_frac: tuple[float, float] = (0.0, 0.0)
+    """Shift of rows and columns as a share of the image's sides."""
     crop_frac: tuple[float, float] = (0.5, 0.5)
+    """Which part is seen where the image is larger than the canvas: 0 the first rows and columns, 1 the last."""
+    focus: tuple[float, float] | None = None
+    """In place of ``crop_frac``: row and column (shares of the sides of the *unturned* image) that the canvas is
+    centred on, as far as the image's edges allow."""
+    window: tuple[float, float, float] = (0.5, 0.5, 1.0)
+    """The window that is enlarged to the whole image: its centre (rows, columns) and its side, as shares."""
+    corners: tuple[tuple[float, float], ...] | None = None
+    """Shifts (x, y) of the corners upper left, upper right, lower right, lower left, as shares of the sides."""
+    distortions: tuple[Displace, ...] = ()
+    """Drawn distortions; the last acts on the pixels of the canvas first."""
+
+    @property
+    def is_affine(self) -> bool:
+        """Whether it is an affine map."""
+        return self.corners is None and not self.distortions
+
+
+def ascending(value: tuple[float, float]) -> tuple[float, float]:
+    """Return a range whose smaller number stands first."""
+    if value[0] > value[1]:
+        raise ValueError(f"{list(value)}; expected the smaller number first")
+    return value
 
 
 def draw_motion(config: GeometryConfig, rng: np.random.Generator) -> Motion:
-    """Draw one geometry."""
-    hflip, vflip = rng.random() < config.hflip, rng.random() < config.vflip
+    """Draw one geometry.
+
+    Flips and the affine part come from ``rng``, everything else from a generator spawned from it: to switch a part on
+    does not change what is drawn for another.
+    """
+    hflip, vflip = bool(rng.random() < config.hflip), bool(rng.random() < config.vflip)
     crop = (float(rng.random()), float(rng.random()))
-    if rng.random() >= config.probability:
-        return Motion(bool(hflip), bool(vflip), crop_frac=crop)
-    low, high = config.scale_range
-    return Motion(
-        bool(hflip),
-        bool(vflip),
-        angle_rad=float(np.deg2rad(rng.uniform(-config.rotate_deg, config.rotate_deg))),
-        zoom=float(np.exp(rng.uniform(np.log(low), np.log(high)))),
-        shear=float(np.tan(np.deg2rad(rng.uniform(-config.shear_deg, config.shear_deg)))),
-        shift_frac=(
+    parts: dict[str, Any] = {"hflip": hflip, "vflip": vflip, "crop_frac": crop}
+    if rng.random() < config.probability:
+        low, high = config.scale_range
+        parts["angle_rad"] = float(np.deg2rad(rng.uniform(-config.rotate_deg, config.rotate_deg)))
+        parts["zoom"] = float(np.exp(rng.uniform(np.log(low), np.log(high))))
+        parts["shear"] = float(np.tan(np.deg2rad(rng.uniform(-config.shear_deg, config.shear_deg))))
+        parts["shift_frac"] = (
             float(rng.uniform(-config.shift_frac, config.shift_frac)),
             float(rng.uniform(-config.shift_frac, config.shift_frac)),
-        ),
-        crop_frac=crop,
+        )
+    if _draws_more(config):
+        parts |= _draw_more(config, rng.spawn(1)[0], parts)
+    return Motion(**parts)
+
+
+def _draws_more(config: GeometryConfig) -> bool:
+    odds = [config.rot90, config.transpose, config.crop_zoom.probability, config.perspective.probability]
+    odds += [getattr(config, name).probability for name in DISTORTIONS]
+    return any(odds) or config.aspect_range != (1.0, 1.0)
+
+
+def _draw_more(config: GeometryConfig, rng: np.random.Generator, drawn: dict[str, Any]) -> dict[str, Any]:
+    """Draw what is neither a flip nor a part of the first affine map."""
+    turns, transpose, aspect, crops, perspective = rng.random(5)
+    odds, seeds = rng.random(len(DISTORTIONS)), rng.integers(2**63, size=len(DISTORTIONS) + 2)
+    quarters = int(rng.integers(4))
+    found: dict[str, Any] = dict(
+        zip(
+            ("transpose", "vflip", "hflip"),
+            _compose_turns(
+                drawn["vflip"],
+                drawn["hflip"],
+                quarters if turns < config.rot90 else 0,
+                bool(transpose < config.transpose),
+            ),
+            strict=True,
+        )
     )
+    if "zoom" in drawn:  # else the affine part was not drawn
+        low, high = np.log(config.aspect_range)
+        found["aspect"] = float(np.exp(low + (high - low) * aspect))
+    if crops < config.crop_zoom.probability:
+        found["window"] = _draw_window(config.crop_zoom, np.random.default_rng(seeds[0]))
+    if perspective < config.perspective.probability:
+        limit = config.perspective.corner_frac
+        shifts = np.random.default_rng(seeds[1]).uniform(-limit, limit, (4, 2))
+        found["corners"] = tuple((float(x), float(y)) for x, y in shifts)
+    found["distortions"] = tuple(
+        draw(getattr(config, name), np.random.default_rng(seed))
+        for (name, draw), odd, seed in zip(DISTORTIONS.items(), odds, seeds[2:], strict=True)
+        if odd < getattr(config, name).probability
+    )
+    return found
+
+
+def _compose_turns(vflip: bool, hflip: bool, quarters: int, transpose: bool) -> tuple[bool, bool, bool]:
+    """Return (transpose, vflip, hflip) of: mirror, then turn by quarters (counter-clockwise), then transpose."""
+    turned = False
+    for _ in range(quarters):  # a quarter turn transposes, then mirrors top and bottom
+        turned, vflip, hflip = not turned, not hflip, vflip
+    return (not turned, hflip, vflip) if transpose else (turned, vflip, hflip)
+
+
+def _draw_window(config: CropZoomConfig, rng: np.random.Generator) -> tuple[float, float, float]:
+    side = float(rng.uniform(*config.side_frac_range))
+    y, x = (side / 2 + (1 - side) * float(part) for part in rng.random(2))
+    return y, x, side
+
+
+def scale_geometry(config: GeometryConfig, strength: float, *, where: str = "strength") -> GeometryConfig:
+    """Return weaker (below 1) or stronger ranges; 0 changes nothing at all, 1 is ``config``.
+
+    Ranges are multiplied (zooms: their logarithm). What has no range (flips, quarter turns, transposes) gets its
+    probability multiplied below 1 and keeps it above.
+
+    Raises:
+        InputError: A range leaves what the field allows.
+    """
+    return config if strength == 1 else _scaled_geometry(config, float(strength), where)
+
+
+@lru_cache(maxsize=256)
+def _scaled_geometry(config: GeometryConfig, strength: float, where: str) -> GeometryConfig:
+    values = config.model_dump()
+    for name in ("hflip", "vflip", "rot90", "transpose"):
+        values[name] *= min(strength, 1.0)
+    for name in ("rotate_deg", "shear_deg", "shift_frac"):
+        values[name] *= strength
+    for name in ("scale_range", "aspect_range"):
+        values[name] = tuple(side**strength for side in values[name])
+    values["crop_zoom"]["side_frac_range"] = tuple(
+        1 - (1 - side) * strength for side in config.crop_zoom.side_frac_range
+    )
+    parts = {"perspective": "corner_frac", "piecewise_affine": "shift_frac", "elastic": "shift_frac"}
+    parts |= {"grid": "limit", "optical": "strength", "pincushion": "strength"}
+    for name, key in parts.items():
+        values[name][key] *= strength
+    return validated(GeometryConfig, values, strength, where)
+
+
+def validated(model: type[Model], values: dict[str, Any], strength: float, where: str) -> Model:
+    """Return a configuration of scaled ranges.
+
+    Raises:
+        InputError: A range leaves what its field allows.
+    """
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        spot = ".".join(str(part) for part in first["loc"])
+        raise InputError(
+            f"{where}: {strength:g} makes {spot} {first['input']!r}, which is out of its range "
+            f"({first['msg'].lower()}); give a smaller strength, or a smaller range"
+        ) from error
 
 
 def _translation(y: float, x: float) -> Matrix:
     return np.array([[1, 0, x], [0, 1, y], [0, 0, 1]], np.float64)
 
 
+def _scaling(y: float, x: float) -> Matrix:
+    return np.array([[x, 0, 0], [0, y, 0], [0, 0, 1]], np.float64)
+
+
+def turned_hw(motion: Motion, hw: tuple[int, int]) -> tuple[int, int]:
+    """Return the height and width of the turned image."""
+    return (hw[1], hw[0]) if motion.transpose else hw
+
+
+def unturn(motion: Motion, hw: tuple[int, int]) -> Matrix:
+    """Return the matrix from pixels (x, y, 1) of the turned image to those of the image of size ``hw``."""
+    height, width = turned_hw(motion, hw)
+    mirror = np.eye(3)
+    if motion.hflip:
+        mirror[0] = (-1, 0, width - 1)
+    if motion.vflip:
+        mirror[1] = (0, -1, height - 1)
+    return mirror[[1, 0, 2]] if motion.transpose else mirror
+
+
+def _perspective(corners: tuple[tuple[float, float], ...], height: float, width: float) -> Matrix:
+    """Return the projective map that moves the corners of a centred rectangle."""
+    even = np.array([(-1, -1), (1, -1), (1, 1), (-1, 1)], np.float32) / 2
+    moved = even + np.array(corners, np.float32)
+    unit = cv2.getPerspectiveTransform(even, moved.astype(np.float32))
+    return _scaling(height, width) @ unit @ _scaling(1 / height, 1 / width)
+
+
 def motion_matrix(
     motion: Motion, hw: tuple[int, int], canvas_hw: tuple[int, int], *, zoom_yx: tuple[float, float]
 ) -> Matrix:
-    """Return the matrix from image pixels (x, y, 1) to canvas pixels, flips left out.
+    """Return the matrix from pixels (x, y, 1) of the *turned* image to canvas pixels, distortions left out.
 
     The centre of the (scaled) image lies on the centre of the canvas, with an odd pixel of room below and to
-    the right; where the image is larger than the canvas, ``crop_frac`` says which part is seen.
+    the right; where the image is larger than the canvas, ``crop_frac`` or ``focus`` says which part is seen.
 
     Args:
         motion: What was drawn.
-        hw: Height and width of the image.
+        hw: Height and width of the image before it is turned.
         canvas_hw: Height and width of the result.
-        zoom_yx: Zoom of rows and columns by the size rule and the training stage, (1, 1) for the true size.
+        zoom_yx: Zoom of rows and columns (of the image before it is turned) by the size rule and the training
+            stage, (1, 1) for the true size.
     """
-    middle = [(size - 1) / 2 for size in hw]
-    corner = []
-    for size, canvas, part, zoom in zip(hw, canvas_hw, motion.crop_frac, zoom_yx, strict=True):
-        room = canvas - round(size * zoom)
-        corner.append(float(room // 2) if room >= 0 else float(round(room * part)))
+    sides = turned_hw(motion, hw)
+    zooms = (zoom_yx[1], zoom_yx[0]) if motion.transpose else zoom_yx
+    height, width = (size * zoom for size, zoom in zip(sides, zooms, strict=True))
+    y, x, part = motion.window
+    middle = [(at * size - 0.5) for at, size in zip((y, x), sides, strict=True)]
     cos, sin = np.cos(motion.angle_rad) * motion.zoom, np.sin(motion.angle_rad) * motion.zoom
     turn = np.array([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1]], np.float64)
     lean = np.array([[1, motion.shear, 0], [0, 1, 0], [0, 0, 1]], np.float64)
-    fit = np.array([[zoom_yx[1], 0, 0], [0, zoom_yx[0], 0], [0, 0, 1]], np.float64)
-    target = [
-        at + (size * zoom - 1) / 2 + part * size * zoom
-        for at, size, part, zoom in zip(corner, hw, motion.shift_frac, zoom_yx, strict=True)
-    ]
-    return _translation(*target) @ turn @ lean @ fit @ _translation(-middle[0], -middle[1])
+    fit = _scaling(zooms[0], zooms[1]) @ _translation(-middle[0], -middle[1])
+    if part != 1 or motion.aspect != 1:
+        wide = np.sqrt(motion.aspect)
+        fit = _scaling(1 / (wide * part), wide / part) @ fit
+    if motion.corners is not None:
+        fit = _perspective(motion.corners, height, width) @ fit
+    shift = (motion.shift_frac[0] * height, motion.shift_frac[1] * width)
+    centred = _translation((height - 1) / 2 + shift[0], (width - 1) / 2 + shift[1]) @ turn @ lean @ fit
+    return _translation(*_corner(motion, hw, canvas_hw, (height, width), centred)) @ centred
 
 
-def _warp_plane(
-    plane: np.ndarray, matrix: Matrix, hw: tuple[int, int], interpolation: int, border: Border
-) -> np.ndarray:
-    mode = CV2_BORDERS[border]
-    return cv2.warpAffine(plane, matrix[:2], hw[::-1], flags=interpolation, borderMode=mode)
-
-
-def _is_copy(matrix: Matrix) -> bool:
-    return bool(
-        np.array_equal(matrix[:2, :2], np.eye(2)) and np.array_equal(matrix[:2, 2], np.rint(matrix[:2, 2]))
-    )
-
-
-def _copy(image: np.ndarray, matrix: Matrix, hw: tuple[int, int], border: Border) -> np.ndarray:
-    x, y = (int(value) for value in matrix[:2, 2])
-    seen = image[max(0, -y) : hw[0] - y, max(0, -x) : hw[1] - x]
-    top, left = max(0, y), max(0, x)
-    pad = Pad(top, hw[0] - top - seen.shape[0], left, hw[1] - left - seen.shape[1], border)
-    return pad.apply(seen)
-
-
-def warp(
-    image: Image,
-    mask: Mask,
+def _corner(
     motion: Motion,
-    *,
+    hw: tuple[int, int],
     canvas_hw: tuple[int, int],
-    zoom_yx: tuple[float, float] = (1.0, 1.0),
-    border: Border = "reflect",
-) -> tuple[Shaped[np.ndarray, "H W c"], UInt8[np.ndarray, "H W"]]:
-    """Move an image and its mask onto the canvas.
+    scaled_hw: tuple[float, float],
+    centred: Matrix,
+) -> tuple[float, float]:
+    """Return where the upper left corner of the scaled image lies on the canvas."""
+    rooms = [canvas - round(size) for canvas, size in zip(canvas_hw, scaled_hw, strict=True)]
+    seen = None
+    if motion.focus is not None:
+        pixel = (motion.focus[1] * hw[1] - 0.5, motion.focus[0] * hw[0] - 0.5, 1.0)
+        x, y, depth = centred @ np.linalg.inv(unturn(motion, hw)) @ pixel
+        seen = (y / depth, x / depth)
+    corner = []
+    for axis, (room, canvas) in enumerate(zip(rooms, canvas_hw, strict=True)):
+        if room >= 0:
+            corner.append(float(room // 2))
+        elif seen is None:
+            corner.append(float(round(room * motion.crop_frac[axis])))
+        else:
+            corner.append(float(np.clip(round((canvas - 1) / 2 - seen[axis]), room, 0)))
+    return corner[0], corner[1]
+
+
+@dataclass(frozen=True)
+class Lattice:
+    """The map from canvas to image on a lattice of nodes, ``step`` pixels apart.
+
+    Enlarged ``step`` times by bilinear interpolation (pixel centres at half), the rows and columns from ``step`` on are
+    those of the canvas.
+    """
+
+    xy: Float[np.ndarray, "gy gx 2"]
+    step: int
+
+
+def lattice_of(motion: Motion, inverse: Matrix, hw: tuple[int, int], canvas_hw: tuple[int, int]) -> Lattice:
+    """Return the whole map, distortions included, on a lattice.
 
     Args:
-        image: (h, w, c), uint8 or uint16.
-        mask: (h, w) of 0, 1 and IGNORE.
         motion: What was drawn.
-        canvas_hw: Height and width of the result.
-        zoom_yx: Zoom of rows and columns by the size rule and the training stage.
-        border: What is seen outside the image.
-
-    Returns:
-        Image (H, W, c) and mask (H, W). A mask pixel is foreground where the interpolated foreground is at
-        least one half, and ignored where the nearest pixel is.
+        inverse: From canvas pixels to pixels of the turned image: the inverse of ``motion_matrix``.
+        hw: Height and width of the image.
+        canvas_hw: Height and width of the canvas.
     """
-    if motion.hflip:
-        image, mask = image[:, ::-1], mask[:, ::-1]
-    if motion.vflip:
-        image, mask = image[::-1], mask[::-1]
-    image, mask = np.ascontiguousarray(image), np.ascontiguousarray(mask)
-    matrix = motion_matrix(motion, (image.shape[0], image.shape[1]), canvas_hw, zoom_yx=zoom_yx)
-    if _is_copy(matrix):
-        return (
-            _copy(image, matrix, canvas_hw, border),
-            _copy(mask[..., None], matrix, canvas_hw, border)[..., 0],
-        )
-    planes = [
-        _warp_plane(image[..., at : at + 4], matrix, canvas_hw, cv2.INTER_LINEAR, border).reshape(
-            *canvas_hw, -1
-        )
-        for at in range(0, image.shape[2], 4)  # OpenCV warps at most four channels at once
-    ]
-    moved = planes[0] if len(planes) == 1 else np.concatenate(planes, axis=2)
-    foreground = _warp_plane((mask == 1) * np.uint8(255), matrix, canvas_hw, cv2.INTER_LINEAR, border)
-    target = (foreground > 127).astype(np.uint8)
-    if (mask == IGNORE).any():
-        ignored = _warp_plane((mask == IGNORE).astype(np.uint8), matrix, canvas_hw, cv2.INTER_NEAREST, border)
-        target[ignored == 1] = IGNORE
-    return moved, target
+    step = max(2, 2 ** int(np.log2(max(max(canvas_hw) / _NODES, 1))))
+    y, x = ((np.arange(-(-side // step) + 2) - 0.5) * step - 0.5 for side in canvas_hw)
+    ones = np.ones((len(y), len(x)))
+    nodes = np.stack([ones * x, ones * y[:, None], ones])  # (3, gy, gx)
+    seen = np.tensordot(inverse, nodes, 1)
+    points: Points = seen[:2] / seen[2]
+    if motion.distortions:
+        height, width = turned_hw(motion, hw)
+        sides = np.array([width, height], np.float64)[:, None, None]
+        points = (points + 0.5) / sides
+        for displace in reversed(motion.distortions):
+            points = displace(points)
+        points = points * sides - 0.5
+    turn = unturn(motion, hw)
+    points = np.tensordot(turn[:2, :2], points, 1) + turn[:2, 2][:, None, None]
+    return Lattice(
+        np.ascontiguousarray(points.transpose(1, 2, 0), np.float32), step
+    )  # (2, gy, gx) -> (gy, gx, 2)

@@ -108,6 +108,11 @@ class SegmentationModel(nn.Module):
         return self.image_head is not None
 
     @property
+    def classes(self) -> int:
+        """Number of masks."""
+        return cast(nn.Conv2d, self.head).out_channels
+
+    @property
     def num_scalars(self) -> int:
         """How many numbers go with each image."""
         return len(self.scalar_join.names) if self.scalar_join is not None else 0

@@ -7,6 +7,8 @@ from pydantic import Field
 
 from masksmith.augment.geometry import GeometryConfig
 from masksmith.augment.intensity import IntensityConfig
+from masksmith.augment.mixing import MixingConfig
+from masksmith.augment.sampling import AugmentConfig
 from masksmith.config import Config
 from masksmith.splits import NUM_CLASSES
 
@@ -271,9 +273,13 @@ class TrainingConfig(Config):
     """A run of the same project: each fold starts from the weights that this run ended the same fold with (one more
     cycle of a trained net); None starts from the model's own weights."""
     geometry: GeometryConfig = GeometryConfig()
-    """Geometric augmentation."""
+    """Geometric augmentation, or a preset's name: none, lossless, light, heavy."""
     intensity: IntensityConfig = IntensityConfig()
-    """Intensity augmentation."""
+    """Intensity augmentation, or a preset's name."""
+    mixing: MixingConfig = MixingConfig()
+    """Mixing of the images of a batch."""
+    augment: AugmentConfig = AugmentConfig()
+    """How strongly, on which windows, and copies."""
     sampler: SamplerConfig = SamplerConfig()
     """Which images an epoch is made of."""
     stages: list[Stage] = Field(min_length=1)

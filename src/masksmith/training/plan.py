@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from masksmith.augment import with_copies
 from masksmith.training.config import ScheduleConfig, Stage, TrainingConfig
 
 
@@ -50,7 +51,7 @@ class Epoch:
 def steps_of(config: TrainingConfig, stage: Stage, num_images: int) -> int:
     """Return the steps of an epoch of a stage: whole batches, and repeats of the worst ones."""
     images = (stage.batch_size or config.batch_size) * (stage.accumulate or config.accumulate)
-    fresh = max(1, num_images // images)
+    fresh = max(1, with_copies(num_images, config.augment.append_flips) // images)
     repeat = (stage.sampler or config.sampler).repeat_worst_of
     return fresh + (fresh // repeat if repeat else 0)
 

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from masksmith.arrays import Int
+from masksmith.augment import with_copies
 from masksmith.randomness import stream
 from masksmith.training.config import SamplerConfig, TrainingConfig
 from masksmith.training.plan import Epoch
@@ -31,7 +32,7 @@ class Sampling:
         Raises:
             InputError: One asks for images that are not there.
         """
-        self.data = data
+        self.data, self._flips = data, config.augment.append_flips
         self._samplers = [stage.sampler or config.sampler for stage in config.stages]
         self.by_loss = any(one.name == "curriculum" and one.by == "loss" for one in self._samplers)
         # what an epoch is drawn from must not change while it runs, or a resumed one would be another
@@ -55,16 +56,20 @@ class Sampling:
 
     def order(self, epoch: Epoch) -> Int[np.ndarray, " drawn"]:
         """Return the positions of an epoch's images, drawn by counter."""
-        sampler = self.of(epoch)
+        sampler, num = self.of(epoch), len(self.data.ids)
         rng = stream(self.data.seed, self.data.fold, epoch.stage, epoch.number)
         if sampler.name == "plain":
-            return rng.permutation(len(self.data.ids))  # the masks need not be read for it
+            return rng.permutation(with_copies(num, self._flips))  # the masks need not be read for it
         losses = self._before.cpu().numpy().astype(np.float64)
-        return draw_order(sampler, Draw(self.facts, losses, epoch.stage_at, rng))
+        draw = Draw(self.facts, losses, epoch.stage_at, rng)
+        if not self._flips:
+            return draw_order(sampler, draw)
+        both = [draw_order(sampler, draw), num + draw_order(sampler, draw)]  # images, and mirrored copies
+        return rng.permutation(np.concatenate(both))
 
     def note(self, indices: list[int], losses: Float[Tensor, " b"]) -> None:
         """Remember the losses of images."""
-        self._seen[torch.tensor(indices, device=self._seen.device)] = losses
+        self._seen[torch.tensor(indices, device=self._seen.device) % len(self.data.ids)] = losses
 
     def note_step(self, epoch: Epoch, step: int, loss: Tensor) -> None:
         """Remember the loss of a new step, for the choice of the worst."""

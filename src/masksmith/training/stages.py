@@ -9,7 +9,7 @@ from typing import TypeVar
 import numpy as np
 
 from masksmith.arrays import Int
-from masksmith.augment import Batch, Task, make_batch
+from masksmith.augment import Batch, Task, build_task, make_batch, names_of
 from masksmith.data.store import Store
 from masksmith.preprocess import TRUE_SIZE, SizeConfig, canvas_of
 from masksmith.training.config import Stage, TrainingConfig
@@ -51,15 +51,16 @@ def training_work(config: TrainingConfig, data: FoldData, divisor: int) -> int:
 
 def task_of(config: TrainingConfig, stage: Stage, data: FoldData, divisor: int) -> Task:
     """Return what a stage's batches are made from."""
-    return Task(
-        data.images,
-        data.masks,
-        stage.geometry or config.geometry,
-        stage.intensity or config.intensity,
-        canvas_hw(config, stage, data, divisor),
-        stage.scale,
-        data.size,
-        data.scalars,
+    own = {"geometry": stage.geometry or config.geometry, "intensity": stage.intensity or config.intensity}
+    return build_task(
+        config.model_copy(update=own),
+        images=data.images,
+        masks=data.masks,
+        ids=data.ids,
+        canvas_hw=canvas_hw(config, stage, data, divisor),
+        scale=stage.scale,
+        size=data.size,
+        scalars=data.scalars,
     )
 
 
@@ -87,7 +88,7 @@ class EpochBatches:
     data: FoldData
     epoch: Epoch
     order: Int[np.ndarray, " drawn"]
-    """Positions of the images, in the order of training."""
+    """Positions of the images, in the order of training; beyond the last image come mirrored copies."""
 
     def make(self, number: int) -> StepBatches:
         """Make the batches of the ``number``-th new step."""
@@ -96,7 +97,7 @@ class EpochBatches:
         parts = [chosen[at : at + size] for at in range(0, len(chosen), size)]
         counters = (self.data.seed, self.data.fold, epoch.stage, epoch.number)
         batches = [
-            make_batch(self.task, [self.data.ids[i] for i in part], part, counters=counters) for part in parts
+            make_batch(self.task, names_of(self.data.ids, part), part, counters=counters) for part in parts
         ]
         return StepBatches(batches, parts, number)
 

@@ -44,9 +44,14 @@ def losses_of(model: SegmentationModel, config: TrainingConfig) -> list[LossOf]:
     Raises:
         InputError: An unknown loss, or one that the model has no head for.
     """
-    del model
     return [
-        build_loss(stage.loss, where=f"training.stages[{i}].loss") for i, stage in enumerate(config.stages)
+        build_loss(
+            stage.loss,
+            where=f"training.stages[{i}].loss",
+            image_head=model.has_image_head,
+            classes=model.classes,
+        )
+        for i, stage in enumerate(config.stages)
     ]
 
 
