@@ -89,8 +89,6 @@ def resolve(recipe: Recipe) -> Recipe:
     from masksmith.losses import build_loss
     from masksmith.models import MODELS
     from masksmith.models.encoders import settle_encoder
-    from masksmith.prediction.combine import check_combine
-    from masksmith.prediction.runtime import check_runtime
     from masksmith.training.machine import settle_machine
 
     look_up(MODELS, recipe.model.architecture, where="model.architecture")
@@ -106,6 +104,21 @@ def resolve(recipe: Recipe) -> Recipe:
     if settled.weights not in ("none", "imagenet"):
         model = model.model_copy(update={"encoder_weights_hash": model.weights_identity()})
     training = settle_machine(recipe.training)
+    resolved = recipe.model_copy(update={"model": model, "training": training})
+    check_prediction(resolved)
+    return resolved
+
+
+def check_prediction(recipe: Recipe) -> None:
+    """Refuse a prediction that the model or the machine cannot do: it can be asked of a run that is trained, too.
+
+    Raises:
+        InputError: As check_runtime and check_combine.
+    """
+    from masksmith.prediction.combine import check_combine
+    from masksmith.prediction.runtime import check_runtime
+
+    training, model = recipe.training, recipe.model
     check_runtime(
         recipe.prediction.runtime,
         device=training.device,
@@ -113,7 +126,6 @@ def resolve(recipe: Recipe) -> Recipe:
         scalars=model.scalars,
     )
     check_combine(recipe.prediction, image_head=model.image_head)
-    return recipe.model_copy(update={"model": model, "training": training})
 
 
 def check_stages(training: TrainingConfig, *, channels: int) -> None:
@@ -140,6 +152,7 @@ def open_run(project: Project, asked: Recipe) -> Run:
     check_stages(asked.training, channels=project.cache.channels)
     scalars_of(project, asked)
     run = project.run_of(asked) or project.add_run(asked, resolve(asked))
+    check_prediction(run.recipe)
     run.ledger.mark_done("folds", made.hash)
     return run
 

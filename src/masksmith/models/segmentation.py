@@ -110,7 +110,7 @@ class SegmentationModel(nn.Module):
     @property
     def classes(self) -> int:
         """Number of masks."""
-        return cast(nn.Conv2d, self.head).out_channels
+        return self.head.out_channels
 
     @property
     def num_scalars(self) -> int:
@@ -121,6 +121,10 @@ class SegmentationModel(nn.Module):
     def takes_scalars(self) -> bool:
         """Whether ``forward`` wants scalars."""
         return self.num_scalars > 0
+
+    def zero_scalars(self, num: int) -> tuple[Tensor, ...]:
+        """Return what ``forward`` wants beside ``num`` images where only time or memory counts: zeros, or nothing."""
+        return (self.mean.new_zeros(num, self.num_scalars),) if self.takes_scalars else ()
 
     def set_scalar_statistics(self, values: Float[np.ndarray, "n s"]) -> None:
         """Standardise scalars by the mean and standard deviation of ``values``, those of the training images.

@@ -24,6 +24,7 @@ from torch.utils._pytree import tree_leaves
 
 from masksmith.losses import build_loss
 from masksmith.models import SegmentationModel, slice_strided_depthwise, to_channels_last
+from masksmith.preprocess import round_up
 from masksmith.training.config import TrainingConfig
 from masksmith.training.machine import settle_machine
 from masksmith.training.optim import num_moments
@@ -33,6 +34,7 @@ _HIDDEN = {"training": {"32-true": 1.3, "mixed": 1.45}, "prediction": {"32-true"
 _GROUND = 32 << 20  # kernels compiled at the first step, buffers of the threads
 _COPIES = 3  # of weights, average and moments while a checkpoint is written
 _STILL_HELD = 0.8  # of a step's memory: its end leaves gaps in the heap, too small for a checkpoint's copies
+_SIDE_LEAST = 16  # pixels: the smallest maps of a net with small strides would be nothing
 _BATCHES = (2, 4)  # batch norm needs more than one value
 _PROBS = 16  # bytes a pixel: probabilities of two symmetries, their stack and their mean
 
@@ -146,7 +148,7 @@ def _lines(
 ) -> tuple[Line, Line]:
     """Return the bytes alive after each allocation of ``run(image, mask)`` as lines: at no pixels, and a pixel."""
     known = [*twin.parameters(), *twin.buffers()]
-    channels, side = twin.mean.shape[1], 2 * twin.divisor
+    channels, side = twin.mean.shape[1], round_up(max(_SIDE_LEAST, 2 * twin.divisor), twin.divisor)
     histories: list[Line] = []
     for batch_size in _BATCHES:
         twin.zero_grad()
@@ -184,7 +186,7 @@ def training_footprint(model: SegmentationModel, config: TrainingConfig) -> Foot
 
         def step(image: Tensor, mask: Tensor) -> None:
             with _autocast(config):
-                output = twin(image)
+                output = twin(image, *twin.zero_scalars(len(image)))
             loss_of(output, mask).backward()
 
         fixed, slope = _lines(twin, config, step)
@@ -217,7 +219,7 @@ def prediction_footprint(model: SegmentationModel, config: TrainingConfig) -> Fo
         def forward(image: Tensor, mask: Tensor) -> Tensor:
             del mask
             with torch.inference_mode(), _autocast(config):
-                return torch.sigmoid(twin(image).mask_logits.float())
+                return torch.sigmoid(twin(image, *twin.zero_scalars(len(image))).mask_logits.float())
 
         fixed, slope = _lines(twin, config, forward)
     arrays = 4 * model.mean.shape[1] + _PROBS  # integers and their padded copy, two bytes each at most
