@@ -121,6 +121,7 @@ def test_the_canvas_of_a_stage():
     winner = SizeConfig(resize_hw=(192, 192), pad_hw=(224, 224))
     assert canvas_of(winner, [(101, 101)], divisor=32) == (224, 224)
     assert canvas_of(winner, [(101, 101)], divisor=16, scale=0.5) == (112, 112)
+    assert canvas_of(winner, [(101, 101)], divisor=32, scale=0.5) == (128, 128)
     assert canvas_of(winner, [(101, 101)], divisor=16, crop_hw=(96, 96)) == (96, 96)
 
 
@@ -129,8 +130,8 @@ def test_a_size_that_the_divisor_refuses():
         InputError, match=r"size\.pad_hw: 100x128 is no multiple of the model's divisor 32; .*128x128"
     ):
         Frame.of((90, 90), SizeConfig(pad_hw=(100, 128)), divisor=32)
-    with pytest.raises(InputError, match=r"size\.pad_hw: 112x112 at scale 0\.5 is no multiple .* divisor 32"):
-        canvas_of(SizeConfig(resize_hw=(192, 192), pad_hw=(224, 224)), [(101, 101)], divisor=32, scale=0.5)
+    with pytest.raises(InputError, match=r"size\.pad_hw: 108x112 is no multiple .* divisor 16; .*112x112"):
+        canvas_of(SizeConfig(pad_hw=(108, 112)), [(101, 101)], divisor=16, scale=0.5)
 
 
 def test_a_canvas_smaller_than_the_image():

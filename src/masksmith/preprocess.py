@@ -37,7 +37,8 @@ class SizeConfig(Config):
     resize_hw: tuple[Side, Side] | None = None
     """Height and width that every image is resized to first; None keeps its true size."""
     pad_hw: tuple[Side, Side] | None = None
-    """Height and width that it is padded to then, a multiple of the model's divisor; None: the next multiples."""
+    """Height and width that it is padded to then, multiples of the model's divisor (in a stage of another scale: the
+    next multiples of as much of it); None: the next multiples of the image's own."""
     border: Border = "reflect"
     """What the padding shows: the mirror image (the edge pixel once), the edge pixel, or zeros."""
 
@@ -78,7 +79,7 @@ def canvas_of(
         crop_hw: Windows of this size (before the stage's zoom) are looked at; None: whole images.
 
     Raises:
-        InputError: ``pad_hw`` at this scale is no multiple of the divisor, or smaller than the images.
+        InputError: ``pad_hw`` is no multiple of the divisor, or smaller than the images.
     """
     inner = [size.inner_hw(hw) for hw in sizes]
     height, width = (max(hw[axis] for hw in inner) for axis in (0, 1))
@@ -87,14 +88,14 @@ def canvas_of(
     least = (round(height * scale), round(width * scale))
     if size.pad_hw is None or crop_hw is not None:
         return round_up(least[0], divisor), round_up(least[1], divisor)
-    wanted = (round(size.pad_hw[0] * scale), round(size.pad_hw[1] * scale))
-    _check_pad(wanted, least, divisor, scale)
-    return wanted
+    _check_pad(size.pad_hw, (height, width), divisor)
+    scaled = (round(side * scale) for side in size.pad_hw)
+    padded_h, padded_w = (round_up(side, divisor) for side in scaled)
+    return padded_h, padded_w
 
 
-def _check_pad(wanted: tuple[int, int], least: tuple[int, int], divisor: int, scale: float) -> None:
-    at = "" if scale == 1 else f" at scale {scale:g}"
-    shown = f"{wanted[0]}x{wanted[1]}{at}"
+def _check_pad(wanted: tuple[int, int], least: tuple[int, int], divisor: int) -> None:
+    shown = f"{wanted[0]}x{wanted[1]}"
     if wanted[0] % divisor or wanted[1] % divisor:
         near = (round_up(wanted[0], divisor), round_up(wanted[1], divisor))
         raise InputError(

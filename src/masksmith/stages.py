@@ -146,10 +146,24 @@ def check_stages(training: TrainingConfig, *, channels: int) -> None:
         check_augmentation(training.model_copy(update=own), channels=channels, where=where)
 
 
+def check_sizes(project: Project, recipe: Recipe) -> None:
+    """Refuse a size rule that the model or an image does not allow.
+
+    Raises:
+        InputError: As canvas_of.
+    """
+    if recipe.size.pad_hw is None:
+        return
+    stores = (project.cache.train_images, project.cache.test_images)
+    for hw in {images.shape(name) for images in stores for name in images}:
+        Frame.of(hw, recipe.size, divisor=recipe.model.divisor)
+
+
 def open_run(project: Project, asked: Recipe) -> Run:
     """Return the run of a recipe, made and resolved now if there is none."""
     made = folds_of(project, asked)
     check_stages(asked.training, channels=project.cache.channels)
+    check_sizes(project, asked)
     scalars_of(project, asked)
     run = project.run_of(asked) or project.add_run(asked, resolve(asked))
     check_prediction(run.recipe)
