@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from masksmith.augment.geometry import Motion, warp
+from masksmith.augment.geometry import Motion
+from masksmith.augment.warp import warp
 from masksmith.errors import InputError
 from masksmith.preprocess import Frame, Pad, SizeConfig, canvas_of, resize, round_up
 
