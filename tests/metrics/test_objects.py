@@ -82,6 +82,15 @@ def test_objects_inside_what_is_ignored_do_not_count():
     assert score("dsb_map", boxes((0, 10)), whole) == 1
 
 
+def test_many_small_objects_are_paired_by_sorting():
+    """300 x 300 single pixels against themselves without one row: more pairs than a table would hold."""
+    mask = np.zeros((600, 600), np.uint8)
+    mask[::2, ::2] = 1
+    pred = mask.copy()
+    pred[0] = 0
+    assert object_stats(pred, mask).tolist() == [90_000 - 300, 90_000, *[90_000 - 300] * 10]
+
+
 def test_more_components_than_16_bits_number():
     mask = np.zeros((600, 600), bool)
     mask[::2, ::2] = True

@@ -88,11 +88,15 @@ def _overlaps(
 ) -> tuple[Int[np.ndarray, " pairs"], Int[np.ndarray, " pairs"]]:
     """Return intersection and union, in pixels, of every predicted and true object that overlap."""
     both = (found > 0) & (there > 0)
-    pairs, overlap = np.unique(
-        found[both].astype(np.int64) * (num_there + 1) + there[both], return_counts=True
-    )
-    areas = np.bincount(found.ravel(), minlength=num_found + 1)[pairs // (num_there + 1)]
-    areas = areas + np.bincount(there.ravel(), minlength=num_there + 1)[pairs % (num_there + 1)]
+    wide = num_there + 1
+    codes = found[both].astype(np.int64) * wide + there[both]  # one number a pair
+    if (num_found + 1) * wide <= found.size:  # a table of all pairs is faster than sorting, while it is small
+        table = np.bincount(codes, minlength=1)
+        pairs = np.flatnonzero(table)
+        overlap = table[pairs]
+    else:
+        pairs, overlap = np.unique(codes, return_counts=True)
+    areas = np.bincount(found.ravel())[pairs // wide] + np.bincount(there.ravel())[pairs % wide]
     return overlap, areas - overlap
 
 
