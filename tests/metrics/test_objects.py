@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from masksmith.errors import InputError
 from masksmith.metrics import IGNORE_OBJECT, get_metric
 from masksmith.metrics.objects import label_components, object_stats
 
@@ -50,6 +51,15 @@ def test_touching_instances_are_apart_and_merged_ones_cost():
     assert object_stats(target.astype(np.int32), target).tolist() == [2, 2, *[2] * 10]
     merged = boxes((0, 20))  # one component over two instances: IoU 1/2 with each, which is not above 0.5
     assert object_stats(merged, target).tolist() == [1, 2, *[0] * 10]
+
+
+@pytest.mark.parametrize("kind", [bool, np.int64, np.float32])
+def test_a_type_that_says_neither_mask_nor_instances(kind):
+    mask = boxes((0, 10))
+    with pytest.raises(InputError, match=f"pred holds {np.dtype(kind)}"):
+        object_stats(mask.astype(kind), mask)
+    with pytest.raises(InputError, match=f"target holds {np.dtype(kind)}"):
+        object_stats(mask, mask.astype(kind))
 
 
 def test_corners_connect_by_eight_only():

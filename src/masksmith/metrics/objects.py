@@ -70,7 +70,16 @@ def object_stats(pred: LabelMap, target: LabelMap, *, connectivity: int = 8) -> 
         pred: (h, w) mask (uint8, foreground where not 0) or instance map (uint16, int32).
         target: (h, w) mask of 0, 1 and IGNORE, or instance map with IGNORE_OBJECT.
         connectivity: Of the components of a mask, 4 or 8.
+
+    Raises:
+        InputError: A type that is neither a mask's nor an instance map's.
     """
+    for where, labels in (("pred", pred), ("target", target)):
+        if labels.dtype not in (np.uint8, np.uint16, np.int32):
+            raise InputError(
+                f"metric of objects: {where} holds {labels.dtype}, neither masks nor instances; expected uint8 for a "
+                "mask, uint16 or int32 for instances"
+            )
     judged = judged_pixels(target)
     truth = (target == 1).astype(np.uint8) if target.dtype == np.uint8 else target
     found, num_found = label_objects(pred, judged, connectivity=connectivity)
