@@ -125,9 +125,7 @@ def sweep_counts(pairs: Sequence[tuple[Codes, Mask]], thresholds: Sequence[int])
     counted = [_counts_by_table(codes, target, lut, len(ordered)) for codes, target in pairs]
     rows = np.stack([row for row, _ in counted])
     empty = np.zeros((len(rows), 4))
-    empty[:, 2:] = (
-        rows[:, 0, :2] + rows[:, 0, 2:]
-    )  # every foreground pixel is missed, every other one is right
+    empty[:, 2:] = rows[:, 0, :2] + rows[:, 0, 2:]  # all foreground is missed, all background right
     full = np.stack([count_stats(np.ones_like(target), target) for _, target in pairs])
     return Sweep(ordered, rows, np.stack([above for _, above in counted]), empty, full)
 

@@ -41,9 +41,7 @@ def label_components(
         Labels (h, w), 0 for the background, and the number of components.
     """
     kind = cv2.CV_16U if mask.size < _MANY else cv2.CV_32S
-    count, labels, *_ = cv2.connectedComponentsWithStats(
-        mask.astype(np.uint8), connectivity=connectivity, ltype=kind
-    )
+    count, labels = cv2.connectedComponents(mask.astype(np.uint8), connectivity=connectivity, ltype=kind)
     return labels, count - 1
 
 
