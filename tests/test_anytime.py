@@ -211,6 +211,32 @@ def test_a_member_that_makes_it_worse_does_not_join(example, project, monkeypatc
     assert anytime._judge(opened, unit, member, [member]).joined
 
 
+def test_a_member_joins_by_a_distance_that_falls(project, monkeypatch):
+    from dataclasses import replace
+
+    from masksmith import anytime
+    from masksmith.members import Member, members_of_run
+    from masksmith.planning.units import Unit
+    from masksmith.project import Project
+
+    opened = Project.open(project)
+    (trained,) = members_of_run(opened.run())
+    recipe = trained.run.recipe.model_copy(update={"metric": "hausdorff_95"})
+    member = Member(replace(trained.run, recipe=recipe), 0)
+    monkeypatch.setattr(anytime, "oof_of", lambda *any_: {})
+    unit = Unit("cycle", 0, 0, 1.0, "x", "ref", run="x")
+    for after, joined in ((4.0, True), (5.0, True), (6.0, False)):
+        scores = iter([after, 5.0])  # with it, without it
+        monkeypatch.setattr(anytime, "plain_score", lambda *any_, scores=scores: next(scores))
+        assert anytime._judge(opened, unit, member, [trained]).joined == joined
+    baselines = {"nothing": 90.0, "everything": 30.0}
+    monkeypatch.setattr(anytime, "baseline_scores", lambda *any_, **more: baselines)
+    for after, joined in ((29.0, True), (31.0, False)):
+        monkeypatch.setattr(anytime, "plain_score", lambda *any_, after=after: after)
+        judged = anytime._judge(opened, unit, member, [Member(trained.run, 1)])
+        assert (judged.joined, judged.score_before) == (joined, 30.0)
+
+
 def test_the_baseline_is_the_better_of_nothing_and_everything(example, project):
     import numpy as np
 

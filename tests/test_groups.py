@@ -97,6 +97,7 @@ def test_the_whole_way(sites, tmp_path, metric):
     result = ms.compete(sites, out=out, overrides=BY_SITE | options)
     tuning = read_json(out / "tuning.json")
     assert tuning["higher_is_better"] == (metric == "iou_by_group")
+    assert tuning["searched"].startswith("top" if metric == "iou_by_group" else "bottom")
     assert tuning["plain"] == pytest.approx(scores_by_hand(out, metric))
     sign = 1 if tuning["higher_is_better"] else -1
     assert sign * tuning["tuned"] >= sign * tuning["plain"]

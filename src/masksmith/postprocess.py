@@ -41,11 +41,12 @@ class TuningConfig(Config):
     bottom_thresholds: list[Share] = Field(default=[round(0.2 + 0.02 * i, 2) for i in range(31)])
     """Probabilities above which a pixel belongs to the mask."""
     top_thresholds: list[Share] = Field(default=[0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95])
-    """Probabilities that min_pixels pixels must exceed; only those not below the bottom are tried."""
+    """Probabilities that min_pixels pixels must exceed; only those not below the bottom are tried, and only for a
+    metric of counts: one of objects or boundaries gets a bottom threshold alone."""
     min_area_fracs: list[Share] = Field(
         default=[0.0, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03]
     )
-    """min_pixels as a share of the median image's area."""
+    """min_pixels as a share of the median image's area; for a metric of counts."""
     resamples: int = Field(default=2000, ge=100)
     """Bootstrap resamples."""
 
@@ -124,9 +125,7 @@ def sweep_counts(pairs: Sequence[tuple[Codes, Mask]], thresholds: Sequence[int])
     counted = [_counts_by_table(codes, target, lut, len(ordered)) for codes, target in pairs]
     rows = np.stack([row for row, _ in counted])
     empty = np.zeros((len(rows), 4))
-    empty[:, 2:] = (
-        rows[:, 0, :2] + rows[:, 0, 2:]
-    )  # every foreground pixel is missed, every other one is right
+    empty[:, 2:] = rows[:, 0, :2] + rows[:, 0, 2:]  # all foreground is missed, all background right
     full = np.stack([count_stats(np.ones_like(target), target) for _, target in pairs])
     return Sweep(ordered, rows, np.stack([above for _, above in counted]), empty, full)
 

@@ -60,6 +60,7 @@ def tune_oof(
         "higher_is_better": metric.higher_is_better,
         "covers": f"{len(rows)} of {len(made.rows)} training images, {len(blank_pairs)} without content left out",
         "scores": _scores(sweep, found, metric, blank_pairs, all_groups),
+        "searched": "top and bottom threshold, pixels" if metric.needs == "counts" else "bottom threshold",
         "rule_text": found.rule.describe(),
         "found_text": found.found.describe(),
         "optimism": optimism or None,

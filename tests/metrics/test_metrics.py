@@ -32,7 +32,7 @@ def test_every_metric_has_a_twin():
 
 
 @by_name
-@settings(deadline=None, max_examples=30)
+@settings(deadline=None, max_examples=20)
 @given(triples=SETS)
 def test_equals_the_definition(name, triples):
     metric, (pairs, groups) = get_metric(name), split(triples)
@@ -57,7 +57,7 @@ def test_weights_are_repetitions_and_order_is_nothing(name, triples, seed):
 
 
 @by_name
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=20)
 @given(pred=MASK, target=TARGET)
 def test_ignored_pixels_do_not_count(name, pred, target):
     metric = get_metric(name)

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from masksmith.errors import InputError
 from masksmith.metrics import IGNORE_OBJECT, get_metric
 from masksmith.metrics.objects import label_components, object_stats
 
@@ -52,6 +53,15 @@ def test_touching_instances_are_apart_and_merged_ones_cost():
     assert object_stats(merged, target).tolist() == [1, 2, *[0] * 10]
 
 
+@pytest.mark.parametrize("kind", [bool, np.int64, np.float32])
+def test_a_type_that_says_neither_mask_nor_instances(kind):
+    mask = boxes((0, 10))
+    with pytest.raises(InputError, match=f"pred holds {np.dtype(kind)}"):
+        object_stats(mask.astype(kind), mask)
+    with pytest.raises(InputError, match=f"target holds {np.dtype(kind)}"):
+        object_stats(mask, mask.astype(kind))
+
+
 def test_corners_connect_by_eight_only():
     mask = np.eye(3, dtype=np.uint8)
     assert object_stats(mask, mask)[0] == 1
@@ -80,6 +90,15 @@ def test_objects_inside_what_is_ignored_do_not_count():
     assert object_stats(boxes((0, 10), (24, 30)), target).tolist() == [1, 1, *[1] * 10]
     whole = np.full((12, 40), IGNORE_OBJECT, np.uint16)
     assert score("dsb_map", boxes((0, 10)), whole) == 1
+
+
+def test_many_small_objects_are_paired_by_sorting():
+    """300 x 300 single pixels against themselves without one row: more pairs than a table would hold."""
+    mask = np.zeros((600, 600), np.uint8)
+    mask[::2, ::2] = 1
+    pred = mask.copy()
+    pred[0] = 0
+    assert object_stats(pred, mask).tolist() == [90_000 - 300, 90_000, *[90_000 - 300] * 10]
 
 
 def test_more_components_than_16_bits_number():

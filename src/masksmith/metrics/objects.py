@@ -41,9 +41,7 @@ def label_components(
         Labels (h, w), 0 for the background, and the number of components.
     """
     kind = cv2.CV_16U if mask.size < _MANY else cv2.CV_32S
-    count, labels, *_ = cv2.connectedComponentsWithStats(
-        mask.astype(np.uint8), connectivity=connectivity, ltype=kind
-    )
+    count, labels = cv2.connectedComponents(mask.astype(np.uint8), connectivity=connectivity, ltype=kind)
     return labels, count - 1
 
 
@@ -70,7 +68,16 @@ def object_stats(pred: LabelMap, target: LabelMap, *, connectivity: int = 8) -> 
         pred: (h, w) mask (uint8, foreground where not 0) or instance map (uint16, int32).
         target: (h, w) mask of 0, 1 and IGNORE, or instance map with IGNORE_OBJECT.
         connectivity: Of the components of a mask, 4 or 8.
+
+    Raises:
+        InputError: A type that is neither a mask's nor an instance map's.
     """
+    for where, labels in (("pred", pred), ("target", target)):
+        if labels.dtype not in (np.uint8, np.uint16, np.int32):
+            raise InputError(
+                f"metric of objects: {where} holds {labels.dtype}, neither masks nor instances; expected uint8 for a "
+                "mask, uint16 or int32 for instances"
+            )
     judged = judged_pixels(target)
     truth = (target == 1).astype(np.uint8) if target.dtype == np.uint8 else target
     found, num_found = label_objects(pred, judged, connectivity=connectivity)
@@ -88,11 +95,15 @@ def _overlaps(
 ) -> tuple[Int[np.ndarray, " pairs"], Int[np.ndarray, " pairs"]]:
     """Return intersection and union, in pixels, of every predicted and true object that overlap."""
     both = (found > 0) & (there > 0)
-    pairs, overlap = np.unique(
-        found[both].astype(np.int64) * (num_there + 1) + there[both], return_counts=True
-    )
-    areas = np.bincount(found.ravel(), minlength=num_found + 1)[pairs // (num_there + 1)]
-    areas = areas + np.bincount(there.ravel(), minlength=num_there + 1)[pairs % (num_there + 1)]
+    wide = num_there + 1
+    codes = found[both].astype(np.int64) * wide + there[both]  # one number a pair
+    if (num_found + 1) * wide <= found.size:  # a table of all pairs is faster than sorting, while it is small
+        table = np.bincount(codes, minlength=1)
+        pairs = np.flatnonzero(table)
+        overlap = table[pairs]
+    else:
+        pairs, overlap = np.unique(codes, return_counts=True)
+    areas = np.bincount(found.ravel())[pairs // wide] + np.bincount(there.ravel())[pairs % wide]
     return overlap, areas - overlap
 
 
