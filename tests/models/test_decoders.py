@@ -1,5 +1,6 @@
 import ast
 import inspect
+import warnings
 from itertools import pairwise
 from pathlib import Path
 
@@ -34,6 +35,7 @@ from masksmith.models.layers import (
     resize_to,
     up_convolution,
 )
+from masksmith.prediction.runtime import _import_openvino
 
 NAMES = sorted(HOUSE_ARCHITECTURES)
 CHANNELS = (3, 8, 12, 16)
@@ -628,6 +630,7 @@ def test_dilated_stack_against_its_twin():
 def ema_twin(ema, x):
     """One image after the other, one basis after the other; returns the output and the fitted bases."""
     outputs, fitted = [], []
+    x = torch.relu(F.conv2d(x, ema.reduce[0].weight, ema.reduce[0].bias, padding=1))
     for image in x:
         pixels = ema.project(image[None])[0].flatten(1).T  # (n, c)
         bases = ema.bases.T.clone()  # (k, c)
@@ -648,20 +651,20 @@ def ema_twin(ema, x):
 
 def ema_attention():
     torch.manual_seed(0)
-    ema = ExpectationMaximizationAttention(6, norm="none", num_bases=5)
+    ema = ExpectationMaximizationAttention(4, 6, norm="none", activation="relu", num_bases=5)
     initialise(ema)
     return ema
 
 
 def test_ema_attention_against_its_twin():
     ema = ema_attention().eval()
-    x = torch.randn(3, 6, 4, 5)
+    x = torch.randn(3, 4, 4, 5)
     torch.testing.assert_close(ema(x), ema_twin(ema, x)[0], rtol=1e-4, atol=1e-5)
 
 
 def test_ema_bases_follow_in_training_only():
     ema = ema_attention()
-    x = torch.randn(3, 6, 4, 5)
+    x = torch.randn(3, 4, 4, 5)
     before = ema.bases.clone()
     expected = 0.9 * before + 0.1 * ema_twin(ema, x)[1]
     ema.eval()(x)
@@ -673,8 +676,21 @@ def test_ema_bases_follow_in_training_only():
     assert ema.project.weight.grad.abs().sum() > 0, "the last step is differentiated"
 
 
+def test_ema_attention_stands_in_no_list_of_blocks():
+    """Gradient checkpointing takes the blocks of lists; computing this one again would begin at other bases."""
+    lists = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+    held = [
+        child
+        for each in decoder("house_unet", center="ema").modules()
+        if isinstance(each, lists)
+        for child in each.children()
+    ]
+    assert held
+    assert not any(count(each, ExpectationMaximizationAttention) for each in held)
+
+
 def test_ema_attention_is_deterministic():
-    x = torch.randn(2, 6, 4, 5)
+    x = torch.randn(2, 4, 4, 5)
     runs = []
     for _ in range(2):
         ema = ema_attention()
@@ -811,8 +827,8 @@ def test_first_weights_keep_the_variance():
 
 def test_resizing_to_the_same_size_is_nothing():
     features = torch.rand(1, 2, 3, 4)
-    assert resize_to(features, (3, 4)) is features
-    assert resize_to(features, (6, 8), mode="nearest")[0, 0, 1, 1] == features[0, 0, 0, 0]
+    assert resize_to(features, torch.Size((3, 4))) is features
+    assert resize_to(features, torch.Size((6, 8)), mode="nearest")[0, 0, 1, 1] == features[0, 0, 0, 0]
 
 
 # All learn
@@ -881,3 +897,36 @@ def test_overfits_eight_images(name, options):
     found = net.eval()(image)[:, 0] > 0
     truth = target == 1
     assert (found & truth).sum() / (found | truth).sum() > 0.95
+
+
+# A traced network serves sizes that it has not seen
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("house_unet", {"attention": "scse", "upsample": "transposed", "norm": "group", "center": "conv"}),
+        ("house_unet", {"center": "ema", "hypercolumns": True}),
+        ("classical_unet", {}),
+        ("fastai_unet", {"center": "fpa", "hypercolumns": True}),
+        ("hyperkernel_unetpp", {}),
+        ("linknet_concat", {"center": "dilated"}),
+    ],
+)
+def test_openvino_agrees_with_torch(name, options):
+    """Traced at 2x2 deepest pixels and used at 3x5, where pooling rounds up."""
+    pytest.importorskip("openvino")
+    openvino = _import_openvino()
+    net = Net(name, **options)
+    net(torch.rand(4, 1, 24, 40))  # its norms have seen something
+    net.eval()
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)
+        traced = openvino.convert_model(net, example_input=torch.zeros(1, 1, 16, 16), input=[-1, 1, -1, -1])
+    traced.reshape([3, 1, 24, 40])
+    options = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
+    image = torch.rand(3, 1, 24, 40)
+    found = openvino.Core().compile_model(traced, "CPU", options)(image.numpy())[0]
+    with torch.inference_mode():
+        torch.testing.assert_close(torch.from_numpy(found), net(image), rtol=1e-3, atol=1e-4)

@@ -129,10 +129,14 @@ def up_convolution(in_channels: int, out_channels: int, *, ratio: int, kernel_si
 
 
 def resize_to(
-    features: Float[Tensor, "b c _h _w"], hw: tuple[int, ...], *, mode: str = "bilinear"
+    features: Float[Tensor, "b c _h _w"], hw: torch.Size, *, mode: str = "bilinear"
 ) -> Float[Tensor, "b c _H _W"]:
-    """Return the map at the size (height, width); a map that has it already is returned as it is."""
-    if features.shape[-2:] == hw:
+    """Return the map at the size (height, width); a map that has it already is returned as it is.
+
+    A traced network is to serve sizes that it has not seen: there the step is always recorded. Interpolation to the
+    same size changes no number.
+    """
+    if features.shape[-2:] == hw and not torch.jit.is_tracing():
         return features
     return F.interpolate(features, size=hw, mode=mode, align_corners=False if mode == "bilinear" else None)
 

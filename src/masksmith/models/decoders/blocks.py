@@ -77,9 +77,7 @@ class Upsample(nn.Module):
             else nn.Identity()
         )
 
-    def forward(
-        self, features: Float[Tensor, "b c _h _w"], hw: tuple[int, ...]
-    ) -> Float[Tensor, "b k _H _W"]:
+    def forward(self, features: Float[Tensor, "b c _h _w"], hw: torch.Size) -> Float[Tensor, "b k _H _W"]:
         """Return the map at the size (height, width)."""
         return resize_to(self.layer(features), hw, mode=self.mode)
 

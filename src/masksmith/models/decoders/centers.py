@@ -90,7 +90,8 @@ class ExpectationMaximizationAttention(nn.Module):
     """A map rebuilt from a few bases that three steps of expectation maximisation fit to each image.
 
     ``bases`` (c, k) is where the steps start: a buffer, drawn at random, that in training follows the mean of the
-    images' fitted bases (momentum 0.9). In training a forward pass therefore changes it: do not recompute this module.
+    images' fitted bases (momentum 0.9). In training a forward pass therefore changes it: do not recompute this module
+    (it stands in no list of blocks, so gradient checkpointing leaves it alone).
     Over several processes the first one's buffer counts (DDP broadcasts buffers).
 
     The published code stops the gradient in all three steps, which leaves its first convolution untrained. Here the
@@ -100,17 +101,27 @@ class ExpectationMaximizationAttention(nn.Module):
     bases: Tensor
 
     def __init__(
-        self, channels: int, *, norm: str, num_bases: int = 64, num_steps: int = 3, momentum: float = 0.9
+        self,
+        in_channels: int,
+        channels: int,
+        *,
+        norm: str,
+        activation: str,
+        num_bases: int = 64,
+        num_steps: int = 3,
+        momentum: float = 0.9,
     ) -> None:
         super().__init__()
+        self.reduce = conv_norm_act(in_channels, channels, norm=norm, activation=activation)
         self.num_steps = num_steps
         self.momentum = momentum
         self.project = nn.Conv2d(channels, channels, 1)
         self.rebuild = conv_norm_act(channels, channels, 1, norm=norm, activation="relu")[:2]
         self.register_buffer("bases", F.normalize(torch.randn(channels, num_bases), dim=0))
 
-    def forward(self, features: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-        """Return relu(features + the rebuilt map)."""
+    def forward(self, features: Float[Tensor, "b c h w"]) -> Float[Tensor, "b k h w"]:
+        """Return relu(reduced + rebuilt), where ``reduced`` is the input through a 3x3 convolution to ``channels``."""
+        features = self.reduce(features)
         pixels = self.project(features).flatten(2)  # (b, c, h, w) -> (b, c, h*w)
         with torch.autocast(features.device.type, enabled=False):
             bases, shares = self._fit(pixels.float())
@@ -122,9 +133,7 @@ class ExpectationMaximizationAttention(nn.Module):
 
     def _fit(self, pixels: Float[Tensor, "b c n"]) -> tuple[Float[Tensor, "b c k"], Float[Tensor, "b n k"]]:
         """Return each image's bases, and the share of each pixel that each basis explains."""
-        bases = self.bases.float().repeat(
-            len(pixels), 1, 1
-        )  # (c, k) -> (b, c, k); a copy: _follow writes in place
+        bases = self.bases.float()[None].clone()  # (c, k) -> (1, c, k); a copy: _follow writes in place
         with torch.no_grad():
             for _ in range(self.num_steps - 1):
                 bases, _ = _em_step(pixels, bases)
@@ -137,10 +146,10 @@ class ExpectationMaximizationAttention(nn.Module):
 
 
 def _em_step(
-    pixels: Float[Tensor, "b c n"], bases: Float[Tensor, "b c k"]
+    pixels: Float[Tensor, "b c n"], bases: Float[Tensor, "_b c k"]
 ) -> tuple[Float[Tensor, "b c k"], Float[Tensor, "b n k"]]:
     """Share the pixels out among the bases, then move each basis to the mean of its pixels, at length 1."""
-    shares = torch.softmax(pixels.transpose(1, 2) @ bases, dim=2)  # (b, n, c) @ (b, c, k) -> (b, n, k)
+    shares = torch.softmax(pixels.transpose(1, 2) @ bases, dim=2)  # (b, n, c) @ (b or 1, c, k) -> (b, n, k)
     weights = shares / (shares.sum(1, keepdim=True) + 1e-6)
     return F.normalize(pixels @ weights, dim=1), shares  # (b, c, n) @ (b, n, k) -> (b, c, k)
 
@@ -169,10 +178,7 @@ def _dilated(channels: int, *, norm: str, activation: str) -> Center:
 def _ema(channels: int, *, norm: str, activation: str) -> Center:
     width = min(channels, MAX_WIDTH)
     return Center(
-        nn.Sequential(
-            conv_norm_act(channels, width, norm=norm, activation=activation),
-            ExpectationMaximizationAttention(width, norm=norm),
-        ),
+        ExpectationMaximizationAttention(channels, width, norm=norm, activation=activation),
         width,
         halves=False,
     )

@@ -53,8 +53,8 @@ def _body(in_channels: int, out_channels: int, *, norm: str, dropout: float, res
 
 
 def _ratios(strides: Sequence[int]) -> list[int]:
-    """Return by how much each map is coarser than the one before; the first has none."""
-    return [1, *(max(1, round(deep / fine)) for fine, deep in pairwise(strides))]
+    """Return by how much each map is finer than the one below it, deepest first."""
+    return [max(1, round(deep / fine)) for fine, deep in pairwise(strides)][::-1]
 
 
 class HyperkernelDecoder(nn.Module):
@@ -88,7 +88,7 @@ class HyperkernelDecoder(nn.Module):
         super().__init__()
         middle, final = 2 * decoder_channels[0], -(-decoder_channels[-1] // 2)
         taps = list(encoder_channels[:0:-1])  # deepest first, without the image
-        ratios = [2, *_ratios(strides)[:0:-1]]  # into level L, L-1, …, 0
+        ratios = [2, *_ratios(strides)]  # into level L, L-1, …, 0
         below = [middle, *decoder_channels]
         widths = [*decoder_channels, final]
         self.bridge = nn.Sequential(nn.LeakyReLU(LEAKY_SLOPE), nn.MaxPool2d(2, ceil_mode=True))
@@ -114,13 +114,11 @@ class HyperkernelDecoder(nn.Module):
         self.aux_channels = tuple(decoder_channels) if deep_supervision else ()
         initialise(self)
 
-    def forward(
-        self, features: list[Float[Tensor, "b ..."]]
-    ) -> tuple[Float[Tensor, "b c h w"], tuple[Float[Tensor, "b ..."], ...]]:
+    def forward(self, features: list[Tensor]) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Return the decoded map at the size of the first map, and the maps of all levels but the last.
 
         Args:
-            features: Maps of the encoder, finest first; the first has the size of the image.
+            features: Maps (b, c, h, w) of the encoder, finest first; the first has the size of the image.
         """
         decoded = self.middle(self.bridge(features[-1]))
         arrived: list[Tensor] = []  # by the paths, oldest first

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 
 from masksmith.models.decoders.blocks import Step
@@ -79,13 +78,11 @@ class LevelDecoder(nn.Module):
         self.aux_channels = tuple(widths[:-1]) if deep_supervision else ()
         initialise(self)
 
-    def forward(
-        self, features: list[Float[Tensor, "b ..."]]
-    ) -> tuple[Float[Tensor, "b c h w"], tuple[Float[Tensor, "b ..."], ...]]:
+    def forward(self, features: list[Tensor]) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Return the decoded map at the size of the first map, and the maps of all blocks but the last.
 
         Args:
-            features: Maps of the encoder, finest first; the first has the size of the image.
+            features: Maps (b, c, h, w) of the encoder, finest first; the first has the size of the image.
         """
         decoded = self.center(features[-1])
         maps: list[Tensor] = []
