@@ -53,7 +53,7 @@ def test_divisors_of_vits():
     assert of("dpt", "vit_base_patch8_224", 4) == 32
 
 
-@pytest.mark.parametrize("depth", [pytest.param(3, marks=pytest.mark.slow), 4, 5])
+@pytest.mark.parametrize("depth", [*(pytest.param(depth, marks=pytest.mark.slow) for depth in (3, 4)), 5])
 @pytest.mark.parametrize("name", NAMES)
 def test_a_plain_vit_with_every_decoder(name, depth):
     if name == "dpt" or (name == "fpn" and depth < 5):
@@ -284,6 +284,8 @@ def test_pretrained_statistics_are_those_of_the_encoder():
     assert (mean.flatten().tolist(), std.flatten().tolist()) == ([0.5] * 3, [0.5] * 3)
     mean, _ = normalisation(3, pretrained=True, encoder="resnet18")
     assert mean.flatten().tolist() == pytest.approx([0.485, 0.456, 0.406])
+    mean, std = normalisation(1, pretrained=True, encoder="inceptionv4")
+    assert (mean.item(), std.item()) == (0.5, 0.5)
     mean, _ = normalisation(2, pretrained=True, encoder="vit_base_patch16_siglip_224")
     assert mean.flatten().tolist() == [0.5, 0.5]
 
@@ -295,7 +297,7 @@ def test_pretrained_statistics_are_those_of_the_encoder():
         *(("tu-test_convnext", channels) for channels in (1, 3, 12)),
         *(("test_efficientnet", channels) for channels in (1, 3, 12)),
         ("tu-test_resnet", 1),
-        ("swin_tiny_patch4_window7_224", 1),
+        pytest.param("swin_tiny_patch4_window7_224", 1, marks=pytest.mark.slow),
     ],
 )
 def test_weights_of_a_whole_net_of_timm_load(tmp_path, encoder, channels):

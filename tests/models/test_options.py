@@ -128,6 +128,18 @@ def test_deep_supervision_speaks_in_training_alone(name):
     assert len(names) == len(set(names))
 
 
+def test_deep_supervision_of_a_checkpointed_copy():
+    model = net_of("unet", deep_supervision=True)
+    saving = copy.deepcopy(net_of("unet", deep_supervision=True, gradient_checkpointing=True))
+    image = torch.rand(2, 3, 32, 48)
+    for one, two in zip(model(image).aux, saving(image).aux, strict=True):
+        torch.testing.assert_close(one, two)
+    sum(one.mean() for one in saving(image).aux).backward()
+    assert stem_weight(saving.encoder) in [
+        name for name, weight in saving.encoder.named_parameters() if weight.grad is not None
+    ]
+
+
 def test_dropout_drops_channels_before_the_head():
     model = net_of("unet", dropout=0.5)
     image = torch.rand(2, 3, 32, 32)
@@ -212,6 +224,13 @@ def test_attention_on_each_encoder_map(name):
         found, without = model.features(image), plain.features(image)
         for gate, one, before in zip(model.scse, found[1:], without[1:], strict=True):
             torch.testing.assert_close(one, gate(before))
+
+
+def test_attention_of_the_library_needs_channels():
+    with pytest.raises(
+        InputError, match=r"attention: 'scse' of architecture 'unetplusplus' needs 16 .* map of 8"
+    ):
+        net_of("unetplusplus", attention="scse", encoder="tu-mobilenetv2_035")
 
 
 def test_attention_of_the_library():

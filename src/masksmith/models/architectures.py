@@ -117,7 +117,8 @@ MAYBE_USELESS = (
 )
 """Fields of ModelConfig that not every architecture has use for; the others work with all."""
 
-_LEAST_ATTENTION = 16  # the library's scSE has a sixteenth of the channels in its middle
+LEAST_ATTENTION = 16
+"""Channels that the library's scSE needs: it has a sixteenth of them in its middle."""
 _FPN_GROUPS = 32
 
 _PLAIN_VIT = re.compile(r"(tu-)?(aimv2|beit3|deit3?|eva|eva02|samvit|vit)_(?!s?relpos).*patch(?P<patch>\d+)")
@@ -205,11 +206,11 @@ def _check_channels(architecture: str, traits: Traits, values: dict[str, Any]) -
             f"groups; expected a multiple of {_FPN_GROUPS}"
         )
     if architecture in LIBRARY_ARCHITECTURES and values["attention"] == "scse":
-        few = [width for width in channels if width < _LEAST_ATTENTION]
+        few = [width for width in channels if width < LEAST_ATTENTION]
         if few:
             raise ValueError(
                 f"decoder_channels: {few[0]} is too few for attention 'scse' of the library, which needs "
-                f"{_LEAST_ATTENTION}; give at least {_LEAST_ATTENTION}, or choose architecture house_unet"
+                f"{LEAST_ATTENTION}; give at least {LEAST_ATTENTION}, or choose architecture house_unet"
             )
 
 

@@ -25,6 +25,13 @@ from masksmith.progress import logger
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+_HALF = (0.5, 0.5, 0.5)
+_OTHER_STATISTICS = {
+    "inceptionv4": (_HALF, _HALF),
+    "inceptionresnetv2": (_HALF, _HALF),
+    "xception": (_HALF, _HALF),
+}
+"""Mean and standard deviation of the library's encoders that were trained with others than ImageNet's."""
 _REACH_S = 3.0  # a hub that does not answer in this time counts as absent
 
 
@@ -187,7 +194,7 @@ def _pretrained_statistics(encoder: str) -> tuple[tuple[float, ...], tuple[float
     """Return mean and standard deviation of the images that an encoder was pretrained on."""
     name = timm_name(encoder)
     if name is None:
-        return IMAGENET_MEAN, IMAGENET_STD
+        return _OTHER_STATISTICS.get(encoder, (IMAGENET_MEAN, IMAGENET_STD))
     import timm
 
     config = timm.get_pretrained_cfg(name, allow_unregistered=True)

@@ -25,7 +25,7 @@ from segmentation_models_pytorch.decoders.upernet.decoder import UPerNetDecoder
 from torch import Tensor, nn
 
 from masksmith.errors import InputError
-from masksmith.models.architectures import DILATED_STRIDES
+from masksmith.models.architectures import DILATED_STRIDES, LEAST_ATTENTION
 from masksmith.models.config import ModelConfig
 from masksmith.models.layers import activation_layer
 from masksmith.models.norms import replace_batch_norm
@@ -62,6 +62,12 @@ def _unet(config: ModelConfig, channels: Sequence[int]) -> nn.Module:
 
 
 def _unetplusplus(config: ModelConfig, channels: Sequence[int]) -> nn.Module:
+    few = [width for width in channels[1:] if 0 < width < LEAST_ATTENTION]
+    if config.attention == "scse" and few:  # its inner blocks are as wide as the encoder's maps
+        raise InputError(
+            f"model.attention: 'scse' of architecture 'unetplusplus' needs {LEAST_ATTENTION} channels, and "
+            f"{config.encoder!r} has a map of {few[0]}; choose architecture unet, or another encoder"
+        )
     return UnetPlusPlusDecoder(
         encoder_channels=channels,
         decoder_channels=config.decoder_channels,
