@@ -79,5 +79,5 @@ def test_what_needs_none():
     refuse_scores(
         config(stage(until_plateau=by_loss, schedule=plateau), early_stop=by_loss, keep=["best_loss"])
     )
-    with pytest.raises(InputError, match="schedule.watch: 'score'"):
+    with pytest.raises(InputError, match=r"schedule.watch: 'score'"):
         refit_config(config(stage(schedule=ScheduleConfig(name="plateau"))), [[4]])
