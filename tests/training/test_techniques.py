@@ -466,5 +466,5 @@ def test_snapshots_that_do_not_divide_the_epochs(cycles, message):
 def test_cycles_over_stages_need_batches_of_one_size():
     value = config(stage(2, schedule=RESTARTS), stage(2, batch_size=4)).model_dump(mode="json")
     value["stages"][1]["schedule"] = None
-    with pytest.raises(InputError, match=r"stages\[1\]: batch_size 4 and accumulate None differ"):
+    with pytest.raises(InputError, match=r"stages\[1\]: batch_size 4 and accumulate 1 differ"):
         validate(TrainingConfig, value, where="training")

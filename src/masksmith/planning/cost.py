@@ -125,7 +125,7 @@ def cost_of(
         hw, batch = _stage_size(recipe, stage, facts)
         timed = measure(model, training, hw, batch)
         pixels = hw[0] * hw[1] * batch
-        batches = steps_of(training, stage, facts.train) * (stage.accumulate or training.accumulate)
+        batches = steps_of(training, stage, facts.train) * training.batches_of(stage)[1]
         epoch_s = batches * timed.step_s * rule.loop_frac
         train_s += stage.epochs * epoch_s
         paces.append(timed.step_s * rule.loop_frac / pixels)
