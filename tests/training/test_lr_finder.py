@@ -82,7 +82,7 @@ def test_what_is_said_of_a_curve(tmp_path):
 
 def test_the_verb_writes_an_offline_page_and_makes_no_run(project):
     runs = sorted(project.glob("runs/*"))
-    found = ms.lr(project, overrides=TINY)
+    found = ms.lr(project, overrides=TINY | {"training.stages.0.scale": 0.2})
     page = found.page.read_text()
     assert found.page == project / "lr.html"
     assert "learning-rate range test" in page

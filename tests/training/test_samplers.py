@@ -119,6 +119,13 @@ def test_what_is_not_there_cannot_be_drawn(classes, made, message):
         refuse_impossible(made, facts, where="sampler")
 
 
+def test_a_share_of_nothing_needs_nothing():
+    facts = ImageFacts(np.zeros(4), np.zeros(4, np.int64))
+    none = SamplerConfig(name="non_empty", non_empty_frac=(0.0, 0.0))
+    refuse_impossible(none, facts, where="sampler")
+    assert sorted(order(none, facts=facts).tolist()) == [0, 1, 2, 3]
+
+
 def test_what_is_there_is_not_refused():
     for made in CONFIGS.values():
         refuse_impossible(made, FACTS, where="sampler")

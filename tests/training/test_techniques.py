@@ -112,6 +112,24 @@ def test_mixed_masks_and_scalars_reach_the_loss(tmp_path):
     )  # bce: a mean of equal sizes
 
 
+def test_batches_made_ahead_are_those_made_between_the_steps(tmp_path):
+    """With repeats too, whose choice is known only when the steps before are done."""
+    data = make_data(tmp_path, count=10)
+    settings = config(sampler=SamplerConfig(repeat_worst_of=2), batch_size=1, accumulate=2)
+    trainer = trainer_of(data, settings)
+    batches = EpochBatches(trainer.tasks[0], data, trainer.plan[0], np.arange(10)[::-1].copy())
+    drawn = [
+        list(batches.steps(first=first, repeat_worst_of=2, worst=lambda _: 1, device=device))
+        for first, device in ((0, "cpu"), (0, "cuda"), (3, "cuda"))
+    ]
+    assert [one.number for one in drawn[0]] == [0, 1, 1, 2, 3, 3, 4]
+    assert [one.indices for one in drawn[0]][:3] == [[[9], [8]], [[7], [6]], [[7], [6]]]
+    for ahead in (drawn[1], [*drawn[0][:3], *drawn[2]]):
+        assert [one.number for one in ahead] == [one.number for one in drawn[0]]
+        for one, other in zip(ahead, drawn[0], strict=True):
+            np.testing.assert_array_equal(one.batches[1].image, other.batches[1].image)
+
+
 def test_a_stage_may_have_its_own_augmentation(tmp_path):
     from masksmith.augment import GeometryConfig, IntensityConfig
 
@@ -448,5 +466,5 @@ def test_snapshots_that_do_not_divide_the_epochs(cycles, message):
 def test_cycles_over_stages_need_batches_of_one_size():
     value = config(stage(2, schedule=RESTARTS), stage(2, batch_size=4)).model_dump(mode="json")
     value["stages"][1]["schedule"] = None
-    with pytest.raises(InputError, match=r"stages\[1\]: batch_size 4 and accumulate None differ"):
+    with pytest.raises(InputError, match=r"stages\[1\]: batch_size 4 and accumulate 1 differ"):
         validate(TrainingConfig, value, where="training")

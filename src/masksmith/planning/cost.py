@@ -9,6 +9,7 @@ from masksmith.planning.rules import TimeRule
 from masksmith.preprocess import TRUE_SIZE, SizeConfig, canvas_of
 from masksmith.recipe import Recipe
 from masksmith.training.config import Stage, TrainingConfig
+from masksmith.training.plan import steps_of
 
 
 @runtime_checkable
@@ -124,7 +125,8 @@ def cost_of(
         hw, batch = _stage_size(recipe, stage, facts)
         timed = measure(model, training, hw, batch)
         pixels = hw[0] * hw[1] * batch
-        epoch_s = max(1, facts.train // batch) * timed.step_s * rule.loop_frac
+        batches = steps_of(training, stage, facts.train) * training.batches_of(stage)[1]
+        epoch_s = batches * timed.step_s * rule.loop_frac
         train_s += stage.epochs * epoch_s
         paces.append(timed.step_s * rule.loop_frac / pixels)
         forward_pace = timed.forward_s / pixels

@@ -4,7 +4,7 @@ from typing import Any
 
 from masksmith.planning.rules import LengthRule, UnitRule
 from masksmith.recipe import Recipe
-from masksmith.training.config import ScheduleConfig, Stage
+from masksmith.training.config import ScheduleConfig, Stage, TrainingConfig
 
 
 def whole_epochs(rule: LengthRule, images: int) -> int:
@@ -63,4 +63,29 @@ def cycle_of(recipe: Recipe, *, run: str, epochs: int, rule: UnitRule) -> Recipe
 
 def _with_stages(recipe: Recipe, stages: list[Stage], **changes: Any) -> Recipe:  # noqa: ANN401
     training = recipe.training.model_copy(update={"stages": stages, **changes})
-    return recipe.model_copy(update={"training": training})
+    training = training.model_copy(update={"stages": _fit_cycles(training)})
+    return recipe.model_copy(update={"training": training.model_copy(update=_fit_swa(training))})
+
+
+def _fit_cycles(training: TrainingConfig) -> list[Stage]:
+    """Return the stages with as many cosine cycles as divide their epochs, never more than before."""
+    stages = list(training.stages)
+    for span in training.spans():
+        schedule, epochs = stages[span[0]].schedule, sum(stages[i].epochs for i in span)
+        if schedule is not None and schedule.cuts:
+            cycles = max(n for n in range(1, schedule.cuts + 1) if epochs % n == 0)
+            fitting = schedule.model_copy(update={"cycles": cycles})
+            stages[span[0]] = stages[span[0]].model_copy(update={"schedule": fitting})
+    return stages
+
+
+def _fit_swa(training: TrainingConfig) -> dict[str, Any]:
+    """Return what changes where weight averaging would begin after the end, or has no cycles any more."""
+    swa, epochs = training.swa, sum(stage.epochs for stage in training.stages)
+    if swa is None:
+        return {}
+    if swa.every == "cycle" and not any(one.schedule and one.schedule.cuts for one in training.stages):
+        select = "last" if training.select == "swa" else training.select
+        return {"swa": None, "select": select, "keep": [name for name in training.keep if name != "swa"]}
+    late = isinstance(swa.start, int) and swa.start > epochs
+    return {"swa": swa.model_copy(update={"start": epochs})} if late else {}

@@ -293,8 +293,12 @@ class TrainingConfig(Config):
                 "stages[0] must have an optimizer and a schedule; only later stages can continue them"
             )
         for span in self.spans():
-            _check_cycles(self.stages, span)
+            _check_cycles(self, span)
         _check_swa(self)
+
+    def batches_of(self, stage: Stage) -> tuple[int, int]:
+        """Return what is in force in a stage: images a batch, and batches a step."""
+        return stage.batch_size or self.batch_size, stage.accumulate or self.accumulate
 
     def spans(self) -> list[list[int]]:
         """Return the stages that share one schedule, in turn."""
@@ -306,8 +310,9 @@ class TrainingConfig(Config):
         return spans
 
 
-def _check_cycles(stages: Sequence[Stage], span: Sequence[int]) -> None:
+def _check_cycles(config: TrainingConfig, span: Sequence[int]) -> None:
     """Refuse snapshots that would not fall on the end of an epoch."""
+    stages = config.stages
     schedule = stages[span[0]].schedule
     assert schedule is not None
     if not schedule.cuts:
@@ -318,13 +323,11 @@ def _check_cycles(stages: Sequence[Stage], span: Sequence[int]) -> None:
         schedule.cycles,
     )
     for i in span[1:]:
-        if (stages[i].batch_size, stages[i].accumulate) != (
-            stages[span[0]].batch_size,
-            stages[span[0]].accumulate,
-        ):
+        if config.batches_of(stages[i]) != config.batches_of(stages[span[0]]):
+            size, accumulate = config.batches_of(stages[i])
             raise ValueError(
-                f"stages[{i}]: batch_size {stages[i].batch_size} and accumulate {stages[i].accumulate} differ from "
-                f"those of stages[{span[0]}], whose cycles it continues; give it a schedule of its own"
+                f"stages[{i}]: batch_size {size} and accumulate {accumulate} differ from those of stages[{span[0]}], "
+                "whose cycles it continues; give it a schedule of its own"
             )
     if epochs % cycles:
         fit = [n for n in range(1, epochs + 1) if epochs % n == 0]

@@ -196,7 +196,7 @@ def training_footprint(model: SegmentationModel, config: TrainingConfig) -> Foot
     )  # a cut encoder keeps others
     moments = max(num_moments(stage.optimizer) for stage in config.stages if stage.optimizer)
     copies_of_all = 1 + (config.ema_decay is not None) + (config.swa is not None)
-    gathers = max(stage.accumulate or config.accumulate for stage in config.stages) > 1
+    gathers = any(config.batches_of(stage)[1] > 1 for stage in config.stages)
     state = copies_of_all * weights + (moments + gathers) * trained  # gathered gradients outlive their batch
     copies = _COPIES * state if config.device == "cpu" else 0
     return Footprint(state, copies, _hidden(config, "training"), fixed, slope)

@@ -50,8 +50,8 @@ class Epoch:
 
 def steps_of(config: TrainingConfig, stage: Stage, num_images: int) -> int:
     """Return the steps of an epoch of a stage: whole batches, and repeats of the worst ones."""
-    images = (stage.batch_size or config.batch_size) * (stage.accumulate or config.accumulate)
-    fresh = max(1, with_copies(num_images, config.augment.append_flips) // images)
+    size, accumulate = config.batches_of(stage)
+    fresh = max(1, with_copies(num_images, config.augment.append_flips) // (size * accumulate))
     repeat = (stage.sampler or config.sampler).repeat_worst_of
     return fresh + (fresh // repeat if repeat else 0)
 
@@ -66,7 +66,7 @@ def plan_epochs(config: TrainingConfig, num_images: int) -> list[Epoch]:
         assert schedule is not None
         for i in span:
             stage = config.stages[i]
-            batch, accumulate = stage.batch_size or config.batch_size, stage.accumulate or config.accumulate
+            batch, accumulate = config.batches_of(stage)
             for epoch in range(stage.epochs):
                 fresh = bool(plan) and epoch == 0 and stage.optimizer is not None
                 at = (done / length, 1 / length)

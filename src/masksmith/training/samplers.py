@@ -67,8 +67,9 @@ class Draw:
 
 def _in_turn(pool: Pool, count: int, rng: np.random.Generator) -> Order:
     """Draw ``count`` of a pool: one permutation of it after the other."""
-    rounds = [rng.permutation(pool) for _ in range(-(-count // len(pool)))]
-    return np.concatenate(rounds)[:count] if rounds else np.zeros(0, np.int64)
+    if not count:
+        return np.zeros(0, np.int64)
+    return np.concatenate([rng.permutation(pool) for _ in range(-(-count // len(pool)))])[:count]
 
 
 def _by_class(draw: Draw, shares: Float[np.ndarray, " classes"]) -> Order:

@@ -1,7 +1,8 @@
 """What a fold is trained on: the sizes of its stages, and the batches of an epoch."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import TypeVar
@@ -101,7 +102,7 @@ class EpochBatches:
         ]
         return StepBatches(batches, parts, number)
 
-    def new(self, numbers: range, *, device: str) -> Iterator[StepBatches]:
+    def new(self, numbers: range, *, device: str) -> Generator[StepBatches, None, None]:
         """Yield new steps in turn: made between the steps on a CPU, ahead by threads on a GPU."""
         for store in (self.data.images, self.data.masks):
             store.refuse_truncated()
@@ -123,12 +124,13 @@ class EpochBatches:
         """
         last = fresh_before(self.epoch.steps, repeat_worst_of)
         new = self.new(range(fresh_before(first, repeat_worst_of), last), device=device)
-        for step in range(first, self.epoch.steps):
-            if repeat_worst_of is not None and is_repeat(step, repeat_worst_of):
-                group = fresh_before(step, repeat_worst_of) - repeat_worst_of
-                yield self.make(group + worst(repeat_worst_of))
-            else:
-                yield next(new)
+        with closing(new):  # its threads end with it
+            for step in range(first, self.epoch.steps):
+                if repeat_worst_of is not None and is_repeat(step, repeat_worst_of):
+                    group = fresh_before(step, repeat_worst_of) - repeat_worst_of
+                    yield self.make(group + worst(repeat_worst_of))
+                else:
+                    yield next(new)
 
 
 def prefetch(make: Callable[[int], Made], steps: range, *, threads: int = 4) -> Iterator[Made]:

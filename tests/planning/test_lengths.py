@@ -1,0 +1,31 @@
+import pytest
+
+from masksmith.planning.lengths import cycle_of, with_epochs
+from masksmith.planning.rules import load_rules
+from masksmith.recipe import load_recipe, parse_recipe
+
+RULES = load_rules()
+RESTARTS = ("training.stages.0.schedule={name: cosine_restarts, cycles: 2}",)
+
+
+def again(recipe):
+    """A planned recipe is written and read again; what it holds must then be valid."""
+    return parse_recipe(recipe.to_yaml(), where="planned")
+
+
+@pytest.mark.parametrize(("epochs", "cycles"), [(19, 1), (20, 2), (9, 1)])
+def test_cycles_still_divide_a_planned_length(epochs, cycles):
+    planned = again(with_epochs(load_recipe("default", RESTARTS), epochs, RULES.length))
+    assert planned.training.stages[0].schedule.cycles == cycles
+
+
+def test_averaging_still_begins_before_the_end():
+    late = load_recipe("default", ("training.swa={start: 30}", "training.select=swa"))
+    assert again(with_epochs(late, 12, RULES.length)).training.swa.start == 12
+    assert again(with_epochs(late, 34, RULES.length)).training.swa.start == 30
+
+
+def test_a_cosine_cycle_has_no_cycles_to_average():
+    made = load_recipe("default", (*RESTARTS, "training.swa={every: cycle}", "training.select=swa"))
+    cycle = again(cycle_of(made, run="x-1", epochs=5, rule=RULES.units))
+    assert (cycle.training.swa, cycle.training.select) == (None, "last")
