@@ -12,7 +12,7 @@ import numpy as np
 
 from masksmith.arrays import Float, UInt8
 from masksmith.augment.appearance import apply_looks, clahe, draw_looks, has_looks
-from masksmith.augment.geometry import GeometryConfig, Motion, draw_motion, scale_geometry
+from masksmith.augment.geometry import GeometryConfig, Motion, draw_affine, draw_more, scale_geometry
 from masksmith.augment.intensity import IntensityConfig, apply_table, draw_table, scale_intensity
 from masksmith.augment.mixing import Batch, MixingConfig, mix
 from masksmith.augment.sampling import (
@@ -28,7 +28,7 @@ from masksmith.errors import InputError
 from masksmith.preprocess import TRUE_SIZE, SizeConfig
 from masksmith.randomness import stream
 
-_LOOKS, _FOCUS, _CUSTOM, _MIXING = 1, 2, 3, 4  # last counter of the streams beside a sample's own
+_FOCUS, _CUSTOM, _LOOKS, _MIXING = 1, 2, 3, 4  # last counter of the streams beside a sample's own
 
 
 @dataclass(frozen=True)
@@ -199,8 +199,9 @@ def _make_sample(
     rng = stream(*counters, index)
     strength = task.strength * task.strengths.get(name, 1.0)
     geometry, intensity = scale_geometry(task.geometry, strength), scale_intensity(task.intensity, strength)
-    motion = _place(task, name, index, counters, draw_motion(geometry, rng))
+    affine = draw_affine(geometry, rng)
     table = draw_table(intensity, rng, max_value=int(np.iinfo(task.images.dtype).max))
+    motion = _place(task, name, index, counters, draw_more(geometry, affine, rng))
     whole, drawn = task.images.checked(name), _mask_of(task, name)
     image, mask = warp(
         whole,

@@ -5,8 +5,9 @@ the pixels of the canvas to those of the image ;
 ``warp`` (OpenCV) and ``warp_torch`` look each pixel up once.
 """
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Annotated, Any, TypeVar
 
@@ -38,7 +39,7 @@ Matrix = Float[np.ndarray, "3 3"]
 Positive = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(gt=0, le=1)]
 
-_NODES = 64  # of the map's lattice along the canvas's longer side: finer features are not represented
+_NODES = 32  # of the map's lattice along the canvas's longer side: finer features are not represented
 
 
 class CropZoomConfig(Config):
@@ -155,6 +156,9 @@ class Motion:
     distortions: tuple[Displace, ...] = ()
     """Drawn distortions; the last acts on the pixels of the canvas first."""
 
+    is_free: bool = True
+    """Whether rotation, zoom, aspect, shear and shift were drawn at all."""
+
     @property
     def is_affine(self) -> bool:
         """Whether it is an affine map."""
@@ -169,26 +173,29 @@ def ascending(value: tuple[float, float]) -> tuple[float, float]:
 
 
 def draw_motion(config: GeometryConfig, rng: np.random.Generator) -> Motion:
-    """Draw one geometry.
+    """Draw one geometry."""
+    return draw_more(config, draw_affine(config, rng), rng)
 
-    Flips and the affine part come from ``rng``, everything else from a generator spawned from it: to switch a part on
-    does not change what is drawn for another.
-    """
+
+def draw_affine(config: GeometryConfig, rng: np.random.Generator) -> Motion:
+    """Draw mirrors, rotation, zoom, shear, shift, and the part that is seen of a large image."""
     hflip, vflip = bool(rng.random() < config.hflip), bool(rng.random() < config.vflip)
     crop = (float(rng.random()), float(rng.random()))
-    parts: dict[str, Any] = {"hflip": hflip, "vflip": vflip, "crop_frac": crop}
-    if rng.random() < config.probability:
-        low, high = config.scale_range
-        parts["angle_rad"] = float(np.deg2rad(rng.uniform(-config.rotate_deg, config.rotate_deg)))
-        parts["zoom"] = float(np.exp(rng.uniform(np.log(low), np.log(high))))
-        parts["shear"] = float(np.tan(np.deg2rad(rng.uniform(-config.shear_deg, config.shear_deg))))
-        parts["shift_frac"] = (
-            float(rng.uniform(-config.shift_frac, config.shift_frac)),
-            float(rng.uniform(-config.shift_frac, config.shift_frac)),
-        )
-    if _draws_more(config):
-        parts |= _draw_more(config, rng.spawn(1)[0], parts)
-    return Motion(**parts)
+    if rng.random() >= config.probability:
+        return Motion(hflip, vflip, crop_frac=crop, is_free=False)
+    low, high = config.scale_range
+    return Motion(
+        hflip,
+        vflip,
+        angle_rad=math.radians(rng.uniform(-config.rotate_deg, config.rotate_deg)),
+        zoom=math.exp(rng.uniform(math.log(low), math.log(high))),
+        shear=math.tan(math.radians(rng.uniform(-config.shear_deg, config.shear_deg))),
+        shift_frac=(
+            rng.uniform(-config.shift_frac, config.shift_frac),
+            rng.uniform(-config.shift_frac, config.shift_frac),
+        ),
+        crop_frac=crop,
+    )
 
 
 def _draws_more(config: GeometryConfig) -> bool:
@@ -197,38 +204,38 @@ def _draws_more(config: GeometryConfig) -> bool:
     return any(odds) or config.aspect_range != (1.0, 1.0)
 
 
-def _draw_more(config: GeometryConfig, rng: np.random.Generator, drawn: dict[str, Any]) -> dict[str, Any]:
-    """Draw what is neither a flip nor a part of the first affine map."""
-    turns, transpose, aspect, crops, perspective = rng.random(5)
-    odds, seeds = rng.random(len(DISTORTIONS)), rng.integers(2**63, size=len(DISTORTIONS) + 2)
-    quarters = int(rng.integers(4))
-    found: dict[str, Any] = dict(
-        zip(
-            ("transpose", "vflip", "hflip"),
-            _compose_turns(
-                drawn["vflip"],
-                drawn["hflip"],
-                quarters if turns < config.rot90 else 0,
-                bool(transpose < config.transpose),
-            ),
-            strict=True,
-        )
+def draw_more(config: GeometryConfig, motion: Motion, rng: np.random.Generator) -> Motion:
+    """Add what is neither a mirror nor a part of the first affine map; nothing is drawn where all of it is off.
+
+    What is on draws from a generator of its own: to switch a part on does not change what is drawn for another.
+    """
+    if not _draws_more(config):
+        return motion
+    turns, transpose, aspect, crops, perspective = rng.random(5).tolist()
+    odds = rng.random(len(DISTORTIONS)).tolist()
+    quarters, *seeds = rng.integers(2**63, size=len(DISTORTIONS) + 3).tolist()
+    turned, vflip, hflip = _compose_turns(
+        motion.vflip,
+        motion.hflip,
+        quarters % 4 if turns < config.rot90 else 0,
+        transpose < config.transpose,
     )
-    if "zoom" in drawn:  # else the affine part was not drawn
-        low, high = np.log(config.aspect_range)
-        found["aspect"] = float(np.exp(low + (high - low) * aspect))
+    found: dict[str, Any] = {"transpose": turned, "vflip": vflip, "hflip": hflip}
+    if motion.is_free:
+        low, high = (math.log(side) for side in config.aspect_range)
+        found["aspect"] = math.exp(low + (high - low) * aspect)
     if crops < config.crop_zoom.probability:
         found["window"] = _draw_window(config.crop_zoom, np.random.default_rng(seeds[0]))
     if perspective < config.perspective.probability:
         limit = config.perspective.corner_frac
-        shifts = np.random.default_rng(seeds[1]).uniform(-limit, limit, (4, 2))
-        found["corners"] = tuple((float(x), float(y)) for x, y in shifts)
+        shifts = np.random.default_rng(seeds[1]).uniform(-limit, limit, (4, 2)).tolist()
+        found["corners"] = tuple((x, y) for x, y in shifts)
     found["distortions"] = tuple(
         draw(getattr(config, name), np.random.default_rng(seed))
         for (name, draw), odd, seed in zip(DISTORTIONS.items(), odds, seeds[2:], strict=True)
         if odd < getattr(config, name).probability
     )
-    return found
+    return replace(motion, **found)
 
 
 def _compose_turns(vflip: bool, hflip: bool, quarters: int, transpose: bool) -> tuple[bool, bool, bool]:
@@ -342,21 +349,25 @@ def motion_matrix(
     """
     sides = turned_hw(motion, hw)
     zooms = (zoom_yx[1], zoom_yx[0]) if motion.transpose else zoom_yx
-    height, width = (size * zoom for size, zoom in zip(sides, zooms, strict=True))
+    height, width = sides[0] * zooms[0], sides[1] * zooms[1]
     y, x, part = motion.window
-    middle = [(at * size - 0.5) for at, size in zip((y, x), sides, strict=True)]
-    cos, sin = np.cos(motion.angle_rad) * motion.zoom, np.sin(motion.angle_rad) * motion.zoom
-    turn = np.array([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1]], np.float64)
-    lean = np.array([[1, motion.shear, 0], [0, 1, 0], [0, 0, 1]], np.float64)
-    fit = _scaling(zooms[0], zooms[1]) @ _translation(-middle[0], -middle[1])
-    if part != 1 or motion.aspect != 1:
-        wide = np.sqrt(motion.aspect)
-        fit = _scaling(1 / (wide * part), wide / part) @ fit
-    if motion.corners is not None:
-        fit = _perspective(motion.corners, height, width) @ fit
-    shift = (motion.shift_frac[0] * height, motion.shift_frac[1] * width)
-    centred = _translation((height - 1) / 2 + shift[0], (width - 1) / 2 + shift[1]) @ turn @ lean @ fit
-    return _translation(*_corner(motion, hw, canvas_hw, (height, width), centred)) @ centred
+    middle_y, middle_x = y * sides[0] - 0.5, x * sides[1] - 0.5
+    cos, sin = math.cos(motion.angle_rad) * motion.zoom, math.sin(motion.angle_rad) * motion.zoom
+    wide = math.sqrt(motion.aspect)
+    zoom_y, zoom_x = zooms[0] / (wide * part), zooms[1] * wide / part
+    target_y = (height - 1) / 2 + motion.shift_frac[0] * height
+    target_x = (width - 1) / 2 + motion.shift_frac[1] * width
+    turn = (cos, cos * motion.shear - sin, sin, sin * motion.shear + cos)  # rotation after shear
+    if motion.corners is None:
+        a, b, c, d = turn[0] * zoom_x, turn[1] * zoom_y, turn[2] * zoom_x, turn[3] * zoom_y
+        rows = (a, b, target_x - a * middle_x - b * middle_y), (c, d, target_y - c * middle_x - d * middle_y)
+        centred = np.array([*rows, (0.0, 0.0, 1.0)])
+    else:
+        fit = _scaling(zoom_y, zoom_x) @ _translation(-middle_y, -middle_x)
+        lean = np.array([(*turn[:2], target_x), (*turn[2:], target_y), (0, 0, 1)])
+        centred = lean @ _perspective(motion.corners, height, width) @ fit
+    down, right = _corner(motion, hw, canvas_hw, (height, width), centred)
+    return centred if (down, right) == (0, 0) else _translation(down, right) @ centred
 
 
 def _corner(
@@ -367,21 +378,36 @@ def _corner(
     centred: Matrix,
 ) -> tuple[float, float]:
     """Return where the upper left corner of the scaled image lies on the canvas."""
-    rooms = [canvas - round(size) for canvas, size in zip(canvas_hw, scaled_hw, strict=True)]
     seen = None
     if motion.focus is not None:
         pixel = (motion.focus[1] * hw[1] - 0.5, motion.focus[0] * hw[0] - 0.5, 1.0)
-        x, y, depth = centred @ np.linalg.inv(unturn(motion, hw)) @ pixel
+        x, y, depth = (centred @ np.linalg.inv(unturn(motion, hw)) @ pixel).tolist()
         seen = (y / depth, x / depth)
     corner = []
-    for axis, (room, canvas) in enumerate(zip(rooms, canvas_hw, strict=True)):
+    for axis, (size, canvas) in enumerate(zip(scaled_hw, canvas_hw, strict=True)):
+        room = canvas - round(size)
         if room >= 0:
             corner.append(float(room // 2))
         elif seen is None:
             corner.append(float(round(room * motion.crop_frac[axis])))
         else:
-            corner.append(float(np.clip(round((canvas - 1) / 2 - seen[axis]), room, 0)))
+            corner.append(float(min(max(round((canvas - 1) / 2 - seen[axis]), room), 0)))
     return corner[0], corner[1]
+
+
+def is_turned(motion: Motion) -> bool:
+    """Whether the image is transposed or mirrored."""
+    return motion.hflip or motion.vflip or motion.transpose
+
+
+def inverse_of(matrix: Matrix) -> Matrix:
+    """Return the inverse of an affine or projective map; that of an affine one is affine to the last bit."""
+    (a, b, x), (c, d, y), last = matrix.tolist()
+    if last != [0, 0, 1]:
+        return np.linalg.inv(matrix)
+    scale = 1 / (a * d - b * c)
+    a, b, c, d = d * scale, -b * scale, -c * scale, a * scale
+    return np.array([(a, b, -a * x - b * y), (c, d, -c * x - d * y), (0.0, 0.0, 1.0)])
 
 
 @dataclass(frozen=True)
@@ -405,12 +431,13 @@ def lattice_of(motion: Motion, inverse: Matrix, hw: tuple[int, int], canvas_hw: 
         hw: Height and width of the image.
         canvas_hw: Height and width of the canvas.
     """
-    step = max(2, 2 ** int(np.log2(max(max(canvas_hw) / _NODES, 1))))
+    step = max(2, 2 ** int(math.log2(max(max(canvas_hw) / _NODES, 1))))
     y, x = ((np.arange(-(-side // step) + 2) - 0.5) * step - 0.5 for side in canvas_hw)
-    ones = np.ones((len(y), len(x)))
-    nodes = np.stack([ones * x, ones * y[:, None], ones])  # (3, gy, gx)
-    seen = np.tensordot(inverse, nodes, 1)
-    points: Points = seen[:2] / seen[2]
+    (a, b, c), (d, e, f), (g, h, i) = inverse.tolist()
+    y = y[:, None]
+    points: Points = np.stack([a * x + b * y + c, d * x + e * y + f])
+    if (g, h) != (0, 0):
+        points /= g * x + h * y + i
     if motion.distortions:
         height, width = turned_hw(motion, hw)
         sides = np.array([width, height], np.float64)[:, None, None]
@@ -418,8 +445,9 @@ def lattice_of(motion: Motion, inverse: Matrix, hw: tuple[int, int], canvas_hw: 
         for displace in reversed(motion.distortions):
             points = displace(points)
         points = points * sides - 0.5
-    turn = unturn(motion, hw)
-    points = np.tensordot(turn[:2, :2], points, 1) + turn[:2, 2][:, None, None]
+    if is_turned(motion):
+        turn = unturn(motion, hw)
+        points = np.tensordot(turn[:2, :2], points, 1) + turn[:2, 2][:, None, None]
     return Lattice(
         np.ascontiguousarray(points.transpose(1, 2, 0), np.float32), step
     )  # (2, gy, gx) -> (gy, gx, 2)

@@ -165,15 +165,22 @@ def draw_table(config: IntensityConfig, rng: np.random.Generator, *, max_value: 
         rng: Where the draws come from.
         max_value: Largest integer a pixel can have (255 or 65535).
     """
-    table = np.linspace(0, 1, max_value + 1, dtype=np.float32)
+    table = _even_table(max_value)
     gamma = float(np.exp(rng.uniform(-1, 1) * -np.log1p(-config.gamma)))
     contrast = rng.uniform(1 - config.contrast, 1 + config.contrast)
     brightness = rng.uniform(-config.brightness, config.brightness)
-    if config.invert and rng.random() < config.invert:
+    if rng.random() < config.invert:
         table = 1 - table
     if config.gamma:
-        table = table**gamma
-    return (table * contrast + brightness).astype(np.float32)
+        table = table ** np.float32(gamma)
+    return table * np.float32(contrast) + np.float32(brightness)
+
+
+@lru_cache(maxsize=2)
+def _even_table(max_value: int) -> Table:
+    table = np.linspace(0, 1, max_value + 1, dtype=np.float32)
+    table.flags.writeable = False  # it is shared
+    return table
 
 
 def apply_table(table: Table, image: Shaped[np.ndarray, "h w c"], target: Float[np.ndarray, "h w c"]) -> None:
