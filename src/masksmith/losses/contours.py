@@ -146,7 +146,7 @@ def hausdorff(logits: Logits, target: Target, *, alpha: Positive = 2.0) -> Scala
         alpha: Power of the distances: how much the farthest errors are stressed.
     """
     planes = probability_planes(logits, target)
-    found = (planes.scores.detach() > 0.5) & planes.judged
+    found = planes.scores.detach() > 0.5
     far = sum(signed_distances(mask, planes.judged).abs() ** alpha for mask in (found, planes.truth))
     return mean_of_pixels((planes.scores - planes.truth.float()) ** 2 * far, planes.judged)
 
