@@ -6,8 +6,8 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from masksmith.losses import IMAGE_LOSSES, LOSSES, lovasz_extension
-from masksmith.losses.planes import logit_planes
+from masksmith.losses import IMAGE_LOSSES, LOSSES, balanced_bce, bce, lovasz_extension
+from masksmith.losses.planes import separate_planes
 from tests.losses.samples import ALONE, CASES, CLASSES, PLAIN, ignored_logits, sample
 
 MEASURED = {"boundary", "boundary_bce", "hausdorff"}  # their distances come from the CPU
@@ -39,7 +39,7 @@ def test_ignored_pixels_change_neither_value_nor_gradient(case, seed):
 @pytest.mark.parametrize("case", [one for one in PLAIN if one.name in IMAGE_LOSSES], ids=str)
 def test_images_without_a_judged_pixel_are_left_out(case):
     logits, target = case.sample(1)
-    target[1] = 255
+    target[1], logits[1] = 255, torch.inf
     value, gradient = with_gradient(case, logits, target)
     torch.testing.assert_close(value, case(logits[[0, 2]], target[[0, 2]]))
     assert not gradient[1].any()
@@ -76,7 +76,7 @@ def test_nothing_judged_costs_nothing(case):
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_empty_and_full_masks_are_finite(case):
     logits, target = case.sample(1)
-    for label, logit in itertools.product((0, 1), (0.0, 60.0, -60.0)):
+    for label, logit in itertools.product((0, 1), (0.0, 200.0, -200.0)):
         value, gradient = with_gradient(case, torch.full_like(logits, logit), torch.full_like(target, label))
         assert torch.isfinite(value), (label, logit)
         assert torch.isfinite(gradient).all(), (label, logit)
@@ -111,6 +111,21 @@ def test_right_and_sure_is_almost_free(case, truth):
     # no boundary to measure from, no class to look for
     silent = case.name == "hausdorff" or (case.name, truth) == ("lovasz_softmax", "empty")
     assert silent or float(case(-sure(case, target), target)) > 0.1
+
+
+@pytest.mark.parametrize("label", [0, 1])
+def test_balanced_bce_of_one_kind_is_bce(label):
+    logits, target = sample("binary", 1)
+    target[target != 255] = label
+    torch.testing.assert_close(balanced_bce(logits, target), bce(logits, target))
+
+
+def test_balanced_bce_leaves_out_a_class_that_is_not_judged():
+    logits, target = sample("multilabel", 1)
+    target[:, 1] = 255
+    torch.testing.assert_close(
+        balanced_bce(logits, target), balanced_bce(logits[:, [0, 2]], target[:, [0, 2]])
+    )
 
 
 def test_boundary_is_least_where_all_is_right():
@@ -209,7 +224,7 @@ def test_stays_on_the_device(case):
 @pytest.mark.parametrize("per_image", [True, False])
 def test_lovasz_of_positive_errors_is_that_of_all(per_image):
     logits, target = sample("multilabel", 1, shape=(3, 20, 20))
-    planes = logit_planes(logits.requires_grad_(), target, loss="lovasz", instead="")
+    planes = separate_planes(logits.requires_grad_(), target, loss="lovasz", instead="")
     options = {"per_image": per_image, "skip_empty": False}
     values = [
         lovasz_extension._extension(

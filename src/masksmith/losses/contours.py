@@ -23,9 +23,9 @@ from masksmith.losses.planes import (
     Positive,
     Scalar,
     Target,
-    logit_planes,
     mean_of_pixels,
     probability_planes,
+    separate_planes,
 )
 
 
@@ -70,7 +70,7 @@ def boundary_bce(logits: Logits, target: Target, *, w0: NonNegative = 10.0, sigm
     Raises:
         ValueError: The target is a class map.
     """
-    planes = logit_planes(logits, target, loss="boundary_bce", instead="cross_entropy and boundary")
+    planes = separate_planes(logits, target, loss="boundary_bce", instead="cross_entropy and boundary")
     distances = signed_distances(planes.truth, planes.judged)
     near = torch.exp(-(distances**2) / (2 * sigma**2)) * (distances != 0)
     return mean_of_pixels(bce_of_each(planes) * (1 + w0 * near), planes.judged)
@@ -100,7 +100,7 @@ def band_bce(
     Raises:
         ValueError: The target is a class map.
     """
-    planes = logit_planes(logits, target, loss="band_bce", instead="cross_entropy and boundary")
+    planes = separate_planes(logits, target, loss="band_bce", instead="cross_entropy and boundary")
     share = _sum_around(planes.truth, radius) / _sum_around(planes.judged, radius).clamp(min=1)
     weights = (1 + extra * ((share > 0.005) & (share < 0.995))) * planes.judged
     return (bce_of_each(planes) * weights).sum() / weights.sum().clamp(min=1)
@@ -137,7 +137,7 @@ def hausdorff(logits: Logits, target: Target, *, alpha: Positive = 2.0) -> Scala
 
     d_g is the distance to the boundary of the target and d_p that to the boundary of the prediction (p > 0.5), 0 where
     there is no such boundary. Mean over the judged pixels and classes of the batch. Karimi & Salcudean 2019,
-    https://arxiv.org/abs/1904.10030, equation 8. Where neither has a boundary (an empty mask, predicted empty or full)
+    https://arxiv.org/abs/1904.10030. Where neither has a boundary (an empty mask, predicted empty or full)
     it is 0 and has no slope: add it to a loss of regions.
 
     Args:
@@ -146,7 +146,7 @@ def hausdorff(logits: Logits, target: Target, *, alpha: Positive = 2.0) -> Scala
         alpha: Power of the distances: how much the farthest errors are stressed.
     """
     planes = probability_planes(logits, target)
-    found = (planes.scores.detach() > 0.5) & planes.judged
+    found = planes.scores.detach() > 0.5
     far = sum(signed_distances(mask, planes.judged).abs() ** alpha for mask in (found, planes.truth))
     return mean_of_pixels((planes.scores - planes.truth.float()) ** 2 * far, planes.judged)
 
@@ -156,9 +156,9 @@ def active_contour(logits: Logits, target: Target, *, region_weight: NonNegative
 
     The length is the mean over pixels of the norm of the probabilities' forward differences, the area the mean of
     p (1 - g)² + (1 - p) g² over the judged pixels and classes of the batch. Chen et al. 2019, "Learning Active Contour
-    Models for Medical Image Segmentation" (CVPR), with means in the place of sums. A right
-    prediction still costs its contour's length; differences to an ignored pixel do not count. Because the differences
-    look forward, flipping image and target changes the length a little where the contour is slanted.
+    Models for Medical Image Segmentation" (CVPR), with means in the place of sums. A right prediction
+    still costs its contour's length; differences to an ignored pixel do not count. Because the differences look
+    forward, flipping image and target changes the length a little where the contour is slanted.
 
     Args:
         logits: Before any sigmoid or softmax.

@@ -21,9 +21,9 @@ from masksmith.losses.planes import (
     Scalar,
     Target,
     counted_planes,
-    logit_planes,
     mean_of_planes,
     probability_planes,
+    separate_planes,
 )
 
 Rows = Float[Tensor, "r k p"]
@@ -84,7 +84,7 @@ def lovasz(logits: Logits, target: Target, *, per_image: bool = True, skip_empty
     Raises:
         ValueError: The target is a class map.
     """
-    planes = logit_planes(logits, target, loss="lovasz", instead="lovasz_softmax")
+    planes = separate_planes(logits, target, loss="lovasz", instead="lovasz_softmax")
     return _extension(
         _hinge_errors(planes), planes, F.relu, per_image=per_image, skip_empty=skip_empty, only_positive=True
     )
@@ -99,7 +99,7 @@ def lovasz_elu(logits: Logits, target: Target, *, per_image: bool = True, skip_e
     Raises:
         ValueError: The target is a class map.
     """
-    planes = logit_planes(logits, target, loss="lovasz_elu", instead="lovasz_softmax")
+    planes = separate_planes(logits, target, loss="lovasz_elu", instead="lovasz_softmax")
     return _extension(
         _hinge_errors(planes),
         planes,

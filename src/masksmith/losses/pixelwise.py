@@ -24,7 +24,7 @@ from masksmith.losses.planes import (
     logit_planes,
     mean_of_pixels,
     probability_planes,
-    split_target,
+    separate_planes,
 )
 
 
@@ -50,7 +50,7 @@ def bce(
     Raises:
         ValueError: The target is a class map.
     """
-    planes = logit_planes(logits, target, loss="bce", instead="cross_entropy")
+    planes = separate_planes(logits, target, loss="bce", instead="cross_entropy")
     each = bce_of_each(planes, pos_weight=pos_weight, label_smoothing=label_smoothing)
     return mean_of_pixels(each, planes.judged)
 
@@ -65,7 +65,7 @@ def balanced_bce(logits: Logits, target: Target) -> Scalar:
     Raises:
         ValueError: The target is a class map.
     """
-    planes = logit_planes(logits, target, loss="balanced_bce", instead="cross_entropy")
+    planes = separate_planes(logits, target, loss="balanced_bce", instead="cross_entropy")
     each = bce_of_each(planes)
     kinds = (planes.truth & planes.judged, ~planes.truth & planes.judged)
     counts = torch.stack([kind.sum((0, 2, 3)) for kind in kinds])  # 2 x (k,) -> (2, k)
@@ -101,19 +101,18 @@ def focal(logits: Logits, target: Target, *, gamma: NonNegative = 2.0, alpha: Sh
     Raises:
         ValueError: ``alpha`` is given for a class map, which has no background.
     """
+    planes = logit_planes(logits, target)
     if not is_class_map(logits, target):
-        planes = logit_planes(logits, target, loss="focal", instead="focal")
         return mean_of_pixels(focal_of_each(*planes[:2], gamma=gamma, alpha=alpha), planes.judged)
     if alpha is not None:
         raise ValueError(
             f"focal: alpha = {alpha} for a class map of {logits.shape[1]} classes; expected None: it weighs "
             "foreground against background"
         )
-    truth, judged = split_target(target, logits.shape[1])
-    log_probs = torch.where(judged, logits.float(), 0.0).log_softmax(1)
-    log_true = torch.where(truth, log_probs, 0.0).sum(1, keepdim=True)  # (b, k, h, w) -> (b, 1, h, w)
+    log_probs = planes.scores.log_softmax(1)
+    log_true = torch.where(planes.truth, log_probs, 0.0).sum(1, keepdim=True)  # (b, k, h, w) -> (b, 1, h, w)
     wrong = (-torch.expm1(log_true)).clamp(min=1e-12)
-    return mean_of_pixels(wrong**gamma * -log_true, judged[:, :1])
+    return mean_of_pixels(wrong**gamma * -log_true, planes.judged[:, :1])
 
 
 def cross_entropy(logits: Logits, target: Target, *, label_smoothing: Smoothing = 0.0) -> Scalar:
@@ -132,15 +131,15 @@ def cross_entropy(logits: Logits, target: Target, *, label_smoothing: Smoothing 
             f"cross_entropy: target of shape {tuple(target.shape)} for {logits.shape[1]} channels of logits; "
             "expected (b, h, w) for 2 channels or more; for classes that are judged alone use bce"
         )
-    judged = split_target(target, logits.shape[1])[1]
-    each = F.cross_entropy(
-        torch.where(judged, logits.float(), 0.0),
+    planes = logit_planes(logits, target)
+    summed = F.cross_entropy(
+        planes.scores,
         target.long(),
         ignore_index=IGNORE,
         label_smoothing=label_smoothing,
         reduction="sum",
     )
-    return each / judged[:, 0].sum().clamp(min=1)
+    return summed / planes.judged[:, 0].sum().clamp(min=1)
 
 
 def mse(logits: Logits, target: Target) -> Scalar:

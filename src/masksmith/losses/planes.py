@@ -77,8 +77,14 @@ def _refuse_unknown_class(target: Target, judged: Bool[Tensor, "b *classes h w"]
         )
 
 
-def logit_planes(logits: Logits, target: Target, *, loss: str, instead: str) -> Planes:
-    """Return the planes of a loss that judges each class alone, with its logits.
+def logit_planes(logits: Logits, target: Target) -> Planes:
+    """Return the planes with logits; those of ignored pixels are 0."""
+    truth, judged = split_target(target, logits.shape[1])
+    return Planes(torch.where(judged, logits.float(), 0.0), truth, judged)
+
+
+def separate_planes(logits: Logits, target: Target, *, loss: str, instead: str) -> Planes:
+    """Return the planes with logits, for a loss that judges each class alone.
 
     Raises:
         ValueError: The target is a class map; ``loss`` is named, and ``instead`` is advised.
@@ -89,16 +95,14 @@ def logit_planes(logits: Logits, target: Target, *, loss: str, instead: str) -> 
             f"map; expected (b, {logits.shape[1]}, h, w), each class judged alone; for classes that exclude each "
             f"other use {instead}"
         )
-    truth, judged = split_target(target, logits.shape[1])
-    return Planes(torch.where(judged, logits.float(), 0.0), truth, judged)
+    return logit_planes(logits, target)
 
 
 def probability_planes(logits: Logits, target: Target) -> Planes:
-    """Return the planes with probabilities; ignored pixels have the probability 0 and are not true."""
-    truth, judged = split_target(target, logits.shape[1])
-    known = torch.where(judged, logits.float(), 0.0)
-    probs = known.softmax(1) if is_class_map(logits, target) else known.sigmoid()
-    return Planes(torch.where(judged, probs, 0.0), truth, judged)
+    """Return the planes with probabilities; those of ignored pixels are 0."""
+    planes = logit_planes(logits, target)
+    probs = planes.scores.softmax(1) if is_class_map(logits, target) else planes.scores.sigmoid()
+    return planes._replace(scores=torch.where(planes.judged, probs, 0.0))
 
 
 def mean_of_pixels(each: Each, judged: Bool[Tensor, "b k h w"]) -> Scalar:

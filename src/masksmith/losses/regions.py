@@ -149,7 +149,7 @@ def focal_tversky(
     per_image: bool = True,
     skip_empty: bool = False,
 ) -> Scalar:
-    """(1 - Tversky index)^(1/gamma) of each plane; above 1, ``gamma`` stresses planes that are nearly right.
+    """(1 - Tversky index)^(1/gamma) of each plane; above 1, ``gamma`` makes it steeper where a plane is nearly right.
 
     Abraham & Khan 2018, https://arxiv.org/abs/1810.07842. The other parameters are those of ``tversky``. Below a loss
     of 1e-6 it is constant: the slope of the root has no end there.
