@@ -280,6 +280,8 @@ class TrainingConfig(Config):
     """Mixing of the images of a batch."""
     augment: AugmentConfig = AugmentConfig()
     """How strongly, on which windows, and copies."""
+    aux_weight: float = Field(default=0.4, ge=0)
+    """What the outputs of deep supervision weigh together in the losses of the mask, 1 being the mask itself."""
     sampler: SamplerConfig = SamplerConfig()
     """Which images an epoch is made of."""
     stages: list[Stage] = Field(min_length=1)

@@ -179,7 +179,7 @@ def training_footprint(model: SegmentationModel, config: TrainingConfig) -> Foot
         InputError: An unknown loss, or a device that is not there.
     """
     config = settle_machine(config)
-    terms = {term.name: term for stage in config.stages for term in stage.loss}
+    terms = {str(term): term for stage in config.stages for term in stage.loss}
     loss_of = build_loss([terms[name] for name in sorted(terms)], where="training.stages")
     with torch.random.fork_rng():
         twin = _twin(model, config).train()
