@@ -32,6 +32,8 @@ OVERRIDES = {
     "training.device": "cpu",
     "training.evaluate_every": 1,
     "training.select": "best",
+    "training.top_k": 2,
+    "training.keep": ["last", "best_loss"],
     "training.stages.0.epochs": 1,
     "training.stages.1.epochs": 1,
     "training.stages.2.epochs": 1,
