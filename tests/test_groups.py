@@ -20,8 +20,8 @@ BY_SITE = TINY | {"folds.group_by": "site"}
 def sites(download):
     """The generated data with a table that gives the training images ten sites."""
     ids = [sample.id for sample in read_catalog(download).train]
-    rows = [f"{name},site {at % 10},{at}" for at, name in enumerate(ids)]
-    (download / "sites.csv").write_text("\n".join(["id,site,row", *rows]) + "\n")
+    rows = [f"{name},site {at % 10},{at},{at % 5}" for at, name in enumerate(ids)]
+    (download / "sites.csv").write_text("\n".join(["id,site,row,kind", *rows]) + "\n")
     return download
 
 
@@ -38,9 +38,13 @@ def test_a_site_stays_in_one_fold(sites, tmp_path):
     assert {row.group for row in folds.rows} == {f"site {at}" for at in range(10)}
     assert ms.folds(out, overrides=BY_SITE).hash == folds.hash
     with pytest.raises(
-        InputError, match=r"folds.group_by: null was asked for, but .*folds.csv was made with a column"
+        InputError, match=r"group_by: None was asked for, but .*folds.csv was made with another"
     ):
         ms.folds(out, overrides=TINY)
+    with pytest.raises(
+        InputError, match=r"group_by: 'kind' was asked for, but .*folds.csv was made with another"
+    ):
+        ms.folds(out, overrides=TINY | {"folds.group_by": "kind"})
 
 
 @pytest.mark.parametrize(
@@ -59,7 +63,13 @@ def test_folds_of_before_the_column_are_refused(sites, tmp_path):
     out = tmp_path / "project"
     ms.check(sites, out)
     ms.folds(out, overrides=TINY)
-    with pytest.raises(InputError, match=r"folds.group_by: 'site' was asked for, but .* in two groups"):
+    with pytest.raises(
+        InputError, match=r"group_by: 'site' was asked for, but .*folds.csv was made with another"
+    ):
+        ms.folds(out, overrides=BY_SITE)
+    Project.open(out).ledger.forget("folds.group_by")  # an older version, or a person, made them
+    ms.folds(out, overrides=TINY)
+    with pytest.raises(InputError, match=r"group_by: 'site' was asked for, but .* in two groups"):
         ms.folds(out, overrides=BY_SITE)
 
 

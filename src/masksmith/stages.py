@@ -53,13 +53,15 @@ def folds_of(project: Project, recipe: Recipe) -> Folds:
     values = None if column is None else group_values(project.catalog.train, column)
     if project.folds_csv.exists():
         made = project.folds
+        if project.ledger.knows("folds.group_by") and not project.ledger.is_done(
+            "folds.group_by", repr(column)
+        ):
+            raise InputError(
+                f"folds.group_by: {column!r} was asked for, but {project.folds_csv} was made with another column or "
+                "with none, and folds are never made anew; choose another --out"
+            )
         if column is not None and values is not None:
             need_groups(made, values, project.folds_csv, column=column)
-        elif project.ledger.knows("folds.group_by") and not project.ledger.is_done("folds.group_by", "None"):
-            raise InputError(
-                f"folds.group_by: null was asked for, but {project.folds_csv} was made with a column, and folds are "
-                "never made anew; name the column, or choose another --out"
-            )
         if made.count != recipe.folds.count:
             raise InputError(
                 f"folds.count: {recipe.folds.count} was asked for, but {project.folds_csv} holds {made.count}, and "
@@ -79,7 +81,7 @@ def folds_of(project: Project, recipe: Recipe) -> Folds:
     if values is not None:
         groups = merge_groups(groups, values, blank=project.blank)
     project.ledger.mark_done("folds.seed", str(recipe.folds.seed))
-    project.ledger.mark_done("folds.group_by", str(column))
+    project.ledger.mark_done("folds.group_by", repr(column))
     write_folds(make_folds(counts, groups, recipe.folds), project.folds_csv)
     return project.folds
 

@@ -256,9 +256,8 @@ def _numbers(cells: dict[str, str]) -> dict[str, float] | None:
         numbers = {name: float(cell) for name, cell in cells.items()}
     except ValueError:
         return None
-    return (
-        numbers if all(map(math.isfinite, numbers.values())) else None
-    )  # "nan" and "inf" are numbers to Python
+    finite = all(map(math.isfinite, numbers.values()))  # "nan" and "inf" are numbers to Python
+    return numbers if finite else None
 
 
 def _rle_texts(table: Table, id_column: str, rle_column: str, images: dict[str, str]) -> dict[str, str]:
