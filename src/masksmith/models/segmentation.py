@@ -206,7 +206,9 @@ def _outputs_of(modules: Sequence[nn.Module]) -> Iterator[list[Tensor]]:
 
 def _house(config: ModelConfig, channels: Sequence[int], strides: Sequence[int]) -> nn.Module:
     """Build one of our own decoders (the package ``decoders``)."""
-    return build_decoder(config, channels, strides)
+    # VGG begins with convolutions at full size, whose map joins; the first map of others is the image itself
+    is_vgg = config.encoder.removeprefix("tu-").startswith("vgg")
+    return build_decoder(config, channels, strides, join_first=is_vgg)
 
 
 Builder = Callable[[ModelConfig, Sequence[int], Sequence[int]], nn.Module]
