@@ -92,9 +92,8 @@ class SegmentationModel(nn.Module):
             self.scalar_join = ScalarJoin(config.scalars, deepest)
         if config.image_head != "none":
             self.image_head = build_image_head(config.image_head, deepest, classes)
-        self._supervised: tuple[
-            nn.Module, ...
-        ] = ()  # a tuple, so that they count as parts of the decoder alone
+        # a tuple, not a list of modules: they count as parts of the decoder alone
+        self._supervised: tuple[nn.Module, ...] = ()
         if config.deep_supervision:
             widths = cast(Sequence[int], decoder.aux_channels) if not from_library else ()
             if from_library:
