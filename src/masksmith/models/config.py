@@ -52,8 +52,8 @@ class ModelConfig(Config):
     dropout: float = Field(default=0.0, ge=0, lt=1)
     """Probability of dropping a channel before the head."""
     stem: Literal["own", "stride1", "conv3x3", "conv3x3_stride1"] = "own"
-    """The encoder's first layers, of ResNets: its own; without stride and pooling; its convolution replaced by a 3x3 one,
-    whose weights are random also where the others are pretrained; both."""
+    """The first layers of a ResNet: its own; without stride and pooling; its convolution replaced by a 3x3 one, whose
+    weights are random also where the others are pretrained; both."""
     encoder_attention: Literal["none", "scse"] = "none"
     """Attention on each encoder map."""
     attention: Literal["none", "scse"] = "none"

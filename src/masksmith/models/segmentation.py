@@ -77,7 +77,9 @@ class SegmentationModel(nn.Module):
         from_library = config.architecture in LIBRARY_ARCHITECTURES
         width = config.decoder_channels[-1] if from_library else cast(int, decoder.out_channels)
         self.head = _head(width, classes)
-        self.dropout = nn.Dropout2d(config.dropout)
+        self.dropout = (
+            nn.Dropout2d(config.dropout) if config.dropout else nn.Identity()
+        )  # which draws nothing
         self.register_buffer("mean", mean)
         self.register_buffer("std", std)
         deepest = backbone.channels[-1]
