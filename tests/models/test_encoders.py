@@ -340,3 +340,11 @@ def test_position_embeddings_follow_the_size(name):
     with torch.inference_mode():
         sizes = [model(torch.zeros(1, 3, side, 64)).mask_logits.shape[-2] for side in (32, 96, 224)]
     assert sizes == [32, 96, 224]
+
+
+@pytest.mark.slow
+def test_the_first_map_of_vgg_joins_our_own_decoders():
+    model = net_of("house_unet", encoder="vgg11", encoder_depth=4)
+    assert model.features(torch.rand(1, 3, 32, 32))[0].shape == (1, 64, 32, 32)
+    last = [one for one in model.decoder.blocks[-1].modules() if isinstance(one, torch.nn.Conv2d)]
+    assert last[0].in_channels == 16 + 64

@@ -140,6 +140,16 @@ def test_deep_supervision_of_a_checkpointed_copy():
     ]
 
 
+def test_without_dropout_nothing_is_drawn():
+    model = net_of("unet")
+    torch.manual_seed(0)
+    expected = torch.rand(1)
+    torch.manual_seed(0)
+    image = ramp(3, 32, 32).expand(2, -1, -1, -1)
+    model(image)
+    assert torch.rand(1) == expected
+
+
 def test_dropout_drops_channels_before_the_head():
     model = net_of("unet", dropout=0.5)
     image = torch.rand(2, 3, 32, 32)

@@ -77,7 +77,9 @@ class SegmentationModel(nn.Module):
         from_library = config.architecture in LIBRARY_ARCHITECTURES
         width = config.decoder_channels[-1] if from_library else cast(int, decoder.out_channels)
         self.head = _head(width, classes)
-        self.dropout = nn.Dropout2d(config.dropout)
+        self.dropout = (
+            nn.Dropout2d(config.dropout) if config.dropout else nn.Identity()
+        )  # which draws nothing
         self.register_buffer("mean", mean)
         self.register_buffer("std", std)
         deepest = backbone.channels[-1]
@@ -92,9 +94,8 @@ class SegmentationModel(nn.Module):
             self.scalar_join = ScalarJoin(config.scalars, deepest)
         if config.image_head != "none":
             self.image_head = build_image_head(config.image_head, deepest, classes)
-        self._supervised: tuple[
-            nn.Module, ...
-        ] = ()  # a tuple, so that they count as parts of the decoder alone
+        # a tuple, not a list of modules: they count as parts of the decoder alone
+        self._supervised: tuple[nn.Module, ...] = ()
         if config.deep_supervision:
             widths = cast(Sequence[int], decoder.aux_channels) if not from_library else ()
             if from_library:
@@ -215,7 +216,9 @@ def _outputs_of(modules: Sequence[nn.Module]) -> Iterator[list[Tensor]]:
 
 def _house(config: ModelConfig, channels: Sequence[int], strides: Sequence[int]) -> nn.Module:
     """Build one of our own decoders (the package ``decoders``)."""
-    return build_decoder(config, channels, strides)
+    # VGG begins with convolutions at full size, whose map joins; the first map of others is the image itself
+    is_vgg = config.encoder.removeprefix("tu-").startswith("vgg")
+    return build_decoder(config, channels, strides, join_first=is_vgg)
 
 
 Builder = Callable[[ModelConfig, Sequence[int], Sequence[int]], nn.Module]
