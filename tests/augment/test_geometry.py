@@ -38,8 +38,8 @@ def blobs(hw=(60, 72), seed=0, classes=2):
     rng = np.random.default_rng(seed)
     mask = np.zeros(hw, np.uint8)
     for value in range(1, classes):
-        at = rng.integers(15, min(hw) - 15, 2).tolist()
-        cv2.circle(mask, at, int(rng.integers(6, 15)), value, -1)
+        at = rng.integers(10, min(hw) - 10, 2).tolist()
+        cv2.circle(mask, at, int(rng.integers(5, 10)), value, -1)
     return mask
 
 
@@ -163,7 +163,7 @@ def test_copies_take_windows_and_padding_of_the_turned_image():
     np.testing.assert_array_equal(target, Pad.to_size((30, 32), (48, 32)).apply(layer[..., None])[..., 0])
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=40)
 @given(
     seed=st.integers(0, 10_000),
     height=st.integers(1, 70),
@@ -268,7 +268,7 @@ def test_several_distortions_act_one_after_the_other():
 
 @pytest.mark.parametrize(("scaled", "canvas"), [(1.0, (64, 80)), (0.5, (32, 48))])
 def test_a_perspective_moves_the_corners(scaled, canvas):
-    corners = ((0.1, 0.05), (-0.1, 0.0), (0.0, -0.1), (0.05, 0.1))
+    corners = ((0.1, 0.05), (-0.1, 0.1), (-0.05, -0.1), (0.05, -0.08))  # all move inwards
     hw = (64, 80)
     x, y = pixel_grid(hw)
     image = np.stack([x * 3, y * 3], -1).astype(np.uint8)  # each pixel knows where it comes from
@@ -446,7 +446,6 @@ def test_strength_scales_the_ranges():
     assert half.crop_zoom.side_frac_range == pytest.approx((0.8, 0.95))
     assert half.elastic.shift_frac == 0.015
     assert half.hflip == 0.5
-    assert scale_geometry(ALL, 2.0).hflip == 1.0
     assert scale_geometry(GeometryConfig(rotate_deg=20.0), 2.0).rotate_deg == 40.0
 
 

@@ -7,6 +7,7 @@ affine map, ``warpPerspective`` a projective one, and ``remap`` the rest.
 import math
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import cv2
 import numpy as np
@@ -28,9 +29,7 @@ from masksmith.preprocess import CV2_BORDERS, Border, Pad
 AnyMask = UInt8[np.ndarray, "h w *k"]
 Plane = Shaped[np.ndarray, "_ _"]
 
-_FULL = {np.dtype(kind): kind(np.iinfo(kind).max) for kind in (np.uint8, np.uint16)}
 _LARGEST_PAD = 4.0  # a source of more than so many canvases is not padded beforehand
-_NO_MAP = np.empty((0, 0), np.float32)  # x and y stand together in the first map
 _MARGIN = 2  # pixels around what is looked at: bilinear interpolation needs one
 
 
@@ -78,7 +77,8 @@ class Source:
         if self.lattice is not None:
             step = self.lattice.step
             field = self.field[step : step + hw[0], step : step + hw[1]]
-            return cv2.remap(plane, field, _NO_MAP, interpolation, borderMode=self.mode)
+            no_map: Any = None  # x and y stand together in the first map; OpenCV's stubs do not know that
+            return cv2.remap(plane, field, no_map, interpolation, borderMode=self.mode)
         flags = interpolation | cv2.WARP_INVERSE_MAP
         if self.is_affine:
             return cv2.warpAffine(plane, self.matrix[:2], hw[::-1], flags=flags, borderMode=self.mode)
@@ -152,10 +152,13 @@ def _warp_image(
     if channels == 1:
         return source.look(image[..., 0], hw, cv2.INTER_LINEAR)[..., None], None
     if channels == 3:
-        warped = source.look(
-            cv2.merge([image, extra if extra is not None else image[..., :1]]), hw, cv2.INTER_LINEAR
-        )
+        fourth = np.zeros(image.shape[:2], image.dtype) if extra is None else extra
+        if fourth.dtype != image.dtype:
+            fourth = fourth * np.uint16(257)  # 255 -> 65535
+        warped = source.look(cv2.merge([image, fourth]), hw, cv2.INTER_LINEAR)
         taken = None if extra is None else cv2.extractChannel(warped, 3)
+        if taken is not None and taken.dtype == np.uint16:
+            taken = (taken >> 8).astype(np.uint8)
         return cv2.cvtColor(warped, cv2.COLOR_RGBA2RGB), taken
     planes, moved = list(cv2.split(image)), []
     for at in range(0, channels, 4):
@@ -198,18 +201,18 @@ class Layer:
     """1 where it is ignored; None if it is nowhere."""
 
 
-def _one_hot(mask: UInt8[np.ndarray, "h w"], dtype: np.dtype) -> Layer:
-    full = _FULL[dtype]
+def _one_hot(mask: UInt8[np.ndarray, "h w"]) -> Layer:
+    full = np.uint8(255)
     top = mask.max(initial=0)
     if top == 0:
         return Layer([0], [], None)
     if top == 1:
-        return Layer([0, 1], [mask.astype(dtype, copy=False) * full], None)
+        return Layer([0, 1], [mask * full], None)
     counts = np.bincount(mask.ravel(), minlength=IGNORE + 1)
     values = [0, *(int(value) for value in np.flatnonzero(counts[1:IGNORE]) + 1)]
     wanted = values if len(values) > 2 else values[1:]
     ignored = (mask == IGNORE).view(np.uint8) if counts[IGNORE] else None
-    return Layer(values, [(mask == value).astype(dtype) * full for value in wanted], ignored)
+    return Layer(values, [(mask == value) * full for value in wanted], ignored)
 
 
 def _decide(layer: Layer, planes: list[Plane], hw: tuple[int, int]) -> UInt8[np.ndarray, "h w"]:
@@ -217,7 +220,7 @@ def _decide(layer: Layer, planes: list[Plane], hw: tuple[int, int]) -> UInt8[np.
     if not planes:
         return np.zeros(hw, np.uint8)
     if len(planes) == 1:
-        more = (planes[0] > _FULL[planes[0].dtype] // 2).view(np.uint8)
+        more = (planes[0] > 127).view(np.uint8)
         return more if layer.values[1] == 1 else more * np.uint8(layer.values[1])
     best, target = planes[0], np.zeros(hw, np.uint8)
     for value, plane in zip(layer.values[1:], planes[1:], strict=True):
@@ -231,7 +234,7 @@ def _resample(
 ) -> tuple[Shaped[np.ndarray, "H W c"], UInt8[np.ndarray, "H W *k"]]:
     """Interpolate an image and the layers of its mask."""
     drawn = source.part(mask)
-    layers = [_one_hot(one, image.dtype) for one in ([drawn] if drawn.ndim == 2 else list(cv2.split(drawn)))]
+    layers = [_one_hot(one) for one in ([drawn] if drawn.ndim == 2 else list(cv2.split(drawn)))]
     planes = [plane for layer in layers for plane in layer.planes]
     moved, taken = _warp_image(source.part(image), source, hw, planes[0] if planes else None)
     warped = [] if taken is None else [taken]
