@@ -9,7 +9,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import yaml
 from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 
 from masksmith.augment import AugmentConfig, GeometryConfig, IntensityConfig, MixingConfig
 from masksmith.augment.presets import GEOMETRY_PRESETS
@@ -24,6 +26,8 @@ from masksmith.preprocess import SizeConfig
 from masksmith.training.config import SamplerConfig, SwaConfig
 from masksmith.training.optim import OPTIMIZERS, SCHEDULES
 
+_COLUMN = 34
+
 
 @dataclass(frozen=True)
 class Word:
@@ -34,10 +38,20 @@ class Word:
     """One line; empty where the name says it."""
     params: str = ""
     """Its parameters with their defaults, such as "gamma=2.0, alpha=None"."""
+    default: str = ""
+    """For a field: its default, as it stands in a recipe."""
+
+    @property
+    def shown(self) -> str:
+        """How it is written: a name, a name with parameters, or a field with its default."""
+        if self.default:
+            return f"{self.name}: {self.default}"
+        return f"{self.name}({self.params})" if self.params else self.name
 
     def __str__(self) -> str:
-        shown = f"{self.name}({self.params})" if self.params else self.name
-        return f"{shown:28s} {self.describes}".rstrip()
+        if len(self.shown) > _COLUMN and self.describes:
+            return f"{self.shown}\n{'':{_COLUMN + 3}s}{self.describes}"
+        return f"{self.shown:{_COLUMN}s} {self.describes}".rstrip()
 
 
 def _first_line(documented: object) -> str:
@@ -72,9 +86,23 @@ def _fields(*models: type[BaseModel]) -> list[Word]:
     for model in models:
         texts = field_texts(model)
         for name, field in model.model_fields.items():
-            default = field.get_default(call_default_factory=True)
-            words.append(Word(name, texts.get(name, ""), repr(default)))
+            words.append(Word(name, texts.get(name, ""), default=_in_yaml(field)))
     return words
+
+
+def _in_yaml(field: FieldInfo) -> str:
+    """Return a field's default as it is written in a recipe, on one line."""
+    if field.is_required():
+        return "(must be given)"
+    value = field.get_default(call_default_factory=True)
+    plain = value.model_dump(mode="json") if isinstance(value, BaseModel) else value
+    text = yaml.safe_dump(
+        list(plain) if isinstance(plain, tuple) else plain,
+        default_flow_style=True,
+        sort_keys=False,
+        width=10_000,
+    )
+    return text.removesuffix("...\n").strip()
 
 
 def field_texts(model: type[BaseModel]) -> dict[str, str]:

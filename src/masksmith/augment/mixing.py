@@ -70,8 +70,11 @@ class MixingConfig(Config):
     """How images of a batch are mixed; as it stands here they are not."""
 
     mixup: MixupConfig = MixupConfig()
+    """The weighted mean of two images, with the loss of both masks."""
     cutmix: CutmixConfig = CutmixConfig()
+    """A rectangle of another image, with its mask."""
     copy_paste: CopyPasteConfig = CopyPasteConfig()
+    """Objects of another image, with their masks."""
 
     @model_validator(mode="after")
     def _one_of_two(self) -> "MixingConfig":

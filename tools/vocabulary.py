@@ -1,0 +1,30 @@
+"""Write docs/vocabulary.md: every word of a recipe, from the tables that the program itself looks names up in.
+
+python tools/vocabulary.py
+"""
+
+from pathlib import Path
+
+import masksmith as ms
+
+PAGE = Path(__file__).parent.parent / "docs" / "vocabulary.md"
+HEAD = """# The vocabulary of a recipe
+
+Written by `python tools/vocabulary.py`; the same on a terminal: `masksmith vocabulary [KIND]`. Papers and formulas stand
+beside each function in the source. Pictures of the augmentation: [augmentation.md](augmentation.md).
+"""
+
+
+def page() -> str:
+    """Return the page."""
+    parts = [HEAD]
+    for kind, words in ms.vocabulary().words.items():
+        parts.append(f"## {kind.capitalize()}\n")
+        parts += [f"- `{word.shown}`" + (f": {word.describes}" if word.describes else "") for word in words]
+        parts.append("")
+    return "\n".join(parts)
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page())
+    print(PAGE.name)
