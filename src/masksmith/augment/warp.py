@@ -158,7 +158,7 @@ def _warp_image(
         warped = source.look(cv2.merge([image, fourth]), hw, cv2.INTER_LINEAR)
         taken = None if extra is None else cv2.extractChannel(warped, 3)
         if taken is not None and taken.dtype == np.uint16:
-            taken = (taken >> 8).astype(np.uint8)
+            taken = ((taken.astype(np.uint32) + 128) // 257).astype(np.uint8)
         return cv2.cvtColor(warped, cv2.COLOR_RGBA2RGB), taken
     planes, moved = list(cv2.split(image)), []
     for at in range(0, channels, 4):
