@@ -196,7 +196,7 @@ class Layer:
     values: list[int]
     """Classes that it may hold, ascending, 0 always among them."""
     planes: list[Plane]
-    """0 and full for each class; of two classes the plane of the second only, of one none."""
+    """0 and full for each class; of two without ignored pixels the second only, of one none."""
     ignored: Plane | None
     """1 where it is ignored; None if it is nowhere."""
 
@@ -210,7 +210,9 @@ def _one_hot(mask: UInt8[np.ndarray, "h w"]) -> Layer:
         return Layer([0, 1], [mask * full], None)
     counts = np.bincount(mask.ravel(), minlength=IGNORE + 1)
     values = [0, *(int(value) for value in np.flatnonzero(counts[1:IGNORE]) + 1)]
-    wanted = values if len(values) > 2 else values[1:]
+    wanted = values if len(values) > 2 or counts[IGNORE] else values[1:]
+    if len(values) == 1:
+        wanted = []
     ignored = (mask == IGNORE).view(np.uint8) if counts[IGNORE] else None
     return Layer(values, [(mask == value) * full for value in wanted], ignored)
 
