@@ -119,8 +119,8 @@ def mix(batch: Batch, config: MixingConfig, rng: np.random.Generator) -> Batch:
 
 
 def _channels_last(image: Float[np.ndarray, "b c h w"]) -> Float[np.ndarray, "b c h w"]:
-    """Return the images as a view of (b, h, w, c), the layout that batches have."""
-    return np.ascontiguousarray(image.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
+    """Return a copy of the images as a view of (b, h, w, c), the layout that batches have."""
+    return np.array(image.transpose(0, 2, 3, 1), order="C").transpose(0, 3, 1, 2)
 
 
 def mixup(batch: Batch, config: MixupConfig, rng: np.random.Generator, *, partner: np.ndarray) -> Batch:

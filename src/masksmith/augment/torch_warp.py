@@ -72,13 +72,14 @@ def warp_torch(
 
     values = [int(value) for value in torch.unique(mask) if value not in (0, IGNORE)]
     shares = [look((mask == value)[:, None])[:, 0] for value in values]  # (b, H, W) each
-    rest = look((mask == 0)[:, None])[:, 0] if len(values) > 1 else None
+    some_ignored = bool((mask == IGNORE).any())
+    rest = look((mask == 0)[:, None])[:, 0] if len(values) > 1 or some_ignored else None
     target = torch.zeros((len(image), *canvas_hw), dtype=torch.uint8, device=image.device)
     best = torch.full_like(grid[..., 0], 0.5) if rest is None else rest
     for value, share in zip(values, shares, strict=True):
         larger = (share >= best) & (share > 0)
         target[larger] = value
         best = torch.maximum(best, share)
-    if bool((mask == IGNORE).any()):
+    if some_ignored:
         target[look((mask == IGNORE)[:, None], "nearest")[:, 0] > 0.5] = IGNORE
     return look(image), target

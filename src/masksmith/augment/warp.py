@@ -158,7 +158,7 @@ def _warp_image(
         warped = source.look(cv2.merge([image, fourth]), hw, cv2.INTER_LINEAR)
         taken = None if extra is None else cv2.extractChannel(warped, 3)
         if taken is not None and taken.dtype == np.uint16:
-            taken = np.right_shift(taken, np.uint16(8)).astype(np.uint8)
+            taken = ((taken.astype(np.uint32) + 128) // 257).astype(np.uint8)
         return cv2.cvtColor(warped, cv2.COLOR_RGBA2RGB), taken
     planes, moved = list(cv2.split(image)), []
     for at in range(0, channels, 4):
@@ -196,7 +196,7 @@ class Layer:
     values: list[int]
     """Classes that it may hold, ascending, 0 always among them."""
     planes: list[Plane]
-    """0 and full for each class; of two classes the plane of the second only, of one none."""
+    """0 and full for each class; of two without ignored pixels the second only, of one none."""
     ignored: Plane | None
     """1 where it is ignored; None if it is nowhere."""
 
@@ -210,7 +210,9 @@ def _one_hot(mask: UInt8[np.ndarray, "h w"]) -> Layer:
         return Layer([0, 1], [mask * full], None)
     counts = np.bincount(mask.ravel(), minlength=IGNORE + 1)
     values = [0, *(int(value) for value in np.flatnonzero(counts[1:IGNORE]) + 1)]
-    wanted = values if len(values) > 2 else values[1:]
+    wanted = values if len(values) > 2 or counts[IGNORE] else values[1:]
+    if len(values) == 1:
+        wanted = []
     ignored = (mask == IGNORE).view(np.uint8) if counts[IGNORE] else None
     return Layer(values, [(mask == value) * full for value in wanted], ignored)
 

@@ -1,0 +1,305 @@
+"""Intensity, mixing, windows, copies, the callable, and the warp of tensors."""
+
+import numpy as np
+import pytest
+import torch
+
+from masksmith.augment import (
+    AugmentConfig,
+    CallableAugment,
+    GeometryConfig,
+    IntensityConfig,
+    MixingConfig,
+    build_task,
+    check_augmentation,
+    make_batch,
+    strengths_by_frequency,
+    with_copies,
+)
+from masksmith.augment.appearance import LOOKS, apply_looks, clahe, cutout, draw_looks
+from masksmith.augment.intensity import CutoutConfig, apply_table, draw_table, scale_intensity
+from masksmith.augment.mixing import (
+    Batch,
+    CopyPasteConfig,
+    CutmixConfig,
+    MixupConfig,
+    copy_paste,
+    cutmix,
+    mix,
+    mixup,
+)
+from masksmith.augment.sampling import coverage_class, draw_focus
+from masksmith.augment.torch_warp import warp_torch
+from masksmith.augment.warp import warp
+from masksmith.config import validate
+from masksmith.data.store import Store, StoreWriter
+from masksmith.errors import InputError
+from masksmith.training.config import TrainingConfig
+from tests.augment.test_geometry import ALL, blobs, draw, smooth
+
+STAGE = {
+    "epochs": 1,
+    "loss": [{"name": "bce"}],
+    "optimizer": {"name": "adamw"},
+    "schedule": {"name": "constant"},
+}
+
+
+def config_of(**parts):
+    return validate(TrainingConfig, {"stages": [STAGE], **parts}, where="training")
+
+
+@pytest.fixture
+def stores(tmp_path):
+    names = [f"s{i}" for i in range(6)]
+    images = StoreWriter(tmp_path / "i.npy", [(n, (20, 20, 1)) for n in names], dtype=np.uint8)
+    masks = StoreWriter(tmp_path / "m.npy", [(n, (20, 20, 1)) for n in names], dtype=np.uint8)
+    for at, name in enumerate(names):
+        rng = np.random.default_rng(at)
+        images.write(name, rng.integers(0, 255, (20, 20, 1)).astype(np.uint8))
+        masks.write(name, (rng.random((20, 20, 1)) < 0.1 * at).astype(np.uint8))
+    images.close()
+    masks.close()
+    return {"images": Store(tmp_path / "i.npy"), "masks": Store(tmp_path / "m.npy"), "ids": names}
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_the_table_is_looked_up_for_every_value(dtype):
+    top = int(np.iinfo(dtype).max)
+    table = draw_table(IntensityConfig(gamma=0.3, contrast=0.2), np.random.default_rng(1), max_value=top)
+    image = np.random.default_rng(0).integers(0, top, (9, 11, 5), endpoint=True).astype(dtype)
+    target = np.empty(image.shape, np.float32)
+    apply_table(table, image, target)
+    np.testing.assert_array_equal(target, table[image])
+
+
+@pytest.mark.parametrize("name", LOOKS)
+@pytest.mark.parametrize("channels", [1, 3, 12])
+def test_each_look_changes_values_keeps_the_form_and_is_drawn_by_counter(name, channels):
+    if name == "hsv" and channels != 3:
+        return
+    part = 1.0 if name == "channel_shuffle" else {"probability": 1.0}
+    config = IntensityConfig(**{name: part})
+    image = np.random.default_rng(5).random((24, 20, channels), np.float32)
+    mask = np.ones((24, 20), np.uint8)
+
+    def changed(seed):
+        found = image.copy()
+        apply_looks(found, mask, config, draw_looks(config, np.random.default_rng(seed)))
+        return found
+
+    assert np.isfinite(changed(0)).all()
+    np.testing.assert_array_equal(changed(3), changed(3))
+    assert any((changed(seed) != image).any() for seed in range(4)) == (
+        not (name == "channel_shuffle" and channels == 1)
+    )
+    assert (mask == 1).all()
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("channels", [1, 3, 12])
+def test_clahe_widens_a_narrow_histogram(dtype, channels):
+    config = IntensityConfig(clahe={"probability": 1.0, "clip_range": (4.0, 4.0)}).clahe
+    image = smooth((64, 64), channels, dtype=dtype) // 4
+    found = clahe(image, config, np.random.default_rng(0))
+    assert (found.shape, found.dtype) == (image.shape, image.dtype)
+    assert found.std() > image.std()
+
+
+@pytest.mark.parametrize(("mode", "wanted"), [("keep", {1}), ("zero", {0, 1}), ("ignore", {1, 255})])
+def test_cutout_hides_the_image_and_the_mask_as_asked(mode, wanted):
+    config = CutoutConfig(probability=1.0, count_range=(2, 2), fill="zero", mask=mode)
+    image, mask = np.ones((40, 40, 3), np.float32), np.ones((40, 40), np.uint8)
+    cutout(image, mask, config, np.random.default_rng(0))
+    assert (image == 0).any()
+    assert set(np.unique(mask)) == wanted
+    if mode != "keep":
+        np.testing.assert_array_equal(mask != 1, image[..., 0] == 0)
+
+
+def test_strength_zero_of_intensity_changes_nothing():
+    config = scale_intensity(IntensityConfig.model_validate("heavy"), 0.0)
+    image = np.random.default_rng(0).random((16, 16, 1), np.float32)
+    for seed in range(20):
+        rng, found = np.random.default_rng(seed), image.copy()
+        np.testing.assert_allclose(draw_table(config, rng, max_value=255), np.arange(256) / 255, atol=1e-6)
+        apply_looks(found, np.ones((16, 16), np.uint8), config, draw_looks(config, rng))
+        np.testing.assert_allclose(found, image, atol=1e-6)
+
+
+def batch_of(num=4, hw=(32, 32)):
+    rng = np.random.default_rng(0)
+    image = rng.random((num, *hw, 2), np.float32).transpose(0, 3, 1, 2)
+    masks = np.stack([blobs(hw, seed=i) for i in range(num)])
+    return Batch(image, masks, scalars=np.arange(num, dtype=np.float32)[:, None])
+
+
+def test_mixup_weighs_images_scalars_and_losses_alike():
+    batch, partner = batch_of(), np.array([1, 2, 3, 0])
+    mixed = mixup(batch, MixupConfig(probability=1.0), np.random.default_rng(0), partner=partner)
+    assert 0 < mixed.share < 1
+    wanted = mixed.share * batch.image + (1 - mixed.share) * batch.image[partner]
+    np.testing.assert_allclose(mixed.image, wanted, atol=1e-6)
+    np.testing.assert_array_equal(mixed.mask, batch.mask)
+    np.testing.assert_array_equal(mixed.other_mask, batch.mask[partner])
+    np.testing.assert_allclose(mixed.scalars[0, 0], 1 - mixed.share, atol=1e-6)
+
+
+def test_cutmix_takes_image_and_mask_of_one_rectangle():
+    batch, partner = batch_of(), np.array([1, 2, 3, 0])
+    mixed = cutmix(batch, CutmixConfig(probability=1.0), np.random.default_rng(1), partner=partner)
+    taken = (mixed.image[0] != batch.image[0]).all(0)
+    assert 0 < taken.mean() < 1
+    rows, columns = np.flatnonzero(taken.any(1)), np.flatnonzero(taken.any(0))
+    assert taken[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].all()
+    np.testing.assert_array_equal(mixed.mask[0], np.where(taken, batch.mask[1], batch.mask[0]))
+    assert (mixed.share, mixed.other_mask) == (1.0, None)
+
+
+def test_copy_paste_brings_whole_objects_with_their_pixels():
+    batch, partner = batch_of(), np.array([1, 2, 3, 0])
+    chosen = np.array([True, False, True, False])
+    config = CopyPasteConfig(probability=1.0, max_objects=1)
+    mixed = copy_paste(batch, config, np.random.default_rng(0), partner=partner, chosen=chosen)
+    for at in (0, 2):
+        pasted = (mixed.image[at] != batch.image[at]).all(0)
+        np.testing.assert_array_equal(pasted, batch.mask[partner[at]] == 1)  # one disk a mask
+        np.testing.assert_array_equal(mixed.mask[at], batch.mask[at] | batch.mask[partner[at]])
+    np.testing.assert_array_equal(mixed.image[1], batch.image[1])
+
+
+def test_mixing_off_and_a_batch_of_one():
+    batch = batch_of()
+    assert mix(batch, MixingConfig(), np.random.default_rng(0)) is batch
+    with pytest.raises(InputError, match="a batch of 1 image has no partner"):
+        mix(batch_of(1), MixingConfig(mixup=MixupConfig(probability=1.0)), np.random.default_rng(0))
+
+
+def test_a_mixed_batch_is_the_same_twice(stores):
+    config = config_of(
+        mixing={"cutmix": {"probability": 0.5}, "mixup": {"probability": 0.5}}, geometry="heavy"
+    )
+    task = build_task(config, canvas_hw=(32, 32), **stores)
+    one, two = (make_batch(task, ["s1", "s4"], [1, 4], counters=(0, 0, 0, 2)) for _ in range(2))
+    np.testing.assert_array_equal(one.image, two.image)
+    np.testing.assert_array_equal(one.mask, two.mask)
+
+
+def test_appended_copies_are_mirror_images(stores):
+    task = build_task(config_of(augment={"append_flips": True}), canvas_hw=(20, 20), **stores)
+    assert with_copies(6, True) == 12
+    batch = make_batch(task, ["s2", "s2"], [2, 8], counters=(0, 0, 0, 0))
+    np.testing.assert_array_equal(batch.image[1], batch.image[0][..., ::-1])
+    np.testing.assert_array_equal(batch.mask[1], batch.mask[0][:, ::-1])
+
+
+def test_rare_coverage_classes_are_changed_more(stores):
+    found = strengths_by_frequency({"a": 0.0, "b": 0.0, "c": 0.0, "d": 0.05, "e": 0.95}, 1.0)
+    assert (found["a"], found["d"], found["e"]) == (pytest.approx(1 / 3), 1.0, 1.0)
+    assert [coverage_class(x) for x in (0, 1e-4, 0.1, 0.1001, 0.9, 1)] == [0, 1, 1, 2, 9, 10]
+    task = build_task(config_of(augment={"rare_power": 0.5}), canvas_hw=(20, 20), **stores)
+    assert set(task.strengths) == set(stores["ids"])
+
+
+def test_windows_are_centred_on_foreground():
+    mask = np.zeros((100, 120), np.uint8)
+    mask[80, 100], mask[10, 10] = 1, 255
+    focus = draw_focus(mask, 1.0, np.random.default_rng(0))
+    assert focus == ((80.5) / 100, (100.5) / 120)
+    assert draw_focus(mask, 0.0, np.random.default_rng(0)) is None
+    assert draw_focus(mask * 0, 1.0, np.random.default_rng(0)) is None
+
+
+class Seeded:
+    def set_random_seed(self, seed):
+        self.rng = np.random.default_rng(seed)
+
+    def __call__(self, image, mask):
+        return {"image": image + self.rng.integers(0, 3, image.shape).astype(np.uint8), "mask": mask}
+
+
+def test_a_callable_is_seeded_by_counter(stores):
+    custom = CallableAugment("noisy", Seeded())
+    task = build_task(config_of(augment={"custom": "noisy"}), canvas_hw=(32, 32), custom=custom, **stores)
+    alone = make_batch(task, ["s2"], [2], counters=(0, 0, 0, 0))
+    together = make_batch(task, ["s1", "s2"], [1, 2], counters=(0, 0, 0, 0))
+    np.testing.assert_array_equal(alone.image[0], together.image[1])
+
+
+@pytest.mark.parametrize(
+    ("fn", "message"),
+    [
+        (lambda image, mask: {"image": image}, "no 'mask' in what it returned"),
+        (lambda image, mask: {"image": image[1:], "mask": mask}, r"its image is \(31, 32, 1\)"),
+        (lambda image, mask: {"image": image, "mask": mask + np.uint8(7)}, "its mask has the new value"),
+    ],
+)
+def test_a_callable_that_returns_something_else_is_refused(stores, fn, message):
+    custom = CallableAugment("mine", fn)
+    task = build_task(config_of(augment={"custom": "mine"}), canvas_hw=(32, 32), custom=custom, **stores)
+    with pytest.raises(InputError, match=message):
+        make_batch(task, ["s2"], [2], counters=(0, 0, 0, 0))
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ({"intensity": {"hsv": {"probability": 0.5}}}, "hsv.probability: 0.5 needs images of 3 channels"),
+        ({"intensity": {"channel_shuffle": 0.5}}, "channel_shuffle: 0.5 has nothing to shuffle"),
+        ({"mixing": {"mixup": {"probability": 0.5}}, "batch_size": 1}, "a batch of 1 image has no partner"),
+        ({"geometry": {"shear_deg": 30.0}, "augment": {"strength": 2.0}}, "strength: 2 makes shear_deg 60"),
+        ({"intensity": {"contrast": 0.6}, "augment": {"strength": 2.0}}, "strength: 2 makes contrast 1.2"),
+        ({"augment": {"custom": "mine"}}, "the recipe names 'mine', the callable .* is None"),
+    ],
+)
+def test_what_these_images_cannot_have_is_refused(parts, message):
+    with pytest.raises(InputError, match=message):
+        check_augmentation(config_of(**parts), channels=1)
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ({"geometry": "hevy"}, "'hevy' is unknown; did you mean 'heavy'"),
+        ({"intensity": "lossles"}, "did you mean 'lossless'"),
+        ({"geometry": {"crop_zoom": {"side_frac_range": [0.9, 0.8]}}}, "the smaller number first"),
+        ({"mixing": {"mixup": {"probability": 0.7}, "cutmix": {"probability": 0.6}}}, "make 1.3"),
+    ],
+)
+def test_bad_configurations_are_refused(parts, message):
+    with pytest.raises(InputError, match=message):
+        config_of(**parts)
+
+
+def test_a_preset_is_spelt_out():
+    config = config_of(geometry="heavy", intensity="heavy")
+    check_augmentation(config, channels=1)
+    plain = config.model_dump(mode="json")
+    assert plain["geometry"]["rotate_deg"] == 30.0
+    assert validate(TrainingConfig, plain, where="x") == config
+    assert config_of(geometry="none", intensity="none").geometry == GeometryConfig()
+    assert AugmentConfig().strength == 1.0
+
+
+@pytest.mark.parametrize("border", ["reflect", "edge", "zero"])
+@pytest.mark.parametrize(
+    "config", [GeometryConfig(hflip=1.0, rot90=1.0), GeometryConfig(rotate_deg=30.0), ALL]
+)
+def test_the_warp_of_tensors_is_that_of_opencv(border, config):
+    images = np.stack([smooth((48, 48), 3, seed) for seed in range(3)])
+    masks = np.stack([blobs((48, 48), seed, classes=4) for seed in range(3)])
+    masks[0, :10, :10] = 255
+    motions = [draw(config, seed) for seed in range(3)]
+    found, target = warp_torch(
+        torch.from_numpy(images).permute(0, 3, 1, 2).float(),
+        torch.from_numpy(masks),
+        motions,
+        canvas_hw=(64, 64),
+        border=border,
+    )
+    for at, motion in enumerate(motions):
+        image, mask = warp(images[at], masks[at], motion, canvas_hw=(64, 64), border=border)
+        difference = np.abs(found[at].permute(1, 2, 0).numpy() - image.astype(np.float32))
+        assert np.quantile(difference, 0.99) < 6
+        assert difference.mean() < 1.0
+        assert (target[at].numpy() == mask).mean() > 0.985
