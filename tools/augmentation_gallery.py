@@ -101,7 +101,7 @@ def intensity() -> None:
         "gamma": {"gamma": 0.6},
         "invert": {"invert": 1.0},
     }.items():
-        table = draw_table(IntensityConfig.model_validate(part), np.random.default_rng(5), max_value=255)
+        table = draw_table(IntensityConfig.model_validate(part), np.random.default_rng(7), max_value=255)
         tiles.append(tile(table[image] * 255, mask, title))
     clahe_config = IntensityConfig(clahe={"probability": 1.0, "clip_range": (4.0, 4.0)}).clahe
     tiles.append(tile(clahe(image, clahe_config, np.random.default_rng(0)), mask, "clahe"))
@@ -115,7 +115,7 @@ def intensity() -> None:
     }
     for name in LOOKS:
         config, found = IntensityConfig(**{name: strong[name]}), image.astype(np.float32) / 255
-        apply_looks(found, mask.copy(), config, draw_looks(config, np.random.default_rng(8)))
+        apply_looks(found, mask.copy(), config, draw_looks(config, np.random.default_rng(15)))
         tiles.append(tile(found * 255, mask, name))
     for mode in ("keep", "zero"):
         config = IntensityConfig(
