@@ -28,13 +28,15 @@ ON = {"probability": 1.0}
 GEOMETRY = {
     "as it is": {},
     "hflip": {"hflip": 1.0},
+    "vflip": {"vflip": 1.0},
+    "transpose": {"transpose": 1.0},
     "rot90": {"rot90": 1.0},
     "rotate_deg": {"rotate_deg": 30.0},
     "scale_range": {"scale_range": (0.6, 0.7)},
     "aspect_range": {"aspect_range": (1.5, 1.6)},
     "shear_deg": {"shear_deg": 25.0},
     "shift_frac": {"shift_frac": 0.3},
-    "crop_zoom": {"crop_zoom": {**ON, "side_frac_range": (0.5, 0.6)}},
+    "crop_zoom": {"crop_zoom": {**ON, "side_frac_range": (0.7, 0.75)}},
     "perspective": {"perspective": {**ON, "corner_frac": 0.2}},
     "piecewise_affine": {"piecewise_affine": {**ON, "shift_frac": 0.05}},
     "elastic": {"elastic": {**ON, "shift_frac": 0.04}},
@@ -99,7 +101,7 @@ def intensity() -> None:
         "gamma": {"gamma": 0.6},
         "invert": {"invert": 1.0},
     }.items():
-        table = draw_table(IntensityConfig.model_validate(part), np.random.default_rng(1), max_value=255)
+        table = draw_table(IntensityConfig.model_validate(part), np.random.default_rng(7), max_value=255)
         tiles.append(tile(table[image] * 255, mask, title))
     clahe_config = IntensityConfig(clahe={"probability": 1.0, "clip_range": (4.0, 4.0)}).clahe
     tiles.append(tile(clahe(image, clahe_config, np.random.default_rng(0)), mask, "clahe"))
@@ -113,12 +115,14 @@ def intensity() -> None:
     }
     for name in LOOKS:
         config, found = IntensityConfig(**{name: strong[name]}), image.astype(np.float32) / 255
-        apply_looks(found, mask.copy(), config, draw_looks(config, np.random.default_rng(3)))
+        apply_looks(found, mask.copy(), config, draw_looks(config, np.random.default_rng(15)))
         tiles.append(tile(found * 255, mask, name))
     for mode in ("keep", "zero"):
-        config = IntensityConfig(cutout={**ON, "count_range": (3, 3), "mask": mode}).cutout
+        config = IntensityConfig(
+            cutout={**ON, "count_range": (4, 4), "side_frac_range": (0.2, 0.35), "mask": mode}
+        ).cutout
         found, hidden = image.astype(np.float32), mask.copy()
-        cutout(found, hidden, config, np.random.default_rng(2))
+        cutout(found, hidden, config, np.random.default_rng(11))
         tiles.append(tile(found, hidden, f"cutout, {mode}"))
     sheet("intensity", tiles)
 

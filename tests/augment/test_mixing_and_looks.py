@@ -260,7 +260,7 @@ def test_what_these_images_cannot_have_is_refused(parts, message):
 @pytest.mark.parametrize(
     ("parts", "message"),
     [
-        ({"geometry": "hevy"}, "'hevy' is unknown; did you mean 'heavy'"),
+        ({"geometry": "heaavy"}, "'heaavy' is unknown; did you mean 'heavy'"),
         ({"intensity": "lossles"}, "did you mean 'lossless'"),
         ({"geometry": {"crop_zoom": {"side_frac_range": [0.9, 0.8]}}}, "the smaller number first"),
         ({"mixing": {"mixup": {"probability": 0.7}, "cutmix": {"probability": 0.6}}}, "make 1.3"),
