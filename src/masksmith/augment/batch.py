@@ -151,10 +151,10 @@ def build_task(
         custom: The callable that ``augment.custom`` names.
 
     Raises:
-        InputError: The name and the callable do not belong together.
+        InputError: As check_augmentation.
     """
     augment = config.augment
-    _check_custom(augment.custom, custom, where="training")
+    check_augmentation(config, channels=images.channels, custom=custom)
     strengths: dict[str, float] = {}
     if augment.rare_power:
         coverage = {name: coverage_frac(masks[name]) for name in ids}
