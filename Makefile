@@ -57,6 +57,9 @@ bench: env  ## measure what the documents claim (needs a quiet machine)
 	@$(BIN)/python benchmarks/predict_runtime.py
 	@$(BIN)/python benchmarks/memory.py
 	@$(BIN)/python benchmarks/budget.py
+	@$(BIN)/python benchmarks/losses.py
+	@$(BIN)/python benchmarks/metrics.py
+	@$(BIN)/python benchmarks/augment.py
 
 clean:  ## remove the environment and what the demo made
 	rm -rf $(VENV) demo

@@ -201,6 +201,25 @@ def test_an_image_without_its_number(project):
         scalars_of(opened, recipe)
 
 
+def test_a_callable_of_your_own(project):
+    from masksmith.augment import CallableAugment
+
+    seen = []
+
+    def darken(image, mask):
+        seen.append(image.shape)
+        return {"image": image // 2, "mask": mask}
+
+    named = TINY | {"training.augment.custom": "darken"}
+    with pytest.raises(InputError, match=r"training\.augment\.custom: the recipe names 'darken', .* is None"):
+        ms.train(project, overrides=named)
+    run = ms.train(project, overrides=named, augment=CallableAugment("darken", darken))
+    assert seen
+    assert run.recipe.training.augment.custom == "darken"
+    with pytest.raises(InputError, match=r"the recipe names None, .* is 'darken'"):
+        ms.train(project, overrides=TINY, augment=CallableAugment("darken", darken))
+
+
 def test_overrides_reach_lists_and_tables():
     recipe = load_recipe().model_dump(mode="json")
     changed = apply_overrides(recipe, ("training.stages.0.sampler={name: class_aware}",))

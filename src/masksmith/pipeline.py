@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from masksmith import pulse
 from masksmith.anytime import compete_units
+from masksmith.augment import CallableAugment
 from masksmith.budget import Budget, parse_duration
 from masksmith.data.catalog import read_catalog
 from masksmith.data.checks import CheckReport, check_data
@@ -82,9 +83,16 @@ def folds(out: str | Path, *, recipe: str = "default", overrides: Overrides = ()
         return folds_of(project, asked)
 
 
-def train(out: str | Path, *, recipe: str = "default", overrides: Overrides = ()) -> Run:
-    """Train the folds of a recipe that are not trained yet."""
+def train(
+    out: str | Path,
+    *,
+    recipe: str = "default",
+    overrides: Overrides = (),
+    augment: CallableAugment | None = None,
+) -> Run:
+    """Train the folds of a recipe that are not trained yet; ``augment`` as for ``compete``."""
     project, asked = Project.open(Path(out)), load_recipe(recipe, _dotted(overrides))
+    project.custom = augment
     with folder_lock(project.root), pulse.graceful():
         return train_run(project, asked)
 
@@ -270,6 +278,7 @@ def compete(
     overrides: Overrides = (),
     budget: str | None = None,
     device: str | None = None,
+    augment: CallableAugment | None = None,
 ) -> Result:
     """Go the whole way from a data folder to a validated submission, masks and a report.
 
@@ -284,6 +293,8 @@ def compete(
         budget: Wall-clock time such as "20m" for the project as a whole, or "+20m" on top of what is spent: model,
             length and folds are planned for it, and more time adds to what is trained. None trains the recipe.
         device: "cpu", "cuda", "mps" or "auto".
+        augment: A callable of your own in albumentations' form; the recipe must name it in
+            ``training.augment.custom``, so that the name stands in its hash.
 
     Raises:
         InputError: Data, recipe, budget or folder cannot be used; nothing already written is lost.
@@ -302,6 +313,7 @@ def compete(
         for line in str(check(data, out)).splitlines():
             logger.info("%s", line)
         project = Project.open(Path(out))
+        project.custom = augment
         with folder_lock(project.root):
             clock = Budget(project.budget_json, duration, started=began)
             with pulse.listen(clock.beat):

@@ -7,6 +7,7 @@ from functools import cached_property
 from importlib import metadata
 from pathlib import Path
 
+from masksmith.augment import CallableAugment
 from masksmith.data.cache import Cache, build_cache
 from masksmith.data.catalog import Catalog
 from masksmith.data.checks import constant_ids
@@ -62,6 +63,8 @@ class Project:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self.custom: CallableAugment | None = None
+        """A callable of the user's, given from Python, that trainings augment with."""
         self.data_json = root / "data.json"
         self.check_json = root / "check.json"
         self.folds_csv = root / "folds.csv"

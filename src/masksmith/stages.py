@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from masksmith.arrays import IGNORE
+from masksmith.augment import CallableAugment
 from masksmith.config import look_up, suggest
 from masksmith.data.checks import duplicate_groups
 from masksmith.data.store import Store
@@ -130,7 +131,7 @@ def check_prediction(recipe: Recipe) -> None:
     check_combine(recipe.prediction, image_head=model.image_head)
 
 
-def check_stages(training: TrainingConfig, *, channels: int) -> None:
+def check_stages(training: TrainingConfig, *, channels: int, custom: CallableAugment | None) -> None:
     """Refuse augmentation that the images cannot have, in any stage.
 
     Raises:
@@ -138,14 +139,14 @@ def check_stages(training: TrainingConfig, *, channels: int) -> None:
     """
     from masksmith.augment import check_augmentation
 
-    check_augmentation(training, channels=channels)
+    check_augmentation(training, channels=channels, custom=custom)
     for i, stage in enumerate(training.stages):
         own = {
             "geometry": stage.geometry or training.geometry,
             "intensity": stage.intensity or training.intensity,
         }
         where = f"training.stages[{i}]" if stage.geometry or stage.intensity else "training"
-        check_augmentation(training.model_copy(update=own), channels=channels, where=where)
+        check_augmentation(training.model_copy(update=own), channels=channels, custom=custom, where=where)
 
 
 def check_sizes(project: Project, recipe: Recipe) -> None:
@@ -164,7 +165,7 @@ def check_sizes(project: Project, recipe: Recipe) -> None:
 def open_run(project: Project, asked: Recipe) -> Run:
     """Return the run of a recipe, made and resolved now if there is none."""
     made = folds_of(project, asked)
-    check_stages(asked.training, channels=project.cache.channels)
+    check_stages(asked.training, channels=project.cache.channels, custom=project.custom)
     check_sizes(project, asked)
     scalars_of(project, asked)
     run = project.run_of(asked) or project.add_run(asked, resolve(asked))
@@ -392,6 +393,7 @@ def _data_of(project: Project, recipe: Recipe, fold: int, *, key: str) -> "FoldD
         key,
         size=recipe.size,
         scalars={name: scalars[name] for name in ids} if scalars else {},
+        custom=project.custom,
     )
 
 

@@ -10,7 +10,7 @@ from typing import TypeVar
 import numpy as np
 
 from masksmith.arrays import Int
-from masksmith.augment import Batch, Task, build_task, make_batch, names_of
+from masksmith.augment import Batch, CallableAugment, Task, build_task, make_batch, names_of
 from masksmith.data.store import Store
 from masksmith.preprocess import TRUE_SIZE, SizeConfig, canvas_of
 from masksmith.training.config import Stage, TrainingConfig
@@ -35,6 +35,8 @@ class FoldData:
     """How images lie on the canvas."""
     scalars: dict[str, tuple[float, ...]] = field(default_factory=dict)
     """Id -> numbers for the model; empty where it takes none."""
+    custom: CallableAugment | None = None
+    """A callable of the user's that the recipe names."""
 
 
 def canvas_hw(config: TrainingConfig, stage: Stage, data: FoldData, divisor: int) -> tuple[int, int]:
@@ -62,6 +64,7 @@ def task_of(config: TrainingConfig, stage: Stage, data: FoldData, divisor: int) 
         scale=stage.scale,
         size=data.size,
         scalars=data.scalars,
+        custom=data.custom,
     )
 
 
