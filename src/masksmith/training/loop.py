@@ -64,7 +64,7 @@ def train_fold(
         StoppedError: A stop was asked for; the checkpoint written is of this very step.
     """
     if not data.ids:
-        raise InputError(f"fold {data.fold}: no images to train on")
+        raise InputError(f"{data.name}: no images to train on")
     if evaluate is None:
         refuse_scores(config)
     if is_finished(folder / "final.safetensors", data.key):
@@ -97,15 +97,15 @@ class _Run:
 def _begin(run: _Run) -> None:
     """Go on from the newest whole checkpoint, or write the first one."""
     trainer, found = run.trainer, run.checkpoints.newest()
-    fold = trainer.data.fold
+    name = trainer.data.name
     if found is not None and found[1].get("key") != trainer.data.key:
-        logger.warning("fold %d: the checkpoint was trained on other data or folds; beginning anew", fold)
+        logger.warning("%s: the checkpoint was trained on other data or folds; beginning anew", name)
         run.checkpoints.clear()
         found = None
     if found is not None:
         trainer.restore(*found)
         run.keeper.drop(trainer.progress.best)
-        logger.info("fold %d: going on after epoch %.2f", fold, trainer.position)
+        logger.info("%s: going on after epoch %.2f", name, trainer.position)
     run.log.cut_back(trainer.position)
     if found is None:
         run.keeper.begin_anew()
@@ -207,7 +207,7 @@ def _settle(run: _Run, stalled: set[Watcher]) -> None:
         ended = "training" if "training" in stalled else "stage"
         run.log.write(trainer.progress.epoch, "event", ended=ended)
         logger.info(
-            "fold %d, epoch %d: no gain; the %s ends here", trainer.data.fold, trainer.progress.epoch, ended
+            "%s, epoch %d: no gain; the %s ends here", trainer.data.name, trainer.progress.epoch, ended
         )
 
 
@@ -219,15 +219,15 @@ def _replan(run: _Run, share: float) -> None:
     run.remaining.total -= before - trainer.work_ahead()
     run.log.write(position, "event", replanned=share)
     logger.warning(
-        "fold %d, epoch %.2f: the time left is not enough; %.0f%% of the steps ahead are kept",
-        trainer.data.fold, position, 100 * share,
+        "%s, epoch %.2f: the time left is not enough; %.0f%% of the steps ahead are kept",
+        trainer.data.name, position, 100 * share,
     )  # fmt: skip
 
 
 def _rescue(run: _Run, error: Exception) -> None:
     """Go back to the last checkpoint with a lower rate; the second time, stop."""
     trainer, found = run.trainer, run.checkpoints.newest()
-    where = f"fold {trainer.data.fold}, epoch {trainer.progress.epoch + 1}"
+    where = f"{trainer.data.name}, epoch {trainer.progress.epoch + 1}"
     if found is None or trainer.progress.lr_scale < 1:
         raise DivergedError(
             f"{where}: training diverged again ({error}) after the learning rate had been multiplied by {_RESCUE_LR}; "

@@ -13,6 +13,7 @@ from masksmith.arrays import Int
 from masksmith.augment import Batch, CallableAugment, Task, build_task, make_batch, names_of
 from masksmith.data.store import Store
 from masksmith.preprocess import TRUE_SIZE, SizeConfig, canvas_of
+from masksmith.splits import fold_name
 from masksmith.training.config import Stage, TrainingConfig
 from masksmith.training.plan import Epoch, plan_epochs
 from masksmith.training.samplers import fresh_before, is_repeat
@@ -37,6 +38,11 @@ class FoldData:
     """Id -> numbers for the model; empty where it takes none."""
     custom: CallableAugment | None = None
     """A callable of the user's that the recipe names."""
+
+    @property
+    def name(self) -> str:
+        """The fold's name for people."""
+        return fold_name(self.fold).replace("_", " ")
 
 
 def canvas_hw(config: TrainingConfig, stage: Stage, data: FoldData, divisor: int) -> tuple[int, int]:

@@ -108,7 +108,7 @@ class Trainer:
             refuse_missing_parts(self.raw, stage.freeze, where=f"training.stages[{i}].freeze")
         warning = small_batch_warning(self.raw, min(epoch.batch_size for epoch in self.plan))
         if warning:
-            logger.warning("fold %d: %s", self.data.fold, warning)
+            logger.warning("%s: %s", self.data.name, warning)
 
     def start_optimizer(self, stage: int) -> None:
         """Begin the optimizer that is in force at ``stage``."""
@@ -161,7 +161,7 @@ class Trainer:
             self.plan = [Epoch.from_json(epoch) for epoch in facts["plan"]]
         under_way = self.progress.epoch if self.progress.step else max(self.progress.epoch - 1, 0)
         self.start_optimizer(self.plan[under_way].stage)
-        where = f"checkpoint of fold {self.data.fold}"
+        where = f"checkpoint of {self.data.name}"
         unpack_state(tensors, self.raw, self.averages, self.optimizer.optimizer, where=where)
         self.sampling.restore(part_of(tensors, "sampling/"))
         self.fabric.strategy.precision.load_state_dict(facts["scaler"])
@@ -224,7 +224,7 @@ class Trainer:
         remaining.forget() if epoch.number == 0 and progress.step == 0 else remaining.restart()
         steps = self.steps(epoch)
         try:
-            for drawn in track(steps, total=epoch.steps - progress.step, what=f"fold {self.data.fold}"):
+            for drawn in track(steps, total=epoch.steps - progress.step, what=self.data.name):
                 self.set_rate(epoch, progress.step)
                 total += self.step(drawn, loss_of, epoch)
                 progress.step += 1
@@ -398,7 +398,7 @@ def say_epoch(
     """Say in one line how the epoch that was just finished went."""
     scored = "" if score is None else f", score {score:.4f}"
     logger.info(
-        "fold %d, epoch %d/%d: loss %.4f%s, lr %.2e, %.0f images/s, peak %.1f GiB, %s left",
-        trainer.data.fold, trainer.progress.epoch, len(trainer.plan), loss, scored, lr, pace, _peak_gib(),
+        "%s, epoch %d/%d: loss %.4f%s, lr %.2e, %.0f images/s, peak %.1f GiB, %s left",
+        trainer.data.name, trainer.progress.epoch, len(trainer.plan), loss, scored, lr, pace, _peak_gib(),
         clock(remaining.seconds),
     )  # fmt: skip
