@@ -44,7 +44,7 @@ unit: env
 	@echo "== tests (on one thread; with real data where MASKSMITH_SHARED names it: $${MASKSMITH_SHARED:-not set})"
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --durations=8
 
-faults: env  ## stop a small run in every way; each must end with the bits of a clean one (about ten minutes)
+faults: env  ## stop a small run in every way; each must end with the bits of a clean one (about half an hour)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m tests.faults --jobs 2
 
 audit: env  ## versions with known holes, risky calls in src; then pip-audit (AUDIT_ONLINE=1: it must answer)
