@@ -1,9 +1,11 @@
 """Options of the vocabulary through the whole way: what a recipe says reaches model, training and prediction."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import masksmith as ms
 from masksmith.config import apply_overrides
@@ -11,7 +13,7 @@ from masksmith.errors import InputError
 from masksmith.predicting import weights_of
 from masksmith.prediction.codes import MAX_CODE
 from masksmith.project import Project
-from masksmith.recipe import load_recipe
+from masksmith.recipe import load_recipe, parse_recipe
 from masksmith.stages import build, load, scalars_of
 from tests.conftest import TINY
 
@@ -218,6 +220,18 @@ def test_a_callable_of_your_own(project):
     assert run.recipe.training.augment.custom == "darken"
     with pytest.raises(InputError, match=r"the recipe names None, .* is 'darken'"):
         ms.train(project, overrides=TINY, augment=CallableAugment("darken", darken))
+
+
+def test_the_recipe_of_the_readme_can_be_read_and_built():
+    readme = (Path(__file__).parent.parent / "README.md").read_text()
+    text = readme.partition("```yaml\n")[2].partition("```")[0]
+    recipe = parse_recipe(f"name: readme\n{text}", where="README.md")
+    assert recipe.training.stages[1].schedule.cycles == 4
+    from masksmith.models import build_model
+
+    small = recipe.model.model_copy(update={"encoder": "resnet18", "encoder_weights": "none"})
+    output = build_model(small, in_channels=1, seed=0)(torch.rand(2, 1, 32, 32))
+    assert output.image_logits.shape == (2, 1)
 
 
 def test_overrides_reach_lists_and_tables():
