@@ -1,5 +1,6 @@
 """The charts of the report, as plotly figures."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -77,11 +78,9 @@ def lr_curve(
     figure = go.Figure()
     figure.add_scatter(x=list(rates), y=list(losses), mode="lines", name="loss", line_color=_COLOURS[0])
     if suggestion is not None:
-        figure.add_vline(x=suggestion, line_color="#dc2626", annotation_text=f"suggested {suggestion:.2g}")
-    figure.add_vline(
-        x=peak, line_dash="dot", line_color="#6b7280", annotation_text=f"recipe {peak:.2g}",
-        annotation_position="bottom right",
-    )  # fmt: skip
+        _mark_rate(figure, suggestion, f"suggested {suggestion:.2g}", at=1.0, colour="#dc2626", dash="solid")
+    before = suggestion is not None and peak < suggestion  # its text must not lie on the other line
+    _mark_rate(figure, peak, f"recipe {peak:.2g}", at=0.9, colour="#6b7280", dash="dot", before=before)
     figure.update_layout(
         title="learning-rate range test",
         xaxis_title="learning rate",
@@ -90,6 +89,17 @@ def lr_curve(
     )
     figure.update_xaxes(type="log")
     return str(figure.to_html(full_html=True, include_plotlyjs=True, config={"displayModeBar": False}))
+
+
+def _mark_rate(
+    figure: go.Figure, rate: float, text: str, *, at: float, colour: str, dash: str, before: bool = False
+) -> None:
+    """Draw a line at a rate, with its text at a height (0…1 of the figure); the axis is logarithmic."""
+    figure.add_vline(x=rate, line_color=colour, line_dash=dash)
+    figure.add_annotation(  # a line's own text would stand at 10^rate
+        x=math.log10(rate), y=at, yref="paper", text=text, showarrow=False, font_color=colour,
+        xanchor="right" if before else "left", xshift=-4 if before else 4,
+    )  # fmt: skip
 
 
 def coverage_histogram(shares: dict[str, list[float]]) -> str:
