@@ -58,7 +58,7 @@ def judged(ground: Ground, out: Path, faults: int, where: str) -> tuple[int, str
     if code != 0:
         log = out.with_suffix(".log")
         return faults, f"{where}: the continued run ended with exit code {code}, see {log}"
-    if found := differences(ground, out):
+    if found := differences(ground.clean, out, budget=ground.budget):
         shown = "; ".join(found[:3]) + (f" and {len(found) - 3} more" if len(found) > 3 else "")
         return faults, f"{where}: {shown}"
     shutil.rmtree(out)

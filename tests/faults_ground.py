@@ -235,11 +235,6 @@ class Ground:
     seconds: float
     budget: bool = False
 
-    @property
-    def compared(self) -> tuple[str, ...]:
-        """Patterns of the files that must be the same."""
-        return COMPARED_BUDGET if self.budget else COMPARED
-
     def run(self, out: Path, watch: Watch | None = None) -> int:
         """Run ``compete`` in a process of its own; return its exit code."""
         return wait(self.begin(out, watch))
@@ -293,12 +288,12 @@ def clean_run(scratch: Path, *, budget: bool = False) -> Ground:
         sys.exit(f"the clean run failed:\n{(scratch / 'clean.log').read_text()}")
     points = [Point(**point) for point in json.loads(report.read_text())]
     ground = Ground(scratch, data, clean, points, 0.0, budget)
-    for pattern in ground.compared:
+    for pattern in COMPARED_BUDGET if budget else COMPARED:
         assert list(clean.glob(pattern)), f"{pattern}: nothing in the clean run; is the list of files old?"
     started = time.monotonic()
     code = ground.run(scratch / "again")
     seconds = time.monotonic() - started
-    if code != 0 or (found := differences(ground, scratch / "again")):
+    if code != 0 or (found := differences(clean, scratch / "again", budget=budget)):
         sys.exit(f"two clean runs differ: exit code {code}, {found}")
     return replace(ground, seconds=seconds)
 
@@ -317,13 +312,13 @@ def content(path: Path) -> object:
     return [event | {"value": None} if event["split"] == "timing" else event for event in events]
 
 
-def differences(ground: Ground, other: Path) -> list[str]:
+def differences(clean: Path, other: Path, *, budget: bool = False) -> list[str]:
     """Return what differs between two project folders, and what was left behind."""
-    found, clean = [], ground.clean
-    for pattern in ground.compared:
+    found: list[str] = []
+    for pattern in COMPARED_BUDGET if budget else COMPARED:
         one, two = ({path.relative_to(root) for path in root.glob(pattern)} for root in (clean, other))
         found += [f"{path}: only in {'the clean run' if path in one else 'this one'}" for path in one ^ two]
         found += [f"{path}: differs" for path in one & two if content(clean / path) != content(other / path)]
     scrap = [path for path in other.rglob(".*") if path.name != ".lock"]
-    scrap += [*other.glob("runs/*/interim"), *([] if ground.budget else other.glob("ensemble/*"))]
+    scrap += [*other.glob("runs/*/interim"), *([] if budget else other.glob("ensemble/*"))]
     return sorted(found) + [f"{path.relative_to(other)}: left behind" for path in scrap]

@@ -21,7 +21,7 @@ def faults(*arguments):
         timeout=300,
         check=False,
     )
-    return done.returncode, done.stdout + done.stderr
+    return done.returncode, done.stderr + done.stdout
 
 
 @pytest.mark.slow
