@@ -177,7 +177,10 @@ def _tune_key(project: Project, members: Sequence[Member]) -> str:
     recipe = members[0].run.recipe
     oof = [f"{fold} {codes_digest(codes)}" for fold, codes in oof_of(project, members).items()]
     names = [member.name for member in members]
-    return project.key(_VERSIONS["tune"], recipe.metric, str(recipe.tuning), str(recipe.seed), *names, *oof)
+    parts = (str(recipe.folds.group_by), project.folds.hash)
+    return project.key(
+        _VERSIONS["tune"], *parts, recipe.metric, str(recipe.tuning), str(recipe.seed), *names, *oof
+    )
 
 
 def test_shapes(project: Project) -> dict[str, tuple[int, int]]:

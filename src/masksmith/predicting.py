@@ -146,7 +146,8 @@ def weights_of(member: Member) -> list[Path]:
     from masksmith.training.checkpoint import facts_of
 
     kind = member.run.recipe.prediction.weights
-    if kind == "final" or member.interim:
+    unscored = member.fold == ALL and kind == "top_k"  # nothing was held out that could rank its epochs
+    if kind == "final" or member.interim or unscored:
         return [member.weights]
     listed = facts_of(member.weights).get(kind) or []
     if not listed:

@@ -14,15 +14,18 @@ from pydantic import Field
 from masksmith.config import Config, apply_overrides, look_up, read_yaml, suggest, validate, write_yaml
 from masksmith.errors import InputError
 from masksmith.files import digest
+from masksmith.losses import IMAGE_LOSSES, build_loss
 from masksmith.metrics import get_metric
 from masksmith.models.config import ModelConfig
 from masksmith.postprocess import TuningConfig
+from masksmith.prediction.combine import check_combine
 from masksmith.prediction.config import PredictionConfig
 from masksmith.prediction.tta import TTA
 from masksmith.preprocess import SizeConfig
 from masksmith.splits import FoldsConfig
 from masksmith.training.config import TrainingConfig
 
+_AUX_WEIGHT = TrainingConfig.model_fields["aux_weight"].default
 HEADER_KEYS = ("source", "published", "ours", "cost", "differences")
 
 
@@ -146,6 +149,7 @@ def parse_recipe(text: str, *, where: str, overrides: tuple[str, ...] = ()) -> R
             f"{where}: metric: {metric.name!r} is a mean over groups, and folds.group_by is null; set it to the column "
             "of a side table (a location, a patient)"
         )
+    _check_heads(recipe, where=where)
     for name in recipe.prediction.tta:
         look_up(TTA, name, where=f"{where}: prediction.tta")
     if recipe.folds.train is not None and not 1 <= recipe.folds.train <= recipe.folds.count:
@@ -153,6 +157,29 @@ def parse_recipe(text: str, *, where: str, overrides: tuple[str, ...] = ()) -> R
             f"{where}: folds.train: {recipe.folds.train} of {recipe.folds.count} folds; expected 1 up to that"
         )
     return recipe
+
+
+def _check_heads(recipe: Recipe, *, where: str) -> None:
+    """Refuse losses that are unknown or need a head that the model lacks, and heads that nothing trains.
+
+    Raises:
+        InputError: With the path of the value.
+    """
+    has_head, stages = recipe.model.image_head != "none", recipe.training.stages
+    for i, stage in enumerate(stages):
+        build_loss(stage.loss, where=f"{where}: training.stages[{i}].loss", image_head=has_head)
+    check_combine(recipe.prediction, image_head=recipe.model.image_head)
+    trained = any(term.name in IMAGE_LOSSES for stage in stages for term in stage.loss)
+    if recipe.prediction.image_head != "ignore" and not trained:
+        raise InputError(
+            f"{where}: prediction.image_head: {recipe.prediction.image_head!r}, but no stage's loss trains the image "
+            f"head; add one of {', '.join(IMAGE_LOSSES)} to training.stages"
+        )
+    if recipe.training.aux_weight != _AUX_WEIGHT and not recipe.model.deep_supervision:
+        raise InputError(
+            f"{where}: training.aux_weight: {recipe.training.aux_weight:g} weighs nothing without "
+            f"model.deep_supervision; set that to true, or this to {_AUX_WEIGHT:g}"
+        )
 
 
 def load_recipe(name: str = "default", overrides: tuple[str, ...] = ()) -> Recipe:

@@ -166,8 +166,6 @@ def group_values(samples: Sequence[Sample], column: str) -> dict[str, str]:
     for sample in samples:
         if column in sample.texts:
             values[sample.id] = sample.texts[column]
-        elif column in sample.values:
-            values[sample.id] = f"{sample.values[column]:.15g}"
     if not values:
         known = sorted({name for sample in samples for name in (*sample.texts, *sample.values)})
         have = suggest(column, known) if known else "there is no table with a column beside the run-lengths"

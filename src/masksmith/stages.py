@@ -129,6 +129,17 @@ def check_prediction(recipe: Recipe) -> None:
         scalars=model.scalars,
     )
     check_combine(recipe.prediction, image_head=model.image_head)
+    cycles = any(stage.schedule is not None and stage.schedule.cuts for stage in training.stages)
+    if recipe.prediction.weights == "snapshots" and not cycles:
+        raise InputError(
+            "prediction.weights: 'snapshots', but no stage of the training has a schedule of cosine_restarts that "
+            "would take them; give one that, or set prediction.weights to final"
+        )
+    if recipe.prediction.weights == "top_k" and not training.top_k:
+        raise InputError(
+            "prediction.weights: 'top_k', but training.top_k is 0 and none are kept; set it to the number to keep, or "
+            "prediction.weights to final"
+        )
 
 
 def check_stages(training: TrainingConfig, *, channels: int, custom: CallableAugment | None) -> None:
@@ -349,6 +360,12 @@ def scalars_of(project: Project, recipe: Recipe, stage: str = "oof") -> dict[str
     known = sorted({column for sample in project.catalog.train for column in sample.values})
     for column in recipe.model.scalars:
         if column not in known:
+            for sample in samples:
+                if column in sample.texts:
+                    raise InputError(
+                        f"model.scalars: the column {column!r} holds texts (image {sample.id!r}: "
+                        f"{sample.texts[column]!r}) or empty cells; a model takes finite numbers only"
+                    )
             hint = suggest(column, known) if known else "the data has no table with a column of numbers"
             raise InputError(f"model.scalars: no column {column!r}; {hint}")
         for sample in samples:
@@ -467,14 +484,13 @@ def _evaluator(
 ) -> Callable[["SegmentationModel"], float]:
     """Return a function that scores a model on the fold's held-out images with content: no TTA, threshold 0.5.
 
-    The score has its sign such that higher is better.
+    The score has its sign such that higher is better. It is of the mask's head alone: what the image head does is a
+    part of prediction, which may change after the training.
     """
-    from masksmith.prediction.combine import build_combine
     from masksmith.prediction.predict import predict_probs
-    from masksmith.prediction.runtime import torch_runtime
 
     metric, cache = get_metric(run.recipe.metric), project.cache
-    scalars, combine = scalars_of(project, run.recipe), build_combine(run.recipe.prediction)
+    scalars = scalars_of(project, run.recipe)
     names = [name for name in project.folds.inside(fold) if name not in project.blank]
     groups = project.folds.groups(names)
     if not names:
@@ -493,7 +509,6 @@ def _evaluator(
                 batch_size=run.recipe.prediction.batch_size,
                 what="scoring",
                 scalars=scalars,
-                runtime=torch_runtime(fabric, model, combine),
             )
         ]
         remaining.skip(_FORWARD_WORK * _pixels(cache.train_images, names))

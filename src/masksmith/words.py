@@ -27,6 +27,7 @@ from masksmith.training.config import SamplerConfig, SwaConfig
 from masksmith.training.optim import OPTIMIZERS, SCHEDULES
 
 _COLUMN = 34
+_FROM_PYTHON = {"cross_entropy": " From Python only: the masks of a recipe have one class."}
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ def _parameters(function: Callable[..., object]) -> list[inspect.Parameter]:
 def _of_function(name: str, function: Callable[..., object], *, params: bool) -> Word:
     keywords = _parameters(function)
     shown = ", ".join(f"{one.name}={one.default!r}" for one in keywords) if params else ""
-    return Word(name, _first_line(function), shown)
+    return Word(name, _first_line(function) + _FROM_PYTHON.get(name, ""), shown)
 
 
 def _functions(table: Mapping[str, Callable[..., object]], *, params: bool = False) -> list[Word]:

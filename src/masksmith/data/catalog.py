@@ -107,6 +107,8 @@ def parse_table(raw: bytes, *, where: str) -> Table:
     if not lines:
         raise InputError(f"{where}: the file is empty; expected a header line with column names")
     columns = [column.strip() for column in lines[0]]
+    if not any(columns):
+        raise InputError(f"{where}: its first line is blank; expected a header line with column names")
     rows = []
     for number, cells in enumerate(lines[1:], start=2):
         if not cells:
@@ -232,10 +234,10 @@ def _side_columns(tables: Sequence[Table], id_column: str) -> _Side:
             cells = _one_each(table, id_column, column)
             if cells is None:
                 side.notes.append(f"{table.path}: the column {column!r}: an id has two values in it")
-            elif (numbers := _numbers(cells)) is not None:
-                for name, number in numbers.items():
-                    side.values.setdefault(name, {})[column] = number
-            elif all(len(cell) <= MAX_TEXT for cell in cells.values()):
+                continue
+            for name, number in (_numbers(cells) or {}).items():
+                side.values.setdefault(name, {})[column] = number
+            if all(len(cell) <= MAX_TEXT for cell in cells.values()):  # numbers too: 007 and 7 are two groups
                 for name, cell in cells.items():
                     side.texts.setdefault(name, {})[column] = cell
     return side
@@ -373,6 +375,17 @@ def _nested_image_folders(tree: Tree) -> list[str]:
     return [str(path) for path in sorted(kept, key=lambda path: ("train" not in path.parts, path))]
 
 
+def _with_ids(table: Table, ids: set[str]) -> tuple[Table, str | None]:
+    """Return the table with ids in its id column, and that column: the one with the most ids, or names of files."""
+    for id_of in (str, lambda cell: PurePosixPath(cell).stem):
+        known = {column: len(ids & {id_of(row[column]) for row in table.rows}) for column in table.columns}
+        column = max(known, key=lambda one: known[one])
+        if known[column]:
+            rows = [row | {column: id_of(row[column])} for row in table.rows]
+            return Table(table.path, table.columns, rows), column
+    return table, None
+
+
 def _tables_beside(tree: Tree, ids: set[str]) -> _Side:
     """Read the tables beside a folder of pairs; the column with the most ids in it is the id column."""
     side = _Side()
@@ -382,9 +395,10 @@ def _tables_beside(tree: Tree, ids: set[str]) -> _Side:
         except InputError as error:
             side.notes.append(str(error))
             continue
-        known = {column: len(ids & {row[column] for row in table.rows}) for column in table.columns}
-        column = max(known, key=lambda one: known[one])
-        if known[column]:
+        table, column = _with_ids(table, ids)
+        if column is None:
+            side.notes.append(f"{path}: none of its columns holds ids of images, so it is left out")
+        else:
             found = _side_columns([table], column)
             for name, values in found.values.items():
                 side.values.setdefault(name, {}).update(values)

@@ -110,7 +110,12 @@ def _checked(term: Term, *, where: str, image_head: bool, classes: int) -> _Part
         raise InputError(
             f"{where}.name: 'cross_entropy' needs 2 classes or more, the model has 1; use 'bce' for a single class"
         )
-    return _Part(term.name, term.weight, _checked_params(term, function, where=f"{where}.params"))
+    params = _checked_params(term, function, where=f"{where}.params")
+    if term.name in ("tversky", "focal_tversky") and params.get("alpha") == params.get("beta") == 0:
+        raise InputError(
+            f"{where}.params: alpha 0 and beta 0: errors would cost nothing; expected one of them above 0"
+        )
+    return _Part(term.name, term.weight, params)
 
 
 def build_loss(

@@ -15,7 +15,8 @@ class PredictionConfig(Config):
     tta: list[str] = Field(default=["identity", "hflip"], min_length=1)
     """Keys of TTA; the probabilities are averaged."""
     weights: Literal["final", "snapshots", "top_k"] = "final"
-    """Which weights of a training predict: the final ones, or the mean of its snapshots or of its best checkpoints."""
+    """Which weights of a training predict: the final ones, or the mean of its snapshots or of its best checkpoints (a
+    refit has no scores, and with top_k predicts with its final ones)."""
     image_head: Literal["ignore", "multiply", "gate"] = "ignore"
     """What the image head does to a mask: nothing; its probability multiplies every pixel's; or it empties the masks of
     images at or below ``image_threshold``."""
