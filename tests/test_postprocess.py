@@ -235,3 +235,18 @@ def test_a_group_drawn_twice_counts_as_two():
     )
     np.testing.assert_allclose(base, [np.mean(np.array(own[1])[draw]) for draw in drawn])
     np.testing.assert_allclose(gains, [np.mean((np.array(own[0]) - own[1])[draw]) for draw in drawn])
+
+
+def test_locations_that_share_an_image_are_two_of_the_metric_and_one_of_the_bootstrap():
+    metric = get_metric("iou_by_group")
+    rows = np.array([[90.0, 10, 0, 0], [90, 10, 0, 0], [0, 1, 9, 90], [5, 5, 0, 90]])
+    labels, groups = ["a", "a", "b", "c"], ["a + b", "a + b", "a + b", "c"]
+    apart = [0.9, 0.0, 0.5]
+    assert metric.score(rows, np.array(labels)) == pytest.approx(np.mean(apart))
+    _, base = paired_bootstrap(
+        metric, rows, rows, groups, labels=labels, resamples=200, rng=np.random.default_rng(0)
+    )
+    twice_c, one_each, twice_ab = 0.5, np.mean(apart), np.mean([0.9, 0.0])
+    assert sorted({round(value, 6) for value in base}) == sorted(
+        {round(v, 6) for v in (twice_c, one_each, twice_ab)}
+    )

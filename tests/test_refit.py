@@ -1,6 +1,7 @@
 """A training on all images after the folds: its length, its place among the members, and what it is not part of."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -63,6 +64,26 @@ def test_again_does_nothing_and_a_damaged_fold_makes_it_stale(refitted, example,
     assert not is_trained(project, Member(run, ALL))
     with pytest.raises(InputError, match=r"folds\.refit: .* fold 0 of .* is not trained"):
         training_of(project, run, ALL)
+
+
+def test_with_top_k_it_predicts_with_its_final_weights(project, example):
+    changes = REFIT | {"training.top_k": 1, "prediction.weights": "top_k"}
+    result = ms.compete(example / "data", out=project, overrides=changes)
+    assert result.members[-1].endswith("/fold all")
+
+
+def test_other_groups_make_the_tuning_stale(project):
+    opened = Project.open(project)
+    before = json.loads((project / "tuning.json").read_text())
+    text = opened.folds_csv.read_text().splitlines()
+    alone = [row for row in opened.folds.rows if row.fold == 0 and row.coverage > 0][:2]
+    for at, line in enumerate(text):
+        if line.startswith(f"{alone[1].id},"):
+            text[at] = line.replace(f",{alone[1].group},", f",{alone[0].group},")
+    opened.folds_csv.write_text("\n".join(text) + "\n")
+    ms.compete(Path(opened.catalog.root), out=project, overrides=TINY)
+    after = json.loads((project / "tuning.json").read_text())
+    assert after["gain_low"] != before["gain_low"] or after["standard_error"] != before["standard_error"]
 
 
 def test_a_budget_refuses_it(example, tmp_path):

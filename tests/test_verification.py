@@ -42,6 +42,7 @@ def test_golden_has_every_recipe_and_no_other():
         ({"trace": ["input 1 8x8", "head 1 9x9"]}, "size trace: 'head 1 8x8', expected 'head 1 9x9'"),
         ({"trace": ["input 1 8x8"]}, "size trace: it has another length"),
         ({"losses": [1.0, 0.9, 0.8, 0.702]}, "losses, expected 1.0000 0.9000 0.8000 0.7020"),
+        ({"losses": [float("nan"), 0.9, 0.8, 0.7]}, "losses, expected nan 0.9000 0.8000 0.7000"),
     ],
 )
 def test_a_planted_change_is_found(change, said):
@@ -51,6 +52,8 @@ def test_a_planted_change_is_found(change, said):
 
 def test_losses_are_compared_at_the_scale_that_they_were_written_at():
     assert _differences(FACTS, FACTS.to_json() | {"losses": [9.0] * 4}, scale="full") == []
+    assert "losses not compared" in str(Verified("a", FACTS, 0.97, [], "full"))
+    assert "not compared" not in str(Verified("a", FACTS, 0.97, []))
 
 
 def test_a_recipe_that_nothing_is_written_of():

@@ -143,6 +143,7 @@ def test_top_k_can_predict_in_their_place(rich):
     after = ms.tune(project.root)["scores"]["plain"]
     assert len(weights_of(ms.pipeline.read_members(project, None)[0])) == 2
     assert np.isfinite([before, after]).all()
+    project.set_free_parts(project.run(), run.recipe)
 
 
 def test_weights_that_a_training_did_not_keep(project):
@@ -176,6 +177,23 @@ def test_weights_that_a_training_did_not_keep(project):
         (
             {"metric": "iou_by_group"},
             r"metric: 'iou_by_group' is a mean over groups, and folds\.group_by is null",
+        ),
+        (
+            {"model.image_head": "avg", "prediction.image_head": "gate"},
+            r"prediction\.image_head: 'gate', but no stage's loss trains the image head; add one of image_bce",
+        ),
+        (
+            {"training.aux_weight": 0.9},
+            r"training\.aux_weight: 0\.9 weighs nothing without model\.deep_supervision",
+        ),
+        (
+            {"prediction.weights": "snapshots"},
+            r"prediction\.weights: 'snapshots', but no stage .* cosine_restarts",
+        ),
+        ({"prediction.weights": "top_k"}, r"prediction\.weights: 'top_k', but training\.top_k is 0"),
+        (
+            {"training.stages.0.loss": [{"name": "tversky", "params": {"alpha": 0.0, "beta": 0.0}}]},
+            r"training\.stages\[0\]\.loss\[0\]\.params: alpha 0 and beta 0: errors would cost nothing",
         ),
         ({"model.encoder": "resnet81"}, r"model\.encoder: 'resnet81' is unknown; did you mean"),
     ],

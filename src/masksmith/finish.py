@@ -65,7 +65,9 @@ def baseline_scores(project: Project, recipe: Recipe, *, fold: int | None = None
         rows = [
             metric.stats(np.full(masks.shape(name), value, np.uint8), masks[name][..., 0]) for name in names
         ]
-        scores[label] = metric.score(np.stack(rows), project.folds.groups(names) if metric.by_group else None)
+        scores[label] = metric.score(
+            np.stack(rows), project.metric_groups(recipe, names) if metric.by_group else None
+        )
     return scores
 
 

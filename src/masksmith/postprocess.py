@@ -221,6 +221,7 @@ def search_rule(
     *,
     parts: Int[np.ndarray, " n"],
     groups: Sequence[str],
+    labels: Sequence[str] | None = None,
     resamples: int,
     seed: int,
 ) -> Tuning:
@@ -231,11 +232,14 @@ def search_rule(
         metric: What is to be made best.
         rules: Candidates.
         parts: Part of each image for the nested score: its fold, or a group-wise fifth of a single fold.
-        groups: Group of each image, for a metric of groups; the bootstrap draws groups.
+        groups: Group of each image: the bootstrap draws groups.
+        labels: Group of each image that a metric of groups means (a location); None: the same. Locations that share an
+            image are one group of the bootstrap, and two of the metric.
         resamples: Number of bootstrap resamples.
         seed: Seed of the resamples.
     """
-    _, members = np.unique(np.asarray(groups), return_inverse=True)
+    labels = groups if labels is None else labels
+    _, members = np.unique(np.asarray(labels), return_inverse=True)
     found, tuned = best_rule(sweep, rules, metric, members)
     plain_rows = sweep.rows_of(PLAIN)
     nested_rows = np.empty_like(plain_rows)
@@ -248,7 +252,7 @@ def search_rule(
         nested_rows[inside] = sweep.part(inside).rows_of(rule)
         chosen.append((rule, metric.score(nested_rows[inside], members[inside])))
     gains, plain_scores = paired_bootstrap(
-        metric, nested_rows, plain_rows, groups, resamples=resamples, rng=stream(seed)
+        metric, nested_rows, plain_rows, groups, labels=labels, resamples=resamples, rng=stream(seed)
     )
     low, high = np.quantile(gains, [_BOUND_QUANTILE, 1 - _BOUND_QUANTILE])
     kept = bool(low > 0)
@@ -278,23 +282,27 @@ def paired_bootstrap(
     other: Float[np.ndarray, "n k"],
     groups: Sequence[str],
     *,
+    labels: Sequence[str] | None = None,
     resamples: int,
     rng: np.random.Generator,
 ) -> tuple[Float[np.ndarray, " r"], Float[np.ndarray, " r"]]:
     """Resample groups with replacement; return the gains of ``rows`` over ``other``, and the scores of ``other``.
 
-    A gain above 0 is for the better. In a metric of groups, a group that is drawn twice counts as two.
+    A gain above 0 is for the better. In a metric of groups, a group that is drawn twice counts as two; ``labels`` are
+    the metric's groups where they are others (see search_rule).
     """
     _, membership = np.unique(np.asarray(groups), return_inverse=True)
     num = int(membership.max()) + 1
     images = [np.flatnonzero(membership == group) for group in range(num)] if metric.by_group else []
+    names, own = np.unique(np.asarray(groups if labels is None else labels), return_inverse=True)
     gains, base = [], []
     for _ in range(resamples):
         drawn = rng.integers(num, size=num)
         if metric.by_group:
             chosen = np.concatenate([images[group] for group in drawn])
-            labels = np.repeat(np.arange(num), [len(images[group]) for group in drawn])
-            before, after = metric.score(other[chosen], labels), metric.score(rows[chosen], labels)
+            draws = np.repeat(np.arange(num), [len(images[group]) for group in drawn])
+            homes = draws * len(names) + own[chosen]  # a location of each draw
+            before, after = metric.score(other[chosen], homes), metric.score(rows[chosen], homes)
         else:
             weights = np.bincount(drawn, minlength=num)[membership].astype(np.float64)
             before, after = (float(metric.reduce(one, weights=weights)) for one in (other, rows))

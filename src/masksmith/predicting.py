@@ -44,7 +44,7 @@ def predict_member(project: Project, member: Member, *, stages: Sequence[str] = 
 
     if not member.interim and not is_trained(project, member):
         raise InputError(
-            f"{member.run.path}: fold {member.fold} is not trained; run `masksmith train {project.root}` first, or the "
+            f"{member.name}: it is not trained; run `masksmith train {project.root}` first, or the "
             "`masksmith compete` command that began it"
         )
     cache, ledger, options = project.cache, member.run.ledger, member.run.recipe.prediction
@@ -193,7 +193,9 @@ def _runtime(
         rows = {
             name: metric.stats(apply_rule(one, PLAIN), cache.train_masks[name][..., 0]) for name, one in codes
         }
-        return metric.utility(metric.score(np.stack(list(rows.values())), project.folds.groups(list(rows))))
+        return metric.utility(
+            metric.score(np.stack(list(rows.values())), project.metric_groups(recipe, list(rows)))
+        )
 
     names = [name for name in project.folds.inside(member.fold) if name not in project.blank]
     views = (len(names) + len(cache.test_images)) * len(options.tta)

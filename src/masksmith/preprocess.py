@@ -42,6 +42,11 @@ class SizeConfig(Config):
     border: Border = "reflect"
     """What the padding shows: the mirror image (the edge pixel once), the edge pixel, or zeros."""
 
+    def turned(self) -> "SizeConfig":
+        """Return the rule for images turned by a quarter."""
+        resized, padded = self.resize_hw and self.resize_hw[::-1], self.pad_hw and self.pad_hw[::-1]
+        return SizeConfig(resize_hw=resized, pad_hw=padded, border=self.border)
+
     def inner_hw(self, hw: tuple[int, int]) -> tuple[int, int]:
         """Return the size of an image before padding."""
         return self.resize_hw or hw

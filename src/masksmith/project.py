@@ -1,12 +1,15 @@
 """The project folder: one data set, one ``folds.csv``, many runs. Names of files live here and nowhere else."""
 
 import platform
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import metadata
 from pathlib import Path
 
+import numpy as np
+
+from masksmith.arrays import Shaped
 from masksmith.augment import CallableAugment
 from masksmith.data.cache import Cache, build_cache
 from masksmith.data.catalog import Catalog
@@ -14,7 +17,7 @@ from masksmith.data.checks import constant_ids
 from masksmith.errors import InputError
 from masksmith.files import Ledger, digest, read_json, remove, write_json, write_text
 from masksmith.recipe import Recipe, parse_recipe
-from masksmith.splits import Folds, fold_name, read_folds
+from masksmith.splits import Folds, fold_name, group_values, read_folds
 
 FORMAT_VERSION = 1
 
@@ -183,6 +186,17 @@ class Project:
         if not self.folds_csv.exists():
             raise InputError(f"{self.folds_csv}: not there yet; run `masksmith folds {self.root}` first")
         return read_folds(self.folds_csv, ids=[sample.id for sample in self.catalog.train])
+
+    def metric_groups(self, recipe: Recipe, names: Sequence[str]) -> Shaped[np.ndarray, " n"]:
+        """Return the group of each image that a metric of groups means: its value of ``folds.group_by``.
+
+        Without a column it is the group of ``folds.csv``, which may hold more: values that share an identical image.
+        """
+        column = recipe.folds.group_by
+        if column is None:
+            return self.folds.groups(names)
+        values = group_values(self.catalog.train, column)
+        return np.array([values[name] for name in names])
 
     def run_of(self, asked: Recipe) -> Run | None:
         """Return the run that this recipe was resolved into before, None if there is none.

@@ -178,7 +178,8 @@ def open_run(project: Project, asked: Recipe) -> Run:
     made = folds_of(project, asked)
     check_stages(asked.training, channels=project.cache.channels, custom=project.custom)
     check_sizes(project, asked)
-    scalars_of(project, asked)
+    for stage in ("oof", "test"):
+        scalars_of(project, asked, stage)
     run = project.run_of(asked) or project.add_run(asked, resolve(asked))
     check_prediction(run.recipe)
     run.ledger.mark_done("folds", made.hash)
@@ -218,6 +219,7 @@ def train_member(
         InputError: It would not fit into memory, or what it starts from is not there.
         StoppedError: A stop was asked for; the checkpoint is of that very step.
     """
+    from masksmith.training.checkpoint import damage_of
     from masksmith.training.events import EventLog
     from masksmith.training.loop import train_fold
     from masksmith.training.machine import make_fabric
@@ -226,6 +228,10 @@ def train_member(
     if is_trained(project, member):
         _drop_interim(project, run)
         return
+    if any(damage_of(path) is not None for path in needed_weights(member)):
+        remove(
+            member.weights.with_suffix(".json")
+        )  # whole final weights alone would count as a finished training
     what = "all images" if fold == ALL else f"fold {fold} of {project.folds.count}"
     logger.info("run %s: training %s", run.path.name, what)
     training = training_of(project, run, fold)
@@ -296,6 +302,20 @@ def keep_interim(project: Project, member: Member) -> Member | None:
     return interim
 
 
+def needed_weights(member: Member) -> list[Path]:
+    """Return the files that predict: the final weights, and those that ``prediction.weights`` averages.
+
+    What the training did not keep is not listed; ``weights_of`` refuses that.
+    """
+    from masksmith.training.checkpoint import damage_of, facts_of
+
+    kind = member.run.recipe.prediction.weights
+    if kind == "final" or member.interim or damage_of(member.weights) is not None:
+        return [member.weights]
+    listed = facts_of(member.weights).get(kind) or []
+    return [member.weights, *(member.weights.with_name(name) for name in listed)]
+
+
 def is_trained(project: Project, member: Member) -> bool:
     """Whether a fold of a run is trained to its end, on the present data and folds; damaged weights are named."""
     from masksmith.training.checkpoint import damage_of
@@ -304,8 +324,8 @@ def is_trained(project: Project, member: Member) -> bool:
         return False  # its length comes from theirs
     if not member.run.ledger.is_done(member.entry("train"), train_key(project, member.run, member.fold)):
         return False
-    if (damage := damage_of(member.weights)) is not None:
-        logger.warning("%s; fold %d has to be trained again", damage, member.fold)
+    if (damage := next(filter(None, map(damage_of, needed_weights(member))), None)) is not None:
+        logger.warning("%s; %s has to be trained again", damage, member.name)
         return False
     return True
 
@@ -492,7 +512,7 @@ def _evaluator(
     metric, cache = get_metric(run.recipe.metric), project.cache
     scalars = scalars_of(project, run.recipe)
     names = [name for name in project.folds.inside(fold) if name not in project.blank]
-    groups = project.folds.groups(names)
+    groups = project.metric_groups(run.recipe, names)
     if not names:
         raise InputError(f"fold {fold}: none of its held-out images has any content, so it cannot be scored")
 

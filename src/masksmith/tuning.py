@@ -47,13 +47,21 @@ def tune_oof(
         )
     rules, sweep = make_sweep(pairs, metric, config)
     groups = [row.group for row in content]
+    labels = project.metric_groups(recipe, [row.id for row in content])
     parts = np.array([row.fold for row in content]) if len(trained) > 1 else _parts(content, seed=recipe.seed)
     found = search_rule(
-        sweep, metric, rules, parts=parts, groups=groups, resamples=config.resamples, seed=recipe.seed
+        sweep,
+        metric,
+        rules,
+        parts=parts,
+        groups=groups,
+        labels=labels.tolist(),
+        resamples=config.resamples,
+        seed=recipe.seed,
     )
     blank = [row for row in rows if row.id in project.blank]
     blank_pairs = [(oof[row.fold][row.id][..., 0], masks[row.id][..., 0]) for row in blank]
-    all_groups = np.array([row.group for row in [*content, *blank]])
+    all_groups = project.metric_groups(recipe, [row.id for row in [*content, *blank]])
     return {
         "metric": metric.name,
         "metric_describes": metric.describes,
@@ -118,4 +126,4 @@ def plain_score(project: Project, recipe: Recipe, oof: Mapping[int, MeanCodes]) 
     stats = [
         metric.stats(apply_rule(oof[row.fold][row.id][..., 0], PLAIN), masks[row.id][..., 0]) for row in rows
     ]
-    return metric.score(np.stack(stats), np.array([row.group for row in rows]))
+    return metric.score(np.stack(stats), project.metric_groups(recipe, [row.id for row in rows]))

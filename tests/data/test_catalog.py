@@ -81,6 +81,7 @@ def test_ids_stay_text(tmp_path):
     ("raw", "message"),
     [
         (b"", "the file is empty"),
+        (b"\n", "its first line is blank; expected a header line"),
         (b"id,z\n1\n", "line 2 has 1 cells, expected 2"),
         (b"\xff\xfe\x00", "not a UTF-8 text file"),
     ],
@@ -141,7 +142,8 @@ def test_texts_of_side_tables_are_kept(download):
     ids = [sample.id for sample in read_catalog(download).train]
     rows = "\n".join(f"{name},site {at % 3},{at / 2},{'x' * 500}" for at, name in enumerate(ids))
     found = side_table(download, f"id,site,angle,essay\n{rows}\n")
-    assert found[ids[4]].texts == {"site": "site 1"}  # neither run-lengths nor texts of 500 signs
+    assert found[ids[4]].texts.keys() == {"site", "angle", "z"}  # neither run-lengths nor texts of 500 signs
+    assert found[ids[4]].texts["site"] == "site 1"
     assert found[ids[4]].values["angle"] == 2.0
     assert "z" in found[ids[4]].values
 
@@ -150,7 +152,8 @@ def test_a_column_with_two_values_of_an_id_is_left_out_and_told(download):
     first, second, *_ = (sample.id for sample in read_catalog(download).train)
     text = f"id,site,kind\n{first},lake,a\n{first},sea,a\n{second},sea,b\n"
     found = side_table(download, text)
-    assert found[first].texts == {"kind": "a"}
+    assert found[first].texts.keys() == {"kind", "z"}
+    assert found[first].texts["kind"] == "a"
     assert read_catalog(download).notes == ["sites.csv: the column 'site': an id has two values in it"]
 
 
@@ -158,10 +161,30 @@ def test_tables_beside_a_folder_of_pairs(tmp_path):
     paired(tmp_path)
     (tmp_path / "broken.csv").write_text("a,b\n1\n")
     found = side_table(tmp_path, "row,chip_id,location\n7,a,lake\n8,b,sea\n9,zz,sea\n")
-    assert found["a"].texts == {"location": "lake"}
+    assert found["a"].texts == {"row": "7", "location": "lake"}
     assert found["a"].values == {"row": 7.0}
     assert found["c"].texts == {}
     assert any("broken.csv: line 2 has 1 cells" in note for note in read_catalog(tmp_path).notes)
+
+
+def test_a_table_by_names_of_files_and_one_by_nothing(tmp_path):
+    paired(tmp_path)
+    (tmp_path / "other.csv").write_text("hospital,beds\nnorth,7\n")
+    found = side_table(tmp_path, "filename,location\na.png,lake\nb.png,sea\n")
+    assert found["a"].texts == {"location": "lake"}
+    assert read_catalog(tmp_path).notes == [
+        "other.csv: none of its columns holds ids of images, so it is left out"
+    ]
+
+
+def test_numbers_keep_their_spelling_for_groups(tmp_path):
+    from masksmith.splits import group_values
+
+    paired(tmp_path)
+    side_table(tmp_path, "id,patient\na,007\nb,7\nc,007\n")
+    train = read_catalog(tmp_path).train
+    assert group_values(train, "patient") == {"a": "007", "b": "7", "c": "007"}
+    assert train[0].values == {"patient": 7.0}
 
 
 def test_a_catalogue_of_before_texts_opens(example, tmp_path):

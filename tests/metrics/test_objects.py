@@ -110,3 +110,11 @@ def test_more_components_than_16_bits_number():
     assert label_components(board, connectivity=4)[1] == 180_000
     small = np.indices((362, 362)).sum(axis=0) % 2 == 0  # just below where 32 bits are taken
     assert label_components(small, connectivity=4)[1] == small.sum() == 65522
+
+
+def test_a_type_that_is_neither_a_mask_nor_instances():
+    mask, probs = np.zeros((3, 3), np.uint8), np.zeros((3, 3), np.uint32)
+    with pytest.raises(InputError, match="pred holds uint32, neither masks nor instances"):
+        object_stats.__wrapped__(probs, mask)
+    with pytest.raises(InputError, match="target holds uint32, neither masks nor instances"):
+        object_stats.__wrapped__(mask, probs)

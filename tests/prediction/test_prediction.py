@@ -20,6 +20,7 @@ from masksmith.prediction import (
     write_codes,
 )
 from masksmith.prediction.tta import TTA
+from masksmith.preprocess import SizeConfig
 
 
 @given(st.floats(0, 1))
@@ -105,6 +106,20 @@ def test_flip_goes_before_the_asymmetric_padding(fabric, images):
         flipped = np.ascontiguousarray(images["a"][None, :, ::-1])
         by_hand = _forward([torch_runtime(fabric, model)], frame_of, flipped, 255)[0][:, ::-1]
     np.testing.assert_allclose(predict(fabric, model, images, ["hflip"], ["a"])["a"], by_hand, atol=1e-6)
+
+
+@pytest.mark.parametrize("view", ["rot90", "rot270", "transpose", "antitranspose"])
+@pytest.mark.parametrize(
+    "size", [SizeConfig(pad_hw=(32, 40)), SizeConfig(resize_hw=(24, 32), pad_hw=(24, 40))]
+)
+def test_turned_views_have_the_turned_size_rule(fabric, images, view, size):
+    """A model whose logit is the pixel cannot tell the views apart, if each is framed as its own form asks."""
+    model = Brightness()
+    upright, turned = (
+        dict(predict_probs(fabric, model, images, ["a"], tta=[one], batch_size=2, size=size))["a"]
+        for one in ("identity", view)
+    )
+    np.testing.assert_allclose(upright, turned, atol=0.02)
 
 
 def test_mode_is_put_back(fabric, images):

@@ -86,7 +86,7 @@ def predict_batches(
     """
     symmetries = [look_up(TTA, key, where="prediction.tta") for key in tta]
     max_value = int(np.iinfo(images.dtype).max)
-    frame_of = partial(Frame.of, size=size, divisor=model.divisor)
+    upright, turned = (partial(Frame.of, size=one, divisor=model.divisor) for one in (size, size.turned()))
     runtimes = _listed(runtime or torch_runtime(fabric, model))
     images.refuse_truncated()
     training = model.training
@@ -98,7 +98,15 @@ def predict_batches(
                 planes = np.stack([images.checked(name) for name in batch])
                 numbers = np.array([scalars[name] for name in batch], np.float32) if scalars else None
                 probs = [
-                    one.undo(_forward(runtimes, frame_of, one.apply(planes), max_value, numbers))
+                    one.undo(
+                        _forward(
+                            runtimes,
+                            turned if one.turns else upright,
+                            one.apply(planes),
+                            max_value,
+                            numbers,
+                        )
+                    )
                     for one in symmetries
                 ]
                 yield list(zip(batch, np.mean(probs, axis=0), strict=True))

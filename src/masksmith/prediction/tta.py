@@ -19,6 +19,8 @@ class Symmetry(NamedTuple):
 
     apply: Callable[[Planes], Planes]
     undo: Callable[[Planes], Planes]
+    turns: bool = False
+    """Whether rows become columns: a size rule for 64x256 then means 256x64."""
 
 
 def _same(planes: Planes) -> Planes:
@@ -54,10 +56,10 @@ TTA: dict[str, Symmetry] = {
     "identity": Symmetry(_same, _same),
     "hflip": Symmetry(_hflip, _hflip),
     "vflip": Symmetry(_vflip, _vflip),
-    "rot90": Symmetry(_turned(1), _turned(-1)),
+    "rot90": Symmetry(_turned(1), _turned(-1), turns=True),
     "rot180": Symmetry(_turned(2), _turned(2)),
-    "rot270": Symmetry(_turned(-1), _turned(1)),
-    "transpose": Symmetry(_transpose, _transpose),
-    "antitranspose": Symmetry(_antitranspose, _antitranspose),
+    "rot270": Symmetry(_turned(-1), _turned(1), turns=True),
+    "transpose": Symmetry(_transpose, _transpose, turns=True),
+    "antitranspose": Symmetry(_antitranspose, _antitranspose, turns=True),
 }
 """The eight symmetries of the square (D4)."""
