@@ -60,6 +60,7 @@ bench: env  ## measure what the documents claim (needs a quiet machine)
 	@$(BIN)/python benchmarks/losses.py
 	@$(BIN)/python benchmarks/metrics.py
 	@$(BIN)/python benchmarks/augment.py
+	@OMP_NUM_THREADS=1 $(BIN)/python benchmarks/checkpointing.py
 
 clean:  ## remove the environment and what the demo made
 	rm -rf $(VENV) demo

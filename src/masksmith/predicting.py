@@ -44,7 +44,7 @@ def predict_member(project: Project, member: Member, *, stages: Sequence[str] = 
 
     if not member.interim and not is_trained(project, member):
         raise InputError(
-            f"{member.name}: it is not trained; run `masksmith train {project.root}` first, or the "
+            f"{member.name} is not trained; run `masksmith train {project.root}` first, or the "
             "`masksmith compete` command that began it"
         )
     cache, ledger, options = project.cache, member.run.ledger, member.run.recipe.prediction

@@ -70,8 +70,8 @@ class ModelConfig(Config):
     scalars: list[str] = Field(default_factory=list)
     """Columns of the data's side tables whose numbers the model takes; they join the deepest map."""
     gradient_checkpointing: bool = False
-    """Recompute activations in the backward pass: a third to a half more time, and a fourth to an eighth of the memory
-    that activations take (measured on U-Nets of resnet18 and mobilenet_v2)."""
+    """Recompute activations in the backward pass: about a third more time, and an eighth to a third of the memory that
+    activations take (benchmarks/checkpointing.py)."""
 
     @property
     def divisor(self) -> int:

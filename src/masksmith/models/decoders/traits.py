@@ -70,7 +70,7 @@ HOUSE_ARCHITECTURES: dict[str, Traits] = {
         describes=(
             "half of each level's channels from a 2x2 transposed convolution, half from a 1x1 convolution of the skip, "
             "stacked, normalised, activated; with attention: scse, center: fpa and hypercolumns near the decoder of "
-            "TGS Salt's first place (which has no block for the stem's map, and a 3x3 convolution to 32 before its head)"
+            "TGS Salt's first place (which has no block for the stem's map, and a convolution to 32 before its head)"
         ),
         source="the U-Net of fast.ai 0.7; https://arxiv.org/abs/1904.04445",
     ),
