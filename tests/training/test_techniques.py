@@ -67,13 +67,44 @@ def test_eight_batches_of_four_are_one_of_thirty_two(tmp_path):
 
 
 def test_an_incomplete_last_batch_weighs_by_its_images(tmp_path):
-    data = make_data(tmp_path, count=5, empty=0)
+    data = make_data(tmp_path, count=6, empty=0)
     plain = stage(optimizer=OptimizerConfig(name="sgd", lr=0.1, momentum=0.0, nesterov=False))
     losses = []
-    for batch, accumulate in ((2, 4), (8, 1)):  # 2 + 2 + 1 images, and 5
+    for batch, accumulate in ((4, 2), (8, 1)):  # 4 + 2 images, and 6
         settings = config(plain, batch_size=batch, accumulate=accumulate)
         losses.append(one_step(trainer_of(data, settings, TinyNet(norm=False, dropout=0.0))).item())
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("batch", "accumulate", "sizes"),
+    [(3, 3, [3, 3]), (4, 2, [4, 3]), (7, 2, [7]), (8, 2, [7]), (1, 9, [1] * 7)],
+)
+def test_batch_norm_never_sees_the_last_image_alone(tmp_path, batch, accumulate, sizes):
+    data = make_data(tmp_path, count=7)
+    trainer = trainer_of(data, config(batch_size=batch, accumulate=accumulate))
+    made = EpochBatches(trainer.tasks[0], data, trainer.plan[0], np.arange(7)).make(0)
+    assert [len(one.image) for one in made.batches] == [len(one) for one in made.indices] == sizes
+    assert [index for part in made.indices for index in part] == list(range(sum(sizes)))
+
+
+def test_a_rest_of_one_image_does_not_end_a_mixed_training(tmp_path):
+    """5 images in batches of 4, two a step."""
+    from masksmith.augment import MixingConfig
+
+    mixing = MixingConfig.model_validate({"mixup": {"probability": 1.0}})
+    settings = config(stage(1), batch_size=4, accumulate=2, mixing=mixing)
+    _, facts = run(make_data(tmp_path, count=5), tmp_path / "fold", settings)
+    assert facts["lengths"] == [1]
+
+
+def test_a_stage_of_single_images_cannot_be_mixed(tmp_path):
+    from masksmith.augment import MixingConfig
+
+    mixing = MixingConfig.model_validate({"mixup": {"probability": 1.0}})
+    with pytest.raises(InputError, match=r"training\.mixing: a batch of 1 image has no partner"):
+        trainer_of(make_data(tmp_path), config(stage(), stage(batch_size=1), mixing=mixing))
+    trainer_of(make_data(tmp_path), config(stage(batch_size=2), batch_size=1, mixing=mixing))
 
 
 def test_the_work_of_accumulated_and_repeated_steps_is_counted(tmp_path):
@@ -128,6 +159,21 @@ def test_batches_made_ahead_are_those_made_between_the_steps(tmp_path):
         assert [one.number for one in ahead] == [one.number for one in drawn[0]]
         for one, other in zip(ahead, drawn[0], strict=True):
             np.testing.assert_array_equal(one.batches[1].image, other.batches[1].image)
+
+
+@pytest.mark.parametrize("name", ["class_aware", "curriculum"])
+def test_an_image_that_a_sampler_draws_again_is_augmented_anew(tmp_path, name):
+    from masksmith.augment import GeometryConfig
+
+    data, turned = make_data(tmp_path, count=10), GeometryConfig(rotate_deg=45)
+    trainer = trainer_of(data, config(geometry=turned, sampler=SamplerConfig(name=name), batch_size=5))
+    epoch = trainer.plan[0]
+    order = trainer.sampling.order(epoch)
+    assert len(set(order.tolist())) < 10
+    batches = EpochBatches(trainer.tasks[0], data, epoch, order)
+    images = [image for number in range(2) for image in batches.make(number).batches[0].image]
+    assert len({image.tobytes() for image in images}) == 10
+    np.testing.assert_array_equal(batches.make(1).batches[0].image[4], images[9])  # made again
 
 
 def test_a_stage_may_have_its_own_augmentation(tmp_path):
