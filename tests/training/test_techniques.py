@@ -329,6 +329,39 @@ def test_without_an_average_the_weights_themselves_are_kept(tmp_path):
     same(tensors, model.state_dict())
 
 
+@pytest.mark.parametrize(("start", "first"), [(0.58, 30), (0.5, 26), (0.0, 1), (0.99, 50), (7, 7)])
+def test_the_first_averaged_epoch(tmp_path, start, first):
+    settings = config(stage(50), swa=SwaConfig(start=start), select="swa")
+    trainer = trainer_of(make_data(tmp_path), settings)
+    counted = []
+    for trainer.progress.epoch in range(50):
+        trainer.add_to_swa()
+        counted.append(trainer.swa.count)
+    assert counted.index(1) + 1 == first
+
+
+@pytest.mark.parametrize("flips", [False, True])
+def test_norms_are_measured_on_images_of_the_last_sampler_each_augmented_anew(tmp_path, flips):
+    """Ten images, of which three are empty and never drawn; and their mirrored copies."""
+    from masksmith.augment import AugmentConfig, GeometryConfig
+
+    sampler = SamplerConfig(name="non_empty", non_empty_frac=(1.0, 1.0))
+    settings = config(
+        stage(1, sampler=sampler),
+        geometry=GeometryConfig(rotate_deg=45),
+        augment=AugmentConfig(append_flips=flips),
+        swa=SwaConfig(norm_batches=20),
+        select="swa",
+    )
+    trainer = trainer_of(make_data(tmp_path), settings)
+    made = list(trainer._norm_batches(trainer.plan[-1], 20))
+    indices = [index for one in made for index in one.indices[0]]
+    assert len(indices) == 40
+    assert {index % 10 for index in indices} == set(range(3, 10))
+    assert (max(indices) >= 10) == flips
+    assert len({image.tobytes() for one in made for image in one.batches[0].image}) == 40
+
+
 # --- kept weights ---
 
 
@@ -394,6 +427,31 @@ def test_what_a_training_of_another_key_left_is_removed(tmp_path):
     _, facts = run(replace(data, key="new"), tmp_path / "fold", config(stage(1)))
     assert (facts["snapshots"], facts["top_k"], facts["kept"]) == ([], [], {})
     assert [path.stem for path in (tmp_path / "fold").glob("*.safetensors")] == ["final"]
+
+
+# --- a shortened plan ---
+
+
+def test_a_stage_goes_on_with_the_optimizer_and_the_rate_of_one_that_was_dropped(tmp_path):
+    """As it does after a resume, where the optimizer is the last one named."""
+    data, sgd = make_data(tmp_path), OptimizerConfig(name="sgd", lr=0.05)
+    settings = config(
+        stage(20, schedule=ScheduleConfig(name="plateau")),
+        stage(1, optimizer=sgd, schedule=ScheduleConfig(name="constant", warmup_frac=0.0)),
+        stage(10).model_copy(update={"optimizer": None, "schedule": None}),
+    )
+    trainer = trainer_of(data, settings)
+    trainer.progress.epoch, trainer.progress.step = 19, 2
+    trainer.progress.rate_scale, trainer.progress.stalls = 0.25, {"rate": {"best": 0.5, "stale": 1}}
+    trainer.begin_epoch(trainer.plan[19])
+    assert (trainer.progress.rate_scale, len(trainer.progress.stalls)) == (0.25, 1)
+    trainer.shorten(0.15)
+    assert [epoch.stage for epoch in trainer.plan[19:]] == [0, 2, 2]
+    trainer.end_epoch()
+    trainer.begin_epoch(trainer.plan[20])
+    assert trainer.optimizer.optimizer.param_groups[0]["momentum"] == 0.9
+    assert (trainer.progress.rate_scale, trainer.progress.stalls) == (1.0, {})
+    assert trainer.set_rate(trainer.plan[20], 0) == pytest.approx(0.05)
 
 
 # --- ends ---
