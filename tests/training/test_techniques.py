@@ -572,3 +572,37 @@ def test_cycles_over_stages_need_batches_of_one_size():
     value["stages"][1]["schedule"] = None
     with pytest.raises(InputError, match=r"stages\[1\]: batch_size 4 and accumulate 1 differ"):
         validate(TrainingConfig, value, where="training")
+
+
+@pytest.mark.parametrize(
+    ("at", "changes", "message"),
+    [
+        (
+            1,
+            {"sampler": {"repeat_worst_of": 3}},
+            r"stages\[1\]: sampler\.repeat_worst_of 3 differs from the None of st",
+        ),
+        (
+            0,
+            {"sampler": {"repeat_worst_of": 3}},
+            r"stages\[1\]: sampler\.repeat_worst_of None differs from the 3 of st",
+        ),
+        (
+            1,
+            {"until_plateau": {}},
+            r"stages\[1\]: until_plateau may end it within a cycle of stages\[0\]\.schedule",
+        ),
+        (
+            0,
+            {"until_plateau": {}},
+            r"stages\[0\]: until_plateau may end it within a cycle of stages\[0\]\.schedule",
+        ),
+    ],
+)
+def test_cycles_need_epochs_of_one_length_and_a_fixed_end(at, changes, message):
+    value = config(stage(2, schedule=RESTARTS), stage(2)).model_dump(mode="json")
+    value["stages"][1]["schedule"] = None
+    validate(TrainingConfig, value, where="training")
+    value["stages"][at] |= changes
+    with pytest.raises(InputError, match=message):
+        validate(TrainingConfig, value, where="training")
