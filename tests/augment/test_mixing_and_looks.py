@@ -117,6 +117,18 @@ def test_cutout_hides_the_image_and_the_mask_as_asked(mode, wanted):
         np.testing.assert_array_equal(mask != 1, image[..., 0] == 0)
 
 
+def test_cutout_leaves_ignored_pixels_ignored():
+    config = CutoutConfig(
+        probability=1.0, count_range=(1, 1), side_frac_range=(0.9, 0.9), fill="zero", mask="zero"
+    )
+    image, mask = np.ones((40, 40, 3), np.float32), np.ones((40, 40), np.uint8)
+    mask[::2] = 255
+    cutout(image, mask, config, np.random.default_rng(0))
+    assert (image[::2] == 0).any()
+    assert (mask[::2] == 255).all()
+    np.testing.assert_array_equal(mask[1::2] == 0, image[1::2, :, 0] == 0)
+
+
 def test_strength_zero_of_intensity_changes_nothing():
     config = scale_intensity(IntensityConfig.model_validate("heavy"), 0.0)
     image = np.random.default_rng(0).random((16, 16, 1), np.float32)
@@ -183,6 +195,39 @@ def test_a_mixed_batch_is_the_same_twice(stores):
     one, two = (make_batch(task, ["s1", "s4"], [1, 4], counters=(0, 0, 0, 2)) for _ in range(2))
     np.testing.assert_array_equal(one.image, two.image)
     np.testing.assert_array_equal(one.mask, two.mask)
+
+
+def test_an_image_that_comes_again_is_augmented_anew_in_every_part(stores):
+    """Geometry, windows, looks and the callable; the first time it has the draws that it always had."""
+    custom = CallableAugment("noisy", Seeded())
+    parts = {
+        "geometry": "heavy",
+        "intensity": "heavy",
+        "augment": {"custom": "noisy", "positive_windows": 0.5},
+    }
+    task = build_task(config_of(**parts), canvas_hw=(32, 32), custom=custom, **stores)
+    names, indices, counters = ["s4"] * 4, [4] * 4, (0, 0, 0, 2)
+    batch = make_batch(task, names, indices, counters=counters, seen=[0, 1, 2, 1])
+    plain = make_batch(task, names[:1], indices[:1], counters=counters)
+    np.testing.assert_array_equal(batch.image[0], plain.image[0])
+    np.testing.assert_array_equal(batch.image[1], batch.image[3])
+    assert (batch.image[0] != batch.image[1]).any()
+    assert (batch.image[1] != batch.image[2]).any()
+
+
+def test_mixing_draws_do_not_come_again_with_an_image(stores):
+    task = build_task(config_of(mixing={"mixup": {"probability": 1.0}}), canvas_hw=(20, 20), **stores)
+    shares = {
+        make_batch(task, ["s1", "s4"], [1, 4], counters=(0, 0, 0, 2), seen=[turn, 0]).share
+        for turn in range(3)
+    }
+    assert len(shares) == 3
+
+
+def test_one_image_is_left_unmixed(stores):
+    task = build_task(config_of(mixing={"mixup": {"probability": 1.0}}), canvas_hw=(20, 20), **stores)
+    batch = make_batch(task, ["s1"], [1], counters=(0, 0, 0, 2))
+    assert (batch.other_mask, batch.share) == (None, 1.0)
 
 
 def test_appended_copies_are_mirror_images(stores):
@@ -255,6 +300,23 @@ def test_a_callable_that_returns_something_else_is_refused(stores, fn, message):
 def test_what_these_images_cannot_have_is_refused(parts, message):
     with pytest.raises(InputError, match=message):
         check_augmentation(config_of(**parts), channels=1)
+
+
+def test_what_a_stage_cannot_have_is_refused_by_keys_that_there_are():
+    where = "training.stages[1]"
+    mixed = config_of(mixing={"mixup": {"probability": 0.5}}, batch_size=4)
+    check_augmentation(mixed, channels=1, where=where)
+    with pytest.raises(InputError, match=r"^training\.mixing: a batch of 1 image has no partner"):
+        check_augmentation(mixed, channels=1, where=where, batch_size=1)
+    check_augmentation(mixed.model_copy(update={"batch_size": 1}), channels=1, batch_size=4)
+    strong = config_of(geometry={"shear_deg": 30.0}, augment={"strength": 2.0})
+    wanted = r"^training\.augment\.strength, with the ranges of training\.stages\[1\]: 2 makes shear_deg 60"
+    with pytest.raises(InputError, match=wanted):
+        check_augmentation(strong, channels=1, where=where)
+    with pytest.raises(InputError, match=r"^training\.augment\.custom: the recipe names 'mine'"):
+        check_augmentation(config_of(augment={"custom": "mine"}), channels=1, where=where)
+    with pytest.raises(InputError, match=r"^training\.stages\[1\]\.intensity\.channel_shuffle: 0\.5"):
+        check_augmentation(config_of(intensity={"channel_shuffle": 0.5}), channels=1, where=where)
 
 
 @pytest.mark.parametrize(

@@ -46,6 +46,16 @@ def test_shortening_draws_the_schedule_together():
         assert before.at(before.steps) == pytest.approx(after.at(0))
 
 
+def test_an_optimizer_that_a_dropped_stage_starts_is_handed_on():
+    own = {"optimizer": OptimizerConfig(name="sgd"), "schedule": ScheduleConfig(name="cosine")}
+    settings = config((20, 1), **own)
+    settings = settings.model_copy(update={"stages": [*settings.stages, Stage(epochs=10, loss=BCE)]})
+    shorter = shorten(plan_epochs(settings, 40), 19, 5, 0.09)
+    assert [(e.stage, e.starts_optimizer) for e in shorter[19:]] == [(0, False), (2, True)]
+    whole = shorten(plan_epochs(settings, 40), 19, 5, 1.0)
+    assert [e.starts_optimizer for e in whole[19:]] == [False, True] + [False] * 10
+
+
 @given(st.integers(1, 5), st.integers(1, 5), st.integers(0, 9), st.floats(0, 1), st.data())
 def test_shortened_plans_are_plans(first, second, step, share, data):
     own = data.draw(st.booleans())

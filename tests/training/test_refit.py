@@ -1,8 +1,8 @@
 import pytest
 
 from masksmith.errors import InputError
-from masksmith.training import ScheduleConfig, StallConfig
-from masksmith.training.refit import refit_config, refuse_scores
+from masksmith.training import ScheduleConfig, StallConfig, SwaConfig
+from masksmith.training.refit import refit_config, refuse_refit, refuse_scores
 from tests.training.tiny import config, stage
 
 ON = {"optimizer": None, "schedule": None}
@@ -71,6 +71,23 @@ def test_lengths_of_another_training():
 def test_what_needs_a_score(settings, message):
     with pytest.raises(InputError, match=message):
         refuse_scores(settings)
+
+
+@pytest.mark.parametrize(("start", "expected"), [(8, 5), (5, 5), (3, 3), (0.75, 0.75)])
+def test_weights_are_averaged_from_the_last_epoch_on_where_the_start_lies_behind_it(start, expected):
+    settings = config(stage(10), swa=SwaConfig(start=start), select="swa")
+    assert refit_config(settings, [[5], [4], [9]]).swa == SwaConfig(start=expected)
+
+
+def test_a_refit_that_needs_a_score_is_refused_by_the_stage_that_was_asked_for():
+    """The first stage is left out of the refit, which would count the second as stages[0]."""
+    settings = config(stage(), stage(schedule=ScheduleConfig(name="plateau")))
+    refuse_refit(config(stage(until_plateau=StallConfig()), early_stop=StallConfig(), select="best", top_k=1))
+    wanted = r"training\.stages\[1\]\.schedule\.watch: 'score' needs a score, but the refit on all images"
+    with pytest.raises(InputError, match=wanted):
+        refuse_refit(settings)
+    with pytest.raises(InputError, match=wanted):
+        refit_config(settings, [[0, 4]])
 
 
 def test_what_needs_none():

@@ -1,5 +1,7 @@
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from masksmith.config import validate
 from masksmith.errors import InputError
@@ -14,6 +16,7 @@ from masksmith.training.samplers import (
     image_facts,
     is_repeat,
     refuse_impossible,
+    seen_before,
 )
 from tests.training.tiny import make_data
 
@@ -142,3 +145,9 @@ def test_what_is_there_is_not_refused():
 def test_samplers_refuse_fields_without_a_use(fields, message):
     with pytest.raises(InputError, match=message):
         validate(SamplerConfig, fields, where="sampler")
+
+
+@given(st.lists(st.integers(0, 6), max_size=30))
+def test_how_often_an_image_came_before(order):
+    seen = seen_before(np.array(order, np.int64))
+    assert seen.tolist() == [order[:at].count(image) for at, image in enumerate(order)]

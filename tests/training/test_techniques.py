@@ -67,13 +67,44 @@ def test_eight_batches_of_four_are_one_of_thirty_two(tmp_path):
 
 
 def test_an_incomplete_last_batch_weighs_by_its_images(tmp_path):
-    data = make_data(tmp_path, count=5, empty=0)
+    data = make_data(tmp_path, count=6, empty=0)
     plain = stage(optimizer=OptimizerConfig(name="sgd", lr=0.1, momentum=0.0, nesterov=False))
     losses = []
-    for batch, accumulate in ((2, 4), (8, 1)):  # 2 + 2 + 1 images, and 5
+    for batch, accumulate in ((4, 2), (8, 1)):  # 4 + 2 images, and 6
         settings = config(plain, batch_size=batch, accumulate=accumulate)
         losses.append(one_step(trainer_of(data, settings, TinyNet(norm=False, dropout=0.0))).item())
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("batch", "accumulate", "sizes"),
+    [(3, 3, [3, 3]), (4, 2, [4, 3]), (7, 2, [7]), (8, 2, [7]), (1, 9, [1] * 7)],
+)
+def test_batch_norm_never_sees_the_last_image_alone(tmp_path, batch, accumulate, sizes):
+    data = make_data(tmp_path, count=7)
+    trainer = trainer_of(data, config(batch_size=batch, accumulate=accumulate))
+    made = EpochBatches(trainer.tasks[0], data, trainer.plan[0], np.arange(7)).make(0)
+    assert [len(one.image) for one in made.batches] == [len(one) for one in made.indices] == sizes
+    assert [index for part in made.indices for index in part] == list(range(sum(sizes)))
+
+
+def test_a_rest_of_one_image_does_not_end_a_mixed_training(tmp_path):
+    """5 images in batches of 4, two a step."""
+    from masksmith.augment import MixingConfig
+
+    mixing = MixingConfig.model_validate({"mixup": {"probability": 1.0}})
+    settings = config(stage(1), batch_size=4, accumulate=2, mixing=mixing)
+    _, facts = run(make_data(tmp_path, count=5), tmp_path / "fold", settings)
+    assert facts["lengths"] == [1]
+
+
+def test_a_stage_of_single_images_cannot_be_mixed(tmp_path):
+    from masksmith.augment import MixingConfig
+
+    mixing = MixingConfig.model_validate({"mixup": {"probability": 1.0}})
+    with pytest.raises(InputError, match=r"training\.mixing: a batch of 1 image has no partner"):
+        trainer_of(make_data(tmp_path), config(stage(), stage(batch_size=1), mixing=mixing))
+    trainer_of(make_data(tmp_path), config(stage(batch_size=2), batch_size=1, mixing=mixing))
 
 
 def test_the_work_of_accumulated_and_repeated_steps_is_counted(tmp_path):
@@ -128,6 +159,21 @@ def test_batches_made_ahead_are_those_made_between_the_steps(tmp_path):
         assert [one.number for one in ahead] == [one.number for one in drawn[0]]
         for one, other in zip(ahead, drawn[0], strict=True):
             np.testing.assert_array_equal(one.batches[1].image, other.batches[1].image)
+
+
+@pytest.mark.parametrize("name", ["class_aware", "curriculum"])
+def test_an_image_that_a_sampler_draws_again_is_augmented_anew(tmp_path, name):
+    from masksmith.augment import GeometryConfig
+
+    data, turned = make_data(tmp_path, count=10), GeometryConfig(rotate_deg=45)
+    trainer = trainer_of(data, config(geometry=turned, sampler=SamplerConfig(name=name), batch_size=5))
+    epoch = trainer.plan[0]
+    order = trainer.sampling.order(epoch)
+    assert len(set(order.tolist())) < 10
+    batches = EpochBatches(trainer.tasks[0], data, epoch, order)
+    images = [image for number in range(2) for image in batches.make(number).batches[0].image]
+    assert len({image.tobytes() for image in images}) == 10
+    np.testing.assert_array_equal(batches.make(1).batches[0].image[4], images[9])  # made again
 
 
 def test_a_stage_may_have_its_own_augmentation(tmp_path):
@@ -283,6 +329,39 @@ def test_without_an_average_the_weights_themselves_are_kept(tmp_path):
     same(tensors, model.state_dict())
 
 
+@pytest.mark.parametrize(("start", "first"), [(0.58, 30), (0.5, 26), (0.0, 1), (0.99, 50), (7, 7)])
+def test_the_first_averaged_epoch(tmp_path, start, first):
+    settings = config(stage(50), swa=SwaConfig(start=start), select="swa")
+    trainer = trainer_of(make_data(tmp_path), settings)
+    counted = []
+    for trainer.progress.epoch in range(50):
+        trainer.add_to_swa()
+        counted.append(trainer.swa.count)
+    assert counted.index(1) + 1 == first
+
+
+@pytest.mark.parametrize("flips", [False, True])
+def test_norms_are_measured_on_images_of_the_last_sampler_each_augmented_anew(tmp_path, flips):
+    """Ten images, of which three are empty and never drawn; and their mirrored copies."""
+    from masksmith.augment import AugmentConfig, GeometryConfig
+
+    sampler = SamplerConfig(name="non_empty", non_empty_frac=(1.0, 1.0))
+    settings = config(
+        stage(1, sampler=sampler),
+        geometry=GeometryConfig(rotate_deg=45),
+        augment=AugmentConfig(append_flips=flips),
+        swa=SwaConfig(norm_batches=20),
+        select="swa",
+    )
+    trainer = trainer_of(make_data(tmp_path), settings)
+    made = list(trainer._norm_batches(trainer.plan[-1], 20))
+    indices = [index for one in made for index in one.indices[0]]
+    assert len(indices) == 40
+    assert {index % 10 for index in indices} == set(range(3, 10))
+    assert (max(indices) >= 10) == flips
+    assert len({image.tobytes() for one in made for image in one.batches[0].image}) == 40
+
+
 # --- kept weights ---
 
 
@@ -348,6 +427,31 @@ def test_what_a_training_of_another_key_left_is_removed(tmp_path):
     _, facts = run(replace(data, key="new"), tmp_path / "fold", config(stage(1)))
     assert (facts["snapshots"], facts["top_k"], facts["kept"]) == ([], [], {})
     assert [path.stem for path in (tmp_path / "fold").glob("*.safetensors")] == ["final"]
+
+
+# --- a shortened plan ---
+
+
+def test_a_stage_goes_on_with_the_optimizer_and_the_rate_of_one_that_was_dropped(tmp_path):
+    """As it does after a resume, where the optimizer is the last one named."""
+    data, sgd = make_data(tmp_path), OptimizerConfig(name="sgd", lr=0.05)
+    settings = config(
+        stage(20, schedule=ScheduleConfig(name="plateau")),
+        stage(1, optimizer=sgd, schedule=ScheduleConfig(name="constant", warmup_frac=0.0)),
+        stage(10).model_copy(update={"optimizer": None, "schedule": None}),
+    )
+    trainer = trainer_of(data, settings)
+    trainer.progress.epoch, trainer.progress.step = 19, 2
+    trainer.progress.rate_scale, trainer.progress.stalls = 0.25, {"rate": {"best": 0.5, "stale": 1}}
+    trainer.begin_epoch(trainer.plan[19])
+    assert (trainer.progress.rate_scale, len(trainer.progress.stalls)) == (0.25, 1)
+    trainer.shorten(0.15)
+    assert [epoch.stage for epoch in trainer.plan[19:]] == [0, 2, 2]
+    trainer.end_epoch()
+    trainer.begin_epoch(trainer.plan[20])
+    assert trainer.optimizer.optimizer.param_groups[0]["momentum"] == 0.9
+    assert (trainer.progress.rate_scale, trainer.progress.stalls) == (1.0, {})
+    assert trainer.set_rate(trainer.plan[20], 0) == pytest.approx(0.05)
 
 
 # --- ends ---
@@ -467,4 +571,38 @@ def test_cycles_over_stages_need_batches_of_one_size():
     value = config(stage(2, schedule=RESTARTS), stage(2, batch_size=4)).model_dump(mode="json")
     value["stages"][1]["schedule"] = None
     with pytest.raises(InputError, match=r"stages\[1\]: batch_size 4 and accumulate 1 differ"):
+        validate(TrainingConfig, value, where="training")
+
+
+@pytest.mark.parametrize(
+    ("at", "changes", "message"),
+    [
+        (
+            1,
+            {"sampler": {"repeat_worst_of": 3}},
+            r"stages\[1\]: sampler\.repeat_worst_of 3 differs from the None of st",
+        ),
+        (
+            0,
+            {"sampler": {"repeat_worst_of": 3}},
+            r"stages\[1\]: sampler\.repeat_worst_of None differs from the 3 of st",
+        ),
+        (
+            1,
+            {"until_plateau": {}},
+            r"stages\[1\]: until_plateau may end it within a cycle of stages\[0\]\.schedule",
+        ),
+        (
+            0,
+            {"until_plateau": {}},
+            r"stages\[0\]: until_plateau may end it within a cycle of stages\[0\]\.schedule",
+        ),
+    ],
+)
+def test_cycles_need_epochs_of_one_length_and_a_fixed_end(at, changes, message):
+    value = config(stage(2, schedule=RESTARTS), stage(2)).model_dump(mode="json")
+    value["stages"][1]["schedule"] = None
+    validate(TrainingConfig, value, where="training")
+    value["stages"][at] |= changes
+    with pytest.raises(InputError, match=message):
         validate(TrainingConfig, value, where="training")

@@ -32,6 +32,7 @@ class TinyNet(SegmentationModel):
             self.encoder.add_module("layer2", nn.Sequential(nn.Conv2d(4, 4, 1), nn.ReLU()))
             self.decoder = nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), nn.ReLU(), nn.Dropout(dropout))
             self.head = nn.Conv2d(4, 1, 1)
+        self.scalar_join = self.image_head = self.aux_heads = None
         self.register_buffer("mean", torch.full((1, 1, 1, 1), 0.5))
         self.register_buffer("std", torch.full((1, 1, 1, 1), 0.25))
 

@@ -97,7 +97,7 @@ _DRAWN = ("clahe", *LOOKS, "cutout")
 
 
 def cutout(image: Floats, mask: AnyMask, config: CutoutConfig, rng: np.random.Generator) -> None:
-    """Hide rectangles of the image in place, and of the mask where the configuration says so."""
+    """Hide rectangles of the image in place, and of the mask where the configuration says so; ignored stays ignored."""
     hw = np.array(image.shape[:2])
     fill = image.mean((0, 1)) if config.fill == "mean" else np.zeros(image.shape[2], np.float32)
     for _ in range(int(rng.integers(config.count_range[0], config.count_range[1], endpoint=True))):
@@ -107,7 +107,8 @@ def cutout(image: Floats, mask: AnyMask, config: CutoutConfig, rng: np.random.Ge
         bottom, right = np.minimum(start + sides, hw)
         image[top:bottom, left:right] = fill
         if config.mask != "keep":
-            mask[top:bottom, left:right] = 0 if config.mask == "zero" else IGNORE
+            hidden = mask[top:bottom, left:right]
+            hidden[hidden != IGNORE] = 0 if config.mask == "zero" else IGNORE
 
 
 def _probability(config: IntensityConfig, name: str) -> float:

@@ -28,7 +28,7 @@ from masksmith.errors import InputError
 from masksmith.preprocess import TRUE_SIZE, SizeConfig
 from masksmith.randomness import stream
 
-_FOCUS, _CUSTOM, _LOOKS, _MIXING = 1, 2, 3, 4  # last counter of the streams beside a sample's own
+_AGAIN, _FOCUS, _CUSTOM, _LOOKS, _MIXING = range(5)  # what tells the streams beside a sample's own apart
 
 
 @dataclass(frozen=True)
@@ -81,6 +81,7 @@ def check_augmentation(
     classes: int = 1,
     custom: CallableAugment | None = None,
     where: str = "training",
+    batch_size: int | None = None,
 ) -> None:
     """Refuse an augmentation that these images cannot have; to be called when a recipe is resolved.
 
@@ -89,7 +90,8 @@ def check_augmentation(
         channels: Channels of the images.
         classes: Classes of the model: 1 where a mask is foreground or not.
         custom: The callable that was given.
-        where: Path of the configuration, for messages.
+        where: Path of what has the geometry and the intensity, for messages: a stage may have its own.
+        batch_size: Images a batch; None: those of the configuration.
 
     Raises:
         InputError: HSV without three channels, a shuffle of one, mixing in batches of one, a strength that leaves a
@@ -106,21 +108,23 @@ def check_augmentation(
             f"{where}.intensity.channel_shuffle: {config.intensity.channel_shuffle:g} has nothing to shuffle: "
             "the images have 1 channel; set it to 0"
         )
-    if config.mixing.is_on and config.batch_size < 2:
+    size = config.batch_size if batch_size is None else batch_size
+    if config.mixing.is_on and size < 2:
         raise InputError(
-            f"{where}.mixing: a batch of {config.batch_size} image has no partner to mix with; "
-            f"set {where}.batch_size to 2 or more, or the probabilities to 0"
+            f"training.mixing: a batch of {size} image has no partner to mix with; "
+            "set the batch_size in force (training's, or the stage's own) to 2 or more, or the probabilities to 0"
         )
-    scale_geometry(config.geometry, config.augment.strength, where=f"{where}.augment.strength")
-    scale_intensity(config.intensity, config.augment.strength, where=f"{where}.augment.strength")
-    _check_custom(config.augment.custom, custom, where=where)
+    strength, own = config.augment.strength, "" if where == "training" else f", with the ranges of {where}"
+    scale_geometry(config.geometry, strength, where=f"training.augment.strength{own}")
+    scale_intensity(config.intensity, strength, where=f"training.augment.strength{own}")
+    _check_custom(config.augment.custom, custom)
 
 
-def _check_custom(name: str | None, custom: CallableAugment | None, *, where: str) -> None:
+def _check_custom(name: str | None, custom: CallableAugment | None) -> None:
     given = None if custom is None else custom.name
     if name != given:
         raise InputError(
-            f"{where}.augment.custom: the recipe names {name!r}, the callable that was given from Python is {given!r}; "
+            f"training.augment.custom: the recipe names {name!r}, the callable given from Python is {given!r}; "
             "they must be the same, or neither there"
         )
 
@@ -177,12 +181,12 @@ def build_task(
     )
 
 
-def _place(task: Task, name: str, index: int, counters: tuple[int, ...], drawn: Motion) -> Motion:
+def _place(task: Task, name: str, index: int, key: tuple[int, ...], drawn: Motion) -> Motion:
     """Return the motion with what depends on more than its draws: the window, and the mirrored copy."""
     if task.mirrored_from is not None and index >= task.mirrored_from:
         drawn = replace(drawn, hflip=not drawn.hflip)
     if task.positive_windows:
-        rng = stream(*counters, index, _FOCUS)
+        rng = stream(*key, _FOCUS)
         drawn = replace(drawn, focus=draw_focus(_mask_of(task, name), task.positive_windows, rng))
     return drawn
 
@@ -193,15 +197,15 @@ def _mask_of(task: Task, name: str) -> UInt8[np.ndarray, "h w *k"]:
 
 
 def _make_sample(
-    task: Task, name: str, index: int, counters: tuple[int, ...], target: Float[np.ndarray, "h w c"]
+    task: Task, name: str, index: int, key: tuple[int, ...], target: Float[np.ndarray, "h w c"]
 ) -> UInt8[np.ndarray, "h w *k"]:
-    """Write one image into ``target`` and return its mask."""
-    rng = stream(*counters, index)
+    """Write one image into ``target`` and return its mask; ``key`` are the counters of its draws."""
+    rng = stream(*key)
     strength = task.strength * task.strengths.get(name, 1.0)
     geometry, intensity = scale_geometry(task.geometry, strength), scale_intensity(task.intensity, strength)
     affine = draw_affine(geometry, rng)
     table = draw_table(intensity, rng, max_value=int(np.iinfo(task.images.dtype).max))
-    motion = _place(task, name, index, counters, draw_more(geometry, affine, rng))
+    motion = _place(task, name, index, key, draw_more(geometry, affine, rng))
     whole, drawn = task.images.checked(name), _mask_of(task, name)
     image, mask = warp(
         whole,
@@ -211,42 +215,55 @@ def _make_sample(
         zoom_yx=task.size.zoom_yx((whole.shape[0], whole.shape[1]), task.scale),
         border=task.size.border,
     )
-    looks = draw_looks(intensity, stream(*counters, index, _LOOKS)) if has_looks(intensity) else {}
+    looks = draw_looks(intensity, stream(*key, _LOOKS)) if has_looks(intensity) else {}
     if "clahe" in looks:
         image = clahe(image, intensity.clahe, looks["clahe"])
     if task.custom is not None:
-        image, mask = task.custom(image, mask, stream(*counters, index, _CUSTOM))
+        image, mask = task.custom(image, mask, stream(*key, _CUSTOM))
     apply_table(table, image, target)
     apply_looks(target, mask, intensity, looks)
     return mask
 
 
+def _key(counters: tuple[int, ...], index: int, seen: int) -> tuple[int, ...]:
+    """Return the counters of a sample's draws; one that comes for the first time has none for its turn."""
+    return (*counters, index, _AGAIN, seen) if seen else (*counters, index)
+
+
 def make_batch(
-    task: Task, names: Sequence[str], indices: Sequence[int], *, counters: tuple[int, ...]
+    task: Task,
+    names: Sequence[str],
+    indices: Sequence[int],
+    *,
+    counters: tuple[int, ...],
+    seen: Sequence[int] | None = None,
 ) -> Batch:
     """Make a batch.
 
-    A sample depends on the counters and its index only, not on its batch; if images are mixed, on the batch too, whose
-    draws belong to the counters and the index of its first sample (an index comes once an epoch).
+    A sample depends on the counters, its index and how often that came before, not on its batch; if images are mixed,
+    on the batch too, whose draws belong to its first sample (an index comes for the n-th time once an epoch). A batch
+    of one image, the rest of a small training set, is left unmixed.
 
     Args:
         task: Where the images come from and how they are changed.
         names: Ids of the images.
         indices: Position of each image in the training set: the last counter of its draws.
-        counters: (seed, stage, epoch).
+        counters: (seed, fold, stage, epoch).
+        seen: How often each index came before in the epoch; None: never.
 
     Raises:
-        InputError: An image or mask was damaged since it was written, a callable returned another form, or a batch of
-            one is to be mixed.
+        InputError: An image or mask was damaged since it was written, or a callable returned another form.
     """
+    turns = [0] * len(names) if seen is None else seen
+    keys = [_key(counters, int(index), int(turn)) for index, turn in zip(indices, turns, strict=True)]
     target = np.empty((len(names), *task.canvas_hw, task.images.channels), np.float32)
     masks = [
-        _make_sample(task, name, int(index), counters, image)
-        for name, index, image in zip(names, indices, target, strict=True)
+        _make_sample(task, name, int(index), key, image)
+        for name, index, key, image in zip(names, indices, keys, target, strict=True)
     ]
     scalars = np.array([task.scalars[name] for name in names], np.float32) if task.scalars else None
     # (b, h, w, c) -> (b, c, h, w): a view, channels-last already
     batch = Batch(target.transpose(0, 3, 1, 2), np.stack(masks), scalars)
-    if task.mixing.is_on:
-        batch = mix(batch, task.mixing, stream(*counters, int(indices[0]), _MIXING))
+    if task.mixing.is_on and len(names) > 1:
+        batch = mix(batch, task.mixing, stream(*keys[0], _MIXING))
     return batch

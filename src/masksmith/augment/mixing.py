@@ -94,7 +94,8 @@ class MixingConfig(Config):
 def mix(batch: Batch, config: MixingConfig, rng: np.random.Generator) -> Batch:
     """Mix the images of a batch: objects are pasted first, then there is CutMix or mixup or neither.
 
-    The partner of image i is image i + d, with d drawn for the batch: never the image itself.
+    The partner of place i is place i + d, with d drawn for the batch: never i itself. Where a sampler drew an image
+    more than once, both places can have it, augmented in two ways.
 
     Raises:
         InputError: Mixing is asked for, and the batch has one image.

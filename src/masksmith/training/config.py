@@ -324,13 +324,7 @@ def _check_cycles(config: TrainingConfig, span: Sequence[int]) -> None:
         sum(stages[i].epochs for i in span),
         schedule.cycles,
     )
-    for i in span[1:]:
-        if config.batches_of(stages[i]) != config.batches_of(stages[span[0]]):
-            size, accumulate = config.batches_of(stages[i])
-            raise ValueError(
-                f"stages[{i}]: batch_size {size} and accumulate {accumulate} differ from those of stages[{span[0]}], "
-                "whose cycles it continues; give it a schedule of its own"
-            )
+    _check_steps(config, span)
     if epochs % cycles:
         fit = [n for n in range(1, epochs + 1) if epochs % n == 0]
         near = sorted(
@@ -342,6 +336,30 @@ def _check_cycles(config: TrainingConfig, span: Sequence[int]) -> None:
             f"{where}: cycles: {cycles} does not divide its {epochs} epochs; expected "
             f"{' or '.join(map(str, near))} cycles, or {' or '.join(map(str, [*shorter, longer]))} epochs"
         )
+
+
+def _check_steps(config: TrainingConfig, span: Sequence[int]) -> None:
+    """Refuse stages that share cycles and have epochs of other lengths, or may end early."""
+    stages, first = config.stages, config.stages[span[0]]
+    repeat = (first.sampler or config.sampler).repeat_worst_of
+    for i in span:
+        size, accumulate = config.batches_of(stages[i])
+        if (size, accumulate) != config.batches_of(first):
+            raise ValueError(
+                f"stages[{i}]: batch_size {size} and accumulate {accumulate} differ from those of stages[{span[0]}], "
+                "whose cycles it continues; give it a schedule of its own"
+            )
+        own = (stages[i].sampler or config.sampler).repeat_worst_of
+        if own != repeat:
+            raise ValueError(
+                f"stages[{i}]: sampler.repeat_worst_of {own} differs from the {repeat} of stages[{span[0]}], whose "
+                "cycles it continues; give it a schedule of its own"
+            )
+        if stages[i].until_plateau is not None:
+            raise ValueError(
+                f"stages[{i}]: until_plateau may end it within a cycle of stages[{span[0]}].schedule; expected null, "
+                "or a schedule other than cosine_restarts"
+            )
 
 
 def _check_swa(config: TrainingConfig) -> None:

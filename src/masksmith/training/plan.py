@@ -120,14 +120,15 @@ def _draw_together(plan: Sequence[Epoch], index: int, step: int, kept: Sequence[
         lengths[epoch.span] = lengths.get(epoch.span, 0) + steps
     at = {plan[index].span: plan[index].at(step)}
     rates = {span: (1 - at.get(span, 0.0)) / max(1, length) for span, length in lengths.items()}
-    shorter = list(plan[:index])
+    shorter, fresh = list(plan[:index]), False
     for offset, (epoch, steps) in enumerate(zip(ahead, kept, strict=True)):
-        done = step if offset == 0 else 0
+        done, fresh = step if offset == 0 else 0, fresh or epoch.starts_optimizer
         if not done + steps:
-            continue
+            continue  # an optimizer that it starts is handed on
         start, rate = at.get(epoch.span, 0.0), rates[epoch.span]
-        shorter.append(replace(epoch, steps=done + steps, at_start=start - done * rate, at_step=rate))
-        at[epoch.span] = start + steps * rate
+        placed = replace(epoch, steps=done + steps, at_start=start - done * rate, at_step=rate)
+        shorter.append(replace(placed, starts_optimizer=fresh))
+        at[epoch.span], fresh = start + steps * rate, False
     # the images of an epoch under way were drawn for its place, which stays
     return _place_in_stages(shorter, index + 1 if step else index)
 

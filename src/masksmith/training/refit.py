@@ -4,7 +4,7 @@ import statistics
 from collections.abc import Sequence
 
 from masksmith.errors import InputError
-from masksmith.training.config import Stage, TrainingConfig
+from masksmith.training.config import Stage, SwaConfig, TrainingConfig
 
 
 def refuse_scores(config: TrainingConfig) -> None:
@@ -23,11 +23,7 @@ def refuse_scores(config: TrainingConfig) -> None:
     for i, stage in enumerate(config.stages):
         if stage.until_plateau is not None and stage.until_plateau.watch == "score":
             asks[f"training.stages[{i}].until_plateau.watch"] = "'score'"
-        if (
-            stage.schedule is not None
-            and stage.schedule.name == "plateau"
-            and stage.schedule.watch == "score"
-        ):
+        if _watches_score(stage):
             asks[f"training.stages[{i}].schedule.watch"] = "'score'"
     if asks:
         key, value = next(iter(asks.items()))
@@ -37,19 +33,40 @@ def refuse_scores(config: TrainingConfig) -> None:
         )
 
 
+def refuse_refit(config: TrainingConfig) -> None:
+    """Refuse a training that cannot be repeated with no image held out; to be called before the folds are trained.
+
+    Raises:
+        InputError: A plateau schedule watches the score.
+    """
+    for i, stage in enumerate(config.stages):
+        if _watches_score(stage):
+            raise InputError(
+                f"training.stages[{i}].schedule.watch: 'score' needs a score, but the refit on all images holds none "
+                "out; expected watch: loss or another schedule, or folds.refit: false"
+            )
+
+
+def _watches_score(stage: Stage) -> bool:
+    schedule = stage.schedule
+    return schedule is not None and schedule.name == "plateau" and schedule.watch == "score"
+
+
 def refit_config(config: TrainingConfig, lengths: Sequence[Sequence[int]]) -> TrainingConfig:
     """Return the training of all images, with the median length of the folds' trainings.
 
     What needs a score is left out: nothing is stopped or chosen by it, and the weights of the last epoch are kept. A
-    schedule of cycles keeps its whole length. A stage that most folds did not reach is left out.
+    schedule of cycles keeps its whole length. A stage that most folds did not reach is left out. Where weight averaging
+    would begin after the end, it begins with the last epoch.
 
     Args:
         config: What the folds were trained with.
         lengths: Epochs of each stage, a row for each fold ("lengths" in final.json).
 
     Raises:
-        InputError: No fold, a row of another number of stages, or a plateau schedule that watches the score.
+        InputError: No fold, a row of another number of stages, or as refuse_refit.
     """
+    refuse_refit(config)
     if not lengths or any(len(row) != len(config.stages) for row in lengths):
         raise InputError(
             f"refit: lengths {[list(row) for row in lengths]}; expected a row for each trained fold with "
@@ -66,10 +83,14 @@ def refit_config(config: TrainingConfig, lengths: Sequence[Sequence[int]]) -> Tr
         "select": "last" if config.select == "best" else config.select,
         "keep": [name for name in config.keep if name != "best_score"],
         "top_k": 0,
+        "swa": _swa(config.swa, sum(epochs)),
     }
-    refit = TrainingConfig(**{**dict(config), **changes})
-    refuse_scores(refit)
-    return refit
+    return TrainingConfig(**{**dict(config), **changes})
+
+
+def _swa(swa: SwaConfig | None, epochs: int) -> SwaConfig | None:
+    late = swa is not None and isinstance(swa.start, int) and swa.start > epochs
+    return swa.model_copy(update={"start": epochs}) if swa is not None and late else swa
 
 
 def _stages(stages: Sequence[Stage], epochs: Sequence[int]) -> list[Stage]:

@@ -157,6 +157,15 @@ def refuse_impossible(config: SamplerConfig, facts: ImageFacts, *, where: str) -
         )
 
 
+def seen_before(order: Order) -> Order:
+    """Return how often each place's image came at earlier places: 0 wherever every image comes once."""
+    by_image = np.argsort(order, kind="stable")
+    _, first, counts = np.unique(order[by_image], return_index=True, return_counts=True)
+    seen = np.empty(len(order), np.int64)
+    seen[by_image] = np.arange(len(order)) - np.repeat(first, counts)
+    return seen
+
+
 def is_repeat(step: int, repeat_worst_of: int | None) -> bool:
     """Whether a step of an epoch is the worst of the steps before it, made again."""
     return repeat_worst_of is not None and step % (repeat_worst_of + 1) == repeat_worst_of

@@ -4,6 +4,7 @@ from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import islice
 from typing import TypeVar
 
@@ -16,7 +17,7 @@ from masksmith.preprocess import TRUE_SIZE, SizeConfig, canvas_of
 from masksmith.splits import fold_name
 from masksmith.training.config import Stage, TrainingConfig
 from masksmith.training.plan import Epoch, plan_epochs
-from masksmith.training.samplers import fresh_before, is_repeat
+from masksmith.training.samplers import fresh_before, is_repeat, seen_before
 
 Made = TypeVar("Made")
 
@@ -60,7 +61,11 @@ def training_work(config: TrainingConfig, data: FoldData, divisor: int) -> int:
 
 def task_of(config: TrainingConfig, stage: Stage, data: FoldData, divisor: int) -> Task:
     """Return what a stage's batches are made from."""
-    own = {"geometry": stage.geometry or config.geometry, "intensity": stage.intensity or config.intensity}
+    own = {
+        "geometry": stage.geometry or config.geometry,
+        "intensity": stage.intensity or config.intensity,
+        "batch_size": config.batches_of(stage)[0],
+    }
     return build_task(
         config.model_copy(update=own),
         images=data.images,
@@ -100,16 +105,33 @@ class EpochBatches:
     order: Int[np.ndarray, " drawn"]
     """Positions of the images, in the order of training; beyond the last image come mirrored copies."""
 
+    @cached_property
+    def seen(self) -> Int[np.ndarray, " drawn"]:
+        """How often each drawn image came before in the epoch."""
+        return seen_before(self.order)
+
     def make(self, number: int) -> StepBatches:
         """Make the batches of the ``number``-th new step."""
-        size, epoch = self.epoch.batch_size, self.epoch
-        chosen = self.order[number * epoch.images : (number + 1) * epoch.images].tolist()
-        parts = [chosen[at : at + size] for at in range(0, len(chosen), size)]
-        counters = (self.data.seed, self.data.fold, epoch.stage, epoch.number)
+        parts = [self.order[at].tolist() for at in self._places(number)]
+        turns = [self.seen[at].tolist() for at in self._places(number)]
+        counters = (self.data.seed, self.data.fold, self.epoch.stage, self.epoch.number)
         batches = [
-            make_batch(self.task, names_of(self.data.ids, part), part, counters=counters) for part in parts
+            make_batch(self.task, names_of(self.data.ids, part), part, counters=counters, seen=seen)
+            for part, seen in zip(parts, turns, strict=True)
         ]
         return StepBatches(batches, parts, number)
+
+    def _places(self, number: int) -> list[slice]:
+        """Return where the batches of a step lie in the order.
+
+        Where the images end within a step, its last batch is smaller; one image left over after others is left out, as
+        batch norm would see it alone.
+        """
+        size, first = self.epoch.batch_size, number * self.epoch.images
+        end = min(first + self.epoch.images, len(self.order))
+        if size > 1 and end - first > size and (end - first) % size == 1:
+            end -= 1
+        return [slice(at, min(at + size, end)) for at in range(first, end, size)]
 
     def new(self, numbers: range, *, device: str) -> Generator[StepBatches, None, None]:
         """Yield new steps in turn: made between the steps on a CPU, ahead by threads on a GPU."""

@@ -5,7 +5,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -194,13 +194,19 @@ class Trainer:
         progress, stage = self.progress, self.config.stages[epoch.stage]
         if progress.step == 0 and epoch.starts_optimizer:
             self.start_optimizer(epoch.stage)
-        if progress.step == 0 and epoch.number == 0:
-            progress.stalls = {}
-            if stage.schedule is not None:
-                progress.rate_scale = 1.0
+        if progress.step == 0:
+            self._begin_watching(epoch)
         self.model.train()
         set_frozen(self.raw, stage.freeze)
         fill_momentum(self.optimizer.optimizer)
+
+    def _begin_watching(self, epoch: Epoch) -> None:
+        """Forget what was watched in another stage, and the rate of another schedule."""
+        before = self.plan[self.progress.epoch - 1] if self.progress.epoch else None
+        if before is None or before.stage != epoch.stage:
+            self.progress.stalls = {}
+        if before is None or before.span != epoch.span:
+            self.progress.rate_scale = 1.0
 
     def run_epoch(
         self, remaining: Remaining, deadline: Deadline | None, *, on_cycle: Callable[[], None]
@@ -305,7 +311,8 @@ class Trainer:
             self.swa.add(self.raw)
 
     def _swa_from(self, start: int | float) -> int:
-        return start if isinstance(start, int) else int(start * len(self.plan)) + 1
+        """Return the first averaged epoch; a share is one of the plan's length as it then stands, shortened or not."""
+        return start if isinstance(start, int) else int(start * len(self.plan) + 1e-9) + 1
 
     def finished_swa(self) -> SegmentationModel | None:
         """Return the equal mean with batch norm's statistics measured anew; None where none was asked for."""
@@ -325,13 +332,11 @@ class Trainer:
         return model
 
     def _norm_batches(self, last: Epoch, count: int) -> Iterator[StepBatches]:
-        """Yield ``count`` training batches as in the last stage, drawn for an epoch after the last."""
-        counters = (self.data.seed, self.data.fold, last.stage, last.number + 1)
-        n = len(self.data.ids)
-        rounds = -(-count * last.batch_size // n)
-        order = np.concatenate([stream(*counters, i).permutation(n) for i in range(rounds)])
-        after = Epoch(**{**vars(last), "number": last.number + 1, "accumulate": 1})
-        batches = EpochBatches(self.tasks[last.stage], self.data, after, order)
+        """Yield ``count`` training batches as in the last stage, of its sampler, drawn for epochs after the last."""
+        rounds = -(-count * last.batch_size // len(self.data.ids))
+        after = [replace(last, number=last.number + 1 + i, accumulate=1) for i in range(rounds)]
+        order = np.concatenate([self.sampling.order(epoch) for epoch in after])
+        batches = EpochBatches(self.tasks[last.stage], self.data, after[0], order)
         return batches.new(range(count), device=self.fabric.device.type)
 
     # --- the plan -----------------------------------------------------------------------------------------
