@@ -281,6 +281,17 @@ def test_a_runtime_is_timed_with_its_conversion(runtime):
     assert timing.n == 3
 
 
+def test_a_model_that_takes_scalars_is_measured():
+    model = MODEL.model_copy(update={"scalars": ["depth", "year"]})
+    assert m.measure(model, CONFIG, **SIZE, seconds=0.0, clock=_Ticking()).n == 3
+    options = {"in_channels": 1, "canvas_hw": (16, 16), "batch_size": 2, "seconds": 0.0}
+    assert m.measure_runtime(model, CONFIG, runtime="torch", **options, clock=_Ticking()).n == 3
+    with pytest.raises(
+        InputError, match=r"'openvino' has no form for a model that takes scalars \(depth, year\)"
+    ):
+        m.measure_runtime(model, CONFIG, runtime="openvino", **options)
+
+
 def test_an_unknown_runtime_is_refused():
     with pytest.raises(InputError, match=r"prediction\.runtime: 'tpu' is unknown"):
         m.measure_runtime(

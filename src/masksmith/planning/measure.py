@@ -160,7 +160,7 @@ class Stepper:
         """Return the probabilities (b, 1, h, w) on the CPU, of the average where there is one."""
         model = (self.average.model if self.average else self.raw).eval()
         with torch.inference_mode(), self.fabric.autocast():
-            logits = model(self.image).mask_logits
+            logits = model(self.image, *model.zero_scalars(len(self.image))).mask_logits
             return torch.sigmoid(logits.float()).cpu()
 
     def _wait(self) -> None:
@@ -267,18 +267,19 @@ def measure_runtime(
         InputError: The runtime is unknown, or cannot work here (see check_runtime).
     """
     config = settle_machine(training_config)
-    check_runtime(runtime, device=config.device, precision=config.precision)
+    check_runtime(runtime, device=config.device, precision=config.precision, scalars=model_config.scalars)
     with torch.random.fork_rng():
         fabric = make_fabric(config)
         model = build_model(model_config, in_channels=in_channels, seed=0, load_weights=False)
         draw = np.random.default_rng(0)
         planes = draw.random((batch_size, in_channels, *canvas_hw), dtype=np.float32)
+        numbers = [zeros.numpy() for zeros in model.zero_scalars(batch_size)]
         start = clock()
         forward = RUNTIMES[runtime](fabric, model.eval(), mask_only)
         with torch.inference_mode():
-            forward(planes)
+            forward(planes, *numbers)
             converted = clock()
-            times = _repeat(lambda: forward(planes), seconds, clock)
+            times = _repeat(lambda: forward(planes, *numbers), seconds, clock)
     spread = (min(times), max(times))
     return Timing(converted - start, 0.0, 0.0, statistics.median(times), (0.0, 0.0), spread, len(times))
 
