@@ -49,3 +49,23 @@ def test_weights_that_a_planned_training_does_not_keep_do_not_predict():
 def test_the_best_epochs_predict_where_they_are_kept(top_k, weights):
     made = load_recipe("default", (f"training.top_k={top_k}", "prediction.weights=top_k"))
     assert again(cycle_of(made, run="x-1", epochs=5, rule=RULES.units)).prediction.weights == weights
+
+
+def test_a_single_stage_trains_everything_on_the_images_of_the_last():
+    made = load_recipe(
+        "default",
+        (
+            "training.stages.0.freeze=[encoder]",
+            "training.stages.0.until_plateau={patience: 1}",
+            "training.stages.0.sampler={name: curriculum}",
+            "training.stages.0.geometry=none",
+            "training.stages.2.intensity=heavy",
+            "training.stages.2.sampler={name: class_aware}",
+        ),
+    )
+    first, last = made.training.stages[0], made.training.stages[-1]
+    (single,) = again(with_epochs(made, 4, RULES.length)).training.stages
+    assert (single.epochs, single.freeze, single.until_plateau) == (4, [], None)
+    assert (single.geometry, single.intensity, single.sampler) == (None, last.intensity, last.sampler)
+    assert single.sampler.name == "class_aware"
+    assert (single.loss, single.optimizer, single.schedule) == (first.loss, first.optimizer, first.schedule)

@@ -17,19 +17,27 @@ def with_epochs(recipe: Recipe, epochs: int, rule: LengthRule) -> Recipe:
     """Return the recipe with ``epochs`` (1 or more) epochs, shared among its stages as they share them now.
 
     Very few epochs are one stage at the largest size of the recipe, with its first loss: a net that saw small
-    images only, or a second loss for one epoch, would be worse.
+    images only, or a second loss for one epoch, would be worse. All of it is trained, and on the images of the last
+    stage: what was frozen for the first stage only, or easy, would never be learned.
     """
     stages = recipe.training.stages
     if epochs == sum(stage.epochs for stage in stages):
         return recipe
     if epochs < rule.single_stage_below or len(stages) > epochs:
-        scale = max(stage.scale for stage in stages)
-        return _with_stages(recipe, [stages[0].model_copy(update={"epochs": epochs, "scale": scale})])
+        return _with_stages(recipe, [_single(stages, epochs)])
     shares = _largest_remainders([stage.epochs for stage in stages], epochs)
     return _with_stages(
         recipe,
         [stage.model_copy(update={"epochs": n}) for stage, n in zip(stages, shares, strict=True)],
     )
+
+
+def _single(stages: list[Stage], epochs: int) -> Stage:
+    """Return the first stage as the only one: see with_epochs."""
+    last = {name: getattr(stages[-1], name) for name in ("geometry", "intensity", "sampler")}
+    scale = max(stage.scale for stage in stages)
+    whole = {"epochs": epochs, "scale": scale, "freeze": [], "until_plateau": None}
+    return stages[0].model_copy(update={**whole, **last})
 
 
 def _largest_remainders(weights: list[int], total: int) -> list[int]:
