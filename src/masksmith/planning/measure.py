@@ -35,6 +35,14 @@ FORMAT_VERSION = 1
 _WARM_UP = 2  # steps that claim memory and choose kernels
 _AT_LEAST = 3  # timed steps, however little time there is
 _FORWARD_SHARE = 0.25  # forward passes are timed for this share of the seconds given to steps
+_NAMED = {
+    "architecture",
+    "encoder",
+    "encoder_weights",
+    "encoder_weights_hash",
+    "encoder_depth",
+    "decoder_channels",
+}
 _FLAGS = ("amx_bf16", "avx512_bf16")  # what decides the speed of bfloat16
 
 Clock = Callable[[], float]
@@ -399,7 +407,18 @@ def timing_key(
         f"{in_channels} channels, {batch_size}x{canvas_hw[0]}x{canvas_hw[1]}, "
         f"{'+'.join(sorted(term.name for term in loss))}, {_optimizer(config).name}, "
         f"{config.precision}, {layout}, {config.device}, {config.threads} threads"
+        f"{_off_defaults(model_config, config, loss)}"
     )
+
+
+def _off_defaults(model_config: ModelConfig, config: TrainingConfig, loss: Sequence[LossTerm]) -> str:
+    """Return a short digest of what else the seconds hang on, "" where all of it is at its defaults."""
+    changed = [
+        *sorted(model_config.model_dump(exclude=_NAMED, exclude_defaults=True).items()),
+        *sorted(f"{term.name} {sorted(term.params.items())}" for term in loss if term.params),
+        *(["no moving average"] if config.ema_decay is None else []),
+    ]
+    return f", options {digest(*map(str, changed))[:8]}" if changed else ""
 
 
 def timing_of(
