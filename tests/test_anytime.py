@@ -9,13 +9,17 @@ import pytest
 import masksmith as ms
 from masksmith import anytime, pipeline, progress, pulse
 from masksmith.budget import Budget
-from masksmith.errors import InputError
-from masksmith.planner import machine_tools
+from masksmith.errors import DiskFullError, InputError
+from masksmith.members import members_of_run
+from masksmith.planner import Plan, Planner, machine_tools
+from masksmith.planning.units import Unit
 from masksmith.prediction import predict
+from masksmith.project import Project
 from masksmith.training import trainer
 from masksmith.training.events import read_events
 from masksmith.training.trainer import Trainer
 from tests.conftest import TINY
+from tests.planning.machine import Machine as KnownMachine
 
 MODEL = {key: value for key, value in TINY.items() if not key.startswith(("training.stages", "folds.train"))}
 MODEL |= {"model.encoder": "tu-test_resnet", "model.decoder_channels": [8, 8, 8]}  # some hundred steps a test
@@ -274,3 +278,46 @@ def test_a_unit_that_diverges_is_left_out(example, tmp_path, machine, monkeypatc
     assert cycles
     assert all("it failed: fold 0, epoch 1: training diverged again" in reason for reason in cycles)
     assert result.submission.ids == 8
+
+
+@pytest.fixture
+def attempt(project):
+    """A function that attempts a trained fold as a unit, beside the members that are given; and its planner."""
+    opened = Project.open(project)
+    (member,) = members_of_run(opened.run())
+    planner = Planner(opened, member.run.recipe, [], KnownMachine().tools())
+    unit = Unit("cycle", 0, 0, 1.0, "a cycle", "ref", run=member.run.path.name)
+    plan = Plan("x", member.run.recipe, [], [unit])
+
+    def attempted(*, beside):
+        work = anytime._Work(opened)
+        work.members = [member] * beside
+        return anytime._attempt(work, planner, plan, 0, Budget(opened.root / "b.json", None))
+
+    return attempted, planner
+
+
+def failing(error):
+    def fail(*any_):
+        raise error
+
+    return fail
+
+
+@pytest.mark.parametrize("verb", ["predict_member", "_judge"])
+def test_a_unit_that_cannot_be_predicted_or_judged_is_left_out(attempt, monkeypatch, verb):
+    attempted, planner = attempt
+    monkeypatch.setattr(anytime, verb, failing(InputError("prediction.weights: 'snapshots': none were kept")))
+    unit = attempted(beside=1)
+    assert (unit.joined, unit.done) == (False, True)  # a later call does not trip over it
+    assert unit.reason == "a cycle; it failed: prediction.weights: 'snapshots': none were kept"
+    with pytest.raises(InputError, match="'snapshots': none were kept"):
+        attempted(beside=0)
+    assert planner.load().units == []
+
+
+def test_a_full_disk_in_prediction_ends_the_call(attempt, monkeypatch):
+    attempted, _ = attempt
+    monkeypatch.setattr(anytime, "predict_member", failing(DiskFullError("oof/fold_0.npy: 3 bytes are left")))
+    with pytest.raises(DiskFullError, match="3 bytes are left"):
+        attempted(beside=1)

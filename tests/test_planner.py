@@ -151,6 +151,16 @@ def test_what_was_trained_without_a_budget_is_taken_over(project):
         planner.Planner(opened, changed, pinned, tools()).make(1e6)
 
 
+def test_a_refit_that_was_trained_is_no_fold_of_a_plan(project, monkeypatch):
+    opened = Project.open(project)
+    run = opened.run()
+    refit = run.recipe.model_copy(update={"folds": run.recipe.folds.model_copy(update={"refit": True})})
+    monkeypatch.setattr(Project, "run", lambda *any_: replace(run, recipe=refit))
+    monkeypatch.setattr(planner, "is_trained", lambda *any_: True)
+    made = planner.Planner(opened, refit, ["model.encoder"], tools()).make(1e6)
+    assert [unit.fold for unit in made.units] == [0]
+
+
 def test_another_value_is_another_plan(project):
     opened = Project.open(project)
     recipe = opened.run().recipe

@@ -176,6 +176,9 @@ def _attempt(work: _Work, planner: Planner, plan: Plan, at: int, budget: Budget)
     work.under_way = member
     try:
         pace = _train(project, member, Deadline(lambda: budget.left, cost.reserve_s, cost.paces))
+        planner.learn(member.run.recipe, pace)
+        predict_member(project, member)
+        unit = _judge(project, unit, member, work.members)
     except (DivergedError, InputError) as error:
         if isinstance(error, DiskFullError):
             raise  # it goes on when there is room
@@ -184,9 +187,6 @@ def _attempt(work: _Work, planner: Planner, plan: Plan, at: int, budget: Budget)
             raise
         logger.warning("%s; this unit is left out", error)
         return replace(unit, joined=False, reason=f"{unit.reason}; it failed: {error}")
-    planner.learn(member.run.recipe, pace)
-    predict_member(project, member)
-    unit = _judge(project, unit, member, work.members)
     if unit.joined:
         work.members = [*work.members, member]
         work.publish()

@@ -22,6 +22,7 @@ from masksmith.preprocess import Frame
 from masksmith.progress import clock, logger
 from masksmith.project import Project
 from masksmith.recipe import Recipe
+from masksmith.splits import ALL
 from masksmith.stages import is_trained, resolve
 
 FORMAT_VERSION = 1
@@ -149,7 +150,10 @@ class Planner:
         return self.save(Plan(self._identity, chosen.recipe, chosen.choices, units))
 
     def _trained_before(self, recipe: Recipe) -> list[Unit]:
-        """Return what was trained without a budget as units; of the same model and seed they are folds of the plan."""
+        """Return what was trained without a budget as units; of the same model and seed they are folds of the plan.
+
+        A refit is none: it is no fold, and nothing held out could judge a cycle of it.
+        """
         try:
             run = self.project.run()
         except InputError:
@@ -157,7 +161,8 @@ class Planner:
         same = (run.recipe.model, run.recipe.seed) == (recipe.model, recipe.seed)
         reference = recipe.hash[:8] if same else run.recipe.hash[:8]
         epochs = sum(stage.epochs for stage in run.recipe.training.stages)
-        members = [member for member in members_of_run(run) if is_trained(self.project, member)]
+        folds = [member for member in members_of_run(run) if member.fold != ALL]
+        members = [member for member in folds if is_trained(self.project, member)]
         return [
             Unit(
                 "fold", member.fold, run.recipe.seed, 0.0, "trained before, without a budget", reference,

@@ -3,7 +3,8 @@ from dataclasses import replace
 import pytest
 
 from masksmith.errors import InputError
-from masksmith.planning.choose import choose, second_recipe
+from masksmith.models.config import ModelConfig
+from masksmith.planning.choose import Choice, choose, second_recipe
 from masksmith.planning.document import explain
 from masksmith.planning.rules import load_rules
 from masksmith.recipe import load_recipe, parse_recipe
@@ -167,3 +168,37 @@ def test_another_recipe_keeps_its_own_length():
     asked = load_recipe("default").model_copy(update={"name": "mine"})
     found = choose(asked, [], FACTS, 1200, RULES, Machine().tools())
     assert found.recipe.training.stages == asked.training.stages
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        {"architecture": "house_unet", "image_head": "gem"},
+        {"scalars": ["depth"]},
+        {"attention": "scse"},
+        {"decoder_channels": [64, 32, 16, 16]},
+    ],
+)
+def test_a_model_in_a_recipe_is_kept_where_its_encoder_is_not_named(model):
+    base = load_recipe("default")
+    asked = base.model_copy(update={"name": "mine", "model": ModelConfig(**model)})
+
+    def settle(recipe):
+        return recipe.model_copy(
+            update={"model": recipe.model.model_copy(update={"encoder": "mobilenet_v2"})}
+        )
+
+    tools = replace(Machine(weights=("imagenet", "none")).tools(), resolve=settle)
+    found = choose(asked, [], FACTS, 1e5, RULES, tools)
+    assert found.recipe.model == ModelConfig(**model, encoder="mobilenet_v2")
+    assert reason(found, "model.encoder") == Choice(
+        "model.encoder", "mobilenet_v2", "settled for the model that was asked for"
+    )
+    assert second_recipe(found.recipe, asked, [], FACTS, RULES, tools) is None
+
+
+def test_weights_alone_pin_no_model():
+    weights = {"encoder_weights": "imagenet", "encoder_weights_hash": "0" * 64}
+    asked = load_recipe("default").model_copy(update={"model": ModelConfig(**weights)})
+    found = choose(asked, ["model.encoder_weights"], FACTS, 1800, RULES, Machine().tools())
+    assert found.recipe.model.encoder == "resnet18"

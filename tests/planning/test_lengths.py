@@ -3,6 +3,8 @@ import pytest
 from masksmith.planning.lengths import cycle_of, with_epochs
 from masksmith.planning.rules import load_rules
 from masksmith.recipe import load_recipe, parse_recipe
+from masksmith.stages import check_prediction
+from masksmith.training.machine import settle_machine
 
 RULES = load_rules()
 RESTARTS = ("training.stages.0.schedule={name: cosine_restarts, cycles: 2}",)
@@ -29,3 +31,41 @@ def test_a_cosine_cycle_has_no_cycles_to_average():
     made = load_recipe("default", (*RESTARTS, "training.swa={every: cycle}", "training.select=swa"))
     cycle = again(cycle_of(made, run="x-1", epochs=5, rule=RULES.units))
     assert (cycle.training.swa, cycle.training.select) == (None, "last")
+
+
+def test_weights_that_a_planned_training_does_not_keep_do_not_predict():
+    made = load_recipe("default", (*RESTARTS, "prediction.weights=snapshots"))
+    assert again(with_epochs(made, 20, RULES.length)).prediction.weights == "snapshots"
+    cycle = again(cycle_of(made, run="x-1", epochs=5, rule=RULES.units))
+    assert cycle.prediction == made.prediction.model_copy(update={"weights": "final"})
+    check_prediction(cycle.model_copy(update={"training": settle_machine(cycle.training)}))
+    late = load_recipe(
+        "default", (RESTARTS[0].replace("stages.0", "stages.2"), "prediction.weights=snapshots")
+    )
+    assert again(with_epochs(late, 4, RULES.length)).prediction.weights == "final"
+
+
+@pytest.mark.parametrize(("top_k", "weights"), [(2, "top_k"), (0, "final")])
+def test_the_best_epochs_predict_where_they_are_kept(top_k, weights):
+    made = load_recipe("default", (f"training.top_k={top_k}", "prediction.weights=top_k"))
+    assert again(cycle_of(made, run="x-1", epochs=5, rule=RULES.units)).prediction.weights == weights
+
+
+def test_a_single_stage_trains_everything_on_the_images_of_the_last():
+    made = load_recipe(
+        "default",
+        (
+            "training.stages.0.freeze=[encoder]",
+            "training.stages.0.until_plateau={patience: 1}",
+            "training.stages.0.sampler={name: curriculum}",
+            "training.stages.0.geometry=none",
+            "training.stages.2.intensity=heavy",
+            "training.stages.2.sampler={name: class_aware}",
+        ),
+    )
+    first, last = made.training.stages[0], made.training.stages[-1]
+    (single,) = again(with_epochs(made, 4, RULES.length)).training.stages
+    assert (single.epochs, single.freeze, single.until_plateau) == (4, [], None)
+    assert (single.geometry, single.intensity, single.sampler) == (None, last.intensity, last.sampler)
+    assert single.sampler.name == "class_aware"
+    assert (single.loss, single.optimizer, single.schedule) == (first.loss, first.optimizer, first.schedule)

@@ -1,5 +1,6 @@
 import json
 import logging
+import re
 from itertools import count
 
 import pytest
@@ -9,7 +10,7 @@ from masksmith.errors import InputError
 from masksmith.models import ModelConfig
 from masksmith.planning import measure as m
 from masksmith.recipe import load_recipe
-from masksmith.training.config import TrainingConfig
+from masksmith.training.config import LossTerm, TrainingConfig
 
 MODEL = ModelConfig(encoder="resnet18", encoder_weights="none", encoder_depth=3, decoder_channels=[16, 8, 8])
 TIMING = m.Timing(1.0, 0.5, 0.25, 0.125, (0.2, 0.3), (0.1, 0.2), 7)
@@ -175,6 +176,11 @@ def test_a_timing_is_measured_once_and_then_remembered(tmp_path):
         (("training.precision=bf16-mixed",), {}),
         (("training.channels_last=false",), {}),
         (("training.stages.0.optimizer.name=sgd",), {}),
+        (("training.ema_decay=null",), {}),
+        (
+            (),
+            {"loss": [term.model_copy(update={"params": {"smooth": 2.0}}) for term in CONFIG.stages[0].loss]},
+        ),
     ],
 )
 def test_what_changes_the_seconds_changes_the_key(overrides, size):
@@ -187,8 +193,34 @@ def test_another_encoder_or_decoder_has_another_key():
         {"encoder": "resnet34"},
         {"decoder_channels": [16, 8, 4]},
         {"architecture": "unetplusplus"},
+        {"attention": "scse"},
+        {"gradient_checkpointing": True},
+        {"scalars": ["depth"]},
     ):
         assert m.timing_key(MODEL.model_copy(update=change), CONFIG, **SIZE) != key
+
+
+def test_what_is_at_its_defaults_stays_out_of_the_key():
+    """Measurements of earlier versions stay good, and weights take no time."""
+    key = m.timing_key(MODEL, CONFIG, **SIZE)
+    assert key == (
+        "unet/resnet18, depth 3, decoder 16-8-8, 1 channels, 2x16x16, bce+dice, adamw, 32-true, channels-last, cpu, "
+        "1 threads"
+    )
+    weights = {"encoder_weights": "imagenet", "encoder_weights_hash": "0" * 64}
+    assert m.timing_key(MODEL.model_copy(update=weights), CONFIG, **SIZE) == key
+    assert m.timing_key(MODEL, _config("training.ema_decay=0.5"), **SIZE) == key
+    off = m.timing_key(MODEL.model_copy(update={"norm": "group"}), CONFIG, **SIZE)
+    assert re.fullmatch(re.escape(key) + ", options [0-9a-f]{8}", off)
+
+
+def test_the_order_of_terms_leaves_the_key():
+    dice, bce = (
+        LossTerm(name="dice", params={"smooth": 2.0}),
+        LossTerm(name="bce", params={"pos_weight": 2.0}),
+    )
+    keys = {m.timing_key(MODEL, CONFIG, **SIZE | {"loss": loss}) for loss in ([dice, bce], [bce, dice])}
+    assert len(keys) == 1
 
 
 def test_what_another_process_wrote_meanwhile_stays(tmp_path):
@@ -279,6 +311,17 @@ def test_a_runtime_is_timed_with_its_conversion(runtime):
     assert (timing.step_s, timing.first_step_s) == (0.0, 0.0)
     assert timing.forward_s == 1.0
     assert timing.n == 3
+
+
+def test_a_model_that_takes_scalars_is_measured():
+    model = MODEL.model_copy(update={"scalars": ["depth", "year"]})
+    assert m.measure(model, CONFIG, **SIZE, seconds=0.0, clock=_Ticking()).n == 3
+    options = {"in_channels": 1, "canvas_hw": (16, 16), "batch_size": 2, "seconds": 0.0}
+    assert m.measure_runtime(model, CONFIG, runtime="torch", **options, clock=_Ticking()).n == 3
+    with pytest.raises(
+        InputError, match=r"'openvino' has no form for a model that takes scalars \(depth, year\)"
+    ):
+        m.measure_runtime(model, CONFIG, runtime="openvino", **options)
 
 
 def test_an_unknown_runtime_is_refused():

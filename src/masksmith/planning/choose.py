@@ -13,6 +13,8 @@ from masksmith.preprocess import round_up
 from masksmith.progress import clock
 from masksmith.recipe import Recipe
 
+_WEIGHTS = {"encoder_weights", "encoder_weights_hash"}  # fields of ModelConfig that pin no model
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -102,8 +104,9 @@ def second_recipe(
 
 
 def _pins_model(pinned: Iterable[str], asked: Recipe) -> bool:
-    keys = [key for key in pinned if key.startswith("model.") and key != "model.encoder_weights"]
-    return bool(keys) or asked.model.encoder != "auto"
+    """Whether anything of the model was set or stands in the recipe, its weights aside: no candidate has it all."""
+    keys = {key for key in pinned if key.startswith("model.")} - {f"model.{name}" for name in _WEIGHTS}
+    return bool(keys or asked.model.model_dump(exclude=_WEIGHTS, exclude_defaults=True))
 
 
 def _sized(asked: Recipe, keys: set[str], facts: DataFacts, rules: Rules, choices: list[Choice]) -> Recipe:
@@ -161,7 +164,8 @@ def _model(
     if _pins_model(keys, base):
         # one that is too large is refused with the figures, before it is trained
         recipe = _fitting(base, keys, facts, tools) or tools.resolve(base)
-        choices.insert(0, Choice("model.encoder", recipe.model.encoder, "as asked"))
+        why = "as asked" if base.model.encoder != "auto" else "settled for the model that was asked for"
+        choices.insert(0, Choice("model.encoder", recipe.model.encoder, why))
         return recipe
     best: tuple[float, Recipe, str] | None = None
     too_large: list[str] = []

@@ -77,9 +77,9 @@ class Cost:
     epoch_s: float
     """One epoch of the last stage."""
     predict_s: float
-    """Held-out and test images, all views."""
+    """Held-out and test images, all views and weights."""
     view_s: float
-    """One view of these, in torch."""
+    """One view of these with all weights, in torch."""
     finish_s: float
     """Tuning, submission and report."""
     paces: tuple[float, ...]
@@ -133,7 +133,7 @@ def cost_of(
         start_s = timed.build_s + timed.first_step_s
     scorings = -(-sum(stage.epochs for stage in training.stages) // training.evaluate_every)
     train_s += scorings * facts.held_out_px * forward_pace + start_s
-    view_s = facts.view_px * forward_pace
+    view_s = facts.view_px * forward_pace * _weights(recipe)
     predict_s = view_s * len(recipe.prediction.tta)
     if runtime is not None and recipe.prediction.runtime != "torch":
         predict_s = _converted_s(recipe, facts, runtime, view_s, forward_pace) or predict_s
@@ -147,17 +147,24 @@ def _stage_size(recipe: Recipe, stage: Stage, facts: DataFacts) -> tuple[tuple[i
     return hw, stage.batch_size or recipe.training.batch_size
 
 
+def _weights(recipe: Recipe) -> int:
+    """Return with how many weights the recipe predicts."""
+    training = recipe.training
+    cuts = sum(stage.schedule.cuts for stage in training.stages if stage.schedule)
+    return max(1, {"final": 1, "snapshots": cuts, "top_k": training.top_k}[recipe.prediction.weights])
+
+
 def _converted_s(
     recipe: Recipe, facts: DataFacts, runtime: MeasureRuntime, view_s: float, forward_pace: float
 ) -> float | None:
-    """Return the seconds of prediction with another runtime: conversion, the gate's comparison, all views."""
+    """Return the seconds of prediction with another runtime: conversions, the gate's comparisons, all views."""
     hw, batch = _stage_size(recipe, recipe.training.stages[-1], facts)
     timed = runtime(recipe.prediction.runtime, recipe.model, recipe.training, hw, batch)
     if timed is None:
         return None
     speed_up = forward_pace * hw[0] * hw[1] * batch / timed.forward_s
     gate_s = view_s * facts.held_out_px / facts.view_px * (1 + 1 / speed_up)
-    return timed.build_s + gate_s + view_s * len(recipe.prediction.tta) / speed_up
+    return timed.build_s * _weights(recipe) + gate_s + view_s * len(recipe.prediction.tta) / speed_up
 
 
 @dataclass(frozen=True)

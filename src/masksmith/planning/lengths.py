@@ -3,6 +3,7 @@
 from typing import Any
 
 from masksmith.planning.rules import LengthRule, UnitRule
+from masksmith.prediction.config import PredictionConfig
 from masksmith.recipe import Recipe
 from masksmith.training.config import ScheduleConfig, Stage, TrainingConfig
 
@@ -16,19 +17,27 @@ def with_epochs(recipe: Recipe, epochs: int, rule: LengthRule) -> Recipe:
     """Return the recipe with ``epochs`` (1 or more) epochs, shared among its stages as they share them now.
 
     Very few epochs are one stage at the largest size of the recipe, with its first loss: a net that saw small
-    images only, or a second loss for one epoch, would be worse.
+    images only, or a second loss for one epoch, would be worse. All of it is trained, and on the images of the last
+    stage: what was frozen for the first stage only, or easy, would never be learned.
     """
     stages = recipe.training.stages
     if epochs == sum(stage.epochs for stage in stages):
         return recipe
     if epochs < rule.single_stage_below or len(stages) > epochs:
-        scale = max(stage.scale for stage in stages)
-        return _with_stages(recipe, [stages[0].model_copy(update={"epochs": epochs, "scale": scale})])
+        return _with_stages(recipe, [_single(stages, epochs)])
     shares = _largest_remainders([stage.epochs for stage in stages], epochs)
     return _with_stages(
         recipe,
         [stage.model_copy(update={"epochs": n}) for stage, n in zip(stages, shares, strict=True)],
     )
+
+
+def _single(stages: list[Stage], epochs: int) -> Stage:
+    """Return the first stage as the only one: see with_epochs."""
+    last = {name: getattr(stages[-1], name) for name in ("geometry", "intensity", "sampler")}
+    scale = max(stage.scale for stage in stages)
+    whole = {"epochs": epochs, "scale": scale, "freeze": [], "until_plateau": None}
+    return stages[0].model_copy(update={**whole, **last})
 
 
 def _largest_remainders(weights: list[int], total: int) -> list[int]:
@@ -64,7 +73,10 @@ def cycle_of(recipe: Recipe, *, run: str, epochs: int, rule: UnitRule) -> Recipe
 def _with_stages(recipe: Recipe, stages: list[Stage], **changes: Any) -> Recipe:  # noqa: ANN401
     training = recipe.training.model_copy(update={"stages": stages, **changes})
     training = training.model_copy(update={"stages": _fit_cycles(training)})
-    return recipe.model_copy(update={"training": training.model_copy(update=_fit_swa(training))})
+    training = training.model_copy(update=_fit_swa(training))
+    return recipe.model_copy(
+        update={"training": training, "prediction": _fit_weights(recipe.prediction, training)}
+    )
 
 
 def _fit_cycles(training: TrainingConfig) -> list[Stage]:
@@ -79,12 +91,23 @@ def _fit_cycles(training: TrainingConfig) -> list[Stage]:
     return stages
 
 
+def _has_cuts(training: TrainingConfig) -> bool:
+    """Whether any stage has cycles at whose ends snapshots are taken."""
+    return any(stage.schedule is not None and stage.schedule.cuts for stage in training.stages)
+
+
+def _fit_weights(prediction: PredictionConfig, training: TrainingConfig) -> PredictionConfig:
+    """Return the prediction with the final weights where the training keeps none of those that were asked for."""
+    kept = {"final": True, "snapshots": _has_cuts(training), "top_k": training.top_k > 0}
+    return prediction if kept[prediction.weights] else prediction.model_copy(update={"weights": "final"})
+
+
 def _fit_swa(training: TrainingConfig) -> dict[str, Any]:
     """Return what changes where weight averaging would begin after the end, or has no cycles any more."""
     swa, epochs = training.swa, sum(stage.epochs for stage in training.stages)
     if swa is None:
         return {}
-    if swa.every == "cycle" and not any(one.schedule and one.schedule.cuts for one in training.stages):
+    if swa.every == "cycle" and not _has_cuts(training):
         select = "last" if training.select == "swa" else training.select
         return {"swa": None, "select": select, "keep": [name for name in training.keep if name != "swa"]}
     late = isinstance(swa.start, int) and swa.start > epochs

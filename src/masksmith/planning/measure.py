@@ -35,6 +35,14 @@ FORMAT_VERSION = 1
 _WARM_UP = 2  # steps that claim memory and choose kernels
 _AT_LEAST = 3  # timed steps, however little time there is
 _FORWARD_SHARE = 0.25  # forward passes are timed for this share of the seconds given to steps
+_NAMED = {
+    "architecture",
+    "encoder",
+    "encoder_weights",
+    "encoder_weights_hash",
+    "encoder_depth",
+    "decoder_channels",
+}
 _FLAGS = ("amx_bf16", "avx512_bf16")  # what decides the speed of bfloat16
 
 Clock = Callable[[], float]
@@ -160,7 +168,7 @@ class Stepper:
         """Return the probabilities (b, 1, h, w) on the CPU, of the average where there is one."""
         model = (self.average.model if self.average else self.raw).eval()
         with torch.inference_mode(), self.fabric.autocast():
-            logits = model(self.image).mask_logits
+            logits = model(self.image, *model.zero_scalars(len(self.image))).mask_logits
             return torch.sigmoid(logits.float()).cpu()
 
     def _wait(self) -> None:
@@ -267,18 +275,19 @@ def measure_runtime(
         InputError: The runtime is unknown, or cannot work here (see check_runtime).
     """
     config = settle_machine(training_config)
-    check_runtime(runtime, device=config.device, precision=config.precision)
+    check_runtime(runtime, device=config.device, precision=config.precision, scalars=model_config.scalars)
     with torch.random.fork_rng():
         fabric = make_fabric(config)
         model = build_model(model_config, in_channels=in_channels, seed=0, load_weights=False)
         draw = np.random.default_rng(0)
         planes = draw.random((batch_size, in_channels, *canvas_hw), dtype=np.float32)
+        numbers = [zeros.numpy() for zeros in model.zero_scalars(batch_size)]
         start = clock()
         forward = RUNTIMES[runtime](fabric, model.eval(), mask_only)
         with torch.inference_mode():
-            forward(planes)
+            forward(planes, *numbers)
             converted = clock()
-            times = _repeat(lambda: forward(planes), seconds, clock)
+            times = _repeat(lambda: forward(planes, *numbers), seconds, clock)
     spread = (min(times), max(times))
     return Timing(converted - start, 0.0, 0.0, statistics.median(times), (0.0, 0.0), spread, len(times))
 
@@ -398,7 +407,18 @@ def timing_key(
         f"{in_channels} channels, {batch_size}x{canvas_hw[0]}x{canvas_hw[1]}, "
         f"{'+'.join(sorted(term.name for term in loss))}, {_optimizer(config).name}, "
         f"{config.precision}, {layout}, {config.device}, {config.threads} threads"
+        f"{_off_defaults(model_config, config, loss)}"
     )
+
+
+def _off_defaults(model_config: ModelConfig, config: TrainingConfig, loss: Sequence[LossTerm]) -> str:
+    """Return a short digest of what else the seconds hang on, "" where all of it is at its defaults."""
+    changed = [
+        *sorted(model_config.model_dump(exclude=_NAMED, exclude_defaults=True).items()),
+        *sorted(f"{term.name} {sorted(term.params.items())}" for term in loss if term.params),
+        *(["no moving average"] if config.ema_decay is None else []),
+    ]
+    return f", options {digest(*map(str, changed))[:8]}" if changed else ""
 
 
 def timing_of(

@@ -1,0 +1,49 @@
+import pytest
+
+from masksmith.planning.cost import cost_of
+from masksmith.planning.rules import load_rules
+from masksmith.recipe import load_recipe
+from tests.planning.machine import FACTS, Machine
+
+RULE = load_rules().time
+
+
+def cost(*overrides, machine=None):
+    machine = machine or Machine()
+    return cost_of(
+        load_recipe("default", overrides), FACTS, machine.measure, RULE, runtime=machine.tools().runtime
+    )
+
+
+RESTARTS = (
+    "training.stages.0.schedule={name: cosine_restarts, cycles: 2}",
+    "training.stages.2.schedule={name: cosine_restarts, cycles: 4}",
+    "training.stages.2.optimizer={name: adamw}",
+    "training.stages.2.epochs=20",
+)
+
+
+@pytest.mark.parametrize(
+    ("kept", "weights", "number"),
+    [
+        (RESTARTS, "snapshots", 6),
+        (("training.top_k=3",), "top_k", 3),
+        (("training.top_k=3",), "final", 1),
+        (RESTARTS, "final", 1),
+    ],
+)
+def test_every_weight_predicts(kept, weights, number):
+    one, several = cost(*kept), cost(*kept, f"prediction.weights={weights}")
+    assert several.predict_s == pytest.approx(number * one.predict_s)
+    assert several.view_s == pytest.approx(number * one.view_s)
+    assert several.reserve_s - one.reserve_s == pytest.approx((number - 1) * one.predict_s)
+    assert several.train_s == one.train_s
+
+
+def test_every_weight_is_converted():
+    machine = Machine(openvino=2.0)
+    asked = ("training.top_k=3", "prediction.runtime=openvino")
+    one = cost(*asked, machine=machine)
+    several = cost(*asked, "prediction.weights=top_k", machine=machine)
+    assert one.predict_s > 2.0  # the conversion
+    assert several.predict_s == pytest.approx(3 * one.predict_s)
