@@ -321,3 +321,18 @@ def test_a_full_disk_in_prediction_ends_the_call(attempt, monkeypatch):
     monkeypatch.setattr(anytime, "predict_member", failing(DiskFullError("oof/fold_0.npy: 3 bytes are left")))
     with pytest.raises(DiskFullError, match="3 bytes are left"):
         attempted(beside=1)
+
+
+def test_a_member_predicts_with_weights_that_its_training_kept(project, monkeypatch):
+    """As a cosine cycle, which keeps no snapshots, in a plan whose folds predict with theirs."""
+    opened = Project.open(project)
+    run = opened.run()
+    snapshots = run.recipe.prediction.model_copy(update={"weights": "snapshots"})
+    recipe = run.recipe.model_copy(update={"prediction": snapshots})
+    planner = Planner(opened, recipe, [], KnownMachine().tools())
+    unit = Unit("cycle", 0, 0, 1.0, "a cycle", "ref", run=run.path.name, took_s=1.0, joined=True)
+    monkeypatch.setattr(planner, "make", lambda left: Plan("x", recipe, [], [unit]))
+    monkeypatch.setattr(planner, "next", lambda *any_: None)
+    work = anytime._Work(opened)
+    assert list(anytime._units(work, planner, Budget(project / "b.json", None))) == []
+    assert [member.run.recipe.prediction.weights for member in work.members] == ["final"]

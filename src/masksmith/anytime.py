@@ -24,6 +24,7 @@ from masksmith.finish import (
 from masksmith.members import Member, members_of_run, write_members
 from masksmith.metrics import get_metric
 from masksmith.planner import Plan, Planner
+from masksmith.planning.lengths import fit_weights
 from masksmith.planning.units import Unit
 from masksmith.predicting import oof_of, predict_member
 from masksmith.progress import Remaining, logger
@@ -133,11 +134,7 @@ def _folds(work: _Work, asked: Recipe) -> Iterator[None]:
 def _units(work: _Work, planner: Planner, budget: Budget) -> Iterator[None]:
     """Train units while there is time for them."""
     project, plan = work.project, _with_damage_open(work.project, planner.make(budget.left), planner)
-    work.members = [
-        Member(project.set_free_parts(project.run(unit.run), plan.recipe), unit.fold)
-        for unit in plan.units
-        if unit.joined
-    ]
+    work.members = [_joined(project, unit, plan.recipe) for unit in plan.units if unit.joined]
     for member in work.members:
         predict_member(project, member)
     work.publish()
@@ -163,6 +160,14 @@ def _units(work: _Work, planner: Planner, budget: Budget) -> Iterator[None]:
             f"--budget: no time is left ({budget}) and nothing is trained; give more, such as +20m"
         )
     logger.info("nothing more fits: spent %s", budget)
+
+
+def _joined(project: Project, unit: Unit, recipe: Recipe) -> Member:
+    """Return the member of a unit, which predicts as the plan's recipe does, with weights that its training keeps."""
+    run = project.run(unit.run)
+    prediction = fit_weights(recipe.prediction, run.recipe.training)
+    free = recipe.model_copy(update={"prediction": prediction})
+    return Member(project.set_free_parts(run, free), unit.fold)
 
 
 def _attempt(work: _Work, planner: Planner, plan: Plan, at: int, budget: Budget) -> Unit | None:

@@ -75,7 +75,7 @@ def _with_stages(recipe: Recipe, stages: list[Stage], **changes: Any) -> Recipe:
     training = training.model_copy(update={"stages": _fit_cycles(training)})
     training = training.model_copy(update=_fit_swa(training))
     return recipe.model_copy(
-        update={"training": training, "prediction": _fit_weights(recipe.prediction, training)}
+        update={"training": training, "prediction": fit_weights(recipe.prediction, training)}
     )
 
 
@@ -96,7 +96,7 @@ def _has_cuts(training: TrainingConfig) -> bool:
     return any(stage.schedule is not None and stage.schedule.cuts for stage in training.stages)
 
 
-def _fit_weights(prediction: PredictionConfig, training: TrainingConfig) -> PredictionConfig:
+def fit_weights(prediction: PredictionConfig, training: TrainingConfig) -> PredictionConfig:
     """Return the prediction with the final weights where the training keeps none of those that were asked for."""
     kept = {"final": True, "snapshots": _has_cuts(training), "top_k": training.top_k > 0}
     return prediction if kept[prediction.weights] else prediction.model_copy(update={"weights": "final"})
