@@ -86,6 +86,12 @@ def test_other_groups_make_the_tuning_stale(project):
     assert after["gain_low"] != before["gain_low"] or after["standard_error"] != before["standard_error"]
 
 
+def test_a_score_that_a_refit_cannot_have_is_refused_before_training(project):
+    schedule = {"name": "plateau", "patience": 2}
+    with pytest.raises(InputError, match=r"training\.stages\[0\]\.schedule\.watch: 'score' needs a score"):
+        ms.train(project, overrides=REFIT | {"training.stages.0.schedule": schedule})
+
+
 def test_a_budget_refuses_it(example, tmp_path):
     with pytest.raises(InputError, match=r"folds\.refit: true, with a budget"):
         ms.compete(example / "data", out=tmp_path / "p", budget="5m", overrides={"folds.refit": True})

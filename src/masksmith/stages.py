@@ -150,14 +150,19 @@ def check_stages(training: TrainingConfig, *, channels: int, custom: CallableAug
     """
     from masksmith.augment import check_augmentation
 
-    check_augmentation(training, channels=channels, custom=custom)
     for i, stage in enumerate(training.stages):
         own = {
             "geometry": stage.geometry or training.geometry,
             "intensity": stage.intensity or training.intensity,
         }
         where = f"training.stages[{i}]" if stage.geometry or stage.intensity else "training"
-        check_augmentation(training.model_copy(update=own), channels=channels, custom=custom, where=where)
+        check_augmentation(
+            training.model_copy(update=own),
+            channels=channels,
+            custom=custom,
+            where=where,
+            batch_size=training.batches_of(stage)[0],
+        )
 
 
 def check_sizes(project: Project, recipe: Recipe) -> None:
@@ -175,9 +180,13 @@ def check_sizes(project: Project, recipe: Recipe) -> None:
 
 def open_run(project: Project, asked: Recipe) -> Run:
     """Return the run of a recipe, made and resolved now if there is none."""
+    from masksmith.training.refit import refuse_refit
+
     made = folds_of(project, asked)
     check_stages(asked.training, channels=project.cache.channels, custom=project.custom)
     check_sizes(project, asked)
+    if asked.folds.refit:
+        refuse_refit(asked.training)
     for stage in ("oof", "test"):
         scalars_of(project, asked, stage)
     run = project.run_of(asked) or project.add_run(asked, resolve(asked))
