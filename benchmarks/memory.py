@@ -55,7 +55,11 @@ def measure(
 
         from masksmith.training.checkpoint import _contiguous, pack_state
 
-        save(_contiguous(pack_state(stepper.raw, {"average": stepper.average.model}, stepper.optimizer.optimizer)))
+        save(
+            _contiguous(
+                pack_state(stepper.raw, {"average": stepper.average.model}, stepper.optimizer.optimizer)
+            )
+        )
     # not ru_maxrss: a child begins with the one of its parent
     status = Path("/proc/self/status").read_text()
     peak = int(status.split("VmHWM:")[1].split()[0]) * 1024
