@@ -156,9 +156,9 @@ def samples(**columns):
 
 
 def test_values_of_a_column_of_texts_or_numbers():
-    found = samples(site=["lake", "lake", "desert"], z=[843.0, 0.5, 0.5])
+    found = samples(site=["lake", "lake", "desert"], patient=["007", "7", "7"])
     assert group_values(found, "site") == {"a": "lake", "b": "lake", "c": "desert"}
-    assert group_values(found, "z") == {"a": "843", "b": "0.5", "c": "0.5"}
+    assert group_values(found, "patient") == {"a": "007", "b": "7", "c": "7"}  # as it is spelt
 
 
 @pytest.mark.parametrize(
