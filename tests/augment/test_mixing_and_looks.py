@@ -28,7 +28,7 @@ from masksmith.augment.mixing import (
     mix,
     mixup,
 )
-from masksmith.augment.sampling import coverage_class, draw_focus
+from masksmith.augment.sampling import class_of, draw_focus
 from masksmith.augment.torch_warp import warp_torch
 from masksmith.augment.warp import warp
 from masksmith.config import validate
@@ -239,9 +239,13 @@ def test_appended_copies_are_mirror_images(stores):
 
 
 def test_rare_coverage_classes_are_changed_more(stores):
-    found = strengths_by_frequency({"a": 0.0, "b": 0.0, "c": 0.0, "d": 0.05, "e": 0.95}, 1.0)
+    found = strengths_by_frequency({"a": 0, "b": 0, "c": 0, "d": 1, "e": 10}, 1.0)
     assert (found["a"], found["d"], found["e"]) == (pytest.approx(1 / 3), 1.0, 1.0)
-    assert [coverage_class(x) for x in (0, 1e-4, 0.1, 0.1001, 0.9, 1)] == [0, 1, 1, 2, 9, 10]
+    masks = np.full((4, 10, 10, 1), 255, np.uint8)
+    masks[1:] = 0
+    masks[2, 0], masks[2, 1] = 1, 2  # two classes on a fifth of it
+    masks[3, 0, 0] = 1
+    assert [class_of(mask) for mask in masks] == [0, 0, 2, 1]
     task = build_task(config_of(augment={"rare_power": 0.5}), canvas_hw=(20, 20), **stores)
     assert set(task.strengths) == set(stores["ids"])
 

@@ -53,13 +53,17 @@ def test_divisors_of_vits():
     assert of("dpt", "vit_base_patch8_224", 4) == 32
 
 
-@pytest.mark.parametrize("depth", [*(pytest.param(depth, marks=pytest.mark.slow) for depth in (3, 4)), 5])
-@pytest.mark.parametrize("name", NAMES)
+def _on_a_vit():
+    """Decoder and depth of all that a plain ViT can have: DPT takes taps, FPN five levels, and it cannot be dilated."""
+    for name in NAMES:
+        deepest = {"deeplabv3": 3, "deeplabv3plus": 4, "pan": 4}.get(name, 5)
+        for depth in range(5 if name == "fpn" else 3, deepest + 1):
+            if name != "dpt":
+                yield pytest.param(name, depth, marks=[pytest.mark.slow] if depth < 5 else [])
+
+
+@pytest.mark.parametrize(("name", "depth"), list(_on_a_vit()))
 def test_a_plain_vit_with_every_decoder(name, depth):
-    if name == "dpt" or (name == "fpn" and depth < 5):
-        pytest.skip("DPT takes taps; FPN needs five levels")
-    if 2**depth > {"deeplabv3": 8, "deeplabv3plus": 16, "pan": 16}.get(name, 32):
-        pytest.skip("a ViT cannot be dilated")
     model = net_of(name, encoder="test_vit", encoder_depth=depth, in_channels=1, scalars=["z"])
     side = model.divisor
     output = model(torch.rand(2, 1, 2 * side, 3 * side), torch.rand(2, 1))

@@ -18,7 +18,7 @@ from masksmith.augment.mixing import Batch, MixingConfig, mix
 from masksmith.augment.sampling import (
     AugmentConfig,
     CallableAugment,
-    coverage_frac,
+    class_of,
     draw_focus,
     strengths_by_frequency,
 )
@@ -161,8 +161,8 @@ def build_task(
     check_augmentation(config, channels=images.channels, custom=custom)
     strengths: dict[str, float] = {}
     if augment.rare_power:
-        coverage = {name: coverage_frac(masks[name]) for name in ids}
-        strengths = strengths_by_frequency(coverage, augment.rare_power)
+        classes = {name: class_of(masks[name]) for name in ids}
+        strengths = strengths_by_frequency(classes, augment.rare_power)
     return Task(
         images,
         masks,

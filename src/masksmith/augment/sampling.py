@@ -12,6 +12,7 @@ from masksmith.arrays import IGNORE, Shaped, UInt8
 from masksmith.augment.distortions import Probability
 from masksmith.config import Config
 from masksmith.errors import InputError
+from masksmith.splits import coverage_class
 
 _TRIES = 64  # pixels looked at before the whole mask is
 
@@ -32,25 +33,19 @@ class AugmentConfig(Config):
     """Name of a callable that is given from Python as well; the name stands for it in the recipe's hash."""
 
 
-def coverage_frac(mask: UInt8[np.ndarray, "h w k"]) -> float:
-    """Return the share of foreground (any class, any layer) among the judged pixels; 0 if none is judged."""
+def class_of(mask: UInt8[np.ndarray, "h w k"]) -> int:
+    """Return the coverage class 0…10 of a mask's foreground (any class, any layer) among its judged pixels."""
     judged = (mask != IGNORE).any(-1)
-    return float(_is_foreground(mask).sum() / max(1, judged.sum()))
+    return coverage_class(int(_is_foreground(mask).sum()), int(judged.sum()))
 
 
-def coverage_class(coverage_frac: float) -> int:
-    """Return the coverage class 0…10 of a share of foreground: 0 is none at all, 10 is (0.9, 1]."""
-    return int(np.ceil(round(coverage_frac * 10, 9)))
-
-
-def strengths_by_frequency(coverage_fracs: Mapping[str, float], power: float) -> dict[str, float]:
+def strengths_by_frequency(classes: Mapping[str, int], power: float) -> dict[str, float]:
     """Return a factor in (0, 1] for each image: the rarer its coverage class, the stronger it is augmented.
 
     Args:
-        coverage_fracs: Id -> share of foreground among the judged pixels, of the training images of the fold.
+        classes: Id -> coverage class, of the training images of the fold.
         power: (frequency of the rarest class / frequency of the image's class) is raised to this.
     """
-    classes = {name: coverage_class(frac) for name, frac in coverage_fracs.items()}
     counts = np.bincount(list(classes.values()), minlength=11) if classes else np.zeros(11, int)
     rarest = min((int(count) for count in counts if count), default=1)
     return {name: float((rarest / counts[number]) ** power) for name, number in classes.items()}
