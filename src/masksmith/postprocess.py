@@ -47,6 +47,9 @@ class TuningConfig(Config):
         default=[0.0, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03]
     )
     """min_pixels as a share of the median image's area; for a metric of counts."""
+    component_area_frac: float = Field(default=0.0, ge=0, lt=1)
+    """Connected regions of a mask (8 neighbours) that are not larger than this share of the image's area are removed,
+    after the thresholds and whatever the search finds; 0 keeps all."""
     resamples: int = Field(default=2000, ge=100)
     """Bootstrap resamples."""
 

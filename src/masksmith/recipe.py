@@ -14,6 +14,7 @@ from pydantic import Field
 from masksmith.config import Config, apply_overrides, look_up, read_yaml, suggest, validate, write_yaml
 from masksmith.errors import InputError
 from masksmith.files import digest
+from masksmith.inputs import InputConfig
 from masksmith.losses import IMAGE_LOSSES, build_loss
 from masksmith.metrics import get_metric
 from masksmith.models.config import ModelConfig
@@ -29,6 +30,25 @@ _AUX_WEIGHT = TrainingConfig.model_fields["aux_weight"].default
 HEADER_KEYS = ("source", "published", "ours", "cost", "differences")
 
 
+class PseudoConfig(Config):
+    """Pseudo-labels: which predictions on the test images are trusted as their masks.
+
+    Honest by construction: the training that is validated on fold k gets the labels of the teacher's fold k alone, a
+    model that has not seen fold k either; a training on all images gets the mean of the teacher's folds.
+    """
+
+    teacher: str
+    """Recipe whose predictions become labels: a bundled one or a YAML file. It is trained first, in this project."""
+    threshold: float = Field(default=0.5, gt=0, lt=1)
+    """Pixels above this probability are foreground."""
+    unsure: tuple[float, float] = (0.2, 0.8)
+    """Pixels with a probability within are unsure, the others confident."""
+    min_confident_frac: float = Field(default=0.9, ge=0, le=1)
+    """Least share of confident pixels of an image that is used."""
+    ignore_unsure: bool = False
+    """Whether unsure pixels are left out of the loss; False: the threshold decides them too."""
+
+
 class Recipe(Config):
     """The configurations of all stages."""
 
@@ -39,8 +59,10 @@ class Recipe(Config):
     metric: str = "tgs_map"
     """A key of METRICS, or one with numbers as in f_beta_objects(beta=1): what every choice is judged by."""
     folds: FoldsConfig = FoldsConfig()
+    input: InputConfig = InputConfig()
     size: SizeConfig = SizeConfig()
     model: ModelConfig = ModelConfig()
+    pseudo: PseudoConfig | None = None
     training: TrainingConfig
     prediction: PredictionConfig = PredictionConfig()
     tuning: TuningConfig = TuningConfig()

@@ -8,6 +8,7 @@ import io
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from pydantic import Field
@@ -37,6 +38,14 @@ class FoldsConfig(Config):
     epochs). It predicts test images only; no score can be honest about it."""
     seed: int = Field(default=0, ge=0)
     """Seed of the assignment."""
+    holdout_frac: float | None = Field(default=None, gt=0, lt=1)
+    """One split instead of folds: this share of the images is held out (as fold 0) and the rest, fold 1, trains; count
+    must be 2 and train 1. None: folds of equal size."""
+    stratify: Literal["coverage", "non_empty", "none"] = "coverage"
+    """What is spread evenly: the 11 coverage classes, images with and without foreground, or nothing (at random)."""
+    deal_by: str | None = None
+    """Column of numbers in a side table: images are sorted by it and dealt out to the folds in turn (as TGS Salt's
+    first place did by depth), without stratification. None: as ``stratify`` says."""
     group_by: str | None = None
     """Column of a side table (a location, a patient): images of the same value stay in one fold, and are a group of
     the metrics of groups and of the bootstrap. None: only identical images are kept together."""

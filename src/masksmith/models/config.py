@@ -69,6 +69,9 @@ class ModelConfig(Config):
     """Head for "is there anything?" on the deepest map: none, or with this pooling (gem: generalised mean)."""
     scalars: list[str] = Field(default_factory=list)
     """Columns of the data's side tables whose numbers the model takes; they join the deepest map."""
+    derived_channels: Literal["none", "depth_ramp", "cumulative_sum"] = "none"
+    """Channels that a one-channel image is given on its canvas: none; a ramp of rows from 0 to 1 and its product with
+    the image (TGS Salt's first place); or the standardised vertical cumulative sum of the image (U-Net with depth)."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: about a third more time, and an eighth to a third of the memory that
     activations take (benchmarks/checkpointing.py)."""

@@ -203,8 +203,10 @@ Part = Literal["encoder", "encoder_norm", "decoder", "head", "all_but_head"]
 class Stage(Config):
     """One stage of a training."""
 
+    data: Literal["labelled", "pseudo", "both"] = "labelled"
+    """Which images: the training set, the test images with pseudo-labels (the recipe's ``pseudo``), or both."""
     epochs: int = Field(ge=1)
-    """Passes over the training images; the most where ``until_plateau`` is set."""
+    """Passes over the images; the most where ``until_plateau`` is set."""
     until_plateau: StallConfig | None = None
     """End the stage as soon as this stalls; None: after its epochs."""
     loss: list[LossTerm] = Field(min_length=1)

@@ -1,0 +1,96 @@
+"""Does more time score better on labels that nobody saw? A fifth of the training images plays the hidden test set.
+
+    python benchmarks/kept_back.py TGS OUT --budgets 5m 10m 20m [--more 20m] [--set KEY=VALUE ...]
+
+``TGS`` is a folder in Kaggle's layout of TGS Salt (``train.zip``, ``train.csv``, ``depths.csv``). A copy is made in
+``OUT/data`` in which a fifth of the training pairs, drawn with seed 0, is the test set; their masks go to
+``OUT/solution.csv`` and are read only to score. Each budget is a fresh project; ``--more`` continues the last one.
+"""
+
+import argparse
+import csv
+import io
+import random
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+
+
+def read_rows(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def write_rows(path, rows):
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def keep_back(source, out, share=0.2, seed=0):
+    """Write the reduced copy and the solution; returns the numbers of training and test images."""
+    data = out / "data"
+    data.mkdir(parents=True)
+    rows = read_rows(source / "train.csv")
+    hidden = {row["id"] for row in random.Random(seed).sample(rows, round(share * len(rows)))}
+    kept = [row for row in rows if row["id"] not in hidden]
+    solution = [row for row in rows if row["id"] in hidden]
+    write_rows(data / "train.csv", kept)
+    write_rows(out / "solution.csv", solution)
+    write_rows(data / "sample_submission.csv", [{"id": row["id"], "rle_mask": "1 1"} for row in solution])
+    depths = read_rows(source / "depths.csv")
+    known = {row["id"] for row in rows}
+    write_rows(data / "depths.csv", [row for row in depths if row["id"] in known])
+    with (
+        zipfile.ZipFile(io.BytesIO((source / "train.zip").read_bytes())) as archive,
+        zipfile.ZipFile(data / "train.zip", "w") as train,
+        zipfile.ZipFile(data / "test.zip", "w") as test,
+    ):
+        for name in archive.namelist():
+            folder, stem = Path(name).parent.name, Path(name).stem
+            if not stem or name.endswith("/"):
+                continue
+            if stem not in hidden:
+                train.writestr(name, archive.read(name))
+            elif folder == "images":
+                test.writestr(name, archive.read(name))
+    return len(kept), len(solution)
+
+
+def masksmith(*arguments):
+    command = [sys.executable, "-m", "masksmith", "-q", *map(str, arguments)]
+    return subprocess.run(command, check=True, text=True, stdout=subprocess.PIPE).stdout
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("tgs", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--budgets", nargs="+", default=["5m", "10m", "20m"])
+    parser.add_argument("--more", nargs="*", default=[])
+    parser.add_argument("--set", action="append", default=[])
+    parser.add_argument("--recipe")
+    options = parser.parse_args()
+    if not (options.out / "data").exists():
+        kept, hidden = keep_back(options.tgs, options.out)
+        print(f"{kept} training and {hidden} hidden images")
+    words = [word for setting in options.set for word in ("--set", setting)]
+    if options.recipe:
+        words += ["--recipe", options.recipe]
+    for number, budget in enumerate([*options.budgets, *options.more]):
+        project = options.out / (budget if number < len(options.budgets) else options.budgets[-1])
+        started = time.monotonic()
+        amount = f"+{budget}" if number >= len(options.budgets) else budget
+        masksmith("compete", options.out / "data", "--out", project, "--budget", amount, *words)
+        minutes = (time.monotonic() - started) / 60
+        score = masksmith("score", project / "submission.csv", options.out / "solution.csv")
+        print(f"{amount:>6s}  {minutes:5.1f} min  {score.strip().splitlines()[-1]}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
