@@ -47,6 +47,27 @@ def test_a_site_stays_in_one_fold(sites, tmp_path):
         ms.folds(out, overrides=TINY | {"folds.group_by": "kind"})
 
 
+def test_folds_by_another_rule_are_refused(sites, tmp_path):
+    out = tmp_path / "project"
+    ms.check(sites, out)
+    split = {"folds": {"count": 2, "train": 1, "holdout_frac": 0.2}}
+    folds = ms.folds(out, overrides=TINY | {f"folds.{key}": one for key, one in split["folds"].items()})
+    assert len(folds.inside(0)) < len(folds.inside(1))
+    with pytest.raises(InputError, match=r"holdout_frac None, stratify coverage, .* was made by another rule"):
+        ms.folds(out, overrides=TINY | {"folds.count": 2})
+    dealt = tmp_path / "dealt"
+    ms.check(sites, dealt)
+    by_row = TINY | {"folds.deal_by": "row"}
+    found = {name: row.fold for row in ms.folds(dealt, overrides=by_row).rows for name in [row.id]}
+    assert len(set(found.values())) == 3
+    with pytest.raises(InputError, match="deal_by None was asked for"):
+        ms.folds(dealt, overrides=TINY)
+    with pytest.raises(InputError, match=r"folds.deal_by: no side table has a column 'depth' of numbers"):
+        other = tmp_path / "other"
+        ms.check(sites, other)
+        ms.folds(other, overrides=TINY | {"folds.deal_by": "depth"})
+
+
 @pytest.mark.parametrize(
     ("column", "message"),
     [("sight", "the column 'sight'; did you mean 'site'"), ("row", "40 images has its own 'row'")],

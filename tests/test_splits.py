@@ -9,6 +9,8 @@ from masksmith.splits import (
     FoldsConfig,
     assign_folds,
     coverage_class,
+    deal_folds,
+    deal_values,
     group_values,
     make_folds,
     merge_groups,
@@ -85,6 +87,110 @@ def test_a_large_group_leaves_its_class_to_the_other_folds():
 def test_too_few_groups():
     with pytest.raises(InputError, match="3 folds of 2 groups"):
         assign_folds([0, 0, 0], ["a", "a", "b"], count=3, seed=0)
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.lists(st.integers(0, 10), min_size=20, max_size=200), st.floats(0.1, 0.9), st.integers(0, 3))
+def test_one_split_holds_out_its_share_of_every_class(classes, share, seed):
+    folds = assign_folds(
+        classes, [str(i) for i in range(len(classes))], count=2, seed=seed, shares=(share, 1 - share)
+    )
+    for kind in set(classes):
+        own = folds[np.array(classes) == kind]
+        assert abs((own == 0).sum() - share * len(own)) <= 1
+
+
+@settings(deadline=None, max_examples=40)
+@given(CASES)
+def test_equal_shares_are_no_shares(case):
+    count, images = case
+    groups = [str(group) for _, group in images]
+    if len(set(groups)) >= count:
+        kinds = [kind for kind, _ in images]
+        plain = assign_folds(kinds, groups, count=count, seed=1)
+        np.testing.assert_array_equal(
+            plain, assign_folds(kinds, groups, count=count, seed=1, shares=[1 / count] * count)
+        )
+
+
+def drawn(num=200):
+    """Coverage of ``num`` images, of which a third is empty, each its own group."""
+    counts = {f"{i:04d}": (0 if i % 3 == 0 else i % 40, 40) for i in range(num)}
+    return counts, {name: name for name in counts}
+
+
+def test_one_split_of_a_data_set():
+    counts, groups = drawn()
+    config = FoldsConfig(count=2, train=1, holdout_frac=0.15)
+    folds = make_folds(counts, groups, config)
+    assert len(folds.inside(0)) == pytest.approx(30, abs=6)  # each of 11 classes is rounded
+    assert folds.count == 2
+    assert set(folds.outside(0)) == set(folds.inside(1))
+
+
+def test_stratified_by_whether_there_is_anything():
+    counts, groups = drawn(300)
+    folds = make_folds(counts, groups, FoldsConfig(count=2, train=1, holdout_frac=0.15, stratify="non_empty"))
+    held_out = [counts[name][0] > 0 for name in folds.inside(0)]
+    assert abs(held_out.count(False) - 15) <= 1
+    assert abs(held_out.count(True) - 30) <= 1
+    assert {row.coverage_class for row in folds.rows} > {0, 1}  # what is written stays the coverage class
+
+
+def test_without_stratification_the_shares_of_classes_vary():
+    counts, groups = drawn()
+    empty = {}
+    for stratify in ("none", "coverage"):
+        config = [FoldsConfig(count=4, stratify=stratify, seed=seed) for seed in range(5)]
+        tables = [make_folds(counts, groups, one).balance() for one in config]
+        assert all(table.sum(1).tolist() == [50] * 4 for table in tables) or stratify == "coverage"
+        empty[stratify] = np.ptp([table[:, 0] for table in tables], axis=1)
+    assert empty["coverage"].max() <= 1
+    assert empty["none"].min() > 1
+
+
+def test_dealt_out_by_a_number():
+    values = [5.0, 1.0, 3.0, 4.0, 2.0, 6.0]
+    np.testing.assert_array_equal(deal_folds(values, list("abcdef"), count=2), [0, 0, 0, 1, 1, 1])
+    # a group has the mean of its numbers: (5 + 1) / 2 = 3 comes after 2, before 4 and beside "c"
+    np.testing.assert_array_equal(
+        deal_folds([5.0, 1.0, 3.5, 4.0, 2.0], ["a", "a", "c", "d", "e"], count=2), [1, 1, 0, 1, 0]
+    )
+    with pytest.raises(InputError, match="3 folds of 2 groups"):
+        deal_folds([1.0, 2.0, 3.0], ["a", "a", "b"], count=3)
+
+
+def test_folds_dealt_by_a_column():
+    counts, groups = drawn(100)
+    values = {name: float((7 * i) % 100) for i, name in enumerate(counts)}
+    folds = make_folds(counts, groups, FoldsConfig(deal_by="z"), values=values)
+    for fold in range(5):
+        assert sorted(values[name] for name in folds.inside(fold)) == [float(z) for z in range(fold, 100, 5)]
+
+
+def test_numbers_to_deal_by():
+    samples = [Sample("a", "a.png", values={"z": 3.0}), Sample("b", "b.png", values={"z": 5.0, "y": 1.0})]
+    assert deal_values(samples, "z") == {"a": 3.0, "b": 5.0}
+    with pytest.raises(InputError, match=r"deal_by: no side table has a column 'x' of numbers; Known: y, z"):
+        deal_values(samples, "x")
+    with pytest.raises(InputError, match="deal_by: no side table .*no table with a column of numbers"):
+        deal_values([Sample("a", "a.png")], "z")
+    with pytest.raises(InputError, match="deal_by: 1 training images have no 'y', for example 'a'"):
+        deal_values(samples, "y")
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"holdout_frac": 0.2}, "goes with count 2, train 1 and refit false, not with count 5, train None"),
+        ({"holdout_frac": 0.2, "count": 2, "train": 1, "refit": True}, "refit True"),
+        ({"deal_by": "z", "stratify": "none"}, "deal_by: 'z' deals images out in their order"),
+        ({"deal_by": "z", "holdout_frac": 0.2, "count": 2, "train": 1}, "deal_by: 'z' deals images out"),
+    ],
+)
+def test_rules_that_do_not_go_together(values, message):
+    with pytest.raises(ValueError, match=message):
+        FoldsConfig(**values)
 
 
 def make():

@@ -8,7 +8,7 @@ import io
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from pydantic import Field
@@ -49,6 +49,24 @@ class FoldsConfig(Config):
     group_by: str | None = None
     """Column of a side table (a location, a patient): images of the same value stay in one fold, and are a group of
     the metrics of groups and of the bootstrap. None: only identical images are kept together."""
+
+    @property
+    def kind(self) -> str:
+        """What decides who is held out together, besides seed and groups, as text: it is kept beside the folds."""
+        return f"holdout_frac {self.holdout_frac}, stratify {self.stratify}, deal_by {self.deal_by}"
+
+    def model_post_init(self, _: Any) -> None:  # noqa: ANN401
+        """Refuse a single split of several folds, and two rules at once."""
+        if self.holdout_frac is not None and (self.count, self.train, self.refit) != (2, 1, False):
+            raise ValueError(
+                f"holdout_frac: {self.holdout_frac} is one split, whose held-out part is fold 0; it goes with count 2, "
+                f"train 1 and refit false, not with count {self.count}, train {self.train} and refit {self.refit}"
+            )
+        if self.deal_by is not None and (self.stratify != "coverage" or self.holdout_frac is not None):
+            raise ValueError(
+                f"deal_by: {self.deal_by!r} deals images out in their order, without stratification and to folds of "
+                "equal size; leave stratify at 'coverage' and holdout_frac at null"
+            )
 
 
 def fold_name(fold: int) -> str:
@@ -123,7 +141,12 @@ class Folds:
 
 
 def assign_folds(
-    classes: Sequence[int], groups: Sequence[str], *, count: int, seed: int
+    classes: Sequence[int],
+    groups: Sequence[str],
+    *,
+    count: int,
+    seed: int,
+    shares: Sequence[float] | None = None,
 ) -> Int[np.ndarray, " n"]:
     """Deal groups of images to folds so that every class is spread evenly.
 
@@ -137,10 +160,12 @@ def assign_folds(
         groups: Group of each image; a group is never divided.
         count: Number of folds.
         seed: Seed of the random order.
+        shares: Share of the images that each fold is to get, above 0; None: all the same.
 
     Raises:
         InputError: Fewer groups than folds.
     """
+    sizes = np.ones(count) if shares is None else np.asarray(shares) * count
     members: dict[str, list[int]] = {}
     for index, group in enumerate(groups):
         members.setdefault(group, []).append(index)
@@ -157,8 +182,8 @@ def assign_folds(
     folds = np.full(len(classes), -1, np.int64)
     for indices in [*large, *single]:
         extra = np.bincount([classes[i] for i in indices], minlength=table.shape[1])
-        cost = (((table + extra) ** 2 - table**2) * rarity).sum(axis=1)
-        keys = np.lexsort((rng.random(count), table.sum(axis=1), cost))
+        cost = (((table + extra) ** 2 - table**2) * rarity).sum(axis=1) / sizes
+        keys = np.lexsort((rng.random(count), table.sum(axis=1) / sizes, cost))
         fold = keys[0]
         table[fold] += extra
         folds[indices] = fold
@@ -240,23 +265,86 @@ def need_groups(folds: Folds, values: Mapping[str, str], path: Path, *, column: 
             )
 
 
-def make_folds(counts: dict[str, tuple[int, int]], groups: dict[str, str], config: FoldsConfig) -> Folds:
-    """Make folds stratified by coverage class, groups kept together.
+def make_folds(
+    counts: Mapping[str, tuple[int, int]],
+    groups: Mapping[str, str],
+    config: FoldsConfig,
+    *,
+    values: Mapping[str, float] | None = None,
+) -> Folds:
+    """Make folds, groups kept together: stratified, at random, of one split, or dealt out by a number.
 
     Args:
         counts: Id -> (foreground pixels, judged pixels).
         groups: Id -> group (equal for identical images, or see merge_groups).
-        config: Number of folds and seed.
+        config: Which rule, number of folds and seed.
+        values: Id -> the number of ``config.deal_by`` (see deal_values); not looked at without it.
+
+    Raises:
+        InputError: Fewer groups than folds.
     """
     names = sorted(counts)
     classes = [coverage_class(*counts[name]) for name in names]
-    assigned = assign_folds(classes, [groups[name] for name in names], count=config.count, seed=config.seed)
+    homes = [groups[name] for name in names]
+    if config.deal_by is not None:
+        assert values is not None, config.deal_by
+        assigned = deal_folds([values[name] for name in names], homes, count=config.count)
+    else:
+        kinds = {
+            "coverage": classes,
+            "non_empty": [int(kind > 0) for kind in classes],
+            "none": [0] * len(classes),
+        }[config.stratify]
+        shares = None if config.holdout_frac is None else (config.holdout_frac, 1 - config.holdout_frac)
+        assigned = assign_folds(kinds, homes, count=config.count, seed=config.seed, shares=shares)
     return Folds(
         [
             FoldRow(name, groups[name], counts[name][0] / max(counts[name][1], 1), kind, int(fold))
             for name, kind, fold in zip(names, classes, assigned, strict=True)
         ]
     )
+
+
+def deal_folds(values: Sequence[float], groups: Sequence[str], *, count: int) -> Int[np.ndarray, " n"]:
+    """Sort groups of images by the mean of their numbers, and deal them out: 0, 1, …, count - 1, 0, …
+
+    Every fold then has the same distribution of the number. Groups of equal means follow in the order of their names.
+
+    Args:
+        values: Number of each image.
+        groups: Group of each image; a group is never divided.
+        count: Number of folds.
+
+    Raises:
+        InputError: Fewer groups than folds.
+    """
+    names, home = np.unique(np.asarray(groups), return_inverse=True)
+    if len(names) < count:
+        raise InputError(
+            f"folds.count: {count} folds of {len(names)} groups of images; expected 2 up to the number of groups"
+        )
+    means = np.bincount(home, weights=np.asarray(values, np.float64)) / np.bincount(home)
+    turn = np.empty(len(names), np.int64)
+    turn[np.argsort(means, kind="stable")] = np.arange(len(names))
+    return (turn % count)[home]
+
+
+def deal_values(samples: Sequence[Sample], column: str) -> dict[str, float]:
+    """Return id -> number of a side table's column, for ``folds.deal_by``.
+
+    Raises:
+        InputError: No table has such a column of numbers, or an image has no number in it.
+    """
+    known = sorted({name for sample in samples for name in sample.values})
+    if column not in known:
+        have = suggest(column, known) if known else "the data has no table with a column of numbers"
+        raise InputError(f"folds.deal_by: no side table has a column {column!r} of numbers; {have}")
+    bare = [sample.id for sample in samples if column not in sample.values]
+    if bare:
+        raise InputError(
+            f"folds.deal_by: {len(bare)} training images have no {column!r}, for example {bare[0]!r}; fill it in"
+        )
+    return {sample.id: sample.values[column] for sample in samples}
 
 
 def write_folds(folds: Folds, path: Path) -> None:

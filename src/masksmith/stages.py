@@ -28,6 +28,7 @@ from masksmith.recipe import Recipe
 from masksmith.splits import (
     ALL,
     Folds,
+    deal_values,
     group_values,
     make_folds,
     merge_groups,
@@ -75,7 +76,14 @@ def folds_of(project: Project, recipe: Recipe) -> Folds:
                 f"folds.seed: {recipe.folds.seed} was asked for, but {project.folds_csv} was made with another, "
                 "and folds are never made anew; choose another --out"
             )
+        if project.ledger.knows("folds.kind") and not project.ledger.is_done("folds.kind", recipe.folds.kind):
+            raise InputError(
+                f"folds: {recipe.folds.kind} was asked for, but {project.folds_csv} was made by another rule, and folds "
+                "are never made anew; choose another --out"
+            )
         return made
+    dealt = recipe.folds.deal_by
+    numbers = None if dealt is None else deal_values(project.catalog.train, dealt)
     masks, images = project.cache.train_masks, project.cache.train_images
     counts = {name: (int((masks[name] == 1).sum()), int((masks[name] != IGNORE).sum())) for name in masks}
     groups = {name: key for key, names in duplicate_groups(images).items() for name in names}
@@ -83,7 +91,8 @@ def folds_of(project: Project, recipe: Recipe) -> Folds:
         groups = merge_groups(groups, values, blank=project.blank)
     project.ledger.mark_done("folds.seed", str(recipe.folds.seed))
     project.ledger.mark_done("folds.group_by", repr(column))
-    write_folds(make_folds(counts, groups, recipe.folds), project.folds_csv)
+    project.ledger.mark_done("folds.kind", recipe.folds.kind)
+    write_folds(make_folds(counts, groups, recipe.folds, values=numbers), project.folds_csv)
     return project.folds
 
 
