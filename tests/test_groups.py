@@ -53,7 +53,9 @@ def test_folds_by_another_rule_are_refused(sites, tmp_path):
     split = {"folds": {"count": 2, "train": 1, "holdout_frac": 0.2}}
     folds = ms.folds(out, overrides=TINY | {f"folds.{key}": one for key, one in split["folds"].items()})
     assert len(folds.inside(0)) < len(folds.inside(1))
-    with pytest.raises(InputError, match=r"holdout_frac None, stratify coverage, .* was made by another rule"):
+    with pytest.raises(
+        InputError, match=r"holdout_frac None, stratify coverage, .* was made by another rule"
+    ):
         ms.folds(out, overrides=TINY | {"folds.count": 2})
     dealt = tmp_path / "dealt"
     ms.check(sites, dealt)

@@ -337,3 +337,30 @@ def test_an_older_project_is_rebuilt_from_its_data(project):
     write_json(project / "runs" / "current.json", "gone")
     with pytest.raises(InputError, match="no run 'gone'"):
         ms.tune(project)
+
+
+def test_a_given_rule_and_small_regions_go_through_to_masks_and_report(example, project):
+    given = {
+        "tuning.bottom_thresholds": [0.5],
+        "tuning.top_thresholds": [0.5],
+        "tuning.min_area_fracs": [0.0],
+        "tuning.component_area_frac": 0.01,
+    }
+    trained = ms.compete(example / "data", out=project, overrides=TINY)
+    done = ms.compete(example / "data", out=project, overrides=TINY | given)
+    assert done.run == trained.run  # nothing is trained for it
+    assert done.tuning["num_rules"] == 1
+    assert done.tuning["searched"].startswith("nothing")
+    assert done.tuning["rule"] == {
+        "top": 32767,
+        "min_pixels": 0,
+        "bottom": 32767,
+        "component_area_frac": 0.01,
+    }
+    rule, store = Rule(**done.tuning["rule"]), open_codes(the_run(project).test(0))
+    for name in store.ids:
+        mask = apply_rule(store[name][..., 0], rule)
+        np.testing.assert_array_equal(read_mask(project / "masks" / f"{name}.png"), mask)
+    page = (project / "report.html").read_text()
+    assert "without regions up to 1.000% of the image (the recipe gives it; nothing was searched)" in page
+    assert "nested gain" not in page

@@ -13,6 +13,8 @@ from masksmith.postprocess import (
     candidate_rules,
     make_sweep,
     paired_bootstrap,
+    plain_rule,
+    remove_small,
     search_rule,
     sweep_counts,
     threshold_rules,
@@ -250,3 +252,81 @@ def test_locations_that_share_an_image_are_two_of_the_metric_and_one_of_the_boot
     assert sorted({round(value, 6) for value in base}) == sorted(
         {round(v, 6) for v in (twice_c, one_each, twice_ab)}
     )
+
+
+def flood_fill(mask, area_frac):
+    """The naive twin of remove_small: visit every pixel's region by hand."""
+    kept, seen = np.zeros_like(mask), np.zeros(mask.shape, bool)
+    for start in zip(*np.nonzero(mask), strict=True):
+        if seen[start]:
+            continue
+        region, waiting = [], [start]
+        seen[start] = True
+        while waiting:
+            row, column = waiting.pop()
+            region.append((row, column))
+            for y in range(max(row - 1, 0), min(row + 2, mask.shape[0])):
+                for x in range(max(column - 1, 0), min(column + 2, mask.shape[1])):
+                    if mask[y, x] and not seen[y, x]:
+                        seen[y, x] = True
+                        waiting.append((y, x))
+        if len(region) > area_frac * mask.size:
+            for spot in region:
+                kept[spot] = 1
+    return kept
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(0, 10_000), st.floats(0, 0.3), st.floats(0.05, 0.6))
+def test_small_regions_go_as_in_a_flood_fill(seed, area_frac, density):
+    rng = np.random.default_rng(seed)
+    mask = (rng.random((int(rng.integers(1, 14)), int(rng.integers(1, 14)))) < density).astype(np.uint8)
+    np.testing.assert_array_equal(remove_small(mask, area_frac), flood_fill(mask, area_frac))
+
+
+def test_a_region_of_just_the_share_is_removed():
+    mask = np.zeros((10, 10), np.uint8)
+    mask[0, :4] = mask[4, :5] = 1
+    mask[9, 9] = mask[8, 8] = 1  # corners touch: one region of two
+    assert remove_small(mask, 0.0) is mask
+    assert remove_small(mask, 0.02).sum() == 9
+    assert remove_small(mask, 0.04).sum() == 5
+    assert remove_small(mask, 0.05).sum() == 0
+
+
+REMOVING = CONFIG.model_copy(update={"component_area_frac": 0.03})
+
+
+@pytest.mark.parametrize("name", ["tgs_map", "dice_per_image", "hausdorff_95"])
+def test_a_search_removes_small_regions_as_the_submission_does(name):
+    metric, data = get_metric(name), pairs(3)
+    rules, sweep = make_sweep(data, metric, REMOVING)
+    assert rules[0] == plain_rule(REMOVING) == Rule(PLAIN.top, 0, PLAIN.bottom, 0.03)
+    assert {rule.component_area_frac for rule in rules} == {0.03}
+    changed = 0
+    for rule in rules:
+        made = [apply_rule(codes, rule) for codes, _ in data]
+        rows = np.stack([metric.stats(mask, target) for mask, (_, target) in zip(made, data, strict=True)])
+        np.testing.assert_array_equal(sweep.rows_of(rule), rows)
+        changed += sum(
+            (mask != apply_rule(codes, Rule(rule.top, rule.min_pixels, rule.bottom))).any()
+            for mask, (codes, _) in zip(made, data, strict=True)
+        )
+    assert changed
+
+
+def test_a_recipe_with_one_rule_searches_nothing():
+    one = TuningConfig(
+        bottom_thresholds=[0.5], top_thresholds=[0.5], min_area_fracs=[0.0], component_area_frac=0.02
+    )
+    metric, data = get_metric("dice_per_image"), pairs(5)
+    rules, sweep = make_sweep(data, metric, one)
+    assert rules == [plain_rule(one)]
+    found = search_rule(
+        sweep, metric, rules, parts=np.arange(12) % 3, groups=list("abcdefghijkl"), resamples=100, seed=0
+    )
+    assert not found.kept
+    assert found.rule == found.found == rules[0]
+    assert found.plain == found.tuned == found.nested
+    assert len(found.curve) == 1
+    assert "without regions up to 2.000% of the image" in found.rule.describe()

@@ -135,10 +135,14 @@ def tune(project: Folder, run: RunName = None) -> None:
     found = masksmith.tune(project, run=run)
     scores = found["scores"]
     print(f"{found['metric']}: " + ", ".join(f"{name} {value:.4f}" for name, value in scores.items()))
-    print(
-        f"nested gain {found['gain_mean']:+.4f} (80% bounds {found['gain_low']:+.4f}, {found['gain_high']:+.4f}): "
-        f"{'kept' if found['kept'] else 'not kept'}\nrule: {found['rule_text']}"
-    )
+    if found["num_rules"] > 1:
+        print(
+            f"nested gain {found['gain_mean']:+.4f} (80% bounds {found['gain_low']:+.4f}, {found['gain_high']:+.4f}): "
+            f"{'kept' if found['kept'] else 'not kept'}"
+        )
+    else:
+        print("not searched: the recipe gives one rule")
+    print(f"rule: {found['rule_text']}")
 
 
 @app.command()

@@ -101,9 +101,16 @@ def tune_members(project: Project, members: Sequence[Member]) -> dict[str, Any]:
     write_json(project.tuning_json, value)
     value = read_json(project.tuning_json)  # what a notebook gets now is what it will read later
     project.ledger.mark_done("tune", key)
-    verdict = "kept" if value["kept"] else "not kept: no certain gain"
-    logger.info("tuning: found '%s' (%s)", value["found_text"], verdict)
+    logger.info("tuning: %s", verdict_on(value))
     return value
+
+
+def verdict_on(tuning: dict[str, Any]) -> str:
+    """Say in a few words what the search of tuning.json came to."""
+    if tuning["num_rules"] == 1:
+        return f"not searched, the recipe gives one rule: '{tuning['found_text']}'"
+    verdict = "kept" if tuning["kept"] else "not kept: no certain gain"
+    return f"found '{tuning['found_text']}' ({verdict})"
 
 
 def submit_members(project: Project, members: Sequence[Member]) -> Verdict:

@@ -1,5 +1,7 @@
 """From probabilities to masks by the triplet rule, and the search for its three numbers.
 
+The order is that of SIIM-ACR's report: probabilities at the true size of the image, threshold, then small regions.
+
 The rule (SIIM-ACR's first place, https://github.com/sneddy/pneumothorax-segmentation): an image has a mask only
 if at least ``min_pixels`` of its pixels are above the top threshold; its mask is then every pixel above
 the bottom threshold.
@@ -7,16 +9,18 @@ the bottom threshold.
 Where the metric needs counts of pixels, the search looks at each image once. A histogram of its codes over the
 candidate thresholds, foreground and background apart, gives the counts of every threshold at once, and with them
 the metric of every rule. A metric of objects or boundaries needs the masks themselves: they are made for every bottom
-threshold, and the triplet is not searched, as it would cost a mask for each of some thousand rules.
+threshold, and the triplet is not searched, as it would cost a mask for each of some thousand rules. Where small regions
+are removed, masks are made for every threshold too, once, and the triplet is searched on their counts.
 
 What it finds is judged by the nested score (chosen on the other parts, scored on this one) and a paired
 bootstrap over groups, and is kept only if the lower 80% bound of its gain is above zero.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Annotated, Any
 
+import cv2
 import numpy as np
 from jaxtyping import Float, Int
 from pydantic import Field
@@ -61,23 +65,42 @@ class Rule:
     top: int
     min_pixels: int
     bottom: int
+    component_area_frac: float = 0.0
+    """Regions of the mask up to this share of the image's area are removed."""
 
     def describe(self) -> str:
         """Return the rule as a sentence."""
-        bottom = f"mask = p > {prob_of(self.bottom):.3f}"
-        if self.min_pixels <= 1 and self.top <= self.bottom:
-            return bottom
-        return f"{bottom}, where at least {self.min_pixels} pixels have p > {prob_of(self.top):.3f}"
+        text = f"mask = p > {prob_of(self.bottom):.3f}"
+        if self.min_pixels > 1 or self.top > self.bottom:
+            text += f", where at least {self.min_pixels} pixels have p > {prob_of(self.top):.3f}"
+        if self.component_area_frac:
+            text += f", without regions up to {self.component_area_frac:.3%} of the image"
+        return text
 
 
 PLAIN = Rule(top=code_of(0.5), min_pixels=0, bottom=code_of(0.5))
+
+
+def plain_rule(config: TuningConfig) -> Rule:
+    """Return what is done without a search: threshold 0.5, and the removal of small regions that is asked for."""
+    return replace(PLAIN, component_area_frac=config.component_area_frac)
+
+
+def remove_small(mask: Mask, area_frac: float) -> Mask:
+    """Return a mask of 0 and 1 without its connected regions (8 neighbours) of at most ``area_frac`` of its area."""
+    if not area_frac or not mask.any():
+        return mask
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=8)
+    large = stats[:, cv2.CC_STAT_AREA] > area_frac * mask.size
+    large[0] = False  # the background
+    return large.astype(np.uint8)[labels]
 
 
 def apply_rule(codes: Codes, rule: Rule) -> Mask:
     """Return the mask of 0 and 1 that the rule makes of an image's codes."""
     if np.count_nonzero(codes > rule.top) < rule.min_pixels:
         return np.zeros(codes.shape, np.uint8)
-    return (codes > rule.bottom).astype(np.uint8)
+    return remove_small((codes > rule.bottom).astype(np.uint8), rule.component_area_frac)
 
 
 @dataclass(frozen=True)
@@ -133,8 +156,14 @@ def sweep_counts(pairs: Sequence[tuple[Codes, Mask]], thresholds: Sequence[int])
     return Sweep(ordered, rows, np.stack([above for _, above in counted]), empty, full)
 
 
-def sweep_masks(pairs: Sequence[tuple[Codes, Mask]], thresholds: Sequence[int], metric: Metric) -> Sweep:
-    """Make every image's mask at every threshold, for a metric that needs more than counts."""
+def sweep_masks(
+    pairs: Sequence[tuple[Codes, Mask]],
+    thresholds: Sequence[int],
+    metric: Metric,
+    *,
+    component_area_frac: float = 0.0,
+) -> Sweep:
+    """Make every image's mask at every threshold: for a metric that needs more than counts, or to remove regions."""
     ordered = np.unique(np.asarray(thresholds, np.int64))
     above = np.array([[np.count_nonzero(codes > at) for at in ordered] for codes, _ in pairs], np.int64)
     rows = []
@@ -142,7 +171,11 @@ def sweep_masks(pairs: Sequence[tuple[Codes, Mask]], thresholds: Sequence[int], 
         own: list[Float[np.ndarray, " k"]] = []
         for at, threshold in enumerate(ordered):
             same = at > 0 and counts[at] == counts[at - 1]  # no pixel lies between the two thresholds
-            own.append(own[-1] if same else metric.stats((codes > threshold).astype(np.uint8), target))
+            if same:
+                own.append(own[-1])
+                continue
+            mask = remove_small((codes > threshold).astype(np.uint8), component_area_frac)
+            own.append(metric.stats(mask, target))
         rows.append(np.stack(own))
     empty, full = (
         np.stack([metric.stats(np.full(codes.shape, value, np.uint8), target) for codes, target in pairs])
@@ -161,17 +194,23 @@ def make_sweep(
         metric: Of binary masks.
         config: Candidates.
     """
-    if metric.needs == "counts":
-        rules = candidate_rules(config, median_area=float(np.median([codes.size for codes, _ in pairs])))
-        return rules, sweep_counts(pairs, [code for rule in rules for code in (rule.top, rule.bottom)])
-    rules = threshold_rules(config)
-    return rules, sweep_masks(pairs, [rule.bottom for rule in rules], metric)
+    share = config.component_area_frac
+    if metric.needs != "counts":
+        rules = threshold_rules(config)
+        bottoms = [rule.bottom for rule in rules]
+        return rules, sweep_masks(pairs, bottoms, metric, component_area_frac=share)
+    rules = candidate_rules(config, median_area=float(np.median([codes.size for codes, _ in pairs])))
+    thresholds = [code for rule in rules for code in (rule.top, rule.bottom)]
+    if share:
+        return rules, sweep_masks(pairs, thresholds, metric, component_area_frac=share)
+    return rules, sweep_counts(pairs, thresholds)
 
 
 def threshold_rules(config: TuningConfig) -> list[Rule]:
     """Return the rules of one threshold, the plain one first."""
     bottoms = [code_of(value) for value in config.bottom_thresholds]
-    return list(dict.fromkeys([PLAIN, *(Rule(bottom, 0, bottom) for bottom in bottoms)]))
+    share = config.component_area_frac
+    return list(dict.fromkeys([plain_rule(config), *(Rule(bottom, 0, bottom, share) for bottom in bottoms)]))
 
 
 def candidate_rules(config: TuningConfig, *, median_area: float) -> list[Rule]:
@@ -180,7 +219,11 @@ def candidate_rules(config: TuningConfig, *, median_area: float) -> list[Rule]:
     tops = [code_of(value) for value in config.top_thresholds]
     pixels = sorted({round(share * median_area) for share in config.min_area_fracs} - {0})
     rules = threshold_rules(config) + [
-        Rule(top, least, bottom) for bottom in bottoms for top in tops if top >= bottom for least in pixels
+        Rule(top, least, bottom, config.component_area_frac)
+        for bottom in bottoms
+        for top in tops
+        if top >= bottom
+        for least in pixels
     ]
     return list(dict.fromkeys(rules))
 
@@ -233,7 +276,7 @@ def search_rule(
     Args:
         sweep: Rows of all judged images.
         metric: What is to be made best.
-        rules: Candidates.
+        rules: Candidates, the plain one first: what is found is compared with that. A single one is not searched.
         parts: Part of each image for the nested score: its fold, or a group-wise fifth of a single fold.
         groups: Group of each image: the bootstrap draws groups.
         labels: Group of each image that a metric of groups means (a location); None: the same. Locations that share an
@@ -244,12 +287,13 @@ def search_rule(
     labels = groups if labels is None else labels
     _, members = np.unique(np.asarray(labels), return_inverse=True)
     found, tuned = best_rule(sweep, rules, metric, members)
-    plain_rows = sweep.rows_of(PLAIN)
+    plain = rules[0]
+    plain_rows = sweep.rows_of(plain)
     nested_rows = np.empty_like(plain_rows)
     chosen = []
     for part in np.unique(parts):
         inside = parts == part
-        rule = PLAIN
+        rule = plain
         if not inside.all():
             rule, _ = best_rule(sweep.part(~inside), rules, metric, members[~inside])
         nested_rows[inside] = sweep.part(inside).rows_of(rule)
@@ -264,7 +308,7 @@ def search_rule(
         for t in sweep.thresholds
     ]
     return Tuning(
-        rule=found if kept else PLAIN,
+        rule=found if kept else plain,
         kept=kept,
         found=found,
         plain=metric.score(plain_rows, members),

@@ -10,12 +10,12 @@ from masksmith.metrics import Metric, get_metric
 from masksmith.metrics.protocol import Groups
 from masksmith.postprocess import (
     PARTS,
-    PLAIN,
     Rule,
     Sweep,
     Tuning,
     apply_rule,
     make_sweep,
+    plain_rule,
     search_rule,
 )
 from masksmith.prediction.codes import MeanCodes
@@ -67,8 +67,9 @@ def tune_oof(
         "metric_describes": metric.describes,
         "higher_is_better": metric.higher_is_better,
         "covers": f"{len(rows)} of {len(made.rows)} training images, {len(blank_pairs)} without content left out",
-        "scores": _scores(sweep, found, metric, blank_pairs, all_groups),
-        "searched": "top and bottom threshold, pixels" if metric.needs == "counts" else "bottom threshold",
+        "scores": _scores(sweep, found, metric, blank_pairs, all_groups, plain=rules[0]),
+        "num_rules": len(rules),
+        "searched": _searched(metric, rules),
         "rule_text": found.rule.describe(),
         "found_text": found.found.describe(),
         "optimism": optimism or None,
@@ -76,8 +77,14 @@ def tune_oof(
     }
 
 
+def _searched(metric: Metric, rules: Sequence[Rule]) -> str:
+    if len(rules) == 1:
+        return "nothing: the recipe gives one rule"
+    return "top and bottom threshold, pixels" if metric.needs == "counts" else "bottom threshold"
+
+
 def _scores(
-    sweep: Sweep, found: Tuning, metric: Metric, blank_pairs: list[Any], groups: Groups
+    sweep: Sweep, found: Tuning, metric: Metric, blank_pairs: list[Any], groups: Groups, *, plain: Rule
 ) -> dict[str, float]:
     """Return every score by name; ``groups`` are those of the sweep's images, then of the blank ones."""
     content = groups[: len(sweep.rows)]
@@ -94,7 +101,7 @@ def _scores(
         "nested": found.nested,
         "nothing": metric.score(sweep.empty, content),
         "everything": metric.score(sweep.full, content),
-        "plain_with_blank": with_blank(PLAIN),
+        "plain_with_blank": with_blank(plain),
         "tuned_with_blank": with_blank(found.found),
     }
 
@@ -120,10 +127,11 @@ def optimism_of(run: Run, fold: int) -> dict[str, float]:
 
 
 def plain_score(project: Project, recipe: Recipe, oof: Mapping[int, MeanCodes]) -> float:
-    """Return the score of threshold 0.5 on the held-out images with content of these folds."""
+    """Return the score of the plain rule (threshold 0.5) on the held-out images with content of these folds."""
     metric, masks = get_metric(recipe.metric), project.cache.train_masks
     rows = [row for row in project.folds.rows if row.fold in oof and row.id not in project.blank]
+    rule = plain_rule(recipe.tuning)
     stats = [
-        metric.stats(apply_rule(oof[row.fold][row.id][..., 0], PLAIN), masks[row.id][..., 0]) for row in rows
+        metric.stats(apply_rule(oof[row.fold][row.id][..., 0], rule), masks[row.id][..., 0]) for row in rows
     ]
     return metric.score(np.stack(stats), project.metric_groups(recipe, [row.id for row in rows]))
