@@ -64,9 +64,9 @@ def test_folds_by_another_rule_are_refused(sites, tmp_path):
     assert len(set(found.values())) == 3
     with pytest.raises(InputError, match="deal_by None was asked for"):
         ms.folds(dealt, overrides=TINY)
+    other = tmp_path / "other"
+    ms.check(sites, other)
     with pytest.raises(InputError, match=r"folds.deal_by: no side table has a column 'depth' of numbers"):
-        other = tmp_path / "other"
-        ms.check(sites, other)
         ms.folds(other, overrides=TINY | {"folds.deal_by": "depth"})
 
 

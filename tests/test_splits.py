@@ -173,7 +173,7 @@ def test_numbers_to_deal_by():
     assert deal_values(samples, "z") == {"a": 3.0, "b": 5.0}
     with pytest.raises(InputError, match=r"deal_by: no side table has a column 'x' of numbers; Known: y, z"):
         deal_values(samples, "x")
-    with pytest.raises(InputError, match="deal_by: no side table .*no table with a column of numbers"):
+    with pytest.raises(InputError, match=r"deal_by: no side table .*no table with a column of numbers"):
         deal_values([Sample("a", "a.png")], "z")
     with pytest.raises(InputError, match="deal_by: 1 training images have no 'y', for example 'a'"):
         deal_values(samples, "y")

@@ -306,7 +306,7 @@ def make_folds(
 
 
 def deal_folds(values: Sequence[float], groups: Sequence[str], *, count: int) -> Int[np.ndarray, " n"]:
-    """Sort groups of images by the mean of their numbers, and deal them out: 0, 1, …, count - 1, 0, …
+    """Sort groups of images by the mean of their numbers, and deal them out in turn, one to each fold.
 
     Every fold then has the same distribution of the number. Groups of equal means follow in the order of their names.
 

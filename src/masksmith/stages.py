@@ -78,8 +78,8 @@ def folds_of(project: Project, recipe: Recipe) -> Folds:
             )
         if project.ledger.knows("folds.kind") and not project.ledger.is_done("folds.kind", recipe.folds.kind):
             raise InputError(
-                f"folds: {recipe.folds.kind} was asked for, but {project.folds_csv} was made by another rule, and folds "
-                "are never made anew; choose another --out"
+                f"folds: {recipe.folds.kind} was asked for, but {project.folds_csv} was made by another rule, and "
+                "folds are never made anew; choose another --out"
             )
         return made
     dealt = recipe.folds.deal_by
