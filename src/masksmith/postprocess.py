@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass
 from typing import Annotated, Any
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, UInt8, UInt16
 from pydantic import Field
 
 from masksmith.arrays import IGNORE, Codes, Mask
@@ -29,6 +29,8 @@ from masksmith.prediction import code_of, prob_of
 from masksmith.randomness import stream
 
 _BOUND_QUANTILE = 0.2  # the lower 80% bound of a gain
+Pairs = Sequence[tuple[UInt16[np.ndarray, "..."], UInt8[np.ndarray, "..."]]]
+"""Codes and target of each image, (h, w) both; the images may have many sizes."""
 PARTS = 5  # group-wise parts for the nested score where only one fold was trained
 
 
@@ -121,7 +123,7 @@ def _counts_by_table(
     return rows, above.sum(axis=0)
 
 
-def sweep_counts(pairs: Sequence[tuple[Codes, Mask]], thresholds: Sequence[int]) -> Sweep:
+def sweep_counts(pairs: Pairs, thresholds: Sequence[int]) -> Sweep:
     """Count every image at every threshold."""
     ordered = np.unique(np.asarray(thresholds, np.int64))
     lut = np.searchsorted(ordered, np.arange(65536), side="left").astype(np.int64)
@@ -133,7 +135,7 @@ def sweep_counts(pairs: Sequence[tuple[Codes, Mask]], thresholds: Sequence[int])
     return Sweep(ordered, rows, np.stack([above for _, above in counted]), empty, full)
 
 
-def sweep_masks(pairs: Sequence[tuple[Codes, Mask]], thresholds: Sequence[int], metric: Metric) -> Sweep:
+def sweep_masks(pairs: Pairs, thresholds: Sequence[int], metric: Metric) -> Sweep:
     """Make every image's mask at every threshold, for a metric that needs more than counts."""
     ordered = np.unique(np.asarray(thresholds, np.int64))
     above = np.array([[np.count_nonzero(codes > at) for at in ordered] for codes, _ in pairs], np.int64)
@@ -151,9 +153,7 @@ def sweep_masks(pairs: Sequence[tuple[Codes, Mask]], thresholds: Sequence[int], 
     return Sweep(ordered, np.stack(rows), above, empty, full)
 
 
-def make_sweep(
-    pairs: Sequence[tuple[Codes, Mask]], metric: Metric, config: TuningConfig
-) -> tuple[list[Rule], Sweep]:
+def make_sweep(pairs: Pairs, metric: Metric, config: TuningConfig) -> tuple[list[Rule], Sweep]:
     """Return the rules to try and the sweep that holds their thresholds, by what the metric needs.
 
     Args:
