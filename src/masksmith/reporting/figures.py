@@ -45,7 +45,7 @@ def learning_curves(events: list[dict[str, Any]], split: str, name: str, title: 
     figure.update_layout(
         title=title, xaxis_title="epoch", yaxis_title=axis, showlegend=len(figure.data) > 1, **_LAYOUT
     )
-    for epoch, stage in sorted(_stage_starts(events)):
+    for epoch, stage in sorted(stage_starts(events)):
         figure.add_vline(
             x=epoch - 0.5, line_dash="dot", line_width=1, line_color=_FAINT, annotation_text=f"stage {stage + 1}",
             annotation_position="top right", annotation_font_size=11, annotation_font_color=_FAINT,
@@ -53,7 +53,7 @@ def learning_curves(events: list[dict[str, Any]], split: str, name: str, title: 
     return _html(figure)
 
 
-def _stage_starts(events: list[dict[str, Any]]) -> set[tuple[float, int]]:
+def stage_starts(events: list[dict[str, Any]]) -> set[tuple[float, int]]:
     """Return (first epoch, stage) of every stage but the first one; curves that differ have marks of their own."""
     starts = set()
     for curve in {event["curve"] for event in events}:
