@@ -145,7 +145,7 @@ def threshold(facts: ReportFacts) -> Drawing:
     chart.line(xs, ys)
     x, y = chart.at(*best)
     drawing.cross(x, y)
-    side = ("end", -10) if best[0] < 0.5 else ("start", 10)
+    side = ("start", 10) if 0.5 <= best[0] < 0.75 else ("end", -10)
     words = f"best {best[1]:.4f} at {best[0]:.2f}"
     drawing.text(x + side[1], y - 8, words, colour=RED, weight="600", anchor=side[0])
     return drawing

@@ -97,6 +97,25 @@ def test_columns_are_compared_where_there_is_a_test_set():
     assert layout["title"]["text"] == "z"
 
 
+@pytest.mark.parametrize(
+    "column",
+    [
+        [5.0],
+        [5.0, 5.0],
+        [1e17, 1e17 + 16.0],
+        [-1.5e308, 1.5e308],
+        [0.0, 5e-324],
+        [float(i) for i in range(99)],
+    ],
+)
+def test_every_value_of_a_column_is_in_a_bar(column):
+    traces, _ = drawn(figures.value_distribution("z", column, []))
+    shares = traces[0]["y"]
+    if isinstance(shares, dict):
+        shares = np.frombuffer(base64.b64decode(shares["bdata"]), shares["dtype"])
+    assert sum(shares) == pytest.approx(1)
+
+
 @given(values, values)
 def test_the_gap_is_that_of_kolmogorov_and_smirnov(one, other):
     gaps = [

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
+from jaxtyping import Float
 
 _COLOURS = ("#2563eb", "#d97706", "#059669", "#9333ea", "#dc2626", "#0891b2", "#65a30d", "#db2777")
 _FAINT = "#6b7280"
@@ -89,6 +90,7 @@ def threshold_curve(
         line_color="#059669",
         annotation_text=f"in use {chosen:.2f}",
         annotation_position="bottom right",
+        annotation_yshift=16,  # above the other text
     )
     figure.add_hline(y=plain, line_dash="dot", line_color=_FAINT)
     figure.update_layout(
@@ -204,15 +206,16 @@ def value_distribution(name: str, train: Sequence[float], test: Sequence[float])
     """Return how a column of numbers is spread over the training and, where there are some, the test images."""
     sets = {"training": np.array(train), "test": np.array(test)}
     sets = {label: values for label, values in sets.items() if len(values)}
-    everything = np.concatenate(list(sets.values()))
-    edges = np.histogram_bin_edges(everything, bins=min(_BINS, math.ceil(math.sqrt(len(everything)))))
+    edges = _bin_edges(np.concatenate(list(sets.values())))
+    with np.errstate(over="ignore"):  # a range that no number holds
+        widths = np.diff(edges)
     figure = go.Figure()
     for at, (label, values) in enumerate(sets.items()):
         counts, _ = np.histogram(values, bins=edges)
         figure.add_bar(
             x=(edges[:-1] + edges[1:]) / 2,
             y=counts / len(values),
-            width=np.diff(edges),
+            width=widths,
             name=f"{label} ({len(values)})",
             marker_color=_COLOURS[at],
             opacity=0.6,
@@ -223,6 +226,15 @@ def value_distribution(name: str, train: Sequence[float], test: Sequence[float])
     )
     figure.update_yaxes(tickformat=".0%")
     return _html(figure)
+
+
+def _bin_edges(values: Float[np.ndarray, " n"]) -> Float[np.ndarray, " edges"]:
+    """Return the edges of equal bins over finite values; of one bin where their range cannot be divided."""
+    low, high = float(values.min()), float(values.max())
+    with np.errstate(over="ignore", invalid="ignore"):
+        edges = np.linspace(low, high, min(_BINS, math.ceil(math.sqrt(len(values)))) + 1)
+        divided = bool(np.isfinite(edges).all() and (np.diff(edges) > 0).all())
+    return edges if divided else np.array([np.nextafter(low, -np.inf), np.nextafter(high, np.inf)])
 
 
 def cdf_gap(one: Sequence[float], other: Sequence[float]) -> float:
