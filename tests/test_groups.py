@@ -1,5 +1,7 @@
 """Groups of a side table's column on their way: catalogue, folds, validation, tuning, report."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -138,4 +140,7 @@ def test_the_whole_way(sites, tmp_path, metric):
     assert facts["best_epoch"] >= 1
     assert sign * facts["best_score"] >= 0
     assert result.report is not None
-    assert metric in result.report.read_text()
+    page = result.report.read_text()
+    assert metric in page
+    assert "<h3>Groups</h3>" in page
+    assert re.search(r"\d groups of the held-out images, the worst first\.", page)

@@ -296,19 +296,24 @@ def test_report_is_one_offline_file_that_escapes(trained):
     page = (trained / "report.html").read_text()
     for needed in (
         "Score, out of fold",
-        "Gallery",
+        "Check plot",
+        "random",
         "worst",
         "median",
         "best",
         "data:image/png",
-        "false positive (green)",
+        "false positives in green",
+        "Samples by coverage class",
+        "z: largest gap of the cumulative shares",
+        "coverage of the training masks; ",
+        "stage 2",
     ):
         assert needed in page, needed
     outside = page[page.index("</script>") :]  # after plotly's own code
     assert "https://" not in outside.replace("https://plot.ly", "")
     assert "<link" not in outside
     facts = report_facts(Project.open(trained), members_of_run(the_run(trained)))
-    evil = dataclasses.replace(facts, title="<script>alert(1)</script>", folds_text="<img src=x>")
+    evil = dataclasses.replace(facts, title="<script>alert(1)</script>", run="<img src=x>")
     path = write_report(trained.parent / "evil.html", evil)
     text = path.read_text()
     assert "<script>alert(1)" not in text

@@ -1,6 +1,7 @@
 """The command line: a thin shell over ``pipeline``. Nothing heavy is imported before a verb runs."""
 
 import logging
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -195,7 +196,8 @@ def recipes(
     ] = False,
     scale: Annotated[str, typer.Option("--scale", help="With --verify: small or full.")] = "small",
 ) -> None:
-    """List the bundled recipes, or show one: header, every value, weights, size trace."""
+    """List the bundled recipes by contest, or show one: header, every value, weights, size trace."""
+    from masksmith.listings import listing_table
     from masksmith.recipe import list_recipes
 
     if verify:
@@ -204,10 +206,7 @@ def recipes(
     if name is not None:
         print(masksmith.recipes(name))
         return
-    for listing in list_recipes():
-        print(
-            f"{listing.name:14s} {listing.header.get('source', '')}\n{'':14s} ours: {listing.header.get('ours', '')}"
-        )
+    print(listing_table(list_recipes(), width=shutil.get_terminal_size((120, 24)).columns))
 
 
 @app.command()

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from masksmith.arrays import Mask
-from masksmith.data.checks import coverage
 from masksmith.errors import InputError
 from masksmith.files import read_json, write_json
 from masksmith.members import Member
@@ -201,6 +200,7 @@ def test_shapes(project: Project) -> dict[str, tuple[int, int]]:
 def report_facts(project: Project, members: Sequence[Member]) -> "ReportFacts":
     """Collect what the report shows."""
     from masksmith.reporting import ReportFacts
+    from masksmith.reporting.tables import Judged, fold_lines, group_lines
 
     oof, tuning = oof_of(project, members), need_tuning(project, members)
     rows = [row for row in project.folds.rows if row.fold in oof and row.id not in project.blank]
@@ -209,6 +209,9 @@ def report_facts(project: Project, members: Sequence[Member]) -> "ReportFacts":
     preds = {row.id: apply_rule(oof[row.fold][row.id][..., 0], rule) for row in rows}
     stats = {row.id: metric.stats(preds[row.id], masks[row.id][..., 0]) for row in rows}
     scores = {name: float(metric.value(row[None])[0]) for name, row in stats.items()}
+    labels = project.metric_groups(run.recipe, list(stats))
+    judged = {name: Judged(row, str(group)) for (name, row), group in zip(stats.items(), labels, strict=True)}
+    all_rows = project.folds.rows
     test_shares: list[float] = []
     if project.catalog.test:
         codes = test_of(project, members)
@@ -222,20 +225,36 @@ def report_facts(project: Project, members: Sequence[Member]) -> "ReportFacts":
         check=read_json(project.check_json) if project.check_json.exists() else None,
         recipe_yaml=run.recipe.to_yaml(),
         environment=(run.path / "environment.txt").read_text(),
-        folds_text=str(project.folds),
+        folds=fold_lines(all_rows, judged, metric),
+        groups=[] if run.recipe.folds.group_by is None else group_lines(all_rows, judged, metric),
+        rows=all_rows,
+        columns=_columns(project),
+        values={sample.id: sample.values for sample in project.catalog.train},
         tuning=tuning,
         interim=any(member.interim for member in members),
         noise=noise_text(read_noise(project.noise_json)),
         plan=_plan_of(project, members),
         budget=_budget_text(project),
         events=_events(members),
-        coverage_train=list(coverage(masks).values()),
         coverage_test=test_shares,
         scores=scores,
         images=project.cache.train_images,
         masks=masks,
         preds=preds,
     )
+
+
+def _columns(project: Project) -> dict[str, tuple[list[float], list[float]]]:
+    """Return each column of numbers in the side tables -> its values of the training and of the test images."""
+    catalog = project.catalog
+    names = sorted({name for sample in catalog.train for name in sample.values})
+    return {
+        name: (
+            [sample.values[name] for sample in catalog.train if name in sample.values],
+            [sample.values[name] for sample in catalog.test if name in sample.values],
+        )
+        for name in names
+    }
 
 
 def _plan_of(project: Project, members: Sequence[Member]) -> dict[str, Any] | None:

@@ -22,7 +22,7 @@ from typing import Annotated, Any
 
 import cv2
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, UInt8, UInt16
 from pydantic import Field
 
 from masksmith.arrays import IGNORE, Codes, Mask
@@ -33,6 +33,8 @@ from masksmith.prediction import code_of, prob_of
 from masksmith.randomness import stream
 
 _BOUND_QUANTILE = 0.2  # the lower 80% bound of a gain
+Pairs = Sequence[tuple[UInt16[np.ndarray, "..."], UInt8[np.ndarray, "..."]]]
+"""Codes and target of each image, (h, w) both; the images may have many sizes."""
 PARTS = 5  # group-wise parts for the nested score where only one fold was trained
 
 
@@ -144,7 +146,7 @@ def _counts_by_table(
     return rows, above.sum(axis=0)
 
 
-def sweep_counts(pairs: Sequence[tuple[Codes, Mask]], thresholds: Sequence[int]) -> Sweep:
+def sweep_counts(pairs: Pairs, thresholds: Sequence[int]) -> Sweep:
     """Count every image at every threshold."""
     ordered = np.unique(np.asarray(thresholds, np.int64))
     lut = np.searchsorted(ordered, np.arange(65536), side="left").astype(np.int64)
@@ -157,7 +159,7 @@ def sweep_counts(pairs: Sequence[tuple[Codes, Mask]], thresholds: Sequence[int])
 
 
 def sweep_masks(
-    pairs: Sequence[tuple[Codes, Mask]],
+    pairs: Pairs,
     thresholds: Sequence[int],
     metric: Metric,
     *,
@@ -184,9 +186,7 @@ def sweep_masks(
     return Sweep(ordered, np.stack(rows), above, empty, full)
 
 
-def make_sweep(
-    pairs: Sequence[tuple[Codes, Mask]], metric: Metric, config: TuningConfig
-) -> tuple[list[Rule], Sweep]:
+def make_sweep(pairs: Pairs, metric: Metric, config: TuningConfig) -> tuple[list[Rule], Sweep]:
     """Return the rules to try and the sweep that holds their thresholds, by what the metric needs.
 
     Args:

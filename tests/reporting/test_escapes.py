@@ -11,6 +11,7 @@ from masksmith.finish import report_facts
 from masksmith.members import read_members
 from masksmith.project import Project
 from masksmith.reporting import write_report
+from masksmith.reporting.tables import GroupLine
 
 EVILS = (
     "<script>alert(1)</script>",
@@ -77,7 +78,10 @@ def page_of(project, text):
         check=check,
         recipe_yaml=f"# {text}\nname: {text}",
         environment=text,
-        folds_text=text,
+        rows=[dataclasses.replace(row, id=text) if row.id == name else row for row in facts.rows],
+        groups=[GroupLine(text, 3, 0.5, 0.25)],
+        columns={text: ([1.0, 2.0], [2.0])},
+        values={text: {text: 1.0}},
         tuning=facts.tuning | dict.fromkeys(texts, text) | {"optimism": {text: 0.5}},
         scores=renamed(facts.scores),
         preds=renamed(facts.preds),

@@ -6,7 +6,9 @@ from masksmith.reporting.pictures import (
     FALSE_POSITIVE,
     difference,
     error_cause,
-    four_panels,
+    fit,
+    four_rows,
+    overlay,
     to_rgb,
 )
 
@@ -32,9 +34,28 @@ def test_difference_is_green_for_false_positives_and_red_for_false_negatives():
     assert FALSE_NEGATIVE[0] > FALSE_NEGATIVE[1]
 
 
-def test_four_panels_side_by_side():
-    shown = four_panels(IMAGE, mask((0, 0)), mask())
-    assert shown.shape == (4, 4 * 4 + 3 * 2, 3)
+def test_four_rows_of_one_size_whatever_the_image():
+    target = mask((0, 0))
+    assert four_rows(IMAGE, target, mask()).shape == (4 * 4 + 3 * 2, 4, 3)
+    wide = np.zeros((300, 1000, 1), np.uint8)
+    sheet = four_rows(wide, np.zeros((300, 1000), np.uint8), np.ones((300, 1000), np.uint8))
+    assert sheet.shape == (4 * 256 + 3 * 2, 256, 3)
+    assert tuple(sheet[3 * (256 + 2) + 128, 128]) == FALSE_POSITIVE
+
+
+def test_a_picture_is_fitted_into_the_middle_of_a_white_square():
+    shown = fit(np.zeros((2, 6, 3), np.uint8), 6)
+    assert shown.shape == (6, 6, 3)
+    assert (shown[2:4] == 0).all()
+    assert (np.delete(shown, [2, 3], axis=0) == 255).all()
+    assert fit(np.zeros((1, 1000, 3), np.uint8), 10).shape == (10, 10, 3)
+    assert (fit(np.zeros((2, 2, 3), np.uint8), 6) == 0).sum() == 2 * 2 * 3  # never enlarged
+
+
+def test_a_true_mask_is_green_over_its_image():
+    shown = overlay(IMAGE, mask((1, 1)))
+    assert shown[1, 1, 1] > shown[1, 1, 0]
+    assert len(set(shown[2, 2])) == 1
 
 
 @pytest.mark.parametrize("channels", [1, 3, 5])

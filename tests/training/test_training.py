@@ -93,7 +93,7 @@ def test_same_seed_twice_same_weights_and_log(data, tmp_path):
         for name in "ab"
     ]
     assert logs[0] == logs[1]
-    assert {event["name"] for event in logs[0]} == {"loss", "lr", "score"}
+    assert {event["name"] for event in logs[0]} == {"loss", "lr", "score", "stage"}
 
 
 def test_other_seed_other_weights(data, tmp_path):

@@ -2,12 +2,16 @@
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
+from jaxtyping import Float
 
 _COLOURS = ("#2563eb", "#d97706", "#059669", "#9333ea", "#dc2626", "#0891b2", "#65a30d", "#db2777")
+_FAINT = "#6b7280"
+_BINS = 40
 _LAYOUT: dict[str, Any] = {
     "template": "plotly_white",
     "margin": {"l": 56, "r": 16, "t": 36, "b": 48},
@@ -33,7 +37,7 @@ def _series(
 
 
 def learning_curves(events: list[dict[str, Any]], split: str, name: str, title: str, axis: str) -> str:
-    """Return one line for each ``curve`` of the events (a fold of a run) over the epochs."""
+    """Return one line for each ``curve`` of the events (a fold of a run) over the epochs, the stages marked."""
     figure = go.Figure()
     for at, curve in enumerate(sorted({event["curve"] for event in events})):
         epochs, values = _series(events, curve, split, name)
@@ -42,25 +46,53 @@ def learning_curves(events: list[dict[str, Any]], split: str, name: str, title: 
     figure.update_layout(
         title=title, xaxis_title="epoch", yaxis_title=axis, showlegend=len(figure.data) > 1, **_LAYOUT
     )
+    for epoch, stage in sorted(stage_starts(events)):
+        figure.add_vline(
+            x=epoch - 0.5, line_dash="dot", line_width=1, line_color=_FAINT, annotation_text=f"stage {stage + 1}",
+            annotation_position="top right", annotation_font_size=11, annotation_font_color=_FAINT,
+        )  # fmt: skip
     return _html(figure)
 
 
-def threshold_curve(curve: Sequence[Sequence[float]], *, metric: str, chosen: float, plain: float) -> str:
-    """Return the score of a single threshold, with the plain and the chosen one marked."""
+def stage_starts(events: list[dict[str, Any]]) -> set[tuple[float, int]]:
+    """Return (first epoch, stage) of every stage but the first one; curves that differ have marks of their own."""
+    starts = set()
+    for curve in {event["curve"] for event in events}:
+        epochs, stages = _series(events, curve, "train", "stage")
+        pairs = list(zip(epochs, stages, strict=True))
+        starts |= {pair for last, pair in pairwise(pairs) if pair[1] != last[1]}
+    return {(epoch, int(stage)) for epoch, stage in starts}
+
+
+def threshold_curve(
+    curve: Sequence[Sequence[float]], *, metric: str, chosen: float, plain: float, higher_is_better: bool
+) -> str:
+    """Return the score of a single threshold, with the best, the plain and the chosen one marked."""
     ordered = sorted((float(at), float(score)) for at, score in curve)
     figure = go.Figure()
     figure.add_scatter(
         x=[p for p, _ in ordered],
         y=[s for _, s in ordered],
-        mode="lines",
+        mode="lines+markers" if len(ordered) < 3 else "lines",
         name=metric,
         line_color=_COLOURS[0],
     )
-    figure.add_vline(x=0.5, line_dash="dot", line_color="#6b7280", annotation_text="plain 0.5")
+    _mark_best(figure, ordered, higher_is_better)
     figure.add_vline(
-        x=chosen, line_color="#dc2626", annotation_text="bottom threshold", annotation_position="bottom right"
+        x=0.5,
+        line_dash="dot",
+        line_color=_FAINT,
+        annotation_text="plain 0.5",
+        annotation_position="bottom left",
     )
-    figure.add_hline(y=plain, line_dash="dot", line_color="#6b7280")
+    figure.add_vline(
+        x=chosen,
+        line_color="#059669",
+        annotation_text=f"in use {chosen:.2f}",
+        annotation_position="bottom right",
+        annotation_yshift=16,  # above the other text
+    )
+    figure.add_hline(y=plain, line_dash="dot", line_color=_FAINT)
     figure.update_layout(
         title="score of one threshold for all pixels",
         xaxis_title="threshold",
@@ -69,6 +101,17 @@ def threshold_curve(curve: Sequence[Sequence[float]], *, metric: str, chosen: fl
         **_LAYOUT,
     )
     return _html(figure)
+
+
+def _mark_best(figure: go.Figure, ordered: list[tuple[float, float]], higher_is_better: bool) -> None:
+    """Mark the best point; of several, the one nearest 0.5."""
+    sign = 1 if higher_is_better else -1
+    at, score = max(ordered, key=lambda point: (sign * point[1], -abs(point[0] - 0.5)))
+    figure.add_scatter(
+        x=[at], y=[score], mode="markers+text", text=[f"best {score:.4f} at {at:.2f}"], name="best",
+        textposition="top left" if at > 0.5 else "top right", textfont_color="#dc2626", cliponaxis=False,
+        marker={"symbol": "x", "size": 11, "color": "#dc2626"},
+    )  # fmt: skip
 
 
 def lr_curve(
@@ -80,7 +123,7 @@ def lr_curve(
     if suggestion is not None:
         _mark_rate(figure, suggestion, f"suggested {suggestion:.2g}", at=1.0, colour="#dc2626", dash="solid")
     before = suggestion is not None and peak < suggestion  # its text must not lie on the other line
-    _mark_rate(figure, peak, f"recipe {peak:.2g}", at=0.9, colour="#6b7280", dash="dot", before=before)
+    _mark_rate(figure, peak, f"recipe {peak:.2g}", at=0.9, colour=_FAINT, dash="dot", before=before)
     figure.update_layout(
         title="learning-rate range test",
         xaxis_title="learning rate",
@@ -139,3 +182,63 @@ def score_histogram(scores: list[float], *, metric: str) -> str:
         **_LAYOUT,
     )
     return _html(figure)
+
+
+def coverage_distribution(coverages: Sequence[float]) -> str:
+    """Return how the coverage of the training masks that are not empty is spread, with the share of empty ones."""
+    filled = [share for share in coverages if share > 0]
+    empty_frac = 1 - len(filled) / max(len(coverages), 1)
+    counts, edges = np.histogram(filled, bins=_BINS, range=(0, 1))
+    figure = go.Figure()
+    figure.add_bar(x=(edges[:-1] + edges[1:]) / 2, y=counts, width=1 / _BINS, marker_color=_COLOURS[0])
+    figure.update_layout(
+        title=f"coverage of the training masks; {empty_frac:.1%} are empty",
+        xaxis_title=f"foreground of the {len(filled)} others",
+        yaxis_title="images",
+        bargap=0.05,
+        **_LAYOUT,
+    )
+    figure.update_xaxes(tickformat=".0%")
+    return _html(figure)
+
+
+def value_distribution(name: str, train: Sequence[float], test: Sequence[float]) -> str:
+    """Return how a column of numbers is spread over the training and, where there are some, the test images."""
+    sets = {"training": np.array(train), "test": np.array(test)}
+    sets = {label: values for label, values in sets.items() if len(values)}
+    edges = _bin_edges(np.concatenate(list(sets.values())))
+    with np.errstate(over="ignore"):  # a range that no number holds
+        widths = np.diff(edges)
+    figure = go.Figure()
+    for at, (label, values) in enumerate(sets.items()):
+        counts, _ = np.histogram(values, bins=edges)
+        figure.add_bar(
+            x=(edges[:-1] + edges[1:]) / 2,
+            y=counts / len(values),
+            width=widths,
+            name=f"{label} ({len(values)})",
+            marker_color=_COLOURS[at],
+            opacity=0.6,
+        )
+    gap = f": largest gap of the cumulative shares {cdf_gap(train, test):.3f}" if len(sets) > 1 else ""
+    figure.update_layout(
+        title=name + gap, xaxis_title=name, yaxis_title="share of images", barmode="overlay", **_LAYOUT
+    )
+    figure.update_yaxes(tickformat=".0%")
+    return _html(figure)
+
+
+def _bin_edges(values: Float[np.ndarray, " n"]) -> Float[np.ndarray, " edges"]:
+    """Return the edges of equal bins over finite values; of one bin where their range cannot be divided."""
+    low, high = float(values.min()), float(values.max())
+    with np.errstate(over="ignore", invalid="ignore"):
+        edges = np.linspace(low, high, min(_BINS, math.ceil(math.sqrt(len(values)))) + 1)
+        divided = bool(np.isfinite(edges).all() and (np.diff(edges) > 0).all())
+    return edges if divided else np.array([np.nextafter(low, -np.inf), np.nextafter(high, np.inf)])
+
+
+def cdf_gap(one: Sequence[float], other: Sequence[float]) -> float:
+    """Return the largest gap between two cumulative shares (Kolmogorov and Smirnov): 0 alike … 1 apart."""
+    points = np.concatenate([one, other])
+    shares = [np.searchsorted(np.sort(values), points, side="right") / len(values) for values in (one, other)]
+    return float(np.abs(shares[0] - shares[1]).max())

@@ -14,10 +14,16 @@ from masksmith.arrays import Mask
 from masksmith.data.store import Store
 from masksmith.files import write_text
 from masksmith.prediction.codes import prob_of
+from masksmith.randomness import stream
 from masksmith.reporting import figures
-from masksmith.reporting.pictures import Picture, data_uri, error_cause, four_panels
+from masksmith.reporting.pictures import Picture, Thumbnail, data_uri, error_cause, four_rows, overlay
+from masksmith.reporting.tables import SHOWN_GROUPS, FoldLine, GroupLine
+from masksmith.splits import NUM_CLASSES, FoldRow
 
-_SHOWN = 8  # samples in each part of the gallery
+_SHOWN = 8  # samples in each part of the check plot
+_A_CLASS = 3  # samples of each coverage class
+_COLUMNS = 12  # columns of numbers with a chart of their own
+_NOTED = 2  # numbers written under a thumbnail
 
 
 @dataclass(frozen=True)
@@ -30,14 +36,21 @@ class ReportFacts:
     check: dict[str, Any] | None
     recipe_yaml: str
     environment: str
-    folds_text: str
+    folds: list[FoldLine]
+    groups: list[GroupLine]
+    """Of the metric's groups; empty where the recipe names none."""
+    rows: list[FoldRow]
+    """All training images with their coverage."""
+    columns: dict[str, tuple[list[float], list[float]]]
+    """Column of numbers in a side table -> its values of the training and of the test images."""
+    values: dict[str, dict[str, float]]
+    """Training id -> column -> number."""
     tuning: dict[str, Any]
     interim: bool
     noise: str
     plan: dict[str, Any] | None
     budget: str
     events: list[dict[str, Any]]
-    coverage_train: list[float]
     coverage_test: list[float]
     scores: dict[str, float]
     images: Store
@@ -62,6 +75,10 @@ def write_report(path: Path, facts: ReportFacts) -> Path:
         style=Markup((resources.files("masksmith") / "reporting" / "report.css").read_text()),
         plotly=Markup(get_plotlyjs()),
         charts={name: Markup(chart) for name, chart in _charts(facts).items()},
+        distributions=[Markup(chart) for chart in _distributions(facts)],
+        columns_left_out=max(0, len(facts.columns) - _COLUMNS),
+        class_samples=class_samples(facts),
+        worst_groups=facts.groups[:SHOWN_GROUPS],
         gallery=gallery(facts),
         causes=_causes(facts),
         pace=_pace(facts.events),
@@ -72,7 +89,7 @@ def write_report(path: Path, facts: ReportFacts) -> Path:
 
 def _charts(facts: ReportFacts) -> dict[str, str]:
     tuning, metric = facts.tuning, facts.tuning["metric"]
-    coverage = {"training, true": facts.coverage_train}
+    coverage = {"training, true": [row.coverage for row in facts.rows]}
     coverage["out of fold, predicted"] = [float(pred.mean()) for pred in facts.preds.values()]
     if facts.coverage_test:
         coverage["test, predicted"] = facts.coverage_test
@@ -87,15 +104,45 @@ def _charts(facts: ReportFacts) -> dict[str, str]:
         ),
         "lr": figures.learning_curves(facts.events, "train", "lr", "learning rate", "rate"),
         "threshold": figures.threshold_curve(
-            tuning["curve"], metric=metric, chosen=prob_of(tuning["rule"]["bottom"]), plain=tuning["plain"]
+            tuning["curve"],
+            metric=metric,
+            chosen=prob_of(tuning["rule"]["bottom"]),
+            plain=tuning["plain"],
+            higher_is_better=tuning["higher_is_better"],
         ),
         "coverage": figures.coverage_histogram(coverage),
         "scores": figures.score_histogram(list(facts.scores.values()), metric=metric),
     }
 
 
+def _distributions(facts: ReportFacts) -> list[str]:
+    """Return the charts of the training masks' coverage and of each column of numbers."""
+    columns = list(facts.columns.items())[:_COLUMNS]
+    return [
+        figures.coverage_distribution([row.coverage for row in facts.rows]),
+        *(figures.value_distribution(name, train, test) for name, (train, test) in columns),
+    ]
+
+
+def class_samples(facts: ReportFacts) -> list[tuple[int, int, list[Thumbnail]]]:
+    """Return (coverage class, images, some of them drawn at random) for each class that is there."""
+    found = []
+    for kind in range(NUM_CLASSES):
+        rows = [row for row in facts.rows if row.coverage_class == kind]
+        if rows:
+            drawn = stream(0, kind).permutation(len(rows))[:_A_CLASS]
+            found.append((kind, len(rows), [_thumbnail(facts, rows[i]) for i in drawn]))
+    return found
+
+
+def _thumbnail(facts: ReportFacts, row: FoldRow) -> Thumbnail:
+    shown = overlay(np.asarray(facts.images[row.id]), np.asarray(facts.masks[row.id][..., 0]))
+    numbers = [f"{name} {value:g}" for name, value in facts.values.get(row.id, {}).items()][:_NOTED]
+    return Thumbnail(row.id, row.coverage_class, row.coverage, ", ".join(numbers), data_uri(shown))
+
+
 def gallery(facts: ReportFacts) -> dict[str, list[Picture]]:
-    """Return the worst, median and best samples among those with a true or predicted mask."""
+    """Return samples at random, and the worst, median and best ones among those with a true or predicted mask."""
 
     def wrong(name: str) -> int:
         return int((facts.preds[name] != (facts.masks[name][..., 0] == 1)).sum())
@@ -104,7 +151,9 @@ def gallery(facts: ReportFacts) -> dict[str, list[Picture]]:
     sign = 1 if facts.tuning["higher_is_better"] else -1
     ordered = sorted(visible, key=lambda name: (sign * facts.scores[name], -wrong(name), name))
     middle = max(0, (len(ordered) - _SHOWN) // 2)
+    every = sorted(facts.scores)
     parts = {
+        "random": [every[i] for i in stream(1).permutation(len(every))[:_SHOWN]],
         "worst": ordered[:_SHOWN],
         "median": ordered[middle : middle + _SHOWN],
         "best": ordered[::-1][:_SHOWN],
@@ -114,7 +163,7 @@ def gallery(facts: ReportFacts) -> dict[str, list[Picture]]:
 
 def _picture(facts: ReportFacts, name: str) -> Picture:
     target, pred = np.asarray(facts.masks[name][..., 0]), facts.preds[name]
-    panels = four_panels(np.asarray(facts.images[name]), target, pred)
+    panels = four_rows(np.asarray(facts.images[name]), target, pred)
     return Picture(name, facts.scores[name], data_uri(panels), error_cause(target, pred))
 
 

@@ -1,4 +1,4 @@
-"""Pictures of predictions: four panels a sample, as PNG inside the page."""
+"""Pictures of samples and predictions, as PNG inside the page."""
 
 import base64
 from dataclasses import dataclass
@@ -10,19 +10,32 @@ from masksmith.arrays import IGNORE, Image, Mask, UInt8
 
 FALSE_POSITIVE = (31, 160, 70)  # green
 FALSE_NEGATIVE = (214, 39, 40)  # red
+TRUTH_GREEN = (60, 200, 90)  # a true mask over its image
 _GAP = 2  # pixels; the page enlarges the whole picture
+_LARGEST = 256  # pixels of a panel's side: a page of a hundred panels stays small
 
 RGB = UInt8[np.ndarray, "h w 3"]
 
 
 @dataclass(frozen=True)
 class Picture:
-    """One sample of the gallery; ``src`` is a data URI."""
+    """One sample of the check plot; ``src`` is a data URI."""
 
     id: str
     score: float
     src: str
     cause: str
+
+
+@dataclass(frozen=True)
+class Thumbnail:
+    """One training image with its mask; ``numbers`` are those of the side tables, ``src`` is a data URI."""
+
+    id: str
+    coverage_class: int
+    coverage: float
+    numbers: str
+    src: str
 
 
 def to_rgb(image: Image) -> RGB:
@@ -42,7 +55,7 @@ def difference(image: Image, target: Mask, pred: Mask) -> RGB:
     return faded
 
 
-def _outlined(image: Image, mask: Mask, colour: tuple[int, int, int]) -> RGB:
+def _tinted(image: Image, mask: Mask, colour: tuple[int, int, int]) -> RGB:
     rgb = to_rgb(image)
     tint = np.array(colour, np.float32)
     inside = mask == 1
@@ -50,16 +63,34 @@ def _outlined(image: Image, mask: Mask, colour: tuple[int, int, int]) -> RGB:
     return rgb
 
 
-def four_panels(image: Image, target: Mask, pred: Mask) -> UInt8[np.ndarray, "h wide 3"]:
-    """Return image, truth, prediction and difference side by side."""
+def four_rows(image: Image, target: Mask, pred: Mask) -> UInt8[np.ndarray, "high side 3"]:
+    """Return image, truth, prediction and difference below one another, each fitted into the same square."""
     panels = [
         to_rgb(image),
-        _outlined(image, target, (255, 190, 30)),
-        _outlined(image, pred, (60, 140, 255)),
+        _tinted(image, target, (255, 190, 30)),
+        _tinted(image, pred, (60, 140, 255)),
         difference(image, target, pred),
     ]
-    gap = np.full((image.shape[0], _GAP, 3), 255, np.uint8)
-    return np.concatenate([part for panel in panels for part in (panel, gap)][:-1], axis=1)
+    side = min(max(image.shape[:2]), _LARGEST)
+    gap = np.full((_GAP, side, 3), 255, np.uint8)
+    return np.concatenate([part for panel in panels for part in (fit(panel, side), gap)][:-1])
+
+
+def overlay(image: Image, mask: Mask) -> UInt8[np.ndarray, "side side 3"]:
+    """Return the image with its true mask in green, fitted into a square."""
+    return fit(_tinted(image, mask, TRUTH_GREEN), min(max(image.shape[:2]), _LARGEST))
+
+
+def fit(rgb: RGB, side: int) -> UInt8[np.ndarray, "side side 3"]:
+    """Return a picture in the middle of a white square, made smaller (never larger) to lie within."""
+    scale = min(1.0, side / max(rgb.shape[:2]))
+    if scale < 1:
+        height, width = (max(1, round(scale * length)) for length in rgb.shape[:2])
+        rgb = cv2.resize(rgb, (width, height), interpolation=cv2.INTER_AREA).astype(np.uint8)
+    square = np.full((side, side, 3), 255, np.uint8)
+    top, left = ((side - length) // 2 for length in rgb.shape[:2])
+    square[top : top + rgb.shape[0], left : left + rgb.shape[1]] = rgb
+    return square
 
 
 def data_uri(rgb: RGB) -> str:

@@ -190,7 +190,7 @@ def _log_epoch(
     run: _Run, mean_loss: float, rate: float, score: float | None, seconds: float, pace: float
 ) -> None:
     done = run.trainer.progress.epoch
-    run.log.write(done, "train", loss=mean_loss, lr=rate)
+    run.log.write(done, "train", loss=mean_loss, lr=rate, stage=run.trainer.plan[done - 1].stage)
     run.log.write(done, "timing", seconds=seconds, images_per_s=pace)
     if score is not None:
         run.log.write(done, "fold", score=score)
