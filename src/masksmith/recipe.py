@@ -73,7 +73,7 @@ class Recipe(Config):
 
     @property
     def hash(self) -> str:
-        """A hash over what decides the weights: not over ``folds.train``, ``folds.refit``, prediction and tuning.
+        """A hash over what decides the weights: not ``folds.train``, ``folds.refit``, ``input.view``, prediction, tuning.
 
         Where weights come from a file, its content counts and not its path.
 
@@ -81,7 +81,7 @@ class Recipe(Config):
             InputError: The file of the weights is not there.
         """
         plain = self.model_dump(mode="json", exclude={"prediction", "tuning"})
-        del plain["folds"]["train"], plain["folds"]["refit"]
+        del plain["folds"]["train"], plain["folds"]["refit"], plain["input"]["view"]
         plain["model"]["encoder_weights"] = self.model.weights_identity()
         del plain["model"]["encoder_weights_hash"]
         return digest(write_yaml(plain))

@@ -13,6 +13,8 @@ from masksmith.errors import InputError
 
 MAX_PIXELS = 2**28
 """Most pixels of an image: 16384x16384. As 16-bit RGB that is 1.6 GB. Larger scenes are cut into tiles first."""
+MAX_BYTES = 2**31
+"""Most bytes of an image of many bands: those of MAX_PIXELS with four bands of 16 bits."""
 
 PNG = b"\x89PNG\r\n\x1a\n"
 JPEG = b"\xff\xd8\xff"

@@ -41,6 +41,8 @@ class ReportFacts:
     coverage_test: list[float]
     scores: dict[str, float]
     images: Store
+    view: tuple[int, int, int] | None
+    """Bands of the images that are shown in red, green and blue; None: the first."""
     masks: Store
     preds: dict[str, Mask]
 
@@ -114,7 +116,8 @@ def gallery(facts: ReportFacts) -> dict[str, list[Picture]]:
 
 def _picture(facts: ReportFacts, name: str) -> Picture:
     target, pred = np.asarray(facts.masks[name][..., 0]), facts.preds[name]
-    panels = four_panels(np.asarray(facts.images[name]), target, pred)
+    image = np.asarray(facts.images[name])
+    panels = four_panels(image if facts.view is None else image[..., facts.view], target, pred)
     return Picture(name, facts.scores[name], data_uri(panels), error_cause(target, pred))
 
 
