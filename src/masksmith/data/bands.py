@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from masksmith.arrays import Image
-from masksmith.data.headers import MAX_BYTES
+from masksmith.data.headers import MAX_BYTES, num_pages
 from masksmith.errors import InputError
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ def decode_bands(raw: bytes, *, where: str) -> Image | None:
     """
     import tifffile
 
+    num_pages(raw, where=where)  # tifffile would follow a circle of pages until memory ends
     try:
         with tifffile.TiffFile(io.BytesIO(raw)) as file:
             pages = _band_pages(file)
