@@ -191,8 +191,6 @@ def check_input(config: InputConfig, images: Store) -> None:
         raise InputError(
             f"input: band {max(wanted)} was asked for, but the images have {available}; expected 0 to {available - 1}"
         )
-    if not config.channels(available):
-        raise InputError("input.bands: null leaves no channel; name the bands")
     for name, limits in (("low", config.low), ("high", config.high)):
         count = len(config.bands_of(available))
         if limits and len(limits) not in (1, count):
