@@ -90,7 +90,10 @@ def test_check_names_values_that_may_mean_no_data(tmp_path):
 @pytest.mark.parametrize(
     ("other", "message"),
     [
-        (np.zeros((32, 32, 4), np.int16), r"images of different numbers of bands: 4 \(images/9.tif\), 6 \(images/0.tif\)"),
+        (
+            np.zeros((32, 32, 4), np.int16),
+            r"images of different numbers of bands: 4 \(images/9.tif\), 6 \(images/0.tif\)",
+        ),
         (np.zeros((32, 32, 6), np.uint16), "images of types int16 and uint16 mixed"),
     ],
 )
@@ -165,12 +168,16 @@ def test_folds_of_similar_images_are_made_once(chips, tmp_path):
 
 @pytest.mark.parametrize("value", ["similar(count=1)", "similar(7)", "similar(count=ten)"])
 def test_a_misspelt_group(value):
-    with pytest.raises(InputError, match=r"folds.group_by: .* expected similar\(count=N\) with two groups or more"):
+    with pytest.raises(
+        InputError, match=r"folds.group_by: .* expected similar\(count=N\) with two groups or more"
+    ):
         load_recipe("cloud-unet", (f"folds.group_by={value}",))
 
 
 def test_values_of_signed_numbers_need_a_scaling(chips, tmp_path):
-    with pytest.raises(InputError, match=r"input.scaling: 'type_max' needs images of 8 or 16 bits without sign"):
+    with pytest.raises(
+        InputError, match=r"input.scaling: 'type_max' needs images of 8 or 16 bits without sign"
+    ):
         ms.compete(chips, out=tmp_path / "out", overrides=TINY)
     assert not list((tmp_path / "out").glob("runs/*/"))
 

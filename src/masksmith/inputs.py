@@ -76,11 +76,17 @@ class InputConfig(Config):
     def _check_limits(self) -> None:
         for name, limits in (("low", self.low), ("high", self.high)):
             if self.scaling != "fixed" and limits is not None:
-                raise ValueError(f"{name}: {limits}, but scaling {self.scaling!r} has no use for it; expected null")
+                raise ValueError(
+                    f"{name}: {limits}, but scaling {self.scaling!r} has no use for it; expected null"
+                )
             if self.scaling == "fixed" and not limits:
-                raise ValueError(f"{name}: {limits}; with scaling 'fixed' expected a number, or one for each band")
+                raise ValueError(
+                    f"{name}: {limits}; with scaling 'fixed' expected a number, or one for each band"
+                )
             if limits and self.bands is not None and len(limits) not in (1, len(self.bands)):
-                raise ValueError(f"{name}: {len(limits)} numbers for {len(self.bands)} bands; expected 1 or as many")
+                raise ValueError(
+                    f"{name}: {len(limits)} numbers for {len(self.bands)} bands; expected 1 or as many"
+                )
         low, high = self.low or [0.0], self.high or [1.0]
         if len(low) > 1 and len(high) > 1 and len(low) != len(high):
             raise ValueError(f"low and high: {len(low)} and {len(high)} numbers; expected as many, or one")
@@ -174,9 +180,9 @@ def _open(folder: Path) -> Inputs:
     def forget() -> None:
         remove(Ledger(folder).path)
 
-    stores = [Store(folder / f"{name}.npy", on_damage=forget) for name in _STORES]
+    train, test = (Store(folder / f"{name}.npy", on_damage=forget) for name in _STORES)
     facts = read_json(folder / "statistics.json")
-    return Inputs(*stores, Statistics(tuple(facts["mean"]), tuple(facts["std"])))
+    return Inputs(train, test, Statistics(tuple(facts["mean"]), tuple(facts["std"])))
 
 
 def check_input(config: InputConfig, images: Store) -> None:
@@ -197,8 +203,8 @@ def check_input(config: InputConfig, images: Store) -> None:
             raise InputError(f"input.{name}: {len(limits)} numbers for {count} bands; expected 1 or as many")
     if config.scaling == "type_max" and images.dtype.kind != "u" and config.bands_of(available):
         raise InputError(
-            f"input.scaling: 'type_max' needs images of 8 or 16 bits without sign, these are {images.dtype}, which has no "
-            "natural largest value; choose standard, min_max or image_min_max, or fixed with low and high "
+            f"input.scaling: 'type_max' needs images of 8 or 16 bits without sign, these are {images.dtype}, which has "
+            "no natural largest value; choose standard, min_max or image_min_max, or fixed with low and high "
             "(`masksmith check` shows each band's range)"
         )
 
@@ -239,7 +245,9 @@ def one_hot_codes(image: Image, one_hot: dict[str, list[int]]) -> UInt16[np.ndar
     return np.stack(planes, axis=2).astype(np.uint16) * np.uint16(_FULL)
 
 
-def fit_limits(config: InputConfig, images: Iterator[Image], *, bands: list[int], dtype: np.dtype) -> Limits | None:
+def fit_limits(
+    config: InputConfig, images: Iterator[Image], *, bands: list[int], dtype: np.dtype
+) -> Limits | None:
     """Return the limits of each band, measured on the images where the scaling says so; None: each image has its own.
 
     Raises:
@@ -254,11 +262,15 @@ def fit_limits(config: InputConfig, images: Iterator[Image], *, bands: list[int]
     if config.scaling == "type_max":
         return np.zeros(count), np.full(count, float(np.iinfo(dtype).max))
     measured = (select(image, bands, no_data=config.no_data) for image in images)
-    low, high = _extremes(measured, count) if config.scaling == "min_max" else _three_deviations(measured, count)
+    low, high = (
+        _extremes(measured, count) if config.scaling == "min_max" else _three_deviations(measured, count)
+    )
     for at, band in enumerate(bands):
         if not low[at] < high[at]:
             held = "no measured value" if np.isnan(low[at]) else f"one value only ({low[at]:g})"
-            raise InputError(f"input.bands: band {band} has {held} in the training images; leave it out of input.bands")
+            raise InputError(
+                f"input.bands: band {band} has {held} in the training images; leave it out of input.bands"
+            )
     return low, high
 
 

@@ -183,7 +183,12 @@ class Project:
         if config.identity not in self._inputs:
             cache, content = self.cache, self.catalog.content_hash
             self._inputs[config.identity] = make_inputs(
-                config, cache.train_images, cache.test_images, self.inputs_dir, blank=self.blank, content=content
+                config,
+                cache.train_images,
+                cache.test_images,
+                self.inputs_dir,
+                blank=self.blank,
+                content=content,
             )
         return self._inputs[config.identity]
 

@@ -73,9 +73,10 @@ class Recipe(Config):
 
     @property
     def hash(self) -> str:
-        """A hash over what decides the weights: not ``folds.train``, ``folds.refit``, ``input.view``, prediction, tuning.
+        """A hash over what decides the weights.
 
-        Where weights come from a file, its content counts and not its path.
+        Not over ``folds.train``, ``folds.refit``, ``input.view``, prediction and tuning. Where weights come from a
+        file, its content counts and not its path.
 
         Raises:
             InputError: The file of the weights is not there.

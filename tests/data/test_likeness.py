@@ -11,7 +11,9 @@ from masksmith.errors import InputError
 
 
 def store(path, images):
-    writer = StoreWriter(path, [(name, image.shape) for name, image in images.items()], dtype=images["a0"].dtype.type)
+    writer = StoreWriter(
+        path, [(name, image.shape) for name, image in images.items()], dtype=images["a0"].dtype.type
+    )
     for name, image in images.items():
         writer.write(name, image)
     writer.close()
@@ -33,7 +35,11 @@ def scenes(dtype=np.int16, kinds=3, each=5):
 def test_scenes_of_a_kind_are_a_group(tmp_path):
     images = store(tmp_path / "x.npy", scenes())
     groups = similar_groups(images, 3, seed=0)
-    assert {name[0]: group for name, group in groups.items()} == {"a": "similar 0", "b": "similar 1", "c": "similar 2"}
+    assert {name[0]: group for name, group in groups.items()} == {
+        "a": "similar 0",
+        "b": "similar 1",
+        "c": "similar 2",
+    }
     for kind in "abc":
         assert len({group for name, group in groups.items() if name.startswith(kind)}) == 1
     assert similar_groups(images, 3, seed=0) == groups
@@ -63,7 +69,9 @@ def test_more_groups_than_images_differ(tmp_path):
     images = {f"a{at}": np.full((4, 4, 1), at // 2, np.uint8) for at in range(6)}
     images = store(tmp_path / "x.npy", images)
     assert len(set(similar_groups(images, 3, seed=0).values())) == 3
-    with pytest.raises(InputError, match="4 groups of similar images were asked for, but only 3 of the 6 images differ"):
+    with pytest.raises(
+        InputError, match="4 groups of similar images were asked for, but only 3 of the 6 images differ"
+    ):
         similar_groups(images, 4, seed=0)
 
 

@@ -1,8 +1,8 @@
 """TIFF files of any number of bands: satellite scenes, radar, elevation.
 
 OpenCV reads what is a picture: 8 or 16 bits without sign, grey or in colours, with or without alpha. Everything else
-goes through tifffile (https://github.com/cgohlke/tifffile, BSD): more bands, signed and floating numbers, bands that lie
-plane by plane (GeoTIFF), and bands that are pages.
+goes through tifffile (https://github.com/cgohlke/tifffile, BSD): more bands, signed and floating numbers, bands that
+lie plane by plane (GeoTIFF), and bands that are pages.
 """
 
 import io
@@ -104,8 +104,8 @@ def _refuse_form(pages: list["TiffPage"], num_bytes: int, *, where: str) -> None
         for start, length in zip(page.dataoffsets, page.databytecounts, strict=True):
             if length == 0 or start + length > num_bytes:
                 raise InputError(
-                    f"{where}: a block of pixels is missing (bytes {start} to {start + length} of {num_bytes}); replace "
-                    "the file or take it out"
+                    f"{where}: a block of pixels is missing (bytes {start} to {start + length} of {num_bytes}); "
+                    "replace the file or take it out"
                 )
 
 

@@ -54,7 +54,8 @@ class _Kind:
 
 def _survey(tree: Tree, catalog: Catalog) -> _Kind:
     samples = [*catalog.train, *catalog.test]
-    coloured, dtypes, bands, sizes = False, set(), {}, {}
+    coloured, dtypes, sizes = False, set(), {}
+    bands: dict[int, str] = {}
     for sample, image in track(_decode(tree, samples), total=len(samples), what="looking at images"):
         sizes[sample.image] = image.shape[:2]
         dtypes.add(image.dtype.type)
@@ -72,7 +73,9 @@ def _common_channels(bands: dict[int, str], *, coloured: bool, where: str) -> in
         return 3 if coloured else 1
     if len(bands) > 1:
         found = ", ".join(f"{count} ({path})" for count, path in sorted(bands.items()))
-        raise InputError(f"{where}: images of different numbers of bands: {found}; give all of them the same bands")
+        raise InputError(
+            f"{where}: images of different numbers of bands: {found}; give all of them the same bands"
+        )
     return next(iter(bands))
 
 

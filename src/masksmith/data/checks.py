@@ -12,7 +12,6 @@ from masksmith.data.cache import Cache
 from masksmith.data.catalog import Catalog
 from masksmith.data.store import Store
 
-
 MAX_NAMES = 64
 """A band with no more different whole values may hold names (classes of land cover, flags) in the place of amounts."""
 
@@ -174,7 +173,7 @@ def _range_text(band: BandFacts) -> str:
 
 
 def _band_findings(bands: list[BandFacts]) -> list[Finding]:
-    named = {at: band.values for at, band in enumerate(bands) if 2 < len(band.values)}
+    named = {at: band.values for at, band in enumerate(bands) if len(band.values) > 2}
     findings = []
     if named:
         shown = "; ".join(f"band {at}: {_some_values(values)}" for at, values in named.items())

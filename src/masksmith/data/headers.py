@@ -98,12 +98,16 @@ def num_pages(raw: bytes, *, where: str) -> int:
         (start,) = struct.unpack_from(f"{order}I", raw, 4)
         while start:
             if start in seen:
-                raise InputError(f"{where}: its pages follow each other in a circle; replace the file or take it out")
+                raise InputError(
+                    f"{where}: its pages follow each other in a circle; replace the file or take it out"
+                )
             seen.add(start)
             (count,) = struct.unpack_from(f"{order}H", raw, start)
             (start,) = struct.unpack_from(f"{order}I", raw, start + 2 + 12 * count)
     except struct.error as error:
-        raise InputError(f"{where}: the file is cut off within its pages; replace it or take it out") from error
+        raise InputError(
+            f"{where}: the file is cut off within its pages; replace it or take it out"
+        ) from error
     return len(seen)
 
 

@@ -75,8 +75,6 @@ def _decode_picture(raw: bytes, size: tuple[int, int], *, where: str) -> Image:
             f"{where}: the header claims {size[0]}x{size[1]}, the pixels are {image.shape[0]}x{image.shape[1]}; "
             "replace the file or take it out"
         )
-    if image.dtype not in (np.uint8, np.uint16):
-        raise InputError(f"{where}: pixels of type {image.dtype}, expected 8 or 16 bits without sign")
     if image.ndim == 2:
         return image[..., None]
     if image.shape[2] == 2:

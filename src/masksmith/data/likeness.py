@@ -1,13 +1,14 @@
 """Groups of images that look alike, for folds of images that carry no location.
 
-Neighbouring or repeated scenes in two folds make a model look better than it is on a new scene. Where nothing says which
-images belong together, their bands do: images of the same ground, season or depth have alike values. To keep alike
-images in one fold is called environmental blocking; the score then tells how a model does on scenes unlike those it was
-trained on.
+Neighbouring or repeated scenes in two folds make a model look better than it is on a new scene. Where nothing says
+which images belong together, their bands do: images of the same ground, season or depth have alike values. To keep
+alike images in one fold is called environmental blocking; the score then tells how a model does on scenes unlike those
+it was trained on.
 
 Sources:
     Roberts et al. 2017, Cross-validation strategies for data with temporal, spatial, hierarchical, or phylogenetic
-    structure, https://doi.org/10.1111/ecog.02881 . Valavi et al. 2019, blockCV, https://doi.org/10.1111/2041-210X.13107 .
+    structure, https://doi.org/10.1111/ecog.02881
+    Valavi et al. 2019, blockCV, https://doi.org/10.1111/2041-210X.13107
     k-means++: Arthur & Vassilvitskii 2007, SODA.
 """
 
@@ -43,8 +44,8 @@ def similar_groups(images: Store, count: int, *, seed: int) -> dict[str, str]:
     different = len(np.unique(points, axis=0))
     if count > different:
         raise InputError(
-            f"folds.group_by: {count} groups of similar images were asked for, but only {different} of the {len(images)} "
-            "images differ in their bands; ask for fewer"
+            f"folds.group_by: {count} groups of similar images were asked for, but only {different} of the "
+            f"{len(images)} images differ in their bands; ask for fewer"
         )
     labels = cluster(points, count, seed=seed)
     return {name: f"similar {label}" for name, label in zip(images, labels.tolist(), strict=True)}
