@@ -14,6 +14,7 @@ from masksmith.files import read_json
 from masksmith.project import Project
 from masksmith.recipe import load_recipe
 from tests.conftest import TINY
+from tests.test_interrupted import stop_at_step
 
 OPTIONS = {
     key: value
@@ -136,6 +137,17 @@ def test_again_it_does_nothing_and_elsewhere_the_same(whole, chips, tmp_path):
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*.npy")} == before
     ms.compete(chips, out=tmp_path / "other", **RECIPE)
     assert bytes_of(Project.open(tmp_path / "other").run()) == bytes_of(run)
+
+
+@pytest.mark.slow
+def test_a_stopped_training_goes_on_exactly(whole, chips, tmp_path, monkeypatch):
+    out = tmp_path / "stopped"
+    with monkeypatch.context() as patch:
+        stop_at_step(patch, 3)
+        assert ms.compete(chips, out=out, **RECIPE).stopped == 143
+    assert ms.compete(chips, out=out, **RECIPE).stopped is None
+    assert bytes_of(Project.open(out).run()) == bytes_of(Project.open(whole[0]).run())
+    assert (out / "submission.csv").read_bytes() == (whole[0] / "submission.csv").read_bytes()
 
 
 @pytest.mark.slow

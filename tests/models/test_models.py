@@ -269,7 +269,12 @@ def test_measured_channels_meet_the_first_layer_standardised(weights, tmp_path):
     seen = []
     model.encoder.register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0]))
     draws = torch.randn(2, 12, 64, 64, generator=torch.Generator().manual_seed(0))
-    assert model(draws * spread.view(1, 12, 1, 1) + centre.view(1, 12, 1, 1)).mask_logits.shape == (2, 1, 64, 64)
+    assert model(draws * spread.view(1, 12, 1, 1) + centre.view(1, 12, 1, 1)).mask_logits.shape == (
+        2,
+        1,
+        64,
+        64,
+    )
     torch.testing.assert_close(seen[0], draws, atol=1e-4, rtol=1e-4)
     other = build_model(config, in_channels=12, seed=1, load_weights=False)
     other.load_state_dict(model.state_dict())  # they travel with the weights

@@ -14,8 +14,6 @@ from masksmith.data.store import Store
 
 MAX_NAMES = 64
 """A band with no more different whole values may hold names (classes of land cover, flags) in the place of amounts."""
-
-
 SENTINELS = (-9999.0, -32768.0, -999.0)
 """What files that say nothing about it often mean by "no data"."""
 
