@@ -23,7 +23,10 @@ def main() -> None:
         recipe = load_recipe(listing.name)
         small = scaled(recipe, "small")
         with tempfile.TemporaryDirectory() as folder:
-            data = eight_images(Path(folder), scalars=len(small.model.scalars), size=small.size, channels=1)
+            channels = small.input.channels(1)
+            data = eight_images(
+                Path(folder), scalars=len(small.model.scalars), size=small.size, channels=channels
+            )
             written[listing.name] = facts_of(recipe, data, scale="small").to_json()
     GOLDEN.write_text(json.dumps(written, indent=1) + "\n")
     print(f"{GOLDEN.name}: {len(written)} recipes")

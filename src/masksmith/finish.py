@@ -239,6 +239,7 @@ def report_facts(project: Project, members: Sequence[Member]) -> "ReportFacts":
         coverage_test=test_shares,
         scores=scores,
         images=project.cache.train_images,
+        view=run.recipe.input.view,
         masks=masks,
         preds=preds,
     )

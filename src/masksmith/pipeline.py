@@ -444,6 +444,7 @@ class RecipeCard:
     header: dict[str, str]
     values: str
     num_weights: int
+    channels: int
     trace: list[Any]
 
     def __str__(self) -> str:
@@ -453,7 +454,7 @@ class RecipeCard:
             self.values.rstrip(),
             "",
             f"weights: {self.num_weights:,}",
-            "size trace (one channel, 101x101):",
+            f"size trace ({'one channel' if self.channels == 1 else f'{self.channels} channels'}, 101x101):",
         ]
         lines += [f"  {line.block:12s} {line.channels:5d} x {line.hw[0]}x{line.hw[1]}" for line in self.trace]
         return "\n".join(lines)
@@ -473,11 +474,12 @@ def describe_recipe(name: str) -> RecipeCard:
     model_config: ModelConfig = recipe.model.model_copy(
         update={"encoder": encoder, "encoder_weights": "none"}
     )
-    model = build_model(model_config, in_channels=1, seed=0)
+    channels = recipe.input.channels(1)
+    model = build_model(model_config, in_channels=channels, seed=0)
     size = round_up(101, model.divisor)
-    trace = size_trace(model, in_channels=1, hw=(size, size))
+    trace = size_trace(model, in_channels=channels, hw=(size, size))
     num_weights = sum(weight.numel() for weight in model.parameters())
-    return RecipeCard(recipe.name, parse_header(text), recipe.to_yaml(), num_weights, trace)
+    return RecipeCard(recipe.name, parse_header(text), recipe.to_yaml(), num_weights, channels, trace)
 
 
 __all__ = [

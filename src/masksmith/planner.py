@@ -103,7 +103,7 @@ def facts_of(project: Project, recipe: Recipe) -> DataFacts:
         hw=(max(h for h, _ in sizes), max(w for _, w in sizes)),
         held_out_px=padded(cache.train_images, inside),
         test_px=padded(cache.test_images, cache.test_images.ids),
-        channels=cache.channels,
+        channels=project.inputs(recipe.input).channels,
         folds=recipe.folds.count,
         size=recipe.size,
     )
@@ -259,7 +259,7 @@ def machine_tools(project: Project, asked: Recipe) -> Tools:
     from masksmith.training.memory import largest_batch
 
     device = settle_device(asked.training.device)
-    measurements = Measurements(project.cache.channels)
+    measurements = Measurements(project.inputs(asked.input).channels)
 
     def batch_that_fits(recipe: Recipe, facts: DataFacts) -> int:
         model = build_model(recipe.model, in_channels=facts.channels, seed=0, load_weights=False)

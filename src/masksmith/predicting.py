@@ -47,10 +47,11 @@ def predict_member(project: Project, member: Member, *, stages: Sequence[str] = 
             f"{member.name} is not trained; run `masksmith train {project.root}` first, or the "
             "`masksmith compete` command that began it"
         )
-    cache, ledger, options = project.cache, member.run.ledger, member.run.recipe.prediction
+    ledger, options = member.run.ledger, member.run.recipe.prediction
+    inputs = project.inputs(member.run.recipe.input)
     held_out = project.folds.inside(member.fold)
     names_of = {"oof": held_out, "test": [sample.id for sample in project.catalog.test]}
-    images_of = {"oof": cache.train_images, "test": cache.test_images}
+    images_of = {"oof": inputs.train, "test": inputs.test}
     fabric, runtimes = None, None
     models: dict[Path, SegmentationModel] = {}
     for stage in stages:
@@ -203,7 +204,7 @@ def _runtime(
         options.runtime,
         fabric,
         model,
-        cache.train_images,
+        project.inputs(recipe.input).train,
         names,
         score,
         batch_size=options.batch_size,

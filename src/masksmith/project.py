@@ -16,6 +16,7 @@ from masksmith.data.catalog import Catalog
 from masksmith.data.checks import constant_ids
 from masksmith.errors import InputError
 from masksmith.files import Ledger, digest, read_json, remove, write_json, write_text
+from masksmith.inputs import InputConfig, Inputs, make_inputs
 from masksmith.recipe import Recipe, parse_recipe
 from masksmith.splits import Folds, fold_name, group_values, read_folds
 
@@ -66,12 +67,14 @@ class Project:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self._inputs: dict[str, Inputs] = {}
         self.custom: CallableAugment | None = None
         """A callable of the user's, given from Python, that trainings augment with."""
         self.data_json = root / "data.json"
         self.check_json = root / "check.json"
         self.folds_csv = root / "folds.csv"
         self.cache_dir = root / "cache"
+        self.inputs_dir = root / "cache" / "inputs"
         self.runs_dir = root / "runs"
         self.tuning_json = root / "tuning.json"
         self.masks_dir = root / "masks"
@@ -171,6 +174,24 @@ class Project:
         """Ids of images without content, of training and test together: kept out of training, predicted empty."""
         return frozenset([*constant_ids(self.cache.train_images), *constant_ids(self.cache.test_images)])
 
+    def inputs(self, config: InputConfig) -> Inputs:
+        """Return the images as a model with this configuration sees them, made now if they are not there.
+
+        Raises:
+            InputError: The images do not allow it (see make_inputs).
+        """
+        if config.identity not in self._inputs:
+            cache, content = self.cache, self.catalog.content_hash
+            self._inputs[config.identity] = make_inputs(
+                config,
+                cache.train_images,
+                cache.test_images,
+                self.inputs_dir,
+                blank=self.blank,
+                content=content,
+            )
+        return self._inputs[config.identity]
+
     @property
     def ledger(self) -> Ledger:
         """What has been done outside the runs."""
@@ -190,10 +211,11 @@ class Project:
     def metric_groups(self, recipe: Recipe, names: Sequence[str]) -> Shaped[np.ndarray, " n"]:
         """Return the group of each image that a metric of groups means: its value of ``folds.group_by``.
 
-        Without a column it is the group of ``folds.csv``, which may hold more: values that share an identical image.
+        Without a column (and for similar images) it is the group of ``folds.csv``, which may hold more: values that
+        share an identical image.
         """
         column = recipe.folds.group_by
-        if column is None:
+        if column is None or recipe.folds.similar_count is not None:
             return self.folds.groups(names)
         values = group_values(self.catalog.train, column)
         return np.array([values[name] for name in names])
@@ -272,7 +294,8 @@ def refuse_inside(root: Path, catalog: Catalog) -> None:
 def with_free_parts(resolved: Recipe, asked: Recipe) -> Recipe:
     """Return ``resolved`` with those parts of ``asked`` that do not decide the weights."""
     folds = resolved.folds.model_copy(update={"train": asked.folds.train, "refit": asked.folds.refit})
-    parts = {"folds": folds, "prediction": asked.prediction, "tuning": asked.tuning}
+    seen = resolved.input.model_copy(update={"view": asked.input.view})
+    parts = {"folds": folds, "input": seen, "prediction": asked.prediction, "tuning": asked.tuning}
     return resolved.model_copy(update=parts)
 
 

@@ -73,15 +73,16 @@ class Recipe(Config):
 
     @property
     def hash(self) -> str:
-        """A hash over what decides the weights: not over ``folds.train``, ``folds.refit``, prediction and tuning.
+        """A hash over what decides the weights.
 
-        Where weights come from a file, its content counts and not its path.
+        Not over ``folds.train``, ``folds.refit``, ``input.view``, prediction and tuning. Where weights come from a
+        file, its content counts and not its path.
 
         Raises:
             InputError: The file of the weights is not there.
         """
         plain = self.model_dump(mode="json", exclude={"prediction", "tuning"})
-        del plain["folds"]["train"], plain["folds"]["refit"]
+        del plain["folds"]["train"], plain["folds"]["refit"], plain["input"]["view"]
         plain["model"]["encoder_weights"] = self.model.weights_identity()
         del plain["model"]["encoder_weights_hash"]
         return digest(write_yaml(plain))

@@ -5,13 +5,14 @@ Folds are written once to ``folds.csv`` and never computed again: scores of diff
 
 import csv
 import io
+import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from masksmith.arrays import Int, Shaped
 from masksmith.config import Config, suggest
@@ -23,6 +24,7 @@ from masksmith.randomness import stream
 NUM_CLASSES = 11
 ALL = 999
 """The "fold" of a training on all images: nothing is held out."""
+_SIMILAR = re.compile(r"similar\(count=(\d{1,6})\)")
 _COLUMNS = ("id", "group", "coverage", "coverage_class", "fold")
 
 
@@ -48,7 +50,23 @@ class FoldsConfig(Config):
     first place did by depth), without stratification. None: as ``stratify`` says."""
     group_by: str | None = None
     """Column of a side table (a location, a patient): images of the same value stay in one fold, and are a group of
-    the metrics of groups and of the bootstrap. None: only identical images are kept together."""
+    the metrics of groups and of the bootstrap. Where no table says so, "similar(count=10)" makes so many groups of
+    images whose bands are alike (k-means, seeded by ``seed``). None: only identical images are kept together."""
+
+    @property
+    def similar_count(self) -> int | None:
+        """How many groups of similar images are asked for; None: none are."""
+        found = _SIMILAR.fullmatch(self.group_by or "")
+        return int(found[1]) if found else None
+
+    @field_validator("group_by")
+    @classmethod
+    def _is_spelt_right(cls, value: str | None) -> str | None:
+        if value is not None and value.startswith("similar("):
+            found = _SIMILAR.fullmatch(value)
+            if not found or int(found[1]) < 2:
+                raise ValueError(f"{value!r}; expected similar(count=N) with two groups or more")
+        return value
 
     @property
     def kind(self) -> str:

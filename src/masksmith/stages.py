@@ -14,6 +14,7 @@ from masksmith.arrays import IGNORE
 from masksmith.augment import CallableAugment
 from masksmith.config import look_up, suggest
 from masksmith.data.checks import duplicate_groups
+from masksmith.data.likeness import similar_groups
 from masksmith.data.store import Store
 from masksmith.errors import InputError
 from masksmith.files import remove
@@ -51,8 +52,8 @@ _VERSION = "3"
 
 def folds_of(project: Project, recipe: Recipe) -> Folds:
     """Read the folds, or make them if there are none."""
-    column = recipe.folds.group_by
-    values = None if column is None else group_values(project.catalog.train, column)
+    column, similar = recipe.folds.group_by, recipe.folds.similar_count
+    values = None if column is None or similar else group_values(project.catalog.train, column)
     if project.folds_csv.exists():
         made = project.folds
         if project.ledger.knows("folds.group_by") and not project.ledger.is_done(
@@ -87,6 +88,8 @@ def folds_of(project: Project, recipe: Recipe) -> Folds:
     masks, images = project.cache.train_masks, project.cache.train_images
     counts = {name: (int((masks[name] == 1).sum()), int((masks[name] != IGNORE).sum())) for name in masks}
     groups = {name: key for key, names in duplicate_groups(images).items() for name in names}
+    if similar is not None:
+        values = similar_groups(images, similar, seed=recipe.folds.seed)
     if values is not None:
         groups = merge_groups(groups, values, blank=project.blank)
     project.ledger.mark_done("folds.seed", str(recipe.folds.seed))
@@ -192,7 +195,7 @@ def open_run(project: Project, asked: Recipe) -> Run:
     from masksmith.training.refit import refuse_refit
 
     made = folds_of(project, asked)
-    check_stages(asked.training, channels=project.cache.channels, custom=project.custom)
+    check_stages(asked.training, channels=project.inputs(asked.input).channels, custom=project.custom)
     check_sizes(project, asked)
     if asked.folds.refit:
         refuse_refit(asked.training)
@@ -438,12 +441,11 @@ def _data_of(project: Project, recipe: Recipe, fold: int, *, key: str) -> "FoldD
 
     ids = [name for name in project.folds.outside(fold) if name not in project.blank]
     scalars = scalars_of(project, recipe)
-    cache = project.cache
     return FoldData(
         fold,
         ids,
-        cache.train_images,
-        cache.train_masks,
+        project.inputs(recipe.input).train,
+        project.cache.train_masks,
         recipe.seed,
         key,
         size=recipe.size,
@@ -476,7 +478,8 @@ def sweep_lr(project: Project, asked: Recipe, *, fold: int = 0) -> "LrCurve":
     recipe = resolve(asked)
     fabric = make_fabric(recipe.training)
     seed = recipe.seed * 1000 + fold
-    model = build_model(recipe.model, in_channels=project.cache.channels, seed=seed)
+    seen = project.inputs(recipe.input)
+    model = build_model(recipe.model, in_channels=seen.channels, seed=seed, statistics=seen.statistics)
     data = _data_of(project, recipe, fold, key="")
     _learn_scalars(model, data)
     _refuse_too_large(recipe, recipe.training, model, data)
@@ -497,8 +500,14 @@ def build(project: Project, run: Run, fold: int, *, load_weights: bool) -> "Segm
     from masksmith.models import build_model
 
     seed = run.recipe.seed * 1000 + fold
-    channels = project.cache.channels
-    return build_model(run.recipe.model, in_channels=channels, seed=seed, load_weights=load_weights)
+    seen = project.inputs(run.recipe.input)
+    return build_model(
+        run.recipe.model,
+        in_channels=seen.channels,
+        seed=seed,
+        load_weights=load_weights,
+        statistics=seen.statistics,
+    )
 
 
 def load(model: "SegmentationModel", weights: Path) -> None:
@@ -527,8 +536,8 @@ def _evaluator(
     """
     from masksmith.prediction.predict import predict_probs
 
-    metric, cache = get_metric(run.recipe.metric), project.cache
-    scalars = scalars_of(project, run.recipe)
+    metric, masks = get_metric(run.recipe.metric), project.cache.train_masks
+    images, scalars = project.inputs(run.recipe.input).train, scalars_of(project, run.recipe)
     names = [name for name in project.folds.inside(fold) if name not in project.blank]
     groups = project.metric_groups(run.recipe, names)
     if not names:
@@ -536,11 +545,11 @@ def _evaluator(
 
     def evaluate(model: "SegmentationModel") -> float:
         rows = [
-            metric.stats(apply_rule(to_codes(probs[..., 0]), PLAIN), cache.train_masks[name][..., 0])
+            metric.stats(apply_rule(to_codes(probs[..., 0]), PLAIN), masks[name][..., 0])
             for name, probs in predict_probs(
                 fabric,
                 model,
-                cache.train_images,
+                images,
                 names,
                 tta=["identity"],
                 size=run.recipe.size,
@@ -549,7 +558,7 @@ def _evaluator(
                 scalars=scalars,
             )
         ]
-        remaining.skip(_FORWARD_WORK * _pixels(cache.train_images, names))
+        remaining.skip(_FORWARD_WORK * _pixels(images, names))
         return metric.utility(metric.score(np.stack(rows), groups))
 
     return evaluate

@@ -241,13 +241,16 @@ def golden() -> dict[str, Any]:
 
 
 def facts_of(recipe: Recipe, data: FoldData, *, scale: str) -> Facts:
-    """Return the facts of a recipe: of grey images of 101x101 at full width, and of the drawn ones at a scale."""
-    whole = scaled(recipe, "full")
-    model = build_model(whole.model, in_channels=1, seed=0)
+    """Return the facts of a recipe: of images of 101x101 at full width, and of the drawn ones at a scale.
+
+    Images have the channels that the recipe names; where it takes all bands, they are grey.
+    """
+    whole, channels = scaled(recipe, "full"), data.images.channels
+    model = build_model(whole.model, in_channels=channels, seed=0)
     hw = Frame.of((101, 101), whole.size, divisor=model.divisor).canvas_hw
     trace = [
         f"{line.block} {line.channels} {line.hw[0]}x{line.hw[1]}"
-        for line in size_trace(model, in_channels=1, hw=hw)
+        for line in size_trace(model, in_channels=channels, hw=hw)
     ]
     weights = sum(weight.numel() for weight in model.parameters())
     return Facts(weights, trace, four_losses(scaled(recipe, scale), data))
@@ -303,7 +306,10 @@ def verify(recipe: Recipe, *, scale: str = "small", known: dict[str, Any] | None
     """
     small = scaled(recipe, scale)
     with tempfile.TemporaryDirectory() as folder:
-        data = eight_images(Path(folder), scalars=len(small.model.scalars), size=small.size, channels=1)
+        channels = small.input.channels(1)
+        data = eight_images(
+            Path(folder), scalars=len(small.model.scalars), size=small.size, channels=channels
+        )
         facts, iou = facts_of(recipe, data, scale=scale), learn(small, data)
     failures = _differences(facts, known, scale=scale)
     if not iou > _IOU_LEAST:

@@ -165,7 +165,7 @@ def test_a_text_file_named_png(check, download):
 def test_images_of_two_depths(check, download):
     path = sorted((download / "train" / "images").iterdir())[0]
     cv2.imwrite(str(path), np.eye(101, dtype=np.uint16))
-    check(download, "images of 8 and of 16 bits mixed")
+    check(download, "images of types uint16 and uint8 mixed")
 
 
 def test_a_zip_with_a_member_that_climbs_out(check, download):

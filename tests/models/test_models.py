@@ -3,6 +3,7 @@ import torch
 from safetensors.torch import save_file
 
 from masksmith.errors import InputError
+from masksmith.inputs import Statistics
 from masksmith.models import (
     ModelConfig,
     build_model,
@@ -251,3 +252,30 @@ def test_the_given_weights_load(shared):
     torch.testing.assert_close(
         model.encoder.state_dict()["features.3.conv.0.0.weight"], stored["features.3.conv.0.0.weight"]
     )
+
+
+@pytest.mark.parametrize("weights", ["none", "file"])
+def test_measured_channels_meet_the_first_layer_standardised(weights, tmp_path):
+    """Bands within a few hundredths come with mean 0 and deviation 1; so do they to a pretrained stem."""
+    config = ModelConfig(encoder="resnet18", encoder_weights="none")
+    if weights == "file":
+        path = tmp_path / "resnet18.safetensors"
+        three = build_model(config, in_channels=3, seed=5).encoder
+        save_file({name: one.contiguous() for name, one in three.state_dict().items()}, path)
+        config = ModelConfig(encoder="resnet18", encoder_weights=str(path))
+    centre, spread = torch.linspace(0.01, 0.4, 12), torch.linspace(0.02, 0.1, 12)
+    statistics = Statistics(tuple(centre.tolist()), tuple(spread.tolist()))
+    model = build_model(config, in_channels=12, seed=0, statistics=statistics).eval()
+    seen = []
+    model.encoder.register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0]))
+    draws = torch.randn(2, 12, 64, 64, generator=torch.Generator().manual_seed(0))
+    assert model(draws * spread.view(1, 12, 1, 1) + centre.view(1, 12, 1, 1)).mask_logits.shape == (
+        2,
+        1,
+        64,
+        64,
+    )
+    torch.testing.assert_close(seen[0], draws, atol=1e-4, rtol=1e-4)
+    other = build_model(config, in_channels=12, seed=1, load_weights=False)
+    other.load_state_dict(model.state_dict())  # they travel with the weights
+    torch.testing.assert_close(other.mean, model.mean)

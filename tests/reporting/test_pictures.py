@@ -80,3 +80,23 @@ def test_any_image_becomes_rgb(channels, dtype):
 )
 def test_causes(target, pred, cause):
     assert error_cause(target, pred) == cause
+
+
+def test_bands_are_stretched_one_by_one_and_no_data_is_black():
+    rng = np.random.default_rng(0)
+    image = (rng.random((40, 40, 4)) * (10, 1000, 0.1, 5) + (-500, 3000, 0, 0)).astype(np.float32)
+    image[:5, :5] = np.nan
+    image[0, 0, 1] = -np.inf
+    shown = to_rgb(image)
+    assert shown.shape == (40, 40, 3)
+    assert not shown[:5, :5].any()
+    seen = shown[5:].reshape(-1, 3).astype(float)
+    assert (np.abs(seen.mean(axis=0) - 127) < 12).all()  # whatever the scale of a band
+    assert not to_rgb(np.full((4, 4, 2), np.nan, np.float32)).any()
+
+
+def test_a_picture_keeps_its_colours():
+    image = np.zeros((10, 10, 3), np.uint8)
+    image[..., 0], image[:5, :, 1] = 200, 100
+    shown = to_rgb(image)
+    assert shown[0, 0].tolist() == [255, 128, 0]

@@ -20,13 +20,13 @@ from masksmith.errors import InputError
 from masksmith.files import Ledger, remove
 from masksmith.progress import logger, track
 
-_VERSION = "cache 1"
+_VERSION = "cache 2"
 _STORES = ("train_images", "train_masks", "test_images")
 
 
 @dataclass(frozen=True)
 class Cache:
-    """The decoded data: images (h, w, c) of uint8 or uint16, masks (h, w, 1) of uint8."""
+    """The decoded data: images (h, w, c) of the files' own type (of TYPES), masks (h, w, 1) of uint8."""
 
     train_images: Store
     train_masks: Store
@@ -45,7 +45,7 @@ def _decode(tree: Tree, samples: Iterable[Sample]) -> Iterable[tuple[Sample, Ima
 
 @dataclass(frozen=True)
 class _Kind:
-    """What all images have in common: 1 or 3 channels, 8 or 16 bits; and each image's size."""
+    """What all images have in common, channels and type; and each image's size."""
 
     channels: int
     dtype: type[np.generic]
@@ -54,15 +54,29 @@ class _Kind:
 
 def _survey(tree: Tree, catalog: Catalog) -> _Kind:
     samples = [*catalog.train, *catalog.test]
-    channels, dtypes, sizes = 1, set(), {}
+    coloured, dtypes, sizes = False, set(), {}
+    bands: dict[int, str] = {}
     for sample, image in track(_decode(tree, samples), total=len(samples), what="looking at images"):
         sizes[sample.image] = image.shape[:2]
         dtypes.add(image.dtype.type)
-        if channels == 1 and image.shape[2] == 3 and not is_grey(image):
-            channels = 3
+        bands.setdefault(image.shape[2], sample.image)
+        coloured = coloured or (image.shape[2] == 3 and not is_grey(image))
     if len(dtypes) > 1:
-        raise InputError(f"{tree.root}: images of 8 and of 16 bits mixed; convert them to one depth")
-    return _Kind(channels, dtypes.pop(), sizes)
+        names = " and ".join(sorted(np.dtype(one).name for one in dtypes))
+        raise InputError(f"{tree.root}: images of types {names} mixed; convert them to one type")
+    return _Kind(_common_channels(bands, coloured=coloured, where=str(tree.root)), dtypes.pop(), sizes)
+
+
+def _common_channels(bands: dict[int, str], *, coloured: bool, where: str) -> int:
+    """Return the channels of all images; ``bands`` is number of bands -> an image that has so many."""
+    if set(bands) <= {1, 3}:  # grey images, and pictures in colours
+        return 3 if coloured else 1
+    if len(bands) > 1:
+        found = ", ".join(f"{count} ({path})" for count, path in sorted(bands.items()))
+        raise InputError(
+            f"{where}: images of different numbers of bands: {found}; give all of them the same bands"
+        )
+    return next(iter(bands))
 
 
 def _fit_channels(image: Image, channels: int) -> Shaped[np.ndarray, "h w k"]:

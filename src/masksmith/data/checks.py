@@ -7,10 +7,15 @@ from typing import Any
 
 import numpy as np
 
-from masksmith.arrays import IGNORE, Image
+from masksmith.arrays import IGNORE, Image, Shaped
 from masksmith.data.cache import Cache
 from masksmith.data.catalog import Catalog
 from masksmith.data.store import Store
+
+MAX_NAMES = 64
+"""A band with no more different whole values may hold names (classes of land cover, flags) in the place of amounts."""
+SENTINELS = (-9999.0, -32768.0, -999.0)
+"""What files that say nothing about it often mean by "no data"."""
 
 
 @dataclass(frozen=True)
@@ -49,9 +54,15 @@ def pixel_hash(image: Image) -> str:
     return state.hexdigest()
 
 
+def band_range(image: Image) -> tuple[Shaped[np.ndarray, " c"], Shaped[np.ndarray, " c"]]:
+    """Return the least and the largest value of each band; NaN (no data) does not count, and is there where all is."""
+    return np.fmin.reduce(image, axis=(0, 1)), np.fmax.reduce(image, axis=(0, 1))
+
+
 def is_constant(image: Image) -> bool:
-    """Whether all pixels of an image are equal: there is nothing in it."""
-    return bool(image.min() == image.max())
+    """Whether every band of an image has one value only, or no data: there is nothing in it."""
+    low, high = band_range(image)
+    return bool(((low == high) | (low != low)).all())
 
 
 def constant_ids(images: Store) -> list[str]:
@@ -65,6 +76,48 @@ def duplicate_groups(images: Store) -> dict[str, list[str]]:
     for name in images:
         groups.setdefault(pixel_hash(images[name]), []).append(name)
     return groups
+
+
+@dataclass(frozen=True)
+class BandFacts:
+    """What one band holds over a set of images."""
+
+    low: float
+    """Least value, NaN where there is none."""
+    high: float
+    """Largest value."""
+    values: tuple[int, ...]
+    """The values themselves where they are whole and at most MAX_NAMES: they may be names, not amounts."""
+    no_data: bool
+    """Whether it has pixels without data (NaN)."""
+
+
+def band_facts(images: Store) -> list[BandFacts]:
+    """Return what each band of the images holds."""
+    count = images.channels
+    low, high = np.full(count, np.nan), np.full(count, np.nan)
+    names: list[set[float] | None] = [set() for _ in range(count)]
+    gaps = np.zeros(count, bool)
+    for image in (images[name] for name in images):
+        least, most = band_range(image)
+        low, high = np.fmin(low, least), np.fmax(high, most)
+        if image.dtype.kind == "f":
+            gaps |= np.isnan(image).any(axis=(0, 1))
+        names = [None if one is None else _more(one, image[..., at]) for at, one in enumerate(names)]
+    return [
+        BandFacts(float(low[at]), float(high[at]), tuple(sorted(map(int, names[at] or ()))), bool(gaps[at]))
+        for at in range(count)
+    ]
+
+
+def _more(known: set[float], band: Shaped[np.ndarray, "h w"]) -> set[float] | None:
+    """Return the values known of a band and those in one image; None where they are too many or not whole."""
+    found = np.unique(band)
+    found = found[found == found]  # NaN is none
+    if len(found) > MAX_NAMES or (found % 1).any():
+        return None
+    union = known.union(found.tolist())
+    return union if len(union) <= MAX_NAMES else None
 
 
 def coverage(masks: Store) -> dict[str, float]:
@@ -88,16 +141,53 @@ def check_data(catalog: Catalog, cache: Cache) -> CheckReport:
         "test images": len(catalog.test),
         "size": ", ".join(f"{size} ({count})" for size, count in sizes.most_common(3)),
         "channels": cache.channels,
-        "bits": 8 * cache.train_images.dtype.itemsize,
+        "bits": _bits(cache.train_images.dtype),
         "empty masks": f"{len(empty)} ({len(empty) / len(shares):.1%})",
         "mean coverage": f"{np.mean(list(shares.values())):.3f}",
         "submission": f"{catalog.submission.source} ({len(catalog.submission.ids)} ids, {catalog.submission.dialect})",
     }
     findings = [Finding("note", "left out", note) for note in catalog.notes]
+    if not is_picture(cache.train_images):
+        bands = band_facts(cache.train_images)
+        facts["values"] = ", ".join(f"{at}: {_range_text(band)}" for at, band in enumerate(bands))
+        findings += _band_findings(bands)
     findings += _constant_findings(cache, shares)
     findings += _duplicate_findings(train, test, cache)
     findings += _mask_findings(shares)
     return CheckReport(catalog.layout, facts, findings)
+
+
+def is_picture(images: Store) -> bool:
+    """Whether images are grey or in colours, of 8 or 16 bits without sign."""
+    return images.channels in (1, 3) and images.dtype.kind == "u"
+
+
+def _bits(dtype: np.dtype) -> int | str:
+    return 8 * dtype.itemsize if dtype.kind == "u" else f"{8 * dtype.itemsize} ({dtype})"
+
+
+def _range_text(band: BandFacts) -> str:
+    return f"{band.low:g}…{band.high:g}" + (" and no data" if band.no_data else "")
+
+
+def _band_findings(bands: list[BandFacts]) -> list[Finding]:
+    named = {at: band.values for at, band in enumerate(bands) if len(band.values) > 2}
+    findings = []
+    if named:
+        shown = "; ".join(f"band {at}: {_some_values(values)}" for at, values in named.items())
+        detail = f"{shown}; if they are classes or flags, leave the band out (input.bands) or name it in input.one_hot"
+        findings.append(Finding("note", "bands of few whole values", detail))
+    missing = [(at, band.low) for at, band in enumerate(bands) if band.low in SENTINELS]
+    if missing:
+        shown = ", ".join(f"{low:g} in band {at}" for at, low in missing)
+        detail = f"{shown}; if it means that nothing was measured there, set input.no_data to it"
+        findings.append(Finding("warning", "values that may mean no data", detail))
+    return findings
+
+
+def _some_values(values: tuple[int, ...]) -> str:
+    shown = ", ".join(map(str, values[:12]))
+    return shown if len(values) <= 12 else f"{shown}, … ({len(values)})"
 
 
 def _constant_findings(cache: Cache, shares: dict[str, float]) -> list[Finding]:

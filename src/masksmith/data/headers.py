@@ -13,6 +13,8 @@ from masksmith.errors import InputError
 
 MAX_PIXELS = 2**28
 """Most pixels of an image: 16384x16384. As 16-bit RGB that is 1.6 GB. Larger scenes are cut into tiles first."""
+MAX_BYTES = 2**31
+"""Most bytes of an image of many bands: those of MAX_PIXELS with four bands of 16 bits."""
 
 PNG = b"\x89PNG\r\n\x1a\n"
 JPEG = b"\xff\xd8\xff"
@@ -82,6 +84,31 @@ def _tiff_size(raw: bytes) -> tuple[int, int] | None:
             form = {1: "B", 3: "H", 4: "I"}.get(kind, "I")
             (found[tag],) = struct.unpack_from(f"{order}{form}", raw, at + 8)
     return (found[_TIFF_HEIGHT], found[_TIFF_WIDTH]) if len(found) == 2 else None
+
+
+def num_pages(raw: bytes, *, where: str) -> int:
+    """Return the number of pages of a TIFF.
+
+    Raises:
+        InputError: The chain of pages leads back into itself, or out of the file: a reader would follow it for ever.
+    """
+    order = "<" if raw.startswith(b"II") else ">"
+    seen: set[int] = set()
+    try:
+        (start,) = struct.unpack_from(f"{order}I", raw, 4)
+        while start:
+            if start in seen:
+                raise InputError(
+                    f"{where}: its pages follow each other in a circle; replace the file or take it out"
+                )
+            seen.add(start)
+            (count,) = struct.unpack_from(f"{order}H", raw, start)
+            (start,) = struct.unpack_from(f"{order}I", raw, start + 2 + 12 * count)
+    except struct.error as error:
+        raise InputError(
+            f"{where}: the file is cut off within its pages; replace it or take it out"
+        ) from error
+    return len(seen)
 
 
 def need_sane_size(raw: bytes, *, where: str) -> tuple[int, int]:

@@ -8,7 +8,8 @@ import cv2
 import numpy as np
 
 from masksmith.arrays import IGNORE, Image, Mask, Shaped
-from masksmith.data.headers import PNG, SIGNATURES, need_sane_size
+from masksmith.data.bands import decode_bands
+from masksmith.data.headers import PNG, SIGNATURES, TIFF, need_sane_size
 from masksmith.errors import InputError
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
@@ -45,7 +46,10 @@ def _png_damage(raw: bytes) -> str | None:
 
 
 def decode_image(raw: bytes, *, where: str) -> Image:
-    """Decode a file into (h, w, c), uint8 or uint16; c is 1 or 3, in RGB order; an alpha channel is dropped.
+    """Decode a file into (h, w, c).
+
+    A picture is uint8 or uint16, c is 1 or 3 in RGB order, and an alpha channel is dropped. Any other TIFF has as many
+    bands as it has, in the order and the type of the file (see decode_bands).
 
     Raises:
         InputError: The bytes are empty, no image, cut off or damaged, or claim more pixels than are read (before
@@ -54,6 +58,12 @@ def decode_image(raw: bytes, *, where: str) -> Image:
     if (damage := _damage(raw)) is not None:
         raise InputError(f"{where}: the file {damage}; replace it or take it out")
     size = need_sane_size(raw, where=where)
+    if raw.startswith(TIFF) and (bands := decode_bands(raw, where=where)) is not None:
+        return bands
+    return _decode_picture(raw, size, where=where)
+
+
+def _decode_picture(raw: bytes, size: tuple[int, int], *, where: str) -> Image:
     try:
         image = cv2.imdecode(np.frombuffer(raw, np.uint8), cv2.IMREAD_UNCHANGED)
     except cv2.error as error:  # OpenCV has limits of its own, for example 2**20 pixels a side
@@ -65,8 +75,6 @@ def decode_image(raw: bytes, *, where: str) -> Image:
             f"{where}: the header claims {size[0]}x{size[1]}, the pixels are {image.shape[0]}x{image.shape[1]}; "
             "replace the file or take it out"
         )
-    if image.dtype not in (np.uint8, np.uint16):
-        raise InputError(f"{where}: pixels of type {image.dtype}, expected 8 or 16 bits without sign")
     if image.ndim == 2:
         return image[..., None]
     if image.shape[2] == 2:
@@ -83,8 +91,10 @@ def mask_levels(mask: Shaped[np.ndarray, "h w c"], *, where: str) -> Shaped[np.n
     """Return a decoded mask file as one channel, with the largest 16-bit value brought to 255.
 
     Raises:
-        InputError: The channels differ (a colour-coded mask).
+        InputError: The channels differ (a colour-coded mask), or the values are no whole numbers.
     """
+    if mask.dtype.kind == "f":
+        raise InputError(f"{where}: a mask of {mask.dtype}; expected whole numbers, convert it to 8 bits")
     if not is_grey(mask):
         raise InputError(f"{where}: a mask in colours; expected one channel with two values")
     levels = mask[..., 0]
@@ -102,7 +112,7 @@ def mask_table(values: Iterable[int], *, lossy: bool, where: str) -> dict[int, i
         where: What to call the masks in an error.
 
     Returns:
-        A map from value to 0 (background), 1 (foreground) or IGNORE.
+        A map from value to 0 (background), 1 (foreground) or IGNORE; -1 always means IGNORE.
 
     Raises:
         InputError: No foreground at all, or more than two values that are not 0, 1 and 255.
@@ -110,25 +120,28 @@ def mask_table(values: Iterable[int], *, lossy: bool, where: str) -> dict[int, i
     found = sorted({int(value) for value in values})
     if lossy:
         return {value: int(value >= 128) for value in found}
-    if found == [0]:
+    unjudged = {-1: IGNORE} if -1 in found else {}
+    found = [value for value in found if value != -1]
+    if found in ([], [0]):
         raise InputError(f"{where}: every mask is empty; there is nothing to learn")
     if len(found) <= 2:
-        return {value: int(value == found[-1]) for value in found}
+        return unjudged | {value: int(value == found[-1]) for value in found}
     if found == [0, 1, IGNORE]:
-        return {0: 0, 1: 1, IGNORE: IGNORE}
+        return unjudged | {0: 0, 1: 1, IGNORE: IGNORE}
     shown = ", ".join(map(str, found[:8])) + (", …" if len(found) > 8 else "")
     raise InputError(
         f"{where}: {len(found)} different values ({shown}); expected two (background and foreground), "
-        "or 0, 1 and 255 (not judged)"
+        "or 0, 1 and 255 (not judged); -1 is not judged either"
     )
 
 
 def apply_table(levels: Shaped[np.ndarray, "h w"], table: dict[int, int]) -> Mask:
     """Map a mask's values by a table from mask_table."""
-    lut = np.zeros(max(table) + 1, np.uint8)
+    lowest = min(0, *table)
+    lut = np.zeros(max(table) - lowest + 1, np.uint8)
     for value, meaning in table.items():
-        lut[value] = meaning
-    return lut[levels]
+        lut[value - lowest] = meaning
+    return lut[levels.astype(np.int32) - lowest] if lowest else lut[levels]
 
 
 def is_lossy(path: str) -> bool:

@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from masksmith.errors import InputError
+from masksmith.inputs import Statistics
 from masksmith.models.config import CLASSIFIERS, PRETRAINED_ENCODER, SCRATCH_ENCODER, tensor_names
 from masksmith.progress import logger
 
@@ -204,13 +205,23 @@ def _pretrained_statistics(encoder: str) -> tuple[tuple[float, ...], tuple[float
 
 
 def normalisation(
-    in_channels: int, *, pretrained: bool, encoder: str = PRETRAINED_ENCODER
+    in_channels: int,
+    *,
+    pretrained: bool,
+    encoder: str = PRETRAINED_ENCODER,
+    statistics: Statistics | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return mean and standard deviation (1, c, 1, 1) for images in 0…1.
 
     With pretrained weights those that they were trained with (of many ViTs 0.5); other numbers of channels take their
-    mean. Without, ImageNet's mean.
+    mean. Without, ImageNet's mean. Where the channels were measured, their own: a band that is scaled by its largest
+    possible value lies within a few hundredths, far from what any fixed numbers expect, and then a pretrained stem,
+    too, meets channels of mean 0 and deviation 1, as it was trained.
     """
+    if statistics is not None:
+        assert len(statistics.mean) == in_channels, (len(statistics.mean), in_channels)
+        mean, std = statistics.mean, statistics.std
+        return torch.tensor(mean).view(1, -1, 1, 1), torch.tensor(std).view(1, -1, 1, 1)
     mean, std = _pretrained_statistics(encoder) if pretrained else (IMAGENET_MEAN, IMAGENET_STD)
     if not pretrained or in_channels != 3:
         mean, std = (sum(mean) / len(mean),) * in_channels, (sum(std) / len(std),) * in_channels

@@ -18,6 +18,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from masksmith.config import look_up
+from masksmith.inputs import Statistics
 from masksmith.models.architectures import LIBRARY_ARCHITECTURES
 from masksmith.models.backbones import Backbone, build_backbone
 from masksmith.models.checkpointing import checkpoint_blocks
@@ -234,7 +235,13 @@ What each has use for stands under the same key in ARCHITECTURES.
 
 
 def build_model(
-    config: ModelConfig, *, in_channels: int, seed: int, classes: int = 1, load_weights: bool = True
+    config: ModelConfig,
+    *,
+    in_channels: int,
+    seed: int,
+    classes: int = 1,
+    load_weights: bool = True,
+    statistics: Statistics | None = None,
 ) -> SegmentationModel:
     """Build a model; its random weights depend on ``seed`` alone.
 
@@ -244,6 +251,8 @@ def build_model(
         seed: Seed of the random weights; the global generator is left as it was.
         classes: Number of masks (of classes, or of labels).
         load_weights: False skips the pretrained weights (a checkpoint will be loaded).
+        statistics: Mean and standard deviation of each channel over the training images, by which the model then
+            normalises; None: fixed numbers (see normalisation).
 
     Raises:
         InputError: Unknown architecture or encoder, an encoder that does not fit the configuration, or weights that do
@@ -256,7 +265,10 @@ def build_model(
         backbone = build_backbone(config, in_channels)
         decoder = builder(config, backbone.channels, backbone.strides)
         mean, std = normalisation(
-            in_channels, pretrained=config.encoder_weights != "none", encoder=config.encoder
+            in_channels,
+            pretrained=config.encoder_weights != "none",
+            encoder=config.encoder,
+            statistics=statistics,
         )
         model = SegmentationModel(config, backbone, decoder, classes=classes, mean=mean, std=std)
     if load_weights:

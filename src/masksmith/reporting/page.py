@@ -10,7 +10,7 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from masksmith.arrays import Mask
+from masksmith.arrays import Image, Mask
 from masksmith.data.store import Store
 from masksmith.files import write_text
 from masksmith.prediction.codes import prob_of
@@ -54,6 +54,8 @@ class ReportFacts:
     coverage_test: list[float]
     scores: dict[str, float]
     images: Store
+    view: tuple[int, int, int] | None
+    """Bands of the images that are shown in red, green and blue; None: the first."""
     masks: Store
     preds: dict[str, Mask]
 
@@ -136,9 +138,15 @@ def class_samples(facts: ReportFacts) -> list[tuple[int, int, list[Thumbnail]]]:
 
 
 def _thumbnail(facts: ReportFacts, row: FoldRow) -> Thumbnail:
-    shown = overlay(np.asarray(facts.images[row.id]), np.asarray(facts.masks[row.id][..., 0]))
+    shown = overlay(_bands(facts, row.id), np.asarray(facts.masks[row.id][..., 0]))
     numbers = [f"{name} {value:g}" for name, value in facts.values.get(row.id, {}).items()][:_NOTED]
     return Thumbnail(row.id, row.coverage_class, row.coverage, ", ".join(numbers), data_uri(shown))
+
+
+def _bands(facts: ReportFacts, name: str) -> Image:
+    """Return the bands of an image that are shown."""
+    image = np.asarray(facts.images[name])
+    return image if facts.view is None else image[..., facts.view]
 
 
 def gallery(facts: ReportFacts) -> dict[str, list[Picture]]:
@@ -163,7 +171,7 @@ def gallery(facts: ReportFacts) -> dict[str, list[Picture]]:
 
 def _picture(facts: ReportFacts, name: str) -> Picture:
     target, pred = np.asarray(facts.masks[name][..., 0]), facts.preds[name]
-    panels = four_rows(np.asarray(facts.images[name]), target, pred)
+    panels = four_rows(_bands(facts, name), target, pred)
     return Picture(name, facts.scores[name], data_uri(panels), error_cause(target, pred))
 
 

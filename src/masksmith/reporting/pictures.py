@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from masksmith.arrays import IGNORE, Image, Mask, UInt8
+from masksmith.arrays import IGNORE, Float, Image, Mask, UInt8
 
 FALSE_POSITIVE = (31, 160, 70)  # green
 FALSE_NEGATIVE = (214, 39, 40)  # red
@@ -39,11 +39,26 @@ class Thumbnail:
 
 
 def to_rgb(image: Image) -> RGB:
-    """Return an image of any channels and depth as 8-bit RGB, stretched between its 1% and 99% quantiles."""
+    """Return an image of any bands and type as 8-bit RGB: its first three bands, or the first in grey.
+
+    Stretched between the 1% and 99% quantiles: of all three bands of a picture (8 or 16 bits without sign), so that
+    its colours stay; of each band by itself where bands have no common scale. No data (NaN) is black.
+    """
     shown = image[..., :3] if image.shape[2] >= 3 else np.repeat(image[..., :1], 3, axis=2)
-    low, high = np.percentile(shown, [1, 99])
-    scaled = (shown.astype(np.float32) - low) / max(high - low, 1)
+    if image.shape[2] <= 3 and image.dtype.kind == "u":
+        low, high = np.percentile(shown, [1, 99])
+        scaled = (shown.astype(np.float32) - low) / max(high - low, 1)
+    else:
+        scaled = np.stack([_stretched(shown[..., at].astype(np.float32)) for at in range(3)], axis=2)
     return np.rint(np.clip(scaled, 0, 1) * 255).astype(np.uint8)
+
+
+def _stretched(band: Float[np.ndarray, "h w"]) -> Float[np.ndarray, "h w"]:
+    known = band[np.isfinite(band)]
+    if not known.size:
+        return np.zeros_like(band)
+    low, high = np.percentile(known, [1, 99])
+    return np.nan_to_num((band - low) / (high - low if high > low else 1), nan=0.0, posinf=0.0, neginf=0.0)
 
 
 def difference(image: Image, target: Mask, pred: Mask) -> RGB:
