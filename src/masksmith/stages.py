@@ -184,6 +184,7 @@ def open_run(project: Project, asked: Recipe) -> Run:
 
     made = folds_of(project, asked)
     check_stages(asked.training, channels=project.cache.channels, custom=project.custom)
+    asked.model.check_channels(project.cache.channels)
     check_sizes(project, asked)
     if asked.folds.refit:
         refuse_refit(asked.training)
