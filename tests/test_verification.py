@@ -79,7 +79,7 @@ def test_small_is_narrow_and_short_and_full_is_the_recipe():
     assert small.model.decoder_channels == [32, 16, 16, 16]
     assert small.size == SizeConfig(resize_hw=(55, 55), pad_hw=(64, 64))
     assert (full.model.decoder_channels, full.size) == (recipe.model.decoder_channels, recipe.size)
-    assert scaled_size(SizeConfig(), 32, SCALES["small"]) == SizeConfig()
+    assert scaled_size(SizeConfig(), 32, SCALES["small"].side) == SizeConfig()
 
 
 def test_the_command_line_ends_with_2_where_a_recipe_has_changed(tmp_path):
