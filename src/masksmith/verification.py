@@ -2,9 +2,10 @@
 
 A scale makes a recipe cheap without another code path: it divides the decoder's channels, brings its sizes down to a
 longest side, and puts a small encoder of the same kind in the place of a large one. At full width the net is built and
-its sizes are traced without computing anything. The four losses are those of four real training steps (batches, augmentation, optimizer, schedule) on
-eight drawn images, in float32 on one thread; what they should be stands in ``recipes/golden.json``, written by
-``python tools/golden.py``. A change of them is a change of numbers, and belongs in the change log.
+its sizes are traced without computing anything. The four losses are those of four real training steps (batches,
+augmentation, optimizer, schedule) on eight drawn images, in float32 on one thread; what they should be stands in
+``recipes/golden.json``, written by ``python tools/golden.py``. A change of them is a change of numbers, and belongs in
+the change log.
 """
 
 import json
@@ -200,7 +201,8 @@ def four_losses(recipe: Recipe, data: FoldData) -> list[float]:
 def learn(recipe: Recipe, data: FoldData) -> float:
     """Learn the eight images by heart with the recipe's net and first loss; return the pooled IoU at the end.
 
-    Without augmentation, by AdamW at 3e-3 (without normalisation 5e-4): it is the net that is looked at, and the loss, not the schedule.
+    Without augmentation, by AdamW at 3e-3 (without normalisation 5e-4): it is the net that is looked at, and the loss,
+    not the schedule.
     """
     rate = _LEARN_RATE_UNNORMALISED if recipe.model.norm == "none" else _LEARN_RATE
     training = _ends_at_once(
