@@ -87,9 +87,9 @@ def test_small_is_narrow_and_short_and_full_is_the_recipe():
     ("encoder", "light"),
     [
         ("resnet18", "resnet18"),
-        ("resnet34", "resnet18"),
-        ("tu-resnet101", "resnet18"),
-        ("se_resnext50_32x4d", "resnet18"),
+        ("resnet34", "tu-test_resnet"),
+        ("tu-resnet101", "tu-test_resnet"),
+        ("se_resnext50_32x4d", "tu-test_resnet"),
         ("tf_efficientnet_b4.ns_jft_in1k", "tf_efficientnet_b0"),
         ("tu-tf_efficientnetv2_s", "tf_efficientnetv2_b0"),
         ("efficientnet-b4", "efficientnet-b0"),

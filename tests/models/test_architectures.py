@@ -204,6 +204,16 @@ def test_an_option_is_obeyed_or_refused(name, field):
         ("unet", {"encoder": "test_vit", "stem": "stride1"}, "stem: 'stride1' is of no use to 'test_vit'"),
         (
             "unet",
+            {"encoder": "test_vit", "encoder_taps": "expanded"},
+            "'expanded' is of no use to 'test_vit'",
+        ),
+        (
+            "unet",
+            {"encoder": "test_vit", "encoder_attention": "scse_inside"},
+            "'scse_inside' is of no use to 'test_vit'",
+        ),
+        (
+            "unet",
             {"encoder": "test_vit", "encoder_norm": "group"},
             "encoder_norm: 'group' is of no use to 'test_vit'",
         ),

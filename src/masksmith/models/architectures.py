@@ -241,6 +241,15 @@ def _check_vit(architecture: str, values: dict[str, Any]) -> None:
         raise ValueError(
             f"stem: {values['stem']!r} is of no use to {encoder!r}, which cuts patches; choose 'own'"
         )
+    if values["encoder_taps"] != "own":
+        raise ValueError(
+            f"encoder_taps: {values['encoder_taps']!r} is of no use to {encoder!r}, which has no blocks that halve the "
+            "size; choose 'own'"
+        )
+    if values["encoder_attention"] == "scse_inside":
+        raise ValueError(
+            f"encoder_attention: 'scse_inside' is of no use to {encoder!r}, which has no stages; choose 'scse'"
+        )
     if values["encoder_norm"] != "own":
         raise ValueError(
             f"encoder_norm: {values['encoder_norm']!r} is of no use to {encoder!r}, which has layer norm; choose 'own'"
