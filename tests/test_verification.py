@@ -14,6 +14,7 @@ from masksmith.verification import (
     Verdicts,
     Verified,
     _differences,
+    _ends_at_once,
     golden,
     refuse_failed,
     scaled,
@@ -79,7 +80,42 @@ def test_small_is_narrow_and_short_and_full_is_the_recipe():
     assert small.model.decoder_channels == [32, 16, 16, 16]
     assert small.size == SizeConfig(resize_hw=(55, 55), pad_hw=(64, 64))
     assert (full.model.decoder_channels, full.size) == (recipe.model.decoder_channels, recipe.size)
-    assert scaled_size(SizeConfig(), 32, SCALES["small"]) == SizeConfig()
+    assert scaled_size(SizeConfig(), 32, SCALES["small"].side) == SizeConfig()
+
+
+@pytest.mark.parametrize(
+    ("encoder", "light"),
+    [
+        ("resnet18", "resnet18"),
+        ("resnet34", "tu-test_resnet"),
+        ("tu-resnet101", "tu-test_resnet"),
+        ("se_resnext50_32x4d", "tu-test_resnet"),
+        ("tf_efficientnet_b4.ns_jft_in1k", "tf_efficientnet_b0"),
+        ("tu-tf_efficientnetv2_s", "tf_efficientnetv2_b0"),
+        ("efficientnet-b4", "efficientnet-b0"),
+        ("vgg13", "vgg11"),
+        ("mobilenet_v2", "mobilenet_v2"),
+    ],
+)
+def test_heavy_encoders_have_a_light_one_at_the_small_scale(encoder, light):
+    recipe = load_recipe(overrides=(f"model.encoder={encoder}",))
+    assert scaled(recipe, "small").model.encoder == light
+    assert scaled(recipe, "full").model.encoder == encoder
+
+
+def test_a_stem_that_keeps_the_size_has_a_canvas_of_half_the_side():
+    recipe = load_recipe(
+        overrides=("size.pad_hw=[128, 128]", "model.encoder=resnet34", "model.stem=conv3x3_stride1")
+    )
+    assert scaled(recipe, "small").size.pad_hw == (32, 32)
+
+
+def test_the_first_stage_is_looked_at_on_the_drawn_images_alone():
+    recipe = load_recipe("tgs-resnet34-hyper")
+    assert recipe.training.stages[0].data == "pseudo"
+    assert _ends_at_once(recipe.training, 2).stages[0].data == "labelled"
+    sampled = _ends_at_once(load_recipe("siim-unet-resnet50").training, 2).stages[0]
+    assert sampled.sampler.name == "plain", "all drawn images have foreground"
 
 
 def test_the_command_line_ends_with_2_where_a_recipe_has_changed(tmp_path):

@@ -27,6 +27,7 @@ from masksmith.splits import FoldsConfig
 from masksmith.training.config import TrainingConfig
 
 _AUX_WEIGHT = TrainingConfig.model_fields["aux_weight"].default
+_ROWS_STAY = ("identity", "hflip")
 HEADER_KEYS = ("source", "published", "ours", "cost", "differences")
 
 
@@ -173,6 +174,7 @@ def parse_recipe(text: str, *, where: str, overrides: tuple[str, ...] = ()) -> R
             "of a side table (a location, a patient)"
         )
     _check_heads(recipe, where=where)
+    _check_derived(recipe, where=where)
     for name in recipe.prediction.tta:
         look_up(TTA, name, where=f"{where}: prediction.tta")
     if recipe.folds.train is not None and not 1 <= recipe.folds.train <= recipe.folds.count:
@@ -202,6 +204,30 @@ def _check_heads(recipe: Recipe, *, where: str) -> None:
         raise InputError(
             f"{where}: training.aux_weight: {recipe.training.aux_weight:g} weighs nothing without "
             f"model.deep_supervision; set that to true, or this to {_AUX_WEIGHT:g}"
+        )
+
+
+def _check_derived(recipe: Recipe, *, where: str) -> None:
+    """Refuse what would give a row another depth than it has, where the model is told the depth of rows.
+
+    Raises:
+        InputError: With the path of the value.
+    """
+    derived = recipe.model.derived_channels
+    if derived == "none":
+        return
+    moved = [name for name in recipe.prediction.tta if name not in _ROWS_STAY]
+    if moved:
+        raise InputError(
+            f"{where}: prediction.tta: {moved[0]!r} moves rows, and model.derived_channels {derived!r} tells the model "
+            f"how deep a row lies; expected {' and '.join(_ROWS_STAY)} alone, or derived_channels 'none'"
+        )
+    if recipe.training.crop_hw is not None:
+        height, width = recipe.training.crop_hw
+        raise InputError(
+            f"{where}: training.crop_hw: in windows of {height}x{width} a row lies elsewhere than in the image, and "
+            f"model.derived_channels {derived!r} tells the model how deep it lies; expected null, or derived_channels "
+            "'none'"
         )
 
 

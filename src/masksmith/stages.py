@@ -195,7 +195,9 @@ def open_run(project: Project, asked: Recipe) -> Run:
     from masksmith.training.refit import refuse_refit
 
     made = folds_of(project, asked)
-    check_stages(asked.training, channels=project.inputs(asked.input).channels, custom=project.custom)
+    channels = project.inputs(asked.input).channels
+    check_stages(asked.training, channels=channels, custom=project.custom)
+    asked.model.check_channels(channels)
     check_sizes(project, asked)
     if asked.folds.refit:
         refuse_refit(asked.training)

@@ -92,10 +92,13 @@ def test_channels_last_and_bfloat16(name):
 
 
 GOLDEN = {
+    "albunet": [0.144422, 0.918466, -0.085635, 0.837159],
     "classical_unet": [-0.072688, -0.010627, -0.054969, -0.300430],
+    "cloud_unet": [-0.144322, -0.299273, 0.060887, -0.298641],
     "deeplabv3": [0.104677, 0.141510, 0.095716, 0.123864],
     "deeplabv3plus": [0.280900, 0.308827, 0.342566, 0.275654],
     "dpt": [-1.968026, -12.813355, -4.736305, -9.594483],
+    "emanet": [0.141273, 0.496074, 0.272304, 0.353768],
     "fastai_unet": [0.655370, 0.085122, 0.167429, 0.437887],
     "fpn": [-8.690107, -0.540154, -2.189860, -1.948142],
     "house_unet": [-0.122742, -0.266782, 0.106782, -0.378292],
@@ -107,6 +110,8 @@ GOLDEN = {
     "pan": [0.128499, 0.421954, 0.522264, 0.423089],
     "pspnet": [-0.035263, -0.045831, -0.040811, -0.039579],
     "segformer": [-0.201429, -0.038851, 0.131110, -0.013668],
+    "tgs_hyper_unet": [-0.752996, -0.485649, 0.417469, -0.568588],
+    "transposed_unet": [0.097749, 0.011228, 0.011870, 0.044519],
     "unet": [-0.007554, 0.539876, 0.011431, 0.509957],
     "unetplusplus": [-0.022836, -0.122418, -0.103736, -0.082696],
     "upernet": [0.090296, 0.081713, 0.106656, 0.148709],
@@ -134,15 +139,24 @@ OTHER_VALUES = {
     "center": "conv",
     "hypercolumns": True,
     "deep_supervision": True,
+    "output_stride": 16,
 }
+OWN_ELSEWHERE = {
+    ("pan", "upsample"): "nearest",
+    ("albunet", "upsample"): "transposed",
+    ("pan", "output_stride"): 32,
+}
+"""Where a value of OTHER_VALUES is the architecture's own."""
 
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("field", MAYBE_USELESS)
 def test_an_option_is_obeyed_or_refused(name, field):
     """A useful option changes the model or its logits; a useless one is refused by name."""
-    value = "nearest" if (name, field) == ("pan", "upsample") else OTHER_VALUES[field]
+    value = OWN_ELSEWHERE.get((name, field), OTHER_VALUES[field])
     encoder = {} if name == "dpt" or field != "stem" else {"encoder": "resnet18"}
+    if name == "pan" and field == "output_stride":
+        encoder = {"encoder_depth": 5}
     useful = field in ARCHITECTURES[name].options or f"{field}:{value}" in ARCHITECTURES[name].options
     if not useful:
         with pytest.raises(ValueError, match=f"{field}: {value!r} is of no use to architecture {name!r}"):
@@ -188,6 +202,16 @@ def test_an_option_is_obeyed_or_refused(name, field):
             "'vit_small_patch14_dinov2' does",
         ),
         ("unet", {"encoder": "test_vit", "stem": "stride1"}, "stem: 'stride1' is of no use to 'test_vit'"),
+        (
+            "unet",
+            {"encoder": "test_vit", "encoder_taps": "expanded"},
+            "'expanded' is of no use to 'test_vit'",
+        ),
+        (
+            "unet",
+            {"encoder": "test_vit", "encoder_attention": "scse_inside"},
+            "'scse_inside' is of no use to 'test_vit'",
+        ),
         (
             "unet",
             {"encoder": "test_vit", "encoder_norm": "group"},

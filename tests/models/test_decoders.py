@@ -38,6 +38,9 @@ from masksmith.models.layers import (
 from masksmith.prediction.runtime import _import_openvino
 
 NAMES = sorted(HOUSE_ARCHITECTURES)
+SUPERVISED = [name for name in NAMES if "deep_supervision" in HOUSE_ARCHITECTURES[name].options]
+FULL_SIZE = [name for name in NAMES if name != "emanet"]  # whose map stays at the deepest stride
+BY_LEVEL = [name for name in NAMES if HOUSE_ARCHITECTURES[name].decoder_channels == "levels"]
 CHANNELS = (3, 8, 12, 16)
 STRIDES = (1, 2, 4, 8)
 CHANGED = {
@@ -63,6 +66,11 @@ EXTREMES = [
     ("classical_unet", {"upsample": "nearest"}),
     ("fastai_unet", {"center": "fpa", "attention": "scse", "hypercolumns": True, "deep_supervision": True}),
     ("hyperkernel_unetpp", {"norm": "group", "deep_supervision": True}),
+    ("tgs_hyper_unet", {"norm": "group", "deep_supervision": True}),
+    ("transposed_unet", {"attention": "scse_each", "norm": "none", "deep_supervision": True}),
+    ("cloud_unet", {"attention": "scse_max", "norm": "none", "activation": "silu", "upsample": "bilinear"}),
+    ("albunet", {"norm": "none", "deep_supervision": True}),
+    ("albunet", {"upsample": "transposed"}),
     ("linknet_add", {"center": "dilated", "upsample": "bilinear"}),
     ("linknet_concat", {"attention": "scse", "norm": "group", "hypercolumns": True}),
 ]
@@ -71,6 +79,8 @@ EXTREMES = [
 def config(architecture, **changes):
     depth = len(changes.get("decoder_channels", (12, 8, 6)))
     given = {"encoder": "resnet18", "encoder_depth": depth, "decoder_channels": [12, 8, 6]} | changes
+    if HOUSE_ARCHITECTURES[architecture].decoder_channels == "one":
+        given["decoder_channels"] = given["decoder_channels"][:1]
     return ModelConfig(architecture=architecture, encoder_weights="none", **given)
 
 
@@ -102,7 +112,7 @@ def weights(module):
 
 @pytest.mark.parametrize("hw", [(40, 56), (13, 21), (37, 53)])
 @pytest.mark.parametrize("up", [True, False])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", SUPERVISED)
 def test_sizes_need_not_be_multiples(name, hw, up):
     features = maps(CHANNELS, sizes(hw, up=up))
     built = decoder(name, deep_supervision=True)
@@ -130,7 +140,7 @@ def test_every_weight_learns_and_all_is_finite(name, options):
     )  # a bias before a norm, or a dead ReLU, may stand still
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", FULL_SIZE)
 def test_on_the_maps_of_a_library_encoder(name):
     torch.manual_seed(0)
     encoder = smp.encoders.get_encoder("resnet18", weights=None, depth=4)
@@ -142,7 +152,7 @@ def test_on_the_maps_of_a_library_encoder(name):
     assert torch.isfinite(encoder.conv1.weight.grad).all()
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", FULL_SIZE)
 @pytest.mark.parametrize(
     ("channels", "strides"),
     [
@@ -174,7 +184,7 @@ def test_maps_of_equal_stride_meet_without_resampling(monkeypatch):
     assert len(calls) == 2
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", BY_LEVEL)
 def test_first_map_joins_where_it_is_an_encoder_map(name):
     channels = (5, 8, 12, 16)
     features = maps(channels, sizes((16, 24)))
@@ -185,7 +195,7 @@ def test_first_map_joins_where_it_is_an_encoder_map(name):
         assert same is not join_first
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", FULL_SIZE)
 def test_maps_of_two_pixels(name):
     strides = (1, 2, 4, 8)
     for hw in [(16, 16), (8, 24)]:
@@ -245,13 +255,18 @@ def test_seed_decides_the_weights(name):
     assert all(torch.equal(first[key], again[key]) for key in first)
 
 
-PINNED = {  # weights on CHANNELS with widths 12, 8, 6; each counted by hand from the layers of the sources
+PINNED = {  # weights on CHANNELS with widths 12, 8, 6 (or 12); each counted by hand from the layers of the sources
     "house_unet": 7196,
     "classical_unet": 7738,
     "fastai_unet": 950,
     "hyperkernel_unetpp": 43939,
     "linknet_add": 558,
     "linknet_concat": 1014,
+    "tgs_hyper_unet": 15682,
+    "transposed_unet": 9548,
+    "cloud_unet": 6860,
+    "albunet": 375696,
+    "emanet": 4648,
 }
 
 
@@ -266,7 +281,8 @@ def test_number_of_weights(name):
 def test_table_and_builders_agree():
     assert set(DECODERS) == set(HOUSE_ARCHITECTURES)
     for traits in HOUSE_ARCHITECTURES.values():
-        assert traits.options <= set(CHANGED) <= set(ModelConfig.model_fields)
+        fields = {option.partition(":")[0] for option in traits.options} - {"output_stride"}  # of the encoder
+        assert fields <= set(CHANGED) <= set(ModelConfig.model_fields)
         assert traits.describes
         assert "https://" in traits.source
 
@@ -275,12 +291,14 @@ def test_table_and_builders_agree():
 @pytest.mark.parametrize("name", NAMES)
 def test_the_table_lists_the_options_that_change_the_decoder(name, option):
     plain = config(name)
-    changed = plain.model_copy(update={option: CHANGED[option]})  # unchecked: the configuration may refuse it
+    value = "transposed" if (name, option) == ("albunet", "upsample") else CHANGED[option]
+    changed = plain.model_copy(update={option: value})  # unchecked: the configuration may refuse it
     seen = []
     for given in (plain, changed):
         built = build_decoder(given, CHANNELS, STRIDES)
         seen.append((repr(built), built.out_channels, built.aux_channels))
-    assert (seen[0] != seen[1]) == (option in HOUSE_ARCHITECTURES[name].options)
+    options = HOUSE_ARCHITECTURES[name].options
+    assert (seen[0] != seen[1]) == (option in options or f"{option}:{value}" in options)
 
 
 def test_table_imports_no_torch_and_nothing_that_needs_the_configuration():
@@ -302,7 +320,8 @@ def test_depths_of_the_table_work(name):
     for depth in HOUSE_ARCHITECTURES[name].depths:
         channels, strides = [3, 4, 5, 6, 7, 8][: depth + 1], [2**level for level in range(depth + 1)]
         built = decoder(name, channels, strides, decoder_channels=[8, 7, 6, 5, 4][:depth])
-        assert built(maps(channels, sizes((64, 32), strides)))[0].shape[-2:] == (64, 32)
+        decoded, _ = built(maps(channels, sizes((64, 32), strides)))
+        assert decoded.shape[-2:] == (64 // built.out_stride, 32 // built.out_stride)
 
 
 # Each option does what it says
@@ -314,8 +333,9 @@ def test_norm(name):
     assert count(batch, nn.BatchNorm2d) == count(group, nn.GroupNorm) > 0
     assert count(batch, nn.GroupNorm) == count(group, nn.BatchNorm2d) == 0
     assert count(none, nn.BatchNorm2d) == count(none, nn.GroupNorm) == 0
+    gates = {id(each) for gate in none.modules() if isinstance(gate, SCSE) for each in gate.modules()}
     convolutions = [each for each in none.modules() if isinstance(each, nn.Conv2d | nn.ConvTranspose2d)]
-    assert all(each.bias is not None for each in convolutions)
+    assert all(each.bias is not None for each in convolutions if id(each) not in gates)
 
 
 @pytest.mark.parametrize(
@@ -353,7 +373,8 @@ def test_upsample_default_is_the_published_one():
 @pytest.mark.parametrize("name", [name for name in NAMES if "attention" in HOUSE_ARCHITECTURES[name].options])
 def test_attention_is_in_each_block(name):
     built = decoder(name, attention="scse")
-    assert [count(block, SCSE) for block in built.blocks] == [1, 1, 1]
+    last = 0 if name == "cloud_unet" else 1  # whose last block has no skip, and no second convolution
+    assert [count(block, SCSE) for block in built.blocks] == [1, 1, last]
     assert count(decoder(name), SCSE) == 0
 
 
@@ -474,14 +495,8 @@ def test_hyperkernel_widths_are_the_published_ones():
     assert [block[1].in_channels for block in built.blocks] == [1088, 528, 416, 384, 8]
     assert built.middle[1].out_channels == 256
     assert [len(path) for path in built.paths] == [0, 1, 2, 3]
-    assert [each.p for each in built.modules() if isinstance(each, nn.Dropout)] == [
-        0.5,
-        0.5,
-        0.5,
-        0.1,
-        0.1,
-        0.1,
-    ]
+    dropped = [each.p for each in built.modules() if isinstance(each, nn.Dropout)]
+    assert dropped == [0.5, 0.5, 0.5, 0.1, 0.1, 0.1, 0.25]
     assert decoded.shape == (1, 8, 512, 512)
     ups = [each for each in built.modules() if isinstance(each, nn.ConvTranspose2d)]
     assert all((each.kernel_size, each.stride) == ((3, 3), (2, 2)) for each in ups)
@@ -520,8 +535,9 @@ def test_hyperkernel_against_its_layers_written_out():
         return F.conv_transpose2d(x, layer.weight, layer.bias, stride=2, padding=1, output_padding=1)
 
     tap4, tap3, tap2, tap1 = features[:0:-1]
+    tap4 = F.leaky_relu(tap4, 0.1)
     ups, paths, levels = built.ups, built.paths, built.blocks
-    middle = level_twin(built.middle, F.max_pool2d(F.leaky_relu(tap4, 0.1), 2))
+    middle = level_twin(built.middle, F.max_pool2d(tap4, 2))
     up4 = up(ups[0], middle)
     up4_1 = up(paths[1][0], up4)
     up4_2 = up(paths[2][0], up4_1)
@@ -858,7 +874,7 @@ class Net(nn.Module):
 
 
 SLIM, WIDE = [24, 16, 12], [64, 48, 32]
-LEARNERS = [(name, {"decoder_channels": WIDE if "link" in name else SLIM}) for name in NAMES] + [
+LEARNERS = [(name, {"decoder_channels": WIDE if "link" in name else SLIM}) for name in FULL_SIZE] + [
     ("house_unet", {"decoder_channels": SLIM, "center": "ema"}),
     (
         "house_unet",
@@ -912,6 +928,10 @@ def test_overfits_eight_images(name, options):
         ("fastai_unet", {"center": "fpa", "hypercolumns": True}),
         ("hyperkernel_unetpp", {}),
         ("linknet_concat", {"center": "dilated"}),
+        ("tgs_hyper_unet", {}),
+        ("transposed_unet", {"attention": "scse_each"}),
+        ("cloud_unet", {"attention": "scse_max"}),
+        ("albunet", {}),
     ],
 )
 def test_openvino_agrees_with_torch(name, options):

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from masksmith.errors import InputError
-from masksmith.models import build_model, slice_strided_depthwise
+from masksmith.models import ARCHITECTURES, build_model, slice_strided_depthwise
 from masksmith.models.backbones import replace_stem
 from masksmith.models.encoders import adapt_stem, read_weights, stem_weight
 from masksmith.models.heads import GeMPool, ScalarJoin
@@ -248,7 +248,7 @@ def test_attention_of_the_library():
         assert SCSEModule in kinds(net_of(name, attention="scse").decoder)
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name != "hyperkernel_unetpp"])  # it has its own
+@pytest.mark.parametrize("name", [name for name in NAMES if "activation" in ARCHITECTURES[name].options])
 def test_activation_of_the_decoder(name):
     model = net_of(name, activation="elu")
     assert nn.ELU in kinds(model.decoder)

@@ -7,25 +7,26 @@ Sources:
 
 import re
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 from masksmith.models.decoders.traits import HOUSE_ARCHITECTURES, Traits
 
 _ANY_STEM = "stem"
 _SMALL_STEM = "stem:conv3x3"  # the maps' strides stay as they are
 _UPSAMPLE = frozenset({"upsample:nearest", "upsample:bilinear"})
+_SCSE = "attention:scse"  # the library's own
 
 LIBRARY_ARCHITECTURES: dict[str, Traits] = {
     "unet": Traits(
         "levels",
-        frozenset({"norm", "activation", "attention", "deep_supervision", _ANY_STEM}) | _UPSAMPLE,
+        frozenset({"norm", "activation", _SCSE, "deep_supervision", _ANY_STEM}) | _UPSAMPLE,
         range(3, 6),
         "U-Net: maps joined by concatenation",
         "Ronneberger et al. 2015, https://arxiv.org/abs/1505.04597",
     ),
     "unetplusplus": Traits(
         "levels",
-        frozenset({"norm", "activation", "attention", "deep_supervision", _SMALL_STEM}) | _UPSAMPLE,
+        frozenset({"norm", "activation", _SCSE, "deep_supervision", _SMALL_STEM}) | _UPSAMPLE,
         range(3, 6),
         "U-Net++: nested, dense paths between encoder and decoder",
         "Zhou et al. 2018, https://arxiv.org/abs/1807.10165",
@@ -60,14 +61,14 @@ LIBRARY_ARCHITECTURES: dict[str, Traits] = {
     ),
     "pan": Traits(
         "one",
-        frozenset({"norm", "activation", _ANY_STEM}) | _UPSAMPLE,
+        frozenset({"norm", "activation", "output_stride:16", "output_stride:32", _ANY_STEM}) | _UPSAMPLE,
         range(3, 6),
-        "PAN: feature pyramid attention at stride 16, then attention upsampling; published width 32",
+        "PAN: feature pyramid attention at stride 16 (undilated: 32), then attention upsampling; published width 32",
         "Li et al. 2018, https://arxiv.org/abs/1805.10180",
     ),
     "deeplabv3": Traits(
         "one",
-        frozenset({"norm", "activation", _ANY_STEM}),
+        frozenset({"norm", "activation", "output_stride", _ANY_STEM}),
         range(3, 6),
         "DeepLabV3: dilated convolutions at stride 8; published width 256",
         "Chen et al. 2017, https://arxiv.org/abs/1706.05587",
@@ -108,12 +109,12 @@ ARCHITECTURES: dict[str, Traits] = LIBRARY_ARCHITECTURES | {
 }
 """Name -> what it has use for; the same keys as MODELS."""
 
-DILATED_STRIDES = {"deeplabv3": 8, "deeplabv3plus": 16, "pan": 16}
+DILATED_STRIDES = {"deeplabv3": 8, "deeplabv3plus": 16, "emanet": 8, "pan": 16}
 """Architectures that keep the deepest map at this stride: later stages are dilated instead of strided."""
 
 MAYBE_USELESS = (
     *("block", "upsample", "skip", "norm", "activation", "stem"),
-    *("attention", "center", "hypercolumns", "deep_supervision"),
+    *("attention", "center", "hypercolumns", "deep_supervision", "output_stride"),
 )
 """Fields of ModelConfig that not every architecture has use for; the others work with all."""
 
@@ -136,7 +137,19 @@ def vit_patch(encoder: str) -> int | None:
     return int(found["patch"]) if found else None
 
 
-def divisor_of(architecture: str, *, encoder: str, depth: int, stem: str) -> int:
+def most_stride(architecture: str, output_stride: int | Literal["own"]) -> int:
+    """Return the stride that no encoder map goes beyond: later stages are dilated instead.
+
+    Args:
+        architecture: A key of ARCHITECTURES.
+        output_stride: As in ModelConfig; "own" is what the architecture was published with.
+    """
+    return DILATED_STRIDES.get(architecture, 32) if output_stride == "own" else output_stride
+
+
+def divisor_of(
+    architecture: str, *, encoder: str, depth: int, stem: str, output_stride: int | Literal["own"] = "own"
+) -> int:
     """Return what height and width must be multiples of.
 
     Convolutional encoders: the stride of the deepest map. Plain ViTs: the patch, and twice the patch where the
@@ -147,7 +160,7 @@ def divisor_of(architecture: str, *, encoder: str, depth: int, stem: str) -> int
         if architecture == "dpt":
             return max(patch, 2 ** (depth + 1))
         return 2 * patch if depth == 5 else patch
-    deepest = min(2**depth, DILATED_STRIDES.get(architecture, 2**depth))
+    deepest = min(2**depth, most_stride(architecture, output_stride))
     return max(1, deepest // 4) if stem.endswith("stride1") else deepest
 
 
@@ -228,11 +241,20 @@ def _check_vit(architecture: str, values: dict[str, Any]) -> None:
         raise ValueError(
             f"stem: {values['stem']!r} is of no use to {encoder!r}, which cuts patches; choose 'own'"
         )
+    if values["encoder_taps"] != "own":
+        raise ValueError(
+            f"encoder_taps: {values['encoder_taps']!r} is of no use to {encoder!r}, which has no blocks that halve the "
+            "size; choose 'own'"
+        )
+    if values["encoder_attention"] == "scse_inside":
+        raise ValueError(
+            f"encoder_attention: 'scse_inside' is of no use to {encoder!r}, which has no stages; choose 'scse'"
+        )
     if values["encoder_norm"] != "own":
         raise ValueError(
             f"encoder_norm: {values['encoder_norm']!r} is of no use to {encoder!r}, which has layer norm; choose 'own'"
         )
-    most = DILATED_STRIDES.get(architecture, 32)
+    most = most_stride(architecture, values["output_stride"])
     if 2**depth > most:
         raise ValueError(
             f"encoder_depth: {depth} does not fit architecture {architecture!r} on {encoder!r}, which cannot be "

@@ -15,10 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from masksmith.errors import InputError
-from masksmith.models.architectures import DILATED_STRIDES, vit_patch
+from masksmith.models.architectures import most_stride, vit_patch
 from masksmith.models.config import ModelConfig
+from masksmith.models.decoders.hypercolumn import gate_after_stage
 from masksmith.models.encoders import timm_name
 from masksmith.models.norms import replace_batch_norm
+from masksmith.models.taps import ExpandedTaps
 from masksmith.models.vit import SimpleFeaturePyramid, ViTEncoder
 
 _TAPS = 4  # of DPT
@@ -43,12 +45,13 @@ def build_backbone(config: ModelConfig, in_channels: int) -> Backbone:
 
     Raises:
         InputError: The encoder gives no maps, not as many as ``encoder_depth``, cannot be dilated, or has no use for
-            ``stem`` or ``encoder_norm``.
+            ``stem``, ``encoder_norm``, ``encoder_taps`` or ``encoder_attention``.
     """
     patch = vit_patch(config.encoder)
     if patch is not None:
         return _vit_backbone(config, in_channels, patch)
-    encoder = _conv_encoder(config, in_channels)
+    taps = config.encoder_taps == "expanded"
+    encoder = _expanded_encoder(config, in_channels) if taps else _conv_encoder(config, in_channels)
     strides = _strides(config)
     if config.stem != "own":
         replace_stem(encoder, config.stem, name=config.encoder)
@@ -56,6 +59,8 @@ def build_backbone(config: ModelConfig, in_channels: int) -> Backbone:
         raise InputError(
             f"model.encoder_norm: 'group' is of no use to {config.encoder!r}, which has no batch norm; choose 'own'"
         )
+    if config.encoder_attention == "scse_inside":
+        put_attention_inside(encoder, depth=config.encoder_depth, name=config.encoder)
     channels = [int(width) for width in cast(Any, encoder).out_channels]
     if timm_name(config.encoder):
         _check_maps(encoder, channels, strides, in_channels=in_channels, name=config.encoder)
@@ -73,7 +78,7 @@ def _vit_backbone(config: ModelConfig, in_channels: int, patch: int) -> Backbone
 
 def _strides(config: ModelConfig) -> list[int]:
     """Return the strides of a convolutional encoder's maps, the image's first."""
-    most = DILATED_STRIDES.get(config.architecture, 32)
+    most = most_stride(config.architecture, config.output_stride)
     own = [min(2**level, most) for level in range(config.encoder_depth + 1)]
     if not config.stem.endswith("stride1"):
         return own
@@ -83,7 +88,7 @@ def _strides(config: ModelConfig) -> list[int]:
 def _conv_encoder(config: ModelConfig, in_channels: int) -> nn.Module:
     """Return an encoder of either library, dilated where the architecture wants it."""
     name = timm_name(config.encoder)
-    stride = DILATED_STRIDES.get(config.architecture, 32)
+    stride = most_stride(config.architecture, config.output_stride)
     # windows follow the size of the image
     options = {"strict_img_size": False} if name and name.startswith(("swin_", "swinv2_")) else {}
     try:
@@ -106,6 +111,46 @@ def _conv_encoder(config: ModelConfig, in_channels: int) -> nn.Module:
     ) as error:
         raise _no_maps(config, stride, error) from error
     return encoder
+
+
+def _expanded_encoder(config: ModelConfig, in_channels: int) -> nn.Module:
+    """Return an EfficientNet that gives the maps within its blocks."""
+    name = timm_name(config.encoder)
+    if name is None:
+        raise InputError(
+            f"model.encoder_taps: 'expanded' goes with timm's EfficientNets, and {config.encoder!r} is "
+            "segmentation-models-pytorch's; expected for example tf_efficientnet_b4"
+        )
+    stride = most_stride(config.architecture, config.output_stride)
+    if stride < 2**config.encoder_depth:
+        raise InputError(
+            f"model.encoder_taps: 'expanded' cannot be dilated to stride {stride}, as architecture "
+            f"{config.architecture!r} wants it; choose encoder_taps 'own'"
+        )
+    return ExpandedTaps(name, in_channels=in_channels, depth=config.encoder_depth)
+
+
+def put_attention_inside(encoder: nn.Module, *, depth: int, name: str) -> None:
+    """Put attention behind each stage of a ResNet, so that the next stage sees what it gives.
+
+    Args:
+        encoder: Changed in place.
+        depth: Maps of the encoder; the stages behind the last one are left as they are.
+        name: Of the encoder, for messages.
+
+    Raises:
+        InputError: The encoder has no such stages.
+    """
+    owner = cast(nn.Module, encoder.model) if timm_name(name) else encoder
+    stages = dict(owner.named_children())
+    for at in range(1, depth):
+        stage = stages.get(f"layer{at}")
+        if not isinstance(stage, nn.Sequential):
+            raise InputError(
+                f"model.encoder_attention: 'scse_inside' is of no use to {name!r}, which has no stages of residual "
+                f"blocks; choose 'scse', or one of {_RESNETS}"
+            )
+        stage.append(gate_after_stage(cast(Any, encoder).out_channels[at + 1]))
 
 
 def _no_maps(config: ModelConfig, stride: int, error: Exception) -> InputError:

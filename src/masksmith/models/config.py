@@ -54,10 +54,18 @@ class ModelConfig(Config):
     stem: Literal["own", "stride1", "conv3x3", "conv3x3_stride1"] = "own"
     """The first layers of a ResNet: its own; without stride and pooling; its convolution replaced by a 3x3 one, whose
     weights are random also where the others are pretrained; both."""
-    encoder_attention: Literal["none", "scse"] = "none"
-    """Attention on each encoder map."""
-    attention: Literal["none", "scse"] = "none"
-    """Attention in each decoder block; of the library's decoders it needs 16 channels."""
+    encoder_attention: Literal["none", "scse", "scse_inside"] = "none"
+    """Attention on each encoder map; "scse_inside": within a ResNet, behind each stage, so that the next stage sees
+    it, and with a space gate that is added (TGS Salt's first place)."""
+    encoder_taps: Literal["own", "expanded"] = "own"
+    """Which maps an EfficientNet of timm gives: its stages' own; or "expanded": the wide activations within the blocks
+    that halve the size (Keras's usual taps; at encoder_depth 5 the last map is that before the classifier)."""
+    output_stride: Literal["own", 8, 16, 32] = "own"
+    """Stride of the encoder's deepest map, beyond which stages are dilated; "own": as the architecture was
+    published."""
+    attention: Literal["none", "scse", "scse_max", "scse_each"] = "none"
+    """Attention in each decoder block: scSE (of the library's decoders it needs 16 channels); the maximum of its two
+    gated maps instead of their sum; or with a space gate for each channel."""
     center: Literal["none", "conv", "fpa", "dilated", "ema"] = "none"
     """What lies between encoder and decoder: nothing, two convolutions, feature pyramid attention without its 7x7
     branch, stacked dilated convolutions, or expectation-maximisation attention."""
@@ -70,8 +78,9 @@ class ModelConfig(Config):
     scalars: list[str] = Field(default_factory=list)
     """Columns of the data's side tables whose numbers the model takes; they join the deepest map."""
     derived_channels: Literal["none", "depth_ramp", "cumulative_sum"] = "none"
-    """Channels that a one-channel image is given on its canvas: none; a ramp of rows from 0 to 1 and its product with
-    the image (TGS Salt's first place); or the standardised vertical cumulative sum of the image (U-Net with depth)."""
+    """Channels that the model gives a one-channel image on its canvas: none; a ramp of rows from 0 to 1 and its product
+    with the image (TGS Salt's first place); or the standardised vertical cumulative sum of the image (U-Net with
+    depth). Both say how deep a row lies: such a model predicts no views that move rows (prediction.tta)."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: about a third more time, and an eighth to a third of the memory that
     activations take (benchmarks/checkpointing.py)."""
@@ -79,7 +88,25 @@ class ModelConfig(Config):
     @property
     def divisor(self) -> int:
         """What the sides of the canvas must be multiples of."""
-        return divisor_of(self.architecture, encoder=self.encoder, depth=self.encoder_depth, stem=self.stem)
+        return divisor_of(
+            self.architecture,
+            encoder=self.encoder,
+            depth=self.encoder_depth,
+            stem=self.stem,
+            output_stride=self.output_stride,
+        )
+
+    def check_channels(self, channels: int) -> None:
+        """Refuse images that the model makes no channels of.
+
+        Raises:
+            InputError: ``derived_channels`` is set, and the images do not have one channel.
+        """
+        if self.derived_channels != "none" and channels != 1:
+            raise InputError(
+                f"model.derived_channels: {self.derived_channels!r} is made of a single channel, and these images have "
+                f"{channels}; expected grey images, one band (input.bands), or derived_channels 'none'"
+            )
 
     def weights_identity(self) -> str:
         """Return what the weights are: a keyword, or the hash of the file.

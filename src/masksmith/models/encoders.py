@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from masksmith.errors import InputError
 from masksmith.inputs import Statistics
 from masksmith.models.config import CLASSIFIERS, PRETRAINED_ENCODER, SCRATCH_ENCODER, tensor_names
+from masksmith.models.layers import SCSE
 from masksmith.progress import logger
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -286,12 +287,19 @@ def _matched(own: dict[str, Tensor], stored: dict[str, Tensor]) -> dict[str, Ten
     return found
 
 
+def _own_attention(encoder: nn.Module) -> list[str]:
+    """Return the names of the weights of attention that was put into an encoder."""
+    gates = [(name, one) for name, one in encoder.named_modules() if isinstance(one, SCSE)]
+    return [f"{name}.{weight}" for name, gate in gates for weight in gate.state_dict()]
+
+
 def load_encoder_weights(
     encoder: nn.Module, weights: str, *, encoder_name: str, in_channels: int, new_stem: bool = False
 ) -> None:
     """Load "imagenet" or a file into an encoder; "none" leaves it as it is.
 
-    A classifier's weights, and those of stages that the encoder was built without, are left out.
+    A classifier's weights, and those of stages that the encoder was built without, are left out. Attention within the
+    encoder keeps its random weights.
 
     Args:
         encoder: Changed in place.
@@ -322,6 +330,7 @@ def load_encoder_weights(
         found[stem] = own[stem]
     elif stem in found and found[stem].ndim == 4 and found[stem].shape[1] == 3:
         found[stem] = adapt_stem(found[stem], in_channels, std=_pretrained_statistics(encoder_name)[1])
+    found |= {name: own[name] for name in _own_attention(encoder)}  # which no file of a classifier has
     for name, value in wanted.items():
         if name.endswith("num_batches_tracked"):
             found.setdefault(name, value)

@@ -24,6 +24,7 @@ from masksmith.models.backbones import Backbone, build_backbone
 from masksmith.models.checkpointing import checkpoint_blocks
 from masksmith.models.config import ModelConfig
 from masksmith.models.decoders import HOUSE_ARCHITECTURES, build_decoder
+from masksmith.models.derived import DERIVED, DERIVED_COUNT
 from masksmith.models.encoders import check_encoder, load_encoder_weights, normalisation
 from masksmith.models.heads import ScalarJoin, build_image_head
 from masksmith.models.layers import SCSE
@@ -55,8 +56,11 @@ class SegmentationModel(nn.Module):
         backbone: Encoder, and what makes a pyramid of its map.
         decoder: From the backbone's maps to one map, or to (map, auxiliary maps).
         classes: Number of masks, and of the image head's logits.
-        mean: Mean of the images, (1, c, 1, 1), for values in 0…1.
+        mean: Mean of the images, (1, c, 1, 1), for values in 0…1; of derived channels too.
         std: Standard deviation of the images, (1, c, 1, 1).
+
+    Attributes:
+        in_channels: Channels of the images; the encoder sees more where ``derived_channels`` makes some.
     """
 
     mean: Tensor
@@ -74,6 +78,8 @@ class SegmentationModel(nn.Module):
     ) -> None:
         super().__init__()
         self.encoder, self.neck, self.decoder = backbone.encoder, backbone.neck, decoder
+        self.derived = config.derived_channels
+        self.in_channels = mean.shape[1] if self.derived == "none" else 1
         self.divisor = config.divisor
         from_library = config.architecture in LIBRARY_ARCHITECTURES
         width = config.decoder_channels[-1] if from_library else cast(int, decoder.out_channels)
@@ -88,7 +94,7 @@ class SegmentationModel(nn.Module):
         self.scalar_join: ScalarJoin | None = None
         self.image_head: nn.Sequential | None = None
         self.aux_heads: nn.ModuleList | None = None
-        if config.encoder_attention == "scse":
+        if config.encoder_attention == "scse":  # "scse_inside" is the encoder's own
             widths = backbone.channels[1:]
             self.scse = nn.ModuleList(SCSE(width) if width else nn.Identity() for width in widths)
         if config.scalars:
@@ -168,7 +174,8 @@ class SegmentationModel(nn.Module):
             ValueError: As forward.
         """
         self._check_scalars(image, scalars)
-        features: list[Tensor] = self.encoder((image - self.mean) / self.std)
+        planes = image if self.derived == "none" else DERIVED[self.derived](image)
+        features: list[Tensor] = self.encoder((planes - self.mean) / self.std)
         if self.neck is not None:
             features = self.neck(features)
         if self.scse is not None:
@@ -256,19 +263,21 @@ def build_model(
 
     Raises:
         InputError: Unknown architecture or encoder, an encoder that does not fit the configuration, or weights that do
-            not fit.
+            not fit; derived channels of images that have more than one.
     """
+    config.check_channels(in_channels)
+    planes = DERIVED_COUNT.get(config.derived_channels, in_channels)
     builder = look_up(MODELS, config.architecture, where="model.architecture")
     check_encoder(config.encoder)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        backbone = build_backbone(config, in_channels)
+        backbone = build_backbone(config, planes)
         decoder = builder(config, backbone.channels, backbone.strides)
         mean, std = normalisation(
-            in_channels,
+            planes,
             pretrained=config.encoder_weights != "none",
             encoder=config.encoder,
-            statistics=statistics,
+            statistics=statistics if planes == in_channels else None,
         )
         model = SegmentationModel(config, backbone, decoder, classes=classes, mean=mean, std=std)
     if load_weights:
@@ -276,7 +285,7 @@ def build_model(
             model.encoder,
             config.encoder_weights,
             encoder_name=config.encoder,
-            in_channels=in_channels,
+            in_channels=planes,
             new_stem=config.stem.startswith("conv3x3"),
         )
     if config.gradient_checkpointing:
@@ -329,7 +338,7 @@ def size_trace(model: SegmentationModel, *, in_channels: int, hw: tuple[int, int
         for hook in hooks:
             hook.remove()
     lines.append(TraceLine("head", logits.shape[1], (logits.shape[2], logits.shape[3])))
-    return [TraceLine("input", in_channels, hw), *_numbered(lines, in_channels, hw)]
+    return [TraceLine("input", in_channels, hw), *_numbered(lines, model.mean.shape[1], hw)]
 
 
 def _parts(decoder: nn.Module) -> list[tuple[str, nn.Module]]:

@@ -118,7 +118,7 @@ def _import_openvino() -> Any:  # noqa: ANN401
 
 def _convert(openvino: Any, model: SegmentationModel, combine: Combine) -> Any:  # noqa: ANN401
     """Trace a model once and return OpenVINO's network of it, of any batch and size."""
-    channels, side = int(model.mean.shape[1]), 2 * model.divisor
+    channels, side = model.in_channels, 2 * model.divisor
     example = torch.zeros(1, channels, side, side)
     with torch.no_grad(), warnings.catch_warnings():
         # sizes that Python looks at while tracing; the gate sees whether the result is right

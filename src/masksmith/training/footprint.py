@@ -148,7 +148,7 @@ def _lines(
 ) -> tuple[Line, Line]:
     """Return the bytes alive after each allocation of ``run(image, mask)`` as lines: at no pixels, and a pixel."""
     known = [*twin.parameters(), *twin.buffers()]
-    channels, side = twin.mean.shape[1], round_up(max(_SIDE_LEAST, 2 * twin.divisor), twin.divisor)
+    channels, side = twin.in_channels, round_up(max(_SIDE_LEAST, 2 * twin.divisor), twin.divisor)
     histories: list[Line] = []
     for batch_size in _BATCHES:
         twin.zero_grad()
@@ -222,6 +222,6 @@ def prediction_footprint(model: SegmentationModel, config: TrainingConfig) -> Fo
                 return torch.sigmoid(twin(image, *twin.zero_scalars(len(image))).mask_logits.float())
 
         fixed, slope = _lines(twin, config, forward)
-    arrays = 4 * model.mean.shape[1] + _PROBS  # integers and their padded copy, two bytes each at most
+    arrays = 4 * model.in_channels + _PROBS  # integers and their padded copy, two bytes each at most
     weights = _size([*twin.parameters(), *twin.buffers()])
     return Footprint(weights, 0, _hidden(config, "prediction"), fixed, slope + arrays)

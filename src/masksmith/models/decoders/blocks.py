@@ -9,6 +9,11 @@ Sources:
         https://arxiv.org/abs/1603.05027
     LinkNet: Chaurasia and Culurciello 2017, https://arxiv.org/abs/1707.03718
     Halves: the U-Net of fast.ai 0.7, as TGS Salt's first place used it, https://arxiv.org/abs/1904.04445
+    Two single convolutions, before and after the skip: selim_sef's zoo of SpaceNet 4,
+        https://github.com/SpaceNetChallenge/SpaceNet_Off_Nadir_Solutions; On Cloud N's third place,
+        https://github.com/drivendataorg/cloud-cover-winners
+    Transposed convolution, normalised and activated before the skip: segmentation_models for Keras, as the ResNeXt50 of
+        TGS Salt's first place used it, https://github.com/ybabakhin/kaggle_salt_bes_phalanx
 """
 
 from dataclasses import dataclass
@@ -19,8 +24,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from masksmith.models.layers import (
-    SCSE,
     activation_layer,
+    attention_layer,
     conv_norm_act,
     norm_layer,
     resize_to,
@@ -65,14 +70,21 @@ class Upsample(nn.Module):
     """
 
     def __init__(
-        self, in_channels: int, out_channels: int, *, mode: str, ratio: int, kernel_size: int
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        mode: str,
+        ratio: int,
+        kernel_size: int,
+        bias: bool = True,
     ) -> None:
         super().__init__()
         self.learned = mode == "transposed"
         self.mode = "bilinear" if self.learned else mode
         self.out_channels = out_channels if self.learned else in_channels
         self.layer = (
-            up_convolution(in_channels, out_channels, ratio=ratio, kernel_size=kernel_size)
+            up_convolution(in_channels, out_channels, ratio=ratio, kernel_size=kernel_size, bias=bias)
             if self.learned
             else nn.Identity()
         )
@@ -152,10 +164,6 @@ class StackedSkip(nn.Module):
         return torch.cat([features, skip], dim=1)  # (b, c, h, w), (b, k, h, w) -> (b, c+k, h, w)
 
 
-def _attention(style: Style, channels: int) -> nn.Module:
-    return SCSE(channels) if style.attention == "scse" else nn.Identity()
-
-
 class UNetBlock(nn.Module):
     """Upsample, join, compute, attend.
 
@@ -184,7 +192,7 @@ class UNetBlock(nn.Module):
             self.join = StackedSkip()
             width += step.skip_channels
         self.body = BODIES[body](width, step.out_channels, norm=style.norm, activation=style.activation)
-        self.attention = _attention(style, step.out_channels)
+        self.attention = attention_layer(style.attention, step.out_channels)
 
     def forward(
         self, features: Float[Tensor, "b c _h _w"], target: Float[Tensor, "b k h w"]
@@ -222,7 +230,7 @@ class LinkBlock(nn.Module):
         elif step.skip_channels:
             self.join = StackedSkip()
             self.merge = layer(step.out_channels + step.skip_channels, step.out_channels)
-        self.attention = _attention(style, step.out_channels)
+        self.attention = attention_layer(style.attention, step.out_channels)
 
     def forward(
         self, features: Float[Tensor, "b c _h _w"], target: Float[Tensor, "b k h w"]
@@ -240,9 +248,14 @@ class HalvesBlock(nn.Module):
 
     Normalisation and activation follow; there is no other convolution. Without a skip all channels come from below. Of
     an odd number the larger half comes from below.
+
+    Args:
+        step: Where it begins and ends.
+        style: What the decoder's blocks have in common.
+        skip_bias: Whether the 1x1 convolution of the skip has a bias.
     """
 
-    def __init__(self, step: Step, style: Style) -> None:
+    def __init__(self, step: Step, style: Style, *, skip_bias: bool = True) -> None:
         super().__init__()
         from_skip = step.out_channels // 2 if step.skip_channels else 0
         self.up = Upsample(
@@ -252,11 +265,11 @@ class HalvesBlock(nn.Module):
             ratio=step.ratio,
             kernel_size=2,
         )
-        self.project = nn.Conv2d(step.skip_channels, from_skip, 1) if from_skip else None
+        self.project = nn.Conv2d(step.skip_channels, from_skip, 1, bias=skip_bias) if from_skip else None
         self.after = nn.Sequential(
             norm_layer(style.norm, step.out_channels), activation_layer(style.activation)
         )
-        self.attention = _attention(style, step.out_channels)
+        self.attention = attention_layer(style.attention, step.out_channels)
 
     def forward(
         self, features: Float[Tensor, "b c _h _w"], target: Float[Tensor, "b k h w"]
@@ -266,3 +279,62 @@ class HalvesBlock(nn.Module):
         if self.project is not None:
             features = torch.cat([features, self.project(target)], dim=1)  # -> (b, out_channels, h, w)
         return self.attention(self.after(features))
+
+
+class TwoConvBlock(nn.Module):
+    """Upsample, one 3x3 convolution, stack the skip, another one, attend; without a skip there is no second one."""
+
+    def __init__(self, step: Step, style: Style) -> None:
+        super().__init__()
+        layer = partial(conv_norm_act, norm=style.norm, activation=style.activation)
+        self.up = Upsample(
+            step.in_channels, step.in_channels, mode=style.upsample, ratio=step.ratio, kernel_size=2
+        )
+        self.before = layer(step.in_channels, step.out_channels)
+        self.join: nn.Module | None = None
+        self.after: nn.Module = nn.Identity()
+        self.attention: nn.Module = nn.Identity()
+        if step.skip_channels:
+            self.join = StackedSkip()
+            self.after = layer(step.out_channels + step.skip_channels, step.out_channels)
+            self.attention = attention_layer(style.attention, step.out_channels)
+
+    def forward(
+        self, features: Float[Tensor, "b c _h _w"], target: Float[Tensor, "b k h w"]
+    ) -> Float[Tensor, "b j h w"]:
+        """Return the block's map at the target's size."""
+        features = self.before(self.up(features, target.shape[-2:]))
+        if self.join is not None:
+            features = self.attention(self.after(self.join(features, target)))
+        return features
+
+
+class TransposedBlock(nn.Module):
+    """A 4x4 transposed convolution, normalised and activated; the skip stacked; a 3x3 convolution; attention."""
+
+    def __init__(self, step: Step, style: Style) -> None:
+        super().__init__()
+        width = step.out_channels
+        self.up = Upsample(
+            step.in_channels,
+            width,
+            mode="transposed",
+            ratio=step.ratio,
+            kernel_size=4,
+            bias=style.norm == "none",
+        )
+        self.after_up = nn.Sequential(norm_layer(style.norm, width), activation_layer(style.activation))
+        self.join: nn.Module | None = StackedSkip() if step.skip_channels else None
+        self.body = conv_norm_act(
+            width + step.skip_channels, width, norm=style.norm, activation=style.activation
+        )
+        self.attention = attention_layer(style.attention, width)
+
+    def forward(
+        self, features: Float[Tensor, "b c _h _w"], target: Float[Tensor, "b k h w"]
+    ) -> Float[Tensor, "b j h w"]:
+        """Return the block's map at the target's size."""
+        features = self.after_up(self.up(features, target.shape[-2:]))
+        if self.join is not None:
+            features = self.join(features, target)
+        return self.attention(self.body(features))

@@ -8,10 +8,22 @@ from torch import nn
 from masksmith.config import look_up
 from masksmith.errors import InputError
 from masksmith.models.config import ModelConfig
-from masksmith.models.decoders.blocks import HalvesBlock, LinkBlock, Step, Style, UNetBlock
+from masksmith.models.decoders.albunet import AlbuNetDecoder
+from masksmith.models.decoders.blocks import (
+    HalvesBlock,
+    LinkBlock,
+    Step,
+    Style,
+    TransposedBlock,
+    TwoConvBlock,
+    UNetBlock,
+)
 from masksmith.models.decoders.centers import build_center
+from masksmith.models.decoders.emanet import EmaNetDecoder
+from masksmith.models.decoders.hypercolumn import HypercolumnDecoder
 from masksmith.models.decoders.hyperkernel import HyperkernelDecoder
 from masksmith.models.decoders.levels import LevelDecoder, plan_steps
+from masksmith.models.decoders.traits import HOUSE_ARCHITECTURES
 
 
 def _house_block(config: ModelConfig, step: Step) -> nn.Module:
@@ -35,6 +47,14 @@ def _link_block(config: ModelConfig, step: Step, *, skip: str) -> nn.Module:
     return LinkBlock(step, _style(config, "transposed"), skip=skip)
 
 
+def _two_conv_block(config: ModelConfig, step: Step) -> nn.Module:
+    return TwoConvBlock(step, _style(config, "nearest"))
+
+
+def _transposed_block(config: ModelConfig, step: Step) -> nn.Module:
+    return TransposedBlock(step, _style(config, "transposed"))
+
+
 def _style(config: ModelConfig, published: str) -> Style:
     upsample = published if config.upsample == "default" else config.upsample
     return Style(config.norm, config.activation, upsample, config.attention)
@@ -46,6 +66,8 @@ BLOCKS: dict[str, Callable[[ModelConfig, Step], nn.Module]] = {
     "fastai_unet": _fastai_block,
     "linknet_add": partial(_link_block, skip="add"),
     "linknet_concat": partial(_link_block, skip="concat"),
+    "cloud_unet": _two_conv_block,
+    "transposed_unet": _transposed_block,
 }
 """The block of each architecture that is a centre and a block a level."""
 
@@ -59,10 +81,10 @@ def build_decoder(
 ) -> nn.Module:
     """Build a decoder of HOUSE_ARCHITECTURES; its weights come from torch's generator.
 
-    The module is ``forward(features) -> (decoded, aux)``: the decoded map at the size of the image, and the auxiliary
-    maps of deep supervision, deepest first (none without it). It has the attributes ``out_channels``, ``out_stride``,
-    ``aux_channels`` and ``blocks``. Sizes need not be multiples of anything; where maps do not double exactly, they are
-    resized.
+    The module is ``forward(features) -> (decoded, aux)``: the decoded map at the size of the image (EMANet's: of the
+    deepest map), and the auxiliary maps of deep supervision, deepest first (none without it). It has the attributes
+    ``out_channels``, ``out_stride``, ``aux_channels`` and ``blocks``. Sizes need not be multiples of anything; where
+    maps do not double exactly, they are resized.
 
     Args:
         config: Which architecture and options; it refuses options that the architecture does not list.
@@ -81,7 +103,8 @@ def build_decoder(
             "finest first"
         )
     builder = look_up(DECODERS, config.architecture, where="model.architecture")
-    if len(config.decoder_channels) != len(encoder_channels) - 1:
+    by_level = HOUSE_ARCHITECTURES[config.architecture].decoder_channels == "levels"
+    if by_level and len(config.decoder_channels) != len(encoder_channels) - 1:
         raise InputError(
             f"model.decoder_channels: {len(config.decoder_channels)} values for {len(encoder_channels) - 1} maps of "
             f"{config.encoder!r}; expected one value a map"
@@ -124,8 +147,47 @@ def _hyperkernel(
     )
 
 
+def _hypercolumn(
+    config: ModelConfig, encoder_channels: Sequence[int], strides: Sequence[int], join_first: bool
+) -> nn.Module:
+    width = config.decoder_channels[0]
+    if width < 2:
+        raise InputError(
+            f"model.decoder_channels: {width} for {config.architecture!r}, whose levels take half their channels from "
+            "the encoder; expected at least 2"
+        )
+    return HypercolumnDecoder(
+        encoder_channels, strides, width, norm=config.norm, deep_supervision=config.deep_supervision
+    )
+
+
+def _albunet(
+    config: ModelConfig, encoder_channels: Sequence[int], strides: Sequence[int], join_first: bool
+) -> nn.Module:
+    return AlbuNetDecoder(
+        encoder_channels,
+        strides,
+        config.decoder_channels[0],
+        upsample=_style(config, "bilinear").upsample,
+        norm=config.norm,
+        activation=config.activation,
+        deep_supervision=config.deep_supervision,
+    )
+
+
+def _emanet(
+    config: ModelConfig, encoder_channels: Sequence[int], strides: Sequence[int], join_first: bool
+) -> nn.Module:
+    return EmaNetDecoder(
+        encoder_channels, strides, config.decoder_channels[0], norm=config.norm, activation=config.activation
+    )
+
+
 DECODERS: dict[str, Callable[[ModelConfig, Sequence[int], Sequence[int], bool], nn.Module]] = {
     **dict.fromkeys(BLOCKS, _levels),
     "hyperkernel_unetpp": _hyperkernel,
+    "tgs_hyper_unet": _hypercolumn,
+    "albunet": _albunet,
+    "emanet": _emanet,
 }
 """How each architecture is built; the keys are those of HOUSE_ARCHITECTURES."""

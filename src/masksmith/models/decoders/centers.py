@@ -38,13 +38,29 @@ class FeaturePyramidAttention(nn.Module):
     The 1x1 branch times the pyramid (5x5 convolutions at half the size, 3x3 at a quarter, resized and added), plus
     the mean over all pixels through a 1x1 convolution. Maps of one pixel and of odd sizes work. The activation is ELU,
     as published.
+
+    Args:
+        in_channels: Channels of the map.
+        out_channels: Channels of the attended map.
+        norm: "batch", "group" or "none".
+        align_corners: How the pyramid is resized; see ``resize_to``.
+        mean_bias: Whether the convolution of the mean has a bias.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, *, norm: str) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        norm: str,
+        align_corners: bool = False,
+        mean_bias: bool = True,
+    ) -> None:
         super().__init__()
         inner = min(in_channels, MAX_WIDTH)
         layer = partial(conv_norm_act, norm=norm, activation="elu")
-        self.pool = nn.Conv2d(in_channels, out_channels, 1)
+        self.resize = partial(resize_to, align_corners=align_corners)
+        self.pool = nn.Conv2d(in_channels, out_channels, 1, bias=mean_bias)
         self.point = layer(in_channels, out_channels, 1)
         self.to_half = layer(in_channels, inner, 5, stride=2)
         self.at_half = layer(inner, out_channels, 5)
@@ -55,8 +71,8 @@ class FeaturePyramidAttention(nn.Module):
         """Return the attended map, of the same size."""
         half = self.to_half(features)  # (b, c, h, w) -> (b, inner, h/2, w/2)
         quarter = self.at_quarter(self.to_quarter(half))  # -> (b, k, h/4, w/4)
-        pyramid = self.at_half(half) + resize_to(quarter, half.shape[-2:])
-        pyramid = resize_to(pyramid, features.shape[-2:])  # (b, k, h/2, w/2) -> (b, k, h, w)
+        pyramid = self.at_half(half) + self.resize(quarter, half.shape[-2:])
+        pyramid = self.resize(pyramid, features.shape[-2:])  # (b, k, h/2, w/2) -> (b, k, h, w)
         mean = self.pool(features.mean(dim=(2, 3), keepdim=True))  # (b, c, h, w) -> (b, k, 1, 1)
         return self.point(features) * pyramid + mean
 

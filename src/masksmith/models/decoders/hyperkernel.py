@@ -4,7 +4,8 @@ Sources:
     The design, layer by layer: G. Balezo's report on SIIM-ACR Pneumothorax and its notebooks (Keras, EfficientNet-B4),
     after U-Net++, Zhou et al. 2018, https://arxiv.org/abs/1807.10165. The report's diagram stacks at the residual
     join; the code adds, and so does this. Published taps: four maps at strides 2 to 16 of 144, 192, 336 and 960
-    channels; widths 256 in the middle, then 128, 64, 32, 16 and 8.
+    channels; widths 256 in the middle, then 128, 64, 32, 16 and 8. As in the code, the deepest map is activated before
+    it is pooled and before it is stacked.
 """
 
 from collections.abc import Sequence
@@ -91,7 +92,8 @@ class HyperkernelDecoder(nn.Module):
         ratios = [2, *_ratios(strides)]  # into level L, L-1, …, 0
         below = [middle, *decoder_channels]
         widths = [*decoder_channels, final]
-        self.bridge = nn.Sequential(nn.LeakyReLU(LEAKY_SLOPE), nn.MaxPool2d(2, ceil_mode=True))
+        self.bridge = nn.LeakyReLU(LEAKY_SLOPE)
+        self.pool = nn.MaxPool2d(2, ceil_mode=True)
         self.middle = _body(taps[0], middle, norm=norm, dropout=DEEP_DROPOUT, residuals=2)
         self.ups = nn.ModuleList(
             up_convolution(deep, width, ratio=ratio, kernel_size=3)
@@ -110,6 +112,7 @@ class HyperkernelDecoder(nn.Module):
             _body(width_in, width, norm=norm, dropout=DEEP_DROPOUT if i < 2 else FINE_DROPOUT, residuals=1)
             for i, (width_in, width) in enumerate(zip(self.widths, widths, strict=True))
         )
+        self.dropout = nn.Dropout(DEEP_DROPOUT / 2)  # before the head, as published
         self.out_channels = final
         self.aux_channels = tuple(decoder_channels) if deep_supervision else ()
         initialise(self)
@@ -120,11 +123,12 @@ class HyperkernelDecoder(nn.Module):
         Args:
             features: Maps (b, c, h, w) of the encoder, finest first; the first has the size of the image.
         """
-        decoded = self.middle(self.bridge(features[-1]))
+        deepest = self.bridge(features[-1])
+        decoded = self.middle(self.pool(deepest))
         arrived: list[Tensor] = []  # by the paths, oldest first
         maps: list[Tensor] = []
         for i, path in enumerate(self.paths):
-            tap = features[-1 - i]
+            tap = features[-1 - i] if i else deepest
             hw = tap.shape[-2:]
             arrived = [
                 resize_to(up(each), hw) for up, each in zip(cast(nn.ModuleList, path), arrived, strict=True)
@@ -135,5 +139,5 @@ class HyperkernelDecoder(nn.Module):
         decoded = resize_to(self.ups[-1](decoded), features[0].shape[-2:])
         if self.join_first:
             decoded = torch.cat([decoded, features[0]], dim=1)
-        decoded = self.blocks[-1](decoded)
+        decoded = self.dropout(self.blocks[-1](decoded))
         return decoded, tuple(maps) if self.aux_channels else ()

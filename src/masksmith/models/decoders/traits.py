@@ -48,10 +48,7 @@ HOUSE_ARCHITECTURES: dict[str, Traits] = {
             "U-Net decoder with every option: nearest (default), bilinear or 4x4 transposed upsampling, skips stacked "
             "or added, two convolutions or residual blocks, scSE, a centre, hypercolumns"
         ),
-        source=(
-            "AlbuNet and TernausNet, https://arxiv.org/abs/1801.05746; the ResNeXt50 of TGS Salt's first place, "
-            "https://arxiv.org/abs/1904.04445"
-        ),
+        source="Ronneberger et al. 2015, https://arxiv.org/abs/1505.04597, with the changes of TernausNet and others",
     ),
     "classical_unet": Traits(
         decoder_channels="levels",
@@ -69,10 +66,65 @@ HOUSE_ARCHITECTURES: dict[str, Traits] = {
         depths=_DEPTHS,
         describes=(
             "half of each level's channels from a 2x2 transposed convolution, half from a 1x1 convolution of the skip, "
-            "stacked, normalised, activated; with attention: scse, center: fpa and hypercolumns near the decoder of "
-            "TGS Salt's first place (which has no block for the stem's map, and a convolution to 32 before its head)"
+            "stacked, normalised, activated (TGS Salt's first place has this block too: tgs_hyper_unet)"
         ),
-        source="the U-Net of fast.ai 0.7; https://arxiv.org/abs/1904.04445",
+        source="the U-Net of fast.ai 0.7, https://github.com/fastai/fastai1",
+    ),
+    "tgs_hyper_unet": Traits(
+        decoder_channels="one",
+        options=frozenset(_EVERYWHERE),
+        depths=_DEPTHS,
+        describes=(
+            "TGS Salt's first place, resnet34pad_128: feature pyramid attention, blocks of halves with scSE for all "
+            "maps but the stem's, hypercolumns, dropout 0.4, a 3x3 convolution; published width 64, with encoder "
+            "resnet34, stem conv3x3_stride1 and encoder_attention scse_inside at encoder_depth 5"
+        ),
+        source="Babakhin et al. 2019, https://arxiv.org/abs/1904.04445",
+    ),
+    "transposed_unet": Traits(
+        decoder_channels="levels",
+        options=frozenset(_EVERYWHERE | {"activation", "attention", "center", "hypercolumns"}),
+        depths=_DEPTHS,
+        describes=(
+            "4x4 transposed convolution, normalised and activated, the skip stacked, one 3x3 convolution; the "
+            "ResNeXt50 of TGS Salt's first place with attention: scse_each and widths 128, 64, 32, 16, 8"
+        ),
+        source="segmentation_models for Keras, https://github.com/qubvel/segmentation_models; https://arxiv.org/abs/1904.04445",
+    ),
+    "cloud_unet": Traits(
+        decoder_channels="levels",
+        options=frozenset(
+            _EVERYWHERE
+            | {"activation", "attention", "center", "hypercolumns", "upsample:nearest", "upsample:bilinear"}
+        ),
+        depths=_DEPTHS,
+        describes=(
+            "nearest enlargement, a 3x3 convolution, the skip stacked, another one; published with norm: none (On "
+            "Cloud N's third place; with attention: scse_max the scSE U-Net of SIIM-ACR's first)"
+        ),
+        source=(
+            "https://github.com/drivendataorg/cloud-cover-winners; selim_sef's zoo, "
+            "https://github.com/SpaceNetChallenge/SpaceNet_Off_Nadir_Solutions"
+        ),
+    ),
+    "albunet": Traits(
+        decoder_channels="one",
+        options=frozenset(_EVERYWHERE | {"activation", "upsample:bilinear", "upsample:transposed"}),
+        depths=_DEPTHS,
+        describes=(
+            "AlbuNet: pooling below the deepest map, blocks that enlarge a stack and convolve it, bilinear (default) "
+            "or 4x4 transposed; published width 32 with norm: none"
+        ),
+        source="Shvets et al. 2018, https://arxiv.org/abs/1803.01207",
+    ),
+    "emanet": Traits(
+        decoder_channels="one",
+        options=frozenset({"norm", "activation", "output_stride"}),
+        depths=_DEPTHS,
+        describes=(
+            "EMANet: expectation-maximisation attention on the deepest map, dilated to stride 8; published width 256"
+        ),
+        source="Li et al. 2019, https://arxiv.org/abs/1907.13426",
     ),
     "hyperkernel_unetpp": Traits(
         decoder_channels="levels",
