@@ -15,7 +15,9 @@ from typing import Any
 
 import yaml
 
-from masksmith.recipe import parse_recipe
+from masksmith.config import validate
+from masksmith.ensemble import Ensemble
+from masksmith.recipe import Recipe, parse_table_of
 
 WIDTH = 118
 
@@ -89,8 +91,9 @@ def formatted(text: str, *, where: str) -> str:
         if not line.startswith("#"):
             break
         header.append(line.rstrip())
-    recipe = parse_recipe(text, where=where)
-    return "\n".join([*header, *block(recipe.model_dump(mode="json"))]) + "\n"
+    table = parse_table_of(text, where=where)
+    written = validate(Ensemble if "members" in table else Recipe, table, where=where)
+    return "\n".join([*header, *block(written.model_dump(mode="json"))]) + "\n"
 
 
 def main() -> None:

@@ -43,6 +43,8 @@ class ReportFacts:
     images: Store
     masks: Store
     preds: dict[str, Mask]
+    labels: list[str]
+    """A line on the pseudo-labels of each member that was trained on some."""
 
 
 def write_report(path: Path, facts: ReportFacts) -> Path:
