@@ -134,8 +134,7 @@ def _ensemble_text(found: Mapping[str, Any]) -> str:
     return (
         f"ensemble {found['name']}: {row['ensemble']:.4f} beside {row['score']:.4f} of {row['run']}, the best of "
         f"{len(found['table'])} recipes (plain, on the same images); gain {found['gain_mean']:+.4f}, 80% bounds "
-        f"{found['gain_low']:+.4f} … {found['gain_high']:+.4f}: "
-        f"{'better' if found['better'] else 'not certainly better'}"
+        f"{found['gain_low']:+.4f} … {found['gain_high']:+.4f}: {found['verdict']}"
     )
 
 

@@ -205,6 +205,9 @@ def _open_teacher(project: Project, asked: Recipe) -> Recipe:
         InputError: There are no test images to label, or one has the id of a training image; or as open_run.
     """
     assert asked.pseudo is not None, asked.name
+    if asked.pseudo.teacher_run is not None:  # a resolved recipe
+        project.run(asked.pseudo.teacher_run)
+        return asked
     cache = project.cache
     if not len(cache.test_images):
         raise InputError(

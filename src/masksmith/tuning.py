@@ -200,5 +200,5 @@ def compare_recipes(
         "gain_mean": float(gains.mean()),
         "gain_low": float(low),
         "gain_high": float(high),
-        "better": bool(low > 0),
+        "verdict": "better" if low > 0 else "worse" if high < 0 else "no certain difference",
     }
