@@ -110,7 +110,7 @@ def test_an_ensemble_of_ensembles_and_one_of_one_are_refused(two, tmp_path):
     outer = write_ensemble(tmp_path, "outer", write_recipe(tmp_path, "c"), two)
     with pytest.raises(InputError, match=r"members\[1\]: .*two\.yaml: it has members, so it is an ensemble"):
         load_ensemble(outer)
-    with pytest.raises(InputError, match="members: .*at least 2"):
+    with pytest.raises(InputError, match=r"members: .*at least 2"):
         load_ensemble(write_ensemble(tmp_path, "alone", write_recipe(tmp_path, "d")))
 
 
@@ -118,14 +118,16 @@ def test_a_training_that_would_predict_in_two_ways_is_refused(tmp_path):
     teacher = write_recipe(tmp_path, "t")
     pupil = write_pupil(tmp_path, "p", teacher)
     other = {"recipe": teacher, "set": ["prediction.tta=[identity]"]}
-    with pytest.raises(InputError, match="t is a member and a teacher, .* in two ways"):
+    with pytest.raises(InputError, match=r"t is a member and a teacher, .* in two ways"):
         load_ensemble(write_ensemble(tmp_path, "e", pupil, other))
 
 
 def test_the_listing_knows_both_kinds():
     kinds = {listing.name: listing.kind for listing in list_recipes()}
     assert kinds["default"] == "recipe"
-    assert [one.name for one in list_recipes("ensemble")] == [n for n, kind in kinds.items() if kind == "ensemble"]
+    assert [one.name for one in list_recipes("ensemble")] == [
+        n for n, kind in kinds.items() if kind == "ensemble"
+    ]
     for listing in list_recipes():
         assert is_ensemble(listing.name) == (listing.kind == "ensemble")
 
@@ -149,7 +151,9 @@ def test_weights_are_exact_and_equal_ones_change_no_bit(tmp_path):
         np.testing.assert_array_equal(MeanCodes(stores, [weight] * 3)["a"], plain)
     codes = np.stack([store["a"] for store in stores]).astype(int)
     weighted = (2 * codes[0] + codes[1] + 5 * codes[2]) / 8
-    np.testing.assert_array_equal(MeanCodes(stores, [2.0, 1.0, 5.0])["a"], np.rint(weighted).astype(np.uint16))
+    np.testing.assert_array_equal(
+        MeanCodes(stores, [2.0, 1.0, 5.0])["a"], np.rint(weighted).astype(np.uint16)
+    )
     np.testing.assert_array_equal(MeanCodes(stores[:1], [2.0])["a"], stores[0]["a"])
 
 
@@ -157,7 +161,12 @@ def test_the_folds_of_a_recipe_share_its_weight(trained, two):
     run, ensemble = Project.open(trained).run(), load_ensemble(two)
     other = type(run)(run.path.with_name("other"), run.recipe)
     members = [Member(run, fold, weight=3.0, ensemble=ensemble) for fold in (0, 1, ALL)]
-    assert weights_of_test([*members, Member(other, 0, weight=2.0, ensemble=ensemble)]) == [1.0, 1.0, 1.0, 2.0]
+    assert weights_of_test([*members, Member(other, 0, weight=2.0, ensemble=ensemble)]) == [
+        1.0,
+        1.0,
+        1.0,
+        2.0,
+    ]
     assert weights_of_test([Member(run, 0), Member(run, 1), Member(other, 0)]) == [1.0] * 3
 
 
@@ -185,7 +194,13 @@ def blended(example, files, tmp_path_factory):
 def test_it_goes_the_whole_way(blended):
     out, result = blended
     project = Project.open(out)
-    assert [name.rpartition("-")[0] for name in result.members] == ["first", "small", "third", "first", "third"]
+    assert [name.rpartition("-")[0] for name in result.members] == [
+        "first",
+        "small",
+        "third",
+        "first",
+        "third",
+    ]
     assert [name.split("/")[1] for name in result.members] == ["fold 0"] * 3 + ["fold 1"] * 2
     assert result.submission.ids == 8
     members = read_members(project, None)
@@ -199,11 +214,16 @@ def test_it_goes_the_whole_way(blended):
     first, third = (Store(runs[key].oof(1))[name].astype(int) for key in ("first", "third"))
     assert np.array_equal(oof[1][name], np.rint((first + third) / 2).astype(np.uint16))
     name = project.catalog.test[0].id
-    test = {key: [Store(run.test(fold))[name] for fold in (0, 1) if run.test(fold).exists()] for key, run in runs.items()}  # fmt: skip
+    test = {
+        key: [Store(run.test(fold))[name] for fold in (0, 1) if run.test(fold).exists()]
+        for key, run in runs.items()
+    }
     assert {key: len(found) for key, found in test.items()} == {"first": 2, "small": 1, "third": 2}
     means = {key: np.mean([one.astype(float) for one in found], axis=0) for key, found in test.items()}
     np.testing.assert_allclose(
-        mean_of_test(project, members)[name], (means["first"] + 2 * means["small"] + means["third"]) / 4, atol=0.51
+        mean_of_test(project, members)[name],
+        (means["first"] + 2 * means["small"] + means["third"]) / 4,
+        atol=0.51,
     )
 
 
@@ -212,7 +232,11 @@ def test_the_report_compares_it_with_its_recipes(blended):
     out, result = blended
     found = result.tuning["ensemble"]
     assert found["name"] == "trio"
-    assert [(row["weight"], row["folds"]) for row in found["table"]] == [(1.0, [0, 1]), (2.0, [0]), (1.0, [0, 1])]
+    assert [(row["weight"], row["folds"]) for row in found["table"]] == [
+        (1.0, [0, 1]),
+        (2.0, [0]),
+        (1.0, [0, 1]),
+    ]
     project = Project.open(out)
     best = next(row for row in found["table"] if row["run"] == found["best"])
     assert best["folds"] == [0, 1]  # the one of one fold was judged on fewer images
@@ -309,7 +333,9 @@ def test_a_stop_leaves_what_there_is_and_it_goes_on_exactly(example, files, tmp_
 
 @pytest.mark.slow
 def test_with_a_refit_each_recipe_predicts_the_test_images_with_one_more(example, two, tmp_path):
-    result = ms.compete(example / "data", out=tmp_path / "p", recipe=two, overrides=ONE | {"folds.refit": True})
+    result = ms.compete(
+        example / "data", out=tmp_path / "p", recipe=two, overrides=ONE | {"folds.refit": True}
+    )
     assert [name.split("/")[1] for name in result.members] == ["fold 0", "fold 0", "fold all", "fold all"]
     project = Project.open(tmp_path / "p")
     assert weights_of_test(read_members(project, None)) == [0.5, 1.5, 0.5, 1.5]
@@ -324,7 +350,8 @@ def test_members_of_older_versions_and_edited_ones(project):
     entry = {"run": opened.run().path.name, "fold": 0, "interim": False}
     opened.members_json.parent.mkdir(exist_ok=True)
     opened.members_json.write_text(json.dumps({"members": [entry, entry | {"fold": 1}]}))
-    assert [(one.fold, one.weight, one.ensemble) for one in read_members(opened, None)] == [(0, 1.0, None), (1, 1.0, None)]
+    read = read_members(opened, None)
+    assert [(one.fold, one.weight, one.ensemble) for one in read] == [(0, 1.0, None), (1, 1.0, None)]
     for broken in ({"members": [{"fold": 0}]}, [1], {"members": [entry | {"weight": "much"}]}):
         opened.members_json.write_text(json.dumps(broken))
         with pytest.raises(InputError, match=r"members\.json: not what masksmith writes"):
@@ -341,7 +368,9 @@ def test_what_is_for_one_recipe_refuses_an_ensemble(example, project, two, tmp_p
         lambda: ms.noise(project, recipe=two),
         lambda: ms.lr(project, recipe=two),
     ):
-        with pytest.raises(InputError, match=r"it is an ensemble, and .* one recipe; take one of .*a\.yaml, .*b\.yaml"):
+        with pytest.raises(
+            InputError, match=r"it is an ensemble, and .* one recipe; take one of .*a\.yaml, .*b\.yaml"
+        ):
             call()
 
 
@@ -358,7 +387,9 @@ def test_its_card_shows_the_nets_of_its_members(two):
 def test_verify_looks_at_its_members(two, tmp_path):
     assert "two.yaml: 2 members that agree on folds and metric: a, b" in str(ms.verify(two))
     Path(tmp_path / "b.yaml").unlink()
-    with pytest.raises(InputError, match=r"two\.yaml failed the check:\n.*members\[1\]: recipe .*b\.yaml: no such file"):
+    with pytest.raises(
+        InputError, match=r"two\.yaml failed the check:\n.*members\[1\]: recipe .*b\.yaml: no such file"
+    ):
         ms.verify(two)
 
 

@@ -59,16 +59,22 @@ def test_any_band_that_holds_the_threshold():
 
 
 def test_stages_and_labels_need_each_other(tmp_path):
-    with pytest.raises(InputError, match=r"training\.stages\[1\]\.data: 'both', but pseudo is null; name a teacher"):
+    with pytest.raises(
+        InputError, match=r"training\.stages\[1\]\.data: 'both', but pseudo is null; name a teacher"
+    ):
         load_recipe(overrides=("training.stages.1.data=both",))
     idle = write_pupil(tmp_path, "idle", "default", data=("labelled",) * 3, changes={"folds.count": 5})
-    with pytest.raises(InputError, match=r"idle\.yaml: pseudo: its labels are used by no stage; set training"):
+    with pytest.raises(
+        InputError, match=r"idle\.yaml: pseudo: its labels are used by no stage; set training"
+    ):
         load_recipe(idle)
 
 
 def test_a_teacher_has_the_folds_of_its_pupil(tmp_path):
     teacher = write_recipe(tmp_path, "t", **{"folds.seed": 2})
-    with pytest.raises(InputError, match=r"t\.yaml' has folds\.seed 2, but p has 0; .* add \"folds\.seed=0\" to pseudo\.set"):
+    with pytest.raises(
+        InputError, match=r"t\.yaml' has folds\.seed 2, but p has 0; .* add \"folds\.seed=0\" to pseudo\.set"
+    ):
         load_recipe(write_pupil(tmp_path, "p", teacher))
     fitting = load_recipe(write_pupil(tmp_path, "p", teacher, set=["folds.seed=0"]))
     assert load_teacher(fitting).folds.seed == 0
@@ -91,7 +97,9 @@ def test_a_circle_of_teachers_is_refused(tmp_path):
     write_pupil(tmp_path, "b", str(tmp_path / "a.yaml"))
     write_pupil(tmp_path, "a", str(tmp_path / "b.yaml"))
     for name in ("a", "b"):
-        with pytest.raises(InputError, match=r"would be taught by itself \(.*a\.yaml ← .*\); a teacher is trained before"):
+        with pytest.raises(
+            InputError, match=r"would be taught by itself \(.*a\.yaml ← .*\); a teacher is trained before"
+        ):
             load_recipe(str(tmp_path / f"{name}.yaml"))
     own = write_pupil(tmp_path, "own", str(tmp_path / "own.yaml"))
     with pytest.raises(InputError, match=r"own\.yaml' would be taught by itself"):
@@ -224,7 +232,9 @@ def test_again_does_nothing_and_a_changed_teacher_teaches_anew(example, taught, 
 
 
 @pytest.mark.slow
-def test_a_stop_anywhere_leaves_a_submission_and_it_goes_on_exactly(example, taught, pupil, tmp_path, monkeypatch):
+def test_a_stop_anywhere_leaves_a_submission_and_it_goes_on_exactly(
+    example, taught, pupil, tmp_path, monkeypatch
+):
     out, kinds = tmp_path / "p", []
     # in the teacher, in the pupil (its teacher stands in), in the teacher's second fold, in the pupil's second
     for number in (2, STEPS - 2 + 4, PUPIL_STEPS - 4 + 2, STEPS - 2 + 5):
@@ -286,7 +296,9 @@ def test_seed_noise_of_a_pupil(example, pupil, tmp_path):
 
 def test_no_label_that_is_sure_enough(example, pupil, tmp_path):
     changes = {"folds.train": 1, "pseudo.min_confident_frac": 1.0, "pseudo.unsure": [0.0, 1.0]}
-    with pytest.raises(InputError, match=r"pseudo: no test image is sure enough .*\(0 of 8 test images kept.*6 unsure"):
+    with pytest.raises(
+        InputError, match=r"pseudo: no test image is sure enough .*\(0 of 8 test images kept.*6 unsure"
+    ):
         ms.compete(example / "data", out=tmp_path / "p", recipe=pupil, overrides=changes)
     kind = json.loads((tmp_path / "p" / "submission.json").read_text())["kind"]
     assert kind == "trained"  # the teacher's
@@ -295,7 +307,9 @@ def test_no_label_that_is_sure_enough(example, pupil, tmp_path):
 def test_no_test_images(download, pupil, tmp_path):
     shutil.rmtree(download / "test")
     (download / "sample_submission.csv").unlink()
-    with pytest.raises(InputError, match="there are no test images to make pseudo-labels of; set pseudo=null"):
+    with pytest.raises(
+        InputError, match="there are no test images to make pseudo-labels of; set pseudo=null"
+    ):
         ms.compete(download, out=tmp_path / "p", recipe=pupil)
 
 
@@ -305,7 +319,9 @@ def test_ids_of_both_sets(example, pupil, tmp_path):
     for name in (project.cache.test_images.ids[0], project.cache.train_images.ids[0]):
         index = tmp_path / "p" / "cache" / "test_images.csv"
         index.write_text(index.read_text().replace(name, project.cache.train_images.ids[0]))
-    with pytest.raises(InputError, match=r"1 ids are in the training set and in the test set, for example .*rename"):
+    with pytest.raises(
+        InputError, match=r"1 ids are in the training set and in the test set, for example .*rename"
+    ):
         ms.train(tmp_path / "p", recipe=pupil)
 
 
@@ -314,15 +330,21 @@ def test_a_budget_and_a_range_test_refuse_them(example, pupil, project, tmp_path
         lambda: ms.compete(example / "data", out=tmp_path / "p", recipe=pupil, budget="5m"),
         lambda: ms.plan(example / "data", recipe=pupil, budget="5m"),
     ):
-        with pytest.raises(InputError, match=r"pseudo: pupil learns from .*teacher\.yaml, and a budget does not plan that"):
+        with pytest.raises(
+            InputError, match=r"pseudo: pupil learns from .*teacher\.yaml, and a budget does not plan that"
+        ):
             call()
-    with pytest.raises(InputError, match=r"training\.stages\[0\]\.data: 'pseudo': a range test has no pseudo-labels"):
+    with pytest.raises(
+        InputError, match=r"training\.stages\[0\]\.data: 'pseudo': a range test has no pseudo-labels"
+    ):
         ms.lr(project, recipe=pupil)
 
 
 def test_a_resolved_recipe_needs_its_teachers_run(example, pupil, project, tmp_path):
     recipe = load_recipe(pupil)
-    settled = recipe.model_copy(update={"pseudo": recipe.pseudo.model_copy(update={"teacher_run": "gone-12345678"})})
+    settled = recipe.model_copy(
+        update={"pseudo": recipe.pseudo.model_copy(update={"teacher_run": "gone-12345678"})}
+    )
     (tmp_path / "settled.yaml").write_text(settled.to_yaml())
     with pytest.raises(InputError, match="no run 'gone-12345678'; there are default-"):
         ms.train(project, recipe=str(tmp_path / "settled.yaml"))

@@ -23,11 +23,11 @@ WIDTH = 118
 
 
 def scalar(value: object) -> str:
-    """Return a value without parts as YAML."""
+    """Return a value without parts as YAML, quoted where it has to be within a list on one line."""
     if value is None or isinstance(value, bool | int | float):
         return json.dumps(value)
-    text = yaml.safe_dump(value, default_flow_style=True, width=10_000, allow_unicode=True)
-    return text.removesuffix("...\n").strip()
+    text = yaml.safe_dump([value], default_flow_style=True, width=10_000, allow_unicode=True)
+    return text.strip().removeprefix("[").removesuffix("]")
 
 
 def inline(value: object) -> str:

@@ -127,5 +127,7 @@ def _members_of_file(project: Project) -> list[Member]:
             )
             for entry in value["members"]
         ]
+    except InputError:
+        raise
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"{where}: not what masksmith writes; remove it") from error
