@@ -87,7 +87,7 @@ def test_members_may_train_other_numbers_of_folds(tmp_path):
         ({"set": ["seeed=0"]}, r"members\[1\]: --set seeed=0: no key 'seeed'; did you mean 'seed'"),
         ({"recipe": "defoult"}, r"members\[1\]: recipe: 'defoult' is neither .*did you mean 'default'"),
         ({"weight": 0}, r"members\[1\]\.weight: 0"),
-        ({"wieght": 1}, r"members\[1\]\.wieght: unknown key; did you mean 'weight'"),
+        ({"weights": 1}, r"members\[1\]\.weights: unknown key; did you mean 'weight'"),
     ],
 )  # fmt: skip
 def test_members_that_do_not_fit_are_refused(tmp_path, change, said):
