@@ -101,3 +101,26 @@ def test_a_billion_laughs():
 
 def test_a_few_aliases_are_taken():
     assert read_yaml("a: &a [1, 2]\nb: *a", where="x") == {"a": [1, 2], "b": [1, 2]}
+
+
+def test_an_override_of_the_last_items_of_a_list():
+    stages = {"stages": [1, 2, 3, 4]}
+    assert apply_overrides(stages, ["stages.2:=[]"]) == {"stages": [1, 2]}
+    assert apply_overrides(stages, ["stages.1:=[7, 8, 9, 10]"]) == {"stages": [1, 7, 8, 9, 10]}
+    assert apply_overrides(stages, ["stages.4:=[5]"]) == {"stages": [1, 2, 3, 4, 5]}
+    assert apply_overrides(stages, ["stages.0:=[]"]) == {"stages": []}
+    assert stages == {"stages": [1, 2, 3, 4]}
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("stages.5:=[]", r"--set stages\.5:=\[\]: '5' is no place in a list of 4; expected 0 to 4"),
+        ("stages.-1:=[]", "'-1' is no place"),
+        ("stages.2:=7", "7 is a whole number; items of a list are replaced by a list"),
+        ("stages.2:.x=7", "'2:' is not an item of a list of 4"),
+    ],
+)
+def test_last_items_that_are_none(override, said):
+    with pytest.raises(InputError, match=said):
+        apply_overrides({"stages": [1, 2, 3, 4]}, [override])

@@ -1,5 +1,6 @@
 import pytest
 
+from masksmith.ensemble import Ensemble, load_judge, parse_ensemble
 from masksmith.errors import InputError
 from masksmith.recipe import (
     HEADER_KEYS,
@@ -32,7 +33,7 @@ def test_bundled_recipes_are_complete_and_have_their_header(name):
 
     text, where = recipe_source(name)
     written = read_yaml(text, where=where)
-    assert keys_of(written) == keys_of(load_recipe(name).model_dump(mode="json"))
+    assert keys_of(written) == keys_of(load_judge(name).model_dump(mode="json"))
     assert tuple(parse_header(text)) == HEADER_KEYS
     assert all(parse_header(text).values())
     assert written["name"] == name
@@ -40,8 +41,9 @@ def test_bundled_recipes_are_complete_and_have_their_header(name):
 
 @pytest.mark.parametrize("name", BUNDLED)
 def test_yaml_round_trip(name):
-    recipe = load_recipe(name)
-    assert parse_recipe(recipe.to_yaml(), where="x") == recipe
+    judge = load_judge(name)
+    parse = parse_ensemble if isinstance(judge, Ensemble) else parse_recipe
+    assert parse(judge.to_yaml(), where="x") == judge
 
 
 def test_hash_changes_with_every_value_and_with_the_weights(tmp_path):

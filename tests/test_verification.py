@@ -21,7 +21,8 @@ from masksmith.verification import (
     scaled_size,
 )
 
-BUNDLED = [listing.name for listing in list_recipes()]
+BUNDLED = [listing.name for listing in list_recipes("recipe")]
+ENSEMBLES = [listing.name for listing in list_recipes("ensemble")]
 FACTS = Facts(100, ["input 1 8x8", "head 1 8x8"], [1.0, 0.9, 0.8, 0.7])
 
 
@@ -29,6 +30,11 @@ FACTS = Facts(100, ["input 1 8x8", "head 1 8x8"], [1.0, 0.9, 0.8, 0.7])
 @pytest.mark.parametrize("name", BUNDLED)
 def test_bundled_recipes_are_what_they_were(name):
     print(ms.verify(name))
+
+
+@pytest.mark.parametrize("name", ENSEMBLES)
+def test_bundled_ensembles_have_members_that_agree(name):
+    assert "members that agree on folds and metric" in str(ms.verify(name))
 
 
 def test_golden_has_every_recipe_and_no_other():

@@ -15,17 +15,19 @@ from typing import Any
 
 import yaml
 
-from masksmith.recipe import parse_recipe
+from masksmith.config import validate
+from masksmith.ensemble import Ensemble
+from masksmith.recipe import Recipe, parse_table_of
 
 WIDTH = 118
 
 
 def scalar(value: object) -> str:
-    """Return a value without parts as YAML."""
+    """Return a value without parts as YAML, quoted where it has to be within a list on one line."""
     if value is None or isinstance(value, bool | int | float):
         return json.dumps(value)
-    text = yaml.safe_dump(value, default_flow_style=True, width=10_000, allow_unicode=True)
-    return text.removesuffix("...\n").strip()
+    text = yaml.safe_dump([value], default_flow_style=True, width=10_000, allow_unicode=True)
+    return text.strip().removeprefix("[").removesuffix("]")
 
 
 def inline(value: object) -> str:
@@ -89,8 +91,9 @@ def formatted(text: str, *, where: str) -> str:
         if not line.startswith("#"):
             break
         header.append(line.rstrip())
-    recipe = parse_recipe(text, where=where)
-    return "\n".join([*header, *block(recipe.model_dump(mode="json"))]) + "\n"
+    table = parse_table_of(text, where=where)
+    written = validate(Ensemble if "members" in table else Recipe, table, where=where)
+    return "\n".join([*header, *block(written.model_dump(mode="json"))]) + "\n"
 
 
 def main() -> None:

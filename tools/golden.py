@@ -19,7 +19,7 @@ GOLDEN = Path(__file__).parent.parent / "src" / "masksmith" / "recipes" / "golde
 def main() -> None:
     """Write the file."""
     written = {}
-    for listing in list_recipes():
+    for listing in list_recipes("recipe"):
         recipe = load_recipe(listing.name)
         small = scaled(recipe, "small")
         with tempfile.TemporaryDirectory() as folder:

@@ -12,6 +12,7 @@ from typing import Any
 
 from masksmith import pulse
 from masksmith.budget import Budget
+from masksmith.ensemble import Judge
 from masksmith.errors import DiskFullError, DivergedError, InputError, StoppedError
 from masksmith.finish import (
     baseline_scores,
@@ -21,7 +22,7 @@ from masksmith.finish import (
     tune_members,
     write_baseline,
 )
-from masksmith.members import Member, members_of_run, write_members
+from masksmith.members import Member, write_members
 from masksmith.metrics import get_metric
 from masksmith.planner import Plan, Planner
 from masksmith.planning.lengths import fit_weights
@@ -32,8 +33,9 @@ from masksmith.project import Project
 from masksmith.recipe import Recipe
 from masksmith.seeds import noise_text, read_noise
 from masksmith.splits import ALL
-from masksmith.stages import is_trained, keep_interim, open_run, train_member, work_of
+from masksmith.stages import is_trained, keep_interim, open_members, open_run, train_member, work_of
 from masksmith.submission import Verdict
+from masksmith.teaching import make_labels, train_taught, with_teachers
 from masksmith.training.deadline import Deadline
 from masksmith.tuning import plain_score
 
@@ -59,9 +61,16 @@ class _Work:
     def __init__(self, project: Project) -> None:
         self.project = project
         self.members: list[Member] = []
+        self.wanted: list[Member] = []
+        """The members at the end, where that is known; none: whatever joins."""
         self.under_way: Member | None = None
         self.tuning: dict[str, Any] | None = None
         self.verdict: Verdict | None = None
+
+    def add(self, member: Member) -> None:
+        """Take a trained member in; teachers stand in for their pupils until one of these is trained."""
+        wanted = [one for one in self.wanted if one == member or one in self.members]
+        self.members = wanted or [*self.members, member]
 
     def publish(self) -> None:
         """Make tuning and submission of the members, if there are any."""
@@ -83,12 +92,12 @@ class _Work:
         return Outcome(self.members, self.tuning, self.verdict, report, stopped)
 
 
-def compete_units(project: Project, asked: Recipe, planner: Planner | None, budget: Budget) -> Outcome:
+def compete_units(project: Project, asked: Judge, planner: Planner | None, budget: Budget) -> Outcome:
     """Train what is missing, unit after unit, and keep the best submission so far.
 
     Args:
         project: With its folds made.
-        asked: The recipe.
+        asked: The recipe, or the ensemble.
         planner: Decides what the time is spent on; None trains the folds that the recipe asks for.
         budget: The time.
 
@@ -109,26 +118,41 @@ def compete_units(project: Project, asked: Recipe, planner: Planner | None, budg
         return work.outcome()
 
 
-def _folds(work: _Work, asked: Recipe) -> Iterator[None]:
-    """Train the folds that a recipe asks for."""
-    project, run = work.project, open_run(work.project, asked)
-    project.make_current(run)
-    members = members_of_run(run)
-    missing = [member for member in members if not is_trained(project, member)]
+def _folds(work: _Work, asked: Judge) -> Iterator[None]:
+    """Train the folds that a recipe or an ensemble asks for, each after its teachers."""
+    project = work.project
+    work.wanted = open_members(project, asked)
+    write_members(project, work.wanted)
+    units = with_teachers(project, work.wanted)
+    trained = [unit for unit in units if is_trained(project, unit)]
+    missing = [unit for unit in units if unit not in trained]
     if not missing:
-        logger.info("run %s: all folds are trained", run.path.name)
-    remaining = Remaining(work_of(project, run, [member.fold for member in missing]))
-    work.members = [member for member in members if member not in missing]
-    for member in work.members:
-        predict_member(project, member)
+        logger.info("%s: all folds are trained", asked.name)
+    remaining = Remaining(sum(work_of(project, unit.run, [unit.fold]) for unit in missing))
+    for unit in trained:
+        predict_member(project, unit)
+        work.add(unit)
     work.publish()
-    for member in missing:
-        work.under_way = member
-        train_member(project, member, remaining=remaining)
-        predict_member(project, member)
-        work.members = sorted([*work.members, member], key=lambda one: one.fold)
+    for unit in units:
+        if unit in trained:
+            make_labels(project, unit)
+            if is_trained(project, unit):
+                continue
+            _leave_out(work, trained, unit)  # its teachers make other labels than those it was trained on
+        work.under_way = unit
+        train_taught(project, unit, remaining=remaining)
+        predict_member(project, unit)
+        trained.append(unit)
+        work.add(unit)
         work.publish()
         yield
+
+
+def _leave_out(work: _Work, trained: list[Member], unit: Member) -> None:
+    trained.remove(unit)
+    work.members = []
+    for one in trained:
+        work.add(one)
 
 
 def _units(work: _Work, planner: Planner, budget: Budget) -> Iterator[None]:
@@ -249,8 +273,8 @@ def _stopped(work: _Work, exit_code: int) -> Outcome:
         if is_trained(project, member):
             predict_member(project, member)
             probe = Unit("fold", member.fold, 0, 0.0, "", "")
-            if _judge(project, probe, member, work.members).joined:
-                work.members = [*work.members, member]
+            if work.wanted or _judge(project, probe, member, work.members).joined:
+                work.add(member)
         elif not work.members:
             interim = keep_interim(project, member)
             work.members = [interim] if interim else []

@@ -184,10 +184,11 @@ def apply_overrides(value: dict[str, Any], overrides: Iterable[str]) -> dict[str
 
     Args:
         value: A complete recipe as plain dicts and lists.
-        overrides: ``KEY=VALUE``; the value is read as YAML, list items are addressed by number.
+        overrides: ``KEY=VALUE``; the value is read as YAML, list items are addressed by number. A last number with a
+            colon means the items from there on: ``training.stages.3:=[]`` leaves only the first three stages.
 
     Raises:
-        InputError: No "=", or a key that is not there (with the nearest one that is).
+        InputError: No "=", a key that is not there (with the nearest one that is), or no list for items of a list.
     """
     changed = json.loads(json.dumps(value))
     for override in overrides:
@@ -201,6 +202,9 @@ def apply_overrides(value: dict[str, Any], overrides: Iterable[str]) -> dict[str
 
 def _set(node: Any, path: list[str], value: Any, *, where: str) -> None:  # noqa: ANN401
     head, rest = path[0], path[1:]
+    if isinstance(node, list) and head.endswith(":") and not rest:
+        _set_rest(node, head.removesuffix(":"), value, where=where)
+        return
     if isinstance(node, list):
         if not head.isdigit() or int(head) >= len(node):
             raise InputError(
@@ -219,3 +223,16 @@ def _set(node: Any, path: list[str], value: Any, *, where: str) -> None:  # noqa
     if node[index] is None:
         node[index] = {rest[0]: None}
     _set(node[index], rest, value, where=where)
+
+
+def _set_rest(items: list[Any], first: str, value: Any, *, where: str) -> None:  # noqa: ANN401
+    """Replace the items of a list from number ``first`` on."""
+    if not first.isdigit() or int(first) > len(items):
+        raise InputError(
+            f"{where}: {first!r} is no place in a list of {len(items)}; expected 0 to {len(items)}"
+        )
+    if not isinstance(value, list):
+        raise InputError(
+            f"{where}: {value!r} is {_name_of(value)}; items of a list are replaced by a list, such as []"
+        )
+    items[int(first) :] = value

@@ -3,26 +3,28 @@
 All of it is about a list of members, be it the folds of one run or the ensemble of a whole project.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from masksmith.arrays import Mask
+from masksmith.ensemble import Ensemble, Judge
 from masksmith.errors import InputError
 from masksmith.files import read_json, write_json
 from masksmith.members import Member
 from masksmith.metrics import get_metric
 from masksmith.postprocess import Rule, apply_rule
 from masksmith.predicting import codes_digest, oof_of, test_of
+from masksmith.prediction.codes import MeanCodes
 from masksmith.progress import clock, logger
 from masksmith.project import Project
-from masksmith.recipe import Recipe
 from masksmith.seeds import noise_text, read_noise
 from masksmith.splits import ALL, fold_name
 from masksmith.submission import Verdict, validate_submission, write_masks, write_submission
-from masksmith.tuning import optimism_of, tune_oof
+from masksmith.teaching import labels_of
+from masksmith.tuning import compare_recipes, optimism_of, tune_oof
 
 if TYPE_CHECKING:
     from masksmith.reporting import ReportFacts
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
 _VERSIONS = {"tune": "4", "submit": "1"}
 
 
-def write_baseline(project: Project, recipe: Recipe) -> Verdict:
+def write_baseline(project: Project, recipe: Judge) -> Verdict:
     """Write a submission before anything is trained: nothing or everything, what scores better on the training masks.
 
     ``submission.json`` calls it a baseline. The images without content are left out of its score.
@@ -54,7 +56,7 @@ def write_baseline(project: Project, recipe: Recipe) -> Verdict:
     return verdict
 
 
-def baseline_scores(project: Project, recipe: Recipe, *, fold: int | None = None) -> dict[str, float]:
+def baseline_scores(project: Project, recipe: Judge, *, fold: int | None = None) -> dict[str, float]:
     """Return the scores of "nothing" and "everything" on the training images with content, or on a fold's."""
     metric, masks = get_metric(recipe.metric), project.cache.train_masks
     names = list(masks) if fold is None else project.folds.inside(fold)
@@ -90,12 +92,14 @@ def tune_members(project: Project, members: Sequence[Member]) -> dict[str, Any]:
     if project.ledger.is_done("tune", key) and project.tuning_json.exists():
         stored: dict[str, Any] = read_json(project.tuning_json)
         return stored
-    recipe = members[0].run.recipe
+    recipe, oof = members[0].judge, oof_of(project, members)
     optimism: dict[str, float] = {}
     for member in members:
         optimism |= {} if member.interim or member.fold == ALL else optimism_of(member.run, member.fold)
     names = {"members": [member.name for member in members], "run": members[0].run.path.name}
-    value = names | tune_oof(project, recipe, oof_of(project, members), optimism=optimism)
+    value = names | tune_oof(project, recipe, oof, optimism=optimism)
+    if isinstance(recipe, Ensemble):
+        value["ensemble"] = _compared(project, recipe, members, oof)
     project.ledger.forget("tune")
     write_json(project.tuning_json, value)
     value = read_json(project.tuning_json)  # what a notebook gets now is what it will read later
@@ -110,6 +114,34 @@ def verdict_on(tuning: dict[str, Any]) -> str:
         return f"not searched, the recipe gives one rule: '{tuning['found_text']}'"
     verdict = "kept" if tuning["kept"] else "not kept: no certain gain"
     return f"found '{tuning['found_text']}' ({verdict})"
+
+
+def _compared(
+    project: Project, ensemble: Ensemble, members: Sequence[Member], oof: Mapping[int, MeanCodes]
+) -> dict[str, Any]:
+    """Return how the ensemble does beside its recipes."""
+    of_run: dict[str, list[Member]] = {}
+    for member in members:
+        if member.fold != ALL:
+            of_run.setdefault(member.run.path.name, []).append(member)
+    each = {name: oof_of(project, own) for name, own in of_run.items()}
+    weights = {name: own[0].weight for name, own in of_run.items()}
+    found = compare_recipes(project, ensemble, oof, each, weights)
+    text = _ensemble_text(found)
+    logger.info("%s", text)
+    return found | {"text": text}
+
+
+def _ensemble_text(found: Mapping[str, Any]) -> str:
+    """Return the sentence on an ensemble beside the best of its recipes."""
+    row = next(row for row in found["table"] if row["run"] == found["best"])
+    if len(found["table"]) == 1:
+        return f"ensemble {found['name']}: so far {row['run']} alone ({row['score']:.4f})"
+    return (
+        f"ensemble {found['name']}: {row['ensemble']:.4f} beside {row['score']:.4f} of {row['run']}, the best of "
+        f"{len(found['table'])} recipes (plain, on the same images); gain {found['gain_mean']:+.4f}, 80% bounds "
+        f"{found['gain_low']:+.4f} … {found['gain_high']:+.4f}: {found['verdict']}"
+    )
 
 
 def submit_members(project: Project, members: Sequence[Member]) -> Verdict:
@@ -182,9 +214,12 @@ def need_tuning(project: Project, members: Sequence[Member]) -> dict[str, Any]:
 
 
 def _tune_key(project: Project, members: Sequence[Member]) -> str:
-    recipe = members[0].run.recipe
+    recipe = members[0].judge
     oof = [f"{fold} {codes_digest(codes)}" for fold, codes in oof_of(project, members).items()]
-    names = [member.name for member in members]
+    names = [
+        member.name if member.ensemble is None else f"{member.name} weighs {member.weight}"
+        for member in members
+    ]
     parts = (str(recipe.folds.group_by), project.folds.hash)
     return project.key(
         _VERSIONS["tune"], *parts, recipe.metric, str(recipe.tuning), str(recipe.seed), *names, *oof
@@ -204,8 +239,8 @@ def report_facts(project: Project, members: Sequence[Member]) -> "ReportFacts":
 
     oof, tuning = oof_of(project, members), need_tuning(project, members)
     rows = [row for row in project.folds.rows if row.fold in oof and row.id not in project.blank]
-    run, masks = members[0].run, project.cache.train_masks
-    rule, metric = Rule(**tuning["rule"]), get_metric(run.recipe.metric)
+    run, judge, masks = members[0].run, members[0].judge, project.cache.train_masks
+    rule, metric = Rule(**tuning["rule"]), get_metric(judge.metric)
     preds = {row.id: apply_rule(oof[row.fold][row.id][..., 0], rule) for row in rows}
     stats = {row.id: metric.stats(preds[row.id], masks[row.id][..., 0]) for row in rows}
     scores = {name: float(metric.value(row[None])[0]) for name, row in stats.items()}
@@ -220,10 +255,10 @@ def report_facts(project: Project, members: Sequence[Member]) -> "ReportFacts":
         ]
     return ReportFacts(
         title=Path(project.catalog.root).name,
-        run=run.path.name,
+        run=judge.name if members[0].ensemble else run.path.name,
         members=[member.name for member in members],
         check=read_json(project.check_json) if project.check_json.exists() else None,
-        recipe_yaml=run.recipe.to_yaml(),
+        recipe_yaml=_recipes_text(members),
         environment=(run.path / "environment.txt").read_text(),
         folds=fold_lines(all_rows, judged, metric),
         groups=[] if run.recipe.folds.group_by is None else group_lines(all_rows, judged, metric),
@@ -242,6 +277,7 @@ def report_facts(project: Project, members: Sequence[Member]) -> "ReportFacts":
         view=run.recipe.input.view,
         masks=masks,
         preds=preds,
+        labels=[f"{name}: {made}" for name, made in labels_of(members).items()],
     )
 
 
@@ -260,11 +296,21 @@ def _columns(project: Project) -> dict[str, tuple[list[float], list[float]]]:
 
 def _plan_of(project: Project, members: Sequence[Member]) -> dict[str, Any] | None:
     """Return plan.json if these members are of its units."""
-    if not project.plan_json.exists():
+    if not project.plan_json.exists() or members[0].ensemble is not None:
         return None
     plan: dict[str, Any] = read_json(project.plan_json)
     units = {(unit["run"], unit["fold"]) for unit in plan["units"]}
     return plan if {(member.run.path.name, member.fold) for member in members} <= units else None
+
+
+def _recipes_text(members: Sequence[Member]) -> str:
+    """Return the recipe as YAML, or the ensemble and the recipes of its members."""
+    run, ensemble = members[0].run, members[0].ensemble
+    if ensemble is None:
+        return run.recipe.to_yaml()
+    recipes = {member.run.path.name: member.run.recipe for member in members}
+    texts = [f"# {name}\n{recipe.to_yaml()}" for name, recipe in recipes.items()]
+    return "---\n".join([ensemble.to_yaml(), *texts])
 
 
 def _budget_text(project: Project) -> str:

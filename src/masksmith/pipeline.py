@@ -17,6 +17,7 @@ from masksmith.budget import Budget, parse_duration
 from masksmith.data.catalog import read_catalog
 from masksmith.data.checks import CheckReport, check_data
 from masksmith.data.synthetic import make_example
+from masksmith.ensemble import Ensemble, is_ensemble, load_ensemble, load_judge, member_recipes
 from masksmith.errors import InputError
 from masksmith.files import folder_lock, write_json, write_text
 from masksmith.finish import report_members, submit_members, test_shapes, tune_members
@@ -27,16 +28,17 @@ from masksmith.planner import Planner, machine_tools
 from masksmith.predicting import predict_member
 from masksmith.progress import logger
 from masksmith.project import Project, Run, refuse_inside
-from masksmith.recipe import Listing, Recipe, list_recipes, load_recipe, parse_recipe, recipe_source
+from masksmith.recipe import Listing, Recipe, list_recipes, load_recipe, parse_header, recipe_source
 from masksmith.seeds import measure_noise, noise_text, read_noise
 from masksmith.splits import Folds
-from masksmith.stages import folds_of, sweep_lr, train_run
+from masksmith.stages import folds_of, sweep_lr
 from masksmith.submission import (
     Scored,
     Verdict,
     score_files,
     validate_submission,
 )
+from masksmith.teaching import train_asked
 
 if TYPE_CHECKING:
     from masksmith.models.convert import Converted
@@ -78,7 +80,7 @@ def check(data: str | Path, out: str | Path | None = None) -> CheckReport:
 
 def folds(out: str | Path, *, recipe: str = "default", overrides: Overrides = ()) -> Folds:
     """Make the folds of a project, once; later calls read them."""
-    project, asked = Project.open(Path(out)), load_recipe(recipe, _dotted(overrides))
+    project, asked = Project.open(Path(out)), load_judge(recipe, _dotted(overrides))
     with folder_lock(project.root):
         return folds_of(project, asked)
 
@@ -90,11 +92,21 @@ def train(
     overrides: Overrides = (),
     augment: CallableAugment | None = None,
 ) -> Run:
-    """Train the folds of a recipe that are not trained yet; ``augment`` as for ``compete``."""
-    project, asked = Project.open(Path(out)), load_recipe(recipe, _dotted(overrides))
+    """Train the folds of a recipe, or of all recipes of an ensemble, that are not trained yet.
+
+    Args:
+        out: Project folder.
+        recipe: A bundled recipe or ensemble, or a YAML file.
+        overrides: Dotted changes, as for ``compete``.
+        augment: As for ``compete``.
+
+    Returns:
+        The run of the recipe, or of the first recipe of the ensemble.
+    """
+    project, asked = Project.open(Path(out)), load_judge(recipe, _dotted(overrides))
     project.custom = augment
     with folder_lock(project.root), pulse.graceful():
-        return train_run(project, asked)
+        return train_asked(project, asked)
 
 
 def predict(out: str | Path, *, run: str | None = None) -> Run:
@@ -141,7 +153,7 @@ def noise(out: str | Path, *, recipe: str | None = None, overrides: Overrides = 
     """
     project = Project.open(Path(out))
     named = recipe or _last_recipe(project)
-    asked = load_recipe(named, _dotted(overrides))
+    asked = _load_one(named, _dotted(overrides), what="seed noise is that of")
     with folder_lock(project.root), pulse.graceful():
         folds_of(project, asked)
         return measure_noise(project, asked)
@@ -160,7 +172,8 @@ def lr(out: str | Path, *, recipe: str = "default", overrides: Overrides = ()) -
     """
     from masksmith.reporting.figures import lr_curve
 
-    project, asked = Project.open(Path(out)), load_recipe(recipe, _dotted(overrides))
+    project = Project.open(Path(out))
+    asked = _load_one(recipe, _dotted(overrides), what="a range test is made with")
     first = asked.training.stages[0].optimizer
     assert first is not None
     with folder_lock(project.root), pulse.graceful():
@@ -224,7 +237,8 @@ def plan(
             return plan(data, budget=budget, out=inside, recipe=recipe, overrides=overrides, device=device)
     began, duration = time.monotonic(), parse_duration(budget)
     pinned = _pinned(overrides, device)
-    asked = load_recipe(recipe, pinned)
+    asked = _load_one(recipe, pinned, what="a budget plans")
+    _refuse_pseudo_in_budget(asked)
     check(data, out)
     project = Project.open(Path(out))
     with folder_lock(project.root), pulse.graceful():
@@ -260,6 +274,8 @@ class Result:
                 f"members: {', '.join(self.members)}",
                 f"rule: {self.tuning['rule_text']}",
             ]
+            if "ensemble" in self.tuning:
+                lines.append(self.tuning["ensemble"]["text"])
         else:
             lines.append("nothing is trained yet: the submission is the baseline")
         lines.append(f"submission: {self.submission or 'none, there are no test images'}")
@@ -288,8 +304,10 @@ def compete(
     Args:
         data: Folder with the data, as it was downloaded.
         out: Project folder; the same call again does only what is missing.
-        recipe: A bundled recipe's name, or a YAML file.
-        overrides: Dotted changes of the recipe: ``["folds.train=1"]`` or ``{"folds.train": 1}``.
+        recipe: The name of a bundled recipe or ensemble, or a YAML file. Of an ensemble all recipes are trained, and
+            their probabilities are averaged; a recipe with pseudo-labels trains its teacher first.
+        overrides: Dotted changes of the recipe: ``["folds.train=1"]`` or ``{"folds.train": 1}``. Those of an ensemble
+            change each of its recipes, but name, members and tuning, which are the ensemble's own.
         budget: Wall-clock time such as "20m" for the project as a whole, or "+20m" on top of what is spent: model,
             length and folds are planned for it, and more time adds to what is trained. None trains the recipe.
         device: "cpu", "cuda", "mps" or "auto".
@@ -303,12 +321,8 @@ def compete(
     began = time.monotonic()
     duration = None if budget is None else parse_duration(budget)
     pinned = _pinned(overrides, device)
-    asked = load_recipe(recipe, pinned)
-    if duration is not None and asked.folds.refit:
-        raise InputError(
-            "folds.refit: true, with a budget that itself decides what is trained; leave it false, or train without "
-            "--budget"
-        )
+    planned = None if duration is None else _load_to_plan(recipe, pinned)
+    asked = planned or load_judge(recipe, pinned)
     with pulse.graceful():
         for line in str(check(data, out)).splitlines():
             logger.info("%s", line)
@@ -319,8 +333,8 @@ def compete(
             with pulse.listen(clock.beat):
                 logger.info("folds:\n%s", folds_of(project, asked))
                 planner = None
-                if duration is not None:
-                    planner = Planner(project, asked, _keys(pinned), machine_tools(project, asked))
+                if planned is not None:
+                    planner = Planner(project, planned, _keys(pinned), machine_tools(project, planned))
                 done = compete_units(project, asked, planner, clock)
             clock.write()
     return Result(
@@ -368,27 +382,39 @@ def convert(
     return convert_checkpoint(Path(checkpoint), Path(out), key=key, only=only, force=force)
 
 
-def recipes(name: str | None = None) -> "list[Listing] | RecipeCard":
-    """Return the bundled recipes, or all about one: header, every value, weights, size trace."""
-    return list_recipes() if name is None else describe_recipe(name)
+def recipes(name: str | None = None) -> "list[Listing] | RecipeCard | EnsembleCard":
+    """Return the bundled recipes, or all about one: header, every value, weights, size trace.
+
+    Of an ensemble: header, every value, and the cards of its recipes.
+    """
+    if name is None:
+        return list_recipes()
+    return describe_ensemble(name) if is_ensemble(name) else describe_recipe(name)
 
 
 def verify(name: str | None = None, *, scale: str = "small") -> "Verdicts":
     """Check a bundled recipe, or all: weights, size trace, four losses, and that its net learns eight images.
 
+    Of an ensemble: that its recipes are there, can be read, and agree on folds and metric.
+
     Args:
-        name: Of the recipe; None: all.
+        name: Of the recipe or ensemble; None: all.
         scale: "small" (narrow decoders, at most 64 pixels) or "full".
 
     Raises:
         InputError: An unknown recipe or scale, or a recipe is not what it was; the message says in what.
     """
-    from masksmith.verification import Verdicts, golden, refuse_failed
+    from masksmith.verification import Verdicts, golden, refuse_failed, verify_ensemble
     from masksmith.verification import verify as verify_recipe
 
     names = [listing.name for listing in list_recipes()] if name is None else [name]
     known = golden()
-    checked = [verify_recipe(load_recipe(one), scale=scale, known=known.get(one)) for one in names]
+    checked = [
+        verify_ensemble(one)
+        if is_ensemble(one)
+        else verify_recipe(load_recipe(one), scale=scale, known=known.get(one))
+        for one in names
+    ]
     verdicts = Verdicts(checked)
     refuse_failed(verdicts)
     return verdicts
@@ -421,6 +447,39 @@ def _pinned(overrides: Overrides, device: str | None) -> tuple[str, ...]:
     return (*_dotted(overrides), *extra)
 
 
+def _load_one(name: str, overrides: tuple[str, ...], *, what: str) -> Recipe:
+    """Load a recipe; an ensemble is refused, and the message says what is done with one recipe alone."""
+    if is_ensemble(name):
+        members = load_ensemble(name).members
+        named = ", ".join(dict.fromkeys(member.recipe for member in members))
+        raise InputError(f"recipe {name}: it is an ensemble, and {what} one recipe; take one of {named}")
+    return load_recipe(name, overrides)
+
+
+def _load_to_plan(name: str, pinned: tuple[str, ...]) -> Recipe:
+    """Load a recipe that is trained within a budget.
+
+    Raises:
+        InputError: It is an ensemble, or asks for a refit or pseudo-labels, whose trainings a budget does not plan.
+    """
+    asked = _load_one(name, pinned, what="a budget plans")
+    if asked.folds.refit:
+        raise InputError(
+            "folds.refit: true, with a budget that itself decides what is trained; leave it false, or train without "
+            "--budget"
+        )
+    _refuse_pseudo_in_budget(asked)
+    return asked
+
+
+def _refuse_pseudo_in_budget(asked: Recipe) -> None:
+    if asked.pseudo is not None:
+        raise InputError(
+            f"pseudo: {asked.name} learns from {asked.pseudo.teacher}, and a budget does not plan that training; "
+            f"train without --budget, or give the budget to the recipe {asked.pseudo.teacher}"
+        )
+
+
 def _keys(pinned: Sequence[str]) -> list[str]:
     return [override.partition("=")[0] for override in pinned]
 
@@ -449,26 +508,55 @@ class RecipeCard:
 
     def __str__(self) -> str:
         lines = [f"# {key}: {text}" for key, text in self.header.items()]
-        lines += [
-            "",
-            self.values.rstrip(),
-            "",
-            f"weights: {self.num_weights:,}",
-            f"size trace ({'one channel' if self.channels == 1 else f'{self.channels} channels'}, 101x101):",
-        ]
-        lines += [f"  {line.block:12s} {line.channels:5d} x {line.hw[0]}x{line.hw[1]}" for line in self.trace]
+        return "\n".join([*lines, "", self.values.rstrip(), "", *self.net_lines()])
+
+    def net_lines(self) -> list[str]:
+        """Return the lines on the net: its weights and its size trace."""
+        seen = "one channel" if self.channels == 1 else f"{self.channels} channels"
+        trace = [f"  {line.block:12s} {line.channels:5d} x {line.hw[0]}x{line.hw[1]}" for line in self.trace]
+        return [f"weights: {self.num_weights:,}", f"size trace ({seen}, 101x101):", *trace]
+
+
+@dataclass(frozen=True)
+class EnsembleCard:
+    """All about one ensemble."""
+
+    name: str
+    header: dict[str, str]
+    values: str
+    members: list[tuple[str, RecipeCard]]
+    """A line on each member, and the card of its recipe as the ensemble changes it."""
+
+    def __str__(self) -> str:
+        lines = [*(f"# {key}: {text}" for key, text in self.header.items()), "", self.values.rstrip()]
+        for line, card in self.members:
+            lines += ["", line, *card.net_lines()]
         return "\n".join(lines)
 
 
 def describe_recipe(name: str) -> RecipeCard:
     """Return header, values, number of weights and size trace of a recipe; weights are not loaded."""
+    return _card(load_recipe(name), recipe_source(name)[0])
+
+
+def describe_ensemble(name: str) -> EnsembleCard:
+    """Return header and values of an ensemble, and the cards of its members; weights are not loaded."""
+    ensemble: Ensemble = load_ensemble(name)
+    cards = []
+    for at, (member, recipe) in enumerate(zip(ensemble.members, member_recipes(ensemble), strict=True)):
+        changes = f" with {', '.join(member.set)}" if member.set else ""
+        line = f"member {at}: {recipe.name}, weight {member.weight:g} ({member.recipe}{changes})"
+        cards.append((line, _card(recipe, recipe_source(member.recipe)[0])))
+    header = parse_header(recipe_source(name)[0])
+    return EnsembleCard(ensemble.name, header, ensemble.to_yaml(), cards)
+
+
+def _card(recipe: Recipe, text: str) -> RecipeCard:
+    """Return the card of a recipe whose header stands in ``text``."""
     from masksmith.models import build_model, size_trace
     from masksmith.models.encoders import settle_encoder
     from masksmith.preprocess import round_up
-    from masksmith.recipe import parse_header
 
-    text, where = recipe_source(name)
-    recipe = parse_recipe(text, where=where)
     settled = settle_encoder(recipe.model.encoder, "none") if recipe.model.encoder == "auto" else None
     encoder = settled.encoder if settled else recipe.model.encoder
     model_config: ModelConfig = recipe.model.model_copy(

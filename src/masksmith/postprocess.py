@@ -32,7 +32,8 @@ from masksmith.metrics.protocol import Groups
 from masksmith.prediction import code_of, prob_of
 from masksmith.randomness import stream
 
-_BOUND_QUANTILE = 0.2  # the lower 80% bound of a gain
+BOUND_QUANTILE = 0.2
+"""Below it lies the lower 80% bound of a gain."""
 Pairs = Sequence[tuple[UInt16[np.ndarray, "..."], UInt8[np.ndarray, "..."]]]
 """Codes and target of each image, (h, w) both; the images may have many sizes."""
 PARTS = 5  # group-wise parts for the nested score where only one fold was trained
@@ -301,7 +302,7 @@ def search_rule(
     gains, plain_scores = paired_bootstrap(
         metric, nested_rows, plain_rows, groups, labels=labels, resamples=resamples, rng=stream(seed)
     )
-    low, high = np.quantile(gains, [_BOUND_QUANTILE, 1 - _BOUND_QUANTILE])
+    low, high = np.quantile(gains, [BOUND_QUANTILE, 1 - BOUND_QUANTILE])
     kept = bool(low > 0)
     curve = [
         (prob_of(int(t)), metric.score(sweep.rows_of(Rule(int(t), 0, int(t))), members))

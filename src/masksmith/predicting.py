@@ -15,7 +15,7 @@ from masksmith.arrays import Codes
 from masksmith.data.store import Store, is_whole
 from masksmith.errors import InputError
 from masksmith.files import digest
-from masksmith.members import Member
+from masksmith.members import Member, weights_of_test
 from masksmith.metrics import get_metric
 from masksmith.postprocess import PLAIN, apply_rule
 from masksmith.prediction.codes import MeanCodes, open_codes
@@ -83,14 +83,17 @@ def predict_member(project: Project, member: Member, *, stages: Sequence[str] = 
 def oof_of(project: Project, members: Sequence[Member]) -> dict[int, MeanCodes]:
     """Return, for each fold that a member covers, the mean probabilities of its held-out images.
 
+    The weights are those of the members that cover the fold.
+
     Raises:
         InputError: Probabilities are missing, damaged, of other images, or of other weights than the present ones.
     """
-    folds = sorted({member.fold for member in members} - {ALL})
-    return {
-        fold: MeanCodes([_need_oof(project, member) for member in members if member.fold == fold])
-        for fold in folds
-    }
+    found = {}
+    for fold in sorted({member.fold for member in members} - {ALL}):
+        inside = [member for member in members if member.fold == fold]
+        stores = [_need_oof(project, member) for member in inside]
+        found[fold] = MeanCodes(stores, [member.weight for member in inside])
+    return found
 
 
 def test_of(project: Project, members: Sequence[Member]) -> MeanCodes:
@@ -99,13 +102,16 @@ def test_of(project: Project, members: Sequence[Member]) -> MeanCodes:
     Raises:
         InputError: As oof_of.
     """
-    return MeanCodes([_need_codes(project, member, "test") for member in members])
+    stores = [_need_codes(project, member, "test") for member in members]
+    return MeanCodes(stores, weights_of_test(members))
 
 
 def codes_digest(codes: MeanCodes) -> str:
     """Return a hash of what the probabilities are."""
+    weights = [] if codes.weights is None else [str(codes.weights)]
     return digest(
-        *(f"{name} {entry.crc32}" for store in codes.stores for name, entry in store.entries.items())
+        *(f"{name} {entry.crc32}" for store in codes.stores for name, entry in store.entries.items()),
+        *weights,
     )
 
 

@@ -14,6 +14,7 @@ from masksmith.augment import CallableAugment
 from masksmith.data.cache import Cache, build_cache
 from masksmith.data.catalog import Catalog
 from masksmith.data.checks import constant_ids
+from masksmith.ensemble import Judge
 from masksmith.errors import InputError
 from masksmith.files import Ledger, digest, read_json, remove, write_json, write_text
 from masksmith.inputs import InputConfig, Inputs, make_inputs
@@ -60,6 +61,10 @@ class Run:
     def test(self, fold: int) -> Path:
         """Test probabilities of a fold."""
         return self.path / "test" / f"{fold_name(fold)}.npy"
+
+    def pseudo(self, fold: int) -> Path:
+        """Pseudo-labels that a fold is trained on: masks of those test images that its teacher is sure of."""
+        return self.path / "pseudo" / f"{fold_name(fold)}.npy"
 
 
 class Project:
@@ -208,7 +213,7 @@ class Project:
             raise InputError(f"{self.folds_csv}: not there yet; run `masksmith folds {self.root}` first")
         return read_folds(self.folds_csv, ids=[sample.id for sample in self.catalog.train])
 
-    def metric_groups(self, recipe: Recipe, names: Sequence[str]) -> Shaped[np.ndarray, " n"]:
+    def metric_groups(self, recipe: Judge, names: Sequence[str]) -> Shaped[np.ndarray, " n"]:
         """Return the group of each image that a metric of groups means: its value of ``folds.group_by``.
 
         Without a column (and for similar images) it is the group of ``folds.csv``, which may hold more: values that

@@ -14,7 +14,8 @@ from masksmith.predicting import oof_of, predict_member
 from masksmith.progress import Remaining, logger
 from masksmith.project import Project
 from masksmith.recipe import Recipe
-from masksmith.stages import is_trained, open_run, train_member, work_of
+from masksmith.stages import is_trained, open_run, work_of
+from masksmith.teaching import train_taught, with_teachers
 from masksmith.tuning import plain_score
 
 SEEDS = 3
@@ -53,10 +54,11 @@ def measure_noise(project: Project, recipe: Recipe) -> dict[str, Any]:
         if len(members) == SEEDS:
             break
     missing = [member for member in members if not is_trained(project, member)]
-    remaining = Remaining(sum(work_of(project, member.run, [0]) for member in missing))
+    units = [unit for unit in with_teachers(project, missing) if not is_trained(project, unit)]
+    remaining = Remaining(sum(work_of(project, unit.run, [unit.fold]) for unit in units))
     scores: dict[str, float] = {}
     for member in members:
-        train_member(project, member, remaining=remaining)
+        train_taught(project, member, remaining=remaining)
         predict_member(project, member, stages=("oof",))
         name = str(member.run.recipe.seed)
         scores[name] = plain_score(project, recipe, oof_of(project, [member]))

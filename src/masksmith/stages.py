@@ -5,6 +5,7 @@ is not run again.
 """
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,9 +16,10 @@ from masksmith.augment import CallableAugment
 from masksmith.config import look_up, suggest
 from masksmith.data.checks import duplicate_groups
 from masksmith.data.likeness import similar_groups
-from masksmith.data.store import Store
+from masksmith.data.store import Store, is_whole
+from masksmith.ensemble import Judge, member_recipes
 from masksmith.errors import InputError
-from masksmith.files import remove
+from masksmith.files import digest, remove
 from masksmith.members import Member, members_of_run, read_members
 from masksmith.metrics import get_metric
 from masksmith.postprocess import PLAIN, apply_rule
@@ -25,7 +27,7 @@ from masksmith.prediction.codes import to_codes
 from masksmith.preprocess import Frame
 from masksmith.progress import Remaining, logger
 from masksmith.project import Project, Run
-from masksmith.recipe import Recipe
+from masksmith.recipe import Recipe, load_teacher
 from masksmith.splits import (
     ALL,
     Folds,
@@ -50,7 +52,7 @@ _FORWARD_WORK = 0.35  # a forward pass costs about this share of a training step
 _VERSION = "3"
 
 
-def folds_of(project: Project, recipe: Recipe) -> Folds:
+def folds_of(project: Project, recipe: Judge) -> Folds:
     """Read the folds, or make them if there are none."""
     column, similar = recipe.folds.group_by, recipe.folds.similar_count
     values = None if column is None or similar else group_values(project.catalog.train, column)
@@ -203,24 +205,59 @@ def open_run(project: Project, asked: Recipe) -> Run:
         refuse_refit(asked.training)
     for stage in ("oof", "test"):
         scalars_of(project, asked, stage)
-    run = project.run_of(asked) or project.add_run(asked, resolve(asked))
+    taught = asked if asked.pseudo is None else _open_teacher(project, asked)
+    run = project.run_of(asked) or project.add_run(asked, resolve(taught))
     check_prediction(run.recipe)
     run.ledger.mark_done("folds", made.hash)
     return run
 
 
-def train_run(project: Project, asked: Recipe) -> Run:
-    """Resolve the recipe and train the folds that are not trained."""
-    run = open_run(project, asked)
-    project.make_current(run)
-    missing = [member.fold for member in members_of_run(run) if not is_trained(project, member)]
-    if not missing:
-        logger.info("run %s: all folds are trained", run.path.name)
-        return run
-    remaining = Remaining(work_of(project, run, missing))
-    for fold in missing:
-        train_member(project, Member(run, fold), remaining=remaining)
-    return run
+def _open_teacher(project: Project, asked: Recipe) -> Recipe:
+    """Return the recipe with the run of its teacher, which is made now if there is none.
+
+    Raises:
+        InputError: There are no test images to label, or one has the id of a training image; or as open_run.
+    """
+    assert asked.pseudo is not None, asked.name
+    if asked.pseudo.teacher_run is not None:  # a resolved recipe
+        project.run(asked.pseudo.teacher_run)
+        return asked
+    cache = project.cache
+    if not len(cache.test_images):
+        raise InputError(
+            f"{project.catalog.root}: there are no test images to make pseudo-labels of; set pseudo=null and "
+            "training.stages[…].data=labelled, or add test images"
+        )
+    if both := set(cache.train_images) & set(cache.test_images):
+        raise InputError(
+            f"{project.catalog.root}: {len(both)} ids are in the training set and in the test set, for example "
+            f"{min(both)!r}; with pseudo-labels an image's id must be its own: rename the files of one set"
+        )
+    teacher = open_run(project, load_teacher(asked))
+    pseudo = asked.pseudo.model_copy(update={"teacher_run": teacher.path.name})
+    return asked.model_copy(update={"pseudo": pseudo})
+
+
+def open_members(project: Project, asked: Judge) -> list[Member]:
+    """Return the members that a recipe or an ensemble asks for, their runs made if there are none.
+
+    Those of an ensemble come fold by fold, so that its first submission has something of each recipe early.
+
+    Raises:
+        InputError: As open_run.
+    """
+    if isinstance(asked, Recipe):
+        return members_of_run(open_run(project, asked))
+    members: list[Member] = []
+    for entry, recipe in zip(asked.members, member_recipes(asked), strict=True):
+        run = open_run(project, recipe)
+        if any(run.path == member.run.path for member in members):
+            raise InputError(
+                f"ensemble {asked.name}: two members are the same training, {run.path.name}, on this machine; change a "
+                "value that decides the weights, such as seed, in the set of one"
+            )
+        members += [replace(one, weight=entry.weight, ensemble=asked) for one in members_of_run(run)]
+    return sorted(members, key=lambda member: member.fold)
 
 
 def train_member(
@@ -259,7 +296,13 @@ def train_member(
     logger.info("run %s: training %s", run.path.name, what)
     training = training_of(project, run, fold)
     fabric = make_fabric(run.recipe.training)
-    data = _data_of(project, run.recipe, fold, key=train_key(project, run, fold))
+    data = _data_of(
+        project,
+        run.recipe,
+        fold,
+        key=train_key(project, run, fold),
+        pseudo=_pseudo_data(project, run, fold),
+    )
     model = _fresh_model(project, run, fold)
     _learn_scalars(model, data)
     _refuse_too_large(run.recipe, training, model, data)
@@ -320,7 +363,7 @@ def keep_interim(project: Project, member: Member) -> Member | None:
     ):
         return None
     tensors, facts = found
-    interim = Member(member.run, member.fold, interim=True)
+    interim = replace(member, interim=True)
     save_tensors(interim.weights, averaged(tensors), {"epoch": facts["position"]})
     return interim
 
@@ -354,11 +397,20 @@ def is_trained(project: Project, member: Member) -> bool:
 
 
 def train_key(project: Project, run: Run, fold: int) -> str:
-    """Return the key of a fold's training: data, folds, recipe, and the weights that it starts from."""
+    """Return the key of a fold's training: data, folds, recipe, its pseudo-labels, and the weights it starts from."""
     start = run.recipe.training.start_run
     begun = "" if start is None else checksum_of(_start_weights(project, start, fold))
     training = str(training_of(project, run, fold)) if fold == ALL else ""
-    return project.key(_VERSION, run.recipe.hash, project.folds.hash, begun, training)
+    labels = [] if run.recipe.pseudo is None else [_labels_digest(run, fold)]
+    return project.key(_VERSION, run.recipe.hash, project.folds.hash, begun, training, *labels)
+
+
+def _labels_digest(run: Run, fold: int) -> str:
+    """Return a hash of the pseudo-labels of a fold; empty where there are none yet."""
+    path = run.pseudo(fold)
+    if not is_whole(path):
+        return ""
+    return digest(*(f"{name} {entry.crc32}" for name, entry in Store(path).entries.items()))
 
 
 def _held_out(run: Run) -> list[Member]:
@@ -438,7 +490,9 @@ def checksum_of(weights: Path) -> str:
     return str(facts_of(weights)["checksum"])
 
 
-def _data_of(project: Project, recipe: Recipe, fold: int, *, key: str) -> "FoldData":
+def _data_of(
+    project: Project, recipe: Recipe, fold: int, *, key: str, pseudo: "FoldData | None" = None
+) -> "FoldData":
     from masksmith.training.stages import FoldData
 
     ids = [name for name in project.folds.outside(fold) if name not in project.blank]
@@ -453,11 +507,36 @@ def _data_of(project: Project, recipe: Recipe, fold: int, *, key: str) -> "FoldD
         size=recipe.size,
         scalars={name: scalars[name] for name in ids} if scalars else {},
         custom=project.custom,
+        pseudo=pseudo,
+    )
+
+
+def _pseudo_data(project: Project, run: Run, fold: int) -> "FoldData | None":
+    """Return the test images of a fold's pseudo-labels; None where the recipe has none.
+
+    Before they are made it is all test images, with masks that nothing may read: enough to count the work ahead.
+    """
+    from masksmith.training.stages import FoldData
+
+    if run.recipe.pseudo is None:
+        return None
+    images, made = project.cache.test_images, is_whole(run.pseudo(fold))
+    masks = Store(run.pseudo(fold)) if made else images
+    scalars = scalars_of(project, run.recipe, "test")
+    return FoldData(
+        fold,
+        masks.ids,
+        images,
+        masks,
+        run.recipe.seed,
+        size=run.recipe.size,
+        scalars={name: scalars[name] for name in masks} if scalars else {},
+        custom=project.custom,
     )
 
 
 def _learn_scalars(model: "SegmentationModel", data: "FoldData") -> None:
-    """Let a model that takes scalars standardise them as the images of a training have them."""
+    """Let a model that takes scalars standardise them as the labelled images of a training have them."""
     if data.scalars:
         model.set_scalar_statistics(np.array([data.scalars[name] for name in data.ids], np.float32))
 
@@ -476,6 +555,11 @@ def sweep_lr(project: Project, asked: Recipe, *, fold: int = 0) -> "LrCurve":
         raise InputError(
             f"training.start_run: {asked.training.start_run}: a range test begins with the model's own weights; "
             "expected null"
+        )
+    if asked.training.stages[0].data != "labelled":
+        raise InputError(
+            f"training.stages[0].data: {asked.training.stages[0].data!r}: a range test has no pseudo-labels; try "
+            "--set training.stages.0.data=labelled (and --set pseudo=null where no other stage uses any)"
         )
     recipe = resolve(asked)
     fabric = make_fabric(recipe.training)
@@ -582,8 +666,6 @@ def work_of(project: Project, run: Run, missing: list[int]) -> float:
         held_out = _pixels(cache.train_images, project.folds.inside(fold))
         test = _pixels(cache.test_images, cache.test_images.ids)
         forward = held_out * (scorings + views) + test * views
-        total += (
-            training_work(recipe.training, _data_of(project, run.recipe, fold, key=""), divisor)
-            + _FORWARD_WORK * forward
-        )
+        data = _data_of(project, recipe, fold, key="", pseudo=_pseudo_data(project, run, fold))
+        total += training_work(recipe.training, data, divisor) + _FORWARD_WORK * forward
     return total

@@ -4,35 +4,39 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 
+from masksmith.ensemble import Ensemble, Judge
 from masksmith.errors import InputError
 from masksmith.metrics import Metric, get_metric
 from masksmith.metrics.protocol import Groups
 from masksmith.postprocess import (
+    BOUND_QUANTILE,
     PARTS,
     Rule,
     Sweep,
     Tuning,
     apply_rule,
     make_sweep,
+    paired_bootstrap,
     plain_rule,
     search_rule,
 )
 from masksmith.prediction.codes import MeanCodes
 from masksmith.project import Project, Run
-from masksmith.recipe import Recipe
+from masksmith.randomness import stream
 from masksmith.splits import FoldRow, assign_folds
 from masksmith.training.events import read_events
 
 
 def tune_oof(
-    project: Project, recipe: Recipe, oof: Mapping[int, MeanCodes], *, optimism: dict[str, float]
+    project: Project, recipe: Judge, oof: Mapping[int, MeanCodes], *, optimism: dict[str, float]
 ) -> dict[str, Any]:
     """Search the rule on the out-of-fold probabilities and return all scores as plain values.
 
     Args:
         project: Its folds and masks.
-        recipe: Its metric, candidates and seed.
+        recipe: The metric, candidates and seed of a recipe or an ensemble.
         oof: Fold -> probabilities of its held-out images.
         optimism: What choosing the best epochs may have added to the score (see optimism_of).
     """
@@ -126,12 +130,83 @@ def optimism_of(run: Run, fold: int) -> dict[str, float]:
     return {f"fold_{fold}": max(values) - values[-1]}
 
 
-def plain_score(project: Project, recipe: Recipe, oof: Mapping[int, MeanCodes]) -> float:
+def plain_score(project: Project, recipe: Judge, oof: Mapping[int, MeanCodes]) -> float:
     """Return the score of the plain rule (threshold 0.5) on the held-out images with content of these folds."""
+    rows = _plain_rows(project, recipe, oof)
+    return get_metric(recipe.metric).score(
+        np.stack(list(rows.values())), project.metric_groups(recipe, list(rows))
+    )
+
+
+def _plain_rows(
+    project: Project, recipe: Judge, oof: Mapping[int, MeanCodes]
+) -> dict[str, Float[np.ndarray, " k"]]:
+    """Return the metric's row of each held-out image with content under the plain rule, by id."""
     metric, masks = get_metric(recipe.metric), project.cache.train_masks
     rows = [row for row in project.folds.rows if row.fold in oof and row.id not in project.blank]
     rule = plain_rule(recipe.tuning)
-    stats = [
-        metric.stats(apply_rule(oof[row.fold][row.id][..., 0], rule), masks[row.id][..., 0]) for row in rows
+    return {
+        row.id: metric.stats(apply_rule(oof[row.fold][row.id][..., 0], rule), masks[row.id][..., 0])
+        for row in rows
+    }
+
+
+def compare_recipes(
+    project: Project,
+    ensemble: Ensemble,
+    oof: Mapping[int, MeanCodes],
+    each: Mapping[str, Mapping[int, MeanCodes]],
+    weights: Mapping[str, float],
+) -> dict[str, Any]:
+    """Compare an ensemble with each of its recipes, all under the plain rule on held-out images; return plain values.
+
+    The gain is that over the best recipe among those that cover the most images: a paired bootstrap over groups of the
+    images that it covers. That recipe was chosen on these very images, which flatters it, not the ensemble.
+
+    Args:
+        project: Its folds and masks.
+        ensemble: Its metric, resamples and seed.
+        oof: Fold -> averaged probabilities.
+        each: Name of a recipe's run -> fold -> its own probabilities.
+        weights: Name -> weight.
+    """
+    metric = get_metric(ensemble.metric)
+    blend = _plain_rows(project, ensemble, oof)
+    own = {name: _plain_rows(project, ensemble, codes) for name, codes in each.items()}
+
+    def score(rows: Mapping[str, Float[np.ndarray, " k"]], names: Sequence[str]) -> float:
+        groups = project.metric_groups(ensemble, names)
+        return metric.score(np.stack([rows[name] for name in names]), groups)
+
+    table: list[dict[str, Any]] = [
+        {
+            "run": name,
+            "weight": weights[name],
+            "folds": sorted(each[name]),
+            "images": len(rows),
+            "score": score(rows, list(rows)),
+            "ensemble": score(blend, list(rows)),
+        }
+        for name, rows in own.items()
     ]
-    return metric.score(np.stack(stats), project.metric_groups(recipe, [row.id for row in rows]))
+    best = max(table, key=lambda row: (row["images"], metric.utility(row["score"])))
+    names = list(own[best["run"]])
+    gains, _ = paired_bootstrap(
+        metric,
+        np.stack([blend[name] for name in names]),
+        np.stack([own[best["run"]][name] for name in names]),
+        project.folds.groups(names).tolist(),
+        labels=project.metric_groups(ensemble, names).tolist(),
+        resamples=ensemble.tuning.resamples,
+        rng=stream(ensemble.seed),
+    )
+    low, high = np.quantile(gains, [BOUND_QUANTILE, 1 - BOUND_QUANTILE])
+    return {
+        "name": ensemble.name,
+        "table": table,
+        "best": best["run"],
+        "gain_mean": float(gains.mean()),
+        "gain_low": float(low),
+        "gain_high": float(high),
+        "verdict": "better" if low > 0 else "worse" if high < 0 else "no certain difference",
+    }

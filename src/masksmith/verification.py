@@ -26,6 +26,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from masksmith.augment import AugmentConfig, GeometryConfig, IntensityConfig, MixingConfig
 from masksmith.config import look_up
 from masksmith.data.store import Store, StoreWriter
+from masksmith.ensemble import load_ensemble, member_recipes
 from masksmith.errors import InputError
 from masksmith.models import SegmentationModel, build_model, size_trace
 from masksmith.models.config import ModelConfig
@@ -352,10 +353,31 @@ def verify(recipe: Recipe, *, scale: str = "small", known: dict[str, Any] | None
 
 
 @dataclass(frozen=True)
-class Verdicts:
-    """The checks of several recipes; ``print`` shows a line for each."""
+class VerifiedEnsemble:
+    """What the check of an ensemble found."""
 
-    each: Sequence[Verified]
+    name: str
+    members: list[str]
+    failures: list[str]
+
+    def __str__(self) -> str:
+        fine = f"{len(self.members)} members that agree on folds and metric: {', '.join(self.members)}"
+        return f"{self.name}: {'; '.join(self.failures) if self.failures else fine}"
+
+
+def verify_ensemble(name: str) -> VerifiedEnsemble:
+    """Check that the members of an ensemble are there, can be read, and agree; their nets are checked as recipes."""
+    try:
+        return VerifiedEnsemble(name, [recipe.name for recipe in member_recipes(load_ensemble(name))], [])
+    except InputError as error:
+        return VerifiedEnsemble(name, [], [str(error)])
+
+
+@dataclass(frozen=True)
+class Verdicts:
+    """The checks of several recipes and ensembles; ``print`` shows a line for each."""
+
+    each: Sequence[Verified | VerifiedEnsemble]
 
     @property
     def failed(self) -> list[str]:

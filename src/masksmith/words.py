@@ -16,6 +16,7 @@ from pydantic.fields import FieldInfo
 from masksmith.augment import AugmentConfig, GeometryConfig, IntensityConfig, MixingConfig
 from masksmith.augment.presets import GEOMETRY_PRESETS
 from masksmith.config import look_up
+from masksmith.ensemble import Ensemble, EnsembleMember
 from masksmith.losses import LOSSES
 from masksmith.metrics import METRICS
 from masksmith.models.architectures import ARCHITECTURES
@@ -23,6 +24,7 @@ from masksmith.models.config import ModelConfig
 from masksmith.prediction.runtime import RUNTIMES
 from masksmith.prediction.tta import TTA
 from masksmith.preprocess import SizeConfig
+from masksmith.recipe import PseudoConfig
 from masksmith.training.config import SamplerConfig, SwaConfig
 from masksmith.training.optim import OPTIMIZERS, SCHEDULES
 
@@ -143,6 +145,8 @@ KINDS: dict[str, Callable[[], list[Word]]] = {
     "averaging": lambda: _fields(SwaConfig),
     "model options": lambda: _fields(ModelConfig),
     "size": lambda: _fields(SizeConfig),
+    "pseudo-labels": lambda: _fields(PseudoConfig),
+    "ensembles": lambda: _fields(Ensemble, EnsembleMember),
     "views": lambda: _names(TTA),
     "runtimes": lambda: _names(RUNTIMES),
 }

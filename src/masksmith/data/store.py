@@ -306,3 +306,32 @@ class Store:
         """Return the ids whose bytes no longer have the checksum that was written."""
         wanted = self.ids if names is None else names
         return [name for name in wanted if zlib.crc32(self[name].data) != self.entries[name].crc32]
+
+
+class JoinedStore(Store):
+    """Several stores read as one: each array is read from the store that holds it."""
+
+    def __init__(self, stores: Sequence[Store]) -> None:
+        """Join stores of one element type, one or more, that hold no id twice."""
+        assert len({store.dtype for store in stores}) == 1, [store.path for store in stores]
+        self.stores = stores
+        self.entries = {name: entry for store in stores for name, entry in store.entries.items()}
+        self._home = {name: store for store in stores for name in store}
+        assert len(self.entries) == sum(map(len, stores)), [store.path for store in stores]
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Element type."""
+        return self.stores[0].dtype
+
+    def refuse_truncated(self) -> None:
+        """See Store."""
+        for store in self.stores:
+            store.refuse_truncated()
+
+    def checked(self, name: str) -> Shaped[np.ndarray, "h w c"]:
+        """See Store."""
+        return self._home[name].checked(name)
+
+    def __getitem__(self, name: str) -> Shaped[np.ndarray, "h w c"]:
+        return self._home[name][name]

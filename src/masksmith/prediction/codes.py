@@ -46,10 +46,18 @@ def open_codes(path: Path) -> Store:
 
 
 class MeanCodes:
-    """The mean of several stores' probabilities, image by image, as codes; of one store: that store's."""
+    """The mean of several stores' probabilities, image by image, as codes; of one store: that store's.
 
-    def __init__(self, stores: Sequence[Store]) -> None:
+    Args:
+        stores: The probabilities, of the same images.
+        weights: What each store weighs (above 0, of any sum); None: all the same.
+    """
+
+    def __init__(self, stores: Sequence[Store], weights: Sequence[float] | None = None) -> None:
         self.stores = stores
+        self.weights = None if weights is None or len(set(weights)) == 1 else list(weights)
+        """None where all weigh the same, whatever that was."""
+        assert self.weights is None or len(self.weights) == len(stores), (weights, len(stores))
 
     @property
     def ids(self) -> list[str]:
@@ -60,6 +68,10 @@ class MeanCodes:
         if len(self.stores) == 1:
             return self.stores[0][name]
         total = np.zeros(self.stores[0][name].shape, np.float64)
-        for store in self.stores:
-            total += store[name]
-        return np.rint(total / len(self.stores)).astype(np.uint16)
+        if self.weights is None:
+            for store in self.stores:
+                total += store[name]
+            return np.rint(total / len(self.stores)).astype(np.uint16)
+        for store, weight in zip(self.stores, self.weights, strict=True):
+            total += weight * store[name].astype(np.float64)
+        return np.rint(total / sum(self.weights)).astype(np.uint16)

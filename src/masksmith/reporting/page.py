@@ -58,6 +58,8 @@ class ReportFacts:
     """Bands of the images that are shown in red, green and blue; None: the first."""
     masks: Store
     preds: dict[str, Mask]
+    labels: list[str]
+    """A line on the pseudo-labels of each member that was trained on some."""
 
 
 def write_report(path: Path, facts: ReportFacts) -> Path:

@@ -345,6 +345,11 @@ def _check_steps(config: TrainingConfig, span: Sequence[int]) -> None:
     stages, first = config.stages, config.stages[span[0]]
     repeat = (first.sampler or config.sampler).repeat_worst_of
     for i in span:
+        if stages[i].data != first.data:
+            raise ValueError(
+                f"stages[{i}]: data {stages[i].data!r} is not that of stages[{span[0]}] ({first.data!r}), whose cycles "
+                "it continues; give it a schedule of its own"
+            )
         size, accumulate = config.batches_of(stages[i])
         if (size, accumulate) != config.batches_of(first):
             raise ValueError(

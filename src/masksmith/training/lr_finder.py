@@ -19,7 +19,7 @@ from masksmith.models import SegmentationModel
 from masksmith.progress import track
 from masksmith.training.config import TrainingConfig
 from masksmith.training.optim import set_lr
-from masksmith.training.stages import EpochBatches, FoldData, StepBatches
+from masksmith.training.stages import FoldData, StepBatches
 from masksmith.training.trainer import Trainer
 
 _SMOOTHING = 0.9  # share of the old value in the smoothed loss
@@ -105,7 +105,7 @@ def _steps(trainer: Trainer) -> Iterator[StepBatches]:
     number = 0
     while True:
         epoch = replace(trainer.plan[0], number=number)
-        batches = EpochBatches(trainer.tasks[0], trainer.data, epoch, trainer.sampling.order(epoch))
+        batches = trainer.batches(epoch, trainer.sampling.order(epoch))
         yield from map(batches.make, range(max(1, len(batches.order) // epoch.images)))
         number += 1
 

@@ -56,9 +56,15 @@ def steps_of(config: TrainingConfig, stage: Stage, num_images: int) -> int:
     return fresh + (fresh // repeat if repeat else 0)
 
 
-def plan_epochs(config: TrainingConfig, num_images: int) -> list[Epoch]:
-    """Lay the stages out as epochs with their number of steps; the last, incomplete batch of an epoch is left out."""
-    steps = [steps_of(config, stage, num_images) for stage in config.stages]
+def plan_epochs(config: TrainingConfig, num_images: int | Sequence[int]) -> list[Epoch]:
+    """Lay the stages out as epochs with their number of steps; the last, incomplete batch of an epoch is left out.
+
+    Args:
+        config: The training.
+        num_images: Images of every stage, or of each.
+    """
+    counts = [num_images] * len(config.stages) if isinstance(num_images, int) else num_images
+    steps = [steps_of(config, stage, count) for stage, count in zip(config.stages, counts, strict=True)]
     plan: list[Epoch] = []
     for number, span in enumerate(config.spans()):
         done, length = 0, sum(config.stages[i].epochs * steps[i] for i in span)

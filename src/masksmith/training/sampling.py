@@ -10,7 +10,7 @@ from torch import Tensor
 from masksmith.arrays import Int
 from masksmith.augment import with_copies
 from masksmith.randomness import stream
-from masksmith.training.config import SamplerConfig, TrainingConfig
+from masksmith.training.config import SamplerConfig, Stage, TrainingConfig
 from masksmith.training.plan import Epoch
 from masksmith.training.samplers import (
     Draw,
@@ -33,22 +33,37 @@ class Sampling:
             InputError: One asks for images that are not there.
         """
         self.data, self._flips = data, config.augment.append_flips
+        self._stages = config.stages
         self._samplers = [stage.sampler or config.sampler for stage in config.stages]
         self.by_loss = any(one.name == "curriculum" and one.by == "loss" for one in self._samplers)
         # what an epoch is drawn from must not change while it runs, or a resumed one would be another
-        self._before = torch.full((len(data.ids),), torch.inf, device=device)
+        pseudo = 0 if data.pseudo is None else len(data.pseudo.ids)
+        self._before = torch.full((len(data.ids) + pseudo,), torch.inf, device=device)
         self._seen = self._before.clone()
         self._recent = torch.zeros(max(one.repeat_worst_of or 1 for one in self._samplers), device=device)
         self._repeats = any(one.repeat_worst_of for one in self._samplers)
         for i, (stage, sampler) in enumerate(zip(config.stages, self._samplers, strict=True)):
             if sampler.name in ("non_empty", "weighted"):
                 where = "training.sampler" if stage.sampler is None else f"training.stages[{i}].sampler"
-                refuse_impossible(sampler, self.facts, where=where)
+                refuse_impossible(sampler, self.facts_of(stage), where=where)
 
     @cached_property
     def facts(self) -> ImageFacts:
-        """Coverage of the training images, read from their masks once."""
-        return image_facts(self.data.masks, self.data.ids)
+        """Coverage of all images, those with pseudo-labels last, read from their masks once."""
+        parts = [self.data] if self.data.pseudo is None else [self.data, self.data.pseudo]
+        each = [image_facts(part.masks, part.ids) for part in parts]
+        coverage = np.concatenate([one.coverage for one in each])
+        return ImageFacts(coverage, np.concatenate([one.classes for one in each]))
+
+    def facts_of(self, stage: Stage) -> ImageFacts:
+        """Coverage of the images that a stage is trained on."""
+        part = self._part(stage)
+        return ImageFacts(self.facts.coverage[part], self.facts.classes[part])
+
+    def _part(self, stage: Stage) -> slice:
+        """Return which of all images a stage is trained on."""
+        labelled = len(self.data.ids)
+        return {"labelled": slice(labelled), "pseudo": slice(labelled, None), "both": slice(None)}[stage.data]
 
     def of(self, epoch: Epoch) -> SamplerConfig:
         """Return the sampler of an epoch."""
@@ -56,20 +71,22 @@ class Sampling:
 
     def order(self, epoch: Epoch) -> Int[np.ndarray, " drawn"]:
         """Return the positions of an epoch's images, drawn by counter."""
-        sampler, num = self.of(epoch), len(self.data.ids)
+        stage = self._stages[epoch.stage]
+        sampler, num = self.of(epoch), len(self.data.of(stage).ids)
         rng = stream(self.data.seed, self.data.fold, epoch.stage, epoch.number)
         if sampler.name == "plain":
             return rng.permutation(with_copies(num, self._flips))  # the masks need not be read for it
-        losses = self._before.cpu().numpy().astype(np.float64)
-        draw = Draw(self.facts, losses, epoch.stage_at, rng)
+        losses = self._before[self._part(stage)].cpu().numpy().astype(np.float64)
+        draw = Draw(self.facts_of(stage), losses, epoch.stage_at, rng)
         if not self._flips:
             return draw_order(sampler, draw)
         both = [draw_order(sampler, draw), num + draw_order(sampler, draw)]  # images, and mirrored copies
         return rng.permutation(np.concatenate(both))
 
-    def note(self, indices: list[int], losses: Float[Tensor, " b"]) -> None:
-        """Remember the losses of images."""
-        self._seen[torch.tensor(indices, device=self._seen.device) % len(self.data.ids)] = losses
+    def note(self, epoch: Epoch, indices: list[int], losses: Float[Tensor, " b"]) -> None:
+        """Remember the losses of images of an epoch."""
+        seen = self._seen[self._part(self._stages[epoch.stage])]  # a view
+        seen[torch.tensor(indices, device=seen.device) % len(seen)] = losses
 
     def note_step(self, epoch: Epoch, step: int, loss: Tensor) -> None:
         """Remember the loss of a new step, for the choice of the worst."""

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import islice
 from typing import TypeVar
@@ -12,7 +12,7 @@ import numpy as np
 
 from masksmith.arrays import Int
 from masksmith.augment import Batch, CallableAugment, Task, build_task, make_batch, names_of
-from masksmith.data.store import Store
+from masksmith.data.store import JoinedStore, Store
 from masksmith.preprocess import TRUE_SIZE, SizeConfig, canvas_of
 from masksmith.splits import fold_name
 from masksmith.training.config import Stage, TrainingConfig
@@ -39,6 +39,31 @@ class FoldData:
     """Id -> numbers for the model; empty where it takes none."""
     custom: CallableAugment | None = None
     """A callable of the user's that the recipe names."""
+    pseudo: "FoldData | None" = None
+    """Images with pseudo-labels, with their scalars; None where no stage uses any."""
+
+    def of(self, stage: Stage) -> "FoldData":
+        """Return what a stage is trained on: these images, those with pseudo-labels, or both in that order."""
+        if stage.data == "labelled":
+            return self
+        assert self.pseudo is not None, stage.data  # a recipe without them is refused
+        return self.pseudo if stage.data == "pseudo" else self._both
+
+    @cached_property
+    def _both(self) -> "FoldData":
+        labelled, pseudo = replace(self, pseudo=None), self.pseudo
+        assert pseudo is not None
+        return replace(
+            labelled,
+            ids=[*labelled.ids, *pseudo.ids],
+            images=JoinedStore([labelled.images, pseudo.images]),
+            masks=JoinedStore([labelled.masks, pseudo.masks]),
+            scalars=labelled.scalars | pseudo.scalars,
+        )
+
+    def counts(self, config: TrainingConfig) -> list[int]:
+        """Return the number of images of each stage."""
+        return [len(self.of(stage).ids) for stage in config.stages]
 
     @property
     def name(self) -> str:
@@ -48,19 +73,21 @@ class FoldData:
 
 def canvas_hw(config: TrainingConfig, stage: Stage, data: FoldData, divisor: int) -> tuple[int, int]:
     """Return the size that a stage trains at: the largest image (or the crop), scaled and padded to the divisor."""
-    sizes = list({data.images.shape(name) for name in data.ids})
+    own = data.of(stage)
+    sizes = list({own.images.shape(name) for name in own.ids})
     return canvas_of(data.size, sizes, divisor=divisor, scale=stage.scale, crop_hw=config.crop_hw)
 
 
 def training_work(config: TrainingConfig, data: FoldData, divisor: int) -> int:
     """Return the pixels that training a fold will look at: the unit of Remaining."""
     sizes = [canvas_hw(config, stage, data, divisor) for stage in config.stages]
-    plan = plan_epochs(config, len(data.ids))
+    plan = plan_epochs(config, data.counts(config))
     return sum(sizes[e.stage][0] * sizes[e.stage][1] * e.images * e.steps for e in plan)
 
 
 def task_of(config: TrainingConfig, stage: Stage, data: FoldData, divisor: int) -> Task:
     """Return what a stage's batches are made from."""
+    used = data.of(stage)
     own = {
         "geometry": stage.geometry or config.geometry,
         "intensity": stage.intensity or config.intensity,
@@ -68,13 +95,13 @@ def task_of(config: TrainingConfig, stage: Stage, data: FoldData, divisor: int) 
     }
     return build_task(
         config.model_copy(update=own),
-        images=data.images,
-        masks=data.masks,
-        ids=data.ids,
+        images=used.images,
+        masks=used.masks,
+        ids=used.ids,
         canvas_hw=canvas_hw(config, stage, data, divisor),
         scale=stage.scale,
         size=data.size,
-        scalars=data.scalars,
+        scalars=used.scalars,
         custom=data.custom,
     )
 
@@ -85,7 +112,7 @@ class StepBatches:
 
     batches: list[Batch]
     indices: list[list[int]]
-    """Positions of the images of each batch in the training set."""
+    """Positions of the images of each batch in the training set of the stage."""
     number: int
     """Which new step of the epoch this is; a repeat has the number of the one that it repeats."""
 
@@ -101,6 +128,7 @@ class EpochBatches:
 
     task: Task
     data: FoldData
+    """What the epoch's stage is trained on (``FoldData.of``)."""
     epoch: Epoch
     order: Int[np.ndarray, " drawn"]
     """Positions of the images, in the order of training; beyond the last image come mirrored copies."""

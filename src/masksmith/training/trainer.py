@@ -13,6 +13,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
+from masksmith.arrays import Int
 from masksmith.losses import LossOf
 from masksmith.models import SegmentationModel, slice_strided_depthwise, to_channels_last
 from masksmith.progress import Remaining, clock, logger, track
@@ -93,7 +94,7 @@ class Trainer:
         self.average = None if config.ema_decay is None else MovingAverage(model, decay=config.ema_decay)
         self.swa = EqualMean(model) if config.swa else None
         self.progress = Progress()
-        self.plan = plan_epochs(config, len(data.ids))
+        self.plan = plan_epochs(config, data.counts(config))
         self.replanned = False
         self.evaluate_s = 0.0
         self.next_look = time.monotonic() + _LATE_EVERY_S
@@ -250,13 +251,18 @@ class Trainer:
 
     def steps(self, epoch: Epoch) -> Iterator[StepBatches]:
         """Yield the steps of an epoch that are not made yet."""
-        batches = EpochBatches(self.tasks[epoch.stage], self.data, epoch, self.sampling.order(epoch))
+        batches = self.batches(epoch, self.sampling.order(epoch))
         return batches.steps(
             first=self.progress.step,
             repeat_worst_of=self.sampling.of(epoch).repeat_worst_of,
             worst=self.sampling.worst,
             device=self.fabric.device.type,
         )
+
+    def batches(self, epoch: Epoch, order: Int[np.ndarray, " drawn"]) -> EpochBatches:
+        """Return the batches of an epoch whose images come in ``order``."""
+        used = self.data.of(self.config.stages[epoch.stage])
+        return EpochBatches(self.tasks[epoch.stage], used, epoch, order)
 
     def set_rate(self, epoch: Epoch, step: int) -> float:
         """Set the learning rate of a step; return the largest of the groups."""
@@ -276,7 +282,7 @@ class Trainer:
             self.fabric.backward(loss)
             total += loss.detach()
             if self.sampling.by_loss:
-                self.sampling.note(indices, image_losses(loss_of, output, on_device))
+                self.sampling.note(epoch, indices, image_losses(loss_of, output, on_device))
         if self.config.clip_norm is not None:
             self.fabric.clip_gradients(
                 self.model, self.optimizer, max_norm=self.config.clip_norm, error_if_nonfinite=False
@@ -333,11 +339,10 @@ class Trainer:
 
     def _norm_batches(self, last: Epoch, count: int) -> Iterator[StepBatches]:
         """Yield ``count`` training batches as in the last stage, of its sampler, drawn for epochs after the last."""
-        rounds = -(-count * last.batch_size // len(self.data.ids))
+        rounds = -(-count * last.batch_size // len(self.data.of(self.config.stages[last.stage]).ids))
         after = [replace(last, number=last.number + 1 + i, accumulate=1) for i in range(rounds)]
         order = np.concatenate([self.sampling.order(epoch) for epoch in after])
-        batches = EpochBatches(self.tasks[last.stage], self.data, after[0], order)
-        return batches.new(range(count), device=self.fabric.device.type)
+        return self.batches(after[0], order).new(range(count), device=self.fabric.device.type)
 
     # --- the plan -----------------------------------------------------------------------------------------
 

@@ -1,0 +1,174 @@
+"""Stages that are trained on labelled images, on pseudo-labelled ones, or on both."""
+
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from masksmith.augment import AugmentConfig
+from masksmith.data.store import JoinedStore, Store, StoreWriter
+from masksmith.errors import InputError, StoppedError
+from masksmith.training.config import LossTerm, SamplerConfig, ScheduleConfig, Stage, TrainingConfig
+from masksmith.training.machine import make_fabric
+from masksmith.training.sampling import Sampling
+from masksmith.training.stages import canvas_hw, training_work
+from masksmith.training.trainer import Trainer
+from tests.training.tiny import TinyNet, config, make_data, run, stage
+
+SETS = ("pseudo", "both", "labelled")
+
+
+@pytest.fixture
+def data(tmp_path):
+    """Ten labelled images, and four others with pseudo-labels."""
+    own, other = make_data(tmp_path / "own"), make_data(tmp_path / "other", count=4, empty=1)
+    for path in (other.images.path, other.masks.path):
+        index = path.with_suffix(".csv")
+        index.write_text(re.sub(r"^s(\d),", r"test_s\1,", index.read_text(), flags=re.MULTILINE))
+    images, masks = Store(other.images.path), Store(other.masks.path)
+    return replace(own, pseudo=replace(other, ids=images.ids, images=images, masks=masks))
+
+
+def trainer_of(settings, data):
+    return Trainer(make_fabric(settings), TinyNet(), settings, data)
+
+
+def in_turn(**fields):
+    return config(*(stage(2, data=one, **fields) for one in SETS))
+
+
+def test_a_stage_has_its_images(data):
+    settings = in_turn()
+    ids = {one.data: data.of(one).ids for one in settings.stages}
+    assert (len(ids["labelled"]), len(ids["pseudo"])) == (10, 4)
+    assert ids["both"] == [*ids["labelled"], *ids["pseudo"]]
+    assert data.counts(settings) == [4, 14, 10]
+    assert data.of(settings.stages[2]) is data
+
+
+def test_both_are_read_from_where_they_lie(data):
+    both = data.of(stage(data="both"))
+    for part in (data, data.pseudo):
+        for name in part.ids:
+            np.testing.assert_array_equal(both.images.checked(name), part.images[name])
+            np.testing.assert_array_equal(both.masks[name], part.masks[name])
+    assert (len(both.images), both.images.channels, both.images.dtype) == (14, 1, np.uint8)
+    assert both.images.shape("test_s0") == (12, 12)
+    both.images.refuse_truncated()
+
+
+def test_damage_in_a_joined_store_is_named(data):
+    path = data.pseudo.images.path
+    raw = bytearray(path.read_bytes())
+    raw[-1] ^= 1
+    path.write_bytes(raw)
+    joined = JoinedStore([data.images, Store(path)])
+    with pytest.raises(InputError, match=r"'test_s3' in it was damaged"):
+        joined.checked("test_s3")
+    path.write_bytes(raw[:-20])
+    with pytest.raises(InputError, match="the file is cut off"):
+        joined.refuse_truncated()
+
+
+def test_scalars_are_those_of_both(data):
+    pseudo = replace(data.pseudo, scalars=dict.fromkeys(data.pseudo.ids, (2.0,)))
+    whole = replace(data, scalars=dict.fromkeys(data.ids, (1.0,)), pseudo=pseudo)
+    both = whole.of(stage(data="both"))
+    assert [both.scalars[name] for name in both.ids] == [(1.0,)] * 10 + [(2.0,)] * 4
+
+
+def test_epochs_are_as_long_as_their_images(data):
+    settings = in_turn()
+    trainer = trainer_of(settings, data)
+    assert [epoch.steps for epoch in trainer.plan] == [2, 2, 7, 7, 5, 5]
+    assert training_work(settings, data, 4) == 12 * 12 * 2 * sum([2, 2, 7, 7, 5, 5])
+    for epoch in trainer.plan:
+        order = trainer.sampling.order(epoch)
+        assert sorted(order) == list(range(data.counts(settings)[epoch.stage]))
+
+
+def test_a_stage_is_as_large_as_its_largest_image(data, tmp_path):
+    shapes = [("big", (20, 16, 1))]
+    for name in ("i", "m"):
+        writer = StoreWriter(tmp_path / f"big_{name}.npy", shapes, dtype=np.uint8)
+        writer.write("big", np.ones(shapes[0][1], np.uint8))
+        writer.close()
+    stores = Store(tmp_path / "big_i.npy"), Store(tmp_path / "big_m.npy")
+    large = replace(data, pseudo=replace(data.pseudo, ids=["big"], images=stores[0], masks=stores[1]))
+    settings = in_turn()
+    assert [canvas_hw(settings, one, large, 4) for one in settings.stages] == [(20, 16), (20, 16), (12, 12)]
+
+
+def test_a_stage_on_labelled_images_draws_as_without_others(data, tmp_path):
+    settings = config(stage(2), stage(1))
+    alone, _ = run(replace(data, pseudo=None), tmp_path / "a", settings)
+    beside, _ = run(data, tmp_path / "b", settings)
+    assert all(torch.equal(alone[name], beside[name]) for name in alone)
+
+
+BY_LOSS = SamplerConfig(name="curriculum", by="loss", start_frac=0.5, repeat_worst_of=2)
+
+
+@pytest.mark.parametrize("sampler", [SamplerConfig(), BY_LOSS], ids=["plain", "by loss"])
+@pytest.mark.parametrize("at", [3, 9, 20])
+def test_a_stopped_training_ends_the_same(data, tmp_path, monkeypatch, sampler, at):
+    settings = in_turn(sampler=sampler)
+    whole, facts = run(data, tmp_path / "whole", settings)
+    made, inner = [0], Trainer.step
+
+    def step(*args, **kwargs):
+        made[0] += 1
+        if made[0] == at:
+            raise StoppedError("stop", exit_code=143)
+        return inner(*args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "step", step)
+        with pytest.raises(StoppedError):
+            run(data, tmp_path / "parts", settings)
+    again, after = run(data, tmp_path / "parts", settings)
+    assert all(torch.equal(whole[name], again[name]) for name in whole)
+    assert after["lengths"] == facts["lengths"] == [2, 2, 2]
+
+
+def test_losses_are_remembered_by_image_whatever_the_stage(data):
+    settings = in_turn(sampler=SamplerConfig(name="curriculum", by="loss", start_frac=0.2))
+    trainer = trainer_of(settings, data)
+    first_pseudo, first_both, first_labelled = (trainer.plan[at] for at in (0, 2, 4))
+    trainer.sampling.note(first_pseudo, [1, 3], torch.tensor([0.5, 0.1]))
+    trainer.sampling.note(first_labelled, [0, 9], torch.tensor([0.2, 0.3]))
+    trainer.sampling.end_epoch()
+    assert trainer.sampling.tensors()["sampling/before"].tolist()[:1] == pytest.approx([0.2])
+    easiest = trainer.sampling.order(first_both)[:3]  # of fourteen the easiest three
+    assert set(easiest) == {10 + 3, 0, 9}
+
+
+def test_samplers_look_at_the_masks_of_their_stage(data):
+    sampling = Sampling(in_turn(), data, torch.device("cpu"))
+    classes = {one: sampling.facts_of(stage(data=one)).classes for one in SETS}
+    assert [int((classes[one] == 0).sum()) for one in SETS] == [1, 4, 3]
+    whole = config(
+        stage(1, data="pseudo", sampler=SamplerConfig(name="non_empty", non_empty_frac=(1.0, 1.0)))
+    )
+    order = Sampling(whole, data, torch.device("cpu")).order(trainer_of(whole, data).plan[0])
+    assert 0 not in order  # the empty one of the four
+
+
+def test_mirrored_copies_of_each_set(data, tmp_path):
+    settings = in_turn().model_copy(update={"augment": AugmentConfig(append_flips=True)})
+    trainer = trainer_of(settings, data)
+    assert [epoch.steps for epoch in trainer.plan[::2]] == [4, 14, 10]
+    assert [task.mirrored_from for task in trainer.tasks] == [4, 14, 10]
+    run(data, tmp_path / "r", settings)
+
+
+def test_cycles_need_epochs_of_one_length():
+    restarts = ScheduleConfig(name="cosine_restarts", cycles=2, warmup_frac=0.0)
+    first = stage(2, data="pseudo", schedule=restarts)
+    with pytest.raises(
+        ValueError,
+        match=r"stages\[1\]: data 'labelled' is not that of stages\[0\] \('pseudo'\)",
+    ):
+        TrainingConfig(stages=[first, Stage(epochs=2, loss=[LossTerm(name="bce")])])
