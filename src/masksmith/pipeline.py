@@ -444,6 +444,7 @@ class RecipeCard:
     header: dict[str, str]
     values: str
     num_weights: int
+    canvas_hw: tuple[int, int]
     trace: list[Any]
 
     def __str__(self) -> str:
@@ -453,7 +454,7 @@ class RecipeCard:
             self.values.rstrip(),
             "",
             f"weights: {self.num_weights:,}",
-            "size trace (one channel, 101x101):",
+            f"size trace (one channel, 101x101 on a canvas of {self.canvas_hw[0]}x{self.canvas_hw[1]}):",
         ]
         lines += [f"  {line.block:12s} {line.channels:5d} x {line.hw[0]}x{line.hw[1]}" for line in self.trace]
         return "\n".join(lines)
@@ -463,7 +464,7 @@ def describe_recipe(name: str) -> RecipeCard:
     """Return header, values, number of weights and size trace of a recipe; weights are not loaded."""
     from masksmith.models import build_model, size_trace
     from masksmith.models.encoders import settle_encoder
-    from masksmith.preprocess import round_up
+    from masksmith.preprocess import Frame
     from masksmith.recipe import parse_header
 
     text, where = recipe_source(name)
@@ -474,10 +475,10 @@ def describe_recipe(name: str) -> RecipeCard:
         update={"encoder": encoder, "encoder_weights": "none"}
     )
     model = build_model(model_config, in_channels=1, seed=0)
-    size = round_up(101, model.divisor)
-    trace = size_trace(model, in_channels=1, hw=(size, size))
+    canvas_hw = Frame.of((101, 101), recipe.size, divisor=model.divisor).canvas_hw
+    trace = size_trace(model, in_channels=1, hw=canvas_hw)
     num_weights = sum(weight.numel() for weight in model.parameters())
-    return RecipeCard(recipe.name, parse_header(text), recipe.to_yaml(), num_weights, trace)
+    return RecipeCard(recipe.name, parse_header(text), recipe.to_yaml(), num_weights, canvas_hw, trace)
 
 
 __all__ = [

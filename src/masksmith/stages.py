@@ -428,6 +428,7 @@ def _data_of(project: Project, recipe: Recipe, fold: int, *, key: str) -> "FoldD
     from masksmith.training.stages import FoldData
 
     ids = [name for name in project.folds.outside(fold) if name not in project.blank]
+    held_out = [name for name in project.folds.inside(fold) if name not in project.blank]
     scalars = scalars_of(project, recipe)
     cache = project.cache
     return FoldData(
@@ -438,8 +439,9 @@ def _data_of(project: Project, recipe: Recipe, fold: int, *, key: str) -> "FoldD
         recipe.seed,
         key,
         size=recipe.size,
-        scalars={name: scalars[name] for name in ids} if scalars else {},
+        scalars={name: scalars[name] for name in [*ids, *held_out]} if scalars else {},
         custom=project.custom,
+        held_out=held_out,
     )
 
 

@@ -106,7 +106,7 @@ class ScalarJoin(nn.Module):
 
     def forward(
         self, features: Float[Tensor, "b c h w"], scalars: Float[Tensor, "b s"]
-    ) -> Float[Tensor, "b c h w"]:
+    ) -> Float[Tensor, "b k h w"]:
         """Return the map with the scalars mixed in, or stacked onto it behind its own channels."""
         standard = (scalars - self.scalar_mean) / self.scalar_std
         tiled = standard[:, :, None, None].expand(-1, -1, *features.shape[-2:])  # (b, s) -> (b, s, h, w)
