@@ -176,8 +176,8 @@ def four_losses(recipe: Recipe, data: FoldData) -> list[float]:
 def learn(recipe: Recipe, data: FoldData) -> float:
     """Learn the eight images by heart with the recipe's net and first loss; return the pooled IoU at the end.
 
-    Without augmentation and dropout, by AdamW at 3e-3 or the recipe's own rate if that is lower (nets without
-    normalisation burst at more), with clipped gradients: it is the net that is looked at, and the loss, not the schedule.
+    Without augmentation and dropout, with clipped gradients, by AdamW at 3e-3 or the recipe's own rate if that is lower
+    (nets without normalisation burst at more): it is the net that is looked at, and the loss, not the schedule.
     """
     own = recipe.training.stages[0].optimizer
     assert own is not None
@@ -190,9 +190,7 @@ def learn(recipe: Recipe, data: FoldData) -> float:
         intensity=IntensityConfig(),
         freeze=[],
         sampler=SamplerConfig(),
-    ).model_copy(
-        update={"mixing": MixingConfig(), "augment": AugmentConfig(), "clip_norm": _LEARN_CLIP_NORM}
-    )
+    ).model_copy(update={"mixing": MixingConfig(), "augment": AugmentConfig(), "clip_norm": _LEARN_CLIP_NORM})
     iou = 0.0
     with torch.random.fork_rng():
         trainer = _trainer(recipe, training, data)

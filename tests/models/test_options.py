@@ -161,7 +161,9 @@ def test_dropout_drops_channels_before_the_head():
 
 
 @pytest.mark.parametrize("norm", ["group", "none"])
-@pytest.mark.parametrize("name", [name for name in TAKE_ENCODERS if name != "fpn"])  # it has group norm of its own
+@pytest.mark.parametrize(
+    "name", [name for name in TAKE_ENCODERS if name != "fpn"]
+)  # it has group norm of its own
 def test_no_batch_norm_is_left_in_the_decoder(name, norm):
     model = net_of(name, norm=norm)
     assert not kinds(model.decoder) & {nn.BatchNorm2d}
@@ -248,7 +250,9 @@ def test_attention_of_the_library():
         assert SCSEModule in kinds(net_of(name, attention="scse").decoder)
 
 
-@pytest.mark.parametrize("name", [name for name in TAKE_ENCODERS if name != "hyperkernel_unetpp"])  # it has its own
+@pytest.mark.parametrize(
+    "name", [name for name in TAKE_ENCODERS if name != "hyperkernel_unetpp"]
+)  # it has its own
 def test_activation_of_the_decoder(name):
     model = net_of(name, activation="elu")
     assert nn.ELU in kinds(model.decoder)

@@ -34,7 +34,9 @@ def test_a_cosine_cycle_has_no_cycles_to_average():
 
 
 def test_a_cosine_cycle_starts_from_the_run_and_no_best_epoch():
-    start = "training.stages.2={start: best, epochs: 3, loss: [{name: bce}], optimizer: {name: adam, lr: 0.001}}"
+    start = (
+        "training.stages.2={start: best, epochs: 3, loss: [{name: bce}], optimizer: {name: adam, lr: 0.001}}"
+    )
     made = load_recipe("default", (start,))
     assert made.training.stages[2].start == "best"
     cycle = again(cycle_of(made, run="x-1", epochs=5, rule=RULES.units))

@@ -2,7 +2,8 @@
 
 Sources:
     Encoders and standard decoders: timm and segmentation-models-pytorch, see backbones.py and library.py; our own
-    decoders: the package ``decoders``; whole nets: the package ``published``. Which architecture has use for what, and the papers: architectures.py.
+    decoders: the package ``decoders``; whole nets: the package ``published``. Which architecture has use for what, and
+    the papers: architectures.py.
     Deep supervision: Lee et al. 2015, https://arxiv.org/abs/1409.5185. The heads run in float32, because a bfloat16
     logit has 8 bits and the losses sort and sum logits.
 """

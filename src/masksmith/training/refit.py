@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from masksmith.errors import InputError
 from masksmith.training.config import Stage, SwaConfig, TrainingConfig
 
-
 _OF_HELD_OUT = ("best", "best_val_loss")  # choices of ``select`` that held-out images make
 
 
@@ -47,8 +46,8 @@ def refuse_refit(config: TrainingConfig) -> None:
     for i, stage in enumerate(config.stages):
         if watched := _watches_held_out(stage):
             raise InputError(
-                f"training.stages[{i}].schedule.watch: {watched!r} needs a score, but the refit on all images holds none "
-                "out; expected watch: loss or another schedule, or folds.refit: false"
+                f"training.stages[{i}].schedule.watch: {watched!r} needs a score, but the refit on all images holds "
+                "none out; expected watch: loss or another schedule, or folds.refit: false"
             )
 
 

@@ -21,8 +21,8 @@ from masksmith.training.averaging import EqualMean, MovingAverage, batch_norms, 
 from masksmith.training.checkpoint import copy_weights, pack_state, part_of, unpack_state
 from masksmith.training.config import TrainingConfig
 from masksmith.training.deadline import Deadline
-from masksmith.training.held_out import HeldOut
 from masksmith.training.freeze import encoder_norms, refuse_missing_parts, set_frozen, small_batch_warning
+from masksmith.training.held_out import HeldOut
 from masksmith.training.keep import Best
 from masksmith.training.optim import build_optimizer, fill_momentum, finished_cycles, lr_factor, set_lr
 from masksmith.training.plan import Epoch, end_stage, plan_epochs, shorten

@@ -5,6 +5,7 @@ diagram) and the kernel "U-Net with depth"; see traits.py.
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -28,7 +29,7 @@ class Convs(nn.Module):
 
     def __init__(self, *widths: int) -> None:
         super().__init__()
-        self.convs = nn.ModuleList(conv(one, two) for one, two in zip(widths, widths[1:], strict=False))
+        self.convs = nn.ModuleList(conv(*pair) for pair in pairwise(widths))
 
     def forward(self, features: Float[Tensor, "b c h w"]) -> Float[Tensor, "b k h w"]:
         """Return a map of the same size."""
