@@ -504,6 +504,7 @@ class RecipeCard:
     values: str
     num_weights: int
     channels: int
+    canvas_hw: tuple[int, int]
     trace: list[Any]
 
     def __str__(self) -> str:
@@ -513,8 +514,9 @@ class RecipeCard:
     def net_lines(self) -> list[str]:
         """Return the lines on the net: its weights and its size trace."""
         seen = "one channel" if self.channels == 1 else f"{self.channels} channels"
+        where = f"101x101 on a canvas of {self.canvas_hw[0]}x{self.canvas_hw[1]}"
         trace = [f"  {line.block:12s} {line.channels:5d} x {line.hw[0]}x{line.hw[1]}" for line in self.trace]
-        return [f"weights: {self.num_weights:,}", f"size trace ({seen}, 101x101):", *trace]
+        return [f"weights: {self.num_weights:,}", f"size trace ({seen}, {where}):", *trace]
 
 
 @dataclass(frozen=True)
@@ -555,7 +557,7 @@ def _card(recipe: Recipe, text: str) -> RecipeCard:
     """Return the card of a recipe whose header stands in ``text``."""
     from masksmith.models import build_model, size_trace
     from masksmith.models.encoders import settle_encoder
-    from masksmith.preprocess import round_up
+    from masksmith.preprocess import Frame
 
     settled = settle_encoder(recipe.model.encoder, "none") if recipe.model.encoder == "auto" else None
     encoder = settled.encoder if settled else recipe.model.encoder
@@ -564,10 +566,12 @@ def _card(recipe: Recipe, text: str) -> RecipeCard:
     )
     channels = recipe.input.channels(1)
     model = build_model(model_config, in_channels=channels, seed=0)
-    size = round_up(101, model.divisor)
-    trace = size_trace(model, in_channels=channels, hw=(size, size))
+    canvas_hw = Frame.of((101, 101), recipe.size, divisor=model.divisor).canvas_hw
+    trace = size_trace(model, in_channels=channels, hw=canvas_hw)
     num_weights = sum(weight.numel() for weight in model.parameters())
-    return RecipeCard(recipe.name, parse_header(text), recipe.to_yaml(), num_weights, channels, trace)
+    return RecipeCard(
+        recipe.name, parse_header(text), recipe.to_yaml(), num_weights, channels, canvas_hw, trace
+    )
 
 
 __all__ = [

@@ -496,6 +496,7 @@ def _data_of(
     from masksmith.training.stages import FoldData
 
     ids = [name for name in project.folds.outside(fold) if name not in project.blank]
+    held_out = [name for name in project.folds.inside(fold) if name not in project.blank]
     scalars = scalars_of(project, recipe)
     return FoldData(
         fold,
@@ -505,9 +506,10 @@ def _data_of(
         recipe.seed,
         key,
         size=recipe.size,
-        scalars={name: scalars[name] for name in ids} if scalars else {},
+        scalars={name: scalars[name] for name in [*ids, *held_out]} if scalars else {},
         custom=project.custom,
         pseudo=pseudo,
+        held_out=held_out,
     )
 
 

@@ -3,8 +3,10 @@
 import torch
 
 from masksmith.models import ARCHITECTURES, ModelConfig, build_model
+from masksmith.models.published import OWN_NETS
 
 NAMES = sorted(ARCHITECTURES)
+TAKE_ENCODERS = [name for name in NAMES if name not in OWN_NETS]
 
 
 def config_of(name, **changes):
@@ -12,12 +14,13 @@ def config_of(name, **changes):
     vit = name == "dpt"
     depth = changes.get("encoder_depth", 4)
     levels = ARCHITECTURES[name].decoder_channels == "levels"
+    own = name in OWN_NETS
     values = {
         "architecture": name,
-        "encoder": "test_vit" if vit else "tu-test_resnet",
+        "encoder": "own" if own else "test_vit" if vit else "tu-test_resnet",
         "encoder_weights": "none",
         "encoder_depth": depth,
-        "decoder_channels": [16] * depth if levels else [32],
+        "decoder_channels": [16] * depth if levels else [8 if own else 32],
     }
     return ModelConfig(**(values | changes))
 
@@ -27,7 +30,9 @@ def net_of(name, *, in_channels=3, classes=1, **changes):
 
 
 def sides_of(model):
-    """Height and width that the model takes, neither square nor powers of two."""
+    """Height and width that the model takes, neither square nor powers of two; odd where it takes any size."""
+    if model.divisor == 1:
+        return 51, 34
     return 3 * model.divisor, 2 * model.divisor
 
 

@@ -17,7 +17,7 @@ from masksmith.models.encoders import (
     timm_name,
 )
 from masksmith.models.vit import SimpleFeaturePyramid, ViTEncoder
-from tests.models.nets import NAMES, config_of, net_of, ramp
+from tests.models.nets import TAKE_ENCODERS, config_of, net_of, ramp
 
 
 @pytest.mark.parametrize(
@@ -55,7 +55,7 @@ def test_divisors_of_vits():
 
 def _on_a_vit():
     """Decoder and depth of all that a plain ViT can have: DPT takes taps, FPN five levels, and it cannot be dilated."""
-    for name in NAMES:
+    for name in TAKE_ENCODERS:
         deepest = {"deeplabv3": 3, "deeplabv3plus": 4, "pan": 4}.get(name, 5)
         for depth in range(5 if name == "fpn" else 3, deepest + 1):
             if name != "dpt":

@@ -16,7 +16,7 @@ from masksmith.models.heads import GeMPool, ScalarJoin
 from masksmith.models.layers import SCSE
 from masksmith.models.library import AnySizeFPA
 from masksmith.models.norms import replace_batch_norm
-from tests.models.nets import NAMES, config_of, net_of, ramp, sides_of
+from tests.models.nets import NAMES, TAKE_ENCODERS, config_of, net_of, ramp, sides_of
 
 
 def kinds(module):
@@ -161,7 +161,9 @@ def test_dropout_drops_channels_before_the_head():
 
 
 @pytest.mark.parametrize("norm", ["group", "none"])
-@pytest.mark.parametrize("name", [name for name in NAMES if name != "fpn"])  # it has group norm of its own
+@pytest.mark.parametrize(
+    "name", [name for name in TAKE_ENCODERS if name != "fpn"]
+)  # it has group norm of its own
 def test_no_batch_norm_is_left_in_the_decoder(name, norm):
     model = net_of(name, norm=norm)
     assert not kinds(model.decoder) & {nn.BatchNorm2d}

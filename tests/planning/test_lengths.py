@@ -33,6 +33,17 @@ def test_a_cosine_cycle_has_no_cycles_to_average():
     assert (cycle.training.swa, cycle.training.select) == (None, "last")
 
 
+def test_a_cosine_cycle_starts_from_the_run_and_no_best_epoch():
+    start = (
+        "training.stages.2={start: best, epochs: 3, loss: [{name: bce}], optimizer: {name: adam, lr: 0.001}}"
+    )
+    made = load_recipe("default", (start,))
+    assert made.training.stages[2].start == "best"
+    cycle = again(cycle_of(made, run="x-1", epochs=5, rule=RULES.units))
+    assert cycle.training.stages[0].start == "previous"
+    assert again(with_epochs(made, 12, RULES.length)).training.stages[2].start == "best"
+
+
 def test_weights_that_a_planned_training_does_not_keep_do_not_predict():
     made = load_recipe("default", (*RESTARTS, "prediction.weights=snapshots"))
     assert again(with_epochs(made, 20, RULES.length)).prediction.weights == "snapshots"

@@ -55,6 +55,9 @@ def test_lengths_of_another_training():
     ("settings", "message"),
     [
         (config(select="best"), r"training.select: 'best' needs a score, but no image is held out"),
+        (config(select="best_val_loss"), r"training.select: 'best_val_loss' needs a score"),
+        (config(stage(), stage(start="best")), r"training.stages\[1\].start: 'best' needs a score"),
+        (config(early_stop=StallConfig(watch="val_loss")), r"training.early_stop.watch: 'val_loss' needs"),
         (config(keep=["best_score"]), r"training.keep: 'best_score' needs a score"),
         (config(top_k=3), r"training.top_k: 3 needs"),
         (config(early_stop=StallConfig()), r"training.early_stop.watch: 'score' needs"),
@@ -88,6 +91,15 @@ def test_a_refit_that_needs_a_score_is_refused_by_the_stage_that_was_asked_for()
         refuse_refit(settings)
     with pytest.raises(InputError, match=wanted):
         refit_config(settings, [[0, 4]])
+
+
+def test_the_refit_has_no_best_epoch_to_start_from_and_none_to_end_with():
+    refit = refit_config(config(stage(3), stage(4, start="best"), select="best_val_loss"), [[3, 2]])
+    assert [(one.start, one.epochs) for one in refit.stages] == [("previous", 3), ("previous", 2)]
+    assert refit.select == "last"
+    schedule = ScheduleConfig(name="plateau", watch="val_loss")
+    with pytest.raises(InputError, match=r"stages\[0\]\.schedule\.watch: 'val_loss' needs a score"):
+        refuse_refit(config(stage(schedule=schedule)))
 
 
 def test_what_needs_none():

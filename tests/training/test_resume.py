@@ -45,6 +45,17 @@ TECHNIQUES = {
     ),
     "early stop on the loss": config(stage(8), early_stop=ON_LOSS, evaluate_every=3),
     "early stop on the score": config(stage(8), early_stop=ON_SCORE),
+    "plateau on the held-out loss": config(
+        stage(6, schedule=ScheduleConfig(name="plateau", watch="val_loss", patience=1, min_delta=0.5)),
+        select="best_val_loss",
+    ),
+    "early stop on the held-out loss": config(
+        stage(8), early_stop=StallConfig(watch="val_loss", patience=2, min_delta=0.5)
+    ),
+    "start from the best": config(stage(4), stage(3, start="best"), evaluate_every=2),
+    "start from the best, no average": config(
+        stage(3), stage(3, start="best"), ema_decay=None, select="best"
+    ),
     "until plateau": config(
         stage(6, until_plateau=ON_LOSS), stage(2).model_copy(update={"optimizer": None, "schedule": None})
     ),
@@ -137,14 +148,16 @@ def test_the_techniques_above_do_something(clean):
         "accumulate",
         "no average",
         "layer decay",
+        "start from the best, no average",
     ):
         other = content(clean(name)[0])
         assert other["final.safetensors"] != plain["final.safetensors"], name
-    for name in ("plateau on the score", "plateau on the loss"):
+    for name in ("plateau on the score", "plateau on the loss", "plateau on the held-out loss"):
         assert events(clean(name)[0], "rate_scale"), name
     for name, ended in (
         ("early stop on the loss", "training"),
         ("early stop on the score", "training"),
+        ("early stop on the held-out loss", "training"),
         ("until plateau", "stage"),
     ):
         assert events(clean(name)[0], "ended") == [ended], name

@@ -26,6 +26,10 @@ def test_a_loss_that_does_not_fall_stalls():
     assert state == Stall(0.39, 0)
 
 
+def test_a_held_out_loss_is_to_fall():
+    assert looks(StallConfig(watch="val_loss", patience=1), [0.5, 0.4, 0.45])[0] == [False, False, True]
+
+
 def test_a_small_gain_is_none():
     assert looks(StallConfig(patience=1, min_delta=0.25), [0.0, 0.25, 0.75])[0] == [False, True, False]
     assert looks(StallConfig(watch="loss", patience=1, min_delta=0.25), [1.0, 0.75, 0.25])[0] == [

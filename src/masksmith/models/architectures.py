@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any, Literal
 
 from masksmith.models.decoders.traits import HOUSE_ARCHITECTURES, Traits
+from masksmith.models.published.traits import OWN_NETS
 
 _ANY_STEM = "stem"
 _SMALL_STEM = "stem:conv3x3"  # the maps' strides stay as they are
@@ -103,11 +104,18 @@ LIBRARY_ARCHITECTURES: dict[str, Traits] = {
     ),
 }
 
-ARCHITECTURES: dict[str, Traits] = LIBRARY_ARCHITECTURES | {
-    name: replace(traits, options=traits.options | {_ANY_STEM})
-    for name, traits in HOUSE_ARCHITECTURES.items()
+ARCHITECTURES: dict[str, Traits] = {
+    **LIBRARY_ARCHITECTURES,
+    **{
+        name: replace(traits, options=traits.options | {_ANY_STEM})
+        for name, traits in HOUSE_ARCHITECTURES.items()
+    },
+    **OWN_NETS,
 }
 """Name -> what it has use for; the same keys as MODELS."""
+
+OWN_ENCODER = "own"
+"""What ``model.encoder`` is for a net that brings its own."""
 
 DILATED_STRIDES = {"deeplabv3": 8, "deeplabv3plus": 16, "emanet": 8, "pan": 16}
 """Architectures that keep the deepest map at this stride: later stages are dilated instead of strided."""
@@ -152,9 +160,12 @@ def divisor_of(
 ) -> int:
     """Return what height and width must be multiples of.
 
-    Convolutional encoders: the stride of the deepest map. Plain ViTs: the patch, and twice the patch where the
-    pyramid goes one level deeper (encoder_depth 5) or DPT does.
+    Nets with an encoder of their own say it. Convolutional encoders: the stride of the deepest map. Plain ViTs: the
+    patch, and twice the patch where the pyramid goes one level deeper (encoder_depth 5) or DPT does.
     """
+    own = ARCHITECTURES[architecture].divisor
+    if own is not None:
+        return own
     patch = vit_patch(encoder)
     if patch is not None:
         if architecture == "dpt":
@@ -180,6 +191,7 @@ def check_options(architecture: str, values: dict[str, Any], defaults: dict[str,
         ValueError: The message names the field, and the architectures that have use for it.
     """
     traits = ARCHITECTURES[architecture]
+    _check_encoder(architecture, traits, values)
     for field in MAYBE_USELESS:
         value = values[field]
         if value == defaults[field] or _supports(traits, field, value):
@@ -192,6 +204,33 @@ def check_options(architecture: str, values: dict[str, Any], defaults: dict[str,
     _check_depth(architecture, traits, values["encoder_depth"])
     _check_channels(architecture, traits, values)
     _check_vit(architecture, values)
+
+
+def _check_encoder(architecture: str, traits: Traits, values: dict[str, Any]) -> None:
+    """Refuse an encoder by name for a net with its own, and the other way round."""
+    encoder = values["encoder"]
+    if not traits.has_own_encoder:
+        if encoder == OWN_ENCODER:
+            raise ValueError(
+                f"encoder: {encoder!r} does not fit architecture {architecture!r}, which takes any encoder; name one, "
+                f"for example resnet34, say 'auto', or choose {' or '.join(OWN_NETS)}"
+            )
+        return
+    if encoder != OWN_ENCODER:
+        raise ValueError(
+            f"encoder: {encoder!r} does not fit architecture {architecture!r}, which has its own; "
+            f"expected {OWN_ENCODER!r}"
+        )
+    if values["encoder_weights"] not in ("auto", "none"):
+        raise ValueError(
+            f"encoder_weights: {values['encoder_weights']!r} is of no use to architecture {architecture!r}, whose "
+            "encoder begins with random weights; choose 'auto' or 'none'"
+        )
+    if values["encoder_norm"] != "own":
+        raise ValueError(
+            f"encoder_norm: {values['encoder_norm']!r} is of no use to architecture {architecture!r}, which keeps its "
+            "layers as they were published; choose 'own'"
+        )
 
 
 def _check_depth(architecture: str, traits: Traits, depth: int) -> None:

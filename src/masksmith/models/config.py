@@ -26,7 +26,7 @@ class ModelConfig(Config):
     """An encoder of segmentation-models-pytorch; a timm name, with or without "tu-" (where both libraries know a name,
     "tu-" means timm's); or "auto": mobilenet_v2 where pretrained weights are to be had, otherwise resnet18 (plain
     convolutions learn faster from nothing on a CPU). Plain ViTs (vit_small_patch14_dinov2, samvit_base_patch16, …)
-    get a simple feature pyramid."""
+    get a simple feature pyramid. "own": of an architecture that brings its own encoder, and of no other."""
     encoder_weights: str = "auto"
     """A safetensors file, "imagenet" (from the hub or its cache), "none", or "auto": what is reachable
     within three seconds."""
@@ -76,7 +76,8 @@ class ModelConfig(Config):
     image_head: Literal["none", "avg", "max", "gem"] = "none"
     """Head for "is there anything?" on the deepest map: none, or with this pooling (gem: generalised mean)."""
     scalars: list[str] = Field(default_factory=list)
-    """Columns of the data's side tables whose numbers the model takes; they join the deepest map."""
+    """Columns of the data's side tables whose numbers the model takes; they join the deepest map: mixed into it by a
+    1x1 convolution, or, in tgs_depth_unet, stacked onto it."""
     derived_channels: Literal["none", "depth_ramp", "cumulative_sum"] = "none"
     """Channels that the model gives a one-channel image on its canvas: none; a ramp of rows from 0 to 1 and its product
     with the image (TGS Salt's first place); or the standardised vertical cumulative sum of the image (U-Net with

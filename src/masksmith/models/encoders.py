@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from masksmith.errors import InputError
 from masksmith.inputs import Statistics
+from masksmith.models.architectures import OWN_ENCODER
 from masksmith.models.config import CLASSIFIERS, PRETRAINED_ENCODER, SCRATCH_ENCODER, tensor_names
 from masksmith.models.layers import SCSE
 from masksmith.progress import logger
@@ -68,13 +69,13 @@ def _timm_knows(name: str) -> bool:
 
 
 def check_encoder(name: str) -> None:
-    """Refuse an encoder name that neither library knows.
+    """Refuse an encoder name that neither library knows and that is not "own".
 
     Raises:
         InputError: The name is unknown; the message suggests the nearest.
     """
     plain = timm_name(name)
-    if plain is None or _timm_knows(plain):
+    if name == OWN_ENCODER or plain is None or _timm_knows(plain):
         return
     import timm
 
@@ -170,6 +171,8 @@ def settle_encoder(encoder: str, weights: str) -> Settled:
     Raises:
         InputError: Unknown encoder; "imagenet" asked for and out of reach; a file that is not there.
     """
+    if encoder == OWN_ENCODER:
+        return Settled(encoder, "none", "the architecture's own, with random weights")
     if encoder != "auto":
         check_encoder(encoder)
     if weights not in ("auto", "none", "imagenet"):
@@ -217,12 +220,16 @@ def normalisation(
     With pretrained weights those that they were trained with (of many ViTs 0.5); other numbers of channels take their
     mean. Without, ImageNet's mean. Where the channels were measured, their own: a band that is scaled by its largest
     possible value lies within a few hundredths, far from what any fixed numbers expect, and then a pretrained stem,
-    too, meets channels of mean 0 and deviation 1, as it was trained.
+    too, meets channels of mean 0 and deviation 1, as it was trained. Nets with an encoder of their own take images as
+    they are, with 0 and 1.
     """
     if statistics is not None:
         assert len(statistics.mean) == in_channels, (len(statistics.mean), in_channels)
         mean, std = statistics.mean, statistics.std
         return torch.tensor(mean).view(1, -1, 1, 1), torch.tensor(std).view(1, -1, 1, 1)
+    if encoder == OWN_ENCODER:
+        shape = (1, in_channels, 1, 1)
+        return torch.zeros(shape), torch.ones(shape)
     mean, std = _pretrained_statistics(encoder) if pretrained else (IMAGENET_MEAN, IMAGENET_STD)
     if not pretrained or in_channels != 3:
         mean, std = (sum(mean) / len(mean),) * in_channels, (sum(std) / len(std),) * in_channels

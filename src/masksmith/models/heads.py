@@ -2,7 +2,8 @@
 
 Sources:
     Generalised-mean pooling: Radenović et al. 2018, https://arxiv.org/abs/1711.02512
-    Scalars tiled onto the deepest map: the "U-Net with depth" of the TGS Salt contest's kernels.
+    Scalars tiled onto the deepest map: the "U-Net with depth" of the TGS Salt contest's kernels, whose net of our own
+    (models/published) stacks them; before other decoders a 1x1 convolution keeps the map's width.
 """
 
 from collections.abc import Callable, Sequence
@@ -61,24 +62,22 @@ def build_image_head(pooling: str, channels: int, classes: int) -> nn.Sequential
 class ScalarJoin(nn.Module):
     """Joins numbers that go with an image to its deepest map.
 
-    They are standardised, repeated at every pixel, stacked onto the map, and a 1x1 convolution brings it back to its
-    width. At first the convolution passes the map through, so that pretrained features arrive.
+    They are standardised, repeated at every pixel and stacked onto the map. Unless that is all (``stacks``), a 1x1
+    convolution brings it back to its width, which at first passes the map through, so that pretrained features arrive.
 
     Args:
         names: Names of the columns.
         channels: Channels of the map.
+        stacks: Whether the map leaves with a further channel for each number.
     """
 
     scalar_mean: Tensor
     scalar_std: Tensor
 
-    def __init__(self, names: Sequence[str], channels: int) -> None:
+    def __init__(self, names: Sequence[str], channels: int, *, stacks: bool = False) -> None:
         super().__init__()
         self.names = tuple(names)
-        self.mix = nn.Conv2d(channels + len(names), channels, 1)
-        with torch.no_grad():
-            self.mix.weight[:, :channels] = torch.eye(channels)[:, :, None, None]
-            nn.init.zeros_(self.mix.bias)  # type: ignore[arg-type]
+        self.mix: nn.Module = nn.Identity() if stacks else _pass_through(channels, more=len(names))
         self.register_buffer("scalar_mean", torch.zeros(len(names)))
         self.register_buffer("scalar_std", torch.ones(len(names)))
 
@@ -107,9 +106,18 @@ class ScalarJoin(nn.Module):
 
     def forward(
         self, features: Float[Tensor, "b c h w"], scalars: Float[Tensor, "b s"]
-    ) -> Float[Tensor, "b c h w"]:
-        """Return the map with the scalars mixed in."""
+    ) -> Float[Tensor, "b k h w"]:
+        """Return the map with the scalars mixed in, or stacked onto it behind its own channels."""
         standard = (scalars - self.scalar_mean) / self.scalar_std
         tiled = standard[:, :, None, None].expand(-1, -1, *features.shape[-2:])  # (b, s) -> (b, s, h, w)
         joined: Tensor = self.mix(torch.cat([features, tiled.to(features.dtype)], dim=1))
         return joined
+
+
+def _pass_through(channels: int, *, more: int) -> nn.Conv2d:
+    """Return a 1x1 convolution of ``channels`` and ``more`` channels to the former, which passes those through."""
+    mix = nn.Conv2d(channels + more, channels, 1)
+    with torch.no_grad():
+        mix.weight[:, :channels] = torch.eye(channels)[:, :, None, None]
+        nn.init.zeros_(mix.bias)  # type: ignore[arg-type]
+    return mix

@@ -2,7 +2,8 @@
 
 Sources:
     Encoders and standard decoders: timm and segmentation-models-pytorch, see backbones.py and library.py; our own
-    decoders: the package ``decoders``. Which architecture has use for what, and the papers: architectures.py.
+    decoders: the package ``decoders``; whole nets: the package ``published``. Which architecture has use for what, and
+    the papers: architectures.py.
     Deep supervision: Lee et al. 2015, https://arxiv.org/abs/1409.5185. The heads run in float32, because a bfloat16
     logit has 8 bits and the losses sort and sum logits.
 """
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 
 from masksmith.config import look_up
 from masksmith.inputs import Statistics
-from masksmith.models.architectures import LIBRARY_ARCHITECTURES
+from masksmith.models.architectures import ARCHITECTURES, LIBRARY_ARCHITECTURES
 from masksmith.models.backbones import Backbone, build_backbone
 from masksmith.models.checkpointing import checkpoint_blocks
 from masksmith.models.config import ModelConfig
@@ -29,6 +30,8 @@ from masksmith.models.encoders import check_encoder, load_encoder_weights, norma
 from masksmith.models.heads import ScalarJoin, build_image_head
 from masksmith.models.layers import SCSE
 from masksmith.models.library import build_library_decoder, deep_supervision_blocks
+from masksmith.models.published import OWN_NETS
+from masksmith.models.published.build import build_own_backbone, build_own_decoder
 
 
 class Output(NamedTuple):
@@ -40,9 +43,9 @@ class Output(NamedTuple):
     """Logits of deep supervision, deepest level first, each at the size of its map; in training alone."""
 
 
-def _head(in_channels: int, classes: int) -> nn.Conv2d:
-    """Return the last layer: 1x1, as in the published nets; in float32 a 3x3 one costs twice the time."""
-    head = nn.Conv2d(in_channels, classes, kernel_size=1)
+def _head(in_channels: int, classes: int, kernel_size: int = 1) -> nn.Conv2d:
+    """Return the last layer: 1x1, as in nearly all published nets; in float32 a 3x3 one costs twice the time."""
+    head = nn.Conv2d(in_channels, classes, kernel_size, padding=kernel_size // 2)
     nn.init.xavier_uniform_(head.weight)
     nn.init.zeros_(cast(Tensor, head.bias))
     return head
@@ -83,7 +86,8 @@ class SegmentationModel(nn.Module):
         self.divisor = config.divisor
         from_library = config.architecture in LIBRARY_ARCHITECTURES
         width = config.decoder_channels[-1] if from_library else cast(int, decoder.out_channels)
-        self.head = _head(width, classes)
+        traits = ARCHITECTURES[config.architecture]
+        self.head = _head(width, classes, traits.head_kernel)
         self.dropout = (
             nn.Dropout2d(config.dropout) if config.dropout else nn.Identity()
         )  # which draws nothing
@@ -98,7 +102,8 @@ class SegmentationModel(nn.Module):
             widths = backbone.channels[1:]
             self.scse = nn.ModuleList(SCSE(width) if width else nn.Identity() for width in widths)
         if config.scalars:
-            self.scalar_join = ScalarJoin(config.scalars, deepest)
+            self.scalar_join = ScalarJoin(config.scalars, deepest, stacks=traits.stacks_scalars)
+            deepest = _decoder_channels(config, backbone)[-1]
         if config.image_head != "none":
             self.image_head = build_image_head(config.image_head, deepest, classes)
         # a tuple, not a list of modules: they count as parts of the decoder alone
@@ -229,11 +234,19 @@ def _house(config: ModelConfig, channels: Sequence[int], strides: Sequence[int])
     return build_decoder(config, channels, strides, join_first=is_vgg)
 
 
+def _decoder_channels(config: ModelConfig, backbone: Backbone) -> list[int]:
+    """Return the channels of the maps that the decoder gets: the deepest one's may have grown by the scalars."""
+    *finer, deepest = backbone.channels
+    stacked = len(config.scalars) if ARCHITECTURES[config.architecture].stacks_scalars else 0
+    return [*finer, deepest + stacked]
+
+
 Builder = Callable[[ModelConfig, Sequence[int], Sequence[int]], nn.Module]
 
 MODELS: dict[str, Builder] = {
     **dict.fromkeys(LIBRARY_ARCHITECTURES, build_library_decoder),
     **dict.fromkeys(HOUSE_ARCHITECTURES, _house),
+    **dict.fromkeys(OWN_NETS, build_own_decoder),
 }
 """Architecture -> what builds its decoder from the configuration, and the channels and strides of the encoder's maps.
 
@@ -271,8 +284,9 @@ def build_model(
     check_encoder(config.encoder)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        backbone = build_backbone(config, planes)
-        decoder = builder(config, backbone.channels, backbone.strides)
+        build_encoder = build_own_backbone if config.architecture in OWN_NETS else build_backbone
+        backbone = build_encoder(config, planes)
+        decoder = builder(config, _decoder_channels(config, backbone), backbone.strides)
         mean, std = normalisation(
             planes,
             pretrained=config.encoder_weights != "none",

@@ -63,6 +63,7 @@ def cycle_of(recipe: Recipe, *, run: str, epochs: int, rule: UnitRule) -> Recipe
     cycle = stages[-1].model_copy(
         update={
             "epochs": epochs,
+            "start": "previous",
             "optimizer": optimizer.model_copy(update={"lr": optimizer.lr * rule.cycle_lr_frac}),
             "schedule": ScheduleConfig(name="cosine", warmup_frac=0.05, final_frac=0.001),
         }

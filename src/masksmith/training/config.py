@@ -71,8 +71,9 @@ class OptimizerConfig(Config):
             )
 
 
-Watch = Literal["score", "loss"]
-"""What is watched: the fold's score by the recipe's metric (higher is better), or the mean training loss."""
+Watch = Literal["score", "loss", "val_loss"]
+"""What is watched: the fold's score by the recipe's metric (higher is better), the mean training loss, or the mean loss
+of the stage on the held-out images, without augmentation."""
 
 _SCHEDULE_USES: dict[str, Set[str]] = {
     "constant": set(),
@@ -113,7 +114,8 @@ class ScheduleConfig(Config):
     watch: Watch = "score"
     """What plateau watches."""
     patience: int = Field(default=5, ge=1)
-    """Evaluations (score) or epochs (loss) in a row without a gain, after which plateau multiplies the rate."""
+    """Evaluations (score, val_loss) or epochs (loss) in a row without a gain, after which plateau multiplies the
+    rate."""
     min_delta: float = Field(default=0.0, ge=0)
     """A gain that is not larger than this is none (plateau)."""
 
@@ -142,7 +144,7 @@ class StallConfig(Config):
     watch: Watch = "score"
     """What is watched; it is counted within a stage, because losses of two stages cannot be compared."""
     patience: int = Field(default=5, ge=1)
-    """Evaluations (score) or epochs (loss) in a row without a gain."""
+    """Evaluations (score, val_loss) or epochs (loss) in a row without a gain."""
     min_delta: float = Field(default=0.0, ge=0)
     """A gain that is not larger than this is none."""
 
@@ -205,6 +207,9 @@ class Stage(Config):
 
     data: Literal["labelled", "pseudo", "both"] = "labelled"
     """Which images: the training set, the test images with pseudo-labels (the recipe's ``pseudo``), or both."""
+    start: Literal["previous", "best"] = "previous"
+    """Which weights it goes on from: those that the stage before ended with, or those of the best scored epoch so far;
+    an average of the weights then begins anew, too."""
     epochs: int = Field(ge=1)
     """Passes over the images; the most where ``until_plateau`` is set."""
     until_plateau: StallConfig | None = None
@@ -261,12 +266,14 @@ class TrainingConfig(Config):
     threads: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
     """Threads of the CPU; "auto" takes the cores this process may use."""
     evaluate_every: int = Field(default=4, ge=1)
-    """Score the fold after every so many epochs (always after the last)."""
+    """Score the fold after every so many epochs (always after the last, and before a stage that starts from the
+    best)."""
     early_stop: StallConfig | None = None
     """End the training as soon as this stalls; None: after the last stage."""
-    select: Literal["last", "best", "swa"] = "last"
+    select: Literal["last", "best", "best_val_loss", "swa"] = "last"
     """Which weights become final.safetensors: those of the last epoch, of the best scored one (its optimism is then
-    reported), or the mean that ``swa`` describes."""
+    reported), of the one in the last stage with the lowest loss on the held-out images (chosen on them, too), or the
+    mean that ``swa`` describes."""
     keep: list[Literal["last", "best_score", "best_loss", "swa"]] = Field(default_factory=list)
     """Weights that stay beside final.safetensors; best_loss: of the lowest mean training loss of the last stage."""
     top_k: int = Field(default=0, ge=0)
@@ -298,6 +305,7 @@ class TrainingConfig(Config):
             )
         for span in self.spans():
             _check_cycles(self, span)
+        _check_starts(self)
         _check_swa(self)
 
     def batches_of(self, stage: Stage) -> tuple[int, int]:
@@ -312,6 +320,18 @@ class TrainingConfig(Config):
                 spans.append([])
             spans[-1].append(index)
         return spans
+
+
+def _check_starts(config: TrainingConfig) -> None:
+    """Refuse a start from the best epoch where there is none yet, and with an optimizer that knows other weights."""
+    for i, stage in enumerate(config.stages):
+        if stage.start == "best" and i == 0:
+            raise ValueError("stages[0]: start: 'best', but no epoch comes before it; expected 'previous'")
+        if stage.start == "best" and stage.optimizer is None:
+            raise ValueError(
+                f"stages[{i}]: start: 'best', but it continues the optimizer of the stage before, whose moments belong "
+                "to other weights; give it an optimizer"
+            )
 
 
 def _check_cycles(config: TrainingConfig, span: Sequence[int]) -> None:

@@ -24,7 +24,8 @@ def write_final(
     best, select = trainer.progress.best, trainer.config.select
     swa = trainer.finished_swa()
     kept = keeper.publish(best, trainer.progress.snapshots, last=trainer.kept, swa=swa)
-    epoch = best.epoch if select == "best" else trainer.progress.epoch
+    chosen = {"best": best.epoch, "best_val_loss": best.val_loss_epoch}.get(select)
+    epoch = trainer.progress.epoch if chosen is None else chosen
     facts: dict[str, Any] = {
         "epoch": epoch,
         "select": select,
@@ -39,5 +40,5 @@ def write_final(
         **kept,
     }
     model = swa if select == "swa" and swa is not None else trainer.kept
-    tensors: dict[str, Tensor] = keeper.load(best.epoch) if select == "best" else model.state_dict()
+    tensors: dict[str, Tensor] = model.state_dict() if chosen is None else keeper.load(chosen)
     save_tensors(keeper.folder / "final.safetensors", tensors, facts)

@@ -27,6 +27,8 @@ class Best:
     epoch: int = 0
     loss: float | None = None  # lowest mean training loss of the stage under way
     loss_epoch: int = 0
+    val_loss: float | None = None  # lowest loss of held-out images in the stage under way
+    val_loss_epoch: int = 0
     top: list[tuple[float, int]] = field(default_factory=list)  # (score, epoch), the best first
 
     @classmethod
@@ -34,10 +36,23 @@ class Best:
         """Return what ``dataclasses.asdict`` made."""
         return cls(**{**value, "top": [(score, epoch) for score, epoch in value["top"]]})
 
-    def note(self, epoch: int, *, score: float | None, loss: float, top_k: int, new_stage: bool) -> None:
+    def note(
+        self,
+        epoch: int,
+        *,
+        score: float | None,
+        loss: float,
+        top_k: int,
+        new_stage: bool,
+        val_loss: float | None = None,
+    ) -> None:
         """Take an epoch into account; losses of two stages cannot be compared, so a new stage begins anew."""
         if new_stage or self.loss is None or loss < self.loss:
             self.loss, self.loss_epoch = loss, epoch
+        if new_stage:
+            self.val_loss, self.val_loss_epoch = None, 0
+        if val_loss is not None and (self.val_loss is None or val_loss < self.val_loss):
+            self.val_loss, self.val_loss_epoch = val_loss, epoch
         if score is None:
             return
         if score > self.score:
@@ -47,11 +62,19 @@ class Best:
     def epochs(self, config: TrainingConfig) -> dict[str, int]:
         """Return the name of each file to keep -> its epoch."""
         wanted = {f"top_{place}": epoch for place, (_, epoch) in enumerate(self.top, start=1)}
-        if self.epoch and (config.select == "best" or "best_score" in config.keep):
+        if self.epoch and needs_best(config):
             wanted["best_score"] = self.epoch
+        if self.val_loss_epoch and config.select == "best_val_loss":
+            wanted["best_val_loss"] = self.val_loss_epoch
         if self.loss_epoch and "best_loss" in config.keep:
             wanted["best_loss"] = self.loss_epoch
         return wanted
+
+
+def needs_best(config: TrainingConfig) -> bool:
+    """Whether the weights of the best scored epoch are asked for: at the end, or by a stage that starts from them."""
+    starts = any(stage.start == "best" for stage in config.stages)
+    return config.select == "best" or "best_score" in config.keep or starts
 
 
 class Keeper:

@@ -126,10 +126,13 @@ def _train(run: _Run) -> None:
         epoch, first = trainer.plan[progress.epoch], progress.step
         started, before = time.monotonic(), remaining.done
         try:
+            if trainer.starts_from_best:
+                trainer.start_from(run.keeper.load(progress.best.epoch))
             mean_loss, rate = trainer.run_epoch(remaining, run.deadline, on_cycle=lambda: _end_cycle(run))
             seconds, steps = seconds + time.monotonic() - started, steps + epoch.steps - first
-            stalls, stalled = look(progress.stalls, watchers_of(trainer.config, epoch), "loss", mean_loss)
-            score = _score(run, last=trainer.is_last(stalled))
+            rules = watchers_of(trainer.config, epoch)
+            stalls, stalled = look(progress.stalls, rules, "loss", mean_loss)
+            scored = _score(run) if trainer.is_evaluated(stalled) else _Scored()
         except DivergenceError as error:
             _rescue(run, error)
             remaining.done = before
@@ -143,36 +146,52 @@ def _train(run: _Run) -> None:
         except StoppedError:
             _save(run)
             raise
-        if score is not None:
-            stalls, more = look(stalls, watchers_of(trainer.config, epoch), "score", score)
-            stalled |= more
-        _keep(run, mean_loss, score)
+        for watch, value in (("score", scored.score), ("val_loss", scored.val_loss)):
+            if value is not None:
+                stalls, more = look(stalls, rules, watch, value)
+                stalled |= more
+        _keep(run, mean_loss, scored)
         trainer.end_epoch()
         pace = steps * epoch.images / seconds if seconds else 0.0
-        _log_epoch(run, mean_loss, rate, score, seconds, pace)
+        _log_epoch(run, mean_loss, rate, scored, seconds, pace)
         progress.stalls = stalls
         _settle(run, stalled)
         _save(run)
-        say_epoch(trainer, mean_loss, score, rate, pace, remaining)
+        say_epoch(trainer, mean_loss, scored.score, rate, pace, remaining)
         seconds, steps = 0.0, 0
 
 
-def _score(run: _Run, *, last: bool) -> float | None:
-    """Score the weights after the epoch under way, if it is its turn or the last."""
+@dataclass(frozen=True)
+class _Scored:
+    """What the held-out images say of an epoch; None: they were not asked."""
+
+    score: float | None = None
+    val_loss: float | None = None
+
+
+def _score(run: _Run) -> _Scored:
+    """Score the weights after the epoch under way."""
     trainer = run.trainer
-    if run.evaluate is None or not (last or trainer.is_evaluated(trainer.progress.epoch + 1)):
-        return None
+    if run.evaluate is None:
+        return _Scored()
     started = time.monotonic()
-    score = run.evaluate(trainer.kept)
+    scored = _Scored(run.evaluate(trainer.kept), trainer.val_loss())
     trainer.evaluate_s = time.monotonic() - started
-    return score
+    return scored
 
 
-def _keep(run: _Run, mean_loss: float, score: float | None) -> None:
+def _keep(run: _Run, mean_loss: float, scored: _Scored) -> None:
     """Note the epoch under way, and write its weights where they are worth keeping."""
     trainer, done = run.trainer, run.trainer.progress.epoch + 1
     best, new_stage = trainer.progress.best, trainer.plan[done - 1].number == 0
-    best.note(done, score=score, loss=mean_loss, top_k=trainer.config.top_k, new_stage=new_stage)
+    best.note(
+        done,
+        score=scored.score,
+        loss=mean_loss,
+        top_k=trainer.config.top_k,
+        new_stage=new_stage,
+        val_loss=scored.val_loss,
+    )
     run.keeper.write(best, done, trainer.kept)
 
 
@@ -187,13 +206,14 @@ def _end_cycle(run: _Run) -> None:
 
 
 def _log_epoch(
-    run: _Run, mean_loss: float, rate: float, score: float | None, seconds: float, pace: float
+    run: _Run, mean_loss: float, rate: float, scored: _Scored, seconds: float, pace: float
 ) -> None:
     done = run.trainer.progress.epoch
     run.log.write(done, "train", loss=mean_loss, lr=rate, stage=run.trainer.plan[done - 1].stage)
     run.log.write(done, "timing", seconds=seconds, images_per_s=pace)
-    if score is not None:
-        run.log.write(done, "fold", score=score)
+    values = {"score": scored.score, "val_loss": scored.val_loss}
+    if known := {name: value for name, value in values.items() if value is not None}:
+        run.log.write(done, "fold", **known)
 
 
 def _settle(run: _Run, stalled: set[Watcher]) -> None:

@@ -6,25 +6,29 @@ from collections.abc import Sequence
 from masksmith.errors import InputError
 from masksmith.training.config import Stage, SwaConfig, TrainingConfig
 
+_OF_HELD_OUT = ("best", "best_val_loss")  # choices of ``select`` that held-out images make
+
 
 def refuse_scores(config: TrainingConfig) -> None:
-    """Refuse a training without held-out images that needs their score.
+    """Refuse a training without held-out images that needs their score or their loss.
 
     Raises:
-        InputError: ``select``, ``keep``, ``top_k``, a plateau or an early stop needs it.
+        InputError: ``select``, ``keep``, ``top_k``, a plateau, an early stop or a stage's start needs it.
     """
-    asks = {"training.select": "'best'"} if config.select == "best" else {}
+    asks = {"training.select": repr(config.select)} if config.select in _OF_HELD_OUT else {}
     if "best_score" in config.keep:
         asks["training.keep"] = "'best_score'"
     if config.top_k:
         asks["training.top_k"] = str(config.top_k)
-    if config.early_stop is not None and config.early_stop.watch == "score":
-        asks["training.early_stop.watch"] = "'score'"
+    if config.early_stop is not None and config.early_stop.watch != "loss":
+        asks["training.early_stop.watch"] = repr(config.early_stop.watch)
     for i, stage in enumerate(config.stages):
-        if stage.until_plateau is not None and stage.until_plateau.watch == "score":
-            asks[f"training.stages[{i}].until_plateau.watch"] = "'score'"
-        if _watches_score(stage):
-            asks[f"training.stages[{i}].schedule.watch"] = "'score'"
+        if stage.start == "best":
+            asks[f"training.stages[{i}].start"] = "'best'"
+        if stage.until_plateau is not None and stage.until_plateau.watch != "loss":
+            asks[f"training.stages[{i}].until_plateau.watch"] = repr(stage.until_plateau.watch)
+        if watched := _watches_held_out(stage):
+            asks[f"training.stages[{i}].schedule.watch"] = repr(watched)
     if asks:
         key, value = next(iter(asks.items()))
         raise InputError(
@@ -37,25 +41,28 @@ def refuse_refit(config: TrainingConfig) -> None:
     """Refuse a training that cannot be repeated with no image held out; to be called before the folds are trained.
 
     Raises:
-        InputError: A plateau schedule watches the score.
+        InputError: A plateau schedule watches the score, or the loss of held-out images.
     """
     for i, stage in enumerate(config.stages):
-        if _watches_score(stage):
+        if watched := _watches_held_out(stage):
             raise InputError(
-                f"training.stages[{i}].schedule.watch: 'score' needs a score, but the refit on all images holds none "
-                "out; expected watch: loss or another schedule, or folds.refit: false"
+                f"training.stages[{i}].schedule.watch: {watched!r} needs a score, but the refit on all images holds "
+                "none out; expected watch: loss or another schedule, or folds.refit: false"
             )
 
 
-def _watches_score(stage: Stage) -> bool:
+def _watches_held_out(stage: Stage) -> str | None:
+    """Return what a stage's schedule watches on held-out images; None where it needs none."""
     schedule = stage.schedule
-    return schedule is not None and schedule.name == "plateau" and schedule.watch == "score"
+    if schedule is None or schedule.name != "plateau" or schedule.watch == "loss":
+        return None
+    return schedule.watch
 
 
 def refit_config(config: TrainingConfig, lengths: Sequence[Sequence[int]]) -> TrainingConfig:
     """Return the training of all images, with the median length of the folds' trainings.
 
-    What needs a score is left out: nothing is stopped or chosen by it, and the weights of the last epoch are kept. A
+    What needs a score is left out: nothing is stopped, chosen or begun by it, and the last epoch's weights are kept. A
     schedule of cycles keeps its whole length. A stage that most folds did not reach is left out. Where weight averaging
     would begin after the end, it begins with the last epoch.
 
@@ -80,7 +87,7 @@ def refit_config(config: TrainingConfig, lengths: Sequence[Sequence[int]]) -> Tr
     changes = {
         "stages": _stages(config.stages, epochs),
         "early_stop": None,
-        "select": "last" if config.select == "best" else config.select,
+        "select": "last" if config.select in _OF_HELD_OUT else config.select,
         "keep": [name for name in config.keep if name != "best_score"],
         "top_k": 0,
         "swa": _swa(config.swa, sum(epochs)),
@@ -101,7 +108,13 @@ def _stages(stages: Sequence[Stage], epochs: Sequence[int]) -> list[Stage]:
         optimizer, schedule = stage.optimizer or optimizer, stage.schedule or schedule
         if not count:
             continue
-        changes = {"epochs": count, "until_plateau": None, "optimizer": optimizer, "schedule": schedule}
+        changes = {
+            "epochs": count,
+            "start": "previous",
+            "until_plateau": None,
+            "optimizer": optimizer,
+            "schedule": schedule,
+        }
         made.append(stage.model_copy(update=changes))
         optimizer, schedule = None, None
     return made

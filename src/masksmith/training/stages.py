@@ -39,6 +39,8 @@ class FoldData:
     """Id -> numbers for the model; empty where it takes none."""
     custom: CallableAugment | None = None
     """A callable of the user's that the recipe names."""
+    held_out: list[str] = field(default_factory=list)
+    """Ids of the images that the fold is validated on; ``scalars`` has theirs too."""
     pseudo: "FoldData | None" = None
     """Images with pseudo-labels, with their scalars; None where no stage uses any."""
 

@@ -4,7 +4,7 @@ import math
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -19,17 +19,18 @@ from masksmith.models import SegmentationModel, slice_strided_depthwise, to_chan
 from masksmith.progress import Remaining, clock, logger, track
 from masksmith.randomness import stream
 from masksmith.training.averaging import EqualMean, MovingAverage, batch_norms, measure_norms
-from masksmith.training.checkpoint import pack_state, part_of, unpack_state
+from masksmith.training.checkpoint import copy_weights, pack_state, part_of, unpack_state
 from masksmith.training.config import TrainingConfig
 from masksmith.training.deadline import Deadline
 from masksmith.training.freeze import encoder_norms, refuse_missing_parts, set_frozen, small_batch_warning
+from masksmith.training.held_out import HeldOut
 from masksmith.training.keep import Best
 from masksmith.training.optim import build_optimizer, fill_momentum, finished_cycles, lr_factor, set_lr
 from masksmith.training.plan import Epoch, end_stage, plan_epochs, shorten
 from masksmith.training.sampling import Sampling
 from masksmith.training.stages import EpochBatches, FoldData, StepBatches, task_of
 from masksmith.training.step import batch_loss, forward, image_losses, losses_of, to_device
-from masksmith.training.watch import Stalls, Watcher
+from masksmith.training.watch import Stalls, Watcher, watchers_of
 
 _EXPLODED = 3.0  # a mean loss above this multiple of the stage's best, and above its first, is a divergence
 _LOOK_EVERY = 20  # steps between looks at the loss: a look makes a GPU wait
@@ -100,6 +101,7 @@ class Trainer:
         self.next_look = time.monotonic() + _LATE_EVERY_S
         self.tasks = [task_of(config, stage, data, model.divisor) for stage in config.stages]
         self.losses = losses_of(model, config)
+        self.held_out = HeldOut.of(config, data, model.divisor)
         self.sampling = Sampling(config, data, fabric.device)
         self._check_parts()
         self.start_optimizer(0)
@@ -209,6 +211,23 @@ class Trainer:
         if before is None or before.span != epoch.span:
             self.progress.rate_scale = 1.0
 
+    @property
+    def starts_from_best(self) -> bool:
+        """Whether the stage under way begins here and now, with the weights of the best scored epoch."""
+        return self.progress.step == 0 and self._best_starts(self.plan, self.progress.epoch)
+
+    def start_from(self, tensors: dict[str, Tensor]) -> None:
+        """Take weights over; an average begins anew with them."""
+        copy_weights(self.raw, tensors, where=f"the best weights of {self.data.name}")
+        if self.average:
+            self.average = MovingAverage(self.raw, decay=self.average.decay)
+
+    def _best_starts(self, plan: Sequence[Epoch], done: int) -> bool:
+        """Whether a stage that starts from the best epoch begins after ``done`` epochs of a plan."""
+        if not 0 < done < len(plan) or plan[done].stage == plan[done - 1].stage:
+            return False
+        return self.config.stages[plan[done].stage].start == "best"
+
     def run_epoch(
         self, remaining: Remaining, deadline: Deadline | None, *, on_cycle: Callable[[], None]
     ) -> tuple[float, float]:
@@ -309,6 +328,14 @@ class Trainer:
         progress = self.progress
         progress.epoch, progress.step, progress.loss_sum = progress.epoch + 1, 0, 0.0
 
+    def val_loss(self) -> float | None:
+        """Return the loss on the held-out images of the weights that are kept; None where nothing looks at it."""
+        epoch = self.plan[self.progress.epoch]
+        watched = any(rule.watch == "val_loss" for rule in watchers_of(self.config, epoch).values())
+        if not watched and self.config.select != "best_val_loss":
+            return None
+        return self.held_out.loss(self.fabric, self.kept, epoch, self.losses[epoch.stage])
+
     # --- averages -----------------------------------------------------------------------------------------
 
     def add_to_swa(self) -> None:
@@ -352,7 +379,7 @@ class Trainer:
             return
         slower = deadline.slower(remaining.pace, stage=self.plan[self.progress.epoch].stage)
         ahead = range(self.progress.epoch + 1, len(self.plan) + 1)
-        evaluations = sum(self.is_evaluated(done) for done in ahead)
+        evaluations = sum(self._is_due(done, self.plan) for done in ahead)
         steps_s = sum(
             work * deadline.pace_of(stage, remaining.pace, slower)
             for stage, work in self.work_by_stage().items()
@@ -361,19 +388,20 @@ class Trainer:
         if share is not None:
             raise LateError(share)
 
-    def is_evaluated(self, done: int) -> bool:
-        """Whether the fold is scored after ``done`` epochs."""
-        return done % self.config.evaluate_every == 0 or done == len(self.plan)
+    def _is_due(self, done: int, plan: Sequence[Epoch]) -> bool:
+        """Whether the fold is scored after ``done`` epochs of a plan."""
+        last = done == len(plan) or self._best_starts(plan, done)
+        return last or done % self.config.evaluate_every == 0
 
     def shorten(self, share: float) -> None:
         """Leave only a share of the steps ahead in the plan."""
         self.plan = shorten(self.plan, self.progress.epoch, self.progress.step, share)
         self.replanned = True
 
-    def is_last(self, stalled: set[Watcher]) -> bool:
-        """Whether the training ends with the epoch under way, given who has stalled by it."""
+    def is_evaluated(self, stalled: set[Watcher]) -> bool:
+        """Whether the fold is scored after the epoch under way, given who has stalled by it."""
         done = self.progress.epoch + 1
-        return len(self._plan_after(done, stalled)) == done
+        return self._is_due(done, self._plan_after(done, stalled))
 
     def settle(self, stalled: set[Watcher]) -> bool:
         """Act on what has stalled by the epoch that was just finished; return whether the plan became shorter."""

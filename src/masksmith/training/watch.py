@@ -44,7 +44,8 @@ def watchers_of(config: TrainingConfig, epoch: Epoch) -> dict[Watcher, StallConf
 def advance(stall: Stall, value: float, rule: StallConfig) -> tuple[Stall, bool]:
     """Return the state after a look at ``value``, and whether the watched value has stalled by it.
 
-    A stall sets the count back, but not the best value: a rate that was lowered has ``patience`` looks again.
+    A score is to rise, a loss to fall. A stall sets the count back, but not the best value: a rate that was lowered
+    has ``patience`` looks again.
     """
     gain = value if rule.watch == "score" else -value
     best = None if stall.best is None else stall.best if rule.watch == "score" else -stall.best

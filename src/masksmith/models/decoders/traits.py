@@ -16,6 +16,10 @@ class Traits:
         depths: Values of ``encoder_depth`` that work.
         describes: One sentence for people.
         source: Paper or published code.
+        divisor: Of a net with an encoder of its own: what the sides of the canvas must be multiples of. None: it takes
+            any encoder, whose strides say that.
+        stacks_scalars: Whether ``scalars`` are stacked onto the deepest map as they are; False: and mixed into it.
+        head_kernel: Side of the last convolution's kernel.
     """
 
     decoder_channels: Literal["levels", "one"]
@@ -23,6 +27,14 @@ class Traits:
     depths: range
     describes: str
     source: str
+    divisor: int | None = None
+    stacks_scalars: bool = False
+    head_kernel: int = 1
+
+    @property
+    def has_own_encoder(self) -> bool:
+        """Whether it is a whole net, which takes no encoder by name."""
+        return self.divisor is not None
 
 
 _DEPTHS = range(3, 6)

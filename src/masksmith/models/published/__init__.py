@@ -1,0 +1,8 @@
+"""Published nets that bring their own encoder, to the layer: those of the TGS Salt contest's kernels.
+
+``OWN_NETS`` says what there is, without torch; ``build_own_backbone`` and ``build_own_decoder`` are in build.py.
+"""
+
+from masksmith.models.published.traits import OWN_NETS
+
+__all__ = ["OWN_NETS"]
