@@ -32,7 +32,7 @@ def measure(
 
     torch.set_num_threads(threads)
     recipe = load_recipe(
-        "default",
+        "auto",
         (f"training.precision={precision}", f"training.threads={threads}", "training.device=cpu"),
     )
     model_config = ModelConfig(encoder=encoder, encoder_weights="none")
@@ -80,7 +80,7 @@ def estimate(
     from masksmith.training import memory
 
     torch.set_num_threads(threads)
-    config = load_recipe("default", (f"training.precision={precision}", "training.device=cpu")).training
+    config = load_recipe("auto", (f"training.precision={precision}", "training.device=cpu")).training
     model = build_model(ModelConfig(encoder=encoder, encoder_weights="none"), in_channels=1, seed=0)
     start = time.perf_counter()
     ask = memory.training_bytes if work == "training" else memory.prediction_bytes

@@ -20,14 +20,14 @@ def dotted(changes):
 def write_recipe(folder, name, **changes):
     """Write a small recipe; return its path."""
     path = folder / f"{name}.yaml"
-    path.write_text(load_recipe("default", (f"name={name}", *dotted(SMALL | changes))).to_yaml())
+    path.write_text(load_recipe("auto", (f"name={name}", *dotted(SMALL | changes))).to_yaml())
     return str(path)
 
 
 def write_pupil(folder, name, teacher, *, data=("pseudo", "both", "labelled"), changes=None, **pseudo):
     """Write a small recipe whose stages are trained on ``data``, with labels of ``teacher``."""
     path = folder / f"{name}.yaml"
-    value = load_recipe("default", (f"name={name}", *dotted(SMALL | (changes or {})))).model_dump(mode="json")
+    value = load_recipe("auto", (f"name={name}", *dotted(SMALL | (changes or {})))).model_dump(mode="json")
     value["pseudo"] = {"teacher": teacher, "min_confident_frac": 0.0} | pseudo
     for stage, one in zip(value["training"]["stages"], data, strict=True):
         stage["data"] = one

@@ -73,7 +73,7 @@ def test_usage_errors_exit_with_2():
 def test_recipes_lists_them():
     done = masksmith("recipes")
     assert done.returncode == 0
-    assert "default" in done.stdout
+    assert "auto" in done.stdout
 
 
 def test_score(example):
@@ -146,7 +146,7 @@ def test_compete_hands_the_budget_on_and_exits_as_it_ended(monkeypatch, tmp_path
     done = CliRunner().invoke(app, arguments)
     assert done.exit_code == code
     assert calls == [
-        {"out": Path("p"), "recipe": "default", "overrides": (), "budget": "20m", "device": "cpu"}
+        {"out": Path("p"), "recipe": "auto", "overrides": (), "budget": "20m", "device": "cpu"}
     ]
     assert "budget: 1s of 20m00s" in done.output
 

@@ -39,9 +39,9 @@ def two(tmp_path):
 
 def test_a_file_with_members_is_an_ensemble(two):
     assert is_ensemble(two)
-    assert not is_ensemble("default")
+    assert not is_ensemble("auto")
     assert isinstance(load_judge(two), Ensemble)
-    assert isinstance(load_judge("default"), Recipe)
+    assert isinstance(load_judge("auto"), Recipe)
     ensemble = load_ensemble(two)
     assert [(one.weight, one.set) for one in ensemble.members] == [(1.0, []), (3.0, [])]
     assert [recipe.name for recipe in member_recipes(ensemble)] == ["a", "b"]
@@ -85,7 +85,7 @@ def test_members_may_train_other_numbers_of_folds(tmp_path):
         ({"set": ["folds.refit=true"]}, r"folds\.refit: True, but the ensemble has False"),
         ({"set": ["seed=0", "name=a"]}, r"members\[1\] \(a\) is the training of members\[0\] once more"),
         ({"set": ["seeed=0"]}, r"members\[1\]: --set seeed=0: no key 'seeed'; did you mean 'seed'"),
-        ({"recipe": "defoult"}, r"members\[1\]: recipe: 'defoult' is neither .*did you mean 'default'"),
+        ({"recipe": "auot"}, r"members\[1\]: recipe: 'auot' is neither .*did you mean 'auto'"),
         ({"weight": 0}, r"members\[1\]\.weight: 0"),
         ({"weights": 1}, r"members\[1\]\.weights: unknown key; did you mean 'weight'"),
     ],
@@ -124,7 +124,7 @@ def test_a_training_that_would_predict_in_two_ways_is_refused(tmp_path):
 
 def test_the_listing_knows_both_kinds():
     kinds = {listing.name: listing.kind for listing in list_recipes()}
-    assert kinds["default"] == "recipe"
+    assert kinds["auto"] == "recipe"
     assert [one.name for one in list_recipes("ensemble")] == [
         n for n, kind in kinds.items() if kind == "ensemble"
     ]

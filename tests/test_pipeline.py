@@ -58,7 +58,7 @@ def test_the_project_folder_is_the_contract(trained):
         "test/fold_0.npy",
         "test/fold_0.csv",
     }
-    assert run.path.name == f"default-{run.recipe.hash[:8]}"
+    assert run.path.name == f"auto-{run.recipe.hash[:8]}"
 
 
 def test_resolved_recipe_has_no_auto_left(trained):
@@ -90,7 +90,7 @@ def test_changed_values_make_another_run_on_the_same_folds(example, project):
     assert len(list((project / "runs").glob("*/recipe.yaml"))) == 2
     first = {run.name for run in (project / "runs").iterdir() if run.is_dir()} - {the_run(project).path.name}
     ms.predict(project)
-    with pytest.raises(InputError, match=r"it was made for default-[0-9a-f]{8}/fold 0, not default-"):
+    with pytest.raises(InputError, match=r"it was made for auto-[0-9a-f]{8}/fold 0, not auto-"):
         ms.submit(project)
     verdict = ms.submit(project, run=first.pop())
     assert verdict.ids == 8
@@ -243,7 +243,7 @@ def test_the_run_names_the_folds_it_was_trained_on(trained):
 
 
 def test_unknown_run(project):
-    with pytest.raises(InputError, match="no run 'nothing'; there are default-"):
+    with pytest.raises(InputError, match="no run 'nothing'; there are auto-"):
         ms.report(project, run="nothing")
 
 
@@ -321,8 +321,8 @@ def test_report_is_one_offline_file_that_escapes(trained):
 
 
 def test_recipes():
-    assert [listing.name for listing in ms.recipes()] == ["default"]
-    card = ms.recipes("default")
+    assert [listing.name for listing in ms.recipes()] == ["auto"]
+    card = ms.recipes("auto")
     assert card.num_weights > 1e6
     text = str(card)
     assert "size trace" in text

@@ -90,7 +90,7 @@ def test_fresh_measurements_need_no_check(measurements, trained):
 def test_the_plan_survives_its_file(trained):
     project = Project.open(trained)
     plan = Plan("x", project.run().recipe, [planner.Choice("a", "b", "c")], [])
-    unit = Unit("fold", 0, 0, 100.0, "why", "ref", run="default-00000000")
+    unit = Unit("fold", 0, 0, 100.0, "why", "ref", run="auto-00000000")
     begun = plan.with_unit(unit)
     assert begun.under_way == 0
     assert Plan.from_json(json.loads(json.dumps(begun.to_json())), where="x") == begun
@@ -146,7 +146,7 @@ def test_what_was_trained_without_a_budget_is_taken_over(project):
     (project / "plan.json").unlink()
     changed = recipe.model_copy(update={"metric": "iou_pooled"})
     with pytest.raises(
-        InputError, match=r"metric: 'iou_pooled' was asked for, but default-.* was judged by 'tgs_map'"
+        InputError, match=r"metric: 'iou_pooled' was asked for, but auto-.* was judged by 'tgs_map'"
     ):
         planner.Planner(opened, changed, pinned, tools()).make(1e6)
 

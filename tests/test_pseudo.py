@@ -63,7 +63,7 @@ def test_stages_and_labels_need_each_other(tmp_path):
         InputError, match=r"training\.stages\[1\]\.data: 'both', but pseudo is null; name a teacher"
     ):
         load_recipe(overrides=("training.stages.1.data=both",))
-    idle = write_pupil(tmp_path, "idle", "default", data=("labelled",) * 3, changes={"folds.count": 5})
+    idle = write_pupil(tmp_path, "idle", "auto", data=("labelled",) * 3, changes={"folds.count": 5})
     with pytest.raises(
         InputError, match=r"idle\.yaml: pseudo: its labels are used by no stage; set training"
     ):
@@ -346,7 +346,7 @@ def test_a_resolved_recipe_needs_its_teachers_run(example, pupil, project, tmp_p
         update={"pseudo": recipe.pseudo.model_copy(update={"teacher_run": "gone-12345678"})}
     )
     (tmp_path / "settled.yaml").write_text(settled.to_yaml())
-    with pytest.raises(InputError, match="no run 'gone-12345678'; there are default-"):
+    with pytest.raises(InputError, match="no run 'gone-12345678'; there are auto-"):
         ms.train(project, recipe=str(tmp_path / "settled.yaml"))
 
 

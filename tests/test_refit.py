@@ -101,7 +101,7 @@ def test_what_needs_a_score_is_left_out_of_it():
     from masksmith.recipe import load_recipe
     from masksmith.training.refit import refit_config
 
-    config = load_recipe("default", ("training.select=best", "training.top_k=2")).training
+    config = load_recipe("auto", ("training.select=best", "training.top_k=2")).training
     refit = refit_config(config, [[14, 4, 10], [14, 4, 20], [14, 4, 16]])
     assert (refit.select, refit.top_k) == ("last", 0)
     assert [stage.epochs for stage in refit.stages] == [14, 4, 16]

@@ -87,7 +87,7 @@ def test_every_tip_of_the_blog_has_a_row(section, count):
 
 def test_the_words_of_the_tips_are_in_the_vocabulary():
     known = (ROOT / "docs" / "vocabulary.md").read_text() + next(
-        listing.text for listing in list_recipes() if listing.name == "default"
+        listing.text for listing in list_recipes() if listing.name == "auto"
     )
     words = {
         word for _, cells in tips().values() for cell in cells for word in re.findall(r"`([^`]+)`", cell)

@@ -129,7 +129,7 @@ def test_the_command_line_ends_with_2_where_a_recipe_has_changed(tmp_path):
         "import sys, masksmith.verification as v\n"
         "v.golden = lambda: {}\n"
         "v.learn = lambda recipe, data: 1.0\n"
-        "sys.argv = ['masksmith', 'recipes', 'default', '--verify']\n"
+        "sys.argv = ['masksmith', 'recipes', 'auto', '--verify']\n"
         "from masksmith.cli import main\nmain()\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

@@ -214,7 +214,7 @@ def test_an_image_without_its_number(project):
     del data["train"][3]["values"]["z"]
     (project / "data.json").write_text(json.dumps(data))
     opened = Project.open(project)
-    recipe = load_recipe("default", ('model.scalars=["z"]',))
+    recipe = load_recipe("auto", ('model.scalars=["z"]',))
     with pytest.raises(
         InputError, match=rf"the image '{data['train'][3]['id']}' has no 'z' in the side tables"
     ):

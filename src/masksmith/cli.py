@@ -47,7 +47,7 @@ Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda, mps or 
 def compete(
     data: Data,
     out: Out,
-    recipe: RecipeName = "default",
+    recipe: RecipeName = "auto",
     overrides: Set = None,
     budget: Annotated[
         str | None,
@@ -71,7 +71,7 @@ def plan(
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Project folder to write plan.yaml to.")
     ] = None,
-    recipe: RecipeName = "default",
+    recipe: RecipeName = "auto",
     overrides: Set = None,
     device: Device = None,
 ) -> None:
@@ -98,7 +98,7 @@ def noise(
 
 
 @app.command()
-def lr(project: Folder, recipe: RecipeName = "default", overrides: Set = None) -> None:
+def lr(project: Folder, recipe: RecipeName = "auto", overrides: Set = None) -> None:
     """Sweep the learning rate over a short training, suggest one, and write lr.html."""
     print(masksmith.lr(project, recipe=recipe, overrides=overrides or ()))
 
@@ -113,13 +113,13 @@ def check(
 
 
 @app.command()
-def folds(project: Folder, recipe: RecipeName = "default", overrides: Set = None) -> None:
+def folds(project: Folder, recipe: RecipeName = "auto", overrides: Set = None) -> None:
     """Make the folds, once, and print their balance."""
     print(masksmith.folds(project, recipe=recipe, overrides=overrides or ()))
 
 
 @app.command()
-def train(project: Folder, recipe: RecipeName = "default", overrides: Set = None) -> None:
+def train(project: Folder, recipe: RecipeName = "auto", overrides: Set = None) -> None:
     """Train the folds that are not trained yet."""
     print(masksmith.train(project, recipe=recipe, overrides=overrides or ()).path)
 

@@ -78,7 +78,7 @@ def check(data: str | Path, out: str | Path | None = None) -> CheckReport:
     return report
 
 
-def folds(out: str | Path, *, recipe: str = "default", overrides: Overrides = ()) -> Folds:
+def folds(out: str | Path, *, recipe: str = "auto", overrides: Overrides = ()) -> Folds:
     """Make the folds of a project, once; later calls read them."""
     project, asked = Project.open(Path(out)), load_judge(recipe, _dotted(overrides))
     with folder_lock(project.root):
@@ -88,7 +88,7 @@ def folds(out: str | Path, *, recipe: str = "default", overrides: Overrides = ()
 def train(
     out: str | Path,
     *,
-    recipe: str = "default",
+    recipe: str = "auto",
     overrides: Overrides = (),
     augment: CallableAugment | None = None,
 ) -> Run:
@@ -159,7 +159,7 @@ def noise(out: str | Path, *, recipe: str | None = None, overrides: Overrides = 
         return measure_noise(project, asked)
 
 
-def lr(out: str | Path, *, recipe: str = "default", overrides: Overrides = ()) -> "LrFound":
+def lr(out: str | Path, *, recipe: str = "auto", overrides: Overrides = ()) -> "LrFound":
     """Sweep the learning rate over a short training of fold 0, and write ``lr.html``; no run is made.
 
     Args:
@@ -209,7 +209,7 @@ def plan(
     *,
     budget: str,
     out: str | Path | None = None,
-    recipe: str = "default",
+    recipe: str = "auto",
     overrides: Overrides = (),
     device: str | None = None,
 ) -> str:
@@ -290,7 +290,7 @@ def compete(
     data: str | Path,
     *,
     out: str | Path,
-    recipe: str = "default",
+    recipe: str = "auto",
     overrides: Overrides = (),
     budget: str | None = None,
     device: str | None = None,
@@ -489,7 +489,7 @@ def _last_recipe(project: Project) -> str:
     try:
         return str(project.run().path / "recipe.yaml")
     except InputError:
-        return "default"
+        return "auto"
 
 
 # --- recipes ----------------------------------------------------------------------------------------------

@@ -365,7 +365,7 @@ def load_teacher(recipe: Recipe) -> Recipe:
 
 
 def load_recipe(
-    name: str = "default", overrides: tuple[str, ...] = (), *, taught: tuple[str, ...] = ()
+    name: str = "auto", overrides: tuple[str, ...] = (), *, taught: tuple[str, ...] = ()
 ) -> Recipe:
     """Load a bundled recipe by name, or one from a file, and apply dotted overrides; see parse_recipe."""
     text, where = recipe_source(name)

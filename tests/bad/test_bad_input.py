@@ -386,7 +386,7 @@ def test_a_recipe_that_is_a_list(tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "message"),
-    [("defualt", "did you mean 'default'"), ("nowhere.yaml", "recipe nowhere.yaml: no such file")],
+    [("auot", "did you mean 'auto'"), ("nowhere.yaml", "recipe nowhere.yaml: no such file")],
 )
 def test_unknown_recipes(monkeypatch, capsys, name, message):
     code, text = run(monkeypatch, capsys, "recipes", name)

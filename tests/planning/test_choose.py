@@ -14,7 +14,7 @@ RULES = load_rules()
 
 
 def chosen(machine, seconds, *, facts=FACTS, overrides=(), pinned=None):
-    asked = load_recipe("default", tuple(overrides))
+    asked = load_recipe("auto", tuple(overrides))
     keys = [one.partition("=")[0] for one in overrides] if pinned is None else pinned
     return choose(asked, keys, facts, seconds, RULES, machine.tools())
 
@@ -149,7 +149,7 @@ def test_weights_that_no_candidate_has():
 
 def test_the_second_recipe_differs():
     machine = Machine(weights=("imagenet", "none"))
-    asked, first = load_recipe("default"), chosen(machine, 1800).recipe
+    asked, first = load_recipe("auto"), chosen(machine, 1800).recipe
 
     def second(machine, asked=asked, pinned=()):
         return second_recipe(first, asked, pinned, FACTS, RULES, machine.tools())
@@ -165,7 +165,7 @@ def test_the_second_recipe_differs():
 
 
 def test_another_recipe_keeps_its_own_length():
-    asked = load_recipe("default").model_copy(update={"name": "mine"})
+    asked = load_recipe("auto").model_copy(update={"name": "mine"})
     found = choose(asked, [], FACTS, 1200, RULES, Machine().tools())
     assert found.recipe.training.stages == asked.training.stages
 
@@ -180,7 +180,7 @@ def test_another_recipe_keeps_its_own_length():
     ],
 )
 def test_a_model_in_a_recipe_is_kept_where_its_encoder_is_not_named(model):
-    base = load_recipe("default")
+    base = load_recipe("auto")
     asked = base.model_copy(update={"name": "mine", "model": ModelConfig(**model)})
 
     def settle(recipe):
@@ -199,6 +199,6 @@ def test_a_model_in_a_recipe_is_kept_where_its_encoder_is_not_named(model):
 
 def test_weights_alone_pin_no_model():
     weights = {"encoder_weights": "imagenet", "encoder_weights_hash": "0" * 64}
-    asked = load_recipe("default").model_copy(update={"model": ModelConfig(**weights)})
+    asked = load_recipe("auto").model_copy(update={"model": ModelConfig(**weights)})
     found = choose(asked, ["model.encoder_weights"], FACTS, 1800, RULES, Machine().tools())
     assert found.recipe.model.encoder == "resnet18"

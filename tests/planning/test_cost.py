@@ -11,7 +11,7 @@ RULE = load_rules().time
 def cost(*overrides, machine=None):
     machine = machine or Machine()
     return cost_of(
-        load_recipe("default", overrides), FACTS, machine.measure, RULE, runtime=machine.tools().runtime
+        load_recipe("auto", overrides), FACTS, machine.measure, RULE, runtime=machine.tools().runtime
     )
 
 

@@ -17,18 +17,18 @@ def again(recipe):
 
 @pytest.mark.parametrize(("epochs", "cycles"), [(19, 1), (20, 2), (9, 1)])
 def test_cycles_still_divide_a_planned_length(epochs, cycles):
-    planned = again(with_epochs(load_recipe("default", RESTARTS), epochs, RULES.length))
+    planned = again(with_epochs(load_recipe("auto", RESTARTS), epochs, RULES.length))
     assert planned.training.stages[0].schedule.cycles == cycles
 
 
 def test_averaging_still_begins_before_the_end():
-    late = load_recipe("default", ("training.swa={start: 30}", "training.select=swa"))
+    late = load_recipe("auto", ("training.swa={start: 30}", "training.select=swa"))
     assert again(with_epochs(late, 12, RULES.length)).training.swa.start == 12
     assert again(with_epochs(late, 34, RULES.length)).training.swa.start == 30
 
 
 def test_a_cosine_cycle_has_no_cycles_to_average():
-    made = load_recipe("default", (*RESTARTS, "training.swa={every: cycle}", "training.select=swa"))
+    made = load_recipe("auto", (*RESTARTS, "training.swa={every: cycle}", "training.select=swa"))
     cycle = again(cycle_of(made, run="x-1", epochs=5, rule=RULES.units))
     assert (cycle.training.swa, cycle.training.select) == (None, "last")
 
@@ -37,7 +37,7 @@ def test_a_cosine_cycle_starts_from_the_run_and_no_best_epoch():
     start = (
         "training.stages.2={start: best, epochs: 3, loss: [{name: bce}], optimizer: {name: adam, lr: 0.001}}"
     )
-    made = load_recipe("default", (start,))
+    made = load_recipe("auto", (start,))
     assert made.training.stages[2].start == "best"
     cycle = again(cycle_of(made, run="x-1", epochs=5, rule=RULES.units))
     assert cycle.training.stages[0].start == "previous"
@@ -45,26 +45,26 @@ def test_a_cosine_cycle_starts_from_the_run_and_no_best_epoch():
 
 
 def test_weights_that_a_planned_training_does_not_keep_do_not_predict():
-    made = load_recipe("default", (*RESTARTS, "prediction.weights=snapshots"))
+    made = load_recipe("auto", (*RESTARTS, "prediction.weights=snapshots"))
     assert again(with_epochs(made, 20, RULES.length)).prediction.weights == "snapshots"
     cycle = again(cycle_of(made, run="x-1", epochs=5, rule=RULES.units))
     assert cycle.prediction == made.prediction.model_copy(update={"weights": "final"})
     check_prediction(cycle.model_copy(update={"training": settle_machine(cycle.training)}))
     late = load_recipe(
-        "default", (RESTARTS[0].replace("stages.0", "stages.2"), "prediction.weights=snapshots")
+        "auto", (RESTARTS[0].replace("stages.0", "stages.2"), "prediction.weights=snapshots")
     )
     assert again(with_epochs(late, 4, RULES.length)).prediction.weights == "final"
 
 
 @pytest.mark.parametrize(("top_k", "weights"), [(2, "top_k"), (0, "final")])
 def test_the_best_epochs_predict_where_they_are_kept(top_k, weights):
-    made = load_recipe("default", (f"training.top_k={top_k}", "prediction.weights=top_k"))
+    made = load_recipe("auto", (f"training.top_k={top_k}", "prediction.weights=top_k"))
     assert again(cycle_of(made, run="x-1", epochs=5, rule=RULES.units)).prediction.weights == weights
 
 
 def test_a_single_stage_trains_everything_on_the_images_of_the_last():
     made = load_recipe(
-        "default",
+        "auto",
         (
             "training.stages.0.freeze=[encoder]",
             "training.stages.0.until_plateau={patience: 1}",

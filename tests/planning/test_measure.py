@@ -18,7 +18,7 @@ TIMING = m.Timing(1.0, 0.5, 0.25, 0.125, (0.2, 0.3), (0.1, 0.2), 7)
 
 def _config(*overrides: str) -> TrainingConfig:
     base = ("training.precision=32-true", "training.device=cpu", "training.threads=1")
-    return load_recipe("default", base + overrides).training
+    return load_recipe("auto", base + overrides).training
 
 
 CONFIG = _config()

@@ -11,12 +11,12 @@ from masksmith.planning.units import Reference, next_unit
 from masksmith.recipe import load_recipe
 
 RULES = load_rules()
-RECIPE = load_recipe("default")  # 38 epochs
+RECIPE = load_recipe("auto")  # 38 epochs
 COST = Cost(train_s=760, epoch_s=28, predict_s=25, view_s=12, finish_s=15, paces=(1e-6, 2e-6))
 REFERENCE = Reference(RECIPE, COST, folds=2)
 
 
-def finish(wish, run="default-00000000"):
+def finish(wish, run="auto-00000000"):
     return replace(wish.unit, run=run, took_s=1.0, joined=True)
 
 
@@ -32,7 +32,7 @@ def test_the_stated_order():
     other = Reference(RECIPE.model_copy(update={"name": "other"}), COST, folds=2)
     units, kinds = [], []
     while (wish := ask(units, 1e5, second=lambda: other)) is not None:
-        units.append(finish(wish, run=f"default-{len(units):08d}"))
+        units.append(finish(wish, run=f"auto-{len(units):08d}"))
         kinds.append((wish.unit.kind, wish.unit.fold))
     folds = [("fold", 0), ("fold", 1)]
     cycles = [("cycle", 0), ("cycle", 1)] * 3
@@ -56,16 +56,16 @@ def test_a_further_fold_only_if_enough_of_it_fits():
 
 
 def test_a_cycle_goes_on_from_the_last_weights_of_its_fold():
-    first = finish(ask([], 1e5), run="default-aaaaaaaa")
+    first = finish(ask([], 1e5), run="auto-aaaaaaaa")
     wish = ask([first], 40 + 6.5 * 28)
     assert epochs_of(wish.recipe) == [6]
-    assert wish.recipe.training.start_run == "default-aaaaaaaa"
+    assert wish.recipe.training.start_run == "auto-aaaaaaaa"
     (stage,) = wish.recipe.training.stages
     assert stage.optimizer.lr == pytest.approx(RULES.units.cycle_lr_frac * 3e-3)
     assert stage.schedule.name == "cosine"
     assert stage.loss == RECIPE.training.stages[-1].loss
-    again = ask([first, finish(wish, run="default-bbbbbbbb")], 40 + 6.5 * 28)
-    assert again.recipe.training.start_run == "default-bbbbbbbb"
+    again = ask([first, finish(wish, run="auto-bbbbbbbb")], 40 + 6.5 * 28)
+    assert again.recipe.training.start_run == "auto-bbbbbbbb"
 
 
 def test_a_second_recipe_is_not_even_looked_at_without_time():
@@ -98,7 +98,7 @@ def test_whole_length():
 def test_a_cycle_survives_yaml():
     from masksmith.recipe import parse_recipe
 
-    cycle = cycle_of(RECIPE, run="default-00000000", epochs=5, rule=RULES.units)
+    cycle = cycle_of(RECIPE, run="auto-00000000", epochs=5, rule=RULES.units)
     assert parse_recipe(cycle.to_yaml(), where="x") == cycle
 
 
@@ -108,9 +108,9 @@ def test_costs_of_a_slower_machine():
 
 
 def test_a_fold_whose_cycle_did_not_join_gets_no_more():
-    units = [finish(ask([], 1e5), run="default-00000000")]
-    units.append(finish(ask(units, 1e5), run="default-00000001"))
-    left_out = replace(finish(ask(units, 1e5), run="default-00000002"), joined=False)
+    units = [finish(ask([], 1e5), run="auto-00000000")]
+    units.append(finish(ask(units, 1e5), run="auto-00000001"))
+    left_out = replace(finish(ask(units, 1e5), run="auto-00000002"), joined=False)
     assert (left_out.kind, left_out.fold) == ("cycle", 0)
     assert [ask([*units, left_out], 1e5).unit.fold for _ in range(1)] == [1]
     failed = [units[0], replace(units[1], joined=False)]  # a fold that failed has nothing to go on from

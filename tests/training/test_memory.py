@@ -20,7 +20,7 @@ MEMINFO = "MemTotal:       24641472 kB\nMemFree:         1000 kB\nMemAvailable: 
 
 def _config(*overrides: str) -> TrainingConfig:
     base = ("training.precision=32-true", "training.device=cpu", "training.threads=1")
-    return load_recipe("default", base + overrides).training
+    return load_recipe("auto", base + overrides).training
 
 
 @pytest.fixture(scope="module")

@@ -113,7 +113,7 @@ def _sized(asked: Recipe, keys: set[str], facts: DataFacts, rules: Rules, choice
     """Settle batch, window and length."""
     training: dict[str, Any] = {}
     batch = next(line.batch_size for line in rules.batch if facts.train >= line.images)
-    if "training.batch_size" in keys or asked.name != "default":
+    if "training.batch_size" in keys or asked.name != "auto":
         batch = asked.training.batch_size
         choices.append(Choice("training.batch_size", str(batch), "as asked"))
     else:
@@ -137,7 +137,7 @@ def _sized(asked: Recipe, keys: set[str], facts: DataFacts, rules: Rules, choice
         )
     choices.append(Choice("training.crop_hw", padded, size_reason))
     recipe = asked.model_copy(update={"training": asked.training.model_copy(update=training)})
-    if asked.name == "default":
+    if asked.name == "auto":
         recipe = with_epochs(recipe, whole_epochs(rules.length, facts.train), rules.length)
     return recipe
 
@@ -234,7 +234,7 @@ def _views(
     """Settle test-time augmentation."""
     cost = cost_of(recipe, facts, tools.measure, rules.time)
     asked = recipe.prediction.tta
-    if "prediction.tta" in keys or recipe.name != "default":
+    if "prediction.tta" in keys or recipe.name != "auto":
         choices.append(Choice("prediction.tta", ", ".join(asked), "as asked"))
         return recipe, cost
     views = rules.prediction.tta
@@ -260,7 +260,7 @@ def _runtime(
 ) -> tuple[Recipe, Cost]:
     """Settle the prediction runtime: OpenVINO where its conversion pays. The held-out images may still refuse it."""
     asked = recipe.prediction.runtime
-    if "prediction.runtime" in keys or recipe.name != "default" or tools.device != "cpu":
+    if "prediction.runtime" in keys or recipe.name != "auto" or tools.device != "cpu":
         choices.append(Choice("prediction.runtime", asked, "as asked"))
         return recipe, cost_of(recipe, facts, tools.measure, rules.time, runtime=tools.runtime)
     prediction = recipe.prediction.model_copy(update={"runtime": "openvino"})
