@@ -316,7 +316,9 @@ def test_report_is_one_offline_file_that_escapes(trained):
 
 
 def test_recipes():
-    assert [listing.name for listing in ms.recipes()] == ["default"]
+    names = [listing.name for listing in ms.recipes()]
+    assert names == sorted(names)
+    assert {"default", "cloud-unet", "water-unet"} <= set(names)
     card = ms.recipes("default")
     assert card.num_weights > 1e6
     text = str(card)
