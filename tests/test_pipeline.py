@@ -321,7 +321,9 @@ def test_report_is_one_offline_file_that_escapes(trained):
 
 
 def test_recipes():
-    assert [listing.name for listing in ms.recipes()] == ["auto"]
+    names = [listing.name for listing in ms.recipes()]
+    assert names == sorted(names)
+    assert {"auto", "cloud-unet", "water-unet"} <= set(names)
     card = ms.recipes("auto")
     assert card.num_weights > 1e6
     text = str(card)

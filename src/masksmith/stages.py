@@ -522,7 +522,7 @@ def _pseudo_data(project: Project, run: Run, fold: int) -> "FoldData | None":
 
     if run.recipe.pseudo is None:
         return None
-    images, made = project.cache.test_images, is_whole(run.pseudo(fold))
+    images, made = project.inputs(run.recipe.input).test, is_whole(run.pseudo(fold))
     masks = Store(run.pseudo(fold)) if made else images
     scalars = scalars_of(project, run.recipe, "test")
     return FoldData(

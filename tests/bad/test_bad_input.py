@@ -350,13 +350,13 @@ def test_a_really_full_disk():
             "        lr: fast",
             "training.stages[0].optimizer.lr: 'fast' is text, expected",
         ),
-        ("    - epochs: 14", "    - epochs: true", "training.stages[0].epochs: True is true/false, expected"),
+        ("      epochs: 14", "      epochs: true", "training.stages[0].epochs: True is true/false, expected"),
         (
-            "    - epochs: 14",
-            "    - epoch: 14",
+            "      epochs: 14",
+            "      epoch: 14",
             "training.stages[0].epoch: unknown key; did you mean 'epochs'",
         ),
-        ("    - epochs: 14", "    - epochs: 0", "training.stages[0].epochs: 0 is a whole number, expected"),
+        ("      epochs: 14", "      epochs: 0", "training.stages[0].epochs: 0 is a whole number, expected"),
         ("metric: tgs_map", "metric: tgs", "metric: 'tgs' is unknown; did you mean 'tgs_map'"),
         ("  train: null", "  train: 9", "folds.train: 9 of 5 folds"),
     ],
@@ -366,7 +366,7 @@ def test_a_recipe_with_an_unknown_key_or_a_wrong_type(
 ):
     from masksmith.recipe import recipe_source
 
-    text, _ = recipe_source("default")
+    text, _ = recipe_source("auto")
     assert old in text
     path = tmp_path / "mine.yaml"
     path.write_text(text.replace(old, new, 1))
