@@ -20,7 +20,7 @@ from masksmith.prediction.codes import MeanCodes
 from masksmith.project import Project
 from masksmith.recipe import Recipe, list_recipes, load_recipe
 from masksmith.splits import ALL
-from masksmith.stages import is_trained
+from masksmith.stages import is_trained, resolve
 from masksmith.training.trainer import Trainer
 from tests.blends import write_ensemble, write_pupil, write_recipe
 
@@ -372,6 +372,17 @@ def test_what_is_for_one_recipe_refuses_an_ensemble(example, project, two, tmp_p
             InputError, match=r"it is an ensemble, and .* one recipe; take one of .*a\.yaml, .*b\.yaml"
         ):
             call()
+
+
+def test_two_members_that_are_one_training_on_this_machine(project, tmp_path):
+    deeper = {"model.encoder": "auto", "model.encoder_depth": 4, "model.decoder_channels": [8, 8, 8, 8]}
+    first = write_recipe(tmp_path, "a", **deeper)
+    settled = resolve(load_recipe(first)).model.encoder
+    same = {"recipe": first, "set": [f"model.encoder={settled}"]}
+    with pytest.raises(
+        InputError, match=r"ensemble e: two members are the same training, a-\w{8}, on this machine"
+    ):
+        ms.train(project, recipe=write_ensemble(tmp_path, "e", first, same), overrides=ONE)
 
 
 def test_its_card_shows_the_nets_of_its_members(two):

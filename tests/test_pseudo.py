@@ -213,10 +213,13 @@ def test_again_does_nothing_and_a_changed_teacher_teaches_anew(example, taught, 
     assert len(stamps) == 4
     ms.compete(example / "data", out=out, recipe=pupil, overrides=TWO)
     assert {path: path.stat().st_mtime_ns for path in stamps} == stamps
-    # labels that are gone are made again, from the same probabilities, and nothing is trained
+    # labels that are gone or damaged are made again, from the same probabilities, and nothing is trained
     for path in out.glob("runs/pupil-*/pseudo/fold_0.*"):
         path.unlink()
     project = Project.open(out)
+    other = run_of(project, "pupil").pseudo(1)
+    other.write_bytes(other.read_bytes()[:-1000])
+    assert not is_trained(project, Member(run_of(project, "pupil"), 1))
     assert not is_trained(project, Member(run_of(project, "pupil"), 0))
     before = content(taught[0])
     ms.compete(example / "data", out=out, recipe=pupil, overrides=TWO)

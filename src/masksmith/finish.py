@@ -23,7 +23,7 @@ from masksmith.project import Project
 from masksmith.seeds import noise_text, read_noise
 from masksmith.splits import ALL, fold_name
 from masksmith.submission import Verdict, validate_submission, write_masks, write_submission
-from masksmith.teaching import labels_of
+from masksmith.teaching import labelling_of
 from masksmith.tuning import compare_recipes, optimism_of, tune_oof
 
 if TYPE_CHECKING:
@@ -95,7 +95,9 @@ def tune_members(project: Project, members: Sequence[Member]) -> dict[str, Any]:
     recipe, oof = members[0].judge, oof_of(project, members)
     optimism: dict[str, float] = {}
     for member in members:
-        optimism |= {} if member.interim or member.fold == ALL else optimism_of(member.run, member.fold)
+        found = {} if member.interim or member.fold == ALL else optimism_of(member.run, member.fold)
+        of_run = "" if member.ensemble is None else f"{member.run.path.name} "
+        optimism |= {f"{of_run}{fold}": value for fold, value in found.items()}
     names = {"members": [member.name for member in members], "run": members[0].run.path.name}
     value = names | tune_oof(project, recipe, oof, optimism=optimism)
     if isinstance(recipe, Ensemble):
@@ -277,7 +279,7 @@ def report_facts(project: Project, members: Sequence[Member]) -> "ReportFacts":
         view=run.recipe.input.view,
         masks=masks,
         preds=preds,
-        labels=[f"{name}: {made}" for name, made in labels_of(members).items()],
+        labels=[f"{name}: {made}" for name, made in labelling_of(members).items()],
     )
 
 

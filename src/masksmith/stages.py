@@ -407,10 +407,19 @@ def train_key(project: Project, run: Run, fold: int) -> str:
 
 def _labels_digest(run: Run, fold: int) -> str:
     """Return a hash of the pseudo-labels of a fold; empty where there are none yet."""
-    path = run.pseudo(fold)
-    if not is_whole(path):
-        return ""
-    return digest(*(f"{name} {entry.crc32}" for name, entry in Store(path).entries.items()))
+    labels = labels_of(run, fold)
+    return "" if labels is None else digest(*(f"{name} {one.crc32}" for name, one in labels.entries.items()))
+
+
+def labels_of(run: Run, fold: int) -> Store | None:
+    """Return the pseudo-labels of a fold; None where there are none yet, or they can no longer be read."""
+    if not is_whole(run.pseudo(fold)):
+        return None
+    try:
+        return Store(run.pseudo(fold))
+    except InputError as error:
+        logger.warning("%s", error)
+        return None
 
 
 def _held_out(run: Run) -> list[Member]:
@@ -522,8 +531,8 @@ def _pseudo_data(project: Project, run: Run, fold: int) -> "FoldData | None":
 
     if run.recipe.pseudo is None:
         return None
-    images, made = project.inputs(run.recipe.input).test, is_whole(run.pseudo(fold))
-    masks = Store(run.pseudo(fold)) if made else images
+    images, labels = project.inputs(run.recipe.input).test, labels_of(run, fold)
+    masks = images if labels is None else labels
     scalars = scalars_of(project, run.recipe, "test")
     return FoldData(
         fold,

@@ -16,7 +16,7 @@ import numpy as np
 
 from masksmith.arrays import IGNORE, Codes, Int, Mask
 from masksmith.augment.sampling import class_of
-from masksmith.data.store import StoreWriter, is_whole
+from masksmith.data.store import StoreWriter
 from masksmith.ensemble import Judge
 from masksmith.errors import InputError
 from masksmith.files import read_json, write_json
@@ -27,7 +27,7 @@ from masksmith.progress import Remaining, logger
 from masksmith.project import Project, Run
 from masksmith.recipe import PseudoConfig
 from masksmith.splits import ALL, NUM_CLASSES, fold_name
-from masksmith.stages import is_trained, open_members, train_member, work_of
+from masksmith.stages import is_trained, labels_of, open_members, train_member, work_of
 from masksmith.training.deadline import Deadline
 
 _VERSION = "1"
@@ -168,7 +168,8 @@ def make_labels(project: Project, member: Member) -> None:
     rule = pseudo.model_dump_json(exclude={"teacher", "set", "teacher_run"})
     entry, path = f"{fold_name(member.fold)}/pseudo", run.pseudo(member.fold)
     key = project.key(_VERSION, rule, codes_digest(codes))
-    if run.ledger.is_done(entry, key) and is_whole(path):
+    there = labels_of(run, member.fold)
+    if run.ledger.is_done(entry, key) and there is not None and not there.damaged():
         return
     masks, made = _select(project, codes, pseudo, [teacher.name for teacher in teachers])
     logger.info(
@@ -204,7 +205,7 @@ def _select(
     return masks, Labels(teacher, len(codes.ids), len(codes.ids) - len(seen), classes.tolist())
 
 
-def labels_of(members: Sequence[Member]) -> dict[str, Labels]:
+def labelling_of(members: Sequence[Member]) -> dict[str, Labels]:
     """Return what there is to say of the members' pseudo-labels, by the member's name."""
     paths = {member.name: member.run.pseudo(member.fold).with_suffix(".json") for member in members}
     return {name: Labels(**read_json(path)) for name, path in paths.items() if path.exists()}
