@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
+JOBS ?= 2
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .PHONY: help env demo test lint unit faults audit bench clean
@@ -41,8 +42,8 @@ lint: env
 	@$(BIN)/lint-imports --no-logo
 
 unit: env
-	@echo "== tests (on one thread; with real data where MASKSMITH_SHARED names it: $${MASKSMITH_SHARED:-not set})"
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --durations=8
+	@echo "== tests ($(JOBS) processes of one thread; with real data where MASKSMITH_SHARED names it: $${MASKSMITH_SHARED:-not set})"
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal --durations=8
 
 faults: env  ## stop a small run in every way; each must end with the bits of a clean one (about half an hour)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m tests.faults --jobs 2

@@ -4,7 +4,8 @@
 >>> result = ms.compete("tgs-salt", out="project", overrides={"folds.train": 1})  # doctest: +SKIP
 
 The verbs are functions: ``check folds train predict tune submit report compete plan lr noise score convert example
-recipes verify vocabulary``. Importing the package imports neither torch nor numpy; the first verb does.
+recipes verify vocabulary``. ``masksmith.preprocess`` holds transforms for notebooks. Importing the package imports
+neither torch nor numpy; the first verb does.
 """
 
 import importlib
@@ -14,6 +15,7 @@ from masksmith import _torchvision_guard
 from masksmith.errors import DiskFullError, DivergedError, InputError
 
 if TYPE_CHECKING:
+    from masksmith import preprocess as preprocess
     from masksmith.pipeline import (
         check as check,
     )
@@ -90,12 +92,14 @@ _VERBS = (
     "vocabulary",
 )
 
-__all__ = ["DiskFullError", "DivergedError", "InputError", "__version__", *_VERBS]
+__all__ = ["DiskFullError", "DivergedError", "InputError", "__version__", "preprocess", *_VERBS]
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401
     if name in _VERBS:
         return getattr(importlib.import_module("masksmith.pipeline"), name)
+    if name == "preprocess":
+        return importlib.import_module("masksmith.preprocess")
     raise AttributeError(f"module 'masksmith' has no attribute {name!r}")
 
 

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from masksmith.errors import InputError
+from masksmith.preprocess import Standardize
 
 _GEM_POWER = 3.0  # the first value of p, as published
 _GEM_FLOOR = 1e-6  # powers of numbers below zero are not defined
@@ -87,22 +87,9 @@ class ScalarJoin(nn.Module):
         Raises:
             InputError: Another number of columns; a column that is not finite, or the same everywhere.
         """
-        if values.ndim != 2 or values.shape[1] != len(self.names) or not len(values):
-            raise InputError(
-                f"model.scalars: numbers of shape {values.shape}; expected (images, {len(self.names)}) for the columns "
-                f"{', '.join(self.names)}"
-            )
-        for name, column in zip(self.names, values.T, strict=True):
-            if not np.isfinite(column).all():
-                row = int(np.flatnonzero(~np.isfinite(column))[0])
-                raise InputError(
-                    f"model.scalars: {name!r} is {column[row]} in row {row}; expected a finite number"
-                )
-            if column.min() == column.max():
-                raise InputError(f"model.scalars: {name!r} is {column[0]} everywhere; leave this column out")
-        mean, std = values.mean(0, dtype=np.float64), values.std(0, dtype=np.float64)
-        self.scalar_mean.copy_(torch.from_numpy(mean))
-        self.scalar_std.copy_(torch.from_numpy(std))
+        standard = Standardize(self.names, where="model.scalars").fit(values)
+        self.scalar_mean.copy_(torch.from_numpy(standard.mean_))
+        self.scalar_std.copy_(torch.from_numpy(standard.std_))
 
     def forward(
         self, features: Float[Tensor, "b c h w"], scalars: Float[Tensor, "b s"]

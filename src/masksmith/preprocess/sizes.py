@@ -6,29 +6,17 @@ prediction applies the same frame, and undoes it on the probabilities.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated
 
-import cv2
 import numpy as np
 from pydantic import Field
 
 from masksmith.arrays import Shaped
 from masksmith.config import Config
 from masksmith.errors import InputError
+from masksmith.preprocess.transforms import Border, Chain, PadTo, Scale, round_up
 
 Side = Annotated[int, Field(ge=1)]
-Border = Literal["reflect", "edge", "zero"]
-
-CV2_BORDERS: dict[str, int] = {
-    "reflect": cv2.BORDER_REFLECT_101,
-    "edge": cv2.BORDER_REPLICATE,
-    "zero": cv2.BORDER_CONSTANT,
-}
-_NUMPY_MODES: dict[str, Literal["reflect", "edge", "constant"]] = {
-    "reflect": "reflect",
-    "edge": "edge",
-    "zero": "constant",
-}
 
 
 class SizeConfig(Config):
@@ -59,11 +47,6 @@ class SizeConfig(Config):
 
 TRUE_SIZE = SizeConfig()
 """Images at their true size, padded to the next multiples of the divisor."""
-
-
-def round_up(size: int, divisor: int) -> int:
-    """Return the smallest multiple of ``divisor`` that is not below ``size``."""
-    return -(-size // divisor) * divisor
 
 
 def canvas_of(
@@ -115,63 +98,10 @@ def _check_pad(wanted: tuple[int, int], least: tuple[int, int], divisor: int) ->
 
 
 @dataclass(frozen=True)
-class Pad:
-    """Pad an image outwards; ``undo`` cuts the border off again."""
-
-    top: int
-    bottom: int
-    left: int
-    right: int
-    border: Border = "reflect"
-
-    @classmethod
-    def to_size(cls, hw: tuple[int, int], target_hw: tuple[int, int], border: Border = "reflect") -> "Pad":
-        """Return the padding from ``hw`` to ``target_hw``; an odd pixel goes below and to the right (13/14)."""
-        extra_h, extra_w = target_hw[0] - hw[0], target_hw[1] - hw[1]
-        assert min(extra_h, extra_w) >= 0, (hw, target_hw)
-        return cls(extra_h // 2, extra_h - extra_h // 2, extra_w // 2, extra_w - extra_w // 2, border)
-
-    @classmethod
-    def to_divisor(cls, hw: tuple[int, int], divisor: int, border: Border = "reflect") -> "Pad":
-        """Return the padding up to the next multiples of ``divisor``."""
-        return cls.to_size(hw, (round_up(hw[0], divisor), round_up(hw[1], divisor)), border)
-
-    def apply(self, image: Shaped[np.ndarray, "h w c"]) -> Shaped[np.ndarray, "H W c"]:
-        """Pad (h, w, c) to (h + top + bottom, w + left + right, c)."""
-        if image.shape[2] <= 4:
-            padded = cv2.copyMakeBorder(
-                image, self.top, self.bottom, self.left, self.right, CV2_BORDERS[self.border]
-            )
-            return padded.reshape(*padded.shape[:2], image.shape[2])
-        widths = ((self.top, self.bottom), (self.left, self.right), (0, 0))
-        return np.pad(image, widths, mode=_NUMPY_MODES[self.border])
-
-    def undo(self, image: Shaped[np.ndarray, "H W *c"]) -> Shaped[np.ndarray, "h w *c"]:
-        """Cut the padding off."""
-        return image[self.top : image.shape[0] - self.bottom, self.left : image.shape[1] - self.right]
-
-
-def resize(image: Shaped[np.ndarray, "h w c"], hw: tuple[int, int]) -> Shaped[np.ndarray, "H W c"]:
-    """Resize by bilinear interpolation with pixel centres at half (as the training warp does); a copy of equal size.
-
-    Any number of channels; the type of the values stays.
-    """
-    if image.shape[:2] == hw:
-        return image
-    planes = [
-        cv2.resize(image[..., at : at + 4], hw[::-1], interpolation=cv2.INTER_LINEAR).reshape(*hw, -1)
-        for at in range(0, image.shape[2], 4)
-    ]
-    return planes[0] if len(planes) == 1 else np.concatenate(planes, axis=2)
-
-
-@dataclass(frozen=True)
 class Frame:
-    """Where an image of ``hw`` lies on its canvas: resized to ``inner_hw``, then padded."""
+    """Where an image of one size lies on its canvas: a chain of Scale and PadTo, fitted to that size."""
 
-    hw: tuple[int, int]
-    inner_hw: tuple[int, int]
-    pad: Pad
+    chain: Chain
 
     @classmethod
     def of(cls, hw: tuple[int, int], size: SizeConfig, *, divisor: int) -> "Frame":
@@ -180,20 +110,26 @@ class Frame:
         Raises:
             InputError: As canvas_of.
         """
-        inner = size.inner_hw(hw)
         canvas = canvas_of(size, [hw], divisor=divisor)
-        return cls(hw, inner, Pad.to_size(inner, canvas, size.border))
+        chain = Chain([Scale(size.inner_hw(hw)), PadTo(canvas, size.border)])
+        return cls(chain.fit(np.empty((0, *hw, 1), np.uint8)))
 
     @property
     def canvas_hw(self) -> tuple[int, int]:
         """Height and width of the canvas."""
-        pad = self.pad
-        return self.inner_hw[0] + pad.top + pad.bottom, self.inner_hw[1] + pad.left + pad.right
+        return self.padding.hw
+
+    @property
+    def padding(self) -> PadTo:
+        """The step that pads."""
+        step = self.chain.steps[-1]
+        assert isinstance(step, PadTo)
+        return step
 
     def apply(self, image: Shaped[np.ndarray, "h w c"]) -> Shaped[np.ndarray, "H W c"]:
         """Bring an image onto its canvas."""
-        return self.pad.apply(resize(image, self.inner_hw))
+        return self.chain.transform(image[None])[0]
 
     def undo(self, probs: Shaped[np.ndarray, "H W k"]) -> Shaped[np.ndarray, "h w k"]:
         """Bring probabilities on the canvas back to the true size of the image."""
-        return resize(np.ascontiguousarray(self.pad.undo(probs)), self.hw)
+        return self.chain.inverse_transform(probs[None])[0]
