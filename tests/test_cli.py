@@ -145,9 +145,7 @@ def test_compete_hands_the_budget_on_and_exits_as_it_ended(monkeypatch, tmp_path
     arguments = ["compete", str(tmp_path), "--out", "p", "--budget", "20m", "--device", "cpu"]
     done = CliRunner().invoke(app, arguments)
     assert done.exit_code == code
-    assert calls == [
-        {"out": Path("p"), "recipe": "auto", "overrides": (), "budget": "20m", "device": "cpu"}
-    ]
+    assert calls == [{"out": Path("p"), "recipe": "auto", "overrides": (), "budget": "20m", "device": "cpu"}]
     assert "budget: 1s of 20m00s" in done.output
 
 

@@ -50,9 +50,7 @@ def test_weights_that_a_planned_training_does_not_keep_do_not_predict():
     cycle = again(cycle_of(made, run="x-1", epochs=5, rule=RULES.units))
     assert cycle.prediction == made.prediction.model_copy(update={"weights": "final"})
     check_prediction(cycle.model_copy(update={"training": settle_machine(cycle.training)}))
-    late = load_recipe(
-        "auto", (RESTARTS[0].replace("stages.0", "stages.2"), "prediction.weights=snapshots")
-    )
+    late = load_recipe("auto", (RESTARTS[0].replace("stages.0", "stages.2"), "prediction.weights=snapshots"))
     assert again(with_epochs(late, 4, RULES.length)).prediction.weights == "final"
 
 
