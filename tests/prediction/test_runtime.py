@@ -68,6 +68,24 @@ def test_openvino_in_float32_agrees_with_torch(fabric, channels, encoder, archit
         np.testing.assert_allclose(found, expected, atol=2e-4 * expected.std())
 
 
+@pytest.mark.parametrize(
+    ("name", "sizes"),
+    [
+        ("tgs_model2", [(101, 101), (47, 64)]),
+        ("tiny_diagram_unet", [(32, 48)]),
+        ("tgs_baseline_cnn", [(9, 5)]),
+    ],
+)
+def test_whole_nets_keep_their_sizes(fabric, name, sizes):
+    config = ModelConfig(architecture=name, encoder="own", encoder_weights="none", decoder_channels=[4])
+    model = build_model(config, in_channels=1, seed=0).eval()
+    runtime = openvino_runtime(model, precision="f32", threads=1)
+    for hw in sizes:  # odd ones too: the trace was of another
+        planes = planes_of(2, 1, *hw)
+        expected = torch_runtime(fabric, model)(planes)
+        np.testing.assert_allclose(runtime(planes), expected, atol=2e-4 * expected.std())
+
+
 def test_the_model_is_left_as_it_was():
     model = tiny(encoder="mobilenet_v2")
     to_channels_last(model)

@@ -34,6 +34,7 @@ Runtime = Callable[..., Logits]
 """``runtime(planes)``, or ``runtime(planes, scalars)`` for a model that takes numbers beside the image."""
 
 _OPENVINO_PRECISIONS = {"bf16-mixed": "bf16", "32-true": "f32"}
+_EXAMPLE_SIDE = 32  # of the image that a net of any size is traced with: it still halves it four times
 _COMPILED = 8  # compiled shapes kept at a time; each holds a copy of the weights
 _TELEMETRY = "openvino_telemetry"
 
@@ -118,7 +119,7 @@ def _import_openvino() -> Any:  # noqa: ANN401
 
 def _convert(openvino: Any, model: SegmentationModel, combine: Combine) -> Any:  # noqa: ANN401
     """Trace a model once and return OpenVINO's network of it, of any batch and size."""
-    channels, side = model.in_channels, 2 * model.divisor
+    channels, side = model.in_channels, 2 * model.divisor if model.divisor > 1 else _EXAMPLE_SIDE
     example = torch.zeros(1, channels, side, side)
     with torch.no_grad(), warnings.catch_warnings():
         # sizes that Python looks at while tracing; the gate sees whether the result is right
