@@ -18,7 +18,7 @@ def faults(*arguments):
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=900,
         check=False,
     )
     return done.returncode, done.stderr + done.stdout

@@ -183,7 +183,7 @@ def start(arguments, **more):
     )  # fmt: skip
 
 
-def wait_for(project, pattern, process, *, seconds=120):
+def wait_for(project, pattern, process, *, seconds=300):
     deadline = time.monotonic() + seconds
     while not list(project.glob(pattern)):
         assert process.poll() is None, process.communicate()
@@ -199,7 +199,7 @@ def test_real_signals(example, tmp_path):
     process = start(arguments)
     wait_for(tmp_path / "p", "runs/*/checkpoints/fold_0/epoch_0003*.json", process)
     process.send_signal(signal.SIGTERM)
-    output, errors = process.communicate(timeout=120)
+    output, errors = process.communicate(timeout=300)
     assert process.returncode == 143, errors
     assert "interim fold 0" in output
     assert kind_of(tmp_path / "p") == "interim"
@@ -213,7 +213,7 @@ def test_real_signals(example, tmp_path):
         time.sleep(0.2)
         if process.poll() is None:
             process.send_signal(signal.SIGINT)
-    process.communicate(timeout=120)
+    process.communicate(timeout=300)
     assert process.returncode == 130
     assert not list((tmp_path / "p").glob("runs/*/checkpoints/fold_0/final.*"))
 

@@ -288,6 +288,25 @@ def test_another_size_than_the_fitted_one_is_refused(name, way):
 
 
 @pytest.mark.parametrize(
+    "step", ["Scale((9, 9))", "PadTo((9, 9))", "Refract()", "Crop()", "Scale((9, 9)).fit(images)"]
+)
+def test_a_stack_without_channels_is_refused(step):
+    """In a process of its own: here, array types are checked before the transform sees the array."""
+    code = f"""
+import numpy as np
+from masksmith.preprocess import *
+images = np.zeros((2, 8, 8, 1), np.uint8)
+step = {step}
+try:
+    step.transform(images[0]) if "fit" in {step!r} else step.fit(images[0])
+except ValueError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert "an array of shape (8, 8, 1); expected images (n, h, w, c), or masks (n, h, w)" in done.stdout
+
+
+@pytest.mark.parametrize(
     ("make", "message"),
     [
         (lambda: Refract(0), r"Refract: ratio 0; expected a share of the sides, above 0 and at most 1"),

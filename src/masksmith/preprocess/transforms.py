@@ -125,12 +125,23 @@ def _need(who: str, hw: HW | None) -> HW:
     return hw
 
 
-def _check(who: str, images: Shaped[np.ndarray, "n h w *c"], hw: HW) -> None:
-    """Refuse images of another size than ``hw``."""
-    if images.shape[1:3] != hw:
-        came = "x".join(map(str, images.shape[1:3]))
+def _size_of(who: str, images: Stack) -> HW:
+    """Return the size of the images of a stack."""
+    if images.ndim != 4:
         raise InputError(
-            f"{who}: images of {came}, expected {hw[0]}x{hw[1]} as it was fitted; fit another one for this size"
+            f"{who}: an array of shape {images.shape}; expected images (n, h, w, c), or masks (n, h, w) for "
+            "transform_masks"
+        )
+    return images.shape[1], images.shape[2]
+
+
+def _check(who: str, images: Stack, hw: HW) -> None:
+    """Refuse images of another size than ``hw``."""
+    height, width = _size_of(who, images)
+    if (height, width) != hw:
+        raise InputError(
+            f"{who}: images of {height}x{width}, expected {hw[0]}x{hw[1]} as it was fitted; fit another one for this "
+            "size"
         )
 
 
@@ -168,7 +179,7 @@ class Scale:
 
     def fit(self, images: Stack) -> "Scale":
         """Learn the size to go back to."""
-        self.hw_in_ = (images.shape[1], images.shape[2])
+        self.hw_in_ = _size_of("Scale", images)
         return self
 
     def transform(self, images: Stack) -> Shaped[np.ndarray, "n H W c"]:
@@ -179,8 +190,9 @@ class Scale:
 
     def transform_masks(self, masks: Masks) -> Shaped[np.ndarray, "n H W"]:
         """Return the masks at ``hw``."""
-        _check("Scale", masks, _need("Scale", self.hw_in_))
-        return _each(masks[..., None], partial(_nearest, hw=self.hw), self.hw)[..., 0]
+        planes = masks[..., None]
+        _check("Scale", planes, _need("Scale", self.hw_in_))
+        return _each(planes, partial(_nearest, hw=self.hw), self.hw)[..., 0]
 
     def inverse_transform(self, images: Shaped[np.ndarray, "n H W k"]) -> Shaped[np.ndarray, "n h w k"]:
         """Return planes at ``hw`` at the size that the images had."""
@@ -213,7 +225,7 @@ class PadTo:
 
     def fit(self, images: Stack) -> "PadTo":
         """Learn the size to cut back to."""
-        height, width = images.shape[1:3]
+        height, width = _size_of("PadTo", images)
         if height > self.hw[0] or width > self.hw[1]:
             raise InputError(
                 f"PadTo: images of {height}x{width} are larger than {self.hw[0]}x{self.hw[1]}; give a larger size, or "
@@ -258,7 +270,7 @@ class Refract:
 
     def fit(self, images: Stack) -> "Refract":
         """Learn the size, and with it the border."""
-        height, width = images.shape[1:3]
+        height, width = _size_of("Refract", images)
         self.inner_ = PadTo((round(height / self.ratio), round(width / self.ratio)), self.border).fit(images)
         return self
 
@@ -311,7 +323,7 @@ class Crop:
 
     def fit(self, images: Stack) -> "Crop":
         """Learn the size that the windows are a share of."""
-        self.hw_in_ = (images.shape[1], images.shape[2])
+        self.hw_in_ = _size_of("Crop", images)
         return self
 
     def transform(self, images: Stack) -> Shaped[np.ndarray, "m H W c"]:
