@@ -134,7 +134,7 @@ def test_the_command_line_ends_with_2_where_a_recipe_has_changed(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 2, done.stderr
-    assert "default failed the check" in done.stderr
+    assert "auto failed the check" in done.stderr
 
 
 def test_golden_is_rounded_json():
