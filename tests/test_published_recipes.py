@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from masksmith.data.store import Store, StoreWriter
+from masksmith.ensemble import load_ensemble, member_recipes
 from masksmith.models import build_model
 from masksmith.progress import Remaining
 from masksmith.recipe import list_recipes, load_recipe
@@ -117,25 +118,64 @@ PUBLISHED = {  # what a recipe must not lose: path -> value
         "size.pad_hw": (128, 128),
         "size.border": "edge",
         "model.derived_channels": "depth_ramp",
-        "training.batch_size": 32,
-        "training.stages.0.optimizer.lr": 0.01,
         "training.stages.0.schedule.final_frac": 0.1,
+        "training.stages.3.schedule.final_frac": 0.1,
         "training.stages.3.schedule.cycles": 4,
-        "training.stages.3.epochs": 200,
+        "pseudo.min_confident_frac": 0.0,
         "folds.deal_by": "z",
     },
     "tgs-resnext50": {
         "size.resize_hw": (192, 192),
         "size.pad_hw": (224, 224),
         "model.decoder_channels": [128, 64, 32, 16, 8],
-        "training.batch_size": 24,
-        "training.stages.1.optimizer.lr": 5e-5,
-        "training.stages.2.epochs": 4 * 80,
+        "training.stages.0.schedule.factor": 0.25,
+        "training.stages.0.schedule.patience": 10,
+        "training.stages.0.until_plateau.patience": 20,
+        "training.stages.1.schedule.factor": 0.5,
+        "training.stages.1.schedule.patience": 7,
+        "training.stages.1.until_plateau.patience": 15,
+        "training.stages.2.schedule.cycles": 4,
+    },
+    "tgs-model1": {
+        "size.resize_hw": (128, 128),
+        "training.select": "last",
+        "training.geometry.hflip": 0.0,
+        "training.augment.append_flips": False,
+    },
+    "tgs-model2": {
+        "size.resize_hw": None,
+        "training.select": "best",
+        "training.geometry.hflip": 0.0,
+        "training.augment.append_flips": True,
+        "training.stages.0.schedule.factor": 0.5,
+        "training.stages.0.schedule.patience": 5,
+        "training.stages.1.until_plateau.patience": 20,
+    },
+    "tgs-depth-unet": {
+        "size.pad_hw": (128, 128),
+        "model.scalars": ["z"],
+        "folds.holdout_frac": 0.15,
+        "training.early_stop.patience": 5,
+        "training.stages.0.schedule.patience": 3,
+        "tuning.bottom_thresholds": [0.5],
+    },
+    "cloud-unet": {
+        "metric": "iou_by_group",
+        "folds.count": 4,
+        "folds.train": 1,
+        "input.high": [22500, 21000, 19500, 17000],
+        "training.clip_norm": 2.999,
+        "training.geometry.probability": 0.7,
+        "training.geometry.rotate_deg": 45,
+        "training.geometry.elastic.probability": 0.04,
+        "training.intensity.channel_scale.probability": 0.01 + 0.01,
+        "training.intensity.channel_scale.add": 0.05,
+        "training.intensity.cutout.probability": 0.15,
+        "training.stages.0.schedule.factor": 0.5,
+        "training.stages.0.schedule.patience": 200,
+        "prediction.tta": ["identity", "hflip"],
     },
     "siim-unetpp-b4": {
-        "training.stages.1.batch_size": 4,
-        "training.stages.1.accumulate": 8,
-        "training.accumulate": 12,
         "folds.holdout_frac": 0.15,
         "tuning.component_area_frac": 2000 / 1024**2,
     },
@@ -155,6 +195,139 @@ def test_recipes_keep_the_numbers_of_their_sources(name):
     recipe = load_recipe(name)
     for path, expected in PUBLISHED[name].items():
         assert value_at(recipe, path) == expected, path
+
+
+def first_place(weights, *, small_first):
+    """The stages of the first place of SIIM-ACR: three trainings at 1024, for two of its nets after one at 512."""
+    small = [
+        (weights, 50, (8, 1), "adam", 1e-4, "plateau", "previous"),
+        (weights, 2, (2, 1), "adam", 1e-4, "constant", "previous"),  # with the encoder frozen
+    ]
+    return small * small_first + [
+        (weights, 50, (2, 1), "adam", 1e-4, "plateau", "previous"),
+        (weights, 48, (2, 1), "adam", 1e-5, "cyclic", "previous"),  # 50 there: see the headers
+        (weights, 48, (2, 1), "adam", 1e-5, "cyclic", "previous"),
+    ]
+
+
+# Each stage: weights of the loss, epochs, (images a batch, batches a step), optimizer, rate, schedule, start. What no
+# source says is named in the headers.
+STAGES = {
+    "tgs-model1": [({"bce": 1}, 200, (32, 1), "adam", 0.001, "constant", "previous")],
+    "tgs-model2": [
+        ({"bce": 1}, 80, (64, 1), "adam", 0.01, "plateau", "previous"),
+        ({"lovasz": 1}, 200, (32, 1), "adam", 0.01, "plateau", "best"),
+    ],
+    "tgs-depth-unet": [({"bce": 1}, 5, (32, 1), "adam", 0.001, "plateau", "previous")],
+    "tgs-resnext50": [
+        ({"bce": 0.5, "dice": 0.5}, 125, (24, 1), "rmsprop", 1e-4, "plateau", "previous"),
+        ({"lovasz_elu": 1}, 125, (24, 1), "rmsprop", 5e-5, "plateau", "previous"),
+        ({"lovasz_elu": 1}, 4 * 80, (24, 1), "rmsprop", 1e-4, "cosine_restarts", "previous"),
+    ],
+    "tgs-resnet34-hyper": [
+        *[({"lovasz_elu": 1}, 50, (32, 1), "sgd", 0.01, "cosine", "previous")] * 3,
+        ({"lovasz_elu": 1}, 4 * 50, (32, 1), "sgd", 0.01, "cosine_restarts", "previous"),
+    ],
+    "cloud-unet": [({"jaccard": 1, "focal": 0.1}, 100, (4, 1), "sgd", 0.002, "plateau", "previous")],
+    "siim-unetpp-b4": [
+        ({"bce": 1, "dice": 1}, 75, (16, 2), "adam", 1e-3, "cosine", "previous"),
+        ({"dice": 1}, 50, (4, 8), "adam", 1e-3, "cosine", "previous"),
+        ({"focal": 1}, 10, (4, 8), "adam", 1e-5, "cosine", "previous"),
+        ({"bce": 1, "dice": 1}, 45, (2, 12), "adam", 5e-4, "cosine", "previous"),
+        ({"focal": 1, "dice": 1}, 19, (2, 12), "adam", 1e-5, "cosine", "previous"),
+    ],
+    "siim-albunet-resnet34": first_place({"bce": 3, "dice": 1, "focal": 4}, small_first=True),
+    "siim-scse-seresnext50": first_place({"bce": 3, "dice": 1, "focal": 4}, small_first=True),
+    "siim-unet-resnet50": first_place({"bce": 2, "dice": 1, "focal": 2}, small_first=False),
+}
+
+
+def stages_of(recipe):
+    return [
+        (
+            {term.name: term.weight for term in stage.loss},
+            stage.epochs,
+            recipe.training.batches_of(stage),
+            stage.optimizer.name,
+            stage.optimizer.lr,
+            stage.schedule.name,
+            stage.start,
+        )
+        for stage in recipe.training.stages
+    ]
+
+
+@pytest.mark.parametrize("name", sorted(STAGES))
+def test_every_stage_is_that_of_its_source(name):
+    assert stages_of(load_recipe(name)) == STAGES[name]
+
+
+def test_the_pretraining_alone_sees_pseudo_labels():
+    stages = load_recipe("tgs-resnet34-hyper").training.stages
+    assert [stage.data for stage in stages] == ["pseudo"] * 3 + ["labelled"]
+
+
+def members_of(name):
+    """The recipes of an ensemble whose members weigh the same, as in all the published ones."""
+    ensemble = load_ensemble(name)
+    assert {member.weight for member in ensemble.members} == {1.0}
+    return member_recipes(ensemble)
+
+
+def test_eight_nets_of_the_clouds():
+    highest, extremes = [22500, 21000, 19500, 17000], "image_min_max"
+    wide, narrow = [256, 128, 96, 48, 32], [64, 32, 24, 16, 8]
+    recipes = members_of("cloud-location-ensemble")
+    assert all(recipe.input.bands == [1, 2, 3, 4][: len(recipe.input.bands)] for recipe in recipes)
+    found = [
+        (
+            recipe.model.encoder.partition(".")[0],
+            len(recipe.input.bands),
+            extremes if recipe.input.scaling == extremes else recipe.input.high,
+            recipe.model.decoder_channels,
+            recipe.model.activation,
+            recipe.training.stages[0].epochs,
+        )
+        for recipe in recipes
+    ]
+    assert found == [
+        ("tf_efficientnetv2_s", 4, highest, wide, "silu", 100),
+        ("tf_efficientnetv2_b0", 4, extremes, wide, "silu", 90),
+        ("tf_efficientnetv2_b0", 3, highest[:3], wide, "silu", 80),
+        ("resnet34", 3, highest[:3], narrow, "relu", 60),
+        ("resnet34", 3, extremes, narrow, "relu", 60),
+        ("resnet34", 4, [20000], narrow, "relu", 60),
+        ("tf_efficientnet_b3", 4, highest, wide, "relu", 70),
+        ("tf_efficientnet_b0", 4, [30000], wide, "relu", 60),
+    ]
+
+
+def test_two_families_of_the_salt():
+    assert [recipe.name for recipe in members_of("tgs-winner")] == ["tgs-resnext50", "tgs-resnet34-hyper"]
+
+
+def test_six_nets_of_the_blog():
+    found = [
+        (recipe.model.architecture, recipe.model.encoder, recipe.folds.train, recipe.seed)
+        for recipe in members_of("siim-fpn-pan-ema")
+    ]
+    assert found == [
+        ("fpn", "resnet50", None, 0),
+        ("fpn", "resnet101", None, 0),
+        ("fpn", "resnet101", None, 1),
+        ("pan", "resnet34", 4, 0),
+        ("pan", "resnet50", 4, 0),
+        ("emanet", "resnet101", 2, 0),
+    ]
+
+
+def test_two_resolutions_of_the_radiographs():
+    small, large = members_of("siim-two-resolutions")
+    assert (small.size.resize_hw, large.size.resize_hw) == ((512, 512), (768, 768))
+    assert stages_of(small) == STAGES["siim-unetpp-b4"][:3]
+    assert stages_of(large) == STAGES["siim-unetpp-b4"]
+    assert [round(stage.scale * 512) for stage in small.training.stages] == [256, 512, 512]
+    assert small.training.swa.start == 75 + 50 + 10 - 3 + 1  # the last three epochs
 
 
 @pytest.mark.parametrize(

@@ -38,11 +38,27 @@ def test_every_bundled_recipe_is_named_on_a_page():
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_every_recipe_of_a_page_is_bundled(page):
-    text = page.read_text()
-    named = set(re.findall(r"--recipe ([a-z0-9-]+)", text)) | set(
-        re.findall(r"^\| `([a-z0-9-]+)` \| \| \|", text, re.M)
-    )
-    assert sorted(named - BUNDLED) == []
+    assert sorted(recipes_named(page.read_text()) - BUNDLED) == []
+
+
+def recipes_named(text):
+    """What a page calls a recipe: commands, words in code with the prefix of one, and first cells that are code."""
+    prefixes = "|".join(sorted({name.partition("-")[0] for name in BUNDLED if "-" in name}))
+    patterns = r"--recipe ([a-z0-9_-]+)", rf"`((?:{prefixes})-[^`]*)`", r"^\| `([^`]*)` \|"
+    return {name for pattern in patterns for name in re.findall(pattern, text, re.M)}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "    masksmith compete DATA --out PROJECT --recipe tgs-modell",
+        "as `siim-unet-b5` does",
+        "| `unett` | 3 |",
+        "| winner | `cloud-unets` |",
+    ],
+)
+def test_a_misspelt_recipe_of_a_page_is_found(text):
+    assert len(recipes_named(text) - BUNDLED) == 1
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)

@@ -58,9 +58,9 @@ class ChannelScaleConfig(Config):
     probability: Probability = 0.0
     """How often it is drawn."""
     multiply: float = Field(default=0.01, ge=0, lt=1)
-    """Factor of a channel, uniform in 1 ± this (0.01: seed 001)."""
+    """Factor of a channel, uniform in 1 ± this."""
     add: float = Field(default=0.01, ge=0, le=1)
-    """Added to a channel, uniform in ± this share of the full range (0.01: seed 001)."""
+    """Added to a channel, uniform in ± this share of the full range."""
 
 
 class BlurConfig(Config):
