@@ -221,8 +221,8 @@ STAGES = {
     "tgs-depth-unet": [({"bce": 1}, 5, (32, 1), "adam", 0.001, "plateau", "previous")],
     "tgs-resnext50": [
         ({"bce": 0.5, "dice": 0.5}, 125, (24, 1), "rmsprop", 1e-4, "plateau", "previous"),
-        ({"lovasz_elu": 1}, 125, (24, 1), "rmsprop", 5e-5, "plateau", "previous"),
-        ({"lovasz_elu": 1}, 4 * 80, (24, 1), "rmsprop", 1e-4, "cosine_restarts", "previous"),
+        ({"lovasz_elu": 1}, 125, (24, 1), "rmsprop", 5e-5, "plateau", "best"),
+        ({"lovasz_elu": 1}, 4 * 80, (24, 1), "rmsprop", 1e-4, "cosine_restarts", "best"),
     ],
     "tgs-resnet34-hyper": [
         *[({"lovasz_elu": 1}, 50, (32, 1), "sgd", 0.01, "cosine", "previous")] * 3,
