@@ -49,6 +49,15 @@ def test_a_site_stays_in_one_fold(sites, tmp_path):
         ms.folds(out, overrides=TINY | {"folds.group_by": "kind"})
 
 
+def test_a_split_that_is_refused_leaves_no_folds(sites, tmp_path):
+    out = tmp_path / "project"
+    ms.check(sites, out)
+    split = BY_SITE | {"folds.count": 2, "folds.train": 1}
+    with pytest.raises(InputError, match=r"folds\.holdout_frac: 0\.02 of 40 images would hold nothing out"):
+        ms.folds(out, overrides=split | {"folds.holdout_frac": 0.02})
+    assert len(ms.folds(out, overrides=split | {"folds.holdout_frac": 0.1}).inside(0)) == 4
+
+
 def test_folds_by_another_rule_are_refused(sites, tmp_path):
     out = tmp_path / "project"
     ms.check(sites, out)

@@ -94,10 +94,11 @@ def folds_of(project: Project, recipe: Judge) -> Folds:
         values = similar_groups(images, similar, seed=recipe.folds.seed)
     if values is not None:
         groups = merge_groups(groups, values, blank=project.blank)
+    made = make_folds(counts, groups, recipe.folds, values=numbers)
     project.ledger.mark_done("folds.seed", str(recipe.folds.seed))
     project.ledger.mark_done("folds.group_by", repr(column))
     project.ledger.mark_done("folds.kind", recipe.folds.kind)
-    write_folds(make_folds(counts, groups, recipe.folds, values=numbers), project.folds_csv)
+    write_folds(made, project.folds_csv)
     return project.folds
 
 
