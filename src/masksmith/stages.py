@@ -26,7 +26,7 @@ from masksmith.postprocess import PLAIN, apply_rule
 from masksmith.prediction.codes import to_codes
 from masksmith.preprocess import Frame
 from masksmith.progress import Remaining, logger
-from masksmith.project import Project, Run
+from masksmith.project import Project, Run, with_free_parts
 from masksmith.recipe import Recipe, load_teacher
 from masksmith.splits import (
     ALL,
@@ -216,6 +216,9 @@ def open_run(project: Project, asked: Recipe) -> Run:
 def _open_teacher(project: Project, asked: Recipe) -> Recipe:
     """Return the recipe with the run of its teacher, which is made now if there is none.
 
+    A run that is there predicts as it is asked to here, for that makes the labels; the folds that it trains, its refit
+    and its tuning are not its pupil's to change.
+
     Raises:
         InputError: There are no test images to label, or one has the id of a training image; or as open_run.
     """
@@ -234,8 +237,10 @@ def _open_teacher(project: Project, asked: Recipe) -> Recipe:
             f"{project.catalog.root}: {len(both)} ids are in the training set and in the test set, for example "
             f"{min(both)!r}; with pseudo-labels an image's id must be its own: rename the files of one set"
         )
-    teacher = open_run(project, load_teacher(asked))
-    pseudo = asked.pseudo.model_copy(update={"teacher_run": teacher.path.name})
+    wanted = load_teacher(asked)
+    if (there := project.find_run(wanted)) is not None:
+        wanted = with_free_parts(wanted, there.recipe).model_copy(update={"prediction": wanted.prediction})
+    pseudo = asked.pseudo.model_copy(update={"teacher_run": open_run(project, wanted).path.name})
     return asked.model_copy(update={"pseudo": pseudo})
 
 
