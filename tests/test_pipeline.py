@@ -261,6 +261,7 @@ def test_an_epoch_that_was_chosen_on_the_fold_reports_its_optimism(project, sele
     page = ms.report(project).read_text()
     assert "The epoch was chosen on the fold itself" in page
     assert "start: best" not in page.partition("<pre")[0]
+    assert ("fold 0, held-out images" in page) == (select == "best_val_loss")
 
 
 def test_a_stage_that_began_from_the_best_epoch_is_named(project):
