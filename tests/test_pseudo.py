@@ -15,6 +15,7 @@ from masksmith.files import Ledger
 from masksmith.members import Member, read_members
 from masksmith.project import Project
 from masksmith.recipe import PseudoConfig, load_recipe, load_teacher
+from masksmith.seeds import noise_text
 from masksmith.splits import ALL
 from masksmith.stages import is_trained, open_members, open_run, train_key
 from masksmith.teaching import label, make_labels, teachers_of, with_teachers
@@ -293,6 +294,7 @@ def test_seed_noise_of_a_pupil(example, pupil, tmp_path):
     found = ms.noise(tmp_path / "p", recipe=pupil)
     assert len(found["scores"]) == 3
     assert len(list((tmp_path / "p").glob("runs/teacher-*/checkpoints/*/final.safetensors"))) == 1
+    assert f"over 3 seeds of {found['recipe']} with the same pseudo-labels; differences" in noise_text(found)
 
 
 @pytest.fixture
