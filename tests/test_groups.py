@@ -81,6 +81,19 @@ def test_folds_by_another_rule_are_refused(sites, tmp_path):
         ms.folds(other, overrides=TINY | {"folds.deal_by": "depth"})
 
 
+def test_folds_of_an_older_version_were_made_by_the_default_rule(sites, tmp_path):
+    ms.check(sites, tmp_path / "p")
+    made = ms.folds(tmp_path / "p", overrides=TINY)
+    ledger = Project.open(tmp_path / "p").ledger
+    ledger.forget("folds.kind")
+    assert ms.folds(tmp_path / "p", overrides=TINY) == made
+    for change in ({"folds.stratify": "none"}, {"folds.deal_by": "row"}):
+        with pytest.raises(InputError, match="was made by another rule"):
+            ms.folds(tmp_path / "p", overrides=TINY | change)
+    ledger.forget("folds.seed")  # folds that a person wrote follow any rule
+    assert ms.folds(tmp_path / "p", overrides=TINY | {"folds.stratify": "none"}) == made
+
+
 @pytest.mark.parametrize(
     ("column", "message"),
     [("sight", "the column 'sight'; did you mean 'site'"), ("row", "40 images has its own 'row'")],

@@ -31,6 +31,7 @@ from masksmith.recipe import Recipe, load_teacher
 from masksmith.splits import (
     ALL,
     Folds,
+    FoldsConfig,
     deal_values,
     group_values,
     make_folds,
@@ -79,7 +80,7 @@ def folds_of(project: Project, recipe: Judge) -> Folds:
                 f"folds.seed: {recipe.folds.seed} was asked for, but {project.folds_csv} was made with another, "
                 "and folds are never made anew; choose another --out"
             )
-        if project.ledger.knows("folds.kind") and not project.ledger.is_done("folds.kind", recipe.folds.kind):
+        if not _are_of_kind(project, recipe.folds.kind):
             raise InputError(
                 f"folds: {recipe.folds.kind} was asked for, but {project.folds_csv} was made by another rule, and "
                 "folds are never made anew; choose another --out"
@@ -100,6 +101,14 @@ def folds_of(project: Project, recipe: Judge) -> Folds:
     project.ledger.mark_done("folds.kind", recipe.folds.kind)
     write_folds(made, project.folds_csv)
     return project.folds
+
+
+def _are_of_kind(project: Project, kind: str) -> bool:
+    """Whether the folds may have been made by this rule; those of an older masksmith were by the only one it had."""
+    ledger = project.ledger
+    if not ledger.knows("folds.kind") and ledger.knows("folds.seed"):
+        return kind == FoldsConfig().kind
+    return not ledger.knows("folds.kind") or ledger.is_done("folds.kind", kind)
 
 
 def resolve(recipe: Recipe) -> Recipe:
