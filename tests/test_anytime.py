@@ -15,9 +15,12 @@ from masksmith.planner import Plan, Planner, machine_tools
 from masksmith.planning.units import Unit
 from masksmith.prediction import predict
 from masksmith.project import Project
+from masksmith.recipe import load_recipe
+from masksmith.stages import open_run
 from masksmith.training import trainer
 from masksmith.training.events import read_events
 from masksmith.training.trainer import Trainer
+from tests.blends import write_recipe
 from tests.conftest import TINY
 from tests.planning.machine import Machine as KnownMachine
 
@@ -25,6 +28,13 @@ MODEL = {key: value for key, value in TINY.items() if not key.startswith(("train
 MODEL |= {"model.encoder": "tu-test_resnet", "model.decoder_channels": [8, 8, 8]}  # some hundred steps a test
 STEP, FORWARD = 2.0, 0.5  # seconds
 WHOLE = 80 * 3 * STEP  # of one fold: 80 epochs of three steps
+
+
+IMAGE_HEAD = {
+    "model.image_head": "avg",
+    "prediction.image_head": "gate",
+    "training.stages.0.loss": [{"name": "bce"}, {"name": "image_bce"}],
+}
 
 
 class Machine:
@@ -336,3 +346,28 @@ def test_a_member_predicts_with_weights_that_its_training_kept(project, monkeypa
     work = anytime._Work(opened)
     assert list(anytime._units(work, planner, Budget(project / "b.json", None))) == []
     assert [member.run.recipe.prediction.weights for member in work.members] == ["final"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "asked"),
+    [
+        ({"model.derived_channels": "depth_ramp", "prediction.tta": ["identity"]}, {}),
+        ({}, IMAGE_HEAD),
+    ],
+)
+def test_a_run_that_cannot_predict_as_the_plan_asks_goes_on_as_it_did(
+    example, tmp_path, changes, asked, caplog
+):
+    ms.check(example / "data", tmp_path / "p")
+    project = Project.open(tmp_path / "p")
+    run = open_run(project, load_recipe(write_recipe(tmp_path, "a", **changes)))
+    views = {"prediction.tta": ["identity", "vflip"], "tuning.resamples": 300}
+    planned = load_recipe(write_recipe(tmp_path, "b", **asked | views))
+    unit = Unit("fold", 0, 0, 1.0, "", "", run=run.path.name)
+    member = anytime._joined(project, unit, planned)
+    assert member.run.recipe.prediction == run.recipe.prediction
+    assert project.run(run.path.name).recipe == member.run.recipe  # it can still be read
+    assert member.run.recipe.tuning.resamples == 300
+    assert "it goes on predicting as it did" in caplog.text
+    able = planned.model_copy(update={"prediction": run.recipe.prediction})
+    assert anytime._joined(project, unit, able).run.recipe.prediction == able.prediction

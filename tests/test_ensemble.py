@@ -18,7 +18,7 @@ from masksmith.predicting import codes_digest, oof_of
 from masksmith.predicting import test_of as mean_of_test
 from masksmith.prediction.codes import MeanCodes
 from masksmith.project import Project
-from masksmith.recipe import Recipe, list_recipes, load_recipe
+from masksmith.recipe import Recipe, list_recipes, load_recipe, load_teacher
 from masksmith.splits import ALL
 from masksmith.stages import is_trained, resolve
 from masksmith.training.trainer import Trainer
@@ -120,6 +120,50 @@ def test_a_training_that_would_predict_in_two_ways_is_refused(tmp_path):
     other = {"recipe": teacher, "set": ["prediction.tta=[identity]"]}
     with pytest.raises(InputError, match=r"t is a member and a teacher, .* in two ways"):
         load_ensemble(write_ensemble(tmp_path, "e", pupil, other))
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "prediction.tta=[identity]",
+        "prediction.batch_size=4",
+        "training.batch_size=8",
+        "model.encoder_weights=none",
+        "training.stages.0.epochs=3",
+        "folds.train=1",
+        "seed=7",
+    ],
+)
+def test_a_teacher_that_is_a_member_gets_what_the_member_gets(override):
+    teacher, pupil = member_recipes(load_ensemble("tgs-winner", (override,)))
+    assert load_teacher(pupil).hash == teacher.hash
+    assert load_teacher(pupil).prediction == teacher.prediction
+    key, value = override.split("=")
+    for recipe in (teacher, pupil):
+        assert str(look_up_path(recipe, key)).replace("'", "") == value
+
+
+def look_up_path(recipe, key):
+    value = recipe.model_dump()
+    for part in key.split("."):
+        value = value[int(part)] if part.isdigit() else value[part]
+    return value
+
+
+def test_overrides_reach_teachers_of_teachers_and_no_strangers(tmp_path):
+    first = write_recipe(tmp_path, "a")
+    second = write_pupil(tmp_path, "b", first, set=["training.threads=2"])
+    third = write_pupil(tmp_path, "c", second)
+    variant = {"recipe": first, "set": ["training.threads=2"]}
+    override = ("training.batch_size=4", "training.threads=1")
+    chain = member_recipes(load_ensemble(write_ensemble(tmp_path, "e", variant, second, third), override))
+    assert [one.training.batch_size for one in chain] == [4, 4, 4]
+    assert load_teacher(chain[2]).hash == chain[1].hash
+    assert load_teacher(chain[1]).hash == load_teacher(load_teacher(chain[2])).hash == chain[0].hash
+    # the teacher of these two is no member: it stays as it is, as for a pupil alone
+    path = write_ensemble(tmp_path, "f", second, {"recipe": second, "set": ["name=b2", "seed=1"]})
+    strangers = member_recipes(load_ensemble(path, override))
+    assert [load_teacher(one).training.batch_size for one in strangers] == [8, 8]
 
 
 def test_the_listing_knows_both_kinds():

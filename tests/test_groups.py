@@ -49,6 +49,15 @@ def test_a_site_stays_in_one_fold(sites, tmp_path):
         ms.folds(out, overrides=TINY | {"folds.group_by": "kind"})
 
 
+def test_a_split_that_is_refused_leaves_no_folds(sites, tmp_path):
+    out = tmp_path / "project"
+    ms.check(sites, out)
+    split = BY_SITE | {"folds.count": 2, "folds.train": 1}
+    with pytest.raises(InputError, match=r"folds\.holdout_frac: 0\.02 of 40 images would hold nothing out"):
+        ms.folds(out, overrides=split | {"folds.holdout_frac": 0.02})
+    assert len(ms.folds(out, overrides=split | {"folds.holdout_frac": 0.1}).inside(0)) == 4
+
+
 def test_folds_by_another_rule_are_refused(sites, tmp_path):
     out = tmp_path / "project"
     ms.check(sites, out)
@@ -70,6 +79,19 @@ def test_folds_by_another_rule_are_refused(sites, tmp_path):
     ms.check(sites, other)
     with pytest.raises(InputError, match=r"folds.deal_by: no side table has a column 'depth' of numbers"):
         ms.folds(other, overrides=TINY | {"folds.deal_by": "depth"})
+
+
+def test_folds_of_an_older_version_were_made_by_the_default_rule(sites, tmp_path):
+    ms.check(sites, tmp_path / "p")
+    made = ms.folds(tmp_path / "p", overrides=TINY)
+    ledger = Project.open(tmp_path / "p").ledger
+    ledger.forget("folds.kind")
+    assert ms.folds(tmp_path / "p", overrides=TINY) == made
+    for change in ({"folds.stratify": "none"}, {"folds.deal_by": "row"}):
+        with pytest.raises(InputError, match="was made by another rule"):
+            ms.folds(tmp_path / "p", overrides=TINY | change)
+    ledger.forget("folds.seed")  # folds that a person wrote follow any rule
+    assert ms.folds(tmp_path / "p", overrides=TINY | {"folds.stratify": "none"}) == made
 
 
 @pytest.mark.parametrize(

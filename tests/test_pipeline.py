@@ -16,6 +16,7 @@ from masksmith.postprocess import Rule, apply_rule
 from masksmith.prediction import open_codes
 from masksmith.project import Project
 from masksmith.submission import read_mask
+from masksmith.training.events import read_events
 from tests.conftest import TINY
 
 
@@ -247,13 +248,30 @@ def test_unknown_run(project):
         ms.report(project, run="nothing")
 
 
-def test_best_epoch_reports_its_optimism(project):
-    overrides = TINY | {"training.select": "best", "training.evaluate_every": 1}
-    ms.train(project, overrides=overrides)
+@pytest.mark.parametrize("select", ["best", "best_val_loss"])
+def test_an_epoch_that_was_chosen_on_the_fold_reports_its_optimism(project, select):
+    overrides = TINY | {"training.select": select, "training.evaluate_every": 1}
+    run = ms.train(project, overrides=overrides)
     ms.predict(project)
-    assert ms.tune(project)["optimism"]["fold_0"] >= 0
+    scores = [e["value"] for e in read_events(run.events) if (e["split"], e["name"]) == ("fold", "score")]
+    chosen = read_json(run.final(0).with_suffix(".json"))["epoch"]
+    assert ms.tune(project)["optimism"] == {"fold_0": pytest.approx(scores[chosen - 1] - scores[-1])}
+    if select == "best":
+        assert scores[chosen - 1] == max(scores)
     page = ms.report(project).read_text()
-    assert "The best epoch was chosen on the fold itself" in page
+    assert "The epoch was chosen on the fold itself" in page
+    assert "start: best" not in page.partition("<pre")[0]
+    assert ("fold 0, held-out images" in page) == (select == "best_val_loss")
+
+
+def test_a_stage_that_began_from_the_best_epoch_is_named(project):
+    from_best = {"start": "best", "optimizer": {"name": "adam", "lr": 0.001}}
+    changes = {f"training.stages.2.{key}": value for key, value in from_best.items()}
+    run = ms.train(project, overrides=TINY | changes)
+    ms.predict(project)
+    found = ms.tune(project)
+    assert (found["optimism"], found["began_from_best"]) == (None, [f"{run.path.name}/fold 0"])
+    assert f"<code>start: best</code>: {run.path.name}/fold 0)" in ms.report(project).read_text()
 
 
 def test_two_folds_are_averaged(project):

@@ -11,6 +11,7 @@ from masksmith.planning.machine import Measurements
 from masksmith.planning.rules import load_rules
 from masksmith.planning.units import Unit
 from masksmith.project import Project
+from masksmith.recipe import PseudoConfig
 from tests.planning.machine import FACTS, Machine, Seconds
 
 PRETRAINED, SCRATCH = (
@@ -140,15 +141,31 @@ def test_what_was_trained_without_a_budget_is_taken_over(project):
     assert unit.reference == made.recipe.hash[:8]  # the same model and seed: a fold of this plan
     assert planner.Planner(opened, recipe, pinned, tools()).make(1e6) == made  # the plan stays
     (project / "plan.json").unlink()
-    other = recipe.model_copy(update={"seed": 5})
-    (unit,) = planner.Planner(opened, other, pinned, tools()).make(1e6).units
-    assert unit.reference == recipe.hash[:8]  # a member, but no fold of this plan
-    (project / "plan.json").unlink()
+    others = (
+        {"seed": 5},
+        {"size": recipe.size.model_copy(update={"pad_hw": (128, 128)})},
+        {"input": recipe.input.model_copy(update={"scaling": "standard"})},
+    )
+    for change in others:
+        other = recipe.model_copy(update=change)
+        (unit,) = planner.Planner(opened, other, pinned, tools()).make(1e6).units
+        assert unit.reference == recipe.hash[:8]  # a member, but no fold of this plan
+        (project / "plan.json").unlink()
     changed = recipe.model_copy(update={"metric": "iou_pooled"})
     with pytest.raises(
         InputError, match=r"metric: 'iou_pooled' was asked for, but auto-.* was judged by 'tgs_map'"
     ):
         planner.Planner(opened, changed, pinned, tools()).make(1e6)
+
+
+def test_what_a_teacher_taught_is_no_fold_of_a_plan(project, monkeypatch):
+    opened = Project.open(project)
+    run = opened.run()
+    pupil = run.recipe.model_copy(update={"pseudo": PseudoConfig(teacher="auto", teacher_run=run.path.name)})
+    monkeypatch.setattr(Project, "run", lambda *any_: replace(run, recipe=pupil))
+    monkeypatch.setattr(planner, "is_trained", lambda *any_: True)
+    (unit,) = planner.Planner(opened, run.recipe, ["model.encoder"], tools()).make(1e6).units
+    assert unit.reference == pupil.hash[:8]
 
 
 def test_a_refit_that_was_trained_is_no_fold_of_a_plan(project, monkeypatch):

@@ -9,13 +9,15 @@ import pytest
 import masksmith as ms
 from masksmith.arrays import IGNORE
 from masksmith.data.store import Store, StoreWriter
+from masksmith.ensemble import load_ensemble
 from masksmith.errors import InputError
 from masksmith.files import Ledger
 from masksmith.members import Member, read_members
 from masksmith.project import Project
 from masksmith.recipe import PseudoConfig, load_recipe, load_teacher
+from masksmith.seeds import noise_text
 from masksmith.splits import ALL
-from masksmith.stages import is_trained, train_key
+from masksmith.stages import is_trained, open_members, open_run, train_key
 from masksmith.teaching import label, make_labels, teachers_of, with_teachers
 from masksmith.training.events import read_events
 from tests.blends import write_ensemble, write_pupil, write_recipe
@@ -292,6 +294,44 @@ def test_seed_noise_of_a_pupil(example, pupil, tmp_path):
     found = ms.noise(tmp_path / "p", recipe=pupil)
     assert len(found["scores"]) == 3
     assert len(list((tmp_path / "p").glob("runs/teacher-*/checkpoints/*/final.safetensors"))) == 1
+    assert f"over 3 seeds of {found['recipe']} with the same pseudo-labels; differences" in noise_text(found)
+
+
+@pytest.fixture
+def unread(example, tmp_path):
+    """A project whose images are read, with nothing trained."""
+    ms.check(example / "data", tmp_path / "p")
+    return Project.open(tmp_path / "p")
+
+
+def test_a_pupil_leaves_the_folds_and_the_tuning_of_its_teacher(unread, tmp_path):
+    changes = {"tuning.resamples": 300, "prediction.tta": ["identity"]}
+    teacher = write_recipe(tmp_path, "t", **changes)
+    one_fold = {"folds.train": 1, "seed": 5}
+    own_views = ['prediction.tta=["identity", "hflip"]']
+    pupil = write_pupil(tmp_path, "p", teacher, changes=one_fold, set=own_views)
+    alone = open_run(unread, load_recipe(teacher, ("folds.refit=true",)))
+    open_run(unread, load_recipe(pupil))
+    after = unread.run(alone.path.name).recipe
+    assert (after.folds, after.tuning) == (alone.recipe.folds, alone.recipe.tuning)
+    assert (after.folds.train, after.folds.refit, after.tuning.resamples) == (None, True, 300)
+    assert after.prediction.tta == ["identity", "hflip"]  # what its labels are made with
+
+
+def test_an_ensemble_of_a_teacher_and_a_pupil_of_fewer_folds(unread, tmp_path):
+    teacher = write_recipe(tmp_path, "t")
+    pupil = write_pupil(tmp_path, "p", teacher, changes={"folds.train": 1, "seed": 5})
+    for members in ((teacher, pupil), (pupil, teacher)):
+        asked = load_ensemble(write_ensemble(tmp_path, "e", *members))
+        found = open_members(unread, asked)
+        for member in found:
+            assert unread.run(member.run.path.name).recipe == member.run.recipe
+        assert sorted((one.run.recipe.name, one.fold) for one in found) == [
+            ("p", 0),
+            ("t", 0),
+            ("t", 1),
+            ("t", 2),
+        ]
 
 
 # --- refusals ---------------------------------------------------------------------------------------------

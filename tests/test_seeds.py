@@ -24,7 +24,7 @@ def test_three_seeds_of_the_same_recipe(project, capsys):
     assert not list(project.glob("runs/*/test/*")) or len(list(project.glob("runs/*/test/*.npy"))) == 1
     assert ms.tune(project)["run"] == noise["recipe"]  # the verbs still mean the run of before
     page = ms.report(project).read_text()
-    assert f"sd {noise['sd']:.4f} over 3 seeds" in page
+    assert f"sd {noise['sd']:.4f} over 3 seeds of {noise['recipe']}; differences" in page
 
 
 def test_without_folds_of_a_run_the_default_is_meant(project):

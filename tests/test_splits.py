@@ -12,6 +12,7 @@ from masksmith.splits import (
     deal_folds,
     deal_values,
     group_values,
+    hold_out,
     make_folds,
     merge_groups,
     need_groups,
@@ -89,28 +90,56 @@ def test_too_few_groups():
         assign_folds([0, 0, 0], ["a", "a", "b"], count=3, seed=0)
 
 
-@settings(deadline=None, max_examples=40)
-@given(st.lists(st.integers(0, 10), min_size=20, max_size=200), st.floats(0.1, 0.9), st.integers(0, 3))
+@settings(deadline=None, max_examples=60)
+@given(st.lists(st.integers(0, 10), min_size=2, max_size=200), st.floats(0.005, 0.995), st.integers(0, 3))
 def test_one_split_holds_out_its_share_of_every_class(classes, share, seed):
-    folds = assign_folds(
-        classes, [str(i) for i in range(len(classes))], count=2, seed=seed, shares=(share, 1 - share)
-    )
+    num = len(classes)
+    held_out = hold_out(classes, [str(i) for i in range(num)], share=share, seed=seed) == 0
     for kind in set(classes):
-        own = folds[np.array(classes) == kind]
-        assert abs((own == 0).sum() - share * len(own)) <= 1
+        own = held_out[np.array(classes) == kind]
+        assert abs(own.sum() - share * len(own)) <= 1
+    assert held_out.sum() == min(max(round(share * num), 1), num - 1)
 
 
-@settings(deadline=None, max_examples=40)
-@given(CASES)
-def test_equal_shares_are_no_shares(case):
-    count, images = case
-    groups = [str(group) for _, group in images]
-    if len(set(groups)) >= count:
-        kinds = [kind for kind, _ in images]
-        plain = assign_folds(kinds, groups, count=count, seed=1)
-        np.testing.assert_array_equal(
-            plain, assign_folds(kinds, groups, count=count, seed=1, shares=[1 / count] * count)
-        )
+@settings(deadline=None, max_examples=60)
+@given(CASES, st.floats(0.02, 0.6), st.integers(0, 3))
+def test_one_split_of_groups_is_filled_up_by_single_images(case, share, seed):
+    images = [*case[1], (0, 30), (1, 30)]
+    groups = [str(group) if group < 6 else f"single {at}" for at, (_, group) in enumerate(images)]
+    folds = hold_out([kind for kind, _ in images], groups, share=share, seed=seed)
+    for group in set(groups):
+        assert len({fold for fold, own in zip(folds, groups, strict=True) if own == group}) == 1
+    if sum(group.startswith("single") for group in groups) >= share * len(images) + 1:
+        assert abs((folds == 0).sum() - share * len(images)) <= 1
+
+
+@pytest.mark.parametrize(("num", "share"), [(30, 0.02), (200, 0.02), (100, 0.05), (300, 0.01), (60, 0.99)])
+def test_a_small_share_is_held_out_too(num, share):
+    counts = {f"{k:03d}": (k % 11 * 9, 100) for k in range(num)}
+    config = FoldsConfig(count=2, train=1, holdout_frac=share)
+    folds = make_folds(counts, {name: name for name in counts}, config)
+    assert abs(len(folds.inside(0)) - share * num) <= 1
+    assert folds.inside(0)
+    assert folds.inside(1)
+
+
+def test_half_is_held_out_as_two_folds():
+    counts, groups = drawn()
+    halves = make_folds(counts, groups, FoldsConfig(count=2, train=1, holdout_frac=0.5))
+    assert halves == make_folds(counts, groups, FoldsConfig(count=2))
+
+
+def test_groups_too_large_for_a_split():
+    groups = [str(at // 10) for at in range(40)]
+    assert (hold_out([0] * 40, groups, share=0.2, seed=0) == 0).sum() == 10
+    with pytest.raises(
+        InputError, match=r"0\.05 of 40 images would hold nothing out: they are 4 groups, .* near 0\.25"
+    ):
+        hold_out([0] * 40, groups, share=0.05, seed=0)
+    with pytest.raises(InputError, match=r"0\.95 of 40 images would hold all out: .* near 0\.75"):
+        hold_out([0] * 40, groups, share=0.95, seed=0)
+    with pytest.raises(InputError, match="2 folds of 1 groups"):
+        hold_out([0, 0], ["a", "a"], share=0.5, seed=0)
 
 
 def drawn(num=200):
@@ -123,7 +152,7 @@ def test_one_split_of_a_data_set():
     counts, groups = drawn()
     config = FoldsConfig(count=2, train=1, holdout_frac=0.15)
     folds = make_folds(counts, groups, config)
-    assert len(folds.inside(0)) == pytest.approx(30, abs=6)  # each of 11 classes is rounded
+    assert len(folds.inside(0)) == 30
     assert folds.count == 2
     assert set(folds.outside(0)) == set(folds.inside(1))
 

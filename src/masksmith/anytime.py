@@ -29,11 +29,19 @@ from masksmith.planning.lengths import fit_weights
 from masksmith.planning.units import Unit
 from masksmith.predicting import oof_of, predict_member
 from masksmith.progress import Remaining, logger
-from masksmith.project import Project
-from masksmith.recipe import Recipe
+from masksmith.project import Project, with_free_parts
+from masksmith.recipe import Recipe, parse_recipe
 from masksmith.seeds import noise_text, read_noise
 from masksmith.splits import ALL
-from masksmith.stages import is_trained, keep_interim, open_members, open_run, train_member, work_of
+from masksmith.stages import (
+    check_prediction,
+    is_trained,
+    keep_interim,
+    open_members,
+    open_run,
+    train_member,
+    work_of,
+)
 from masksmith.submission import Verdict
 from masksmith.teaching import make_labels, train_taught, with_teachers
 from masksmith.training.deadline import Deadline
@@ -187,10 +195,19 @@ def _units(work: _Work, planner: Planner, budget: Budget) -> Iterator[None]:
 
 
 def _joined(project: Project, unit: Unit, recipe: Recipe) -> Member:
-    """Return the member of a unit, which predicts as the plan's recipe does, with weights that its training keeps."""
+    """Return the member of a unit, which predicts as the plan's recipe does, with weights that its training keeps.
+
+    What is asked of the plan's net another net may not be able to do, such as a view that moves rows: it goes on
+    predicting as it did.
+    """
     run = project.run(unit.run)
     prediction = fit_weights(recipe.prediction, run.recipe.training)
-    free = recipe.model_copy(update={"prediction": prediction})
+    free = with_free_parts(run.recipe, recipe.model_copy(update={"prediction": prediction}))
+    try:
+        check_prediction(parse_recipe(free.to_yaml(), where=unit.run))
+    except InputError as error:
+        logger.warning("%s; it goes on predicting as it did", error)
+        free = free.model_copy(update={"prediction": run.recipe.prediction})
     return Member(project.set_free_parts(run, free), unit.fold)
 
 

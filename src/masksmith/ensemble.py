@@ -4,6 +4,8 @@ Members may differ in everything but what makes their scores comparable: the fol
 at its true size by each of them, so sizes, channels and architectures mix. Imports no torch.
 """
 
+import json
+from collections.abc import Iterable
 from typing import Any
 
 from pydantic import Field
@@ -18,6 +20,7 @@ from masksmith.recipe import (
     load_recipe,
     load_teacher,
     parse_table_of,
+    reaches_teacher,
     recipe_source,
 )
 from masksmith.splits import FoldsConfig
@@ -68,7 +71,7 @@ def parse_ensemble(text: str, *, where: str, overrides: tuple[str, ...] = ()) ->
     """Parse and check an ensemble and its members, then apply dotted overrides.
 
     Overrides of name, members and tuning change the ensemble, those of seed, metric and folds the ensemble and every
-    member, all others every member.
+    member, all others every member. A teacher that is a member too gets what that member gets: they stay one training.
 
     Raises:
         InputError: Unknown or missing key, wrong type, a member that cannot be read, or one that disagrees.
@@ -79,10 +82,36 @@ def parse_ensemble(text: str, *, where: str, overrides: tuple[str, ...] = ()) ->
         changed: dict[str, Any] = apply_overrides(ensemble.model_dump(mode="json"), own)
         ensemble = validate(Ensemble, changed, where=f"{where} with --set {' --set '.join(own)}")
     rest = [override for override in overrides if _head(override) not in _OWN]
-    members = [one.model_copy(update={"set": [*one.set, *rest]}) for one in ensemble.members]
-    ensemble = ensemble.model_copy(update={"members": members})
+    if rest:
+        ensemble = ensemble.model_copy(update={"members": _changed(ensemble, rest, where=where)})
     member_recipes(ensemble, where=where)
     return ensemble
+
+
+def _changed(ensemble: Ensemble, overrides: list[str], *, where: str) -> list[EnsembleMember]:
+    """Return the members with the overrides, which their teachers get too where these are members themselves."""
+    shared = [override for override in overrides if reaches_teacher(override)]
+    before = [
+        _load_member(one, shared, at=f"{where}: members[{i}]") for i, one in enumerate(ensemble.members)
+    ]
+    trained = {recipe.hash for recipe in before}
+
+    def with_teacher(recipe: Recipe) -> list[str]:
+        if recipe.pseudo is None or (teacher := load_teacher(recipe)).hash not in trained:
+            return overrides
+        return [f"pseudo.set={json.dumps([*recipe.pseudo.set, *with_teacher(teacher)])}", *overrides]
+
+    return [
+        one.model_copy(update={"set": [*one.set, *with_teacher(recipe)]})
+        for one, recipe in zip(ensemble.members, before, strict=True)
+    ]
+
+
+def _load_member(member: EnsembleMember, overrides: Iterable[str] = (), *, at: str) -> Recipe:
+    try:
+        return load_recipe(member.recipe, (*member.set, *overrides))
+    except InputError as error:
+        raise InputError(f"{at}: {error}") from error
 
 
 def _head(override: str) -> str:
@@ -100,10 +129,7 @@ def member_recipes(ensemble: Ensemble, *, where: str | None = None) -> list[Reci
     recipes: list[Recipe] = []
     for i, member in enumerate(ensemble.members):
         at = f"{where}: members[{i}]"
-        try:
-            recipe = load_recipe(member.recipe, tuple(member.set))
-        except InputError as error:
-            raise InputError(f"{at}: {error}") from error
+        recipe = _load_member(member, at=at)
         _check_agrees(ensemble, recipe, at=f"{at} ({recipe.name})")
         for j, other in enumerate(recipes):
             if other.hash == recipe.hash:

@@ -29,7 +29,7 @@ from masksmith.tuning import compare_recipes, optimism_of, tune_oof
 if TYPE_CHECKING:
     from masksmith.reporting import ReportFacts
 
-_VERSIONS = {"tune": "4", "submit": "1"}
+_VERSIONS = {"tune": "5", "submit": "1"}
 
 
 def write_baseline(project: Project, recipe: Judge) -> Verdict:
@@ -98,7 +98,15 @@ def tune_members(project: Project, members: Sequence[Member]) -> dict[str, Any]:
         found = {} if member.interim or member.fold == ALL else optimism_of(member.run, member.fold)
         of_run = "" if member.ensemble is None else f"{member.run.path.name} "
         optimism |= {f"{of_run}{fold}": value for fold, value in found.items()}
-    names = {"members": [member.name for member in members], "run": members[0].run.path.name}
+    names = {
+        "members": [member.name for member in members],
+        "run": members[0].run.path.name,
+        "began_from_best": [
+            member.name
+            for member in members
+            if any(stage.start == "best" for stage in member.run.recipe.training.stages)
+        ],
+    }
     value = names | tune_oof(project, recipe, oof, optimism=optimism)
     if isinstance(recipe, Ensemble):
         value["ensemble"] = _compared(project, recipe, members, oof)

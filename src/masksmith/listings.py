@@ -25,12 +25,6 @@ def family(name: str) -> str:
     return FAMILIES.get(name.partition("-")[0], OWN)
 
 
-def kind(listing: Listing) -> str:
-    """Return "ensemble" for a file with a list of members, otherwise "recipe"."""
-    lines = listing.text.splitlines()
-    return "ensemble" if any(line.startswith("members:") for line in lines) else "recipe"
-
-
 def listing_table(listings: Sequence[Listing], *, width: int) -> str:
     """Return the recipes by contest, our own first: name, kind, published score, our score, cost.
 
@@ -46,7 +40,7 @@ def listing_table(listings: Sequence[Listing], *, width: int) -> str:
         inside = [listing for listing in listings if family(listing.name) == part]
         if inside:
             rows = [
-                [listing.name, kind(listing), *(listing.header.get(key, "") for key in _SHOWN)]
+                [listing.name, listing.kind, *(listing.header.get(key, "") for key in _SHOWN)]
                 for listing in inside
             ]
             parts.append(f"{part}\n{_lines(rows, widths)}")

@@ -109,6 +109,19 @@ def facts_of(project: Project, recipe: Recipe) -> DataFacts:
     )
 
 
+def _is_same(one: Recipe, other: Recipe) -> bool:
+    """Whether two recipes train the same net on the same images and masks; their stages may differ."""
+    return all(
+        (
+            one.model == other.model,
+            one.seed == other.seed,
+            one.input.identity == other.input.identity,
+            one.size == other.size,
+            one.pseudo == other.pseudo,
+        )
+    )
+
+
 class Planner:
     """Plans on this machine and keeps ``plan.json``."""
 
@@ -150,7 +163,7 @@ class Planner:
         return self.save(Plan(self._identity, chosen.recipe, chosen.choices, units))
 
     def _trained_before(self, recipe: Recipe) -> list[Unit]:
-        """Return what was trained without a budget as units; of the same model and seed they are folds of the plan.
+        """Return what was trained without a budget as units; those of the same net and data are folds of the plan.
 
         A refit is none: it is no fold, and nothing held out could judge a cycle of it.
         """
@@ -158,8 +171,7 @@ class Planner:
             run = self.project.run()
         except InputError:
             return []
-        same = (run.recipe.model, run.recipe.seed) == (recipe.model, recipe.seed)
-        reference = recipe.hash[:8] if same else run.recipe.hash[:8]
+        reference = recipe.hash[:8] if _is_same(run.recipe, recipe) else run.recipe.hash[:8]
         epochs = sum(stage.epochs for stage in run.recipe.training.stages)
         folds = [member for member in members_of_run(run) if member.fold != ALL]
         members = [member for member in folds if is_trained(self.project, member)]

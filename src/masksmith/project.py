@@ -230,12 +230,16 @@ class Project:
 
         What does not decide the weights (``folds.train``, prediction, tuning) is taken over from ``asked``.
         """
+        run = self.find_run(asked)
+        return None if run is None else self.set_free_parts(run, asked)
+
+    def find_run(self, asked: Recipe) -> Run | None:
+        """Return the run that this recipe was resolved into before, as it is, None if there is none."""
         requests = self.runs_dir / "requests.json"
         name = read_json(requests).get(asked.hash) if requests.exists() else None
         if not isinstance(name, str) or not (self.runs_dir / name / "recipe.yaml").exists():
             return None
-        run = self.run(name)
-        return self._write_run(run.path, with_free_parts(run.recipe, asked))
+        return self.run(name)
 
     def set_free_parts(self, run: Run, recipe: Recipe) -> Run:
         """Return the run with the parts of ``recipe`` that do not decide the weights: prediction and tuning."""

@@ -296,11 +296,16 @@ def _check_derived(recipe: Recipe, *, where: str) -> None:
         )
 
 
+def reaches_teacher(override: str) -> bool:
+    """Whether a teacher gets an override of its pupil too: it belongs to the project or to the machine."""
+    return override.startswith(_TAUGHT_TOO)
+
+
 def _with_teacher_set(recipe: Recipe, overrides: Iterable[str]) -> Recipe:
     """Return the recipe whose teacher gets those overrides that belong to the project or to the machine."""
     if recipe.pseudo is None:
         return recipe
-    shared = [override for override in overrides if override.startswith(_TAUGHT_TOO)]
+    shared = [override for override in overrides if reaches_teacher(override)]
     pseudo = recipe.pseudo.model_copy(update={"set": [*recipe.pseudo.set, *shared]})
     return recipe.model_copy(update={"pseudo": pseudo})
 

@@ -69,6 +69,7 @@ def measure_noise(project: Project, recipe: Recipe) -> dict[str, Any]:
         "recipe": members[0].run.path.name,
         "runs": [member.run.path.name for member in members],
         "fold": 0,
+        "same_labels": recipe.pseudo is not None,
         "scores": scores,
         "sd": sd,
         "difference": 1.96 * 2**0.5 * sd,
@@ -105,7 +106,8 @@ def noise_text(noise: dict[str, Any] | None) -> str:
     if noise is None:
         return "seed noise: not measured (`masksmith noise`)"
     seeds = len(noise["scores"])
+    labels = " with the same pseudo-labels" if noise.get("same_labels") else ""
     return (
-        f"seed noise: {noise['metric']} sd {noise['sd']:.4f} over {seeds} seeds of {noise['recipe']}; differences "
-        f"below {noise['difference']:.4f} may be the seed alone"
+        f"seed noise: {noise['metric']} sd {noise['sd']:.4f} over {seeds} seeds of {noise['recipe']}{labels}; "
+        f"differences below {noise['difference']:.4f} may be the seed alone"
     )

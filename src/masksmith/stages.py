@@ -26,11 +26,12 @@ from masksmith.postprocess import PLAIN, apply_rule
 from masksmith.prediction.codes import to_codes
 from masksmith.preprocess import Frame
 from masksmith.progress import Remaining, logger
-from masksmith.project import Project, Run
+from masksmith.project import Project, Run, with_free_parts
 from masksmith.recipe import Recipe, load_teacher
 from masksmith.splits import (
     ALL,
     Folds,
+    FoldsConfig,
     deal_values,
     group_values,
     make_folds,
@@ -79,7 +80,7 @@ def folds_of(project: Project, recipe: Judge) -> Folds:
                 f"folds.seed: {recipe.folds.seed} was asked for, but {project.folds_csv} was made with another, "
                 "and folds are never made anew; choose another --out"
             )
-        if project.ledger.knows("folds.kind") and not project.ledger.is_done("folds.kind", recipe.folds.kind):
+        if not _are_of_kind(project, recipe.folds.kind):
             raise InputError(
                 f"folds: {recipe.folds.kind} was asked for, but {project.folds_csv} was made by another rule, and "
                 "folds are never made anew; choose another --out"
@@ -94,11 +95,20 @@ def folds_of(project: Project, recipe: Judge) -> Folds:
         values = similar_groups(images, similar, seed=recipe.folds.seed)
     if values is not None:
         groups = merge_groups(groups, values, blank=project.blank)
+    made = make_folds(counts, groups, recipe.folds, values=numbers)
     project.ledger.mark_done("folds.seed", str(recipe.folds.seed))
     project.ledger.mark_done("folds.group_by", repr(column))
     project.ledger.mark_done("folds.kind", recipe.folds.kind)
-    write_folds(make_folds(counts, groups, recipe.folds, values=numbers), project.folds_csv)
+    write_folds(made, project.folds_csv)
     return project.folds
+
+
+def _are_of_kind(project: Project, kind: str) -> bool:
+    """Whether the folds may have been made by this rule; those of an older masksmith were by the only one it had."""
+    ledger = project.ledger
+    if not ledger.knows("folds.kind") and ledger.knows("folds.seed"):
+        return kind == FoldsConfig().kind
+    return not ledger.knows("folds.kind") or ledger.is_done("folds.kind", kind)
 
 
 def resolve(recipe: Recipe) -> Recipe:
@@ -215,6 +225,9 @@ def open_run(project: Project, asked: Recipe) -> Run:
 def _open_teacher(project: Project, asked: Recipe) -> Recipe:
     """Return the recipe with the run of its teacher, which is made now if there is none.
 
+    A run that is there predicts as it is asked to here, for that makes the labels; the folds that it trains, its refit
+    and its tuning are not its pupil's to change.
+
     Raises:
         InputError: There are no test images to label, or one has the id of a training image; or as open_run.
     """
@@ -233,8 +246,10 @@ def _open_teacher(project: Project, asked: Recipe) -> Recipe:
             f"{project.catalog.root}: {len(both)} ids are in the training set and in the test set, for example "
             f"{min(both)!r}; with pseudo-labels an image's id must be its own: rename the files of one set"
         )
-    teacher = open_run(project, load_teacher(asked))
-    pseudo = asked.pseudo.model_copy(update={"teacher_run": teacher.path.name})
+    wanted = load_teacher(asked)
+    if (there := project.find_run(wanted)) is not None:
+        wanted = with_free_parts(wanted, there.recipe).model_copy(update={"prediction": wanted.prediction})
+    pseudo = asked.pseudo.model_copy(update={"teacher_run": open_run(project, wanted).path.name})
     return asked.model_copy(update={"pseudo": pseudo})
 
 

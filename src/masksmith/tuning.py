@@ -26,6 +26,7 @@ from masksmith.prediction.codes import MeanCodes
 from masksmith.project import Project, Run
 from masksmith.randomness import stream
 from masksmith.splits import FoldRow, assign_folds
+from masksmith.training.config import CHOSEN_ON_HELD_OUT
 from masksmith.training.events import read_events
 
 
@@ -38,7 +39,7 @@ def tune_oof(
         project: Its folds and masks.
         recipe: The metric, candidates and seed of a recipe or an ensemble.
         oof: Fold -> probabilities of its held-out images.
-        optimism: What choosing the best epochs may have added to the score (see optimism_of).
+        optimism: What choosing epochs on the folds may have added to the score (see optimism_of).
     """
     metric, config, trained = get_metric(recipe.metric), recipe.tuning, sorted(oof)
     masks, made = project.cache.train_masks, project.folds
@@ -120,14 +121,17 @@ def _parts(rows: Sequence[FoldRow], *, seed: int) -> Any:  # noqa: ANN401
 
 
 def optimism_of(run: Run, fold: int) -> dict[str, float]:
-    """Where the best epoch was chosen on the fold: how much higher its score is than the last epoch's."""
-    if run.recipe.training.select != "best":
+    """Where the epoch was chosen on the fold, by its score or its loss: its score less that of the last epoch.
+
+    Higher is better in both. By the loss it may be below 0; chosen on the fold it is all the same.
+    """
+    from masksmith.training.checkpoint import facts_of
+
+    if run.recipe.training.select not in CHOSEN_ON_HELD_OUT:
         return {}
-    events = read_events(run.events)
-    values = [
-        e["value"] for e in events if e["fold"] == fold and (e["split"], e["name"]) == ("fold", "score")
-    ]
-    return {f"fold_{fold}": max(values) - values[-1]}
+    found = [event for event in read_events(run.events) if event["fold"] == fold]
+    scores = {e["epoch"]: e["value"] for e in found if (e["split"], e["name"]) == ("fold", "score")}
+    return {f"fold_{fold}": scores[facts_of(run.final(fold))["epoch"]] - scores[max(scores)]}
 
 
 def plain_score(project: Project, recipe: Judge, oof: Mapping[int, MeanCodes]) -> float:

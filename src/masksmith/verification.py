@@ -376,7 +376,11 @@ class VerifiedEnsemble:
 
 
 def verify_ensemble(name: str) -> VerifiedEnsemble:
-    """Check that the members of an ensemble are there, can be read, and agree; their nets are checked as recipes."""
+    """Check that the members of an ensemble are there, can be read, and agree.
+
+    Their nets are not built here: that of a bundled recipe is checked by ``verify`` of that recipe, and what a member's
+    ``set`` makes of it is only read.
+    """
     try:
         return VerifiedEnsemble(name, [recipe.name for recipe in member_recipes(load_ensemble(name))], [])
     except InputError as error:

@@ -5,6 +5,7 @@ from masksmith.planning.rules import load_rules
 from masksmith.recipe import load_recipe, parse_recipe
 from masksmith.stages import check_prediction
 from masksmith.training.machine import settle_machine
+from tests.blends import write_pupil, write_recipe
 
 RULES = load_rules()
 RESTARTS = ("training.stages.0.schedule={name: cosine_restarts, cycles: 2}",)
@@ -42,6 +43,20 @@ def test_a_cosine_cycle_starts_from_the_run_and_no_best_epoch():
     cycle = again(cycle_of(made, run="x-1", epochs=5, rule=RULES.units))
     assert cycle.training.stages[0].start == "previous"
     assert again(with_epochs(made, 12, RULES.length)).training.stages[2].start == "best"
+
+
+def test_a_cosine_cycle_trains_everything_to_its_end():
+    changes = ("training.stages.2.until_plateau={patience: 1}", "training.stages.2.freeze=[encoder]")
+    cycle = again(cycle_of(load_recipe("auto", changes), run="x-1", epochs=5, rule=RULES.units))
+    (stage,) = cycle.training.stages
+    assert (stage.until_plateau, stage.freeze) == (None, [])
+
+
+@pytest.mark.parametrize(("last", "keeps"), [("labelled", False), ("both", True)])
+def test_labels_that_no_stage_of_a_cycle_uses_are_left_out(tmp_path, last, keeps):
+    pupil = write_pupil(tmp_path, "p", write_recipe(tmp_path, "t"), data=("pseudo", "labelled", last))
+    cycle = again(cycle_of(load_recipe(pupil), run="x-1", epochs=5, rule=RULES.units))
+    assert (cycle.pseudo is not None) == keeps
 
 
 def test_weights_that_a_planned_training_does_not_keep_do_not_predict():

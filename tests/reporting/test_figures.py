@@ -78,6 +78,25 @@ def test_stages_are_marked_where_they_begin():
     assert "shapes" not in plain
 
 
+def test_the_loss_of_held_out_images_is_a_broken_line_where_it_is_logged():
+    losses = [("fold 0", "train", "loss"), ("fold 1", "train", "loss"), ("fold 1", "fold", "val_loss")]
+    events = [
+        {"curve": curve, "split": split, "name": name, "epoch": epoch, "value": 1 / epoch}
+        for curve, split, name in losses
+        for epoch in (1, 2)
+    ]
+    chart = figures.learning_curves(
+        events, "train", "loss", "t", "a", dashed=("fold", "val_loss", "held-out images")
+    )
+    traces, _ = drawn(chart)
+    assert [(one["name"], one["line"].get("dash")) for one in traces] == [
+        ("fold 0", None),
+        ("fold 1", None),
+        ("fold 1, held-out images", "dash"),
+    ]
+    assert traces[1]["line"]["color"] == traces[2]["line"]["color"] != traces[0]["line"]["color"]
+
+
 def test_empty_masks_are_counted_and_not_drawn():
     traces, layout = drawn(figures.coverage_distribution([0.0, 0.0, 0.0, 0.31]))
     assert layout["title"]["text"] == "coverage of the training masks; 75.0% are empty"

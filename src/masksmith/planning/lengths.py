@@ -54,6 +54,8 @@ def _largest_remainders(weights: list[int], total: int) -> list[int]:
 def cycle_of(recipe: Recipe, *, run: str, epochs: int, rule: UnitRule) -> Recipe:
     """Return the recipe of one more cosine cycle of a trained run: its last size and loss, a lower peak rate.
 
+    All of the net is trained, to the end of the cycle.
+
     Source:
         Snapshot ensembles: Huang et al. 2017, https://arxiv.org/abs/1704.00109
     """
@@ -64,6 +66,8 @@ def cycle_of(recipe: Recipe, *, run: str, epochs: int, rule: UnitRule) -> Recipe
         update={
             "epochs": epochs,
             "start": "previous",
+            "until_plateau": None,
+            "freeze": [],
             "optimizer": optimizer.model_copy(update={"lr": optimizer.lr * rule.cycle_lr_frac}),
             "schedule": ScheduleConfig(name="cosine", warmup_frac=0.05, final_frac=0.001),
         }
@@ -75,9 +79,12 @@ def _with_stages(recipe: Recipe, stages: list[Stage], **changes: Any) -> Recipe:
     training = recipe.training.model_copy(update={"stages": stages, **changes})
     training = training.model_copy(update={"stages": _fit_cycles(training)})
     training = training.model_copy(update=_fit_swa(training))
-    return recipe.model_copy(
-        update={"training": training, "prediction": fit_weights(recipe.prediction, training)}
-    )
+    parts = {
+        "training": training,
+        "prediction": fit_weights(recipe.prediction, training),
+        "pseudo": recipe.pseudo if any(stage.data != "labelled" for stage in stages) else None,
+    }
+    return recipe.model_copy(update=parts)
 
 
 def _fit_cycles(training: TrainingConfig) -> list[Stage]:

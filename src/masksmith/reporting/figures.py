@@ -36,13 +36,34 @@ def _series(
     return [e["epoch"] for e in found], [e["value"] for e in found]
 
 
-def learning_curves(events: list[dict[str, Any]], split: str, name: str, title: str, axis: str) -> str:
-    """Return one line for each ``curve`` of the events (a fold of a run) over the epochs, the stages marked."""
+def learning_curves(
+    events: list[dict[str, Any]],
+    split: str,
+    name: str,
+    title: str,
+    axis: str,
+    *,
+    dashed: tuple[str, str, str] | None = None,
+) -> str:
+    """Return one line for each ``curve`` of the events (a fold of a run) over the epochs, the stages marked.
+
+    Args:
+        events: The log.
+        split: Of the value that is drawn.
+        name: Of that value.
+        title: Of the chart.
+        axis: What is drawn, with its unit.
+        dashed: Split, name and label of a second value, whose line is broken; left out where none was logged.
+    """
     figure = go.Figure()
     for at, curve in enumerate(sorted({event["curve"] for event in events})):
+        look = {"mode": "lines+markers", "line_color": _COLOURS[at % len(_COLOURS)]}
         epochs, values = _series(events, curve, split, name)
-        colour = _COLOURS[at % len(_COLOURS)]
-        figure.add_scatter(x=epochs, y=values, mode="lines+markers", name=curve, line_color=colour)
+        figure.add_scatter(x=epochs, y=values, name=curve, **look)
+        if dashed is not None and (second := _series(events, curve, *dashed[:2]))[0]:
+            figure.add_scatter(
+                x=second[0], y=second[1], name=f"{curve}, {dashed[2]}", line_dash="dash", **look
+            )
     figure.update_layout(
         title=title, xaxis_title="epoch", yaxis_title=axis, showlegend=len(figure.data) > 1, **_LAYOUT
     )

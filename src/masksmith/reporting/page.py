@@ -98,7 +98,14 @@ def _charts(facts: ReportFacts) -> dict[str, str]:
     if facts.coverage_test:
         coverage["test, predicted"] = facts.coverage_test
     return {
-        "loss": figures.learning_curves(facts.events, "train", "loss", "training loss", "loss"),
+        "loss": figures.learning_curves(
+            facts.events,
+            "train",
+            "loss",
+            "training loss",
+            "loss",
+            dashed=("fold", "val_loss", "held-out images"),
+        ),
         "score": figures.learning_curves(
             facts.events,
             "fold",

@@ -74,6 +74,8 @@ class OptimizerConfig(Config):
 Watch = Literal["score", "loss", "val_loss"]
 """What is watched: the fold's score by the recipe's metric (higher is better), the mean training loss, or the mean loss
 of the stage on the held-out images, without augmentation."""
+CHOSEN_ON_HELD_OUT = ("best", "best_val_loss")
+"""Choices of ``select`` that the held-out images make."""
 
 _SCHEDULE_USES: dict[str, Set[str]] = {
     "constant": set(),

@@ -4,9 +4,7 @@ import statistics
 from collections.abc import Sequence
 
 from masksmith.errors import InputError
-from masksmith.training.config import Stage, SwaConfig, TrainingConfig
-
-_OF_HELD_OUT = ("best", "best_val_loss")  # choices of ``select`` that held-out images make
+from masksmith.training.config import CHOSEN_ON_HELD_OUT, Stage, SwaConfig, TrainingConfig
 
 
 def refuse_scores(config: TrainingConfig) -> None:
@@ -15,7 +13,7 @@ def refuse_scores(config: TrainingConfig) -> None:
     Raises:
         InputError: ``select``, ``keep``, ``top_k``, a plateau, an early stop or a stage's start needs it.
     """
-    asks = {"training.select": repr(config.select)} if config.select in _OF_HELD_OUT else {}
+    asks = {"training.select": repr(config.select)} if config.select in CHOSEN_ON_HELD_OUT else {}
     if "best_score" in config.keep:
         asks["training.keep"] = "'best_score'"
     if config.top_k:
@@ -87,7 +85,7 @@ def refit_config(config: TrainingConfig, lengths: Sequence[Sequence[int]]) -> Tr
     changes = {
         "stages": _stages(config.stages, epochs),
         "early_stop": None,
-        "select": "last" if config.select in _OF_HELD_OUT else config.select,
+        "select": "last" if config.select in CHOSEN_ON_HELD_OUT else config.select,
         "keep": [name for name in config.keep if name != "best_score"],
         "top_k": 0,
         "swa": _swa(config.swa, sum(epochs)),
