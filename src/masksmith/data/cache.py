@@ -20,7 +20,7 @@ from masksmith.errors import InputError
 from masksmith.files import Ledger, remove
 from masksmith.progress import logger, track
 
-_VERSION = "cache 2"
+_VERSION = "cache 3"
 _STORES = ("train_images", "train_masks", "test_images")
 
 
