@@ -89,6 +89,19 @@ def test_epochs_are_as_long_as_their_images(data):
         assert sorted(order) == list(range(data.counts(settings)[epoch.stage]))
 
 
+def test_the_work_is_counted_before_there_are_labels(data, tmp_path):
+    """Until then, images of any type stand where the masks will be."""
+    writer = StoreWriter(
+        tmp_path / "codes.npy", [(name, (12, 12, 1)) for name in data.pseudo.ids], dtype=np.uint16
+    )
+    for name in data.pseudo.ids:
+        writer.write(name, np.zeros((12, 12, 1), np.uint16))
+    writer.close()
+    settings = in_turn()
+    ahead = replace(data, pseudo=replace(data.pseudo, masks=Store(tmp_path / "codes.npy")))
+    assert training_work(settings, ahead, 4) == training_work(settings, data, 4)
+
+
 def test_a_stage_is_as_large_as_its_largest_image(data, tmp_path):
     shapes = [("big", (20, 16, 1))]
     for name in ("i", "m"):
