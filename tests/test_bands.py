@@ -9,8 +9,11 @@ import pytest
 import tifffile
 
 import masksmith as ms
+from masksmith import project as projects
+from masksmith.data import cache
 from masksmith.errors import InputError
 from masksmith.files import read_json
+from masksmith.inputs import InputConfig
 from masksmith.project import Project
 from masksmith.recipe import load_recipe
 from tests.conftest import TINY
@@ -164,6 +167,25 @@ def test_lost_prepared_images_are_made_again(whole, chips, tmp_path):
     ms.compete(chips, out=out, **RECIPE)
     assert next(prepared.rglob("train_images.npy")).read_bytes() == images
     assert bytes_of(Project.open(out).run()) == codes
+
+
+def test_another_decoder_prepares_images_anew(example, tmp_path, monkeypatch):
+    ms.check(example / "data", tmp_path / "p")
+
+    def first_image():
+        train = Project.open(tmp_path / "p").inputs(InputConfig(scaling="min_max")).train
+        return train[train.ids[0]].copy()
+
+    before, decode = first_image(), cache.decode_image
+
+    def upside_down(raw, *, where):
+        return decode(raw, where=where)[:: 1 if "masks" in where else -1]
+
+    monkeypatch.setattr(cache, "decode_image", upside_down)
+    np.testing.assert_array_equal(first_image(), before)
+    for module, name in ((cache, "VERSION"), (projects, "CACHE_VERSION")):
+        monkeypatch.setattr(module, name, "cache of the next masksmith")
+    np.testing.assert_array_equal(first_image(), before[::-1])
 
 
 def test_folds_of_similar_images_are_made_once(chips, tmp_path):

@@ -40,9 +40,9 @@ def prepare(images, tmp_path):
     train = store(tmp_path / "train.npy", images)
     test = store(tmp_path / "test.npy", {"t": images["i0"][:4]})
 
-    def make(blank=(), content="c", **options):
+    def make(blank=(), decoded="c", **options):
         return make_inputs(
-            InputConfig(**options), train, test, tmp_path / "inputs", blank=blank, content=content
+            InputConfig(**options), train, test, tmp_path / "inputs", blank=blank, decoded=decoded
         )
 
     return make
@@ -236,7 +236,7 @@ def test_a_band_without_contrast_is_refused(images, tmp_path, scaling, value, me
     train = store(tmp_path / "train.npy", images)
     config = InputConfig(scaling=scaling, no_data=-9999)
     with pytest.raises(InputError, match=f"input.bands: band 1 has {message} in the training images"):
-        make_inputs(config, train, train, tmp_path / "inputs", blank=(), content="c")
+        make_inputs(config, train, train, tmp_path / "inputs", blank=(), decoded="c")
 
 
 # --- the stores -------------------------------------------------------------------------------------------
@@ -245,11 +245,11 @@ def test_a_band_without_contrast_is_refused(images, tmp_path, scaling, value, me
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 def test_images_as_they_are_are_not_copied(tmp_path, dtype):
     images = store(tmp_path / "a.npy", {"a": np.arange(60).reshape(4, 5, 3).astype(dtype)})
-    found = make_inputs(InputConfig(), images, images, tmp_path / "inputs", blank=(), content="c")
+    found = make_inputs(InputConfig(), images, images, tmp_path / "inputs", blank=(), decoded="c")
     assert found.train is images
     assert found.statistics is None
     assert not (tmp_path / "inputs").exists()
-    some = make_inputs(InputConfig(bands=[2]), images, images, tmp_path / "inputs", blank=(), content="c")
+    some = make_inputs(InputConfig(bands=[2]), images, images, tmp_path / "inputs", blank=(), decoded="c")
     full = np.iinfo(dtype).max
     np.testing.assert_allclose(some.train["a"] / 65535, images["a"][..., 2:] / full, atol=1e-7)
 
@@ -261,14 +261,14 @@ def test_made_once_and_again_for_other_data_or_after_damage(prepare, tmp_path):
     assert prepare(**options).train.path.stat().st_mtime_ns == before
     assert prepare(**options, view=(0, 1, 2)).train.path == path
     assert prepare(**(options | {"bands": [1]})).train.path != path
-    prepare(**options, content="other")
+    prepare(**options, decoded="other")
     assert path.stat().st_mtime_ns != before
     whole = path.read_bytes()
     path.write_bytes(whole[:-20] + bytes(20))
-    damaged = prepare(**options, content="other").train
+    damaged = prepare(**options, decoded="other").train
     with pytest.raises(InputError, match=r"train_images.npy: 'i3' in it was damaged .* repeat the command"):
         damaged.checked("i3")
-    assert prepare(**options, content="other").train.damaged() == []
+    assert prepare(**options, decoded="other").train.damaged() == []
     assert path.read_bytes() == whole
 
 

@@ -287,6 +287,25 @@ def test_another_size_than_the_fitted_one_is_refused(name, way):
         getattr(step, way)(other[..., 0] if way == "transform_masks" else other)
 
 
+@pytest.mark.parametrize("dtype", ["bool", "int8", "int64", "float16"])
+def test_types_that_cannot_be_interpolated_are_refused(dtype):
+    step, images = Scale((9, 9)).fit(stack((8, 8))), np.ones((2, 8, 8, 1), dtype)
+    message = (
+        rf"images of {dtype}, which cannot be interpolated; expected uint8, .*: convert them with astype"
+    )
+    with pytest.raises(InputError, match=f"Scale: {message}"):
+        step.transform(images)
+    with pytest.raises(InputError, match=f"Scale, backwards: {message}"):
+        step.inverse_transform(np.ones((2, 9, 9, 1), dtype))
+    assert step.transform_masks(images[..., 0]).dtype == dtype
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "int16", "float32", "float64"])
+def test_other_types_are_interpolated(dtype):
+    step = Scale((9, 9)).fit(stack((8, 8)))
+    assert step.transform(np.ones((2, 8, 8, 5), dtype)).dtype == dtype
+
+
 @pytest.mark.parametrize(
     "step", ["Scale((9, 9))", "PadTo((9, 9))", "Refract()", "Crop()", "Scale((9, 9)).fit(images)"]
 )

@@ -2,11 +2,13 @@
 
 import json
 import shutil
+import weakref
 
 import numpy as np
 import pytest
 
 import masksmith as ms
+from masksmith import teaching
 from masksmith.arrays import IGNORE
 from masksmith.data.store import Store, StoreWriter
 from masksmith.ensemble import load_ensemble
@@ -234,6 +236,27 @@ def test_again_does_nothing_and_a_changed_teacher_teaches_anew(example, taught, 
     make_labels(project, Member(run_of(project, "pupil"), 0))
     assert not is_trained(project, Member(run_of(project, "pupil"), 0))
     assert is_trained(project, Member(run_of(project, "pupil"), 1))
+
+
+@pytest.mark.slow
+def test_few_masks_are_in_memory_at_once(taught, tmp_path, monkeypatch):
+    project, made, most = Project.open(shutil.copytree(taught[0], tmp_path / "p")), [], 0
+    pupil = run_of(project, "pupil")
+    before = pupil.pseudo(0).read_bytes()
+
+    def counted(codes, config):
+        nonlocal most
+        mask, confident = label(codes, config)
+        made.append(weakref.ref(mask))
+        most = max(most, sum(one() is not None for one in made))
+        return mask, confident
+
+    monkeypatch.setattr(teaching, "label", counted)
+    pupil.pseudo(0).unlink()
+    make_labels(project, Member(pupil, 0))
+    assert pupil.pseudo(0).read_bytes() == before
+    assert len(made) > most
+    assert most <= 2  # of the six that are kept
 
 
 @pytest.mark.slow

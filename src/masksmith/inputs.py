@@ -147,7 +147,7 @@ class Inputs:
 
 
 def make_inputs(
-    config: InputConfig, train: Store, test: Store, folder: Path, *, blank: Collection[str], content: str
+    config: InputConfig, train: Store, test: Store, folder: Path, *, blank: Collection[str], decoded: str
 ) -> Inputs:
     """Return what models with this configuration see; scaled images are made once, in ``folder``.
 
@@ -157,7 +157,7 @@ def make_inputs(
         test: Decoded test images.
         folder: Where prepared images of all configurations are kept, each in a folder of its own.
         blank: Training images without content, which do not count for extremes and means.
-        content: Hash of the data's content.
+        decoded: Hash of the data's content and of how it was decoded.
 
     Raises:
         InputError: A band that the images do not have, a scaling that their type does not allow, a band of one value,
@@ -168,11 +168,11 @@ def make_inputs(
         return Inputs(train, test, None)
     own = folder / digest(config.identity)[:8]
     ledger = Ledger(own)
-    if not ledger.is_done(_VERSION, content):
+    if not ledger.is_done(_VERSION, decoded):
         ledger.forget(_VERSION)
         logger.info("preparing images: %s", config.identity)
         _prepare(config, train, test, own, blank=blank)
-        ledger.mark_done(_VERSION, content)
+        ledger.mark_done(_VERSION, decoded)
     return _open(own)
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from masksmith.arrays import Shaped
 from masksmith.augment import CallableAugment
+from masksmith.data.cache import VERSION as CACHE_VERSION
 from masksmith.data.cache import Cache, build_cache
 from masksmith.data.catalog import Catalog
 from masksmith.data.checks import constant_ids
@@ -186,14 +187,14 @@ class Project:
             InputError: The images do not allow it (see make_inputs).
         """
         if config.identity not in self._inputs:
-            cache, content = self.cache, self.catalog.content_hash
+            cache, decoded = self.cache, self.key(CACHE_VERSION)
             self._inputs[config.identity] = make_inputs(
                 config,
                 cache.train_images,
                 cache.test_images,
                 self.inputs_dir,
                 blank=self.blank,
-                content=content,
+                decoded=decoded,
             )
         return self._inputs[config.identity]
 

@@ -588,14 +588,15 @@ def sweep_lr(project: Project, asked: Recipe, *, fold: int = 0) -> "LrCurve":
             "--set training.stages.0.data=labelled (and --set pseudo=null where no other stage uses any)"
         )
     recipe = resolve(asked)
-    fabric = make_fabric(recipe.training)
+    training = recipe.training.model_copy(update={"stages": recipe.training.stages[:1]})
+    fabric = make_fabric(training)
     seed = recipe.seed * 1000 + fold
     seen = project.inputs(recipe.input)
     model = build_model(recipe.model, in_channels=seen.channels, seed=seed, statistics=seen.statistics)
     data = _data_of(project, recipe, fold, key="")
     _learn_scalars(model, data)
-    _refuse_too_large(recipe, recipe.training, model, data)
-    return find_lr(fabric, model, recipe.training, data)
+    _refuse_too_large(recipe, training, model, data)
+    return find_lr(fabric, model, training, data)
 
 
 def _fresh_model(project: Project, run: Run, fold: int) -> "SegmentationModel":

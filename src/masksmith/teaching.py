@@ -171,20 +171,20 @@ def make_labels(project: Project, member: Member) -> None:
     there = labels_of(run, member.fold)
     if run.ledger.is_done(entry, key) and there is not None and not there.damaged():
         return
-    masks, made = _select(project, codes, pseudo, [teacher.name for teacher in teachers])
+    kept, made = _select(project, codes, pseudo, [teacher.name for teacher in teachers])
     logger.info(
         "run %s, %s: pseudo-labels: %s", run.path.name, fold_name(member.fold).replace("_", " "), made
     )
-    if not masks:
+    if not kept:
         raise InputError(
             f"pseudo: no test image is sure enough for a label ({made}); lower pseudo.min_confident_frac (now "
             f"{pseudo.min_confident_frac:g}), narrow pseudo.unsure (now {list(pseudo.unsure)}), or train the teacher "
             "longer"
         )
     run.ledger.forget(entry)
-    writer = StoreWriter(path, [(name, (*mask.shape, 1)) for name, mask in masks.items()], dtype=np.uint8)
-    for name, mask in masks.items():
-        writer.write(name, mask[..., None])
+    writer = StoreWriter(path, [(name, (*codes.stores[0].shape(name), 1)) for name in kept], dtype=np.uint8)
+    for name in kept:  # labelled once more: all masks at once might not fit into memory
+        writer.write(name, label(codes[name][..., 0], pseudo)[0][..., None])
     writer.close()
     write_json(path.with_suffix(".json"), vars(made))
     run.ledger.mark_done(entry, key)
@@ -192,17 +192,17 @@ def make_labels(project: Project, member: Member) -> None:
 
 def _select(
     project: Project, codes: MeanCodes, config: PseudoConfig, teacher: list[str]
-) -> tuple[dict[str, Mask], Labels]:
-    """Return the masks of the images that are kept, and what there is to say of them."""
+) -> tuple[list[str], Labels]:
+    """Return the images that are kept, and what there is to say of their masks."""
     classes: Int[np.ndarray, " classes"] = np.zeros(NUM_CLASSES, np.int64)
     seen = [name for name in codes.ids if name not in project.blank]
-    masks: dict[str, Mask] = {}
+    kept: list[str] = []
     for name in seen:
         mask, confident = label(codes[name][..., 0], config)
         if confident >= config.min_confident_frac:
-            masks[name] = mask
+            kept.append(name)
             classes[class_of(mask[..., None])] += 1
-    return masks, Labels(teacher, len(codes.ids), len(codes.ids) - len(seen), classes.tolist())
+    return kept, Labels(teacher, len(codes.ids), len(codes.ids) - len(seen), classes.tolist())
 
 
 def labelling_of(members: Sequence[Member]) -> dict[str, Labels]:

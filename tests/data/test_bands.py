@@ -79,6 +79,25 @@ def test_pictures_are_read_as_before():
     assert bands.decode_bands(raw, where="a.tif") is None
 
 
+@pytest.mark.parametrize("planarconfig", ["contig", "separate"])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize(
+    ("channels", "options"),
+    [
+        (3, {"photometric": "rgb"}),
+        (4, {"photometric": "rgb", "extrasamples": ["assocalpha"]}),
+        (2, {"extrasamples": ["unassalpha"]}),
+    ],
+)
+def test_pictures_in_planes_and_of_16_bits(channels, options, dtype, planarconfig):
+    """OpenCV alone misreads half of these forms."""
+    image = numbers(dtype, (9, 7, channels))
+    laid = image if planarconfig == "contig" else np.moveaxis(image, 2, 0)
+    found = decode_image(tiff(laid, planarconfig=planarconfig, **options), where="a.tif")
+    assert (found.dtype, found.flags.c_contiguous) == (dtype, True)
+    np.testing.assert_array_equal(found, image[..., : 3 if channels > 2 else 1])
+
+
 def test_a_fourth_band_that_is_no_alpha_stays():
     image = numbers(np.uint8, (9, 7, 4))
     raw = tiff(image, photometric="rgb", extrasamples=["unspecified"])

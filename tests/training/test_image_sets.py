@@ -11,11 +11,14 @@ from masksmith.augment import AugmentConfig
 from masksmith.data.store import JoinedStore, Store, StoreWriter
 from masksmith.errors import InputError, StoppedError
 from masksmith.training.config import LossTerm, SamplerConfig, ScheduleConfig, Stage, TrainingConfig
+from masksmith.training.held_out import HeldOut
 from masksmith.training.machine import make_fabric
+from masksmith.training.plan import plan_epochs
 from masksmith.training.sampling import Sampling
 from masksmith.training.stages import canvas_hw, training_work
+from masksmith.training.step import losses_of
 from masksmith.training.trainer import Trainer
-from tests.training.tiny import TinyNet, config, make_data, run, stage
+from tests.training.tiny import TinyNet, config, events, make_data, run, stage
 
 SETS = ("pseudo", "both", "labelled")
 
@@ -89,6 +92,19 @@ def test_epochs_are_as_long_as_their_images(data):
         assert sorted(order) == list(range(data.counts(settings)[epoch.stage]))
 
 
+def test_the_work_is_counted_before_there_are_labels(data, tmp_path):
+    """Until then, images of any type stand where the masks will be."""
+    writer = StoreWriter(
+        tmp_path / "codes.npy", [(name, (12, 12, 1)) for name in data.pseudo.ids], dtype=np.uint16
+    )
+    for name in data.pseudo.ids:
+        writer.write(name, np.zeros((12, 12, 1), np.uint16))
+    writer.close()
+    settings = in_turn()
+    ahead = replace(data, pseudo=replace(data.pseudo, masks=Store(tmp_path / "codes.npy")))
+    assert training_work(settings, ahead, 4) == training_work(settings, data, 4)
+
+
 def test_a_stage_is_as_large_as_its_largest_image(data, tmp_path):
     shapes = [("big", (20, 16, 1))]
     for name in ("i", "m"):
@@ -106,6 +122,19 @@ def test_a_stage_on_labelled_images_draws_as_without_others(data, tmp_path):
     alone, _ = run(replace(data, pseudo=None), tmp_path / "a", settings)
     beside, _ = run(data, tmp_path / "b", settings)
     assert all(torch.equal(alone[name], beside[name]) for name in alone)
+
+
+@pytest.mark.parametrize("kind", SETS)
+def test_the_held_out_loss_is_that_of_labelled_images(data, tmp_path, kind):
+    """They are looked at as they are in any stage: its loss does not hang on what the stage is trained on."""
+    found = HeldOut.of(config(stage(1, data=kind)), data, 4)
+    model, settings = TinyNet(), config(stage(1))
+    epoch, losses = plan_epochs(settings, [10])[0], losses_of(model, settings)[0]
+    fabric = make_fabric(settings)
+    plain = HeldOut.of(settings, replace(data, pseudo=None), 4)
+    assert found.loss(fabric, model, epoch, losses) == plain.loss(fabric, model, epoch, losses)
+    run(data, tmp_path / kind, config(stage(2, data=kind), select="best_val_loss"))
+    assert len(events(tmp_path / kind, "val_loss")) == 2
 
 
 BY_LOSS = SamplerConfig(name="curriculum", by="loss", start_frac=0.5, repeat_worst_of=2)

@@ -11,6 +11,7 @@ from masksmith.pipeline import LrFound
 from masksmith.training import OptimizerConfig
 from masksmith.training.lr_finder import LrCurve, _steepest, find_lr
 from masksmith.training.machine import make_fabric
+from tests.blends import write_pupil, write_recipe
 from tests.conftest import TINY
 from tests.training.tiny import TinyNet, config, make_data, same, stage
 
@@ -78,6 +79,14 @@ def test_what_is_said_of_a_curve(tmp_path):
         == f"suggested learning rate: 0.01 (the recipe has 0.003; swept 1e-06 to 0.5)\n{tmp_path}/lr.html"
     )
     assert "no suggestion" in str(LrFound(LrCurve([1e-6, 0.5], [1.0, 1.9], None), 0.003, tmp_path))
+
+
+def test_later_stages_on_pseudo_labels_do_not_matter(project, tmp_path):
+    changes = {"training.stages.0.scale": 0.2}
+    plain = write_recipe(tmp_path, "plain", **changes)
+    pupil = write_pupil(tmp_path, "pupil", plain, data=("labelled", "both", "pseudo"), changes=changes)
+    curves = [ms.lr(project, recipe=recipe).curve for recipe in (plain, pupil)]
+    assert curves[0] == curves[1]
 
 
 def test_the_verb_writes_an_offline_page_and_makes_no_run(project):

@@ -2,7 +2,7 @@
 
 OpenCV reads what is a picture: 8 or 16 bits without sign, grey or in colours, with or without alpha. Everything else
 goes through tifffile (https://github.com/cgohlke/tifffile, BSD): more bands, signed and floating numbers, bands that
-lie plane by plane (GeoTIFF), and bands that are pages.
+lie plane by plane (GeoTIFF), bands that are pages, and the few forms of pictures that OpenCV reads wrongly.
 """
 
 import io
@@ -20,13 +20,15 @@ if TYPE_CHECKING:
 
 TYPES = ("uint8", "uint16", "int16", "float32")
 _ALPHA = {1, 2}  # ExtraSamples: associated and unassociated
+_CONTIGUOUS = 1  # PlanarConfiguration: the samples of a pixel lie side by side
 _GREY = {0, 1}  # PhotometricInterpretation: white is zero, black is zero
 _BILEVEL = "bool"
 
 
 def decode_bands(raw: bytes, *, where: str) -> Image | None:
-    """Decode a TIFF into (h, w, bands) of its own type, or return None where it is a picture, which OpenCV reads.
+    """Decode a TIFF into (h, w, bands) of its own type, or return None where it is a picture that OpenCV reads.
 
+    A picture that OpenCV would misread is decoded here, without its alpha, as OpenCV's are.
     Numbers that are not finite, and the value that the file itself declares to mean "no data" (GDAL's tag), are NaN
     in images of float32; whole numbers stay as they are.
 
@@ -40,10 +42,13 @@ def decode_bands(raw: bytes, *, where: str) -> Image | None:
     try:
         with tifffile.TiffFile(io.BytesIO(raw)) as file:
             pages = _band_pages(file)
-            if len(pages) == 1 and _is_picture(pages[0]):
+            picture = len(pages) == 1 and _is_picture(pages[0])
+            if picture and not _opencv_misreads(pages[0]):
                 return None
             _refuse_form(pages, len(raw), where=where)
             image = _stacked(pages)
+            if picture:
+                image = np.ascontiguousarray(image[..., : _num_colours(pages[0])])  # alpha comes last
     except (InputError, MemoryError):
         raise
     except Exception as error:  # whatever a damaged file makes of the library
@@ -76,8 +81,23 @@ def _band_pages(file: "TiffFile") -> list["TiffPage"]:
 def _is_picture(page: "TiffPage") -> bool:
     if str(page.dtype) not in ("uint8", "uint16", _BILEVEL):
         return False
-    colours = page.samplesperpixel - sum(int(one) in _ALPHA for one in page.extrasamples)
+    colours = _num_colours(page)
     return colours == 1 or (int(page.photometric) not in _GREY and colours == 3)
+
+
+def _num_colours(page: "TiffPage") -> int:
+    return page.samplesperpixel - sum(int(one) in _ALPHA for one in page.extrasamples)
+
+
+def _opencv_misreads(page: "TiffPage") -> bool:
+    """Whether OpenCV 5.0 makes other values of a picture, without a word: it takes planes for pixels, or 16 bits for 8.
+
+    Each of the three is read rightly alone: planes, 16 bits, and grey with alpha.
+    """
+    planes, wide = int(page.planarconfig) != _CONTIGUOUS, str(page.dtype) == "uint16"
+    if _num_colours(page) == 1:
+        return page.samplesperpixel > 1 and (planes or wide)
+    return planes and wide
 
 
 def _refuse_form(pages: list["TiffPage"], num_bytes: int, *, where: str) -> None:

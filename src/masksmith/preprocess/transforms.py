@@ -25,6 +25,7 @@ CV2_BORDERS: dict[str, int] = {
     "edge": cv2.BORDER_REPLICATE,
     "zero": cv2.BORDER_CONSTANT,
 }
+_INTERPOLATED = ("uint8", "uint16", "int16", "float32", "float64")  # by OpenCV
 _NUMPY_MODES: dict[str, Literal["reflect", "edge", "constant"]] = {
     "reflect": "reflect",
     "edge": "edge",
@@ -155,6 +156,18 @@ def _each(
     return changed
 
 
+def _scaled(who: str, images: Stack, hw: HW) -> Shaped[np.ndarray, "n H W c"]:
+    """Return the stack at size ``hw``; one that has it already as it is."""
+    if images.shape[1:3] == hw:
+        return images
+    if images.dtype.name not in _INTERPOLATED:
+        raise InputError(
+            f"{who}: images of {images.dtype}, which cannot be interpolated; expected {', '.join(_INTERPOLATED)}: "
+            "convert them with astype, and give masks to transform_masks"
+        )
+    return _each(images, partial(resize, hw=hw), hw)
+
+
 def _nearest(mask: Shaped[np.ndarray, "h w 1"], hw: HW) -> Shaped[np.ndarray, "H W 1"]:
     return cv2.resize(mask, hw[::-1], interpolation=cv2.INTER_NEAREST_EXACT)[..., None]
 
@@ -166,7 +179,7 @@ class Scale:
     Masks take the nearest value: they stay 0 and 1, and what is not judged stays so.
 
     Raises:
-        InputError: In use: it is not fitted, or the images have another size.
+        InputError: In use: it is not fitted, or the images have another size or a type that is not interpolated.
     """
 
     hw: HW
@@ -184,9 +197,8 @@ class Scale:
 
     def transform(self, images: Stack) -> Shaped[np.ndarray, "n H W c"]:
         """Return the images at ``hw``; those that have it already as they are."""
-        hw = _need("Scale", self.hw_in_)
-        _check("Scale", images, hw)
-        return images if hw == self.hw else _each(images, partial(resize, hw=self.hw), self.hw)
+        _check("Scale", images, _need("Scale", self.hw_in_))
+        return _scaled("Scale", images, self.hw)
 
     def transform_masks(self, masks: Masks) -> Shaped[np.ndarray, "n H W"]:
         """Return the masks at ``hw``."""
@@ -198,7 +210,7 @@ class Scale:
         """Return planes at ``hw`` at the size that the images had."""
         hw = _need("Scale", self.hw_in_)
         _check("Scale, backwards", images, self.hw)
-        return images if hw == self.hw else _each(images, partial(resize, hw=hw), hw)
+        return _scaled("Scale, backwards", images, hw)
 
 
 @dataclass

@@ -1,8 +1,8 @@
 """The loss of a fold's held-out images: what "val_loss" watches.
 
 They come as a stage's training images come (its size, its scale, its windows where there are any), but without
-augmentation, and always the same. As in Keras, the loss is the mean over batches, each weighed by its images, of the
-net as it predicts: without dropout, with batch norm's statistics.
+augmentation, and always the same: with their own masks, also in a stage on pseudo-labels. As in Keras, the loss is the
+mean over batches, each weighed by its images, of the net as it predicts: without dropout, with batch norm's statistics.
 """
 
 from collections.abc import Sequence
@@ -42,7 +42,7 @@ class HeldOut:
                 "augment": AugmentConfig(),
             }
         )
-        own = {"geometry": None, "intensity": None}
+        own = {"geometry": None, "intensity": None, "data": "labelled"}
         stages = [stage.model_copy(update=own) for stage in config.stages] if held_out.ids else []
         return cls(held_out, [task_of(plain, stage, held_out, divisor) for stage in stages])
 

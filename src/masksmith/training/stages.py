@@ -46,10 +46,15 @@ class FoldData:
 
     def of(self, stage: Stage) -> "FoldData":
         """Return what a stage is trained on: these images, those with pseudo-labels, or both in that order."""
+        parts = self.parts(stage)
+        return parts[0] if len(parts) == 1 else self._both
+
+    def parts(self, stage: Stage) -> list["FoldData"]:
+        """Return the same as one or two sets. Before the labels are made this can be counted, but nothing read."""
         if stage.data == "labelled":
-            return self
+            return [self]
         assert self.pseudo is not None, stage.data  # a recipe without them is refused
-        return self.pseudo if stage.data == "pseudo" else self._both
+        return [self.pseudo] if stage.data == "pseudo" else [self, self.pseudo]
 
     @cached_property
     def _both(self) -> "FoldData":
@@ -65,7 +70,7 @@ class FoldData:
 
     def counts(self, config: TrainingConfig) -> list[int]:
         """Return the number of images of each stage."""
-        return [len(self.of(stage).ids) for stage in config.stages]
+        return [sum(len(part.ids) for part in self.parts(stage)) for stage in config.stages]
 
     @property
     def name(self) -> str:
@@ -75,8 +80,7 @@ class FoldData:
 
 def canvas_hw(config: TrainingConfig, stage: Stage, data: FoldData, divisor: int) -> tuple[int, int]:
     """Return the size that a stage trains at: the largest image (or the crop), scaled and padded to the divisor."""
-    own = data.of(stage)
-    sizes = list({own.images.shape(name) for name in own.ids})
+    sizes = list({part.images.shape(name) for part in data.parts(stage) for name in part.ids})
     return canvas_of(data.size, sizes, divisor=divisor, scale=stage.scale, crop_hw=config.crop_hw)
 
 
