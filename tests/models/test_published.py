@@ -12,7 +12,7 @@ from masksmith.models.architectures import ARCHITECTURES
 from masksmith.models.encoders import normalisation, settle_encoder
 from masksmith.models.published import OWN_NETS
 from masksmith.models.published.build import NETS
-from tests.models.nets import ramp
+from tests.models.nets import assert_drawn_as_in_keras, bring_to_life, keras_norm, keras_up, ramp
 
 NAMES = sorted(OWN_NETS)
 
@@ -105,21 +105,10 @@ class Weights:
         return F.relu(features) if relu else features
 
     def norm(self, features):
-        layer = next(self.norms)
-        mean, var = layer.running_mean, layer.running_var
-        return F.relu(F.batch_norm(features, mean, var, layer.weight, layer.bias, eps=1e-3))
+        return F.relu(keras_norm(next(self.norms), features))
 
     def up(self, features, size):
-        """As a sum over the input's pixels: each adds the kernel at twice its place; what is beyond is cut off."""
-        layer = next(self.convs)
-        batch, _, height, width = features.shape
-        side = layer.kernel_size[0]
-        out = torch.zeros(batch, layer.out_channels, 2 * height + 1, 2 * width + 1)
-        for row in range(height):
-            for column in range(width):
-                spot = out[:, :, 2 * row : 2 * row + side, 2 * column : 2 * column + side]
-                spot += torch.einsum("bi,iokl->bokl", features[:, :, row, column], layer.weight)
-        return out[:, :, :size, :size] + layer.bias[:, None, None]
+        return keras_up(next(self.convs), features, (size, size))
 
     def residual(self, features):
         inner = self.conv(self.norm(features), relu=False)
@@ -191,17 +180,6 @@ def twin_of_baseline(layers, image):
     return layers.conv(image, relu=False)
 
 
-def bring_to_life(model):
-    """Biases and statistics that are not 0 and 1, so that a forgotten one shows."""
-    generator = torch.Generator().manual_seed(1)
-    for key, value in model.state_dict().items():
-        if key.endswith(("bias", "running_mean")):
-            value.uniform_(-0.1, 0.1, generator=generator)
-        elif key.endswith(("running_var", "norm.weight")):
-            value.uniform_(0.5, 1.5, generator=generator)
-    return model.eval()
-
-
 @pytest.mark.parametrize(
     ("name", "twin", "side"),
     [
@@ -267,15 +245,11 @@ def test_gradients_reach_every_weight(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_weights_begin_as_in_keras(name):
-    for layer in make(name, 8).modules():
-        if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
-            pixels = layer.kernel_size[0] ** 2
-            bound = (6 / (pixels * (layer.in_channels + layer.out_channels))) ** 0.5
-            most = layer.weight.abs().max().item()
-            assert 0.5 * bound < most <= bound
-            assert not layer.bias.any()
-        if isinstance(layer, nn.BatchNorm2d):
-            assert (layer.eps, layer.momentum) == (1e-3, pytest.approx(0.01))
+    model = make(name, 8)
+    assert all(
+        one.bias is not None for one in model.modules() if isinstance(one, nn.Conv2d | nn.ConvTranspose2d)
+    )
+    assert_drawn_as_in_keras(model)
 
 
 def test_images_are_taken_as_they_are():

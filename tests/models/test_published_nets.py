@@ -13,6 +13,7 @@ from masksmith.errors import InputError
 from masksmith.models import ModelConfig, build_model
 from masksmith.models.layers import ATTENTIONS, SCSE, attention_layer
 from masksmith.models.taps import ExpandedTaps
+from tests.models.nets import keras_norm
 
 TGS_HYPER = {
     "architecture": "tgs_hyper_unet",
@@ -147,9 +148,11 @@ def test_the_decoder_of_the_resnext_against_its_layers():
         for block, skip in zip(model.decoder.blocks, [*features[-2:0:-1], None], strict=True):
             up = block.up.layer
             assert (up.kernel_size, up.bias) == ((4, 4), None)
-            x = torch.relu(norm(block.after_up[0], F.conv_transpose2d(x, up.weight, stride=2, padding=1)))
+            x = torch.relu(
+                keras_norm(block.after_up[0], F.conv_transpose2d(x, up.weight, stride=2, padding=1))
+            )
             x = x if skip is None else torch.cat([x, skip], 1)
-            x = torch.relu(norm(block.body[1], conv(block.body[0], x)))
+            x = torch.relu(keras_norm(block.body[1], conv(block.body[0], x)))
             squeeze, excite = block.attention.channel[0], block.attention.channel[2]
             channel = torch.sigmoid(conv(excite, torch.relu(conv(squeeze, x.mean((2, 3), keepdim=True)))))
             x = x * channel + x * torch.sigmoid(conv(block.attention.space[0], x))

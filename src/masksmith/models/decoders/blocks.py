@@ -31,6 +31,7 @@ from masksmith.models.layers import (
     resize_to,
     up_convolution,
 )
+from masksmith.models.published import keras
 
 
 @dataclass(frozen=True)
@@ -310,23 +311,28 @@ class TwoConvBlock(nn.Module):
 
 
 class TransposedBlock(nn.Module):
-    """A 4x4 transposed convolution, normalised and activated; the skip stacked; a 3x3 convolution; attention."""
+    """A 4x4 transposed convolution, normalised and activated; the skip stacked; a 3x3 convolution; attention.
+
+    Batch norm has Keras's constants. Convolutions have a bias only where no normalisation follows.
+    """
 
     def __init__(self, step: Step, style: Style) -> None:
         super().__init__()
-        width = step.out_channels
+        width, bias = step.out_channels, style.norm == "none"
         self.up = Upsample(
             step.in_channels,
             width,
             mode="transposed",
             ratio=step.ratio,
             kernel_size=4,
-            bias=style.norm == "none",
+            bias=bias,
         )
-        self.after_up = nn.Sequential(norm_layer(style.norm, width), activation_layer(style.activation))
+        self.after_up = nn.Sequential(keras.norm_layer(style.norm, width), activation_layer(style.activation))
         self.join: nn.Module | None = StackedSkip() if step.skip_channels else None
-        self.body = conv_norm_act(
-            width + step.skip_channels, width, norm=style.norm, activation=style.activation
+        self.body = nn.Sequential(
+            nn.Conv2d(width + step.skip_channels, width, 3, padding=1, bias=bias),
+            keras.norm_layer(style.norm, width),
+            activation_layer(style.activation),
         )
         self.attention = attention_layer(style.attention, width)
 

@@ -24,6 +24,8 @@ from masksmith.models.decoders.hypercolumn import HypercolumnDecoder
 from masksmith.models.decoders.hyperkernel import HyperkernelDecoder
 from masksmith.models.decoders.levels import LevelDecoder, plan_steps
 from masksmith.models.decoders.traits import HOUSE_ARCHITECTURES
+from masksmith.models.layers import initialise
+from masksmith.models.published.keras import initialise_as_keras
 
 
 def _house_block(config: ModelConfig, step: Step) -> nn.Module:
@@ -113,7 +115,11 @@ def build_decoder(
 
 
 def _levels(
-    config: ModelConfig, encoder_channels: Sequence[int], strides: Sequence[int], join_first: bool
+    config: ModelConfig,
+    encoder_channels: Sequence[int],
+    strides: Sequence[int],
+    join_first: bool,
+    first_weights: Callable[[nn.Module], None] = initialise,
 ) -> nn.Module:
     center = build_center(config.center, encoder_channels[-1], norm=config.norm, activation=config.activation)
     steps = plan_steps(
@@ -131,6 +137,7 @@ def _levels(
         steps,
         hypercolumns=config.hypercolumns,
         deep_supervision=config.deep_supervision,
+        first_weights=first_weights,
     )
 
 
@@ -185,6 +192,7 @@ def _emanet(
 
 DECODERS: dict[str, Callable[[ModelConfig, Sequence[int], Sequence[int], bool], nn.Module]] = {
     **dict.fromkeys(BLOCKS, _levels),
+    "transposed_unet": partial(_levels, first_weights=initialise_as_keras),
     "hyperkernel_unetpp": _hyperkernel,
     "tgs_hyper_unet": _hypercolumn,
     "albunet": _albunet,

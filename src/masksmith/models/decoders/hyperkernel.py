@@ -5,7 +5,7 @@ Sources:
     after U-Net++, Zhou et al. 2018, https://arxiv.org/abs/1807.10165. The report's diagram stacks at the residual
     join; the code adds, and so does this. Published taps: four maps at strides 2 to 16 of 144, 192, 336 and 960
     channels; widths 256 in the middle, then 128, 64, 32, 16 and 8. As in the code, the deepest map is activated before
-    it is pooled and before it is stacked.
+    it is pooled and before it is stacked; all layers, their constants and their first weights are Keras's.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from masksmith.models.layers import LEAKY_SLOPE, initialise, norm_layer, resize_to, up_convolution
+from masksmith.models.layers import LEAKY_SLOPE, resize_to, up_convolution
+from masksmith.models.published.keras import conv, cut_to, initialise_as_keras, norm_layer, up_conv
 
 DEEP_DROPOUT = 0.5  # of the bridge and of the two deepest levels in the published notebooks
 FINE_DROPOUT = 0.1  # of all finer levels
@@ -27,14 +28,13 @@ class HyperkernelResidual(nn.Module):
 
     def __init__(self, channels: int, *, norm: str) -> None:
         super().__init__()
-        bias = norm == "none"
         self.body = nn.Sequential(
             nn.LeakyReLU(LEAKY_SLOPE),
             norm_layer(norm, channels),
-            nn.Conv2d(channels, channels, 3, padding=1, bias=bias),
+            conv(channels, channels),
             norm_layer(norm, channels),
             nn.LeakyReLU(LEAKY_SLOPE),
-            nn.Conv2d(channels, channels, 3, padding=1, bias=bias),
+            conv(channels, channels),
             norm_layer(norm, channels),
         )
         self.shortcut = norm_layer(norm, channels)
@@ -47,10 +47,22 @@ class HyperkernelResidual(nn.Module):
 def _body(in_channels: int, out_channels: int, *, norm: str, dropout: float, residuals: int) -> nn.Sequential:
     return nn.Sequential(
         nn.Dropout(dropout),
-        nn.Conv2d(in_channels, out_channels, 3, padding=1),
+        conv(in_channels, out_channels),
         *(HyperkernelResidual(out_channels, norm=norm) for _ in range(residuals)),
         nn.LeakyReLU(LEAKY_SLOPE),
     )
+
+
+def _up(in_channels: int, out_channels: int, ratio: int) -> nn.Module:
+    """Return the published 3x3 transposed convolution, or what takes its place where a map does not double."""
+    if ratio == 2:
+        return up_conv(in_channels, out_channels, 3)
+    return up_convolution(in_channels, out_channels, ratio=ratio, kernel_size=3)
+
+
+def _bring(features: Tensor, up: nn.Module, hw: torch.Size) -> Tensor:
+    """Return the map, enlarged: what is beyond the size is cut off, as in Keras; what falls short of it is resized."""
+    return resize_to(cut_to(up(features), hw), hw)
 
 
 def _ratios(strides: Sequence[int]) -> list[int]:
@@ -65,7 +77,8 @@ class HyperkernelDecoder(nn.Module):
     width). At level l = L … 1 a 3x3 transposed convolution brings the map from below to the level; it is stacked with
     what the paths of the deeper levels have brought there and with the encoder's map, and convolved. The paths act on
     the new maps only. At level 0, the image's size, half the last width (rounded up) follows, without paths; the first
-    encoder map is stacked there only with ``join_first``. Maps that do not double exactly are resized to the encoder's.
+    encoder map is stacked there only with ``join_first``. A doubled map ends where the encoder's does: at 2n or 2n + 1
+    rows of n, Keras's paddings "same" and "valid".
 
     Attributes:
         widths: Channels that are stacked at each level, deepest first.
@@ -96,13 +109,10 @@ class HyperkernelDecoder(nn.Module):
         self.pool = nn.MaxPool2d(2, ceil_mode=True)
         self.middle = _body(taps[0], middle, norm=norm, dropout=DEEP_DROPOUT, residuals=2)
         self.ups = nn.ModuleList(
-            up_convolution(deep, width, ratio=ratio, kernel_size=3)
-            for deep, width, ratio in zip(below, widths, ratios, strict=True)
+            _up(deep, width, ratio) for deep, width, ratio in zip(below, widths, ratios, strict=True)
         )
         self.paths = nn.ModuleList(  # paths[i][j]: what brings level i's jth oldest map on from the level below
-            nn.ModuleList(
-                up_convolution(width, width, ratio=ratios[i], kernel_size=3) for width in decoder_channels[:i]
-            )
+            nn.ModuleList(_up(width, width, ratios[i]) for width in decoder_channels[:i])
             for i in range(len(taps))
         )
         stacked = [sum(decoder_channels[: i + 1]) + tap for i, tap in enumerate(taps)]
@@ -115,7 +125,7 @@ class HyperkernelDecoder(nn.Module):
         self.dropout = nn.Dropout(DEEP_DROPOUT / 2)  # before the head, as published
         self.out_channels = final
         self.aux_channels = tuple(decoder_channels) if deep_supervision else ()
-        initialise(self)
+        initialise_as_keras(self)
 
     def forward(self, features: list[Tensor]) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Return the decoded map at the size of the first map, and the maps of all levels but the last.
@@ -130,13 +140,12 @@ class HyperkernelDecoder(nn.Module):
         for i, path in enumerate(self.paths):
             tap = features[-1 - i] if i else deepest
             hw = tap.shape[-2:]
-            arrived = [
-                resize_to(up(each), hw) for up, each in zip(cast(nn.ModuleList, path), arrived, strict=True)
-            ]
-            arrived.append(resize_to(self.ups[i](decoded), hw))
+            climbing = zip(arrived, cast(nn.ModuleList, path), strict=True)
+            arrived = [_bring(each, up, hw) for each, up in climbing]
+            arrived.append(_bring(decoded, self.ups[i], hw))
             decoded = self.blocks[i](torch.cat([*reversed(arrived), tap], dim=1))
             maps.append(decoded)
-        decoded = resize_to(self.ups[-1](decoded), features[0].shape[-2:])
+        decoded = _bring(decoded, self.ups[-1], features[0].shape[-2:])
         if self.join_first:
             decoded = torch.cat([decoded, features[0]], dim=1)
         decoded = self.dropout(self.blocks[-1](decoded))

@@ -1,6 +1,6 @@
 """A centre and a block a level: the form of all decoders of the U-Net family."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -51,6 +51,14 @@ def plan_steps(
 class LevelDecoder(nn.Module):
     """A centre, then blocks from the deepest to the finest level.
 
+    Args:
+        center: What lies between encoder and decoder.
+        blocks: One for each step, deepest first.
+        steps: Where the blocks begin and end.
+        hypercolumns: Whether the decoded map is that of all blocks, resized to the largest and stacked.
+        deep_supervision: Whether the maps of all blocks but the last are given, too.
+        first_weights: Draws the weights of all convolutions.
+
     Attributes:
         out_channels: Channels of the decoded map; with ``hypercolumns`` the sum over all blocks.
         out_stride: Stride of the decoded map: that of the image.
@@ -67,6 +75,7 @@ class LevelDecoder(nn.Module):
         *,
         hypercolumns: bool,
         deep_supervision: bool,
+        first_weights: Callable[[nn.Module], None] = initialise,
     ) -> None:
         super().__init__()
         widths = [step.out_channels for step in steps]
@@ -76,7 +85,7 @@ class LevelDecoder(nn.Module):
         self.hypercolumns = hypercolumns
         self.out_channels = sum(widths) if hypercolumns else widths[-1]
         self.aux_channels = tuple(widths[:-1]) if deep_supervision else ()
-        initialise(self)
+        first_weights(self)
 
     def forward(self, features: list[Tensor]) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Return the decoded map at the size of the first map, and the maps of all blocks but the last.

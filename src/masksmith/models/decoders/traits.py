@@ -98,8 +98,9 @@ HOUSE_ARCHITECTURES: dict[str, Traits] = {
         options=frozenset(_EVERYWHERE | {"activation", "attention", "center", "hypercolumns"}),
         depths=_DEPTHS,
         describes=(
-            "4x4 transposed convolution, normalised and activated, the skip stacked, one 3x3 convolution; the "
-            "ResNeXt50 of TGS Salt's first place with attention: scse_each and widths 128, 64, 32, 16, 8"
+            "4x4 transposed convolution, normalised and activated, the skip stacked, one 3x3 convolution; batch norm "
+            "and first weights are Keras's; the ResNeXt50 of TGS Salt's first place with attention: scse_each and "
+            "widths 128, 64, 32, 16, 8"
         ),
         source="segmentation_models for Keras, https://github.com/qubvel/segmentation_models; https://arxiv.org/abs/1904.04445",
     ),
@@ -144,7 +145,8 @@ HOUSE_ARCHITECTURES: dict[str, Traits] = {
         depths=_DEPTHS,
         describes=(
             "simplified U-Net++: every decoder map also goes by transposed convolutions to all finer levels "
-            "(hyperkernel paths); residual blocks, leaky ReLU of slope 0.1, dropout inside"
+            "(hyperkernel paths); residual blocks, leaky ReLU of slope 0.1, dropout inside; padding, batch norm and "
+            "first weights are Keras's"
         ),
         source="SIIM-ACR Pneumothorax, G. Balezo's report; https://arxiv.org/abs/1807.10165",
     ),

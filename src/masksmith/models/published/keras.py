@@ -3,12 +3,15 @@
 Source: https://github.com/keras-team/keras/tree/2.2.4, the version of the contest's time. Kernels are drawn by Glorot's
 uniform rule (Glorot and Bengio 2010, https://proceedings.mlr.press/v9/glorot10a.html), biases begin at 0, batch norm
 has epsilon 1e-3 and keeps 0.99 of its statistics at each step. A transposed convolution of stride 2 gives 2n rows with
-padding "same" and 2n + 1 with "valid", of which "same" leaves out the last.
+padding "same" and 2n + 1 with "valid", of which "same" leaves out the last. The decoders that winners wrote in Keras
+(models/decoders) have these layers, too.
 """
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+
+from masksmith.models import layers
 
 _NORM_EPS = 1e-3
 _NORM_MOMENTUM = 0.01  # torch counts the new share, Keras the old one: 1 - 0.99
@@ -22,6 +25,15 @@ def conv(in_channels: int, out_channels: int) -> nn.Conv2d:
 def batch_norm(channels: int) -> nn.BatchNorm2d:
     """Return batch norm with Keras's epsilon and momentum."""
     return nn.BatchNorm2d(channels, eps=_NORM_EPS, momentum=_NORM_MOMENTUM)
+
+
+def norm_layer(name: str, channels: int) -> nn.Module:
+    """Return a normalisation by the name that ``layers.norm_layer`` takes; "batch" is that of Keras.
+
+    Raises:
+        InputError: The name is unknown.
+    """
+    return batch_norm(channels) if name == "batch" else layers.norm_layer(name, channels)
 
 
 def up_conv(in_channels: int, out_channels: int, kernel_size: int) -> nn.ConvTranspose2d:
