@@ -204,6 +204,7 @@ def test_stages_are_as_long_as_their_images(taught):
     assert result.tuning["covers"].startswith("26 of 40 training images")
     page = (out / "report.html").read_text()
     assert "<h2>Pseudo-labels</h2>" in page
+    assert "a training on all images (fold all) learns from the mean of the teacher's folds" in " ".join(
     assert "fold 0: 6 of 8 test images kept (2 without content, 0 unsure)" in page
     assert len([one for one in read_events(pupil.events) if one["name"] == "loss" and one["fold"] == 0]) == 3
 
