@@ -206,6 +206,9 @@ def test_stages_are_as_long_as_their_images(taught):
     assert result.tuning["covers"].startswith("26 of 40 training images")
     page = (out / "report.html").read_text()
     assert "<h2>Pseudo-labels</h2>" in page
+    assert "a training on all images (fold all) learns from the mean of the teacher's folds" in " ".join(
+        page.split()
+    )
     assert "fold 0: 6 of 8 test images kept (2 without content, 0 unsure)" in page
     assert len([one for one in read_events(pupil.events) if one["name"] == "loss" and one["fold"] == 0]) == 3
 
@@ -412,8 +415,14 @@ def test_a_resolved_recipe_needs_its_teachers_run(example, pupil, project, tmp_p
         update={"pseudo": recipe.pseudo.model_copy(update={"teacher_run": "gone-12345678"})}
     )
     (tmp_path / "settled.yaml").write_text(settled.to_yaml())
-    with pytest.raises(InputError, match="no run 'gone-12345678'; there are auto-"):
+    with pytest.raises(
+        InputError,
+        match=r"pseudo\.teacher_run: .* has no run 'gone-12345678'; .* add --set pseudo\.teacher_run=null",
+    ):
         ms.train(project, recipe=str(tmp_path / "settled.yaml"))
+    advised = load_recipe(str(tmp_path / "settled.yaml"), ("pseudo.teacher_run=null",))
+    opened = open_run(Project.open(project), advised)
+    assert opened.recipe.pseudo.teacher_run.startswith("teacher-")
 
 
 def test_the_ledger_names_the_labels(taught):

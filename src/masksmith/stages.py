@@ -229,11 +229,12 @@ def _open_teacher(project: Project, asked: Recipe) -> Recipe:
     and its tuning are not its pupil's to change.
 
     Raises:
-        InputError: There are no test images to label, or one has the id of a training image; or as open_run.
+        InputError: There are no test images to label, or one has the id of a training image; the teacher's run that
+            the recipe names is not in this project; or as open_run.
     """
     assert asked.pseudo is not None, asked.name
     if asked.pseudo.teacher_run is not None:  # a resolved recipe
-        project.run(asked.pseudo.teacher_run)
+        _need_teacher(project, asked.pseudo.teacher_run)
         return asked
     cache = project.cache
     if not len(cache.test_images):
@@ -251,6 +252,15 @@ def _open_teacher(project: Project, asked: Recipe) -> Recipe:
         wanted = with_free_parts(wanted, there.recipe).model_copy(update={"prediction": wanted.prediction})
     pseudo = asked.pseudo.model_copy(update={"teacher_run": open_run(project, wanted).path.name})
     return asked.model_copy(update={"pseudo": pseudo})
+
+
+def _need_teacher(project: Project, name: str) -> None:
+    if not (project.runs_dir / name / "recipe.yaml").exists():
+        raise InputError(
+            f"pseudo.teacher_run: {project.root} has no run {name!r}; a resolved recipe names its teacher's run in the "
+            "project that it comes from: to train the teacher in this one, add --set pseudo.teacher_run=null"
+        )
+    project.run(name)  # it can be read
 
 
 def open_members(project: Project, asked: Judge) -> list[Member]:
