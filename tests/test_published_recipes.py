@@ -21,7 +21,7 @@ from masksmith.training.trainer import Trainer
 from masksmith.verification import scaled
 
 SIDE = 64  # of images that a recipe takes at their true size
-BUNDLED = [listing.name for listing in list_recipes()]
+BUNDLED = [listing.name for listing in list_recipes("recipe")]
 
 
 @pytest.fixture(scope="module")
