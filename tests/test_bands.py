@@ -126,9 +126,9 @@ def test_the_whole_way(whole):
     assert read_json(out / "tuning.json")["metric"] == "iou_by_group"
     pictures = re.findall(r"data:image/png;base64,([A-Za-z0-9+/=]+)", result.report.read_text())
     shown = [cv2.imdecode(np.frombuffer(base64.b64decode(one), np.uint8), 1) for one in pictures]
-    wide = [one for one in shown if one.shape[:2] == (32, 4 * 32 + 6)]
-    assert wide
-    assert all(one[:, :32].std(axis=(0, 1)).min() > 20 for one in wide)  # three stretched bands
+    high = [one for one in shown if one.shape[:2] == (4 * 32 + 6, 32)]
+    assert high
+    assert all(one[:32].std(axis=(0, 1)).min() > 20 for one in high)  # three stretched bands
 
 
 @pytest.mark.slow
@@ -221,7 +221,7 @@ def test_a_recipe_card_has_the_channels_of_its_bands():
 
     card = describe_recipe("cloud-unet")
     assert card.channels == 4
-    assert "size trace (4 channels, 101x101)" in str(card)
+    assert "size trace (4 channels, 101x101 on a canvas of 128x128)" in str(card)
     assert card.trace[0].channels == 4
 
 

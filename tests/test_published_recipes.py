@@ -104,7 +104,8 @@ def test_two_epochs_on_salt(name, eight, tmp_path):
     assert "head.weight" in moved
     if "encoder" not in training.stages[-1].freeze:
         assert any(key.startswith("encoder") for key in moved)
-    image = torch.rand(2, data.images.channels, 2 * model.divisor, 2 * model.divisor)
+    side = max(2 * model.divisor, 32)
+    image = torch.rand(2, data.images.channels, side, side)
     with torch.no_grad():
         logits = model.eval()(image, *(torch.zeros(2, model.num_scalars),) * model.takes_scalars).mask_logits
     assert torch.isfinite(logits).all()

@@ -137,7 +137,7 @@ def _bundled() -> dict[str, str]:
     folder = resources.files("masksmith") / "recipes"
     return {
         entry.name.removesuffix(".yaml"): entry.read_text()
-        for entry in sorted(folder.iterdir(), key=lambda entry: entry.name)
+        for entry in sorted(folder.iterdir(), key=lambda entry: entry.name.removesuffix(".yaml"))
         if entry.name.endswith(".yaml")
     }
 

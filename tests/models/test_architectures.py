@@ -270,7 +270,9 @@ def test_every_architecture_overfits_eight_images(name):
     from masksmith.losses import bce, dice
 
     # of 32 pixels these keep 2x2 or 4x4 otherwise, which cannot show where an object ends
-    finer = {"encoder_depth": 3, "stem": "stride1"} if name in ("pspnet", "deeplabv3", "pan") else {}
+    finer = (
+        {"encoder_depth": 3, "stem": "stride1"} if name in ("pspnet", "deeplabv3", "pan", "emanet") else {}
+    )
     model = net_of(name, in_channels=1, **finer)
     generator = torch.Generator().manual_seed(0)
     image = torch.rand(8, 1, 32, 32, generator=generator)

@@ -56,7 +56,7 @@ def test_divisors_of_vits():
 def _on_a_vit():
     """Decoder and depth of all that a plain ViT can have: DPT takes taps, FPN five levels, and it cannot be dilated."""
     for name in TAKE_ENCODERS:
-        deepest = {"deeplabv3": 3, "deeplabv3plus": 4, "pan": 4}.get(name, 5)
+        deepest = {"deeplabv3": 3, "emanet": 3, "deeplabv3plus": 4, "pan": 4}.get(name, 5)
         for depth in range(5 if name == "fpn" else 3, deepest + 1):
             if name != "dpt":
                 yield pytest.param(name, depth, marks=[pytest.mark.slow] if depth < 5 else [])

@@ -24,6 +24,7 @@ class TinyNet(SegmentationModel):
     def __init__(self, *, norm=True, dropout=0.1, seed=0):
         nn.Module.__init__(self)
         self.divisor = 4
+        self.in_channels = 1
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             first = [nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4) if norm else nn.Identity(), nn.ReLU()]
