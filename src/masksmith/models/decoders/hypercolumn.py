@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from masksmith.models.decoders.blocks import HalvesBlock, Step, Style
 from masksmith.models.decoders.centers import FeaturePyramidAttention
+from masksmith.models.decoders.levels import run_blocks
 from masksmith.models.layers import SCSE, initialise, resize_to
 
 HYPERCOLUMN_DROPOUT = 0.4  # of whole channels
@@ -101,12 +102,8 @@ class HypercolumnDecoder(nn.Module):
         Args:
             features: Maps (b, c, h, w) of the encoder, finest first; the first has the size of the image.
         """
-        decoded = self.center(features[-1])
-        maps: list[Tensor] = []
-        for block, level in zip(self.blocks, self.levels, strict=True):
-            decoded = block(decoded, features[level])
-            maps.append(decoded)
-        hw = decoded.shape[-2:]
+        maps = run_blocks(self.blocks, self.levels, self.center(features[-1]), features)
+        hw = maps[-1].shape[-2:]
         stacked = torch.cat([resize_to(each, hw, align_corners=True) for each in reversed(maps)], dim=1)
         fused: Tensor = self.fuse(self.dropout(stacked))
         fused = resize_to(fused, features[0].shape[-2:])

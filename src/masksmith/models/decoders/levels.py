@@ -1,6 +1,6 @@
 """A centre and a block a level: the form of all decoders of the U-Net family."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -93,12 +93,20 @@ class LevelDecoder(nn.Module):
         Args:
             features: Maps (b, c, h, w) of the encoder, finest first; the first has the size of the image.
         """
-        decoded = self.center(features[-1])
-        maps: list[Tensor] = []
-        for block, level in zip(self.blocks, self.levels, strict=True):
-            decoded = block(decoded, features[level])
-            maps.append(decoded)
+        maps = run_blocks(self.blocks, self.levels, self.center(features[-1]), features)
+        decoded = maps[-1]
         aux = tuple(maps[:-1]) if self.aux_channels else ()
         if self.hypercolumns:
             decoded = torch.cat([resize_to(each, decoded.shape[-2:]) for each in maps], dim=1)
         return decoded, aux
+
+
+def run_blocks(
+    blocks: Iterable[nn.Module], levels: Sequence[int], decoded: Tensor, features: Sequence[Tensor]
+) -> list[Tensor]:
+    """Return the map of each block, deepest first: each takes the map below and the encoder's map of its level."""
+    maps: list[Tensor] = []
+    for block, level in zip(blocks, levels, strict=True):
+        decoded = block(decoded, features[level])
+        maps.append(decoded)
+    return maps
