@@ -197,7 +197,7 @@ def steady_machine() -> None:
     """Plan for a machine of known speed, by rules for short trainings: folds, cycles, a seed, a second net."""
     import masksmith.pipeline as pipeline
     import masksmith.planner as planner
-    from masksmith.stages import resolve
+    from masksmith.opening import resolve
     from tests.planning.machine import Machine
 
     machine = Machine(largest=8)

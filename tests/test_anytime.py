@@ -11,12 +11,12 @@ from masksmith import anytime, pipeline, progress, pulse
 from masksmith.budget import Budget
 from masksmith.errors import DiskFullError, InputError
 from masksmith.members import members_of_run
+from masksmith.opening import open_run
 from masksmith.planner import Plan, Planner, machine_tools
 from masksmith.planning.units import Unit
 from masksmith.prediction import predict
 from masksmith.project import Project
 from masksmith.recipe import load_recipe
-from masksmith.stages import open_run
 from masksmith.training import trainer
 from masksmith.training.events import read_events
 from masksmith.training.trainer import Trainer

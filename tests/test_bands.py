@@ -217,7 +217,7 @@ def test_values_of_signed_numbers_need_a_scaling(chips, tmp_path):
 
 
 def test_a_recipe_card_has_the_channels_of_its_bands():
-    from masksmith.pipeline import describe_recipe
+    from masksmith.cards import describe_recipe
 
     card = describe_recipe("cloud-unet")
     assert card.channels == 4

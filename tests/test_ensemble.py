@@ -14,13 +14,14 @@ from masksmith.data.store import Store, StoreWriter
 from masksmith.ensemble import Ensemble, is_ensemble, load_ensemble, load_judge, member_recipes
 from masksmith.errors import InputError
 from masksmith.members import Member, read_members, weights_of_test
+from masksmith.opening import resolve
 from masksmith.predicting import codes_digest, oof_of
 from masksmith.predicting import test_of as mean_of_test
 from masksmith.prediction.codes import MeanCodes
 from masksmith.project import Project
 from masksmith.recipe import Recipe, list_recipes, load_recipe, load_teacher
 from masksmith.splits import ALL
-from masksmith.stages import is_trained, resolve
+from masksmith.stages import is_trained
 from masksmith.training.trainer import Trainer
 from tests.blends import write_ensemble, write_pupil, write_recipe
 

@@ -15,11 +15,12 @@ from masksmith.ensemble import load_ensemble
 from masksmith.errors import InputError
 from masksmith.files import Ledger
 from masksmith.members import Member, read_members
+from masksmith.opening import open_members, open_run
 from masksmith.project import Project
 from masksmith.recipe import PseudoConfig, load_recipe, load_teacher
 from masksmith.seeds import noise_text
 from masksmith.splits import ALL
-from masksmith.stages import is_trained, open_members, open_run, train_key
+from masksmith.stages import is_trained, train_key
 from masksmith.teaching import label, make_labels, teachers_of, with_teachers
 from masksmith.training.events import read_events
 from tests.blends import write_ensemble, write_pupil, write_recipe

@@ -24,6 +24,7 @@ from masksmith.finish import (
 )
 from masksmith.members import Member, write_members
 from masksmith.metrics import get_metric
+from masksmith.opening import check_prediction, open_members, open_run
 from masksmith.planner import Plan, Planner
 from masksmith.planning.lengths import fit_weights
 from masksmith.planning.units import Unit
@@ -33,15 +34,7 @@ from masksmith.project import Project, with_free_parts
 from masksmith.recipe import Recipe, parse_recipe
 from masksmith.seeds import noise_text, read_noise
 from masksmith.splits import ALL
-from masksmith.stages import (
-    check_prediction,
-    is_trained,
-    keep_interim,
-    open_members,
-    open_run,
-    train_member,
-    work_of,
-)
+from masksmith.stages import is_trained, keep_interim, train_member, work_of
 from masksmith.submission import Verdict
 from masksmith.teaching import make_labels, train_taught, with_teachers
 from masksmith.training.deadline import Deadline

@@ -14,30 +14,26 @@ from masksmith import pulse
 from masksmith.anytime import compete_units
 from masksmith.augment import CallableAugment
 from masksmith.budget import Budget, parse_duration
+from masksmith.cards import EnsembleCard, RecipeCard, describe_ensemble, describe_recipe
 from masksmith.data.catalog import read_catalog
 from masksmith.data.checks import CheckReport, check_data
 from masksmith.data.synthetic import make_example
-from masksmith.ensemble import Ensemble, is_ensemble, load_ensemble, load_judge, member_recipes
+from masksmith.ensemble import is_ensemble, load_ensemble, load_judge
 from masksmith.errors import InputError
 from masksmith.files import folder_lock, write_json, write_text
 from masksmith.finish import report_members, submit_members, test_shapes, tune_members
 from masksmith.members import read_members
 from masksmith.metrics import get_metric
-from masksmith.models.config import ModelConfig
+from masksmith.opening import folds_of
 from masksmith.planner import Planner, machine_tools
 from masksmith.predicting import predict_member
 from masksmith.progress import logger
 from masksmith.project import Project, Run, refuse_inside
-from masksmith.recipe import Listing, Recipe, list_recipes, load_recipe, parse_header, recipe_source
+from masksmith.recipe import Listing, Recipe, list_recipes, load_recipe
 from masksmith.seeds import measure_noise, noise_text, read_noise
 from masksmith.splits import Folds
-from masksmith.stages import folds_of, sweep_lr
-from masksmith.submission import (
-    Scored,
-    Verdict,
-    score_files,
-    validate_submission,
-)
+from masksmith.submission import Scored, Verdict, score_files, validate_submission
+from masksmith.sweeping import sweep_lr
 from masksmith.teaching import train_asked
 
 if TYPE_CHECKING:
@@ -490,88 +486,6 @@ def _last_recipe(project: Project) -> str:
         return str(project.run().path / "recipe.yaml")
     except InputError:
         return "auto"
-
-
-# --- recipes ----------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class RecipeCard:
-    """All about one recipe."""
-
-    name: str
-    header: dict[str, str]
-    values: str
-    num_weights: int
-    channels: int
-    canvas_hw: tuple[int, int]
-    trace: list[Any]
-
-    def __str__(self) -> str:
-        lines = [f"# {key}: {text}" for key, text in self.header.items()]
-        return "\n".join([*lines, "", self.values.rstrip(), "", *self.net_lines()])
-
-    def net_lines(self) -> list[str]:
-        """Return the lines on the net: its weights and its size trace."""
-        seen = "one channel" if self.channels == 1 else f"{self.channels} channels"
-        where = f"101x101 on a canvas of {self.canvas_hw[0]}x{self.canvas_hw[1]}"
-        trace = [f"  {line.block:12s} {line.channels:5d} x {line.hw[0]}x{line.hw[1]}" for line in self.trace]
-        return [f"weights: {self.num_weights:,}", f"size trace ({seen}, {where}):", *trace]
-
-
-@dataclass(frozen=True)
-class EnsembleCard:
-    """All about one ensemble."""
-
-    name: str
-    header: dict[str, str]
-    values: str
-    members: list[tuple[str, RecipeCard]]
-    """A line on each member, and the card of its recipe as the ensemble changes it."""
-
-    def __str__(self) -> str:
-        lines = [*(f"# {key}: {text}" for key, text in self.header.items()), "", self.values.rstrip()]
-        for line, card in self.members:
-            lines += ["", line, *card.net_lines()]
-        return "\n".join(lines)
-
-
-def describe_recipe(name: str) -> RecipeCard:
-    """Return header, values, number of weights and size trace of a recipe; weights are not loaded."""
-    return _card(load_recipe(name), recipe_source(name)[0])
-
-
-def describe_ensemble(name: str) -> EnsembleCard:
-    """Return header and values of an ensemble, and the cards of its members; weights are not loaded."""
-    ensemble: Ensemble = load_ensemble(name)
-    cards = []
-    for at, (member, recipe) in enumerate(zip(ensemble.members, member_recipes(ensemble), strict=True)):
-        changes = f" with {', '.join(member.set)}" if member.set else ""
-        line = f"member {at}: {recipe.name}, weight {member.weight:g} ({member.recipe}{changes})"
-        cards.append((line, _card(recipe, recipe_source(member.recipe)[0])))
-    header = parse_header(recipe_source(name)[0])
-    return EnsembleCard(ensemble.name, header, ensemble.to_yaml(), cards)
-
-
-def _card(recipe: Recipe, text: str) -> RecipeCard:
-    """Return the card of a recipe whose header stands in ``text``."""
-    from masksmith.models import build_model, size_trace
-    from masksmith.models.encoders import settle_encoder
-    from masksmith.preprocess import Frame
-
-    settled = settle_encoder(recipe.model.encoder, "none") if recipe.model.encoder == "auto" else None
-    encoder = settled.encoder if settled else recipe.model.encoder
-    model_config: ModelConfig = recipe.model.model_copy(
-        update={"encoder": encoder, "encoder_weights": "none"}
-    )
-    channels = recipe.input.channels(1)
-    model = build_model(model_config, in_channels=channels, seed=0)
-    canvas_hw = Frame.of((101, 101), recipe.size, divisor=model.divisor).canvas_hw
-    trace = size_trace(model, in_channels=channels, hw=canvas_hw)
-    num_weights = sum(weight.numel() for weight in model.parameters())
-    return RecipeCard(
-        recipe.name, parse_header(text), recipe.to_yaml(), num_weights, channels, canvas_hw, trace
-    )
 
 
 __all__ = [

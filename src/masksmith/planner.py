@@ -11,6 +11,7 @@ from masksmith.errors import InputError
 from masksmith.files import digest, read_json, write_json, write_text
 from masksmith.members import members_of_run
 from masksmith.models.config import ModelConfig, tensor_names
+from masksmith.opening import resolve
 from masksmith.planning.choose import Choice, Chosen, Tools, choose, second_recipe
 from masksmith.planning.cost import Cost, DataFacts, cost_of, fit, stage_hw
 from masksmith.planning.document import explain
@@ -23,7 +24,7 @@ from masksmith.progress import clock, logger
 from masksmith.project import Project
 from masksmith.recipe import Recipe
 from masksmith.splits import ALL
-from masksmith.stages import is_trained, resolve
+from masksmith.stages import is_trained
 
 FORMAT_VERSION = 1
 _DRIFT_BOUNDS = (0.3, 8.0)

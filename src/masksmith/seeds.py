@@ -10,11 +10,12 @@ from masksmith.errors import InputError
 from masksmith.files import read_json, write_json
 from masksmith.members import Member
 from masksmith.metrics import get_metric
+from masksmith.opening import open_run
 from masksmith.predicting import oof_of, predict_member
 from masksmith.progress import Remaining, logger
 from masksmith.project import Project
 from masksmith.recipe import Recipe
-from masksmith.stages import is_trained, open_run, work_of
+from masksmith.stages import is_trained, work_of
 from masksmith.teaching import train_taught, with_teachers
 from masksmith.tuning import plain_score
 

@@ -21,13 +21,14 @@ from masksmith.ensemble import Judge
 from masksmith.errors import InputError
 from masksmith.files import read_json, write_json
 from masksmith.members import Member, write_members
+from masksmith.opening import open_members
 from masksmith.predicting import codes_digest, predict_member, test_of
 from masksmith.prediction.codes import MeanCodes, code_of
 from masksmith.progress import Remaining, logger
 from masksmith.project import Project, Run
 from masksmith.recipe import PseudoConfig
 from masksmith.splits import ALL, NUM_CLASSES, fold_name
-from masksmith.stages import is_trained, labels_of, open_members, train_member, work_of
+from masksmith.stages import is_trained, labels_of, train_member, work_of
 from masksmith.training.deadline import Deadline
 
 _VERSION = "1"

@@ -1,0 +1,271 @@
+"""From a recipe to runs and members: folds are made or read, "auto" is settled, what cannot be done is refused.
+
+All of it happens before anything is trained, under the project's lock that the verbs in ``pipeline`` hold.
+"""
+
+from dataclasses import replace
+
+from masksmith.arrays import IGNORE
+from masksmith.augment import CallableAugment
+from masksmith.config import look_up
+from masksmith.data.checks import duplicate_groups
+from masksmith.data.likeness import similar_groups
+from masksmith.ensemble import Judge, member_recipes
+from masksmith.errors import InputError
+from masksmith.members import Member, members_of_run
+from masksmith.preprocess import Frame
+from masksmith.progress import logger
+from masksmith.project import Project, Run, with_free_parts
+from masksmith.recipe import Recipe, load_teacher
+from masksmith.splits import (
+    Folds,
+    FoldsConfig,
+    deal_values,
+    group_values,
+    make_folds,
+    merge_groups,
+    need_groups,
+    write_folds,
+)
+from masksmith.stages import scalars_of
+from masksmith.training.config import TrainingConfig
+
+# --- folds ---
+
+
+def folds_of(project: Project, recipe: Judge) -> Folds:
+    """Read the folds, or make them if there are none."""
+    column, similar = recipe.folds.group_by, recipe.folds.similar_count
+    values = None if column is None or similar else group_values(project.catalog.train, column)
+    if project.folds_csv.exists():
+        made = project.folds
+        if project.ledger.knows("folds.group_by") and not project.ledger.is_done(
+            "folds.group_by", repr(column)
+        ):
+            raise InputError(
+                f"folds.group_by: {column!r} was asked for, but {project.folds_csv} was made with another column or "
+                "with none, and folds are never made anew; choose another --out"
+            )
+        if column is not None and values is not None:
+            need_groups(made, values, project.folds_csv, column=column)
+        if made.count != recipe.folds.count:
+            raise InputError(
+                f"folds.count: {recipe.folds.count} was asked for, but {project.folds_csv} holds {made.count}, and "
+                "folds are never made anew; choose another --out"
+            )
+        if not project.ledger.is_done("folds.seed", str(recipe.folds.seed)) and project.ledger.knows(
+            "folds.seed"
+        ):
+            raise InputError(
+                f"folds.seed: {recipe.folds.seed} was asked for, but {project.folds_csv} was made with another, "
+                "and folds are never made anew; choose another --out"
+            )
+        if not _are_of_kind(project, recipe.folds.kind):
+            raise InputError(
+                f"folds: {recipe.folds.kind} was asked for, but {project.folds_csv} was made by another rule, and "
+                "folds are never made anew; choose another --out"
+            )
+        return made
+    dealt = recipe.folds.deal_by
+    numbers = None if dealt is None else deal_values(project.catalog.train, dealt)
+    masks, images = project.cache.train_masks, project.cache.train_images
+    counts = {name: (int((masks[name] == 1).sum()), int((masks[name] != IGNORE).sum())) for name in masks}
+    groups = {name: key for key, names in duplicate_groups(images).items() for name in names}
+    if similar is not None:
+        values = similar_groups(images, similar, seed=recipe.folds.seed)
+    if values is not None:
+        groups = merge_groups(groups, values, blank=project.blank)
+    made = make_folds(counts, groups, recipe.folds, values=numbers)
+    project.ledger.mark_done("folds.seed", str(recipe.folds.seed))
+    project.ledger.mark_done("folds.group_by", repr(column))
+    project.ledger.mark_done("folds.kind", recipe.folds.kind)
+    write_folds(made, project.folds_csv)
+    return project.folds
+
+
+def _are_of_kind(project: Project, kind: str) -> bool:
+    """Whether the folds may have been made by this rule; those of an older masksmith were by the only one it had."""
+    ledger = project.ledger
+    if not ledger.knows("folds.kind") and ledger.knows("folds.seed"):
+        return kind == FoldsConfig().kind
+    return not ledger.knows("folds.kind") or ledger.is_done("folds.kind", kind)
+
+
+# --- one recipe ---
+
+
+def resolve(recipe: Recipe) -> Recipe:
+    """Settle every "auto": what is written into the run's recipe.yaml is fixed."""
+    from masksmith.losses import build_loss
+    from masksmith.models import MODELS
+    from masksmith.models.encoders import settle_encoder
+    from masksmith.training.machine import settle_machine
+
+    look_up(MODELS, recipe.model.architecture, where="model.architecture")
+    for i, stage in enumerate(recipe.training.stages):
+        build_loss(
+            stage.loss,
+            where=f"training.stages[{i}].loss",
+            image_head=recipe.model.image_head != "none",
+        )
+    settled = settle_encoder(recipe.model.encoder, recipe.model.encoder_weights)
+    logger.info("encoder: %s (%s)", settled.encoder, settled.reason)
+    model = recipe.model.model_copy(update={"encoder": settled.encoder, "encoder_weights": settled.weights})
+    if settled.weights not in ("none", "imagenet"):
+        model = model.model_copy(update={"encoder_weights_hash": model.weights_identity()})
+    training = settle_machine(recipe.training)
+    resolved = recipe.model_copy(update={"model": model, "training": training})
+    check_prediction(resolved)
+    return resolved
+
+
+def check_prediction(recipe: Recipe) -> None:
+    """Refuse a prediction that the model or the machine cannot do: it can be asked of a run that is trained, too.
+
+    Raises:
+        InputError: As check_runtime and check_combine.
+    """
+    from masksmith.prediction.combine import check_combine
+    from masksmith.prediction.runtime import check_runtime
+
+    training, model = recipe.training, recipe.model
+    check_runtime(
+        recipe.prediction.runtime,
+        device=training.device,
+        precision=training.precision,
+        scalars=model.scalars,
+    )
+    check_combine(recipe.prediction, image_head=model.image_head)
+    cycles = any(stage.schedule is not None and stage.schedule.cuts for stage in training.stages)
+    if recipe.prediction.weights == "snapshots" and not cycles:
+        raise InputError(
+            "prediction.weights: 'snapshots', but no stage of the training has a schedule of cosine_restarts that "
+            "would take them; give one that, or set prediction.weights to final"
+        )
+    if recipe.prediction.weights == "top_k" and not training.top_k:
+        raise InputError(
+            "prediction.weights: 'top_k', but training.top_k is 0 and none are kept; set it to the number to keep, or "
+            "prediction.weights to final"
+        )
+
+
+def check_stages(training: TrainingConfig, *, channels: int, custom: CallableAugment | None) -> None:
+    """Refuse augmentation that the images cannot have, in any stage.
+
+    Raises:
+        InputError: As check_augmentation.
+    """
+    from masksmith.augment import check_augmentation
+
+    for i, stage in enumerate(training.stages):
+        own = {
+            "geometry": stage.geometry or training.geometry,
+            "intensity": stage.intensity or training.intensity,
+        }
+        where = f"training.stages[{i}]" if stage.geometry or stage.intensity else "training"
+        check_augmentation(
+            training.model_copy(update=own),
+            channels=channels,
+            custom=custom,
+            where=where,
+            batch_size=training.batches_of(stage)[0],
+        )
+
+
+def check_sizes(project: Project, recipe: Recipe) -> None:
+    """Refuse a size rule that the model or an image does not allow.
+
+    Raises:
+        InputError: As canvas_of.
+    """
+    if recipe.size.pad_hw is None:
+        return
+    stores = (project.cache.train_images, project.cache.test_images)
+    for hw in {images.shape(name) for images in stores for name in images}:
+        Frame.of(hw, recipe.size, divisor=recipe.model.divisor)
+
+
+# --- runs and members ---
+
+
+def open_run(project: Project, asked: Recipe) -> Run:
+    """Return the run of a recipe, made and resolved now if there is none."""
+    from masksmith.training.refit import refuse_refit
+
+    made = folds_of(project, asked)
+    channels = project.inputs(asked.input).channels
+    check_stages(asked.training, channels=channels, custom=project.custom)
+    asked.model.check_channels(channels)
+    check_sizes(project, asked)
+    if asked.folds.refit:
+        refuse_refit(asked.training)
+    for stage in ("oof", "test"):
+        scalars_of(project, asked, stage)
+    taught = asked if asked.pseudo is None else _open_teacher(project, asked)
+    run = project.run_of(asked) or project.add_run(asked, resolve(taught))
+    check_prediction(run.recipe)
+    run.ledger.mark_done("folds", made.hash)
+    return run
+
+
+def _open_teacher(project: Project, asked: Recipe) -> Recipe:
+    """Return the recipe with the run of its teacher, which is made now if there is none.
+
+    A run that is there predicts as it is asked to here, for that makes the labels; the folds that it trains, its refit
+    and its tuning are not its pupil's to change.
+
+    Raises:
+        InputError: There are no test images to label, or one has the id of a training image; the teacher's run that
+            the recipe names is not in this project; or as open_run.
+    """
+    assert asked.pseudo is not None, asked.name
+    if asked.pseudo.teacher_run is not None:  # a resolved recipe
+        _need_teacher(project, asked.pseudo.teacher_run)
+        return asked
+    cache = project.cache
+    if not len(cache.test_images):
+        raise InputError(
+            f"{project.catalog.root}: there are no test images to make pseudo-labels of; set pseudo=null and "
+            "training.stages[…].data=labelled, or add test images"
+        )
+    if both := set(cache.train_images) & set(cache.test_images):
+        raise InputError(
+            f"{project.catalog.root}: {len(both)} ids are in the training set and in the test set, for example "
+            f"{min(both)!r}; with pseudo-labels an image's id must be its own: rename the files of one set"
+        )
+    wanted = load_teacher(asked)
+    if (there := project.find_run(wanted)) is not None:
+        wanted = with_free_parts(wanted, there.recipe).model_copy(update={"prediction": wanted.prediction})
+    pseudo = asked.pseudo.model_copy(update={"teacher_run": open_run(project, wanted).path.name})
+    return asked.model_copy(update={"pseudo": pseudo})
+
+
+def _need_teacher(project: Project, name: str) -> None:
+    if not (project.runs_dir / name / "recipe.yaml").exists():
+        raise InputError(
+            f"pseudo.teacher_run: {project.root} has no run {name!r}; a resolved recipe names its teacher's run in the "
+            "project that it comes from: to train the teacher in this one, add --set pseudo.teacher_run=null"
+        )
+    project.run(name)  # it can be read
+
+
+def open_members(project: Project, asked: Judge) -> list[Member]:
+    """Return the members that a recipe or an ensemble asks for, their runs made if there are none.
+
+    Those of an ensemble come fold by fold, so that its first submission has something of each recipe early.
+
+    Raises:
+        InputError: As open_run.
+    """
+    if isinstance(asked, Recipe):
+        return members_of_run(open_run(project, asked))
+    members: list[Member] = []
+    for entry, recipe in zip(asked.members, member_recipes(asked), strict=True):
+        run = open_run(project, recipe)
+        if any(run.path == member.run.path for member in members):
+            raise InputError(
+                f"ensemble {asked.name}: two members are the same training, {run.path.name}, on this machine; change a "
+                "value that decides the weights, such as seed, in the set of one"
+            )
+        members += [replace(one, weight=entry.weight, ensemble=asked) for one in members_of_run(run)]
+    return sorted(members, key=lambda member: member.fold)
