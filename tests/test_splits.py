@@ -4,15 +4,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from masksmith.data.catalog import Sample
+from masksmith.dealing import assign_folds, deal_folds, hold_out
 from masksmith.errors import InputError
 from masksmith.splits import (
     FoldsConfig,
-    assign_folds,
     coverage_class,
-    deal_folds,
     deal_values,
     group_values,
-    hold_out,
     make_folds,
     merge_groups,
     need_groups,

@@ -34,61 +34,60 @@ from masksmith.training.config import TrainingConfig
 
 
 def folds_of(project: Project, recipe: Judge) -> Folds:
-    """Read the folds, or make them if there are none."""
-    column, similar = recipe.folds.group_by, recipe.folds.similar_count
+    """Read the folds, or make them if there are none.
+
+    Raises:
+        InputError: There are folds, and another rule was asked for; or as make_folds.
+    """
+    asked = recipe.folds
+    column, similar = asked.group_by, asked.similar_count
     values = None if column is None or similar else group_values(project.catalog.train, column)
     if project.folds_csv.exists():
-        made = project.folds
-        if project.ledger.knows("folds.group_by") and not project.ledger.is_done(
-            "folds.group_by", repr(column)
-        ):
-            raise InputError(
-                f"folds.group_by: {column!r} was asked for, but {project.folds_csv} was made with another column or "
-                "with none, and folds are never made anew; choose another --out"
-            )
+        _refuse_other_folds(project, asked)
         if column is not None and values is not None:
-            need_groups(made, values, project.folds_csv, column=column)
-        if made.count != recipe.folds.count:
-            raise InputError(
-                f"folds.count: {recipe.folds.count} was asked for, but {project.folds_csv} holds {made.count}, and "
-                "folds are never made anew; choose another --out"
-            )
-        if not project.ledger.is_done("folds.seed", str(recipe.folds.seed)) and project.ledger.knows(
-            "folds.seed"
-        ):
-            raise InputError(
-                f"folds.seed: {recipe.folds.seed} was asked for, but {project.folds_csv} was made with another, "
-                "and folds are never made anew; choose another --out"
-            )
-        if not _are_of_kind(project, recipe.folds.kind):
-            raise InputError(
-                f"folds: {recipe.folds.kind} was asked for, but {project.folds_csv} was made by another rule, and "
-                "folds are never made anew; choose another --out"
-            )
-        return made
-    dealt = recipe.folds.deal_by
-    numbers = None if dealt is None else deal_values(project.catalog.train, dealt)
+            need_groups(project.folds, values, project.folds_csv, column=column)
+        return project.folds
+    numbers = None if asked.deal_by is None else deal_values(project.catalog.train, asked.deal_by)
     masks, images = project.cache.train_masks, project.cache.train_images
     counts = {name: (int((masks[name] == 1).sum()), int((masks[name] != IGNORE).sum())) for name in masks}
     groups = {name: key for key, names in duplicate_groups(images).items() for name in names}
     if similar is not None:
-        values = similar_groups(images, similar, seed=recipe.folds.seed)
+        values = similar_groups(images, similar, seed=asked.seed)
     if values is not None:
         groups = merge_groups(groups, values, blank=project.blank)
-    made = make_folds(counts, groups, recipe.folds, values=numbers)
-    project.ledger.mark_done("folds.seed", str(recipe.folds.seed))
+    made = make_folds(counts, groups, asked, values=numbers)
+    project.ledger.mark_done("folds.seed", str(asked.seed))
     project.ledger.mark_done("folds.group_by", repr(column))
-    project.ledger.mark_done("folds.kind", recipe.folds.kind)
+    project.ledger.mark_done("folds.kind", asked.kind)
     write_folds(made, project.folds_csv)
     return project.folds
 
 
-def _are_of_kind(project: Project, kind: str) -> bool:
-    """Whether the folds may have been made by this rule; those of an older masksmith were by the only one it had."""
-    ledger = project.ledger
-    if not ledger.knows("folds.kind") and ledger.knows("folds.seed"):
-        return kind == FoldsConfig().kind
-    return not ledger.knows("folds.kind") or ledger.is_done("folds.kind", kind)
+def _refuse_other_folds(project: Project, asked: FoldsConfig) -> None:
+    """Refuse a rule that is not the one the project's folds were made by; older folds may not say theirs."""
+    ledger, path = project.ledger, project.folds_csv
+
+    def is_other(entry: str, key: str) -> bool:
+        return ledger.knows(entry) and not ledger.is_done(entry, key)
+
+    count = project.folds.count
+    unsaid = ledger.knows("folds.seed") and not ledger.knows(
+        "folds.kind"
+    )  # an older masksmith, with one rule only
+    other_kind = asked.kind != FoldsConfig().kind if unsaid else is_other("folds.kind", asked.kind)
+    if is_other("folds.group_by", repr(asked.group_by)):
+        what, made = f"folds.group_by: {asked.group_by!r}", "was made with another column or with none"
+    elif asked.count != count:
+        what, made = f"folds.count: {asked.count}", f"holds {count}"
+    elif is_other("folds.seed", str(asked.seed)):
+        what, made = f"folds.seed: {asked.seed}", "was made with another"
+    elif other_kind:
+        what, made = f"folds: {asked.kind}", "was made by another rule"
+    else:
+        return
+    raise InputError(
+        f"{what} was asked for, but {path} {made}, and folds are never made anew; choose another --out"
+    )
 
 
 # --- one recipe ---

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from masksmith.dealing import assign_folds
 from masksmith.ensemble import Ensemble, Judge
 from masksmith.errors import InputError
 from masksmith.metrics import Metric, get_metric
@@ -25,7 +26,7 @@ from masksmith.postprocess import (
 from masksmith.prediction.codes import MeanCodes
 from masksmith.project import Project, Run
 from masksmith.randomness import stream
-from masksmith.splits import FoldRow, assign_folds
+from masksmith.splits import FoldRow
 from masksmith.training.config import CHOSEN_ON_HELD_OUT
 from masksmith.training.events import read_events
 
