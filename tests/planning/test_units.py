@@ -36,8 +36,9 @@ def test_the_stated_order():
         kinds.append((wish.unit.kind, wish.unit.fold))
     folds = [("fold", 0), ("fold", 1)]
     cycles = [("cycle", 0), ("cycle", 1)] * 3
-    assert kinds == [*folds, *cycles, ("seed", 0), ("seed", 1), ("recipe", 0), ("recipe", 1)]
-    assert {unit.seed for unit in units if unit.kind == "seed"} == {1}
+    seeds = [("seed", 0), ("seed", 1)]
+    assert kinds == [*folds, *cycles, *seeds, ("recipe", 0), ("recipe", 1), *seeds * 4]
+    assert [unit.seed for unit in units if unit.kind == "seed"] == [1, 1, 2, 2, 3, 3, 4, 4, 5, 5]
 
 
 def test_the_first_fold_takes_what_there_is():
@@ -116,6 +117,17 @@ def test_a_fold_whose_cycle_did_not_join_gets_no_more():
     failed = [units[0], replace(units[1], joined=False)]  # a fold that failed has nothing to go on from
     assert ask(failed, 1e5).unit.fold == 0
     assert ask([*failed, left_out], 1e5).unit.kind == "seed"
+
+
+def test_a_fold_whose_seed_did_not_join_gets_no_more():
+    units = []
+    while (wish := ask(units, 1e5)) is not None:
+        unit = finish(wish, run=f"auto-{len(units):08d}")
+        units.append(
+            replace(unit, joined=False) if (unit.kind, unit.fold, unit.seed) == ("seed", 0, 2) else unit
+        )
+    seeds = [(unit.fold, unit.seed) for unit in units if unit.kind == "seed"]
+    assert seeds == [(0, 1), (1, 1), (0, 2), (1, 2), (1, 3), (1, 4), (1, 5)]
 
 
 def test_units_of_another_recipe_count_for_nothing():

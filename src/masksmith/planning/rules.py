@@ -103,6 +103,8 @@ class UnitRule(Config):
     """Most cycles of a fold."""
     cycle_lr_frac: Frac
     """Peak rate of a cycle as a multiple of the recipe's."""
+    seeds_a_fold: Count
+    """Most further seeds of a fold."""
 
 
 class TimeRule(Config):

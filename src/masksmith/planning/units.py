@@ -1,7 +1,7 @@
 """What the time left is spent on: units of training, in a stated order that never changes what is trained.
 
 The order: a missing fold of the reference recipe; one more cosine cycle of a trained fold; the same recipe with
-another seed; a second recipe. A unit is begun only if enough of it fits.
+another seed; a second recipe; further seeds. A unit is begun only if enough of it fits.
 """
 
 from collections.abc import Callable, Sequence
@@ -96,8 +96,9 @@ def next_unit(
     return (
         _fold(reference, own, left_s, rules)
         or _cycle(reference, own, left_s, rules, run_recipe)
-        or _seed(reference, own, left_s, rules)
+        or _seed(reference, own, left_s, rules, most=1)
         or _second(reference, own, left_s, rules, second)
+        or _seed(reference, own, left_s, rules, most=rules.units.seeds_a_fold)
     )
 
 
@@ -166,11 +167,21 @@ def _start_of(trained: Recipe, reference: Recipe) -> Recipe:
     return trained.model_copy(update={"training": trained.training.model_copy(update=stages)})
 
 
-def _seed(reference: Reference, own: Sequence[Unit], left_s: float, rules: Rules) -> Wish | None:
-    """Return the next fold of the next seed, once every fold has its cycles."""
-    fold, seed = len([unit for unit in own if unit.kind == "seed"]), reference.recipe.seed + 1
-    if fold >= reference.folds:
+def _seed(
+    reference: Reference, own: Sequence[Unit], left_s: float, rules: Rules, *, most: int
+) -> Wish | None:
+    """Return the fold with the fewest further seeds, up to ``most``; one whose last seed did not join gets no more."""
+    last = {unit.fold: unit for unit in own if unit.kind == "seed"}
+    seeds = [unit.fold for unit in own if unit.kind == "seed"]
+    able = [
+        fold
+        for fold in range(reference.folds)
+        if seeds.count(fold) < most and (fold not in last or last[fold].joined)
+    ]
+    if not able:
         return None
+    fold = min(able, key=lambda fold: (seeds.count(fold), fold))
+    seed = reference.recipe.seed + 1 + seeds.count(fold)
     again = reference.recipe.model_copy(update={"seed": seed})
     unit = Unit("seed", fold, seed, 0.0, f"seed {seed}, fold {fold}", reference.name)
     least = rules.units.fold_least_frac
