@@ -41,7 +41,7 @@ def measure(name, image_hw, pixels, threads):
     recipe = load_recipe(name, (f"training.threads={threads}", "training.start_run=null"))
     encoder = recipe.model.encoder
     if encoder == "auto":
-        encoder = settle_encoder("auto", "imagenet").encoder
+        encoder = settle_encoder("auto", "none").encoder
     model = recipe.model.model_copy(update={"encoder": encoder, "encoder_weights": "none"})
     config = settle_machine(recipe.training)
     scale, stage = max(((stage.scale, stage) for stage in config.stages), key=lambda pair: pair[0])
