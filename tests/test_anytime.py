@@ -69,6 +69,7 @@ def machine(monkeypatch):
     def tools(project, asked):
         return functools.partial(type(real := machine_tools(project, asked)), **{
             **vars(real), "measure": machine.seconds, "runtime": lambda *any_: None, "drift": lambda *any_: None,
+            "threads": lambda *any_: {},
         })()  # fmt: skip
 
     monkeypatch.setattr(Trainer, "step", step)

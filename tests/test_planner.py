@@ -88,6 +88,49 @@ def test_fresh_measurements_need_no_check(measurements, trained):
     assert measurements.factor == 1.0
 
 
+@pytest.mark.parametrize(
+    ("share", "device", "threads", "expected"),
+    [
+        (0.98, "cpu", 2, {}),
+        (0.75, "cuda", 2, {}),
+        (0.75, "cpu", 1, {}),
+        (0.75, "cpu", 2, {2: 1.0, 1: 0.5}),
+    ],
+)
+def test_threads_are_compared_beside_a_neighbour(
+    measurements, trained, monkeypatch, share, device, threads, expected
+):
+    from masksmith.planning import measure
+
+    def measured(model, training, **options):
+        return Seconds(step_s=0.5 * training.threads)
+
+    monkeypatch.setattr(measure, "cores_share", lambda threads, seconds: share)
+    monkeypatch.setattr(measure, "measure", measured)
+    recipe = Project.open(trained).run().recipe
+    training = recipe.training.model_copy(update={"device": device, "threads": threads})
+    recipe = recipe.model_copy(update={"training": training})
+    assert measurements.threads_of(recipe, FACTS) == expected
+
+
+def test_a_shared_machine_gets_one_thread(trained):
+    project = Project.open(trained)
+    recipe = project.run().recipe
+    both = {2: 1.0, 1: 0.5}
+    shared = replace(tools(), threads=lambda recipe, facts: both)
+
+    def chosen(threads):
+        asked = recipe.model_copy(
+            update={"training": recipe.training.model_copy(update={"threads": threads})}
+        )
+        return planner.Planner(project, asked, ["model.encoder"], shared).choose(1e6)
+
+    found = chosen("auto")
+    assert found.recipe.training.threads == 1
+    assert [choice.value for choice in found.choices if choice.key == "training.threads"] == ["1"]
+    assert chosen(2).recipe.training.threads == 2  # as asked
+
+
 def test_the_plan_survives_its_file(trained):
     project = Project.open(trained)
     plan = Plan("x", project.run().recipe, [planner.Choice("a", "b", "c")], [])

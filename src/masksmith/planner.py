@@ -12,7 +12,7 @@ from masksmith.files import digest, read_json, write_json, write_text
 from masksmith.members import members_of_run
 from masksmith.models.config import ModelConfig, tensor_names
 from masksmith.opening import resolve
-from masksmith.planning.choose import Choice, Chosen, Tools, choose, second_recipe
+from masksmith.planning.choose import Choice, Chosen, Tools, choose, choose_threads, second_recipe
 from masksmith.planning.cost import Cost, DataFacts, cost_of, fit, stage_hw
 from masksmith.planning.document import explain
 from masksmith.planning.lengths import with_epochs
@@ -215,10 +215,17 @@ class Planner:
             InputError: As make.
         """
         began = time.monotonic()
-        chosen = choose(self.asked, self.pinned, self.facts, seconds, self.rules, self.tools)
+        asked, one_thread = self.asked, None
+        chosen = choose(asked, self.pinned, self.facts, seconds, self.rules, self.tools)
+        if asked.training.threads == "auto":
+            one_thread = choose_threads(self.tools.threads(chosen.recipe, self.facts), self.rules)
+        if one_thread is not None:
+            asked = asked.model_copy(update={"training": asked.training.model_copy(update={"threads": 1})})
+            chosen = choose(asked, self.pinned, self.facts, seconds, self.rules, self.tools)
         self.tools.drift(chosen.recipe, self.facts)
         left = seconds - (time.monotonic() - began)
-        return choose(self.asked, self.pinned, self.facts, left, self.rules, self.tools)
+        chosen = choose(asked, self.pinned, self.facts, left, self.rules, self.tools)
+        return chosen if one_thread is None else replace(chosen, choices=[*chosen.choices, one_thread])
 
     @property
     def _identity(self) -> str:
@@ -288,6 +295,7 @@ def machine_tools(project: Project, asked: Recipe) -> Tools:
         largest_batch=batch_that_fits,
         runtime=measurements.runtime_of,
         drift=measurements.drift,
+        threads=measurements.threads_of,
         device=device,
         measured_s=lambda: measurements.spent_s,
     )

@@ -4,7 +4,7 @@ import pytest
 
 from masksmith.errors import InputError
 from masksmith.models.config import ModelConfig
-from masksmith.planning.choose import Choice, choose, second_recipe
+from masksmith.planning.choose import Choice, choose, choose_threads, second_recipe
 from masksmith.planning.document import explain
 from masksmith.planning.rules import load_rules
 from masksmith.recipe import load_recipe, parse_recipe
@@ -202,3 +202,14 @@ def test_weights_alone_pin_no_model():
     asked = load_recipe("auto").model_copy(update={"model": ModelConfig(**weights)})
     found = choose(asked, ["model.encoder_weights"], FACTS, 1800, RULES, Machine().tools())
     assert found.recipe.model.encoder == "resnet18"
+
+
+@pytest.mark.parametrize("step_s", [{}, {1: 0.5}, {2: 0.3, 1: 0.5}, {2: 0.5, 1: 0.46}])
+def test_all_threads_stay_where_one_gains_little(step_s):
+    assert choose_threads(step_s, RULES) is None
+
+
+def test_one_thread_beside_a_busy_process():
+    choice = choose_threads({2: 0.96, 1: 0.51}, RULES)
+    assert (choice.key, choice.value) == ("training.threads", "1")
+    assert "0.51 s with one thread, 0.96 s with 2" in choice.reason

@@ -343,3 +343,7 @@ def test_forgetting_is_for_this_machine_only(tmp_path, monkeypatch):
     assert memory.get("k") is None
     monkeypatch.setattr(m, "machine_id", lambda: "another")
     assert memory.get("k") == timing
+
+
+def test_the_share_of_the_cores_is_one_at_most():
+    assert 0 < m.cores_share(1, seconds=0.05) < 1.1

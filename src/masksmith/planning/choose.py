@@ -1,6 +1,6 @@
 """From the data, a budget and measured times to a resolved recipe, with a reason beside each choice."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,6 +49,8 @@ class Tools:
     """Measures a prediction runtime, with its conversion in ``build_s``; None where it cannot work here."""
     drift: Callable[[Recipe, DataFacts], None]
     """Compares what is remembered with the machine as it is now; later measurements heed it."""
+    threads: Callable[[Recipe, DataFacts], Mapping[int, float]]
+    """Seconds of a step now by the number of threads; empty where the machine is not shared."""
     device: str
     """The settled device: cpu, cuda or mps."""
     measured_s: Callable[[], float]
@@ -86,6 +88,25 @@ def choose(
     why = "settled on this machine" if "training.precision" not in keys else "as asked"
     choices.append(Choice("training.precision", training.precision, f"{why}, on {training.device}"))
     return Chosen(recipe, cost, choices)
+
+
+def choose_threads(step_s: Mapping[int, float], rules: Rules) -> Choice | None:
+    """Return the choice of one thread where its steps are the faster ones by enough; None leaves all threads.
+
+    Args:
+        step_s: Seconds of a step now by the number of threads; empty: not measured.
+        rules: The rules.
+    """
+    if len(step_s) < 2:
+        return None
+    most = max(step_s)
+    if step_s[1] > rules.time.one_thread_below_frac * step_s[most]:
+        return None
+    reason = (
+        f"other processes keep this machine busy: a step takes {step_s[1]:.2f} s with one thread, "
+        f"{step_s[most]:.2f} s with {most}, which wait for each other"
+    )
+    return Choice("training.threads", "1", reason)
 
 
 def second_recipe(

@@ -12,6 +12,8 @@ from masksmith.recipe import Recipe
 from masksmith.training.config import TrainingConfig
 
 _MEASURE_S = 1.0  # seconds of steps timed for one size
+_PROBE_S = 0.3  # seconds in which a neighbour shows
+_SHARED = 0.9  # with less of its cores than this the process has a neighbour
 _FASTER, _BUSIER = 0.87, 1.15  # a machine this much off what is remembered is planned for as it is now
 
 
@@ -98,6 +100,31 @@ class Measurements:
             self.known[key] = timed
         return _Scaled(self.known[key], self.factor if key in self.remembered else 1.0)
 
+    def threads_of(self, recipe: Recipe, facts: DataFacts) -> dict[int, float]:
+        """Return the seconds of a step now with all threads and with one; nothing where no neighbour is felt.
+
+        Threads of one step wait for each other, so that a neighbour on one core holds up those on all.
+        """
+        from masksmith.planning.measure import cores_share, measure
+
+        training = recipe.training
+        threads = training.threads
+        assert threads != "auto", recipe.name
+        if training.device != "cpu" or threads == 1:
+            return {}
+        began = time.monotonic()
+        seconds: dict[int, float] = {}
+        if cores_share(threads, seconds=_PROBE_S) < _SHARED:
+            hw, batch = _smallest(recipe, facts)
+            for number in (threads, 1):
+                now = measure(
+                    recipe.model, training.model_copy(update={"threads": number}), in_channels=self.channels,
+                    canvas_hw=hw, batch_size=batch, loss=training.stages[-1].loss, seconds=_MEASURE_S / 4,
+                )  # fmt: skip
+                seconds[number] = now.step_s
+        self.spent_s += time.monotonic() - began
+        return seconds
+
     def drift(self, recipe: Recipe, facts: DataFacts) -> None:
         """Compare what is remembered for a recipe with a few steps now, and believe the present.
 
@@ -107,11 +134,7 @@ class Measurements:
         from masksmith.planning.measure import measure
 
         model, training = recipe.model, recipe.training
-        stage = min(training.stages, key=lambda one: one.scale)
-        hw, batch = (
-            stage_hw(training, stage, facts, model.divisor),
-            stage.batch_size or training.batch_size,
-        )
+        hw, batch = _smallest(recipe, facts)
         key = self._key(model, training, hw, batch)
         if key not in self.remembered:
             return
@@ -129,3 +152,10 @@ class Measurements:
         elif ratio > _BUSIER:
             logger.info("plan: this machine is %.1f times as slow as remembered; planning for that", ratio)
             self.factor = ratio
+
+
+def _smallest(recipe: Recipe, facts: DataFacts) -> tuple[tuple[int, int], int]:
+    """Return the canvas and the batch of the stage with the smallest images: its steps are the shortest."""
+    training = recipe.training
+    stage = min(training.stages, key=lambda one: one.scale)
+    return stage_hw(training, stage, facts, recipe.model.divisor), stage.batch_size or training.batch_size
