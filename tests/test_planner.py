@@ -7,6 +7,7 @@ from masksmith import planner
 from masksmith.errors import InputError
 from masksmith.models import ModelConfig, build_model
 from masksmith.planner import Plan, facts_of, weights_for
+from masksmith.planning.cost import stage_hw
 from masksmith.planning.machine import Measurements
 from masksmith.planning.rules import load_rules
 from masksmith.planning.units import Unit
@@ -67,8 +68,6 @@ def test_what_is_remembered_is_checked(measurements, trained, monkeypatch, now, 
 
     recipe = Project.open(trained).run().recipe
     stage = recipe.training.stages[0]
-    from masksmith.planning.cost import stage_hw
-
     hw = stage_hw(recipe.training, stage, FACTS, 8)
     arguments = (recipe.model, recipe.training, hw, recipe.training.batch_size)
     measurements.timing_of(*arguments)
@@ -107,10 +106,16 @@ def test_threads_are_compared_beside_a_neighbour(
 
     monkeypatch.setattr(measure, "cores_share", lambda threads, seconds: share)
     monkeypatch.setattr(measure, "measure", measured)
+    monkeypatch.setattr(measure, "timing_of", lambda *arguments, **options: (measured(*arguments), False))
     recipe = Project.open(trained).run().recipe
     training = recipe.training.model_copy(update={"device": device, "threads": threads})
     recipe = recipe.model_copy(update={"training": training})
     assert measurements.threads_of(recipe, FACTS) == expected
+    if expected:  # what this command has measured is not measured twice
+        hw = stage_hw(training, training.stages[0], FACTS, 8)
+        measurements.timing_of(recipe.model, training, hw, training.batch_size)
+        monkeypatch.setattr(measure, "measure", None)
+        assert measurements.threads_of(recipe, FACTS) == expected
 
 
 def test_a_shared_machine_gets_one_thread(trained):

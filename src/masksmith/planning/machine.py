@@ -101,29 +101,36 @@ class Measurements:
         return _Scaled(self.known[key], self.factor if key in self.remembered else 1.0)
 
     def threads_of(self, recipe: Recipe, facts: DataFacts) -> dict[int, float]:
-        """Return the seconds of a step now with all threads and with one; nothing where no neighbour is felt.
+        """Return the seconds of a step with all threads, now, and with one; nothing where no neighbour is felt.
 
-        Threads of one step wait for each other, so that a neighbour on one core holds up those on all.
+        Threads of one step wait for each other, so that a neighbour on one core holds up those on all. One thread may
+        be remembered from a quieter hour; ``drift`` looks at that.
         """
         from masksmith.planning.measure import cores_share, measure
 
-        training = recipe.training
+        model, training = recipe.model, recipe.training
         threads = training.threads
         assert threads != "auto", recipe.name
         if training.device != "cpu" or threads == 1:
             return {}
         began = time.monotonic()
-        seconds: dict[int, float] = {}
-        if cores_share(threads, seconds=_PROBE_S) < _SHARED:
-            hw, batch = _smallest(recipe, facts)
-            for number in (threads, 1):
-                now = measure(
-                    recipe.model, training.model_copy(update={"threads": number}), in_channels=self.channels,
-                    canvas_hw=hw, batch_size=batch, loss=training.stages[-1].loss, seconds=_MEASURE_S / 4,
-                )  # fmt: skip
-                seconds[number] = now.step_s
+        is_quiet = cores_share(threads, seconds=_PROBE_S) >= _SHARED
         self.spent_s += time.monotonic() - began
-        return seconds
+        if is_quiet:
+            return {}
+        hw, batch = _smallest(recipe, facts)
+        key = self._key(model, training, hw, batch)
+        if key in self.known and key not in self.remembered:  # measured by this command
+            all_s = self.known[key].step_s
+        else:
+            began = time.monotonic()
+            all_s = measure(
+                model, training, in_channels=self.channels, canvas_hw=hw, batch_size=batch,
+                loss=training.stages[-1].loss, seconds=_MEASURE_S / 4,
+            ).step_s  # fmt: skip
+            self.spent_s += time.monotonic() - began
+        single = training.model_copy(update={"threads": 1})
+        return {threads: all_s, 1: self.timing_of(model, single, hw, batch).step_s}
 
     def drift(self, recipe: Recipe, facts: DataFacts) -> None:
         """Compare what is remembered for a recipe with a few steps now, and believe the present.
