@@ -217,7 +217,7 @@ def steady_machine() -> None:
             update={"epochs_least": 1, "epochs_most": 3, "single_stage_below": 1}
         ),
         "units": rules.units.model_copy(
-            update={"cycle_epochs_least": 1, "cycle_epochs_most": 1, "cycles_a_fold": 1, "seeds_a_fold": 1}
+            update={"cycle_epochs_least": 1, "cycle_epochs_most": 1, "cycles_a_fold": 1, "seeds_a_fold": 2}
         ),
     }
     planner.load_rules = lambda: rules.model_copy(update=short)

@@ -419,6 +419,11 @@ def test_what_is_for_one_recipe_refuses_an_ensemble(example, project, two, tmp_p
             call()
 
 
+def test_a_member_that_has_to_be_taught_is_not_offered(example, tmp_path):
+    with pytest.raises(InputError, match=r"recipe tgs-best: it is an ensemble.*; take one of auto$"):
+        ms.compete(example / "data", out=tmp_path / "p", recipe="tgs-best", budget="5m")
+
+
 def test_two_members_that_are_one_training_on_this_machine(project, tmp_path):
     deeper = {"model.encoder": "auto", "model.encoder_depth": 4, "model.decoder_channels": [8, 8, 8, 8]}
     first = write_recipe(tmp_path, "a", **deeper)

@@ -112,28 +112,69 @@ def test_threads_are_compared_beside_a_neighbour(
     recipe = recipe.model_copy(update={"training": training})
     assert measurements.threads_of(recipe, FACTS) == expected
     if expected:  # what this command has measured is not measured twice
-        hw = stage_hw(training, training.stages[0], FACTS, 8)
-        measurements.timing_of(recipe.model, training, hw, training.batch_size)
+        measurements.by_threads.clear()
+        for number in (1, threads):
+            own = training.model_copy(update={"threads": number})
+            hw = stage_hw(own, own.stages[0], FACTS, 8)
+            measurements.timing_of(recipe.model, own, hw, own.batch_size)
         monkeypatch.setattr(measure, "measure", None)
         assert measurements.threads_of(recipe, FACTS) == expected
+
+
+def with_threads(recipe, threads):
+    return recipe.model_copy(update={"training": recipe.training.model_copy(update={"threads": threads})})
+
+
+def shared(**changes):
+    """Tools of a machine on which two threads take twice as long as one."""
+
+    def measured(model, training, hw, batch):
+        return Seconds(step_s=1.0 if training.threads == 1 else 2.0)
+
+    own = {"measure": measured, "threads": lambda recipe, facts: {2: 2.0, 1: 1.0}}
+    return replace(Machine().tools(), **own | changes)
 
 
 def test_a_shared_machine_gets_one_thread(trained):
     project = Project.open(trained)
     recipe = project.run().recipe
-    both = {2: 1.0, 1: 0.5}
-    shared = replace(tools(), threads=lambda recipe, facts: both)
 
     def chosen(threads):
-        asked = recipe.model_copy(
-            update={"training": recipe.training.model_copy(update={"threads": threads})}
-        )
-        return planner.Planner(project, asked, ["model.encoder"], shared).choose(1e6)
+        asked = with_threads(recipe, threads)
+        return planner.Planner(project, asked, ["model.encoder"], shared()).choose(1e6)
 
     found = chosen("auto")
     assert found.recipe.training.threads == 1
     assert [choice.value for choice in found.choices if choice.key == "training.threads"] == ["1"]
     assert chosen(2).recipe.training.threads == 2  # as asked
+    assert found.cost.epoch_s < chosen(2).cost.epoch_s
+
+
+def test_a_budget_for_one_thread_is_not_refused_for_two(trained):
+    project = Project.open(trained)
+    asked = with_threads(project.run().recipe, "auto")
+    alone = shared(threads=lambda recipe, facts: {})
+    pinned = ["model.encoder"]
+    most = planner.Planner(project, asked, pinned, alone).choose(1e6).cost
+    seconds = 0.9 * (most.epoch_s + most.reserve_s)
+    with pytest.raises(InputError, match="--budget"):
+        planner.Planner(project, asked, pinned, alone).choose(seconds)
+    found = planner.Planner(project, asked, pinned, shared()).choose(seconds)
+    assert found.recipe.training.threads == 1
+
+
+def test_threads_stay_from_plan_to_plan(project):
+    opened = Project.open(project)
+    asked = with_threads(opened.run().recipe, "auto")
+    first = planner.Planner(opened, asked, ["model.encoder"], shared()).make(1e6)
+    assert first.recipe.training.threads == 1
+    prediction = asked.prediction.model_copy(update={"tta": ["identity"]})
+    other = asked.model_copy(update={"prediction": prediction})
+    quiet = shared(threads=lambda recipe, facts: {})
+    pinned = ["model.encoder", "prediction.tta"]
+    second = planner.Planner(opened, other, pinned, quiet).make(1e6)
+    assert second.recipe.training.threads == 1
+    assert second.recipe.hash == first.recipe.hash  # what was trained is a fold of both
 
 
 def test_the_plan_survives_its_file(trained):

@@ -446,8 +446,9 @@ def _pinned(overrides: Overrides, device: str | None) -> tuple[str, ...]:
 def _load_one(name: str, overrides: tuple[str, ...], *, what: str) -> Recipe:
     """Load a recipe; an ensemble is refused, and the message says what is done with one recipe alone."""
     if is_ensemble(name):
-        members = load_ensemble(name).members
-        named = ", ".join(dict.fromkeys(member.recipe for member in members))
+        members = dict.fromkeys(member.recipe for member in load_ensemble(name).members)
+        untaught = [member for member in members if load_recipe(member).pseudo is None]
+        named = ", ".join(untaught or members)
         raise InputError(f"recipe {name}: it is an ensemble, and {what} one recipe; take one of {named}")
     return load_recipe(name, overrides)
 

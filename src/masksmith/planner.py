@@ -12,7 +12,7 @@ from masksmith.files import digest, read_json, write_json, write_text
 from masksmith.members import members_of_run
 from masksmith.models.config import ModelConfig, tensor_names
 from masksmith.opening import resolve
-from masksmith.planning.choose import Choice, Chosen, Tools, choose, choose_threads, second_recipe
+from masksmith.planning.choose import Choice, Chosen, Tools, choose, second_recipe
 from masksmith.planning.cost import Cost, DataFacts, cost_of, fit, stage_hw
 from masksmith.planning.document import explain
 from masksmith.planning.lengths import with_epochs
@@ -155,7 +155,8 @@ class Planner:
         if old is not None and old.asked == self._identity:
             self.tools.drift(old.recipe, self.facts)
             return old
-        chosen = self.choose(seconds)
+        before = None if old is None else old.recipe.training.threads
+        chosen = self.choose(seconds, threads=before if isinstance(before, int) else None)
         units = [unit for unit in old.units if unit.done] if old else self._trained_before(chosen.recipe)
         self._refuse_other_metric(units)
         for choice in chosen.choices:
@@ -208,24 +209,27 @@ class Planner:
             write_text(self.project.plan_yaml, text)
         return text
 
-    def choose(self, seconds: float) -> Chosen:
+    def choose(self, seconds: float, *, threads: int | None = None) -> Chosen:
         """Choose for the time, by what the machine does now.
+
+        Args:
+            seconds: Time for everything that follows.
+            threads: Those of the plan before: what it trained belongs to the next one only with as many. None: settled
+                now. What was asked for goes before both.
 
         Raises:
             InputError: As make.
         """
         began = time.monotonic()
-        asked, one_thread = self.asked, None
+        asked = self.asked
+        if threads is not None and asked.training.threads == "auto":
+            asked = asked.model_copy(
+                update={"training": asked.training.model_copy(update={"threads": threads})}
+            )
         chosen = choose(asked, self.pinned, self.facts, seconds, self.rules, self.tools)
-        if asked.training.threads == "auto":
-            one_thread = choose_threads(self.tools.threads(chosen.recipe, self.facts), self.rules)
-        if one_thread is not None:
-            asked = asked.model_copy(update={"training": asked.training.model_copy(update={"threads": 1})})
-            chosen = choose(asked, self.pinned, self.facts, seconds, self.rules, self.tools)
         self.tools.drift(chosen.recipe, self.facts)
         left = seconds - (time.monotonic() - began)
-        chosen = choose(asked, self.pinned, self.facts, left, self.rules, self.tools)
-        return chosen if one_thread is None else replace(chosen, choices=[*chosen.choices, one_thread])
+        return choose(asked, self.pinned, self.facts, left, self.rules, self.tools)
 
     @property
     def _identity(self) -> str:

@@ -81,6 +81,8 @@ def choose(
     choices: list[Choice] = []
     base = _sized(asked, keys, facts, rules, choices)
     chosen = _model(base, keys, facts, seconds, rules, tools, choices)
+    if asked.training.threads == "auto":
+        chosen = _threads(chosen, facts, rules, tools, choices)
     recipe, cost = _views(chosen, keys, facts, seconds, rules, tools, choices)
     recipe, cost = _runtime(recipe, cost, keys, facts, rules, tools, choices)
     _length(recipe, cost, facts, seconds, choices)
@@ -88,6 +90,15 @@ def choose(
     why = "settled on this machine" if "training.precision" not in keys else "as asked"
     choices.append(Choice("training.precision", training.precision, f"{why}, on {training.device}"))
     return Chosen(recipe, cost, choices)
+
+
+def _threads(recipe: Recipe, facts: DataFacts, rules: Rules, tools: Tools, choices: list[Choice]) -> Recipe:
+    """Settle the threads: one where others hold up the cores."""
+    choice = choose_threads(tools.threads(recipe, facts), rules)
+    if choice is None:
+        return recipe
+    choices.append(choice)
+    return recipe.model_copy(update={"training": recipe.training.model_copy(update={"threads": 1})})
 
 
 def choose_threads(step_s: Mapping[int, float], rules: Rules) -> Choice | None:
@@ -103,7 +114,7 @@ def choose_threads(step_s: Mapping[int, float], rules: Rules) -> Choice | None:
     if step_s[1] > rules.time.one_thread_below_frac * step_s[most]:
         return None
     reason = (
-        f"other processes keep this machine busy: a step takes {step_s[1]:.2f} s with one thread, "
+        f"not all cores are free: a step takes {step_s[1]:.2f} s with one thread, "
         f"{step_s[most]:.2f} s with {most}, which wait for each other"
     )
     return Choice("training.threads", "1", reason)

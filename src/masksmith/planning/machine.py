@@ -37,6 +37,9 @@ class Measurements:
         self.remembered: set[str] = set()
         self.spent_s = 0.0
         self.factor = 1.0
+        self.is_quiet: bool | None = None
+        """Whether this process has its cores for itself; None: not looked at."""
+        self.by_threads: dict[str, dict[int, float]] = {}
 
     @staticmethod
     def _key(model: ModelConfig, training: TrainingConfig, hw: tuple[int, int], batch_size: int) -> str:
@@ -101,36 +104,50 @@ class Measurements:
         return _Scaled(self.known[key], self.factor if key in self.remembered else 1.0)
 
     def threads_of(self, recipe: Recipe, facts: DataFacts) -> dict[int, float]:
-        """Return the seconds of a step with all threads, now, and with one; nothing where no neighbour is felt.
+        """Return the seconds of a step now with all threads and with one; nothing where all cores are free.
 
-        Threads of one step wait for each other, so that a neighbour on one core holds up those on all. One thread may
-        be remembered from a quieter hour; ``drift`` looks at that.
+        Threads of one step wait for each other, so that a neighbour on one core holds up those on all. Looked at once
+        a command: the answer for a recipe stays the same.
         """
-        from masksmith.planning.measure import cores_share, measure
+        from masksmith.planning.measure import cores_share
 
         model, training = recipe.model, recipe.training
         threads = training.threads
         assert threads != "auto", recipe.name
         if training.device != "cpu" or threads == 1:
             return {}
-        began = time.monotonic()
-        is_quiet = cores_share(threads, seconds=_PROBE_S) >= _SHARED
-        self.spent_s += time.monotonic() - began
-        if is_quiet:
+        if self.is_quiet is None:
+            began = time.monotonic()
+            self.is_quiet = cores_share(threads, seconds=_PROBE_S) >= _SHARED
+            self.spent_s += time.monotonic() - began
+        if self.is_quiet:
             return {}
         hw, batch = _smallest(recipe, facts)
         key = self._key(model, training, hw, batch)
-        if key in self.known and key not in self.remembered:  # measured by this command
-            all_s = self.known[key].step_s
-        else:
-            began = time.monotonic()
-            all_s = measure(
-                model, training, in_channels=self.channels, canvas_hw=hw, batch_size=batch,
-                loss=training.stages[-1].loss, seconds=_MEASURE_S / 4,
-            ).step_s  # fmt: skip
-            self.spent_s += time.monotonic() - began
-        single = training.model_copy(update={"threads": 1})
-        return {threads: all_s, 1: self.timing_of(model, single, hw, batch).step_s}
+        if key not in self.by_threads:
+            single = training.model_copy(update={"threads": 1})
+            self.by_threads[key] = {
+                number: self._step_now(model, one, hw, batch)
+                for number, one in ((threads, training), (1, single))
+            }
+        return self.by_threads[key]
+
+    def _step_now(
+        self, model: ModelConfig, training: TrainingConfig, hw: tuple[int, int], batch: int
+    ) -> float:
+        """Return the seconds of a step that this command has measured, or measures now."""
+        from masksmith.planning.measure import measure
+
+        key = self._key(model, training, hw, batch)
+        if key in self.known and key not in self.remembered:
+            return self.known[key].step_s
+        began = time.monotonic()
+        now = measure(
+            model, training, in_channels=self.channels, canvas_hw=hw, batch_size=batch,
+            loss=training.stages[-1].loss, seconds=_MEASURE_S / 4,
+        )  # fmt: skip
+        self.spent_s += time.monotonic() - began
+        return now.step_s
 
     def drift(self, recipe: Recipe, facts: DataFacts) -> None:
         """Compare what is remembered for a recipe with a few steps now, and believe the present.

@@ -162,9 +162,9 @@ def _cycle(
 
 
 def _start_of(trained: Recipe, reference: Recipe) -> Recipe:
-    """Return the trained recipe with the reference's stages: cycles do not shrink from cycle to cycle."""
-    stages = {"stages": reference.training.stages}
-    return trained.model_copy(update={"training": trained.training.model_copy(update=stages)})
+    """Return the trained recipe with the reference's stages and threads: cycles do not shrink from cycle to cycle."""
+    own = {"stages": reference.training.stages, "threads": reference.training.threads}
+    return trained.model_copy(update={"training": trained.training.model_copy(update=own)})
 
 
 def _seed(
