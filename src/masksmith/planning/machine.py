@@ -155,20 +155,12 @@ class Measurements:
         A busy machine makes all estimates longer by the factor; one that is faster than remembered (it was
         measured in a busy hour) is measured again.
         """
-        from masksmith.planning.measure import measure
-
         model, training = recipe.model, recipe.training
         hw, batch = _smallest(recipe, facts)
         key = self._key(model, training, hw, batch)
         if key not in self.remembered:
             return
-        began = time.monotonic()
-        now = measure(
-            model, training, in_channels=self.channels, canvas_hw=hw, batch_size=batch,
-            loss=training.stages[-1].loss, seconds=_MEASURE_S / 4,
-        )  # fmt: skip
-        ratio = now.step_s / self.known[key].step_s
-        self.spent_s += time.monotonic() - began
+        ratio = self._step_now(model, training, hw, batch) / self.known[key].step_s
         if ratio < _FASTER:
             logger.info("plan: this machine is %.1f times as fast as remembered; measuring anew", 1 / ratio)
             self.memory.forget()
