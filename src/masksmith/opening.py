@@ -71,9 +71,8 @@ def _refuse_other_folds(project: Project, asked: FoldsConfig) -> None:
         return ledger.knows(entry) and not ledger.is_done(entry, key)
 
     count = project.folds.count
-    unsaid = ledger.knows("folds.seed") and not ledger.knows(
-        "folds.kind"
-    )  # an older masksmith, with one rule only
+    # an older masksmith wrote no rule: it had only one
+    unsaid = ledger.knows("folds.seed") and not ledger.knows("folds.kind")
     other_kind = asked.kind != FoldsConfig().kind if unsaid else is_other("folds.kind", asked.kind)
     if is_other("folds.group_by", repr(asked.group_by)):
         what, made = f"folds.group_by: {asked.group_by!r}", "was made with another column or with none"

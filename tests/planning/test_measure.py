@@ -345,5 +345,9 @@ def test_forgetting_is_for_this_machine_only(tmp_path, monkeypatch):
     assert memory.get("k") == timing
 
 
-def test_the_share_of_the_cores_is_one_at_most():
-    assert 0 < m.cores_share(1, seconds=0.05) < 1.1
+def test_the_share_of_the_cores_is_processor_time_a_core(monkeypatch):
+    wall, used = count(0.0, 0.1), iter((5.0, 5.6))
+    monkeypatch.setattr(m.time, "monotonic", lambda: next(wall))
+    monkeypatch.setattr(m.time, "process_time", lambda: next(used))
+    monkeypatch.setattr(m.torch, "set_num_threads", lambda threads: None)
+    assert m.cores_share(2, seconds=0.25) == pytest.approx(0.6 / 0.4 / 2)  # 0.1 s each look, the last at 0.4
