@@ -5,9 +5,10 @@ import json
 import shutil
 
 import pytest
+import torch
 
 import masksmith as ms
-from masksmith import anytime, pipeline, progress, pulse
+from masksmith import anytime, pipeline, planner, progress, pulse
 from masksmith.budget import Budget
 from masksmith.errors import DiskFullError, InputError
 from masksmith.members import members_of_run
@@ -19,6 +20,7 @@ from masksmith.project import Project
 from masksmith.recipe import load_recipe
 from masksmith.training import trainer
 from masksmith.training.events import read_events
+from masksmith.training.sharing import Sharing
 from masksmith.training.trainer import Trainer
 from tests.blends import write_recipe
 from tests.conftest import TINY
@@ -47,6 +49,9 @@ class Machine:
     def clock(self):
         return self.now
 
+    def speeds(self, numbers):
+        return {number: float(number) for number in numbers}
+
     def seconds(self, model, training, hw, batch):
         from tests.planning.machine import Seconds
 
@@ -69,7 +74,7 @@ def machine(monkeypatch):
     def tools(project, asked):
         return functools.partial(type(real := machine_tools(project, asked)), **{
             **vars(real), "measure": machine.seconds, "runtime": lambda *any_: None, "drift": lambda *any_: None,
-            "threads": lambda *any_: {},
+            "threads": lambda *any_: {}, "speeds": lambda numbers: machine.speeds(numbers),
         })()  # fmt: skip
 
     monkeypatch.setattr(Trainer, "step", step)
@@ -144,6 +149,55 @@ def test_a_busy_neighbour_makes_a_shorter_plan(example, tmp_path, machine, monke
     last = [event for event in events if event["name"] == "lr"][-1]
     peak = max(event["value"] for event in events if event["name"] == "lr")
     assert last["value"] < 0.15 * peak  # the rate still fell to its end
+
+
+def test_a_neighbour_is_answered_with_fewer_threads(example, tmp_path, machine, monkeypatch):
+    """Beside it a step takes five times as long with both threads, twice as long with one."""
+    busy, predicted = [False], []
+    inner_step, inner_forward = Trainer.step, predict._forward
+
+    def step(trainer, *args, **kwargs):
+        busy[0] = trainer.progress.epoch >= 5
+        machine.step_s = STEP * (1 if not busy[0] else 2 if torch.get_num_threads() == 1 else 5)
+        return inner_step(trainer, *args, **kwargs)
+
+    def forward(*args, **kwargs):
+        predicted.append(torch.get_num_threads())
+        return inner_forward(*args, **kwargs)
+
+    monkeypatch.setattr(Trainer, "step", step)
+    monkeypatch.setattr(predict, "_forward", forward)
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: {0, 1}, raising=False)
+    monkeypatch.setattr(machine, "speeds", lambda numbers: {2: 0.2 if busy[0] else 1.0, 1: 0.5})
+    monkeypatch.setattr(planner, "Sharing", functools.partial(Sharing, clock=machine.clock))
+    ms.compete(example / "data", out=tmp_path, budget="4m", overrides=MODEL | {"training.threads": "auto"})
+    assert 0.95 * 240 - 30 <= machine.now <= 1.05 * 240 + 30
+    (log,) = tmp_path.glob("runs/*/metrics.jsonl")
+    found = read_events(log)
+    assert [event["value"] for event in found if event["name"] == "threads"] == [1]
+    assert set(predicted[-3:]) == {1}  # the test images, as the training ended
+
+
+def test_a_plan_grows_again_when_a_neighbour_goes(example, tmp_path, machine, monkeypatch):
+    inner = Trainer.step
+
+    def step(trainer, *args, **kwargs):
+        machine.step_s = 5 * STEP if 30 < machine.now < 100 else STEP
+        return inner(trainer, *args, **kwargs)
+
+    monkeypatch.setattr(Trainer, "step", step)
+    compete(example, tmp_path, "4m")
+    assert 0.95 * 240 - 30 <= machine.now <= 1.05 * 240 + 30
+    assert kinds(tmp_path)[0] == ("fold", 0)
+    (log,) = tmp_path.glob("runs/*/metrics.jsonl")
+    found = read_events(log)
+    shares = [event["value"] for event in found if event["name"] == "replanned"]
+    assert min(shares) < 0.9
+    assert max(shares) > 1.2
+    rates = [event["value"] for event in found if event["name"] == "lr"]
+    assert rates[-1] < 0.15 * max(rates)
+    after = rates[rates.index(max(rates)) :]
+    assert after == sorted(after, reverse=True)  # it never rises again
 
 
 @pytest.mark.slow

@@ -88,23 +88,27 @@ def test_fresh_measurements_need_no_check(measurements, trained):
 
 
 @pytest.mark.parametrize(
-    ("share", "device", "threads", "expected"),
+    ("busy", "device", "threads", "expected"),
     [
-        (0.98, "cpu", 2, {}),
-        (0.75, "cuda", 2, {}),
-        (0.75, "cpu", 1, {}),
-        (0.75, "cpu", 2, {2: 1.0, 1: 0.5}),
+        (0, "cpu", 2, {}),
+        (1, "cuda", 2, {}),
+        (1, "cpu", 1, {}),
+        (1, "cpu", 2, {2: 1.0, 1: 0.5}),
+        (3, "cpu", 8, {8: 4.0, 4: 2.0}),
     ],
 )
 def test_threads_are_compared_beside_a_neighbour(
-    measurements, trained, monkeypatch, share, device, threads, expected
+    measurements, trained, monkeypatch, busy, device, threads, expected
 ):
     from masksmith.planning import measure
 
     def measured(model, training, **options):
         return Seconds(step_s=0.5 * training.threads)
 
-    monkeypatch.setattr(measure, "cores_share", lambda threads, seconds: share)
+    def speeds(numbers):
+        return {number: number / (3.5 if number > threads - busy else 1) for number in numbers}
+
+    monkeypatch.setattr(measurements, "speeds", speeds)
     monkeypatch.setattr(measure, "measure", measured)
     monkeypatch.setattr(measure, "timing_of", lambda *arguments, **options: (measured(*arguments), False))
     recipe = Project.open(trained).run().recipe
@@ -113,7 +117,7 @@ def test_threads_are_compared_beside_a_neighbour(
     assert measurements.threads_of(recipe, FACTS) == expected
     if expected:  # what this command has measured is not measured twice
         measurements.by_threads.clear()
-        for number in (1, threads):
+        for number in expected:
             own = training.model_copy(update={"threads": number})
             hw = stage_hw(own, own.stages[0], FACTS, 8)
             measurements.timing_of(recipe.model, own, hw, own.batch_size)
@@ -175,6 +179,32 @@ def test_threads_stay_from_plan_to_plan(project):
     second = planner.Planner(opened, other, pinned, quiet).make(1e6)
     assert second.recipe.training.threads == 1
     assert second.recipe.hash == first.recipe.hash  # what was trained is a fold of both
+
+
+@pytest.mark.parametrize(
+    ("asked_threads", "device", "cores", "expected"),
+    [
+        ("auto", "cpu", 2, (1, 2)),  # the plan took one of two
+        (1, "cpu", 2, None),
+        ("auto", "cuda", 2, None),
+        ("auto", "cpu", 1, None),
+    ],
+)
+def test_who_shares_the_cores(trained, monkeypatch, asked_threads, device, cores, expected):
+    from masksmith.training import machine
+
+    inner = machine.settle_threads
+    monkeypatch.setattr(
+        machine, "settle_threads", lambda threads: cores if threads == "auto" else inner(threads)
+    )
+    project = Project.open(trained)
+    recipe = with_threads(project.run().recipe, 1)
+    training = recipe.training.model_copy(update={"device": device})
+    plan = planner.Plan("", recipe.model_copy(update={"training": training}), [], [])
+    made = planner.Planner(project, with_threads(recipe, asked_threads), [], tools())
+    found = made.sharing(plan)
+    assert (None if found is None else (found.threads, found.most)) == expected
+    assert made.sharing(plan) is found  # one for all trainings
 
 
 def test_the_plan_survives_its_file(trained):

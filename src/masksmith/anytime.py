@@ -214,7 +214,8 @@ def _attempt(work: _Work, planner: Planner, plan: Plan, at: int, budget: Budget)
     logger.info("unit %d (%s): %s", at + 1, unit.kind, unit.reason)
     work.under_way = member
     try:
-        pace = _train(project, member, Deadline(lambda: budget.left, cost.reserve_s, cost.paces))
+        deadline = Deadline(lambda: budget.left, cost.reserve_s, cost.paces, planner.sharing(plan))
+        pace = _train(project, member, deadline)
         planner.learn(member.run.recipe, pace)
         predict_member(project, member)
         unit = _judge(project, unit, member, work.members)

@@ -25,6 +25,7 @@ from masksmith.project import Project
 from masksmith.recipe import Recipe
 from masksmith.splits import ALL
 from masksmith.stages import is_trained
+from masksmith.training.sharing import Sharing
 
 FORMAT_VERSION = 1
 _DRIFT_BOUNDS = (0.3, 8.0)
@@ -132,6 +133,7 @@ class Planner:
         self.facts = facts_of(project, asked)
         self.slower = 1.0
         """How much slower the machine was in the last training than was measured."""
+        self._sharing: Sharing | None = None
 
     def load(self) -> Plan | None:
         """Return the plan on disk, None if there is none."""
@@ -235,6 +237,26 @@ class Planner:
     def _identity(self) -> str:
         return digest(self.asked.to_yaml(), *sorted(self.pinned))
 
+    def sharing(self, plan: Plan) -> Sharing | None:
+        """Return what decides on the threads of trainings, the same for all; None where they are fixed.
+
+        Those of the plan's recipe are the first; on a GPU, and where a number was asked for, they stay.
+        """
+        from masksmith.training.machine import settle_threads
+
+        training = plan.recipe.training
+        most = settle_threads("auto")
+        if training.device != "cpu" or self.asked.training.threads != "auto" or most == 1:
+            return None
+        if self._sharing is None:
+            self._sharing = Sharing(
+                settle_threads(training.threads),
+                most=most,
+                speeds=self.tools.speeds,
+                gain=self.rules.time.fewer_threads_below_frac,
+            )
+        return self._sharing
+
     @property
     def folds(self) -> int:
         """Folds that may be trained."""
@@ -300,6 +322,7 @@ def machine_tools(project: Project, asked: Recipe) -> Tools:
         runtime=measurements.runtime_of,
         drift=measurements.drift,
         threads=measurements.threads_of,
+        speeds=measurements.speeds,
         device=device,
         measured_s=lambda: measurements.spent_s,
     )

@@ -40,12 +40,29 @@ def track(items: Iterable[Item], *, total: int, what: str) -> Iterator[Item]:
         yield item
 
 
+class _Pace:
+    """Seconds a unit of work; a step that lies ``memory_s`` seconds back counts 1/e."""
+
+    def __init__(self, memory_s: float) -> None:
+        self.memory_s, self.work, self.seconds = memory_s, 0.0, 0.0
+
+    def add(self, work: float, seconds: float) -> None:
+        kept = math.exp(-seconds / self.memory_s)
+        self.work = self.work * kept + work
+        self.seconds = self.seconds * kept + seconds
+
+    @property
+    def value(self) -> float:
+        return self.seconds / self.work if self.work else 0.0
+
+
 class Remaining:
     """Time left of a training, from the pace of the last steps.
 
     Work is counted in any unit (pixels, in training). The first steps of a process are slow (memory is claimed,
     kernels are chosen), so the pace leaves out the first ``warm_up`` steps. The pace forgets: a step that lies
-    ``memory_s`` seconds back counts 1/e, so that a busy neighbour is noticed and its end too.
+    ``memory_s`` seconds back counts 1/e, so that a busy neighbour is noticed and its end too; ``recent`` forgets
+    within ``recent_s`` seconds.
     """
 
     def __init__(
@@ -54,17 +71,16 @@ class Remaining:
         *,
         warm_up: int = 3,
         memory_s: float = 30.0,
+        recent_s: float = 3.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.total = float(total)
         self.warm_up = warm_up
-        self.memory_s = memory_s
         self.clock = clock
         self.done = 0.0
         self.steps = 0
         self.last = clock()
-        self._work = 0.0
-        self._seconds = 0.0
+        self._long, self._short = _Pace(memory_s), _Pace(recent_s)
 
     def restart(self) -> None:
         """Begin to time a step now: what happened since the last one was something else."""
@@ -78,9 +94,8 @@ class Remaining:
         self.done += work
         self.steps += 1
         if self.steps > self.warm_up:
-            kept = math.exp(-seconds / self.memory_s)
-            self._work = self._work * kept + work
-            self._seconds = self._seconds * kept + seconds
+            self._long.add(work, seconds)
+            self._short.add(work, seconds)
 
     def skip(self, work: int | float) -> None:
         """Count ``work`` as done, but not for the pace: it was of another kind."""
@@ -89,13 +104,25 @@ class Remaining:
 
     def forget(self) -> None:
         """Forget the pace: what follows has another one."""
-        self.steps, self._work, self._seconds = 0, 0.0, 0.0
+        self.steps = 0
+        self._long, self._short = _Pace(self._long.memory_s), _Pace(self._short.memory_s)
+        self.restart()
+
+    def expect(self, pace: float) -> None:
+        """Expect another pace from here on: that of the steps before no longer holds."""
+        for one in (self._long, self._short):
+            one.seconds = pace * one.work
         self.restart()
 
     @property
     def pace(self) -> float:
         """Seconds a unit of work; 0 while nothing is known."""
-        return self._seconds / self._work if self._work else 0.0
+        return self._long.value
+
+    @property
+    def recent(self) -> float:
+        """Seconds a unit of work over the last moments; 0 while nothing is known."""
+        return self._short.value
 
     @property
     def seconds(self) -> float:

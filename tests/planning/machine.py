@@ -58,6 +58,7 @@ class Machine:
             runtime=self.runtime,
             drift=lambda recipe, facts: None,
             threads=lambda recipe, facts: {},
+            speeds=lambda numbers: {number: float(number) for number in numbers},
             device=self.device,
             measured_s=lambda: 0.0,
         )

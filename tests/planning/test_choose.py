@@ -205,11 +205,14 @@ def test_weights_alone_pin_no_model():
 
 
 @pytest.mark.parametrize("step_s", [{}, {1: 0.5}, {2: 0.3, 1: 0.5}, {2: 0.5, 1: 0.46}])
-def test_all_threads_stay_where_one_gains_little(step_s):
+def test_all_threads_stay_where_fewer_gain_little(step_s):
     assert choose_threads(step_s, RULES) is None
 
 
-def test_one_thread_beside_a_busy_process():
-    choice = choose_threads({2: 0.96, 1: 0.51}, RULES)
-    assert (choice.key, choice.value) == ("training.threads", "1")
-    assert "0.51 s with one thread, 0.96 s with 2" in choice.reason
+@pytest.mark.parametrize(
+    ("few", "text"), [(1, "0.51 s with 1 thread, 0.96 s with 8"), (6, "0.51 s with 6 threads, 0.96 s")]
+)
+def test_fewer_threads_beside_a_busy_process(few, text):
+    choice = choose_threads({8: 0.96, few: 0.51}, RULES)
+    assert (choice.key, choice.value) == ("training.threads", str(few))
+    assert text in choice.reason

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from masksmith.training import LossTerm, OptimizerConfig, ScheduleConfig, Stage, TrainingConfig
 from masksmith.training.deadline import Deadline
-from masksmith.training.plan import Epoch, plan_epochs, shorten
+from masksmith.training.plan import Epoch, lengthen, plan_epochs, shorten
 
 BCE = [LossTerm(name="bce")]
 
@@ -75,6 +75,33 @@ def test_shortened_plans_are_plans(first, second, step, share, data):
         assert -1e-9 <= epoch.at(step if epoch is shorter[index] else 0) <= epoch.at(epoch.steps) <= 1 + 1e-9
 
 
+@given(st.integers(1, 5), st.integers(1, 5), st.integers(0, 9), st.floats(0, 1), st.floats(0, 1), st.data())
+def test_a_shortened_plan_grows_again(first, second, step, cut, share, data):
+    own = data.draw(st.booleans())
+    settings = config((first, second), **({"schedule": ScheduleConfig()} if own else {}))
+    whole = plan_epochs(settings, 40)
+    at = data.draw(st.integers(0, len(whole) - 1))
+    shorter = shorten(whole, at, step, cut)
+    index = data.draw(st.integers(0, len(shorter) - 1))
+    later = min(shorter[index].steps, data.draw(st.integers(1, 10)))
+    longer = lengthen(shorter, whole, index, later, share)
+    assert longer[:index] == shorter[:index]
+    place = [(one.stage, one.number) for one in whole].index((shorter[index].stage, shorter[index].number))
+    ahead = sum(one.steps for one in whole[place:]) - later
+    kept = sum(one.steps for one in longer[index:]) - later
+    assert share * ahead - 2 <= kept <= share * ahead + 1e-9
+    assert longer[index].at(later) == pytest.approx(shorter[index].at(later))  # the rate goes on where it is
+    for epoch in longer[index:]:
+        assert epoch.steps <= 10
+        first = later if epoch is longer[index] else 0
+        assert -1e-9 <= epoch.at(first) <= epoch.at(epoch.steps) <= 1 + 1e-9
+    if share == 1.0:
+        assert [(one.stage, one.number, one.steps) for one in longer[index:]] == [
+            (one.stage, one.number, one.steps) for one in whole[place:]
+        ]
+        assert longer[-1].at(longer[-1].steps) == pytest.approx(1)
+
+
 def test_nothing_left_ends_the_training_where_it_stands():
     plan = plan_epochs(config(), 40)
     assert [e.steps for e in shorten(plan, 1, 3, 0.0)] == [10, 3]
@@ -98,6 +125,16 @@ def test_deadline():
     assert deadline.share(81, 0, 1.0) is None  # within the slack
     assert deadline.share(160, 0, 1.0) == pytest.approx(0.98 * 80 / 160)
     assert deadline.share(160, 10, 2.0) == pytest.approx((0.98 * 60 - 10) / 160)
+
+
+def test_a_deadline_that_is_far():
+    deadline = Deadline(lambda: 120.0, reserve_s=20.0)
+    assert deadline.has_room(70, 10, 1.0)
+    assert not deadline.has_room(71, 10, 1.0)
+    assert not deadline.has_room(70, 10, 2.0)  # a longer reserve
+    assert not Deadline(lambda: 40.0, reserve_s=0.0).has_room(31, 0, 1.0)  # less than ten seconds over
+    assert deadline.fitting(160, 10, 1.0) == pytest.approx((98 - 10) / 160)
+    assert deadline.fitting(10, 10, 1.0) == 1
 
 
 def test_a_deadline_that_has_passed():

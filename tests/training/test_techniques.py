@@ -25,6 +25,7 @@ from masksmith.training import (
 from masksmith.training.averaging import EqualMean, batch_norms, measure_norms
 from masksmith.training.freeze import part_of, refuse_missing_parts, set_frozen
 from masksmith.training.machine import make_fabric
+from masksmith.training.plan import shorten
 from masksmith.training.stages import EpochBatches, training_work
 from masksmith.training.step import batch_loss, forward, image_losses, to_device
 from masksmith.training.trainer import Trainer
@@ -445,7 +446,7 @@ def test_a_stage_goes_on_with_the_optimizer_and_the_rate_of_one_that_was_dropped
     trainer.progress.rate_scale, trainer.progress.stalls = 0.25, {"rate": {"best": 0.5, "stale": 1}}
     trainer.begin_epoch(trainer.plan[19])
     assert (trainer.progress.rate_scale, len(trainer.progress.stalls)) == (0.25, 1)
-    trainer.shorten(0.15)
+    trainer.follow(shorten(trainer.plan, 19, 2, 0.15))
     assert [epoch.stage for epoch in trainer.plan[19:]] == [0, 2, 2]
     trainer.end_epoch()
     trainer.begin_epoch(trainer.plan[20])

@@ -12,6 +12,7 @@ from masksmith.planning.rules import Candidate, Rules
 from masksmith.preprocess import round_up
 from masksmith.progress import clock
 from masksmith.recipe import Recipe
+from masksmith.training.sharing import Speeds
 
 _WEIGHTS = {"encoder_weights", "encoder_weights_hash"}  # fields of ModelConfig that pin no model
 
@@ -50,7 +51,9 @@ class Tools:
     drift: Callable[[Recipe, DataFacts], None]
     """Compares what is remembered with the machine as it is now; later measurements heed it."""
     threads: Callable[[Recipe, DataFacts], Mapping[int, float]]
-    """Seconds of a step now by the number of threads; empty where the machine is not shared."""
+    """Seconds of a step now by the number of threads; empty where all threads are the fastest."""
+    speeds: Speeds
+    """Compares numbers of threads by a probe of a moment."""
     device: str
     """The settled device: cpu, cuda or mps."""
     measured_s: Callable[[], float]
@@ -93,16 +96,17 @@ def choose(
 
 
 def _threads(recipe: Recipe, facts: DataFacts, rules: Rules, tools: Tools, choices: list[Choice]) -> Recipe:
-    """Settle the threads: one where others hold up the cores."""
+    """Settle the threads: fewer where others hold up the cores."""
     choice = choose_threads(tools.threads(recipe, facts), rules)
     if choice is None:
         return recipe
     choices.append(choice)
-    return recipe.model_copy(update={"training": recipe.training.model_copy(update={"threads": 1})})
+    own = {"threads": int(choice.value)}
+    return recipe.model_copy(update={"training": recipe.training.model_copy(update=own)})
 
 
 def choose_threads(step_s: Mapping[int, float], rules: Rules) -> Choice | None:
-    """Return the choice of one thread where its steps are the faster ones by enough; None leaves all threads.
+    """Return the choice of fewer threads where their steps are the faster ones by enough; None leaves all threads.
 
     Args:
         step_s: Seconds of a step now by the number of threads; empty: not measured.
@@ -110,14 +114,14 @@ def choose_threads(step_s: Mapping[int, float], rules: Rules) -> Choice | None:
     """
     if len(step_s) < 2:
         return None
-    most = max(step_s)
-    if step_s[1] > rules.time.one_thread_below_frac * step_s[most]:
+    most, few = max(step_s), min(step_s)
+    if step_s[few] > rules.time.fewer_threads_below_frac * step_s[most]:
         return None
     reason = (
-        f"not all cores are free: a step takes {step_s[1]:.2f} s with one thread, "
+        f"not all cores are free: a step takes {step_s[few]:.2f} s with {few} thread{'s' if few > 1 else ''}, "
         f"{step_s[most]:.2f} s with {most}, which wait for each other"
     )
-    return Choice("training.threads", "1", reason)
+    return Choice("training.threads", str(few), reason)
 
 
 def second_recipe(

@@ -14,7 +14,7 @@ from masksmith.training.plan import steps_of
 
 @runtime_checkable
 class Timed(Protocol):
-    """Measured seconds; see measure.Timing."""
+    """Measured seconds; see timings.Timing."""
 
     @property
     def build_s(self) -> float:

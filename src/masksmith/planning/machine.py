@@ -1,6 +1,7 @@
 """The speed of this machine as planning sees it: remembered times, checked against a few steps now."""
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from masksmith import pulse
@@ -10,10 +11,9 @@ from masksmith.planning.cost import DataFacts, Timed, stage_hw
 from masksmith.progress import logger
 from masksmith.recipe import Recipe
 from masksmith.training.config import TrainingConfig
+from masksmith.training.sharing import candidates
 
 _MEASURE_S = 1.0  # seconds of steps timed for one size
-_PROBE_S = 0.3  # seconds in which a neighbour shows
-_SHARED = 0.9  # with less of its cores than this the process has a neighbour
 _FASTER, _BUSIER = 0.87, 1.15  # a machine this much off what is remembered is planned for as it is now
 
 
@@ -29,7 +29,7 @@ class Measurements:
     """Measured times, remembered per machine and counted."""
 
     def __init__(self, channels: int) -> None:
-        from masksmith.planning.measure import Memory
+        from masksmith.planning.timings import Memory
 
         self.channels = channels
         self.memory = Memory()
@@ -37,9 +37,15 @@ class Measurements:
         self.remembered: set[str] = set()
         self.spent_s = 0.0
         self.factor = 1.0
-        self.is_quiet: bool | None = None
-        """Whether this process has its cores for itself; None: not looked at."""
+        self.fastest: int | None = None
+        """The fastest number of threads by the probe; None: not looked at."""
         self.by_threads: dict[str, dict[int, float]] = {}
+
+    def speeds(self, numbers: Sequence[int]) -> dict[int, float]:
+        """Return the speed of each number of threads now."""
+        from masksmith.training.machine import thread_speeds
+
+        return thread_speeds(numbers)
 
     @staticmethod
     def _key(model: ModelConfig, training: TrainingConfig, hw: tuple[int, int], batch_size: int) -> str:
@@ -104,31 +110,29 @@ class Measurements:
         return _Scaled(self.known[key], self.factor if key in self.remembered else 1.0)
 
     def threads_of(self, recipe: Recipe, facts: DataFacts) -> dict[int, float]:
-        """Return the seconds of a step now with all threads and with one; nothing where all cores are free.
+        """Return the seconds of a step now with all threads and with fewer; nothing where all are the fastest.
 
         Threads of one step wait for each other, so that a neighbour on one core holds up those on all. Looked at once
         a command: the answer for a recipe stays the same.
         """
-        from masksmith.planning.measure import cores_share
-
         model, training = recipe.model, recipe.training
         threads = training.threads
         assert threads != "auto", recipe.name
         if training.device != "cpu" or threads == 1:
             return {}
-        if self.is_quiet is None:
+        if self.fastest is None:
             began = time.monotonic()
-            self.is_quiet = cores_share(threads, seconds=_PROBE_S) >= _SHARED
+            speeds = self.speeds(candidates(threads))
+            self.fastest = max(speeds, key=lambda number: (speeds[number], number))
             self.spent_s += time.monotonic() - began
-        if self.is_quiet:
+        if self.fastest == threads:
             return {}
         hw, batch = _smallest(recipe, facts)
         key = self._key(model, training, hw, batch)
         if key not in self.by_threads:
-            single = training.model_copy(update={"threads": 1})
             self.by_threads[key] = {
-                number: self._step_now(model, one, hw, batch)
-                for number, one in ((threads, training), (1, single))
+                number: self._step_now(model, training.model_copy(update={"threads": number}), hw, batch)
+                for number in (threads, self.fastest)
             }
         return self.by_threads[key]
 

@@ -1,37 +1,29 @@
 """How long a training step and a forward pass take on this machine: measured once, then remembered.
 
 Nothing is guessed from the number of weights: the model is built and really steps, on random data, with all that
-the trainer does in a step but the making of the batch. A measurement belongs to a machine (``machine_id``), and is
-kept in ``measurements.json`` in the user's cache folder for the next command there.
+the trainer does in a step but the making of the batch. What was measured is remembered (``timings.py``).
 """
 
-import os
-import platform
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from masksmith.errors import InputError
-from masksmith.files import digest, read_json, write_json
+from masksmith.files import digest
 from masksmith.losses import build_loss
 from masksmith.models import ModelConfig, build_model, slice_strided_depthwise, to_channels_last
+from masksmith.planning.timings import Memory, Timing
 from masksmith.prediction.combine import mask_only
 from masksmith.prediction.runtime import RUNTIMES, check_runtime
-from masksmith.progress import logger
 from masksmith.training.averaging import MovingAverage
 from masksmith.training.config import LossTerm, OptimizerConfig, TrainingConfig
-from masksmith.training.machine import make_fabric, settle_machine, settle_threads
+from masksmith.training.machine import make_fabric, settle_machine
 from masksmith.training.optim import build_optimizer
 
-FORMAT_VERSION = 1
 _WARM_UP = 2  # steps that claim memory and choose kernels
 _AT_LEAST = 3  # timed steps, however little time there is
 _FORWARD_SHARE = 0.25  # forward passes are timed for this share of the seconds given to steps
@@ -43,66 +35,8 @@ _NAMED = {
     "encoder_depth",
     "decoder_channels",
 }
-_FLAGS = ("amx_bf16", "avx512_bf16")  # what decides the speed of bfloat16
 
 Clock = Callable[[], float]
-
-# --- this machine -------------------------------------------------------------------------------------------
-
-
-def _processor(text: str) -> tuple[str, tuple[str, ...]]:
-    """Return the model of the processor and its flags that matter, from the text of /proc/cpuinfo."""
-    fields = dict.fromkeys(("model name", "flags"), "")
-    for line in reversed(text.splitlines()):
-        name, _, value = line.partition(":")
-        if name.strip() in fields:
-            fields[name.strip()] = value.strip()
-    present = fields["flags"].split()
-    return fields["model name"], tuple(flag for flag in _FLAGS if flag in present)
-
-
-def machine_facts() -> dict[str, str]:
-    """Return what the speed of this machine hangs on: processor, its flags, usable cores, GPU, torch, platform."""
-    try:
-        name, flags = _processor(Path("/proc/cpuinfo").read_text())
-    except OSError:
-        name, flags = "", ()
-    return {
-        "processor": name or platform.processor() or platform.machine(),
-        "flags": " ".join(flags),
-        "cores": str(settle_threads("auto")),
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "",
-        "torch": torch.__version__,
-        "platform": f"{platform.system()} {platform.machine()}",
-    }
-
-
-def machine_id() -> str:
-    """Return a hash (16 hex digits) of machine_facts: measurements of another machine are not this one's."""
-    return digest(*(f"{name}={value}" for name, value in machine_facts().items()))[:16]
-
-
-# --- measuring ----------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Timing:
-    """Seconds on this machine for one model at one canvas and batch."""
-
-    build_s: float
-    """Building the model and loading its weights."""
-    first_step_s: float
-    """What the first two steps took beyond two ordinary ones."""
-    step_s: float
-    """One training step, median: forward, loss, backward, clipping, optimizer, moving average."""
-    forward_s: float
-    """One forward pass of prediction with its sigmoid, median; same canvas and batch."""
-    step_spread_s: tuple[float, float]
-    """Shortest and longest timed step."""
-    forward_spread_s: tuple[float, float]
-    """Shortest and longest timed forward pass."""
-    n: int
-    """Number of timed steps."""
 
 
 class Stepper:
@@ -256,21 +190,6 @@ def measure(
     )
 
 
-def cores_share(threads: int, *, seconds: float) -> float:
-    """Return the share of ``threads`` cores that this process gets while it keeps them all busy, 0 to 1.
-
-    About 1 on a quiet machine; a neighbour that keeps one of two cores busy leaves about 0.75. Sets the number of
-    threads, as make_fabric does.
-    """
-    torch.set_num_threads(threads)
-    matrix = torch.ones(512, 512)
-    matrix @ matrix  # the threads begin
-    began, used = time.monotonic(), time.process_time()
-    while time.monotonic() - began < seconds:
-        matrix @ matrix
-    return (time.process_time() - used) / (time.monotonic() - began) / threads
-
-
 def measure_runtime(
     model_config: ModelConfig,
     training_config: TrainingConfig,
@@ -305,103 +224,6 @@ def measure_runtime(
             times = _repeat(lambda: forward(planes, *numbers), seconds, clock)
     spread = (min(times), max(times))
     return Timing(converted - start, 0.0, 0.0, statistics.median(times), (0.0, 0.0), spread, len(times))
-
-
-# --- remembering --------------------------------------------------------------------------------------------
-
-
-def measurements_json() -> Path:
-    """Return ``measurements.json`` in MASKSMITH_CACHE, or masksmith/ in XDG_CACHE_HOME, or ~/.cache/masksmith."""
-    own = os.environ.get("MASKSMITH_CACHE")
-    shared = os.environ.get("XDG_CACHE_HOME")
-    folder = Path(own) if own else (Path(shared) if shared else Path.home() / ".cache") / "masksmith"
-    return folder / "measurements.json"
-
-
-class Memory:
-    """The measurements of this machine, in a file that all projects of a user share.
-
-    Entries do not grow old: a change of processor, cores, GPU or torch is another machine, and a wrong one only makes
-    a plan worse. A file that cannot be read or written costs a warning, and the measuring again.
-    """
-
-    def __init__(self, path: Path | None = None) -> None:
-        self.path = measurements_json() if path is None else path
-
-    def get(self, key: str) -> Timing | None:
-        """Return what is remembered for ``key`` on this machine, or None."""
-        fields = self._machines().get(machine_id(), {"timings": {}})["timings"].get(key)
-        return None if fields is None else _timing(fields)
-
-    def put(self, key: str, timing: Timing) -> None:
-        """Remember a timing of this machine.
-
-        The file is read again before it is written whole, so what another process has added meanwhile stays; of two
-        that write in the same instant one entry is lost, and measured again.
-        """
-        machines = self._machines()
-        own = machines.setdefault(machine_id(), {"facts": machine_facts(), "timings": {}})
-        own["timings"][key] = {"at": datetime.now(UTC).isoformat(timespec="seconds"), **asdict(timing)}
-        self._write(machines)
-
-    def forget(self) -> None:
-        """Forget all timings of this machine: it has become faster than they say."""
-        machines = self._machines()
-        if machines.pop(machine_id(), None) is not None:
-            self._write(machines)
-
-    def _write(self, machines: dict[str, Any]) -> None:
-        try:
-            write_json(self.path, {"format": FORMAT_VERSION, "machines": machines})
-        except (OSError, InputError) as error:
-            logger.warning("%s: cannot be written (%s); timings will be measured again", self.path, error)
-
-    def _machines(self) -> dict[str, Any]:
-        """Return machine -> its facts and timings; a file that is not of this form is set aside."""
-        machines: dict[str, Any] = self._read().get("machines", {})
-        try:
-            for one in machines.values():
-                for fields in one["timings"].values():
-                    _timing(fields)
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            self._set_aside(f"it has another form ({type(error).__name__}: {error})")
-            return {}
-        return machines
-
-    def _read(self) -> dict[str, Any]:
-        try:
-            if not self.path.exists():
-                return {}
-            value: Any = read_json(self.path)
-        except OSError as error:
-            logger.warning("%s: cannot be read (%s); measuring again", self.path, error)
-            return {}
-        except ValueError as error:  # not JSON, or not text
-            self._set_aside(str(error))
-            return {}
-        version = value.get("format") if isinstance(value, dict) else None
-        if version != FORMAT_VERSION:
-            self._set_aside(f"it is of format {version}, this masksmith reads {FORMAT_VERSION}")
-            return {}
-        return dict(value)
-
-    def _set_aside(self, why: str) -> None:
-        aside = self.path.with_name(f"{self.path.name}.aside")
-        logger.warning("%s: %s; set aside as %s, measuring again", self.path, why, aside.name)
-        try:
-            self.path.replace(aside)
-        except OSError as error:
-            logger.warning("%s: cannot be set aside (%s)", self.path, error)
-
-
-def _timing(fields: dict[str, Any]) -> Timing:
-    """Return the Timing of a JSON table; TypeError or ValueError where it is none."""
-    spreads = {name: tuple(map(float, fields[name])) for name in ("step_spread_s", "forward_spread_s")}
-    if any(len(spread) != 2 for spread in spreads.values()):
-        raise ValueError(f"spreads {spreads}; expected two numbers each")
-    numbers = {name: float(fields[name]) for name in ("build_s", "first_step_s", "step_s", "forward_s")}
-    values: dict[str, Any] = {**numbers, **spreads, "n": int(fields["n"])}
-    return Timing(**values)
 
 
 def timing_key(

@@ -118,8 +118,8 @@ class TimeRule(Config):
     """Further seconds of these for each image."""
     measure_frac: Frac
     """Largest share of the budget spent on measuring."""
-    one_thread_below_frac: Frac
-    """Beside busy processes one thread is taken where its step takes at most this share of a step with all."""
+    fewer_threads_below_frac: Frac
+    """Beside busy processes fewer threads are taken where their step takes at most this share of one with more."""
 
 
 class Rules(Config):

@@ -3,9 +3,12 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from masksmith.training.sharing import Sharing
+
 _SLACK_FRAC = 0.02
 _SLACK_S = 2.0
-_AIM = 0.98  # a shortened plan aims at this share of the time left
+_AIM = 0.98  # a plan that is changed aims at this share of the time left
+_ROOM_FRAC, _ROOM_S = 0.8, 10.0  # a shortened plan grows if it takes at most this share, and so much is left
 
 
 @dataclass(frozen=True)
@@ -16,11 +19,13 @@ class Deadline:
         left: Seconds left of the whole budget, now.
         reserve_s: Seconds that prediction, tuning, submission and report will take if the paces hold.
         paces: Expected seconds a pixel of each stage (small images cost more a pixel than large ones). Empty: unknown.
+        sharing: Decides how many threads are taken; None: those of the recipe.
     """
 
     left: Callable[[], float]
     reserve_s: float
     paces: Sequence[float] = ()
+    sharing: Sharing | None = None
 
     def slower(self, pace: float, *, stage: int) -> float:
         """Return how much slower than expected a stage runs at ``pace`` (seconds a pixel); 1 if nothing is known."""
@@ -45,4 +50,15 @@ class Deadline:
         left = self.for_training(slower)
         if steps_s <= 0 or steps_s + other_s <= left + max(_SLACK_S, _SLACK_FRAC * left):
             return None
-        return min(1.0, max(0.0, (_AIM * left - other_s) / steps_s))
+        return self.fitting(steps_s, other_s, slower)
+
+    def fitting(self, steps_s: float, other_s: float, slower: float) -> float:
+        """Return the share of so many seconds of steps that fits, 0 to 1; the arguments are those of ``share``."""
+        if steps_s <= 0:
+            return 1.0
+        return min(1.0, max(0.0, (_AIM * self.for_training(slower) - other_s) / steps_s))
+
+    def has_room(self, steps_s: float, other_s: float, slower: float) -> bool:
+        """Whether much time would be left over; the arguments are those of ``share``."""
+        left = self.for_training(slower)
+        return steps_s + other_s <= min(_ROOM_FRAC * left, left - _ROOM_S)

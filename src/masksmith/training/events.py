@@ -40,3 +40,13 @@ def read_events(path: Path) -> list[dict[str, Any]]:
         except json.JSONDecodeError:
             continue
     return events
+
+
+def threads_of(path: Path, *, fold: int) -> int | None:
+    """Return the threads that a fold's training took last, None if those of its recipe."""
+    taken = [
+        event["value"]
+        for event in read_events(path)
+        if event["fold"] == fold and (event["split"], event["name"]) == ("event", "threads")
+    ]
+    return taken[-1] if taken else None

@@ -2,8 +2,9 @@
 
 Each epoch: draw batches by counter, step, average; score the fold now and then; keep what is worth keeping; look
 whether what is watched has stalled; write a checkpoint. If the loss leaves the finite numbers or explodes, the last
-checkpoint is restored once with a lower rate. If the time will not do, the plan is shortened; if a stop is asked
-for, a checkpoint is written where it stands.
+checkpoint is restored once with a lower rate. If other processes hold up the threads, fewer are taken. If the time
+will not do, the plan is shortened, and lengthened again where time is won back. If a stop is asked for, a checkpoint
+is written where it stands.
 """
 
 import time
@@ -23,9 +24,11 @@ from masksmith.training.deadline import Deadline
 from masksmith.training.events import EventLog
 from masksmith.training.final import write_final
 from masksmith.training.keep import Keeper, tidy
+from masksmith.training.plan import Epoch
 from masksmith.training.refit import refuse_scores
+from masksmith.training.sharing import Sharing
 from masksmith.training.stages import FoldData
-from masksmith.training.trainer import DivergenceError, LateError, Trainer, say_epoch
+from masksmith.training.trainer import DivergenceError, ReplanError, Trainer, say_epoch
 from masksmith.training.watch import Watcher, look, watchers_of
 
 Evaluate = Callable[[SegmentationModel], float]
@@ -93,6 +96,10 @@ class _Run:
     remaining: Remaining
     deadline: Deadline | None
 
+    @property
+    def sharing(self) -> Sharing | None:
+        return None if self.deadline is None else self.deadline.sharing
+
 
 def _begin(run: _Run) -> None:
     """Go on from the newest whole checkpoint, or write the first one."""
@@ -106,10 +113,15 @@ def _begin(run: _Run) -> None:
         trainer.restore(*found)
         run.keeper.drop(trainer.progress.best)
         logger.info("%s: going on after epoch %.2f", name, trainer.position)
-    run.log.cut_back(trainer.position)
+    run.log.cut_back(trainer.position if found else -1.0)
     if found is None:
         run.keeper.begin_anew()
+        if (sharing := run.sharing) is not None and sharing.threads != trainer.threads:
+            trainer.use_threads(sharing.threads)
+            _say_threads(run)
         _save(run)
+    elif run.sharing is not None:
+        run.sharing.take(trainer.threads)
 
 
 def _save(run: _Run) -> None:
@@ -128,7 +140,12 @@ def _train(run: _Run) -> None:
         try:
             if trainer.starts_from_best:
                 trainer.start_from(run.keeper.load(progress.best.epoch))
-            mean_loss, rate = trainer.run_epoch(remaining, run.deadline, on_cycle=lambda: _end_cycle(run))
+            mean_loss, rate = trainer.run_epoch(
+                remaining,
+                run.deadline,
+                on_cycle=lambda: _end_cycle(run),
+                on_threads=lambda: _say_threads(run),
+            )
             seconds, steps = seconds + time.monotonic() - started, steps + epoch.steps - first
             rules = watchers_of(trainer.config, epoch)
             stalls, stalled = look(progress.stalls, rules, "loss", mean_loss)
@@ -138,9 +155,9 @@ def _train(run: _Run) -> None:
             remaining.done = before
             seconds, steps = 0.0, 0
             continue
-        except LateError as late:
+        except ReplanError as other:
             seconds, steps = seconds + time.monotonic() - started, steps + progress.step - first
-            _replan(run, late.share)
+            _replan(run, other.plan)
             _save(run)
             continue
         except StoppedError:
@@ -231,17 +248,34 @@ def _settle(run: _Run, stalled: set[Watcher]) -> None:
         )
 
 
-def _replan(run: _Run, share: float) -> None:
-    """Shorten the plan and say so in the log of record."""
+def _replan(run: _Run, plan: list[Epoch]) -> None:
+    """Follow another plan and say so in the log of record."""
     trainer = run.trainer
     position, before = trainer.position, trainer.work_ahead()
-    trainer.shorten(share)
-    run.remaining.total -= before - trainer.work_ahead()
+    trainer.follow(plan)
+    after = trainer.work_ahead()
+    run.remaining.total -= before - after
+    share = after / max(1, before)
     run.log.write(position, "event", replanned=share)
+    if share > 1:
+        logger.info(
+            "%s, epoch %.2f: there is time again; %.1f times the work ahead is planned",
+            trainer.data.name, position, share,
+        )  # fmt: skip
+        return
     logger.warning(
-        "%s, epoch %.2f: the time left is not enough; %.0f%% of the steps ahead are kept",
+        "%s, epoch %.2f: the time left is not enough; %.0f%% of the work ahead is kept",
         trainer.data.name, position, 100 * share,
     )  # fmt: skip
+
+
+def _say_threads(run: _Run) -> None:
+    """Write into the log of record how many threads are taken from here on."""
+    trainer = run.trainer
+    run.log.write(trainer.position, "event", threads=trainer.threads)
+    logger.info(
+        "%s, epoch %.2f: going on with %d threads", trainer.data.name, trainer.position, trainer.threads
+    )
 
 
 def _rescue(run: _Run, error: Exception) -> None:
@@ -255,6 +289,8 @@ def _rescue(run: _Run, error: Exception) -> None:
             "training.precision=32-true"
         ) from error
     trainer.restore(*found)
+    if run.sharing is not None:
+        run.sharing.take(trainer.threads)
     trainer.progress.lr_scale = _RESCUE_LR
     run.log.cut_back(trainer.position)
     _save(run)

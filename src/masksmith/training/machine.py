@@ -3,6 +3,8 @@
 import ctypes
 import logging
 import os
+import time
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,8 @@ from masksmith.training.config import TrainingConfig
 _BF16_FLAGS = ("amx_bf16", "avx512_bf16")
 _LIGHTNING = ("lightning-fabric", "lightning", "pytorch-lightning")
 _LIGHTNING_FROM = "2.6.6"
+_PROBE_S, _PROBE_ROUNDS = 0.2, 6  # time for each number of threads, in so many turns
+_PROBE_SIDE = 384  # of a matrix
 
 
 def settle_device(device: str) -> str:
@@ -71,6 +75,34 @@ def settle_threads(threads: int | str) -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
 
 
+def thread_speeds(
+    numbers: Sequence[int], *, seconds: float = _PROBE_S, rounds: int = _PROBE_ROUNDS
+) -> dict[int, float]:
+    """Return how many products of small matrices this process makes a second with each number of threads, now.
+
+    The threads of a product wait for each other as those of a training step do, but more often: the number that is the
+    fastest here is the fastest there, by less.
+
+    Args:
+        numbers: The numbers of threads.
+        seconds: Time for each, in turn, so that all see the same neighbours.
+        rounds: Number of turns.
+    """
+    before, matrix = torch.get_num_threads(), torch.ones(_PROBE_SIDE, _PROBE_SIDE)
+    made, took = dict.fromkeys(numbers, 0), dict.fromkeys(numbers, 0.0)
+    for _ in range(rounds):
+        for number in numbers:
+            torch.set_num_threads(number)
+            matrix @ matrix  # the threads begin
+            began = time.monotonic()
+            while (spent := time.monotonic() - began) < seconds / rounds or spent == 0:
+                matrix @ matrix
+                made[number] += 1
+            took[number] += spent
+    torch.set_num_threads(before)
+    return {number: made[number] / took[number] for number in numbers}
+
+
 def settle_machine(config: TrainingConfig) -> TrainingConfig:
     """Return the configuration with device, precision and threads as fixed values."""
     device = settle_device(config.device)
@@ -118,8 +150,12 @@ def check_lightning() -> None:
             )
 
 
-def make_fabric(config: TrainingConfig) -> Fabric:
+def make_fabric(config: TrainingConfig, *, threads: int | None = None) -> Fabric:
     """Return the Fabric of a settled configuration; sets the number of threads and, on a CPU, how memory is kept.
+
+    Args:
+        config: The configuration.
+        threads: Threads in place of the configuration's.
 
     Raises:
         InputError: The device is not there, or a Lightning with a known hole is installed.
@@ -130,7 +166,7 @@ def make_fabric(config: TrainingConfig) -> Fabric:
     cv2.setNumThreads(1)  # OpenCV's own pool beside torch's would slow both
     if config.device == "cpu":
         keep_memory()
-    torch.set_num_threads(settle_threads(config.threads))
+    torch.set_num_threads(threads or settle_threads(config.threads))
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # our log names the precision
     settle_device(config.device)  # a run may have been resolved on another machine
     precision: Any = config.precision

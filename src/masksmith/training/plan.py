@@ -1,4 +1,4 @@
-"""The stages of a training laid out as epochs, and the same plan made shorter while it runs."""
+"""The stages of a training laid out as epochs, and the same plan made shorter, and longer again, while it runs."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -105,6 +105,27 @@ def shorten(plan: Sequence[Epoch], index: int, step: int, share: float) -> list[
     if not sum(kept) and not index and not step:
         kept[0] = 1
     return _draw_together(plan, index, step, kept)
+
+
+def lengthen(
+    plan: Sequence[Epoch], whole: Sequence[Epoch], index: int, step: int, share: float
+) -> list[Epoch]:
+    """Return a shortened plan with ``share`` of the steps that lie ahead in the whole one.
+
+    What was left out before the epoch under way stays left out. The schedule goes on from where it is, so that the
+    learning rate never rises by it.
+
+    Args:
+        plan: All epochs as they are planned now.
+        whole: All epochs of the plan that was never shortened.
+        index: The epoch under way, in ``plan``.
+        step: Its finished steps.
+        share: 0…1.
+    """
+    now = plan[index]
+    place = next(i for i, one in enumerate(whole) if (one.stage, one.number) == (now.stage, now.number))
+    under_way = replace(whole[place], at_start=now.at_start, at_step=now.at_step)
+    return shorten([*plan[:index], under_way, *whole[place + 1 :]], index, step, share)
 
 
 def end_stage(plan: Sequence[Epoch], done: int) -> list[Epoch]:

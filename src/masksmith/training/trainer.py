@@ -25,8 +25,9 @@ from masksmith.training.deadline import Deadline
 from masksmith.training.freeze import encoder_norms, refuse_missing_parts, set_frozen, small_batch_warning
 from masksmith.training.held_out import HeldOut
 from masksmith.training.keep import Best
+from masksmith.training.machine import settle_threads
 from masksmith.training.optim import build_optimizer, fill_momentum, finished_cycles, lr_factor, set_lr
-from masksmith.training.plan import Epoch, end_stage, plan_epochs, shorten
+from masksmith.training.plan import Epoch, end_stage, lengthen, plan_epochs, shorten
 from masksmith.training.sampling import Sampling
 from masksmith.training.stages import EpochBatches, FoldData, StepBatches, task_of
 from masksmith.training.step import batch_loss, forward, image_losses, losses_of, to_device
@@ -41,12 +42,12 @@ class DivergenceError(Exception):
     """The loss is not finite, or exploded."""
 
 
-class LateError(Exception):
-    """Only ``share`` of the steps ahead fits the time left."""
+class ReplanError(Exception):
+    """The steps ahead do not fill the time left, or more than fill it: ``plan`` would."""
 
-    def __init__(self, share: float) -> None:
-        super().__init__(share)
-        self.share = share
+    def __init__(self, plan: list[Epoch]) -> None:
+        super().__init__(len(plan))
+        self.plan = plan
 
 
 @dataclass
@@ -58,6 +59,7 @@ class Progress:
     loss_sum: float = 0.0  # of those steps
     lr_scale: float = 1.0  # below 1 after a divergence
     rate_scale: float = 1.0  # of a plateau schedule
+    threads: int | None = None  # None: those of the recipe
     average_steps: int = 0
     swa_count: int = 0  # weights in the mean
     snapshots: int = 0
@@ -95,7 +97,7 @@ class Trainer:
         self.average = None if config.ema_decay is None else MovingAverage(model, decay=config.ema_decay)
         self.swa = EqualMean(model) if config.swa else None
         self.progress = Progress()
-        self.plan = plan_epochs(config, data.counts(config))
+        self.plan = self.whole = plan_epochs(config, data.counts(config))
         self.replanned = False
         self.evaluate_s = 0.0
         self.next_look = time.monotonic() + _LATE_EVERY_S
@@ -159,6 +161,7 @@ class Trainer:
     def restore(self, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
         """Go back to a checkpoint."""
         self.progress = Progress.from_json(facts["progress"])
+        torch.set_num_threads(self.threads)
         self.replanned = facts["plan"] is not None
         if self.replanned:
             self.plan = [Epoch.from_json(epoch) for epoch in facts["plan"]]
@@ -180,17 +183,17 @@ class Trainer:
         height, width = self.tasks[epoch.stage].canvas_hw
         return height * width * epoch.images
 
-    def work_by_stage(self) -> dict[int, int]:
-        """Return the pixels of the steps that are not made yet, by stage."""
+    def work_by_stage(self, plan: Sequence[Epoch]) -> dict[int, int]:
+        """Return the pixels of the steps of a plan that are not made yet, by stage."""
         ahead: dict[int, int] = {}
-        for number, epoch in enumerate(self.plan[self.progress.epoch :]):
+        for number, epoch in enumerate(plan[self.progress.epoch :]):
             steps = epoch.steps - (self.progress.step if number == 0 else 0)
             ahead[epoch.stage] = ahead.get(epoch.stage, 0) + self.work(epoch) * steps
         return ahead
 
     def work_ahead(self) -> int:
         """Return the pixels of all steps that are not made yet."""
-        return sum(self.work_by_stage().values())
+        return sum(self.work_by_stage(self.plan).values())
 
     def begin_epoch(self, epoch: Epoch) -> None:
         """Set up what changes between epochs; a resumed epoch is set up as it was."""
@@ -229,7 +232,12 @@ class Trainer:
         return self.config.stages[plan[done].stage].start == "best"
 
     def run_epoch(
-        self, remaining: Remaining, deadline: Deadline | None, *, on_cycle: Callable[[], None]
+        self,
+        remaining: Remaining,
+        deadline: Deadline | None,
+        *,
+        on_cycle: Callable[[], None],
+        on_threads: Callable[[], None] = lambda: None,
     ) -> tuple[float, float]:
         """Train the epoch under way to its end; return its mean loss and its last learning rate.
 
@@ -237,10 +245,11 @@ class Trainer:
             remaining: Told of every step.
             deadline: Looked at now and then; None: no hurry.
             on_cycle: Called after the last step of each cycle of cosine_restarts.
+            on_threads: Called after another number of threads was taken.
 
         Raises:
             DivergenceError: The loss is not finite, or exploded.
-            LateError: The steps ahead take longer than the time left.
+            ReplanError: Another plan fits the time left better.
             StoppedError: A stop was asked for.
         """
         progress, epoch = self.progress, self.plan[self.progress.epoch]
@@ -261,6 +270,8 @@ class Trainer:
                     raise DivergenceError(f"the loss is no longer a number by step {progress.step}")
                 if deadline is not None and time.monotonic() >= self.next_look:
                     self.next_look = time.monotonic() + _LATE_EVERY_S
+                    if self.look_at_the_cores(remaining, deadline):
+                        on_threads()
                     self.look_at_the_time(remaining, deadline)
         finally:
             progress.loss_sum = total.item()
@@ -371,32 +382,65 @@ class Trainer:
         order = np.concatenate([self.sampling.order(epoch) for epoch in after])
         return self.batches(after[0], order).new(range(count), device=self.fabric.device.type)
 
+    # --- threads ------------------------------------------------------------------------------------------
+
+    @property
+    def threads(self) -> int:
+        """The threads of a step."""
+        return self.progress.threads or settle_threads(self.config.threads)
+
+    def use_threads(self, threads: int) -> None:
+        """Make the steps ahead with so many threads."""
+        own = settle_threads(self.config.threads)
+        self.progress.threads = None if threads == own else threads
+        torch.set_num_threads(threads)
+
+    def look_at_the_cores(self, remaining: Remaining, deadline: Deadline) -> bool:
+        """Take another number of threads where that is faster now; return whether it did."""
+        if deadline.sharing is None or not remaining.recent:
+            return False
+        stage = self.plan[self.progress.epoch].stage
+        slower = deadline.slower(remaining.recent, stage=stage)
+        change = deadline.sharing.look(slower, where=(self.data.key, self.data.fold, stage))
+        if change is None:
+            remaining.restart()  # the probe was no step
+            return False
+        self.use_threads(change.threads)
+        remaining.expect(remaining.recent / change.faster)
+        return True
+
     # --- the plan -----------------------------------------------------------------------------------------
 
     def look_at_the_time(self, remaining: Remaining, deadline: Deadline) -> None:
-        """Raise LateError where the steps ahead take longer than the time left."""
+        """Raise ReplanError where the steps ahead take longer than the time left, or those left out would fit."""
         if not remaining.pace:
             return
         slower = deadline.slower(remaining.pace, stage=self.plan[self.progress.epoch].stage)
-        ahead = range(self.progress.epoch + 1, len(self.plan) + 1)
-        evaluations = sum(self._is_due(done, self.plan) for done in ahead)
-        steps_s = sum(
-            work * deadline.pace_of(stage, remaining.pace, slower)
-            for stage, work in self.work_by_stage().items()
-        )
-        share = deadline.share(steps_s, evaluations * self.evaluate_s, slower)
+
+        def seconds(plan: Sequence[Epoch]) -> tuple[float, float]:
+            paces = {one.stage: deadline.pace_of(one.stage, remaining.pace, slower) for one in plan}
+            steps_s = sum(work * paces[stage] for stage, work in self.work_by_stage(plan).items())
+            due = sum(self._is_due(done, plan) for done in range(self.progress.epoch + 1, len(plan) + 1))
+            return steps_s, due * self.evaluate_s
+
+        place = self.progress.epoch, self.progress.step
+        share = deadline.share(*seconds(self.plan), slower)
         if share is not None:
-            raise LateError(share)
+            raise ReplanError(shorten(self.plan, *place, share))
+        if self.replanned and deadline.has_room(*seconds(self.plan), slower):
+            whole = lengthen(self.plan, self.whole, *place, 1.0)
+            longer = lengthen(self.plan, self.whole, *place, deadline.fitting(*seconds(whole), slower))
+            if self.work_by_stage(longer) != self.work_by_stage(self.plan):
+                raise ReplanError(longer)
 
     def _is_due(self, done: int, plan: Sequence[Epoch]) -> bool:
         """Whether the fold is scored after ``done`` epochs of a plan."""
         last = done == len(plan) or self._best_starts(plan, done)
         return last or done % self.config.evaluate_every == 0
 
-    def shorten(self, share: float) -> None:
-        """Leave only a share of the steps ahead in the plan."""
-        self.plan = shorten(self.plan, self.progress.epoch, self.progress.step, share)
-        self.replanned = True
+    def follow(self, plan: list[Epoch]) -> None:
+        """Take another plan of what lies ahead."""
+        self.plan, self.replanned = plan, True
 
     def is_evaluated(self, stalled: set[Watcher]) -> bool:
         """Whether the fold is scored after the epoch under way, given who has stalled by it."""
