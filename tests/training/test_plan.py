@@ -82,8 +82,9 @@ def test_a_shortened_plan_grows_again(first, second, step, cut, share, data):
     whole = plan_epochs(settings, 40)
     at = data.draw(st.integers(0, len(whole) - 1))
     shorter = shorten(whole, at, step, cut)
-    index = data.draw(st.integers(0, len(shorter) - 1))
-    later = min(shorter[index].steps, data.draw(st.integers(1, 10)))
+    index = data.draw(st.integers(min(at, len(shorter) - 1), len(shorter) - 1))  # not before it was shortened
+    steps = shorter[index].steps
+    later = data.draw(st.integers(min(step, steps) if index == at else 1, steps).filter(bool))
     longer = lengthen(shorter, whole, index, later, share)
     assert longer[:index] == shorter[:index]
     place = [(one.stage, one.number) for one in whole].index((shorter[index].stage, shorter[index].number))
