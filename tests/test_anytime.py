@@ -49,8 +49,8 @@ class Machine:
     def clock(self):
         return self.now
 
-    def speeds(self, numbers):
-        return {number: float(number) for number in numbers}
+    def cores_share(self, threads):
+        return 1.0
 
     def seconds(self, model, training, hw, batch):
         from tests.planning.machine import Seconds
@@ -74,7 +74,7 @@ def machine(monkeypatch):
     def tools(project, asked):
         return functools.partial(type(real := machine_tools(project, asked)), **{
             **vars(real), "measure": machine.seconds, "runtime": lambda *any_: None, "drift": lambda *any_: None,
-            "threads": lambda *any_: {}, "speeds": lambda numbers: machine.speeds(numbers),
+            "threads": lambda *any_: {}, "cores_share": lambda threads: machine.cores_share(threads),
         })()  # fmt: skip
 
     monkeypatch.setattr(Trainer, "step", step)
@@ -168,7 +168,7 @@ def test_a_neighbour_is_answered_with_fewer_threads(example, tmp_path, machine, 
     monkeypatch.setattr(Trainer, "step", step)
     monkeypatch.setattr(predict, "_forward", forward)
     monkeypatch.setattr("os.sched_getaffinity", lambda pid: {0, 1}, raising=False)
-    monkeypatch.setattr(machine, "speeds", lambda numbers: {2: 0.2 if busy[0] else 1.0, 1: 0.5})
+    monkeypatch.setattr(machine, "cores_share", lambda threads: 0.75 if busy[0] else 1.0)
     monkeypatch.setattr(planner, "Sharing", functools.partial(Sharing, clock=machine.clock))
     ms.compete(example / "data", out=tmp_path, budget="4m", overrides=MODEL | {"training.threads": "auto"})
     assert 0.95 * 240 - 30 <= machine.now <= 1.05 * 240 + 30

@@ -88,27 +88,24 @@ def test_fresh_measurements_need_no_check(measurements, trained):
 
 
 @pytest.mark.parametrize(
-    ("busy", "device", "threads", "expected"),
+    ("share", "device", "threads", "expected"),
     [
-        (0, "cpu", 2, {}),
-        (1, "cuda", 2, {}),
-        (1, "cpu", 1, {}),
-        (1, "cpu", 2, {2: 1.0, 1: 0.5}),
-        (3, "cpu", 8, {8: 4.0, 4: 2.0}),
+        (0.98, "cpu", 2, {}),
+        (0.75, "cuda", 2, {}),
+        (0.75, "cpu", 1, {}),
+        (0.75, "cpu", 2, {2: 1.0, 1: 0.5}),
+        (0.94, "cpu", 8, {8: 4.0, 6: 3.0, 4: 2.0, 2: 1.0, 1: 0.5}),  # half a core is missing
     ],
 )
 def test_threads_are_compared_beside_a_neighbour(
-    measurements, trained, monkeypatch, busy, device, threads, expected
+    measurements, trained, monkeypatch, share, device, threads, expected
 ):
     from masksmith.planning import measure
 
     def measured(model, training, **options):
         return Seconds(step_s=0.5 * training.threads)
 
-    def speeds(numbers):
-        return {number: number / (3.5 if number > threads - busy else 1) for number in numbers}
-
-    monkeypatch.setattr(measurements, "speeds", speeds)
+    monkeypatch.setattr(measurements, "cores_share", lambda threads: share)
     monkeypatch.setattr(measure, "measure", measured)
     monkeypatch.setattr(measure, "timing_of", lambda *arguments, **options: (measured(*arguments), False))
     recipe = Project.open(trained).run().recipe

@@ -252,7 +252,7 @@ class Planner:
             self._sharing = Sharing(
                 settle_threads(training.threads),
                 most=most,
-                speeds=self.tools.speeds,
+                cores_share=self.tools.cores_share,
                 gain=self.rules.time.fewer_threads_below_frac,
             )
         return self._sharing
@@ -322,7 +322,7 @@ def machine_tools(project: Project, asked: Recipe) -> Tools:
         runtime=measurements.runtime_of,
         drift=measurements.drift,
         threads=measurements.threads_of,
-        speeds=measurements.speeds,
+        cores_share=measurements.cores_share,
         device=device,
         measured_s=lambda: measurements.spent_s,
     )

@@ -108,12 +108,6 @@ class Remaining:
         self._long, self._short = _Pace(self._long.memory_s), _Pace(self._short.memory_s)
         self.restart()
 
-    def expect(self, pace: float) -> None:
-        """Expect another pace from here on: that of the steps before no longer holds."""
-        for one in (self._long, self._short):
-            one.seconds = pace * one.work
-        self.restart()
-
     @property
     def pace(self) -> float:
         """Seconds a unit of work; 0 while nothing is known."""

@@ -58,7 +58,7 @@ class Machine:
             runtime=self.runtime,
             drift=lambda recipe, facts: None,
             threads=lambda recipe, facts: {},
-            speeds=lambda numbers: {number: float(number) for number in numbers},
+            cores_share=lambda threads: 1.0,
             device=self.device,
             measured_s=lambda: 0.0,
         )

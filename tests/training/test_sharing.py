@@ -13,7 +13,7 @@ from masksmith.training.deadline import Deadline
 from masksmith.training.events import EventLog, threads_of
 from masksmith.training.loop import train_fold
 from masksmith.training.machine import make_fabric
-from masksmith.training.sharing import Change, Sharing, candidates, fastest
+from masksmith.training.sharing import Sharing, are_free, candidates
 from masksmith.training.trainer import Trainer
 from tests.training.test_resume import leave_at
 from tests.training.tiny import TinyNet, config, content, events, make_data, score_of
@@ -28,72 +28,76 @@ def test_candidates(most, numbers):
     assert candidates(most) == numbers
 
 
-def test_the_fastest_by_enough():
-    assert fastest({2: 0.5, 1: 1.0}, 2, gain=0.9) == 1
-    assert fastest({2: 0.95, 1: 1.0}, 2, gain=0.9) == 2  # within the noise
-    assert fastest({2: 0.95, 1: 1.0}, 1, gain=0.9) == 1
-    assert fastest({4: 1.0, 2: 1.0, 1: 0.5}, 1, gain=0.9) == 4  # of two equals the larger
+def test_half_a_core_is_a_neighbour():
+    assert are_free(0.95, 2)
+    assert not are_free(0.75, 2)
+    assert not are_free(15.5 / 16, 16)
 
 
 class Machine:
     """As measured beside one busy thread, a step with a thread on a shared core takes 3.5 times as long."""
 
     def __init__(self, *, cores=2, first=None):
-        self.cores, self.busy, self.now, self.probed = cores, 0, 0.0, []
+        self.cores, self.busy, self.now, self.looked = cores, 0, 0.0, []
         self.sharing = Sharing(
-            first or cores, most=cores, speeds=self.speeds, gain=0.9, clock=lambda: self.now
+            first or cores, most=cores, cores_share=self.share, gain=0.9, clock=lambda: self.now
         )
 
-    def speed(self, threads):
-        return threads / (3.5 if threads > self.cores - self.busy else 1.0)
+    def share(self, threads):
+        assert threads == self.cores
+        self.looked.append(self.now)
+        return 1 - 0.5 * self.busy / self.cores
 
-    def speeds(self, numbers):
-        self.probed.append(self.now)
-        return {number: self.speed(number) for number in numbers}
+    def slower(self, threads):
+        return self.cores / threads * (3.5 if threads > self.cores - self.busy else 1.0)
 
-    def look(self, *, slower=None, where="here"):
-        self.now += LOOK_S
-        slower = slower or self.cores / self.speed(self.sharing.threads)
-        return self.sharing.look(slower, where=where)
-
-    def spend(self, seconds, **options):
+    def spend(self, seconds, *, slower=None, where="here"):
         """Train for some seconds; return the threads as they followed each other."""
         taken = [self.sharing.threads]
         for _ in range(round(seconds / LOOK_S)):
-            change = self.look(**options)
-            taken += [] if change is None else [change.threads]
+            self.now += LOOK_S
+            threads = self.sharing.look(slower or self.slower(self.sharing.threads), where=where)
+            taken += [] if threads == taken[-1] else [threads]
         return taken
 
 
-def test_a_quiet_machine_is_probed_every_two_minutes():
+def test_on_a_quiet_machine_nobody_looks_around():
     machine = Machine()
     assert machine.spend(600) == [2]
-    assert len(machine.probed) == 5
+    assert machine.looked == []
 
 
 def test_a_neighbour_comes_and_goes():
     machine = Machine()
     machine.spend(30)
     machine.busy = 1
-    assert machine.look() is None  # one probe may err
-    assert machine.look() == Change(1, 1.75)
+    assert machine.spend(5) == [2]  # one slow moment is no reason
+    assert machine.spend(5) == [2, 1]
     assert machine.spend(120) == [1]
     machine.busy = 0
-    assert machine.spend(60) == [1, 2]
+    assert machine.spend(20) == [1, 2]
     assert machine.spend(600) == [2]
+
+
+def test_one_slow_moment_is_no_reason():
+    machine = Machine()
+    machine.spend(30)
+    machine.busy = 1
+    assert machine.spend(5, slower=3.0) == [2]
+    assert machine.spend(60, slower=1.0) == [2]
 
 
 def test_a_moment_without_the_neighbour_is_no_reason():
     machine = Machine()
     machine.spend(30)
     machine.busy = 1
-    machine.spend(10)
+    machine.spend(30)
     for _ in range(20):
-        probes, machine.busy = len(machine.probed), 0
-        while len(machine.probed) == probes:
-            assert machine.look() is None
+        looks, machine.busy = len(machine.looked), 0
+        while len(machine.looked) == looks:
+            assert machine.spend(5, slower=2.0) == [1]
         machine.busy = 1
-        assert machine.look() is None
+        assert machine.spend(5, slower=2.0) == [1]
     assert machine.sharing.threads == 1
 
 
@@ -102,98 +106,113 @@ def test_a_training_that_begins_among_neighbours_takes_all_cores_when_they_go():
     machine.busy = 1
     assert machine.spend(60) == [1]
     machine.busy = 0
-    assert machine.spend(120) == [1, 2]
-
-
-def test_a_neighbour_that_shows_in_no_pace_is_found_too():
-    machine = Machine()
-    machine.busy = 1
-    assert machine.spend(120, slower=1.0) == [2]
-    assert machine.spend(10, slower=1.0) == [2, 1]  # the plan had expected worse
+    assert machine.spend(25) == [1, 2]
 
 
 def test_fewer_threads_that_gain_nothing_are_given_up_and_tried_less_and_less():
     machine = Machine()
     machine.busy = 1
-    taken = [machine.now for _ in range(1000) if machine.look(slower=2.0) == Change(1, 1.75)]
+    machine.spend(5, slower=1.0)
+    taken = [machine.now for _ in range(1000) if machine.spend(LOOK_S, slower=2.0) == [2, 1]]
     gaps = [after - before for before, after in pairwise(taken)]
-    assert len(gaps) >= 3
-    assert all(after > 1.6 * before for before, after in pairwise(gaps))
-    assert machine.look(slower=2.0) is None
-    assert machine.sharing.threads == 2
+    assert len(gaps) >= 6
+    assert all(after > 1.4 * before for before, after in pairwise(gaps[:4]))
+    assert gaps[-1] < 700  # but at last every ten minutes
 
 
-def test_fewer_threads_are_judged_by_the_pace_of_the_same_training():
-    for where, after in (("here", 2), ("there", 1)):
-        machine = Machine()
-        machine.busy = 1
-        assert machine.spend(25, slower=2.0) == [2, 1]
-        machine.spend(15, slower=2.0, where=where)
-        assert machine.sharing.threads == after
-
-
-def test_threads_follow_the_neighbours_on_many_cores():
+def test_threads_go_down_until_no_neighbour_holds_them_up():
     machine = Machine(cores=8)
-    machine.spend(15)
-    machine.busy = 1
-    assert machine.spend(60) == [8, 6]
-    machine.busy = 4
-    assert machine.spend(180) == [6, 4]
-    machine.busy = 2
-    assert machine.spend(180) == [4, 6]
+    machine.spend(30)
+    machine.busy = 3
+    assert machine.spend(60) == [8, 6, 4]  # with 6 it gains nothing
+    assert machine.spend(120) == [4]  # slower than planned, but as fast as four threads are
+    machine.busy = 6
+    assert machine.spend(120) == [4, 2]
     machine.busy = 0
-    assert machine.spend(180) == [6, 8]
+    assert machine.spend(60) == [2, 8]
 
 
-def test_no_more_than_twice_the_pace_is_expected_of_fewer_threads():
-    machine = Machine(first=1)
-    machine.speed = lambda threads: {2: 0.1, 1: 1.0}[threads]
-    machine.sharing.take(2)
-    machine.spend(15, slower=3.5)
-    assert machine.look(slower=3.5) is None
-    assert machine.look(slower=3.5) == Change(1, 2.0)
+def test_of_many_threads_that_all_gain_nothing_it_comes_back_to_all():
+    machine = Machine(cores=8)
+    machine.busy = 1
+    machine.spend(5, slower=1.0)
+    assert machine.spend(60, slower=2.0) == [8, 6, 4, 2, 1, 8]
 
 
 def test_a_slow_machine_without_neighbours_keeps_its_threads():
     machine = Machine()
-    assert machine.spend(600, slower=3.0) == [2]
-    assert machine.probed == [20, 60, 140, 260, 380, 500]  # a probe costs time
+    machine.spend(5)
+    assert machine.spend(60, slower=3.0) == [2]
+    assert len(machine.looked) == 4  # a look costs time: one in 15 seconds
 
 
-def test_a_number_of_threads_that_is_no_candidate_is_compared_too():
-    machine = Machine(cores=8, first=3)
-    machine.busy = 5
-    assert machine.spend(60) == [3]  # 3 of 8 threads are as fast as can be
+def test_what_is_faster_than_planned_may_still_have_a_neighbour():
+    machine = Machine()
+    machine.spend(30, slower=0.3)
+    machine.busy = 1
+    assert machine.spend(10, slower=1.0) == [2, 1]
 
 
-def test_the_probe_counts_products_and_leaves_the_threads(monkeypatch):
-    clock, threads = count(0.0, 0.01), []
-    monkeypatch.setattr(machine_module.time, "monotonic", lambda: next(clock))
+def test_no_trial_goes_from_one_stage_or_training_to_another():
+    machine = Machine()
+    machine.spend(30)
+    machine.busy = 1
+    assert machine.spend(10) == [2, 1]
+    assert machine.spend(5, slower=1.0, where="there") == [1, 2]
+    assert machine.spend(60, slower=1.0, where="there") == [2]
+
+
+def test_a_training_that_ends_on_trial_leaves_the_threads_before():
+    machine = Machine()
+    machine.spend(30)
+    machine.busy = 1
+    machine.spend(10)
+    assert machine.sharing.threads == 1
+    assert machine.sharing.settle() == 2
+    assert machine.sharing.settle() == 2
+
+
+def test_the_threads_of_a_continued_training_are_taken_over():
+    machine = Machine()
+    machine.spend(30)
+    machine.busy = 1
+    machine.spend(10)
+    machine.sharing.take(1)
+    assert machine.sharing.settle() == 1
+    assert machine.spend(60) == [1]
+
+
+def test_the_share_of_the_cores_is_processor_time_a_core(monkeypatch):
+    wall, used, threads = count(0.0, 0.1), iter((5.0, 5.6)), []
+    monkeypatch.setattr(machine_module.time, "monotonic", lambda: next(wall))
+    monkeypatch.setattr(machine_module.time, "process_time", lambda: next(used))
     monkeypatch.setattr(torch, "get_num_threads", lambda: 7)
     monkeypatch.setattr(torch, "set_num_threads", threads.append)
-    speeds = machine_module.thread_speeds([2, 1], seconds=0.2, rounds=2)
-    assert speeds == pytest.approx({2: 90, 1: 90}, rel=0.2)  # a look at the clock after each
-    assert threads == [2, 1, 2, 1, 7]
+    share = machine_module.cores_share(2, seconds=0.25)
+    assert share == pytest.approx(0.6 / 0.4 / 2)  # 0.1 s each look, the last at 0.4
+    assert threads == [2, 7]  # as it was
 
 
 # --- in the loop ------------------------------------------------------------------------------------------
 
 
 class Script(Sharing):
-    """Knows at which looks how many threads come next."""
+    """Knows at which looks how many threads come next; ``trial`` are those to go back to."""
 
-    def __init__(self, changes, *, first=1, faster=2.0):
-        self.changes, self.threads, self.faster, self.slower = changes, first, faster, []
+    def __init__(self, changes, *, first=1, trial=None):
+        self.changes, self.threads, self.trial, self.looks = changes, first, trial, 0
 
     def take(self, threads):
         self.threads = threads
 
+    def settle(self):
+        self.threads = self.trial or self.threads
+        return self.threads
+
     def look(self, slower, *, where):
-        self.slower.append(slower)
-        change = self.changes.get(len(self.slower))
-        if change is not None:
-            self.threads = change
-        return None if change is None else Change(change, self.faster)
+        self.looks += 1
+        self.threads = self.changes.get(self.looks, self.threads)
+        return self.threads
 
 
 @pytest.fixture
@@ -212,8 +231,8 @@ def taken(monkeypatch):
 
 
 def train(data, folder, sharing):
-    """Train; by the clock each step takes a second, and a quarter of it was expected."""
-    settings, clock, pixels = config(), count(0.0, 1.0), 2 * 12 * 12
+    """Train; by the clock each step takes twice what was planned."""
+    settings, clock, pixels = config(), count(0.0, 0.5), 2 * 12 * 12
     train_fold(
         make_fabric(settings),
         TinyNet(),
@@ -236,12 +255,34 @@ def test_a_change_is_an_event_and_the_steps_after_it_follow(tmp_path, taken):
     assert threads_of(tmp_path / "run" / "metrics.jsonl", fold=1) is None
 
 
-def test_the_pace_that_a_change_brings_is_believed_at_once(tmp_path, taken):
-    script = Script({3: 2}, faster=4.0)
-    train(make_data(tmp_path), tmp_path / "run", script)
-    before, after = script.slower[2:4]
-    assert before == pytest.approx(4.0, rel=0.01)
-    assert 1.0 < after < 2.5  # a quarter, and one more step of a second
+def test_the_pace_and_where_it_was_are_told(tmp_path, taken):
+    told = []
+
+    class Listening(Script):
+        def look(self, slower, *, where):
+            told.append((slower, where))
+            return self.threads
+
+    train(make_data(tmp_path), tmp_path / "run", Listening({}))
+    assert [slower for slower, _ in told] == pytest.approx([2.0] * 20)
+    assert {where for _, where in told} == {("k", 0, 0)}
+
+
+def test_a_training_that_ends_on_trial_is_predicted_with_the_threads_before(tmp_path, taken):
+    train(make_data(tmp_path), tmp_path / "run", Script({18: 2}, trial=1))
+    assert taken == [1] * 18 + [2] * 2
+    assert events(tmp_path / "run", "threads") == [2, 1]
+
+
+def test_a_stop_on_trial_goes_on_with_the_threads_before(tmp_path, taken, monkeypatch):
+    data, second = make_data(tmp_path), Script({})
+    with monkeypatch.context() as patch:
+        leave_at(patch, 13, StoppedError("stop", exit_code=143))
+        with pytest.raises(StoppedError):
+            train(data, tmp_path / "left", Script({10: 2}, trial=1))
+    train(data, tmp_path / "left", second)
+    assert taken == [1] * 10 + [2] * 2 + [1] * 8
+    assert second.threads == 1
 
 
 def test_a_fresh_training_begins_with_the_threads_of_the_one_before(tmp_path, taken):

@@ -12,7 +12,6 @@ from masksmith.planning.rules import Candidate, Rules
 from masksmith.preprocess import round_up
 from masksmith.progress import clock
 from masksmith.recipe import Recipe
-from masksmith.training.sharing import Speeds
 
 _WEIGHTS = {"encoder_weights", "encoder_weights_hash"}  # fields of ModelConfig that pin no model
 
@@ -51,9 +50,9 @@ class Tools:
     drift: Callable[[Recipe, DataFacts], None]
     """Compares what is remembered with the machine as it is now; later measurements heed it."""
     threads: Callable[[Recipe, DataFacts], Mapping[int, float]]
-    """Seconds of a step now by the number of threads; empty where all threads are the fastest."""
-    speeds: Speeds
-    """Compares numbers of threads by a probe of a moment."""
+    """Seconds of a step now by the number of threads; empty where the cores are free."""
+    cores_share: Callable[[int], float]
+    """Share of so many cores that this process gets now."""
     device: str
     """The settled device: cpu, cuda or mps."""
     measured_s: Callable[[], float]
@@ -114,7 +113,7 @@ def choose_threads(step_s: Mapping[int, float], rules: Rules) -> Choice | None:
     """
     if len(step_s) < 2:
         return None
-    most, few = max(step_s), min(step_s)
+    most, few = max(step_s), min(step_s, key=lambda number: (step_s[number], -number))
     if step_s[few] > rules.time.fewer_threads_below_frac * step_s[most]:
         return None
     reason = (

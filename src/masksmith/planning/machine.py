@@ -1,7 +1,6 @@
 """The speed of this machine as planning sees it: remembered times, checked against a few steps now."""
 
 import time
-from collections.abc import Sequence
 from typing import Any
 
 from masksmith import pulse
@@ -11,7 +10,7 @@ from masksmith.planning.cost import DataFacts, Timed, stage_hw
 from masksmith.progress import logger
 from masksmith.recipe import Recipe
 from masksmith.training.config import TrainingConfig
-from masksmith.training.sharing import candidates
+from masksmith.training.sharing import are_free, candidates
 
 _MEASURE_S = 1.0  # seconds of steps timed for one size
 _FASTER, _BUSIER = 0.87, 1.15  # a machine this much off what is remembered is planned for as it is now
@@ -37,15 +36,16 @@ class Measurements:
         self.remembered: set[str] = set()
         self.spent_s = 0.0
         self.factor = 1.0
-        self.fastest: int | None = None
-        """The fastest number of threads by the probe; None: not looked at."""
+        self.is_quiet: bool | None = None
+        """Whether this process has its cores for itself; None: not looked at."""
         self.by_threads: dict[str, dict[int, float]] = {}
 
-    def speeds(self, numbers: Sequence[int]) -> dict[int, float]:
-        """Return the speed of each number of threads now."""
-        from masksmith.training.machine import thread_speeds
+    @staticmethod
+    def cores_share(threads: int) -> float:
+        """Return the share of so many cores that this process gets now."""
+        from masksmith.training.machine import cores_share
 
-        return thread_speeds(numbers)
+        return cores_share(threads)
 
     @staticmethod
     def _key(model: ModelConfig, training: TrainingConfig, hw: tuple[int, int], batch_size: int) -> str:
@@ -110,7 +110,7 @@ class Measurements:
         return _Scaled(self.known[key], self.factor if key in self.remembered else 1.0)
 
     def threads_of(self, recipe: Recipe, facts: DataFacts) -> dict[int, float]:
-        """Return the seconds of a step now with all threads and with fewer; nothing where all are the fastest.
+        """Return the seconds of a step now with all threads and with fewer; nothing where all cores are free.
 
         Threads of one step wait for each other, so that a neighbour on one core holds up those on all. Looked at once
         a command: the answer for a recipe stays the same.
@@ -120,19 +120,18 @@ class Measurements:
         assert threads != "auto", recipe.name
         if training.device != "cpu" or threads == 1:
             return {}
-        if self.fastest is None:
+        if self.is_quiet is None:
             began = time.monotonic()
-            speeds = self.speeds(candidates(threads))
-            self.fastest = max(speeds, key=lambda number: (speeds[number], number))
+            self.is_quiet = are_free(self.cores_share(threads), threads)
             self.spent_s += time.monotonic() - began
-        if self.fastest == threads:
+        if self.is_quiet:
             return {}
         hw, batch = _smallest(recipe, facts)
         key = self._key(model, training, hw, batch)
         if key not in self.by_threads:
             self.by_threads[key] = {
                 number: self._step_now(model, training.model_copy(update={"threads": number}), hw, batch)
-                for number in (threads, self.fastest)
+                for number in candidates(threads)
             }
         return self.by_threads[key]
 

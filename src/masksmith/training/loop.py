@@ -80,6 +80,7 @@ def train_fold(
     remaining.done += planned - trainer.work_ahead()
     with torch.random.fork_rng():
         _train(run)
+        _end_trial(run)
         write_final(trainer, run.keeper, evaluate)
     _tidy(folder)
 
@@ -161,6 +162,7 @@ def _train(run: _Run) -> None:
             _save(run)
             continue
         except StoppedError:
+            _end_trial(run)
             _save(run)
             raise
         for watch, value in (("score", scored.score), ("val_loss", scored.val_loss)):
@@ -267,6 +269,13 @@ def _replan(run: _Run, plan: list[Epoch]) -> None:
         "%s, epoch %.2f: the time left is not enough; %.0f%% of the work ahead is kept",
         trainer.data.name, position, 100 * share,
     )  # fmt: skip
+
+
+def _end_trial(run: _Run) -> None:
+    """Take the threads that are known to be good, where others were on trial."""
+    if run.sharing is not None and run.sharing.settle() != run.trainer.threads:
+        run.trainer.use_threads(run.sharing.threads)
+        _say_threads(run)
 
 
 def _say_threads(run: _Run) -> None:

@@ -4,7 +4,6 @@ import ctypes
 import logging
 import os
 import time
-from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -19,8 +18,7 @@ from masksmith.training.config import TrainingConfig
 _BF16_FLAGS = ("amx_bf16", "avx512_bf16")
 _LIGHTNING = ("lightning-fabric", "lightning", "pytorch-lightning")
 _LIGHTNING_FROM = "2.6.6"
-_PROBE_S, _PROBE_ROUNDS = 0.2, 6  # time for each number of threads, in so many turns
-_PROBE_SIDE = 384  # of a matrix
+_PROBE_S = 0.3  # how long all cores are kept busy to see whether they are free
 
 
 def settle_device(device: str) -> str:
@@ -75,32 +73,21 @@ def settle_threads(threads: int | str) -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
 
 
-def thread_speeds(
-    numbers: Sequence[int], *, seconds: float = _PROBE_S, rounds: int = _PROBE_ROUNDS
-) -> dict[int, float]:
-    """Return how many products of small matrices this process makes a second with each number of threads, now.
+def cores_share(threads: int, *, seconds: float = _PROBE_S) -> float:
+    """Return the share of ``threads`` cores that this process gets while it keeps them all busy, 0 to 1.
 
-    The threads of a product wait for each other as those of a training step do, but more often: the number that is the
-    fastest here is the fastest there, by less.
-
-    Args:
-        numbers: The numbers of threads.
-        seconds: Time for each, in turn, so that all see the same neighbours.
-        rounds: Number of turns.
+    About 1 on a quiet machine; a neighbour that keeps one of two cores busy leaves about 0.75.
     """
-    before, matrix = torch.get_num_threads(), torch.ones(_PROBE_SIDE, _PROBE_SIDE)
-    made, took = dict.fromkeys(numbers, 0), dict.fromkeys(numbers, 0.0)
-    for _ in range(rounds):
-        for number in numbers:
-            torch.set_num_threads(number)
-            matrix @ matrix  # the threads begin
-            began = time.monotonic()
-            while (spent := time.monotonic() - began) < seconds / rounds or spent == 0:
-                matrix @ matrix
-                made[number] += 1
-            took[number] += spent
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    matrix = torch.ones(512, 512)
+    matrix @ matrix  # the threads begin
+    began, used = time.monotonic(), time.process_time()
+    while time.monotonic() - began < seconds:
+        matrix @ matrix
+    share = (time.process_time() - used) / (time.monotonic() - began) / threads
     torch.set_num_threads(before)
-    return {number: made[number] / took[number] for number in numbers}
+    return share
 
 
 def settle_machine(config: TrainingConfig) -> TrainingConfig:

@@ -1,25 +1,20 @@
 """How many threads the trainings of a budget take while other processes use the cores too.
 
 The threads of a step wait for each other, so that a neighbour on one core holds up those on all: beside one busy thread
-two threads made 32 images a second where one made 61 (benchmarks/neighbours.py). A probe of a moment says which number
-of threads is the fastest; where two in a row agree, a training goes on with it, and goes back if its pace does not
-gain.
+two threads made 32 images a second where one made 61 (benchmarks/neighbours.py). A training that becomes slow while the
+cores are not free goes on with fewer threads for some seconds; they stay if its pace gains, and all are taken again
+when the cores are free.
 """
 
 import time
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 
-_SLOW = 1.25  # a training that is slower than expected by this looks for neighbours
-_OFTEN_S, _SELDOM_S = (
-    20.0,
-    120.0,
-)  # between two probes: where something is amiss, and where probes found nothing
-_TRIAL_S = 10.0  # after so long with fewer threads the pace is compared
-_FASTER_MOST = 2.0  # what fewer threads are expected to gain at most, whatever the probe says
-
-Speeds = Callable[[Sequence[int]], Mapping[int, float]]
-"""Returns the speed (in any unit) of each number of threads, now."""
+_SLOW = 1.4  # times the pace that was to be expected: neighbours are looked for
+_WAIT_S = 15.0  # between two looks for neighbours
+_TRIAL_S = 8.0  # after so long the pace of fewer threads is judged
+_PATIENCE_S, _PATIENCE_MOST_S = 60.0, 600.0  # after trials that gained nothing
+_FREE_CORES = 0.25  # cores are free where this process gets all but so many of them
 
 
 def candidates(most: int) -> list[int]:
@@ -27,30 +22,17 @@ def candidates(most: int) -> list[int]:
     return sorted({most, most * 3 // 4, most // 2, most // 4, 1} - {0}, reverse=True)
 
 
-def fastest(speeds: Mapping[int, float], threads: int, *, gain: float) -> int:
-    """Return the fastest number of threads, or ``threads`` where it takes more than ``gain`` of their time."""
-    best = max(speeds, key=lambda number: (speeds[number], number))
-    return best if speeds[threads] <= gain * speeds[best] else threads
-
-
-@dataclass(frozen=True)
-class Change:
-    """Another number of threads."""
-
-    threads: int
-    faster: float
-    """How much faster they are expected to be."""
+def are_free(share: float, cores: int) -> bool:
+    """Whether a process that gets this share of so many cores has them for itself."""
+    return (1 - share) * cores < _FREE_CORES
 
 
 @dataclass(frozen=True)
 class _Trial:
-    """Fewer threads, until their pace is known."""
+    """What fewer threads are compared with."""
 
     threads: int
-    """To go back to."""
     slower: float
-    """With these."""
-    where: Hashable
     until: float
 
 
@@ -62,7 +44,7 @@ class Sharing:
         threads: int,
         *,
         most: int,
-        speeds: Speeds,
+        cores_share: Callable[[int], float],
         gain: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -71,71 +53,77 @@ class Sharing:
         Args:
             threads: What trainings begin with.
             most: Threads on a quiet machine.
-            speeds: The probe.
-            gain: Another number of threads is taken where it needs at most this share of the time.
+            cores_share: Returns the share of so many cores that this process gets now.
+            gain: Fewer threads stay where they need at most this share of the time.
             clock: Seconds.
         """
         self.threads, self.most = threads, most
-        self.speeds, self.gain, self.clock = speeds, gain, clock
+        self.cores_share, self.gain, self.clock = cores_share, gain, clock
         self._trial: _Trial | None = None
-        self._wish = 0  # where the last probe wanted to go: up, down, or nowhere
-        self._probed, self._wait_s, self._was_slow = clock(), _OFTEN_S, False
-        self._not_down_until, self._patience_s = clock(), _SELDOM_S
+        self._where: Hashable = None
+        self._usual = 1.0
+        """The pace that is to be expected with the present threads, as a multiple of the planned one."""
+        self._is_suspect = self._was_free = False
+        self._next = self._next_trial = clock()
+        self._patience_s = _PATIENCE_S
 
     def take(self, threads: int) -> None:
         """Take the threads that a training was left with."""
-        self.threads, self._trial, self._wish = threads, None, 0
+        self.threads, self._trial, self._where = threads, None, None
 
-    def look(self, slower: float, *, where: Hashable) -> Change | None:
-        """Return the change to be made now, if any.
+    def settle(self) -> int:
+        """End a trial that is under way, because no pace will judge it; return the threads."""
+        if self._trial is not None:
+            self.threads, self._trial = self._trial.threads, None
+        return self.threads
+
+    def look(self, slower: float, *, where: Hashable) -> int:
+        """Return the threads to go on with.
 
         Args:
-            slower: Seconds a pixel over the last moments, as a multiple of what was expected.
+            slower: Seconds a pixel over the last moments, as a multiple of what was planned.
             where: Training and stage; paces of two are not compared.
         """
-        if self._trial is not None and (back := self._judge(self._trial, slower, where)):
-            return back
-        is_slow = slower >= _SLOW
-        if is_slow and not self._was_slow:
-            self._wait_s = _OFTEN_S
-        self._was_slow = is_slow
-        amiss = is_slow or self.threads < self.most
-        wait_s = 0.0 if self._wish else self._wait_s if amiss else _SELDOM_S
-        if self.clock() < self._probed + wait_s:
-            return None
-        return self._probe(slower, where)
+        if where != self._where:
+            self.settle()
+            self._where, self._is_suspect = where, False
+            self._usual = 1.0 if self.threads == self.most else slower
+        if self._trial is not None:
+            self._judge(self._trial, slower)
+            return self.threads
+        self._usual = min(self._usual, slower)
+        is_slow = slower >= _SLOW * self._usual and self.threads > 1 and self.clock() >= self._next_trial
+        if self._is_suspect:  # a second slow look in a row
+            self._is_suspect = False
+            if is_slow:
+                self._try_fewer(_Trial(self.threads, slower, self.clock() + _TRIAL_S))
+        elif self.clock() >= self._next and (is_slow or self.threads < self.most):
+            self._look_around(is_slow=is_slow)
+        return self.threads
 
-    def _probe(self, slower: float, where: Hashable) -> Change | None:
-        speeds = self.speeds(sorted({*candidates(self.most), self.threads}, reverse=True))
-        best = fastest(speeds, self.threads, gain=self.gain)
-        self._probed = self.clock()
-        if best < self.threads and self._probed < self._not_down_until:
-            best = self.threads
-        wish, before = (best > self.threads) - (best < self.threads), self._wish
-        self._wish = wish
-        if wish == 0:
-            self._wait_s = min(2 * self._wait_s, _SELDOM_S)
-        if wish == 0 or wish != before:
-            return None
-        return self._change(best, speeds, slower, where)
+    def _look_around(self, *, is_slow: bool) -> None:
+        """Look whether the cores are free; twice in a row, before more threads are taken."""
+        free = are_free(self.cores_share(self.most), self.most)
+        self._is_suspect = is_slow and not free
+        if free and self._was_free and self.threads < self.most:
+            self.threads, self._usual, free = self.most, 1.0, False
+        self._was_free = free
+        self._next = self.clock() + (0.0 if free and self.threads < self.most else _WAIT_S)
 
-    def _change(self, best: int, speeds: Mapping[int, float], slower: float, where: Hashable) -> Change:
-        if best < self.threads:
-            self._trial = _Trial(self.threads, slower, where, self._probed + _TRIAL_S)
-        faster = min(speeds[best] / speeds[self.threads], max(_FASTER_MOST, best / self.threads))
-        self.threads, self._wish, self._wait_s = best, 0, _OFTEN_S
-        return Change(best, faster)
+    def _try_fewer(self, trial: _Trial) -> None:
+        self._trial = trial
+        self.threads = next(number for number in candidates(self.most) if number < self.threads)
 
-    def _judge(self, trial: _Trial, slower: float, where: Hashable) -> Change | None:
-        """Go back from fewer threads that gained nothing; the next trial is then twice as far off."""
-        if where == trial.where and self.clock() < trial.until:
-            return None
-        self._trial = None
-        if where != trial.where or slower <= self.gain * trial.slower:
-            self._patience_s = _SELDOM_S
-            return None
-        self._not_down_until = self.clock() + self._patience_s
-        self._patience_s *= 2
-        back = Change(trial.threads, slower / trial.slower)
-        self.threads, self._wish = trial.threads, 0
-        return back
+    def _judge(self, trial: _Trial, slower: float) -> None:
+        """Keep the threads under trial, try still fewer, or go back and wait longer before the next trial."""
+        now = self.clock()
+        if now < trial.until:
+            return
+        if slower <= self.gain * trial.slower:
+            self._trial, self._usual, self._patience_s = None, slower, _PATIENCE_S
+        elif self.threads > 1:
+            self._try_fewer(_Trial(trial.threads, trial.slower, now + _TRIAL_S))
+        else:
+            self.settle()
+            self._next_trial = now + self._patience_s
+            self._patience_s = min(2 * self._patience_s, _PATIENCE_MOST_S)

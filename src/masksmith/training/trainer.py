@@ -396,17 +396,16 @@ class Trainer:
         torch.set_num_threads(threads)
 
     def look_at_the_cores(self, remaining: Remaining, deadline: Deadline) -> bool:
-        """Take another number of threads where that is faster now; return whether it did."""
+        """Take another number of threads where that may be faster; return whether it did."""
         if deadline.sharing is None or not remaining.recent:
             return False
         stage = self.plan[self.progress.epoch].stage
         slower = deadline.slower(remaining.recent, stage=stage)
-        change = deadline.sharing.look(slower, where=(self.data.key, self.data.fold, stage))
-        if change is None:
-            remaining.restart()  # the probe was no step
+        threads = deadline.sharing.look(slower, where=(self.data.key, self.data.fold, stage))
+        remaining.restart()  # a look at the cores is no step
+        if threads == self.threads:
             return False
-        self.use_threads(change.threads)
-        remaining.expect(remaining.recent / change.faster)
+        self.use_threads(threads)
         return True
 
     # --- the plan -----------------------------------------------------------------------------------------
