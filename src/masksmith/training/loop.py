@@ -283,8 +283,9 @@ def _say_threads(run: _Run) -> None:
     trainer = run.trainer
     run.log.write(trainer.position, "event", threads=trainer.threads)
     logger.info(
-        "%s, epoch %.2f: going on with %d threads", trainer.data.name, trainer.position, trainer.threads
-    )
+        "%s, epoch %.2f: going on with %d thread%s",
+        trainer.data.name, trainer.position, trainer.threads, "s" if trainer.threads > 1 else "",
+    )  # fmt: skip
 
 
 def _rescue(run: _Run, error: Exception) -> None:
