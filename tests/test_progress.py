@@ -47,3 +47,28 @@ def test_the_pace_forgets_and_skips():
     now[0] += 2
     remaining.advance(1)
     assert remaining.pace == 2
+
+
+@pytest.mark.parametrize("believe", [True, False])
+def test_a_trial_is_believed_or_forgotten(believe):
+    now = [0.0]
+    remaining = Remaining(1000, warm_up=0, memory_s=10.0, recent_s=1.0, clock=lambda: now[0])
+
+    def steps(seconds):
+        for _ in range(20):
+            now[0] += seconds
+            remaining.advance(1)
+
+    steps(2.0)
+    remaining.end_trial(believe=True)  # there is none
+    assert (remaining.pace, remaining.recent, remaining.recent_s) == pytest.approx((2, 2, 40))
+    remaining.try_out()
+    assert (remaining.recent, remaining.recent_s) == (0, 0)
+    steps(1.0)
+    assert (remaining.pace, remaining.recent, remaining.recent_s) == pytest.approx((2, 1, 20))
+    remaining.end_trial(believe=believe)
+    assert remaining.pace == pytest.approx(1 if believe else 2)
+    assert (remaining.recent == 0) != believe
+    assert remaining.done == 40
+    steps(1.0)
+    assert remaining.pace == pytest.approx(1, rel=0.2)

@@ -214,7 +214,8 @@ def _attempt(work: _Work, planner: Planner, plan: Plan, at: int, budget: Budget)
     logger.info("unit %d (%s): %s", at + 1, unit.kind, unit.reason)
     work.under_way = member
     try:
-        deadline = Deadline(lambda: budget.left, cost.reserve_s, cost.paces, planner.sharing(plan))
+        sharing = planner.sharing(plan)
+        deadline = Deadline(lambda: budget.left, cost.reserve_s, cost.paces, sharing, busy=planner.slower)
         pace = _train(project, member, deadline)
         planner.learn(member.run.recipe, pace)
         predict_member(project, member)

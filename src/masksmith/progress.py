@@ -62,7 +62,7 @@ class Remaining:
     Work is counted in any unit (pixels, in training). The first steps of a process are slow (memory is claimed,
     kernels are chosen), so the pace leaves out the first ``warm_up`` steps. The pace forgets: a step that lies
     ``memory_s`` seconds back counts 1/e, so that a busy neighbour is noticed and its end too; ``recent`` forgets
-    within ``recent_s`` seconds.
+    within ``recent_s`` seconds. A trial (``try_out``) shows in ``recent`` alone, until it is believed or given up.
     """
 
     def __init__(
@@ -81,6 +81,9 @@ class Remaining:
         self.steps = 0
         self.last = clock()
         self._long, self._short = _Pace(memory_s), _Pace(recent_s)
+        self.recent_s = 0.0
+        """Seconds of the steps that ``recent`` may be made of."""
+        self._is_trial = False
 
     def restart(self) -> None:
         """Begin to time a step now: what happened since the last one was something else."""
@@ -94,8 +97,10 @@ class Remaining:
         self.done += work
         self.steps += 1
         if self.steps > self.warm_up:
-            self._long.add(work, seconds)
             self._short.add(work, seconds)
+            self.recent_s += seconds
+            if not self._is_trial:
+                self._long.add(work, seconds)
 
     def skip(self, work: int | float) -> None:
         """Count ``work`` as done, but not for the pace: it was of another kind."""
@@ -105,8 +110,25 @@ class Remaining:
     def forget(self) -> None:
         """Forget the pace: what follows has another one."""
         self.steps = 0
-        self._long, self._short = _Pace(self._long.memory_s), _Pace(self._short.memory_s)
+        self._long = _Pace(self._long.memory_s)
+        self._forget_recent()
         self.restart()
+
+    def _forget_recent(self) -> None:
+        self._short, self.recent_s = _Pace(self._short.memory_s), 0.0
+
+    def try_out(self) -> None:
+        """Begin a trial: what the steps ahead take is not what is to be expected."""
+        self._is_trial = True
+        self._forget_recent()
+
+    def end_trial(self, *, believe: bool) -> None:
+        """End a trial, if there is one; ``believe``: its pace is to be expected from here on."""
+        if self._is_trial and believe:
+            self._long.work, self._long.seconds = self._short.work, self._short.seconds
+        elif self._is_trial:
+            self._forget_recent()
+        self._is_trial = False
 
     @property
     def pace(self) -> float:

@@ -91,6 +91,7 @@ def test_a_shortened_plan_grows_again(first, second, step, cut, share, data):
     ahead = sum(one.steps for one in whole[place:]) - later
     kept = sum(one.steps for one in longer[index:]) - later
     assert share * ahead - 2 <= kept <= share * ahead + 1e-9
+    assert longer[index].stage_at == shorter[index].stage_at  # its images stay
     assert longer[index].at(later) == pytest.approx(shorter[index].at(later))  # the rate goes on where it is
     for epoch in longer[index:]:
         assert epoch.steps <= 10
@@ -130,12 +131,13 @@ def test_deadline():
 
 def test_a_deadline_that_is_far():
     deadline = Deadline(lambda: 120.0, reserve_s=20.0)
-    assert deadline.has_room(70, 10, 1.0)
-    assert not deadline.has_room(71, 10, 1.0)
-    assert not deadline.has_room(70, 10, 2.0)  # a longer reserve
-    assert not Deadline(lambda: 40.0, reserve_s=0.0).has_room(31, 0, 1.0)  # less than ten seconds over
-    assert deadline.fitting(160, 10, 1.0) == pytest.approx((98 - 10) / 160)
-    assert deadline.fitting(10, 10, 1.0) == 1
+    assert deadline.has_room(80, 1.0)
+    assert not deadline.has_room(81, 1.0)
+    assert not deadline.has_room(80, 2.0)  # a longer reserve
+    assert not Deadline(lambda: 40.0, reserve_s=0.0).has_room(31, 1.0)  # less than ten seconds over
+    assert deadline.fitting(196, 1.0) == pytest.approx(0.5)
+    assert deadline.fitting(20, 1.0) == 1
+    assert deadline.fitting(0, 1.0) == 1
 
 
 def test_a_deadline_that_has_passed():

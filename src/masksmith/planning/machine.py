@@ -129,10 +129,13 @@ class Measurements:
         hw, batch = _smallest(recipe, facts)
         key = self._key(model, training, hw, batch)
         if key not in self.by_threads:
-            self.by_threads[key] = {
-                number: self._step_now(model, training.model_copy(update={"threads": number}), hw, batch)
-                for number in candidates(threads)
-            }
+            seconds: dict[int, float] = {}
+            for number in candidates(threads):
+                own = training.model_copy(update={"threads": number})
+                seconds[number] = self._step_now(model, own, hw, batch)
+                if seconds[number] > min(seconds.values()):
+                    break  # still fewer would be slower still
+            self.by_threads[key] = seconds
         return self.by_threads[key]
 
     def _step_now(

@@ -20,12 +20,14 @@ class Deadline:
         reserve_s: Seconds that prediction, tuning, submission and report will take if the paces hold.
         paces: Expected seconds a pixel of each stage (small images cost more a pixel than large ones). Empty: unknown.
         sharing: Decides how many threads are taken; None: those of the recipe.
+        busy: How much slower than on a quiet machine the paces already are.
     """
 
     left: Callable[[], float]
     reserve_s: float
     paces: Sequence[float] = ()
     sharing: Sharing | None = None
+    busy: float = 1.0
 
     def slower(self, pace: float, *, stage: int) -> float:
         """Return how much slower than expected a stage runs at ``pace`` (seconds a pixel); 1 if nothing is known."""
@@ -50,15 +52,13 @@ class Deadline:
         left = self.for_training(slower)
         if steps_s <= 0 or steps_s + other_s <= left + max(_SLACK_S, _SLACK_FRAC * left):
             return None
-        return self.fitting(steps_s, other_s, slower)
+        return min(1.0, max(0.0, (_AIM * left - other_s) / steps_s))
 
-    def fitting(self, steps_s: float, other_s: float, slower: float) -> float:
-        """Return the share of so many seconds of steps that fits, 0 to 1; the arguments are those of ``share``."""
-        if steps_s <= 0:
-            return 1.0
-        return min(1.0, max(0.0, (_AIM * self.for_training(slower) - other_s) / steps_s))
+    def fitting(self, seconds: float, slower: float) -> float:
+        """Return the share of so many seconds of steps and evaluations that fits, 0 to 1."""
+        return min(1.0, max(0.0, _AIM * self.for_training(slower) / seconds)) if seconds > 0 else 1.0
 
-    def has_room(self, steps_s: float, other_s: float, slower: float) -> bool:
-        """Whether much time would be left over; the arguments are those of ``share``."""
+    def has_room(self, seconds: float, slower: float) -> bool:
+        """Whether much time would be left over after so many seconds of steps and evaluations."""
         left = self.for_training(slower)
-        return steps_s + other_s <= min(_ROOM_FRAC * left, left - _ROOM_S)
+        return seconds <= min(_ROOM_FRAC * left, left - _ROOM_S)

@@ -21,9 +21,10 @@ from masksmith.progress import Remaining, logger
 from masksmith.training.checkpoint import Checkpoints, is_finished
 from masksmith.training.config import TrainingConfig
 from masksmith.training.deadline import Deadline
-from masksmith.training.events import EventLog
+from masksmith.training.events import EventLog, threads_of
 from masksmith.training.final import write_final
 from masksmith.training.keep import Keeper, tidy
+from masksmith.training.machine import settle_threads
 from masksmith.training.plan import Epoch
 from masksmith.training.refit import refuse_scores
 from masksmith.training.sharing import Sharing
@@ -117,12 +118,13 @@ def _begin(run: _Run) -> None:
     run.log.cut_back(trainer.position if found else -1.0)
     if found is None:
         run.keeper.begin_anew()
-        if (sharing := run.sharing) is not None and sharing.threads != trainer.threads:
-            trainer.use_threads(sharing.threads)
-            _say_threads(run)
-        _save(run)
+        if run.sharing is not None:
+            trainer.use_threads(run.sharing.settle())
     elif run.sharing is not None:
         run.sharing.take(trainer.threads)
+    _say_threads(run)
+    if found is None:
+        _save(run)
 
 
 def _save(run: _Run) -> None:
@@ -272,15 +274,19 @@ def _replan(run: _Run, plan: list[Epoch]) -> None:
 
 
 def _end_trial(run: _Run) -> None:
-    """Take the threads that are known to be good, where others were on trial."""
-    if run.sharing is not None and run.sharing.settle() != run.trainer.threads:
-        run.trainer.use_threads(run.sharing.threads)
+    """Take the threads that are known to be good, where others are on trial."""
+    if run.sharing is not None and run.sharing.is_on_trial:
+        run.trainer.use_threads(run.sharing.settle())
+        run.remaining.end_trial(believe=False)
         _say_threads(run)
 
 
 def _say_threads(run: _Run) -> None:
-    """Write into the log of record how many threads are taken from here on."""
+    """Write into the log of record how many threads are taken from here on, where it does not say so yet."""
     trainer = run.trainer
+    own = settle_threads(trainer.config.threads)
+    if trainer.threads == (threads_of(run.log.path, fold=run.log.fold) or own):
+        return
     run.log.write(trainer.position, "event", threads=trainer.threads)
     logger.info(
         "%s, epoch %.2f: going on with %d thread%s",
@@ -301,6 +307,7 @@ def _rescue(run: _Run, error: Exception) -> None:
     trainer.restore(*found)
     if run.sharing is not None:
         run.sharing.take(trainer.threads)
+    run.remaining.end_trial(believe=False)
     trainer.progress.lr_scale = _RESCUE_LR
     run.log.cut_back(trainer.position)
     _save(run)

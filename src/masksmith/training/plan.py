@@ -124,7 +124,7 @@ def lengthen(
     """
     now = plan[index]
     place = next(i for i, one in enumerate(whole) if (one.stage, one.number) == (now.stage, now.number))
-    under_way = replace(whole[place], at_start=now.at_start, at_step=now.at_step)
+    under_way = replace(now, steps=whole[place].steps)  # its images were drawn for its place
     return shorten([*plan[:index], under_way, *whole[place + 1 :]], index, step, share)
 
 

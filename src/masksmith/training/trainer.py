@@ -36,6 +36,8 @@ from masksmith.training.watch import Stalls, Watcher, watchers_of
 _EXPLODED = 3.0  # a mean loss above this multiple of the stage's best, and above its first, is a divergence
 _LOOK_EVERY = 20  # steps between looks at the loss: a look makes a GPU wait
 _LATE_EVERY_S = 5.0  # seconds between looks at the time left
+_GROWTH = 1.1  # a plan is lengthened by a tenth at least
+_LATE_AT = 0.8  # after this share of a schedule its rate is too low for steps to come back
 
 
 class DivergenceError(Exception):
@@ -59,7 +61,7 @@ class Progress:
     loss_sum: float = 0.0  # of those steps
     lr_scale: float = 1.0  # below 1 after a divergence
     rate_scale: float = 1.0  # of a plateau schedule
-    threads: int | None = None  # None: those of the recipe
+    threads: int | None = None  # the settled ones; None: those of the recipe
     average_steps: int = 0
     swa_count: int = 0  # weights in the mean
     snapshots: int = 0
@@ -99,6 +101,7 @@ class Trainer:
         self.progress = Progress()
         self.plan = self.whole = plan_epochs(config, data.counts(config))
         self.replanned = False
+        self.threads = settle_threads(config.threads)
         self.evaluate_s = 0.0
         self.next_look = time.monotonic() + _LATE_EVERY_S
         self.tasks = [task_of(config, stage, data, model.divisor) for stage in config.stages]
@@ -161,7 +164,7 @@ class Trainer:
     def restore(self, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
         """Go back to a checkpoint."""
         self.progress = Progress.from_json(facts["progress"])
-        torch.set_num_threads(self.threads)
+        self.use_threads(self.progress.threads or settle_threads(self.config.threads))
         self.replanned = facts["plan"] is not None
         if self.replanned:
             self.plan = [Epoch.from_json(epoch) for epoch in facts["plan"]]
@@ -351,7 +354,10 @@ class Trainer:
 
     def add_to_swa(self) -> None:
         """Count the weights into the equal mean, if the epoch under way is late enough."""
-        if self.swa and self.config.swa and self.progress.epoch + 1 >= self._swa_from(self.config.swa.start):
+        if self.swa is None or self.config.swa is None:
+            return
+        # a plan that is lengthened does not interrupt a mean that has begun
+        if self.swa.count or self.progress.epoch + 1 >= self._swa_from(self.config.swa.start):
             self.swa.add(self.raw)
 
     def _swa_from(self, start: int | float) -> int:
@@ -384,29 +390,30 @@ class Trainer:
 
     # --- threads ------------------------------------------------------------------------------------------
 
-    @property
-    def threads(self) -> int:
-        """The threads of a step."""
-        return self.progress.threads or settle_threads(self.config.threads)
-
-    def use_threads(self, threads: int) -> None:
-        """Make the steps ahead with so many threads."""
-        own = settle_threads(self.config.threads)
-        self.progress.threads = None if threads == own else threads
+    def use_threads(self, threads: int, *, on_trial: bool = False) -> None:
+        """Make the steps ahead with so many threads; a checkpoint goes on with them unless they are on trial."""
+        self.threads = threads
         torch.set_num_threads(threads)
+        if not on_trial:
+            self.progress.threads = None if threads == settle_threads(self.config.threads) else threads
 
     def look_at_the_cores(self, remaining: Remaining, deadline: Deadline) -> bool:
         """Take another number of threads where that may be faster; return whether it did."""
-        if deadline.sharing is None or not remaining.recent:
+        sharing, before = deadline.sharing, self.threads
+        if sharing is None or not remaining.recent:
             return False
         stage = self.plan[self.progress.epoch].stage
-        slower = deadline.slower(remaining.recent, stage=stage)
-        threads = deadline.sharing.look(slower, where=(self.data.key, self.data.fold, stage))
+        slower = deadline.slower(remaining.recent, stage=stage) * deadline.busy
+        where = (self.data.key, self.data.fold, stage)
+        threads = sharing.look(slower, seconds=remaining.recent_s, where=where)
         remaining.restart()  # a look at the cores is no step
-        if threads == self.threads:
-            return False
-        self.use_threads(threads)
-        return True
+        if sharing.is_on_trial:
+            if threads != before:
+                remaining.try_out()
+        else:
+            remaining.end_trial(believe=threads == before)
+        self.use_threads(threads, on_trial=sharing.is_on_trial)
+        return threads != before
 
     # --- the plan -----------------------------------------------------------------------------------------
 
@@ -426,11 +433,17 @@ class Trainer:
         share = deadline.share(*seconds(self.plan), slower)
         if share is not None:
             raise ReplanError(shorten(self.plan, *place, share))
-        if self.replanned and deadline.has_room(*seconds(self.plan), slower):
-            whole = lengthen(self.plan, self.whole, *place, 1.0)
-            longer = lengthen(self.plan, self.whole, *place, deadline.fitting(*seconds(whole), slower))
-            if self.work_by_stage(longer) != self.work_by_stage(self.plan):
+        now_s = sum(seconds(self.plan))
+        if self.replanned and self._may_grow() and deadline.has_room(now_s, slower):
+            whole_s = sum(seconds(lengthen(self.plan, self.whole, *place, 1.0)))
+            longer = lengthen(self.plan, self.whole, *place, deadline.fitting(whole_s, slower))
+            if sum(seconds(longer)) > _GROWTH * now_s:
                 raise ReplanError(longer)
+
+    def _may_grow(self) -> bool:
+        """Whether steps that come back would still be trained at a rate that is worth them."""
+        epoch, step = self.plan[self.progress.epoch], self.progress.step
+        return epoch.at(step) <= _LATE_AT and (step < epoch.steps or self.progress.epoch + 1 < len(self.plan))
 
     def _is_due(self, done: int, plan: Sequence[Epoch]) -> bool:
         """Whether the fold is scored after ``done`` epochs of a plan."""
