@@ -79,7 +79,7 @@ def machine(monkeypatch):
 
     monkeypatch.setattr(Trainer, "step", step)
     monkeypatch.setattr(predict, "_forward", forward)
-    monkeypatch.setattr(trainer, "_LATE_EVERY_S", 0.0)
+    monkeypatch.setattr(trainer, "_LOOK_EVERY_S", 0.0)
     monkeypatch.setattr(pipeline, "machine_tools", tools)
     monkeypatch.setattr(
         pipeline, "Budget", lambda path, asked, started: Budget(path, asked, clock=machine.clock)

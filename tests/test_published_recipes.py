@@ -96,7 +96,7 @@ def test_two_epochs_on_salt(name, eight, tmp_path):
         before = {key: value.clone() for key, value in model.state_dict().items()}
         trainer = Trainer(make_fabric(training), model, training, data)
         for _ in range(2):
-            mean, _ = trainer.run_epoch(Remaining(0), None, on_cycle=lambda: None)
+            mean, _ = trainer.run_epoch(Remaining(0))
             trainer.end_epoch()
             assert np.isfinite(mean)
     moved = [key for key, weight in model.named_parameters() if not torch.equal(weight, before[key])]

@@ -196,7 +196,7 @@ def four_losses(recipe: Recipe, data: FoldData) -> list[float]:
     with torch.random.fork_rng():
         trainer = _trainer(recipe, training, data)
         for _ in range(STEPS):
-            mean, _ = trainer.run_epoch(Remaining(0), None, on_cycle=lambda: None)
+            mean, _ = trainer.run_epoch(Remaining(0))
             trainer.end_epoch()
             losses.append(mean)
     return losses
@@ -223,7 +223,7 @@ def learn(recipe: Recipe, data: FoldData) -> float:
         trainer = _trainer(recipe, training, data)
         _switch_dropout_off(trainer.raw)
         for epoch in range(1, _LEARN_EPOCHS + 1):
-            trainer.run_epoch(Remaining(0), None, on_cycle=lambda: None)
+            trainer.run_epoch(Remaining(0))
             trainer.end_epoch()
             if epoch % _LOOK_EVERY == 0 and (iou := _iou(trainer.raw, data)) > _IOU_LEAST:
                 break

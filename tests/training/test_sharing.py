@@ -256,7 +256,7 @@ def taken(monkeypatch):
         found.append(torch.get_num_threads())
         return inner(trainer, *args, **kwargs)
 
-    monkeypatch.setattr(trainer_module, "_LATE_EVERY_S", 0.0)
+    monkeypatch.setattr(trainer_module, "_LOOK_EVERY_S", 0.0)
     monkeypatch.setattr(Trainer, "step", step)
     yield found
     torch.set_num_threads(before)
@@ -373,7 +373,18 @@ def test_what_came_before_the_first_checkpoint_is_no_event(tmp_path, taken, monk
     assert set(taken) == {1}
 
 
-def test_a_rescue_goes_back_to_the_threads_of_the_checkpoint(tmp_path, taken, monkeypatch):
+@pytest.mark.parametrize(
+    ("sharing", "threads", "told"),
+    [
+        (Script({12: 2}), [1] * 12 + [2] * 3, []),  # the change is undone with the steps after it
+        (Script({8: 2}), [1] * 8 + [2] * 7, [2]),  # it came before the checkpoint
+        (Script({8: 2}, trial=1), [1] * 8 + [2] * 7, [2, 1]),  # it was on trial, and the trial is over
+    ],
+)
+def test_a_rescue_goes_back_to_the_threads_of_the_checkpoint(
+    tmp_path, taken, monkeypatch, sharing, threads, told
+):
+    """The 15th step ends in no number; the third epoch is trained again."""
     inner, calls = Trainer.step, []
 
     def step(trainer, *args, **kwargs):
@@ -381,9 +392,22 @@ def test_a_rescue_goes_back_to_the_threads_of_the_checkpoint(tmp_path, taken, mo
         return inner(trainer, *args, **kwargs) * (float("nan") if len(calls) == 15 else 1.0)
 
     monkeypatch.setattr(Trainer, "step", step)
-    sharing = Script({12: 2})
     train(make_data(tmp_path), tmp_path / "run", sharing)
-    assert taken == [1] * 12 + [2] * 3 + [1] * 10  # the third epoch again
-    assert sharing.threads == 1
-    assert events(tmp_path / "run", "threads") == []
+    after = told[-1] if told else 1
+    assert taken == threads + [after] * 10
+    assert sharing.threads == after
+    assert events(tmp_path / "run", "threads") == told
     assert events(tmp_path / "run", "lr_scale") == [0.3]
+
+
+def test_a_kill_on_trial_goes_on_with_the_threads_before(tmp_path, taken, monkeypatch):
+    """The checkpoint of an epoch that ended on trial has the settled number, and the log says so."""
+    data, second = make_data(tmp_path), Script({})
+    with monkeypatch.context() as patch:
+        leave_at(patch, 13, KeyboardInterrupt())
+        with pytest.raises(KeyboardInterrupt):
+            train(data, tmp_path / "left", Script({8: 2}, trial=1))
+    train(data, tmp_path / "left", second)
+    assert taken == [1] * 8 + [2] * 4 + [1] * 10
+    assert second.threads == 1
+    assert events(tmp_path / "left", "threads") == [2, 1]

@@ -116,7 +116,7 @@ def test_the_work_of_accumulated_and_repeated_steps_is_counted(tmp_path):
     assert trainer.work_ahead() == 3 * 6 * 4 * 12 * 12 == training_work(settings, data, 4)
     remaining = Remaining(trainer.work_ahead())
     while trainer.progress.epoch < 3:
-        trainer.run_epoch(remaining, None, on_cycle=lambda: None)
+        trainer.run_epoch(remaining)
         trainer.end_epoch()
     assert remaining.done == remaining.total
 

@@ -24,12 +24,13 @@ from masksmith.training.deadline import Deadline
 from masksmith.training.events import EventLog, threads_of
 from masksmith.training.final import write_final
 from masksmith.training.keep import Keeper, tidy
+from masksmith.training.looks import ReplanError, look_at_the_cores, look_at_the_time
 from masksmith.training.machine import settle_threads
 from masksmith.training.plan import Epoch
 from masksmith.training.refit import refuse_scores
 from masksmith.training.sharing import Sharing
 from masksmith.training.stages import FoldData
-from masksmith.training.trainer import DivergenceError, ReplanError, Trainer, say_epoch
+from masksmith.training.trainer import DivergenceError, Trainer, say_epoch
 from masksmith.training.watch import Watcher, look, watchers_of
 
 Evaluate = Callable[[SegmentationModel], float]
@@ -144,10 +145,7 @@ def _train(run: _Run) -> None:
             if trainer.starts_from_best:
                 trainer.start_from(run.keeper.load(progress.best.epoch))
             mean_loss, rate = trainer.run_epoch(
-                remaining,
-                run.deadline,
-                on_cycle=lambda: _end_cycle(run),
-                on_threads=lambda: _say_threads(run),
+                remaining, on_cycle=lambda: _end_cycle(run), on_look=lambda: _look(run)
             )
             seconds, steps = seconds + time.monotonic() - started, steps + epoch.steps - first
             rules = watchers_of(trainer.config, epoch)
@@ -252,6 +250,15 @@ def _settle(run: _Run, stalled: set[Watcher]) -> None:
         )
 
 
+def _look(run: _Run) -> None:
+    """Look at the cores and at the time left, where there is a deadline."""
+    if run.deadline is None:
+        return
+    if look_at_the_cores(run.trainer, run.remaining, run.deadline):
+        _say_threads(run)
+    look_at_the_time(run.trainer, run.remaining, run.deadline)
+
+
 def _replan(run: _Run, plan: list[Epoch]) -> None:
     """Follow another plan and say so in the log of record."""
     trainer = run.trainer
@@ -310,6 +317,7 @@ def _rescue(run: _Run, error: Exception) -> None:
     run.remaining.end_trial(believe=False)
     trainer.progress.lr_scale = _RESCUE_LR
     run.log.cut_back(trainer.position)
+    _say_threads(run)
     _save(run)
     run.log.write(trainer.position, "event", rescued=str(error), lr_scale=_RESCUE_LR)
     logger.warning(

@@ -21,13 +21,12 @@ from masksmith.randomness import stream
 from masksmith.training.averaging import EqualMean, MovingAverage, batch_norms, measure_norms
 from masksmith.training.checkpoint import copy_weights, pack_state, part_of, unpack_state
 from masksmith.training.config import TrainingConfig
-from masksmith.training.deadline import Deadline
 from masksmith.training.freeze import encoder_norms, refuse_missing_parts, set_frozen, small_batch_warning
 from masksmith.training.held_out import HeldOut
 from masksmith.training.keep import Best
 from masksmith.training.machine import settle_threads
 from masksmith.training.optim import build_optimizer, fill_momentum, finished_cycles, lr_factor, set_lr
-from masksmith.training.plan import Epoch, end_stage, lengthen, plan_epochs, shorten
+from masksmith.training.plan import Epoch, end_stage, plan_epochs
 from masksmith.training.sampling import Sampling
 from masksmith.training.stages import EpochBatches, FoldData, StepBatches, task_of
 from masksmith.training.step import batch_loss, forward, image_losses, losses_of, to_device
@@ -35,21 +34,11 @@ from masksmith.training.watch import Stalls, Watcher, watchers_of
 
 _EXPLODED = 3.0  # a mean loss above this multiple of the stage's best, and above its first, is a divergence
 _LOOK_EVERY = 20  # steps between looks at the loss: a look makes a GPU wait
-_LATE_EVERY_S = 5.0  # seconds between looks at the time left
-_GROWTH = 1.1  # a plan is lengthened by a tenth at least
-_LATE_AT = 0.8  # after this share of a schedule its rate is too low for steps to come back
+_LOOK_EVERY_S = 5.0  # seconds between looks at the time left and at the cores
 
 
 class DivergenceError(Exception):
     """The loss is not finite, or exploded."""
-
-
-class ReplanError(Exception):
-    """The steps ahead do not fill the time left, or more than fill it: ``plan`` would."""
-
-    def __init__(self, plan: list[Epoch]) -> None:
-        super().__init__(len(plan))
-        self.plan = plan
 
 
 @dataclass
@@ -103,7 +92,7 @@ class Trainer:
         self.replanned = False
         self.threads = settle_threads(config.threads)
         self.evaluate_s = 0.0
-        self.next_look = time.monotonic() + _LATE_EVERY_S
+        self.next_look = time.monotonic() + _LOOK_EVERY_S
         self.tasks = [task_of(config, stage, data, model.divisor) for stage in config.stages]
         self.losses = losses_of(model, config)
         self.held_out = HeldOut.of(config, data, model.divisor)
@@ -237,22 +226,19 @@ class Trainer:
     def run_epoch(
         self,
         remaining: Remaining,
-        deadline: Deadline | None,
         *,
-        on_cycle: Callable[[], None],
-        on_threads: Callable[[], None] = lambda: None,
+        on_cycle: Callable[[], None] = lambda: None,
+        on_look: Callable[[], None] = lambda: None,
     ) -> tuple[float, float]:
         """Train the epoch under way to its end; return its mean loss and its last learning rate.
 
         Args:
             remaining: Told of every step.
-            deadline: Looked at now and then; None: no hurry.
             on_cycle: Called after the last step of each cycle of cosine_restarts.
-            on_threads: Called after another number of threads was taken.
+            on_look: Called every few seconds, between two steps.
 
         Raises:
             DivergenceError: The loss is not finite, or exploded.
-            ReplanError: Another plan fits the time left better.
             StoppedError: A stop was asked for.
         """
         progress, epoch = self.progress, self.plan[self.progress.epoch]
@@ -271,11 +257,9 @@ class Trainer:
                     on_cycle()
                 if progress.step % _LOOK_EVERY == 0 and not math.isfinite(total.item()):
                     raise DivergenceError(f"the loss is no longer a number by step {progress.step}")
-                if deadline is not None and time.monotonic() >= self.next_look:
-                    self.next_look = time.monotonic() + _LATE_EVERY_S
-                    if self.look_at_the_cores(remaining, deadline):
-                        on_threads()
-                    self.look_at_the_time(remaining, deadline)
+                if time.monotonic() >= self.next_look:
+                    self.next_look = time.monotonic() + _LOOK_EVERY_S
+                    on_look()
         finally:
             progress.loss_sum = total.item()
         mean_loss = progress.loss_sum / epoch.steps
@@ -397,55 +381,9 @@ class Trainer:
         if not on_trial:
             self.progress.threads = None if threads == settle_threads(self.config.threads) else threads
 
-    def look_at_the_cores(self, remaining: Remaining, deadline: Deadline) -> bool:
-        """Take another number of threads where that may be faster; return whether it did."""
-        sharing, before = deadline.sharing, self.threads
-        if sharing is None or not remaining.recent:
-            return False
-        stage = self.plan[self.progress.epoch].stage
-        slower = deadline.slower(remaining.recent, stage=stage) * deadline.busy
-        where = (self.data.key, self.data.fold, stage)
-        threads = sharing.look(slower, seconds=remaining.recent_s, where=where)
-        remaining.restart()  # a look at the cores is no step
-        if sharing.is_on_trial:
-            if threads != before:
-                remaining.try_out()
-        else:
-            remaining.end_trial(believe=threads == before)
-        self.use_threads(threads, on_trial=sharing.is_on_trial)
-        return threads != before
-
     # --- the plan -----------------------------------------------------------------------------------------
 
-    def look_at_the_time(self, remaining: Remaining, deadline: Deadline) -> None:
-        """Raise ReplanError where the steps ahead take longer than the time left, or those left out would fit."""
-        if not remaining.pace:
-            return
-        slower = deadline.slower(remaining.pace, stage=self.plan[self.progress.epoch].stage)
-
-        def seconds(plan: Sequence[Epoch]) -> tuple[float, float]:
-            paces = {one.stage: deadline.pace_of(one.stage, remaining.pace, slower) for one in plan}
-            steps_s = sum(work * paces[stage] for stage, work in self.work_by_stage(plan).items())
-            due = sum(self._is_due(done, plan) for done in range(self.progress.epoch + 1, len(plan) + 1))
-            return steps_s, due * self.evaluate_s
-
-        place = self.progress.epoch, self.progress.step
-        share = deadline.share(*seconds(self.plan), slower)
-        if share is not None:
-            raise ReplanError(shorten(self.plan, *place, share))
-        now_s = sum(seconds(self.plan))
-        if self.replanned and self._may_grow() and deadline.has_room(now_s, slower):
-            whole_s = sum(seconds(lengthen(self.plan, self.whole, *place, 1.0)))
-            longer = lengthen(self.plan, self.whole, *place, deadline.fitting(whole_s, slower))
-            if sum(seconds(longer)) > _GROWTH * now_s:
-                raise ReplanError(longer)
-
-    def _may_grow(self) -> bool:
-        """Whether steps that come back would still be trained at a rate that is worth them."""
-        epoch, step = self.plan[self.progress.epoch], self.progress.step
-        return epoch.at(step) <= _LATE_AT and (step < epoch.steps or self.progress.epoch + 1 < len(self.plan))
-
-    def _is_due(self, done: int, plan: Sequence[Epoch]) -> bool:
+    def is_due(self, done: int, plan: Sequence[Epoch]) -> bool:
         """Whether the fold is scored after ``done`` epochs of a plan."""
         last = done == len(plan) or self._best_starts(plan, done)
         return last or done % self.config.evaluate_every == 0
@@ -457,7 +395,7 @@ class Trainer:
     def is_evaluated(self, stalled: set[Watcher]) -> bool:
         """Whether the fold is scored after the epoch under way, given who has stalled by it."""
         done = self.progress.epoch + 1
-        return self._is_due(done, self._plan_after(done, stalled))
+        return self.is_due(done, self._plan_after(done, stalled))
 
     def settle(self, stalled: set[Watcher]) -> bool:
         """Act on what has stalled by the epoch that was just finished; return whether the plan became shorter."""
