@@ -21,9 +21,13 @@ from masksmith.training import (
     StallConfig,
     SwaConfig,
     TrainingConfig,
+    loop,
 )
+from masksmith.training import trainer as trainer_module
 from masksmith.training.averaging import EqualMean, batch_norms, measure_norms
+from masksmith.training.deadline import Deadline
 from masksmith.training.freeze import part_of, refuse_missing_parts, set_frozen
+from masksmith.training.looks import ReplanError
 from masksmith.training.machine import make_fabric
 from masksmith.training.plan import shorten
 from masksmith.training.stages import EpochBatches, training_work
@@ -453,6 +457,30 @@ def test_a_stage_goes_on_with_the_optimizer_and_the_rate_of_one_that_was_dropped
     assert trainer.optimizer.optimizer.param_groups[0]["momentum"] == 0.9
     assert (trainer.progress.rate_scale, trainer.progress.stalls) == (1.0, {})
     assert trainer.set_rate(trainer.plan[20], 0) == pytest.approx(0.05)
+
+
+def test_a_plan_is_not_written_with_a_loss_that_has_exploded(tmp_path, monkeypatch):
+    """The third epoch explodes at its first step and is shortened at its second: the rescue goes back to its start."""
+    inner, calls = Trainer.step, []
+
+    def step(trainer, *args, **kwargs):
+        calls.append(trainer.progress.epoch)
+        return inner(trainer, *args, **kwargs) * (1000 if 11 <= len(calls) <= 15 else 1)
+
+    def late(trainer, remaining, deadline):
+        if len(calls) == 12:
+            raise ReplanError(shorten(trainer.plan, 2, 2, 0.7))
+
+    monkeypatch.setattr(trainer_module, "_LOOK_EVERY_S", 0.0)
+    monkeypatch.setattr(Trainer, "step", step)
+    monkeypatch.setattr(loop, "look_at_the_time", late)
+    _, facts = run(
+        make_data(tmp_path), tmp_path / "fold", config(), deadline=Deadline(lambda: 1e9, reserve_s=0.0)
+    )
+    assert facts["rescued"]
+    ahead = calls[calls.index(2) :]
+    assert ahead[-10:] == [2] * 5 + [3] * 5  # the plan of the checkpoint, which is the whole one
+    assert events(tmp_path / "fold", "replanned") == []
 
 
 # --- ends ---

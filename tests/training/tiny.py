@@ -83,7 +83,7 @@ def score_of(model):
     return float(abs(sum(weight.sum() for weight in model.state_dict().values()).item()) % 1)
 
 
-def run(data, folder, settings, *, evaluate=score_of, model=None):
+def run(data, folder, settings, *, evaluate=score_of, model=None, deadline=None):
     """Train a fold; return the tensors and the facts of final.safetensors."""
     train_fold(
         make_fabric(settings),
@@ -94,6 +94,7 @@ def run(data, folder, settings, *, evaluate=score_of, model=None):
         log=EventLog(folder / "metrics.jsonl", fold=0),
         evaluate=evaluate,
         remaining=Remaining(1e6),
+        deadline=deadline,
     )
     return load_tensors(folder / "final.safetensors")
 

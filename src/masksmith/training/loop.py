@@ -158,8 +158,10 @@ def _train(run: _Run) -> None:
             continue
         except ReplanError as other:
             seconds, steps = seconds + time.monotonic() - started, steps + progress.step - first
+            is_sound = trainer.is_sound
             _replan(run, other.plan)
-            _save(run)
+            if is_sound:  # else a rescue would come back to a loss that has exploded
+                _save(run)
             continue
         except StoppedError:
             _end_trial(run)

@@ -64,10 +64,18 @@ class Progress:
         return cls(**{**value, "best": Best.from_json(value["best"])})
 
 
+def _first_and_best(progress: Progress, epoch: Epoch) -> list[float]:
+    return progress.stage_losses.get(str(epoch.stage), [math.inf, math.inf])
+
+
+def _has_exploded(mean_loss: float, first: float, best: float) -> bool:
+    return not math.isfinite(mean_loss) or (mean_loss > _EXPLODED * best and mean_loss > first)
+
+
 def check_epoch(mean_loss: float, epoch: Epoch, progress: Progress) -> None:
     """Remember an epoch's mean loss, or raise DivergenceError where it is not finite or exploded."""
-    first, best = progress.stage_losses.get(str(epoch.stage), [math.inf, math.inf])
-    if not math.isfinite(mean_loss) or (mean_loss > _EXPLODED * best and mean_loss > first):
+    first, best = _first_and_best(progress, epoch)
+    if _has_exploded(mean_loss, first, best):
         raise DivergenceError(f"mean loss {mean_loss:.4g}, first of this stage {first:.4g}, best {best:.4g}")
     first = mean_loss if math.isinf(first) else first
     progress.stage_losses[str(epoch.stage)] = [first, min(best, mean_loss)]
@@ -155,8 +163,7 @@ class Trainer:
         self.progress = Progress.from_json(facts["progress"])
         self.use_threads(self.progress.threads or settle_threads(self.config.threads))
         self.replanned = facts["plan"] is not None
-        if self.replanned:
-            self.plan = [Epoch.from_json(epoch) for epoch in facts["plan"]]
+        self.plan = [Epoch.from_json(epoch) for epoch in facts["plan"]] if self.replanned else self.whole
         under_way = self.progress.epoch if self.progress.step else max(self.progress.epoch - 1, 0)
         self.start_optimizer(self.plan[under_way].stage)
         where = f"checkpoint of {self.data.name}"
@@ -182,6 +189,12 @@ class Trainer:
             steps = epoch.steps - (self.progress.step if number == 0 else 0)
             ahead[epoch.stage] = ahead.get(epoch.stage, 0) + self.work(epoch) * steps
         return ahead
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether the losses of the epoch under way are no sign of a divergence."""
+        progress, epoch = self.progress, self.plan[self.progress.epoch]
+        return not _has_exploded(progress.loss_sum / max(1, progress.step), *_first_and_best(progress, epoch))
 
     def work_ahead(self) -> int:
         """Return the pixels of all steps that are not made yet."""
