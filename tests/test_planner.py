@@ -122,6 +122,22 @@ def test_threads_are_compared_beside_a_neighbour(
         assert measurements.threads_of(recipe, FACTS) == expected
 
 
+def test_comparing_threads_takes_no_longer_than_it_may(measurements, trained, monkeypatch):
+    from masksmith.planning import machine, measure
+
+    now = [0.0]
+
+    def measured(model, training, **options):
+        now[0] += 6.0
+        return Seconds(step_s=0.5 * training.threads)
+
+    monkeypatch.setattr(machine.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(measurements, "cores_share", lambda threads: 0.5)
+    monkeypatch.setattr(measure, "measure", measured)
+    recipe = with_threads(Project.open(trained).run().recipe, 8)
+    assert list(measurements.threads_of(recipe, FACTS)) == [8, 6]
+
+
 def with_threads(recipe, threads):
     return recipe.model_copy(update={"training": recipe.training.model_copy(update={"threads": threads})})
 

@@ -13,6 +13,7 @@ from masksmith.training.config import TrainingConfig
 from masksmith.training.sharing import are_free, candidates
 
 _MEASURE_S = 1.0  # seconds of steps timed for one size
+_THREADS_S = 10.0  # after so many seconds no further number of threads is timed
 _FASTER, _BUSIER = 0.87, 1.15  # a machine this much off what is remembered is planned for as it is now
 
 
@@ -129,12 +130,12 @@ class Measurements:
         hw, batch = _smallest(recipe, facts)
         key = self._key(model, training, hw, batch)
         if key not in self.by_threads:
-            seconds: dict[int, float] = {}
+            seconds, began = dict[int, float](), time.monotonic()
             for number in candidates(threads):
                 own = training.model_copy(update={"threads": number})
                 seconds[number] = self._step_now(model, own, hw, batch)
-                if seconds[number] > min(seconds.values()):
-                    break  # still fewer would be slower still
+                if time.monotonic() - began > _THREADS_S:
+                    break  # a training tries fewer by itself
             self.by_threads[key] = seconds
         return self.by_threads[key]
 
