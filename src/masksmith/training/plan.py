@@ -146,7 +146,7 @@ def _draw_together(plan: Sequence[Epoch], index: int, step: int, kept: Sequence[
     for epoch, steps in zip(ahead, kept, strict=True):
         lengths[epoch.span] = lengths.get(epoch.span, 0) + steps
     at = {plan[index].span: plan[index].at(step)}
-    rates = {span: (1 - at.get(span, 0.0)) / max(1, length) for span, length in lengths.items()}
+    rates = {span: max(0.0, 1 - at.get(span, 0.0)) / max(1, length) for span, length in lengths.items()}
     shorter, fresh = list(plan[:index]), False
     for offset, (epoch, steps) in enumerate(zip(ahead, kept, strict=True)):
         done, fresh = step if offset == 0 else 0, fresh or epoch.starts_optimizer
