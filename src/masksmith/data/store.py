@@ -1,10 +1,13 @@
-"""Arrays of many sizes in one flat memory-mapped ``.npy`` with a CSV index beside it.
+"""Arrays of many sizes in one flat ``.npy`` with a CSV index beside it.
 
 The house keeps decoded images, masks and probabilities in this form. Reading one in a notebook needs no
 masksmith::
 
     flat, index = np.load("oof.npy", mmap_mode="r"), pd.read_csv("oof.csv", dtype={"id": str})
     first = flat[:101 * 101].reshape(101, 101)     # offset, height, width, channels: see the index
+
+masksmith itself reads and writes with ``pread`` and ``pwrite``: pages of a memory map count as memory of the process,
+so that a pass over a large store would look, and in a container be treated, like holding all of it.
 
 Both files are written under temporary names; the index comes last, so it is the index that makes a store.
 """
@@ -13,6 +16,7 @@ import contextlib
 import csv
 import io
 import os
+import weakref
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -41,6 +45,40 @@ class Entry:
     def size(self) -> int:
         """Number of elements."""
         return self.h * self.w * self.channels
+
+
+class _FlatFile:
+    """The elements of an open ``.npy`` file, read and written by place."""
+
+    def __init__(self, path: Path, dtype: np.dtype, start: int, *, writable: bool = False) -> None:
+        """Open the file; ``start`` is the byte of its first element."""
+        self.dtype, self.start = dtype, start
+        self._descriptor = os.open(path, os.O_RDWR if writable else os.O_RDONLY)
+        weakref.finalize(self, os.close, self._descriptor)
+
+    def _place(self, entry: Entry) -> tuple[int, int]:
+        """Return the first byte of an entry and the number of its bytes."""
+        return self.start + entry.offset * self.dtype.itemsize, entry.size * self.dtype.itemsize
+
+    def read(self, entry: Entry) -> bytes:
+        """Return the bytes of an entry; fewer where the file ends before it does."""
+        at, size = self._place(entry)
+        raw = os.pread(self._descriptor, size, at)
+        while len(raw) < size and (more := os.pread(self._descriptor, size - len(raw), at + len(raw))):
+            raw += more  # one call reads at most 2 GiB
+        return raw
+
+    def write(self, entry: Entry, raw: bytes) -> None:
+        """Write the bytes of an entry."""
+        at, _ = self._place(entry)
+        left = memoryview(raw)
+        while left:
+            done = os.pwrite(self._descriptor, left, at)
+            left, at = left[done:], at + done
+
+    def flush(self) -> None:
+        """Bring what was written to the disk."""
+        os.fsync(self._descriptor)
 
 
 def _index_path(path: Path) -> Path:
@@ -113,7 +151,7 @@ class StoreWriter:
         if not (goes_on and self._take_up(dtype, total)):
             remove(self.journal)
             remove(part)
-            self.flat = self._claim(total, dtype)
+            self._flat = self._claim(total, dtype)
         if self._begun is not None:
             write_text(self.journal, _table([self._begun, *self._journal_lines(self.written)]))
 
@@ -136,23 +174,23 @@ class StoreWriter:
             return False
         if (flat.shape, flat.dtype) != ((total,), np.dtype(dtype)) or size < flat.offset + flat.nbytes:
             return False
-        self.flat = flat
+        self._flat = _FlatFile(self.temporary, flat.dtype, flat.offset, writable=True)
         for name, *crc in self._journal_rows()[1:]:
             if place := self.entries.get(name):
-                found = zlib.crc32(flat[place.offset : place.offset + place.size].data)
+                found = zlib.crc32(self._flat.read(place))
                 if crc == [str(found)]:
                     self.entries[name] = replace(place, crc32=found)
                     self.written.add(name)
         self._kept = set(self.written)
         return True
 
-    def _claim(self, total: int, dtype: type[np.generic]) -> np.memmap:
+    def _claim(self, total: int, dtype: type[np.generic]) -> "_FlatFile":
         try:
             with no_room(self.path):
                 write_point(self.temporary, "write")
                 self.path.parent.mkdir(parents=True, exist_ok=True)
                 flat = np.lib.format.open_memmap(self.temporary, mode="w+", dtype=dtype, shape=(total,))
-                if hasattr(os, "posix_fallocate"):  # a hole in a full disk would be a SIGBUS later
+                if hasattr(os, "posix_fallocate"):  # a full disk is noticed now, not after an hour
                     with self.temporary.open("r+b") as file:
                         os.posix_fallocate(file.fileno(), 0, self.temporary.stat().st_size)
                 write_point(self.temporary, "written")
@@ -160,15 +198,16 @@ class StoreWriter:
             with contextlib.suppress(OSError):
                 self.temporary.unlink(missing_ok=True)
             raise
-        return flat
+        return _FlatFile(self.temporary, flat.dtype, flat.offset, writable=True)
 
     def write(self, name: str, array: Shaped[np.ndarray, "h w c"]) -> None:
         """Write one array."""
         place = self.entries[name]
         assert array.shape == (place.h, place.w, place.channels), (name, array.shape, place)
-        raw = np.ascontiguousarray(array)
-        self.flat[place.offset : place.offset + place.size] = raw.ravel()
-        self.entries[name] = replace(place, crc32=zlib.crc32(raw.tobytes()))
+        raw = np.ascontiguousarray(array, self._flat.dtype).tobytes()
+        with no_room(self.path):
+            self._flat.write(place, raw)
+        self.entries[name] = replace(place, crc32=zlib.crc32(raw))
         self.written.add(name)
 
     def commit(self) -> None:
@@ -196,7 +235,7 @@ class StoreWriter:
         )
         self.commit()
         with no_room(self.path):
-            self.flat.flush()
+            self._flat.flush()
             write_point(self.path, "written")
             rename(self.temporary, self.path)
         rows = [(name, e.offset, e.channels, e.h, e.w, e.crc32, 1) for name, e in self.entries.items()]
@@ -210,7 +249,7 @@ def is_whole(path: Path) -> bool:
 
 
 class Store:
-    """Reads a finished store; ``store[id]`` is a read-only view of shape (h, w, channels)."""
+    """Reads a finished store; ``store[id]`` is a read-only array of shape (h, w, channels), read when asked for."""
 
     def __init__(self, path: Path, *, on_damage: Callable[[], None] | None = None) -> None:
         """Open a store.
@@ -228,10 +267,11 @@ class Store:
         self.on_damage = on_damage
         try:
             self.entries = _read_index(path)
-            self.flat = np.load(path, mmap_mode="r")
+            flat = np.load(path, mmap_mode="r")
             wanted = max((entry.offset + entry.size for entry in self.entries.values()), default=0)
-            if self.flat.ndim != 1 or wanted > self.flat.size:
-                raise ValueError(f"{wanted} elements in the index, an array of shape {self.flat.shape}")
+            if flat.ndim != 1 or wanted > flat.size:
+                raise ValueError(f"{wanted} elements in the index, an array of shape {flat.shape}")
+            self._flat = _FlatFile(path, flat.dtype, flat.offset)
         except (ValueError, EOFError, csv.Error) as error:
             raise self._refusal(
                 f"it or its index was cut off or changed since it was written ({error})"
@@ -247,17 +287,6 @@ class Store:
                 "repeat the command: it is made again from the data. If this happens again, look at the disk"
             )
         return InputError(f"{self.path}: {what}; {todo}")
-
-    def refuse_truncated(self) -> None:
-        """Look at the length of the file: to read beyond its end would kill the process (SIGBUS).
-
-        Raises:
-            InputError: The file is gone or shorter than it was written.
-        """
-        wanted = self.flat.offset + self.flat.nbytes
-        found = self.path.stat().st_size if self.path.exists() else 0
-        if found < wanted:
-            raise self._refusal(f"the file is cut off: {found} bytes, {wanted} were written")
 
     def checked(self, name: str) -> Shaped[np.ndarray, "h w c"]:
         """Return ``store[name]`` after comparing its checksum.
@@ -285,7 +314,7 @@ class Store:
     @property
     def dtype(self) -> np.dtype:
         """Element type."""
-        return self.flat.dtype
+        return self._flat.dtype
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -299,8 +328,10 @@ class Store:
 
     def __getitem__(self, name: str) -> Shaped[np.ndarray, "h w c"]:
         entry = self.entries[name]
-        flat = self.flat[entry.offset : entry.offset + entry.size]
-        return flat.reshape(entry.h, entry.w, entry.channels)
+        raw = self._flat.read(entry)
+        if len(raw) < entry.size * self.dtype.itemsize:
+            raise self._refusal(f"the file is cut off within {name!r}")
+        return np.frombuffer(raw, self.dtype).reshape(entry.h, entry.w, entry.channels)
 
     def damaged(self, names: Iterable[str] | None = None) -> list[str]:
         """Return the ids whose bytes no longer have the checksum that was written."""
@@ -323,11 +354,6 @@ class JoinedStore(Store):
     def dtype(self) -> np.dtype:
         """Element type."""
         return self.stores[0].dtype
-
-    def refuse_truncated(self) -> None:
-        """See Store."""
-        for store in self.stores:
-            store.refuse_truncated()
 
     def checked(self, name: str) -> Shaped[np.ndarray, "h w c"]:
         """See Store."""

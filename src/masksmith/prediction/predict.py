@@ -88,7 +88,6 @@ def predict_batches(
     max_value = int(np.iinfo(images.dtype).max)
     upright, turned = (partial(Frame.of, size=one, divisor=model.divisor) for one in (size, size.turned()))
     runtimes = _listed(runtime or torch_runtime(fabric, model))
-    images.refuse_truncated()
     training = model.training
     model.eval()
     try:
