@@ -130,7 +130,7 @@ def unpack_state(
 
 
 def _position(stem: str) -> tuple[int, int] | None:
-    """Return (epochs, steps) out of a checkpoint's name, whose numbers may have any number of digits; None: not ours."""
+    """Return (epochs, steps) of a checkpoint of that name; the numbers may have any length. None: not ours."""
     found = _NAME.fullmatch(stem)
     return None if found is None else (int(found[1]), int(found[2] or 0))
 

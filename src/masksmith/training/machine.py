@@ -2,6 +2,7 @@
 
 import ctypes
 import logging
+import math
 import os
 import time
 from importlib import metadata
@@ -13,6 +14,7 @@ from lightning_fabric import Fabric
 from packaging.version import Version
 
 from masksmith.errors import InputError
+from masksmith.training.cgroups import cpu_quota
 from masksmith.training.config import TrainingConfig
 
 _BF16_FLAGS = ("amx_bf16", "avx512_bf16")
@@ -66,11 +68,22 @@ def settle_precision(precision: str, device: str) -> str:
     return "32-true"
 
 
+def usable_cores(root: Path = Path("/")) -> int:
+    """Return how many cores this process can keep busy: those it may run on, or its quota of their time, rounded up.
+
+    ``docker --cpus=2`` limits the time, not the cores: of 64 all are seen, and 64 threads would wait for each other.
+
+    Args:
+        root: Where proc and sys lie.
+    """
+    seen = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+    quota = cpu_quota(root)
+    return seen if quota is None else max(1, min(seen, math.ceil(quota)))
+
+
 def settle_threads(threads: int | str) -> int:
     """Return the number of threads for "auto": the cores this process may use."""
-    if isinstance(threads, int):
-        return threads
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+    return threads if isinstance(threads, int) else usable_cores()
 
 
 def cores_share(threads: int, *, seconds: float = _PROBE_S) -> float:
