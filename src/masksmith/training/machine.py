@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.plugins import MixedPrecision, Precision
 from packaging.version import Version
 
 from masksmith.errors import InputError
@@ -150,6 +151,22 @@ def check_lightning() -> None:
             )
 
 
+class ImageInFloat32(MixedPrecision):
+    """Lightning's mixed precision, but for the images: they reach the model in float32, as in prediction."""
+
+    def convert_input(self, data: Any) -> Any:  # noqa: ANN401
+        """Return the arguments of the model's forward as they are; autocast chooses operation by operation."""
+        return data
+
+
+def precision_of(config: TrainingConfig) -> Precision:
+    """Return what Fabric is to compute in."""
+    if config.precision == "32-true":
+        return Precision()
+    precision: Any = config.precision
+    return ImageInFloat32(precision, device=config.device)
+
+
 def make_fabric(config: TrainingConfig, *, threads: int | None = None) -> Fabric:
     """Return the Fabric of a settled configuration; sets the number of threads and, on a CPU, how memory is kept.
 
@@ -169,5 +186,4 @@ def make_fabric(config: TrainingConfig, *, threads: int | None = None) -> Fabric
     torch.set_num_threads(threads or settle_threads(config.threads))
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # our log names the precision
     settle_device(config.device)  # a run may have been resolved on another machine
-    precision: Any = config.precision
-    return Fabric(accelerator=config.device, devices=1, precision=precision)
+    return Fabric(accelerator=config.device, devices=1, plugins=[precision_of(config)])
