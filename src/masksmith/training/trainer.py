@@ -307,7 +307,7 @@ class Trainer:
         total = torch.zeros((), device=self.fabric.device)
         for batch, indices in zip(drawn.batches, drawn.indices, strict=True):
             on_device = to_device(batch, self.fabric.device)
-            output = forward(self.fabric, self.raw, on_device)
+            output = forward(self.fabric, self.model, on_device)
             loss = batch_loss(loss_of, output, on_device) * (len(indices) / drawn.images)
             self.fabric.backward(loss)
             total += loss.detach()
