@@ -383,6 +383,7 @@ def test_a_given_rule_and_small_regions_go_through_to_masks_and_report(example, 
         "min_pixels": 0,
         "bottom": 32767,
         "component_area_frac": 0.01,
+        "of_pixels": None,
     }
     rule, store = Rule(**done.tuning["rule"]), open_codes(the_run(project).test(0))
     for name in store.ids:

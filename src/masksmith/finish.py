@@ -29,7 +29,7 @@ from masksmith.tuning import compare_recipes, optimism_of, tune_oof
 if TYPE_CHECKING:
     from masksmith.reporting import ReportFacts
 
-_VERSIONS = {"tune": "5", "submit": "1"}
+_VERSIONS = {"tune": "6", "submit": "1"}
 
 
 def write_baseline(project: Project, recipe: Judge) -> Verdict:
