@@ -263,11 +263,14 @@ def test_an_epoch_that_was_chosen_on_the_fold_reports_its_optimism(project, sele
     ms.predict(project)
     scores = [e["value"] for e in read_events(run.events) if (e["split"], e["name"]) == ("fold", "score")]
     chosen = read_json(run.final(0).with_suffix(".json"))["epoch"]
-    assert ms.tune(project)["optimism"] == {"fold_0": pytest.approx(scores[chosen - 1] - scores[-1])}
+    tuning = ms.tune(project)
+    assert tuning["optimism"] == {"fold_0": pytest.approx(scores[chosen - 1] - scores[-1])}
+    assert tuning["chosen_on_fold"][0] == "epoch"
     if select == "best":
         assert scores[chosen - 1] == max(scores)
     page = ms.report(project).read_text()
     assert "The epoch was chosen on the fold itself" in page
+    assert "<b>Chosen on the same fold:</b> epoch" in page
     assert "start: best" not in page.partition("<pre")[0]
     assert ("fold 0, held-out images" in page) == (select == "best_val_loss")
 
@@ -389,6 +392,7 @@ def test_a_given_rule_and_small_regions_go_through_to_masks_and_report(example, 
         "min_pixels": 0,
         "bottom": 32767,
         "component_area_frac": 0.01,
+        "of_pixels": None,
     }
     rule, store = Rule(**done.tuning["rule"]), open_codes(the_run(project).test(0))
     for name in store.ids:

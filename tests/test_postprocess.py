@@ -19,6 +19,7 @@ from masksmith.postprocess import (
     sweep_counts,
     threshold_rules,
 )
+from masksmith.randomness import stream
 
 
 def pairs(seed, num=12, hw=(9, 11), ignore=0.1):
@@ -98,15 +99,85 @@ def test_rule_on_one_image():
     assert apply_rule(codes, Rule(top=400, min_pixels=0, bottom=399)).tolist() == [[0, 0], [0, 1]]
 
 
+def test_the_pixels_of_a_rule_are_a_share_of_the_image():
+    """40 of 10201 pixels: of an image of another size the same share, rounded up to a whole pixel."""
+    rule = Rule(top=49151, min_pixels=40, bottom=20000, of_pixels=10201)
+    expected = {10201: 40, 2 * 10201: 80, 202 * 202: 160, 255: 1, 256: 2, 1: 1, 2**28: 1052585}
+    assert {area: rule.least_of(area) for area in expected} == expected
+    for area, least in expected.items():
+        assert (least - 1) * 10201 < 40 * area <= least * 10201
+    assert (
+        Rule(**{"top": 5, "min_pixels": 7, "bottom": 3, "component_area_frac": 0.0}).least_of(99) == 7
+    )  # of 0.1.0
+    for side, bright, has_mask in (
+        (10, 3, False),
+        (10, 4, True),
+        (20, 15, False),
+        (20, 16, True),
+        (5, 1, True),
+    ):
+        codes = np.zeros((side, side), np.uint16)
+        codes.ravel()[:bright] = 60000
+        made = apply_rule(codes, Rule(50000, 4, 100, of_pixels=100))
+        assert made.sum() == has_mask * bright, (side, bright)
+
+
+def flecked(sides):
+    """Images with a mask at 0.9, and empty ones with a fleck of 3% of their area at 0.9."""
+    data = []
+    for at, side in enumerate(sides):
+        target, probs = np.zeros((side, side), np.uint8), np.full((side, side), 0.1)
+        if at % 2:
+            target[: side // 5] = 1
+        probs.ravel()[: target.sum() or round(0.03 * side**2)] = 0.9
+        data.append((np.rint(probs * 65535).astype(np.uint16), target))
+    return data
+
+
+@pytest.mark.parametrize("share", [0.0, 0.01])
+def test_a_rule_found_on_images_of_one_size_holds_for_another(share):
+    """A mask of the small image has as many pixels as the fleck of the large one: no absolute number parts them."""
+    config = TuningConfig(
+        bottom_thresholds=[0.5],
+        top_thresholds=[0.5],
+        min_area_fracs=[0.0, 0.05, 0.2],
+        component_area_frac=share,
+    )
+    metric = get_metric("dice_per_image")
+    small, large, mixed = flecked([20] * 8), flecked([60] * 8), flecked([20, 20, 60, 60] * 3 + [20, 20])
+    for seen in (small, large, mixed):
+        rules, sweep = make_sweep(seen, metric, config)
+        found, score = best_rule(sweep, rules, metric)
+        assert (found.min_pixels, score) == (found.of_pixels // 20, 1.0)
+        for rule in rules:
+            made = [metric.stats(apply_rule(codes, rule), target) for codes, target in seen]
+            np.testing.assert_array_equal(sweep.rows_of(rule), made)
+        for codes, target in [*small, *large]:
+            np.testing.assert_array_equal(apply_rule(codes, found), target)
+
+
+def test_regions_are_removed_by_their_share_of_each_image():
+    for side in (10, 30):
+        mask = np.zeros((side, side), np.uint8)
+        mask[0, : side // 5] = mask[4, : side // 2] = 1  # 2% and 5% at 10, 0.7% and 1.7% at 30
+        kept = {10: side // 2, 30: 0}[side]
+        assert remove_small(mask, 0.02).sum() == kept
+
+
 def test_candidates():
     assert RULES[0] == PLAIN
+    assert [(r.top, r.min_pixels) for r in RULES[3:5]] == [(32767, 5), (32767, 20)]
+    assert {rule.of_pixels for rule in RULES if rule.min_pixels} == {99}
     assert all(rule.top >= rule.bottom for rule in RULES)
     assert len(set(RULES)) == len(RULES)
 
 
 def test_describe():
     assert PLAIN.describe() == "mask = p > 0.500"
-    assert "at least 40 pixels have p > 0.750" in Rule(49151, 40, 20000).describe()
+    rule = Rule(49151, 40, 20000, of_pixels=10201)
+    assert "where at least 40 pixels have p > 0.750" in rule.describe()
+    assert "where at least 40 of every 10201 pixels have p > 0.750" in rule.describe(many_sizes=True)
+    assert PLAIN.describe(many_sizes=True) == PLAIN.describe()
 
 
 def search(data, *, seed=0):
@@ -135,6 +206,32 @@ def test_a_certain_gain_is_kept():
     assert found.rule.min_pixels > 2
     assert found.nested - found.plain > 0.4
     assert found.gain_low > 0
+
+
+def test_the_error_is_that_of_the_score_that_is_shown():
+    """By hand: groups are drawn, the nested and the plain rows of each draw are scored, and their deviations taken."""
+    metric = get_metric("dice_per_image")
+    unsure = [(codes, target) for codes, target in pairs(10, num=30) if (target == 1).any()]
+    for data, kept in ((pairs(1, num=30), True), (unsure, False)):
+        rules, sweep = make_sweep(data, metric, CONFIG)
+        groups = np.array([index // 3 for index in range(len(data))])
+        parts = groups % 5
+        found = search_rule(
+            sweep, metric, rules, parts=parts, groups=[f"g{g:03d}" for g in groups], resamples=200, seed=4
+        )
+        assert found.kept == kept
+        nested = np.empty(len(data))
+        for part in range(5):
+            inside = parts == part
+            rule, _ = best_rule(sweep.part(~inside), rules, metric)
+            nested[inside] = metric.value(sweep.part(inside).rows_of(rule))
+        plain, rng = metric.value(sweep.rows_of(rules[0])), stream(4)
+        draws = [rng.integers(groups.max() + 1, size=groups.max() + 1) for _ in range(200)]
+        chosen = [np.concatenate([np.flatnonzero(groups == group) for group in draw]) for draw in draws]
+        errors = [np.std([scores[at].mean() for at in chosen]) for scores in (nested, plain)]
+        assert errors[0] != pytest.approx(errors[1], rel=0.01)
+        assert found.standard_error == pytest.approx(errors[0 if kept else 1])
+        assert found.standard_error_plain == pytest.approx(errors[1])
 
 
 def test_luck_is_not_kept():
@@ -215,12 +312,12 @@ def test_bootstrap_draws_groups():
     metric, data = get_metric("tgs_map"), pairs(2)
     sweep = sweep_counts(data, [PLAIN.top, 20000])
     first, second = sweep.rows_of(PLAIN), sweep.rows_of(Rule(20000, 0, 20000))
-    gains, base = paired_bootstrap(
+    gains, own, base = paired_bootstrap(
         metric, first, second, ["g"] * len(data), resamples=20, rng=np.random.default_rng(0)
     )
     assert np.ptp(gains) == 0
     assert gains[0] == pytest.approx(metric.score(first) - metric.score(second))
-    assert base[0] == pytest.approx(metric.score(second))
+    assert (own[0], base[0]) == pytest.approx((metric.score(first), metric.score(second)))
 
 
 def test_a_group_drawn_twice_counts_as_two():
@@ -232,10 +329,11 @@ def test_a_group_drawn_twice_counts_as_two():
     names, seen = sorted(set(groups)), np.random.default_rng(9)
     own = [[metric.score(rows[groups == g], groups[groups == g]) for g in names] for rows in (first, second)]
     drawn = [seen.integers(len(names), size=len(names)) for _ in range(50)]
-    gains, base = paired_bootstrap(
+    gains, scores, base = paired_bootstrap(
         metric, first, second, groups.tolist(), resamples=50, rng=np.random.default_rng(9)
     )
-    np.testing.assert_allclose(base, [np.mean(np.array(own[1])[draw]) for draw in drawn])
+    for found, by_hand in ((scores, own[0]), (base, own[1])):
+        np.testing.assert_allclose(found, [np.mean(np.array(by_hand)[draw]) for draw in drawn])
     np.testing.assert_allclose(gains, [np.mean((np.array(own[0]) - own[1])[draw]) for draw in drawn])
 
 
@@ -245,7 +343,7 @@ def test_locations_that_share_an_image_are_two_of_the_metric_and_one_of_the_boot
     labels, groups = ["a", "a", "b", "c"], ["a + b", "a + b", "a + b", "c"]
     apart = [0.9, 0.0, 0.5]
     assert metric.score(rows, np.array(labels)) == pytest.approx(np.mean(apart))
-    _, base = paired_bootstrap(
+    _, _, base = paired_bootstrap(
         metric, rows, rows, groups, labels=labels, resamples=200, rng=np.random.default_rng(0)
     )
     twice_c, one_each, twice_ab = 0.5, np.mean(apart), np.mean([0.9, 0.0])

@@ -177,6 +177,7 @@ def _units(work: _Work, planner: Planner, budget: Budget) -> Iterator[None]:
         if unit is None:
             break  # what is under way waits for more time
         plan = planner.save(plan.with_unit(replace(unit, took_s=round(budget.spent - started, 1)), at))
+        work.publish()  # after the plan is written: what is said beside the score counts its units
         budget.write()
         logger.info("unit %d done; spent %s", at + 1, budget)
         yield
@@ -205,7 +206,7 @@ def _joined(project: Project, unit: Unit, recipe: Recipe) -> Member:
 
 
 def _attempt(work: _Work, planner: Planner, plan: Plan, at: int, budget: Budget) -> Unit | None:
-    """Train, predict, judge and submit a unit; return it judged, or None where the time will not do for it."""
+    """Train, predict and judge a unit; return it judged, or None where the time will not do for it."""
     project, unit = work.project, plan.units[at]
     member = Member(project.run(unit.run), unit.fold)
     cost = planner.cost_of(member.run.recipe)
@@ -230,7 +231,6 @@ def _attempt(work: _Work, planner: Planner, plan: Plan, at: int, budget: Budget)
         return replace(unit, joined=False, reason=f"{unit.reason}; it failed: {error}")
     if unit.joined:
         work.members = [*work.members, member]
-        work.publish()
     return unit
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from masksmith.arrays import Mask
+from masksmith.choices import choices_of, plan_of
 from masksmith.ensemble import Ensemble, Judge
 from masksmith.errors import InputError
 from masksmith.files import read_json, write_json
@@ -29,7 +30,7 @@ from masksmith.tuning import compare_recipes, optimism_of, tune_oof
 if TYPE_CHECKING:
     from masksmith.reporting import ReportFacts
 
-_VERSIONS = {"tune": "5", "submit": "1"}
+_VERSIONS = {"tune": "6", "submit": "1"}
 
 
 def write_baseline(project: Project, recipe: Judge) -> Verdict:
@@ -108,6 +109,8 @@ def tune_members(project: Project, members: Sequence[Member]) -> dict[str, Any]:
         ],
     }
     value = names | tune_oof(project, recipe, oof, optimism=optimism)
+    rule = ["thresholds (nested)"] if value["kept"] else []
+    value["chosen_on_fold"] = [*choices_of(project, members), *rule]
     if isinstance(recipe, Ensemble):
         value["ensemble"] = _compared(project, recipe, members, oof)
     project.ledger.forget("tune")
@@ -230,7 +233,7 @@ def _tune_key(project: Project, members: Sequence[Member]) -> str:
         member.name if member.ensemble is None else f"{member.name} weighs {member.weight}"
         for member in members
     ]
-    parts = (str(recipe.folds.group_by), project.folds.hash)
+    parts = (str(recipe.folds.group_by), project.folds.hash, *choices_of(project, members))
     return project.key(
         _VERSIONS["tune"], *parts, recipe.metric, str(recipe.tuning), str(recipe.seed), *names, *oof
     )
@@ -278,7 +281,7 @@ def report_facts(project: Project, members: Sequence[Member]) -> "ReportFacts":
         tuning=tuning,
         interim=any(member.interim for member in members),
         noise=noise_text(read_noise(project.noise_json)),
-        plan=_plan_of(project, members),
+        plan=plan_of(project, members),
         budget=_budget_text(project),
         events=_events(members),
         coverage_test=test_shares,
@@ -302,15 +305,6 @@ def _columns(project: Project) -> dict[str, tuple[list[float], list[float]]]:
         )
         for name in names
     }
-
-
-def _plan_of(project: Project, members: Sequence[Member]) -> dict[str, Any] | None:
-    """Return plan.json if these members are of its units."""
-    if not project.plan_json.exists() or members[0].ensemble is not None:
-        return None
-    plan: dict[str, Any] = read_json(project.plan_json)
-    units = {(unit["run"], unit["fold"]) for unit in plan["units"]}
-    return plan if {(member.run.path.name, member.fold) for member in members} <= units else None
 
 
 def _recipes_text(members: Sequence[Member]) -> str:

@@ -262,11 +262,12 @@ class Result:
     def __str__(self) -> str:
         lines = []
         if self.tuning is not None:
-            scores = self.tuning["scores"]
+            scores, chosen = self.tuning["scores"], ", ".join(self.tuning["chosen_on_fold"])
             lines += [
                 f"{self.tuning['metric']} out of fold: {scores['chosen']:.4f} ± {self.tuning['standard_error']:.4f} "
                 f"(plain {scores['plain']:.4f}, nested {scores['nested']:.4f}, nothing {scores['nothing']:.4f}, "
-                f"everything {scores['everything']:.4f}; {self.tuning['covers']})",
+                f"everything {scores['everything']:.4f}; {self.tuning['covers']}"
+                f"{chosen and f'; chosen on the same fold: {chosen}'})",
                 self.noise,
                 f"members: {', '.join(self.members)}",
                 f"rule: {self.tuning['rule_text']}",

@@ -4,7 +4,8 @@ The order is that of SIIM-ACR's report: probabilities at the true size of the im
 
 The rule (SIIM-ACR's first place, https://github.com/sneddy/pneumothorax-segmentation): an image has a mask only
 if at least ``min_pixels`` of its pixels are above the top threshold; its mask is then every pixel above
-the bottom threshold.
+the bottom threshold. Here the number is relative: it is meant for the median image, and in an image of another
+size it is the same share of the area.
 
 Where the metric needs counts of pixels, the search looks at each image once. A histogram of its codes over the
 candidate thresholds, foreground and background apart, gives the counts of every threshold at once, and with them
@@ -18,7 +19,7 @@ bootstrap over groups, and is kept only if the lower 80% bound of its gain is ab
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import cv2
 import numpy as np
@@ -40,6 +41,7 @@ PARTS = 5  # group-wise parts for the nested score where only one fold was train
 
 
 Share = Annotated[float, Field(ge=0, le=1)]
+Area = TypeVar("Area", int, Int[np.ndarray, " n"])
 
 
 class TuningConfig(Config):
@@ -53,7 +55,8 @@ class TuningConfig(Config):
     min_area_fracs: list[Share] = Field(
         default=[0.0, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03]
     )
-    """min_pixels as a share of the median image's area; for a metric of counts."""
+    """min_pixels as a share of the median image's area; in an image of another size it is the same share. For a metric
+    of counts."""
     component_area_frac: float = Field(default=0.0, ge=0, lt=1)
     """Connected regions of a mask (8 neighbours) that are not larger than this share of the image's area are removed,
     after the thresholds and whatever the search finds; 0 keeps all."""
@@ -70,12 +73,26 @@ class Rule:
     bottom: int
     component_area_frac: float = 0.0
     """Regions of the mask up to this share of the image's area are removed."""
+    of_pixels: int | None = None
+    """Area of the image that ``min_pixels`` is meant for; None: it is the same number in an image of any size."""
 
-    def describe(self) -> str:
-        """Return the rule as a sentence."""
+    def least_of(self, area: Area) -> Area:
+        """Return the pixels that must exceed the top threshold in images of these areas.
+
+        It is ``min_pixels`` in an image of ``of_pixels``, and the same share of another, rounded up to a whole pixel.
+        """
+        if self.of_pixels is None:
+            return 0 * area + self.min_pixels
+        return -(
+            -self.min_pixels * area // self.of_pixels
+        )  # integers: exact up to 2**63, images have 2**28 at most
+
+    def describe(self, *, many_sizes: bool = False) -> str:
+        """Return the rule as a sentence; ``many_sizes`` says that the images have more than one area."""
         text = f"mask = p > {prob_of(self.bottom):.3f}"
         if self.min_pixels > 1 or self.top > self.bottom:
-            text += f", where at least {self.min_pixels} pixels have p > {prob_of(self.top):.3f}"
+            of_area = f" of every {self.of_pixels}" if many_sizes and self.of_pixels is not None else ""
+            text += f", where at least {self.min_pixels}{of_area} pixels have p > {prob_of(self.top):.3f}"
         if self.component_area_frac:
             text += f", without regions up to {self.component_area_frac:.3%} of the image"
         return text
@@ -101,7 +118,7 @@ def remove_small(mask: Mask, area_frac: float) -> Mask:
 
 def apply_rule(codes: Codes, rule: Rule) -> Mask:
     """Return the mask of 0 and 1 that the rule makes of an image's codes."""
-    if np.count_nonzero(codes > rule.top) < rule.min_pixels:
+    if np.count_nonzero(codes > rule.top) < rule.least_of(codes.size):
         return np.zeros(codes.shape, np.uint8)
     return remove_small((codes > rule.bottom).astype(np.uint8), rule.component_area_frac)
 
@@ -111,26 +128,32 @@ class Sweep:
     """Rows of every image at every threshold.
 
     ``rows[i, t]`` is the metric's row of image i at ``thresholds[t]`` (counts: true and false positives, false and
-    true negatives), ``above[i, t]`` the number of its pixels above it, ignored ones too, ``empty[i]`` the row of an
-    empty prediction and ``full[i]`` that of predicting every pixel.
+    true negatives), ``above[i, t]`` the number of its pixels above it, ignored ones too, ``areas[i]`` that of all its
+    pixels, ``empty[i]`` the row of an empty prediction and ``full[i]`` that of predicting every pixel.
     """
 
     thresholds: Int[np.ndarray, " t"]
     rows: Float[np.ndarray, "n t k"]
     above: Int[np.ndarray, "n t"]
+    areas: Int[np.ndarray, " n"]
     empty: Float[np.ndarray, "n k"]
     full: Float[np.ndarray, "n k"]
 
     def rows_of(self, rule: Rule) -> Float[np.ndarray, "n k"]:
         """Return each image's row under a rule whose thresholds are among ``thresholds``."""
         top, bottom = np.searchsorted(self.thresholds, [rule.top, rule.bottom])
-        has_mask = self.above[:, top] >= rule.min_pixels
+        has_mask = self.above[:, top] >= rule.least_of(self.areas)
         return np.where(has_mask[:, None], self.rows[:, bottom], self.empty)
 
     def part(self, chosen: Any) -> "Sweep":  # noqa: ANN401
         """Return the sweep of some images (an index array or a boolean one)."""
         return Sweep(
-            self.thresholds, self.rows[chosen], self.above[chosen], self.empty[chosen], self.full[chosen]
+            self.thresholds,
+            self.rows[chosen],
+            self.above[chosen],
+            self.areas[chosen],
+            self.empty[chosen],
+            self.full[chosen],
         )
 
 
@@ -156,7 +179,7 @@ def sweep_counts(pairs: Pairs, thresholds: Sequence[int]) -> Sweep:
     empty = np.zeros((len(rows), 4))
     empty[:, 2:] = rows[:, 0, :2] + rows[:, 0, 2:]  # all foreground is missed, all background right
     full = np.stack([count_stats(np.ones_like(target), target) for _, target in pairs])
-    return Sweep(ordered, rows, np.stack([above for _, above in counted]), empty, full)
+    return Sweep(ordered, rows, np.stack([above for _, above in counted]), areas_of(pairs), empty, full)
 
 
 def sweep_masks(
@@ -184,7 +207,12 @@ def sweep_masks(
         np.stack([metric.stats(np.full(codes.shape, value, np.uint8), target) for codes, target in pairs])
         for value in (0, 1)
     )
-    return Sweep(ordered, np.stack(rows), above, empty, full)
+    return Sweep(ordered, np.stack(rows), above, areas_of(pairs), empty, full)
+
+
+def areas_of(pairs: Pairs) -> Int[np.ndarray, " n"]:
+    """Return the number of pixels of each image."""
+    return np.array([codes.size for codes, _ in pairs], np.int64)
 
 
 def make_sweep(pairs: Pairs, metric: Metric, config: TuningConfig) -> tuple[list[Rule], Sweep]:
@@ -200,7 +228,7 @@ def make_sweep(pairs: Pairs, metric: Metric, config: TuningConfig) -> tuple[list
         rules = threshold_rules(config)
         bottoms = [rule.bottom for rule in rules]
         return rules, sweep_masks(pairs, bottoms, metric, component_area_frac=share)
-    rules = candidate_rules(config, median_area=float(np.median([codes.size for codes, _ in pairs])))
+    rules = candidate_rules(config, median_area=float(np.median(areas_of(pairs))))
     thresholds = [code for rule in rules for code in (rule.top, rule.bottom)]
     if share:
         return rules, sweep_masks(pairs, thresholds, metric, component_area_frac=share)
@@ -220,7 +248,7 @@ def candidate_rules(config: TuningConfig, *, median_area: float) -> list[Rule]:
     tops = [code_of(value) for value in config.top_thresholds]
     pixels = sorted({round(share * median_area) for share in config.min_area_fracs} - {0})
     rules = threshold_rules(config) + [
-        Rule(top, least, bottom, config.component_area_frac)
+        Rule(top, least, bottom, config.component_area_frac, of_pixels=round(median_area))
         for bottom in bottoms
         for top in tops
         if top >= bottom
@@ -253,6 +281,8 @@ class Tuning:
     gain_low: float
     gain_high: float
     standard_error: float
+    """Of the score that is shown: the nested one where the rule is kept, else the plain one."""
+    standard_error_plain: float
     curve: list[tuple[float, float]]
     parts: list[tuple[Rule, float]]
 
@@ -299,7 +329,7 @@ def search_rule(
             rule, _ = best_rule(sweep.part(~inside), rules, metric, members[~inside])
         nested_rows[inside] = sweep.part(inside).rows_of(rule)
         chosen.append((rule, metric.score(nested_rows[inside], members[inside])))
-    gains, plain_scores = paired_bootstrap(
+    gains, nested_scores, plain_scores = paired_bootstrap(
         metric, nested_rows, plain_rows, groups, labels=labels, resamples=resamples, rng=stream(seed)
     )
     low, high = np.quantile(gains, [BOUND_QUANTILE, 1 - BOUND_QUANTILE])
@@ -318,7 +348,8 @@ def search_rule(
         gain_mean=float(gains.mean()),
         gain_low=float(low),
         gain_high=float(high),
-        standard_error=float(plain_scores.std()),
+        standard_error=float((nested_scores if kept else plain_scores).std()),
+        standard_error_plain=float(plain_scores.std()),
         curve=curve,
         parts=chosen,
     )
@@ -333,8 +364,8 @@ def paired_bootstrap(
     labels: Sequence[str] | None = None,
     resamples: int,
     rng: np.random.Generator,
-) -> tuple[Float[np.ndarray, " r"], Float[np.ndarray, " r"]]:
-    """Resample groups with replacement; return the gains of ``rows`` over ``other``, and the scores of ``other``.
+) -> tuple[Float[np.ndarray, " r"], Float[np.ndarray, " r"], Float[np.ndarray, " r"]]:
+    """Resample groups with replacement; return the gains of ``rows`` over ``other``, and the scores of both.
 
     A gain above 0 is for the better. In a metric of groups, a group that is drawn twice counts as two; ``labels`` are
     the metric's groups where they are others (see search_rule).
@@ -343,7 +374,7 @@ def paired_bootstrap(
     num = int(membership.max()) + 1
     images = [np.flatnonzero(membership == group) for group in range(num)] if metric.by_group else []
     names, own = np.unique(np.asarray(groups if labels is None else labels), return_inverse=True)
-    gains, base = [], []
+    gains, own_scores, other_scores = [], [], []
     for _ in range(resamples):
         drawn = rng.integers(num, size=num)
         if metric.by_group:
@@ -355,5 +386,6 @@ def paired_bootstrap(
             weights = np.bincount(drawn, minlength=num)[membership].astype(np.float64)
             before, after = (float(metric.reduce(one, weights=weights)) for one in (other, rows))
         gains.append(metric.utility(after) - metric.utility(before))
-        base.append(before)
-    return np.array(gains), np.array(base)
+        own_scores.append(after)
+        other_scores.append(before)
+    return np.array(gains), np.array(own_scores), np.array(other_scores)

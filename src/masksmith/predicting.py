@@ -14,7 +14,7 @@ import numpy as np
 from masksmith.arrays import Codes
 from masksmith.data.store import Store, is_whole
 from masksmith.errors import InputError
-from masksmith.files import digest
+from masksmith.files import digest, read_json
 from masksmith.members import Member, weights_of_test
 from masksmith.metrics import get_metric
 from masksmith.postprocess import PLAIN, apply_rule
@@ -224,6 +224,14 @@ def _runtime(
         record=_runtime_record(member, weights),
         key=_predict_key(project, member, "oof"),
     )
+
+
+def chose_runtime(member: Member) -> bool:
+    """Whether held-out images decided on the runtime that a member predicts with (see gate)."""
+    if member.run.recipe.prediction.runtime == "torch":
+        return False
+    records = [_runtime_record(member, weights) for weights in weights_of(member)]
+    return any("finding" in read_json(record) for record in records if record.exists())
 
 
 def _runtime_record(member: Member, weights: Path) -> Path:

@@ -68,6 +68,7 @@ def tune_oof(
     blank = [row for row in rows if row.id in project.blank]
     blank_pairs = [(oof[row.fold][row.id][..., 0], masks[row.id][..., 0]) for row in blank]
     all_groups = project.metric_groups(recipe, [row.id for row in [*content, *blank]])
+    many_sizes = len(_areas(project)) > 1
     return {
         "metric": metric.name,
         "metric_describes": metric.describes,
@@ -76,11 +77,17 @@ def tune_oof(
         "scores": _scores(sweep, found, metric, blank_pairs, all_groups, plain=rules[0]),
         "num_rules": len(rules),
         "searched": _searched(metric, rules),
-        "rule_text": found.rule.describe(),
-        "found_text": found.found.describe(),
+        "rule_text": found.rule.describe(many_sizes=many_sizes),
+        "found_text": found.found.describe(many_sizes=many_sizes),
         "optimism": optimism or None,
         **found.to_json(),
     }
+
+
+def _areas(project: Project) -> set[int]:
+    """Return the areas that the images have, training and test together."""
+    stores = (project.cache.train_images, project.cache.test_images)
+    return {height * width for images in stores for height, width in map(images.shape, images)}
 
 
 def _searched(metric: Metric, rules: Sequence[Rule]) -> str:
@@ -196,7 +203,7 @@ def compare_recipes(
     ]
     best = max(table, key=lambda row: (row["images"], metric.utility(row["score"])))
     names = list(own[best["run"]])
-    gains, _ = paired_bootstrap(
+    gains, _, _ = paired_bootstrap(
         metric,
         np.stack([blend[name] for name in names]),
         np.stack([own[best["run"]][name] for name in names]),

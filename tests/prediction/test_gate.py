@@ -190,6 +190,7 @@ def test_the_whole_way_with_openvino(project, example):
         store = open_codes(path)
         apart = np.concatenate([np.abs(store[name] - codes).ravel() for name, codes in before[stage].items()])
         assert 0 < apart.max() <= 7, stage  # predicted anew, 1e-4 apart at most
+    assert "prediction runtime" in result.tuning["chosen_on_fold"]
     assert result.submission is not None
     assert result.submission.compared == 8
     assert ms.submit(project, check=project / "submission.csv").ids == 8
