@@ -3,8 +3,8 @@
     python tools/made.py record LIST FOLDER ...    # write into LIST the name and hash of every file in new folders
     python tools/made.py remove LIST               # remove the files that are still as they were written, and LIST
 
-``make demo`` records what it made; ``make clean`` and the next ``make demo`` remove that. A file that was added or changed
-since stays, and so does the folder that holds it.
+``make demo`` records what it made; ``make clean`` and the next ``make demo`` remove that. A file that was added or
+changed since stays, and so does the folder that holds it.
 """
 
 import hashlib
