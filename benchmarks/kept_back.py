@@ -24,7 +24,7 @@ def read_rows(path):
 
 
 def write_rows(path, rows):
-    with path.open("w", newline="") as file:
+    with path.open("x", newline="") as file:
         writer = csv.DictWriter(file, fieldnames=list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)

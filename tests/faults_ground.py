@@ -319,6 +319,6 @@ def differences(clean: Path, other: Path, *, budget: bool = False) -> list[str]:
         one, two = ({path.relative_to(root) for path in root.glob(pattern)} for root in (clean, other))
         found += [f"{path}: only in {'the clean run' if path in one else 'this one'}" for path in one ^ two]
         found += [f"{path}: differs" for path in one & two if content(clean / path) != content(other / path)]
-    scrap = [path for path in other.rglob(".*") if path.name != ".lock"]
+    scrap = [path for path in other.rglob(".*") if path.name != ".masksmith.lock"]
     scrap += [*other.glob("runs/*/interim"), *([] if budget else other.glob("ensemble/*"))]
     return sorted(found) + [f"{path.relative_to(other)}: left behind" for path in scrap]

@@ -125,7 +125,7 @@ def test_stopped_by_a_signal(example, tmp_path, sent, code):
         assert process.returncode == code
     kept = list((tmp_path / "out" / "runs").rglob("epoch_*.json"))
     assert kept
-    assert not list((tmp_path / "out").rglob("*.tmp"))
+    assert not list((tmp_path / "out").rglob("*.masksmith-tmp"))
 
 
 @pytest.mark.parametrize(("stopped", "code"), [(None, 0), (130, 130), (143, 143)])

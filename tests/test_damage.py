@@ -123,7 +123,7 @@ def test_a_prediction_that_was_stopped_goes_on(example, trained, project, monkey
     run = Project.open(project).run()
     overrides = TINY | {"prediction.batch_size": 4}
     ms.train(project, overrides=overrides)
-    journal = run.oof(0).with_name(".fold_0.npy.part.csv")
+    journal = run.oof(0).with_name(".fold_0.npy.masksmith-part.csv")
 
     def stop(path, phase):
         if path == journal and phase == "appended":

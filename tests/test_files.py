@@ -44,8 +44,84 @@ def test_a_failed_folder_leaves_the_old_one(tmp_path):
         raise RuntimeError
     assert [path.name for path in tmp_path.rglob("*")] == ["masks", "old.png"]
     with atomic_folder(tmp_path / "masks") as temporary:
-        (temporary / "new.png").write_text("new")
-    assert [path.name for path in tmp_path.rglob("*")] == ["masks", "new.png"]
+        (temporary / "old.png").write_text("new")
+    assert [path.name for path in tmp_path.rglob("*")] == ["masks", "old.png"]
+    assert (tmp_path / "masks" / "old.png").read_text() == "new"
+
+
+def test_what_a_replaced_folder_holds_of_others_goes_into_the_new_one(tmp_path):
+    (tmp_path / "masks" / "mine").mkdir(parents=True)
+    (tmp_path / "masks" / "mine" / "a.txt").write_text("mine")
+    (tmp_path / "masks" / "link").symlink_to("nowhere")
+    for _ in range(2):
+        with atomic_folder(tmp_path / "masks") as temporary:
+            (temporary / "1.png").write_text("x")
+    (tmp_path / "masks").rename(tmp_path / ".masks.7.masksmith-old")  # killed before the old one was settled
+    (tmp_path / "masks").mkdir()
+    (tmp_path / "masks" / "1.png").write_text("new")
+    with folder_lock(tmp_path):
+        pass
+    assert (tmp_path / "masks" / "mine" / "a.txt").read_text() == "mine"
+    assert (tmp_path / "masks" / "link").is_symlink()
+    assert (tmp_path / "masks" / "1.png").read_text() == "new"
+    assert sorted(path.name for path in tmp_path.iterdir()) == [files.LOCK, "masks"]
+
+
+def test_only_names_of_ours_are_swept(tmp_path):
+    """And neither through a link, nor in a project inside, nor where somebody has put a file in the folder's place."""
+    theirs = (
+        "x.tmp",
+        ".x.tmp",
+        ".x.12.tmp",
+        ".x.old",
+        ".x.12.old",
+        ".x.y.masksmith-tmp",
+        "x.12.masksmith-tmp",
+        ".lock",
+    )
+    kept = [*theirs, "a/.x.tmp", "inner/.x.12.masksmith-tmp", "elsewhere/.x.12.masksmith-tmp", "masks"]
+    root, elsewhere = tmp_path / "p", tmp_path / "p" / "elsewhere"
+    for name in (*kept, f"inner/{files.LOCK}"):
+        write_text(root / name, name)
+    for name in (".d.tmp", ".d.12.old"):
+        write_text(root / name / "inside", "mine")
+    write_text(root / ".masks.12.masksmith-old" / "1.png", "old")
+    elsewhere.rename(tmp_path / "elsewhere")
+    elsewhere.symlink_to(tmp_path / "elsewhere")
+    with folder_lock(root):
+        pass
+    assert all((root / name).read_text() == name for name in kept)
+    assert all((root / name / "inside").exists() for name in (".d.tmp", ".d.12.old"))
+    assert (root / ".masks.12.masksmith-old" / "1.png").read_text() == "old"
+
+
+def test_a_folder_or_link_in_the_place_of_a_file_of_ours_is_refused_and_kept(tmp_path):
+    write_text(tmp_path / "mine" / "a", "mine")
+    (tmp_path / files.LOCK).symlink_to(tmp_path / "mine" / "a")
+    with pytest.raises(InputError, match=r"\.masksmith\.lock: a link, which masksmith does not"):
+        folder_lock(tmp_path).__enter__()
+    for work in (
+        lambda: remove(tmp_path / "mine"),
+        lambda: write_text(tmp_path / "mine", "x"),
+        lambda: write_text(tmp_path / "mine" / "a" / "b", "x"),
+    ):
+        with pytest.raises(InputError, match=r"mine.*: cannot be written, something else is in its place"):
+            work()
+    assert (tmp_path / "mine" / "a").read_text() == "mine"
+
+
+def test_matching_files_are_removed_and_folders_that_are_empty_then(tmp_path):
+    for name in ("1.npy", "mine.npy", "sub/2.npy", "sub/deep/3.npy"):
+        write_text(tmp_path / "a" / name, "x")
+    (tmp_path / "linked").symlink_to(tmp_path / "a")
+    files.remove_matching(tmp_path / "linked", re.compile(r".*"))
+    files.remove_matching(tmp_path / "absent", re.compile(r".*"))
+    files.remove_matching(tmp_path / "a", re.compile(r"\d\.npy"))
+    assert sorted(str(path.relative_to(tmp_path / "a")) for path in (tmp_path / "a").rglob("*")) == [
+        "mine.npy"
+    ]
+    files.remove_matching(tmp_path / "a", re.compile(r"mine\.npy"))
+    assert not (tmp_path / "a").exists()
 
 
 def test_other_errors_pass(tmp_path):
@@ -89,10 +165,10 @@ def _hold(folder, ready, leave):
 
 def test_scrap_of_a_killed_process_is_swept(tmp_path):
     (tmp_path / "runs").mkdir()
-    (tmp_path / "runs" / ".last.npy.123.tmp").write_text("half")
-    (tmp_path / ".masks.123.tmp").mkdir()
+    (tmp_path / "runs" / ".last.npy.123.masksmith-tmp").write_text("half")
+    (tmp_path / ".masks.123.masksmith-tmp").mkdir()
     with folder_lock(tmp_path):
-        assert sorted(path.name for path in tmp_path.rglob("*")) == [".lock", "runs"]
+        assert sorted(path.name for path in tmp_path.rglob("*")) == [".masksmith.lock", "runs"]
 
 
 def test_a_folder_that_cannot_be_one(tmp_path):
@@ -123,7 +199,7 @@ def test_second_process_is_refused_with_the_first_ones_pid(tmp_path):
         leave.set()
         process.join()
     with folder_lock(tmp_path):
-        assert f"pid {os.getpid()}" in (tmp_path / ".lock").read_text()
+        assert f"pid {os.getpid()}" in (tmp_path / files.LOCK).read_text()
 
 
 @pytest.fixture
@@ -258,11 +334,15 @@ def test_names_are_flushed_where_the_file_system_can(tmp_path, monkeypatch):
 
 
 def test_a_folder_that_was_moved_away_is_put_back(tmp_path):
-    for name, content in ((".masks.12.old", "old"), (".cards.12.old", "old"), ("cards", "new")):
+    for name, content in (
+        (".masks.12.masksmith-old", "old"),
+        (".cards.12.masksmith-old", "old"),
+        ("cards", "new"),
+    ):
         (tmp_path / name).mkdir()
         (tmp_path / name / "1.png").write_text(content)
     with folder_lock(tmp_path):
-        assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", "cards", "masks"]
+        assert sorted(path.name for path in tmp_path.iterdir()) == [".masksmith.lock", "cards", "masks"]
     assert (tmp_path / "masks" / "1.png").read_text() == "old"
     assert (tmp_path / "cards" / "1.png").read_text() == "new"
 
@@ -293,7 +373,7 @@ def test_a_linked_scrap_is_removed_and_what_it_leads_to_is_kept(tmp_path):
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere" / "mine.txt").write_text("mine")
     (tmp_path / "project").mkdir()
-    (tmp_path / "project" / ".masks.1.tmp").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "project" / ".masks.1.masksmith-tmp").symlink_to(tmp_path / "elsewhere")
     with folder_lock(tmp_path / "project"):
-        assert [path.name for path in (tmp_path / "project").iterdir()] == [".lock"]
+        assert [path.name for path in (tmp_path / "project").iterdir()] == [".masksmith.lock"]
     assert (tmp_path / "elsewhere" / "mine.txt").read_text() == "mine"

@@ -26,7 +26,7 @@ def stamps(project):
         path: path.stat().st_mtime_ns
         for path in project.rglob("*")
         if path.is_file()
-        and path.name not in (".lock", "report.html", "check.json", "current.json", "requests.json")
+        and path.name not in (".masksmith.lock", "report.html", "check.json", "current.json", "requests.json")
     }
 
 

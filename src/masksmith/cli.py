@@ -31,7 +31,9 @@ Data = Annotated[
     Path, typer.Argument(help="Folder with the data, as it was downloaded; zip files stay closed.")
 ]
 Folder = Annotated[Path, typer.Argument(help="Project folder (what --out named).")]
-Out = Annotated[Path, typer.Option("--out", "-o", help="Project folder to make or go on with.")]
+Out = Annotated[
+    Path, typer.Option("--out", "-o", help="Project folder: absent, empty, or a project to go on with.")
+]
 RecipeName = Annotated[str, typer.Option("--recipe", "-r", help="A bundled recipe, or a YAML file.")]
 Set = Annotated[
     list[str] | None,
@@ -106,7 +108,9 @@ def lr(project: Folder, recipe: RecipeName = "auto", overrides: Set = None) -> N
 @app.command()
 def check(
     data: Data,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Project folder to make.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Project folder: absent, empty, or ours.")
+    ] = None,
 ) -> None:
     """Recognise the layout and say what is wrong with the data."""
     print(masksmith.check(data, out))

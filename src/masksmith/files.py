@@ -1,5 +1,8 @@
 """Files that are whole or absent: temporary name, flush, rename. Hashes. The lock of a project folder.
 
+Temporary files and folders that are moved out of the way have names that nobody else makes
+(``.NAME.PID.masksmith-tmp``, ``.NAME.PID.masksmith-old``): only those are ever cleared away.
+
 Everything that the house writes goes through this module: it calls ``write_point`` wherever the state on disk changes,
 and a test that wants a process to die, or a disk to be full, at such a place sets ``on_write``.
 """
@@ -10,6 +13,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 import socket
 from collections.abc import Callable, Iterator
@@ -20,6 +24,11 @@ from masksmith.errors import DiskFullError, InputError
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
+_IN_THE_WAY = (errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ELOOP)
+
+LOCK = ".masksmith.lock"
+"""Name of the file that is locked while masksmith works in a folder."""
+_SCRAP = re.compile(r"\.(?P<name>.+)\.\d+\.masksmith-(?P<kind>tmp|old)", re.DOTALL)
 
 on_write: Callable[[Path, str], None] | None = None
 """Called with (path, phase) at every write point; None, as in the product, does nothing."""
@@ -43,7 +52,8 @@ def no_room(path: Path) -> Iterator[None]:
 
     Raises:
         DiskFullError: There is no room.
-        InputError: The file cannot be written: no permission, or the file system is, or has become, read-only.
+        InputError: The file cannot be written: no permission, a file where a folder is expected or the other way
+            round, or the file system is, or has become, read-only.
     """
     try:
         yield
@@ -56,6 +66,11 @@ def no_room(path: Path) -> Iterator[None]:
             raise InputError(
                 f"{path}: cannot be written ({error.strerror}); what was finished before is whole. Make it writable "
                 "and repeat the command"
+            ) from error
+        if error.errno in _IN_THE_WAY:
+            raise InputError(
+                f"{path}: cannot be written, something else is in its place ({error.strerror}); choose another name, "
+                "or move it away"
             ) from error
         raise
 
@@ -72,10 +87,15 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def temporary_of(path: Path) -> Path:
+    """Return the name under which this process writes ``path`` until it is whole."""
+    return path.with_name(f".{path.name}.{os.getpid()}.masksmith-tmp")
+
+
 @contextlib.contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """Give a temporary path beside ``path``; rename it to ``path`` when the block ends well."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = temporary_of(path)
     try:
         with no_room(path):
             write_point(path, "write")
@@ -101,11 +121,12 @@ def rename(temporary: Path, path: Path) -> None:
 def atomic_folder(path: Path) -> Iterator[Path]:
     """Like atomic_path for a folder: the old one is replaced only by a finished new one.
 
-    Its files are not flushed one by one, so after a power cut they are to be looked at before they are believed.
-    A link of that name is replaced, and what it leads to is not touched.
+    What the old one holds under names that the new one has not is somebody else's, and goes into the new one. The
+    files are not flushed one by one, so after a power cut they are to be looked at before they are believed. A link
+    of that name is replaced, and what it leads to is not touched.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    old = path.with_name(f".{path.name}.{os.getpid()}.old")
+    temporary = temporary_of(path)
+    old = path.with_name(f".{path.name}.{os.getpid()}.masksmith-old")
     shutil.rmtree(temporary, ignore_errors=True)
     try:
         with no_room(path):
@@ -118,18 +139,35 @@ def atomic_folder(path: Path) -> Iterator[Path]:
                 write_point(path, "moved")
             rename(temporary, path)
     finally:
-        if os.path.lexists(old) and not os.path.lexists(path):
-            with contextlib.suppress(OSError):  # as above: the next lock puts it back
-                old.rename(path)
-        with contextlib.suppress(OSError):  # and sweeps
+        with contextlib.suppress(OSError):  # as above: the next lock does both
+            _settle(old, path)
             _remove(temporary)
-            if os.path.lexists(path):
-                _remove(old)
+
+
+def _settle(old: Path, path: Path) -> None:
+    """Put back a folder that was moved away; where its successor has come, hand over what that one does not replace."""
+    if not os.path.lexists(old):
+        return
+    if not os.path.lexists(path):
+        old.rename(path)
+        return
+    if _is_folder(old):
+        if not _is_folder(path):
+            return  # somebody has put something else there
+        for entry in list(old.iterdir()):
+            if not os.path.lexists(path / entry.name):
+                entry.rename(path / entry.name)
+    _remove(old)
+
+
+def _is_folder(path: Path) -> bool:
+    """Whether it is a folder itself and no link to one."""
+    return path.is_dir() and not path.is_symlink()
 
 
 def _remove(path: Path) -> None:
     """Remove a folder with what it holds, or a file or link (never what the link leads to)."""
-    if path.is_dir() and not path.is_symlink():
+    if _is_folder(path):
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)
@@ -174,11 +212,31 @@ def append_text(path: Path, lines: str, *, sync: bool = True) -> None:
 
 
 def remove(path: Path) -> None:
-    """Remove a file, a link or a folder with what it holds, if it is there."""
+    """Remove a file or a link, if it is there.
+
+    Raises:
+        InputError: It is a folder, or cannot be removed.
+    """
     if os.path.lexists(path):
         with no_room(path):
             write_point(path, "remove")
-            _remove(path)
+            path.unlink(missing_ok=True)
+
+
+def remove_matching(folder: Path, names: re.Pattern[str]) -> None:
+    """Remove the files in a folder and below whose whole name matches, then each folder that is empty; all else stays.
+
+    Links are not followed.
+    """
+    if not _is_folder(folder):
+        return
+    with no_room(folder):
+        for inside, _, found in os.walk(folder, topdown=False):
+            for name in sorted(found):
+                if names.fullmatch(name):
+                    remove(Path(inside, name))
+            if not any(Path(inside).iterdir()):
+                Path(inside).rmdir()
 
 
 def read_json(path: Path) -> Any:  # noqa: ANN401
@@ -217,7 +275,7 @@ def file_digest(path: Path) -> str:
 
 @contextlib.contextmanager
 def folder_lock(folder: Path) -> Iterator[None]:
-    """Hold ``folder/.lock`` while the block runs; the lock dies with its process, however that ends.
+    """Hold ``folder/.masksmith.lock`` while the block runs; the lock dies with its process, however that ends.
 
     What a killed process left unfinished in the folder is removed.
 
@@ -225,7 +283,7 @@ def folder_lock(folder: Path) -> Iterator[None]:
         InputError: Another process is at work here (the message names its pid and host), or the folder cannot be
             written.
     """
-    lock = folder / ".lock"
+    lock = folder / LOCK
     _need_writable(folder, lock)
     with lock.open("a+b", buffering=0) as file:
         try:
@@ -245,28 +303,47 @@ def folder_lock(folder: Path) -> Iterator[None]:
 
 
 def _need_writable(folder: Path, lock: Path) -> None:
+    if lock.is_symlink():
+        raise InputError(f"{lock}: a link, which masksmith does not make; remove it")
     with no_room(folder):
         try:
             write_point(folder, "write")
             folder.mkdir(parents=True, exist_ok=True)
             lock.touch()
         except OSError as error:
-            if error.errno not in (errno.EEXIST, errno.ENOTDIR, *_READ_ONLY):
+            if error.errno not in (*_IN_THE_WAY, *_READ_ONLY):
                 raise
             raise InputError(
                 f"{folder}: cannot be written as a folder ({error.strerror}); choose another --out"
             ) from error
 
 
+def is_begun(entry: os.DirEntry[str]) -> bool:
+    """Whether a file in a folder is one that masksmith leaves when it is killed before it has written anything."""
+    scrap = _SCRAP.fullmatch(entry.name)
+    return entry.is_file(follow_symlinks=False) and (entry.name == LOCK or scrap is not None)
+
+
 def _sweep(folder: Path) -> None:
-    """Remove what killed processes left; a folder that was moved away before its successor had come is put back."""
-    for old in list(folder.rglob(".*.old")):
-        path = old.with_name(old.name.removeprefix(".").rsplit(".", 2)[0])
-        if not os.path.lexists(path):
-            old.rename(path)
-    for scrap in [*folder.rglob(".*.tmp"), *folder.rglob(".*.old")]:
+    """Remove what killed processes left; a folder that was moved away before its successor had come is put back.
+
+    Links are not followed, and a folder inside with a lock of its own is not entered.
+    """
+    scraps = []
+    for place, folders, names in os.walk(folder):
+        scraps += [(Path(place), found) for found in map(_SCRAP.fullmatch, (*folders, *names)) if found]
+        folders[:] = [
+            name
+            for name in folders
+            if not _SCRAP.fullmatch(name) and not os.path.lexists(Path(place, name, LOCK))
+        ]
+    for inside, found in scraps:
+        scrap = inside / found[0]
         write_point(scrap, "remove")
-        _remove(scrap)
+        if found["kind"] == "old":
+            _settle(scrap, inside / found["name"])
+        else:
+            _remove(scrap)
 
 
 class Ledger:

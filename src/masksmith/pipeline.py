@@ -29,7 +29,7 @@ from masksmith.opening import folds_of
 from masksmith.planner import Planner, machine_tools
 from masksmith.predicting import predict_member
 from masksmith.progress import logger
-from masksmith.project import Project, Run, refuse_inside
+from masksmith.project import Project, Run, refuse_foreign, refuse_inside
 from masksmith.recipe import Listing, Recipe, list_recipes, load_recipe
 from masksmith.seeds import measure_noise, noise_text, read_noise
 from masksmith.splits import Folds
@@ -53,23 +53,26 @@ def check(data: str | Path, out: str | Path | None = None) -> CheckReport:
 
     Args:
         data: Folder with the data; zip files stay closed.
-        out: Project folder to begin or go on with; None uses a temporary one.
+        out: Project folder to begin or go on with: absent, empty, or made by masksmith; None uses a temporary one.
 
     Returns:
         Facts and findings; ``print`` shows them.
 
     Raises:
-        InputError: The data cannot be used.
+        InputError: The data cannot be used, or the folder holds somebody else's files; nothing in it is touched then.
     """
     if out is None:
         import tempfile
 
         with tempfile.TemporaryDirectory() as folder:
             return check(data, Path(folder) / "project")
+    root = Path(out)
+    refuse_foreign(root)  # before the data are read, which can take minutes
     catalog = read_catalog(Path(data))
-    refuse_inside(Path(out), catalog)
-    with folder_lock(Path(out)):
-        project = Project.create(Path(out), catalog)
+    refuse_inside(root, catalog)
+    refuse_foreign(root)
+    with folder_lock(root):
+        project = Project.create(root, catalog)
         report = check_data(catalog, project.cache)
         write_json(project.check_json, report.to_json())
     return report
@@ -176,9 +179,10 @@ def lr(out: str | Path, *, recipe: str = "auto", overrides: Overrides = ()) -> "
     with folder_lock(project.root), pulse.graceful(), _threads_put_back():
         folds_of(project, asked)
         curve = sweep_lr(project, asked)
-        page = project.root / "lr.html"
-        write_text(page, lr_curve(curve.rates, curve.losses, suggestion=curve.suggestion, peak=first.lr))
-    return LrFound(curve, first.lr, page)
+        write_text(
+            project.lr_html, lr_curve(curve.rates, curve.losses, suggestion=curve.suggestion, peak=first.lr)
+        )
+    return LrFound(curve, first.lr, project.lr_html)
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,14 @@
 """The project folder: one data set, one ``folds.csv``, many runs. Names of files live here and nowhere else."""
 
+import json
+import os
 import platform
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -17,12 +20,13 @@ from masksmith.data.catalog import Catalog
 from masksmith.data.checks import constant_ids
 from masksmith.ensemble import Judge
 from masksmith.errors import InputError
-from masksmith.files import Ledger, digest, read_json, remove, write_json, write_text
+from masksmith.files import Ledger, digest, is_begun, no_room, read_json, remove, write_json, write_text
 from masksmith.inputs import InputConfig, Inputs, make_inputs
 from masksmith.recipe import Recipe, parse_recipe
 from masksmith.splits import Folds, fold_name, group_values, read_folds
 
 FORMAT_VERSION = 1
+_CATALOG_KEYS = {"format", "root", "layout", "content_hash", "train", "test", "submission"}  # since format 1
 
 
 @dataclass(frozen=True)
@@ -92,19 +96,17 @@ class Project:
         self.budget_json = root / "budget.json"
         self.noise_json = root / "noise.json"
         self.report_html = root / "report.html"
+        self.lr_html = root / "lr.html"
 
     @classmethod
     def create(cls, root: Path, catalog: Catalog) -> "Project":
         """Make or reuse the folder for this data set.
 
         Raises:
-            InputError: The folder holds files that would be replaced, or belongs to another data set whose folds are
-            made.
+            InputError: The folder belongs to another data set whose folds are made.
         """
         project = cls(root)
-        if not project.data_json.exists():
-            project.refuse_foreign_files()
-        else:
+        if project.data_json.exists():
             old = project.catalog
             begun = project.folds_csv.exists() or project.runs_dir.exists()
             if old.content_hash != catalog.content_hash and begun:
@@ -118,33 +120,6 @@ class Project:
         write_json(project.data_json, {"format": FORMAT_VERSION, **catalog.to_json()})
         return project
 
-    def refuse_foreign_files(self) -> None:
-        """Refuse a folder without data.json that holds files of our names: they would be replaced.
-
-        Raises:
-            InputError: Such a file is there.
-        """
-        ours = (
-            self.folds_csv,
-            self.runs_dir,
-            self.tuning_json,
-            self.masks_dir,
-            self.submission_csv,
-            self.report_html,
-            self.submission_json,
-            self.members_json.parent,
-            self.plan_yaml,
-            self.plan_json,
-            self.budget_json,
-            self.noise_json,
-        )
-        for path in (*ours, self.cache_dir):
-            if path.exists():
-                raise InputError(
-                    f"{self.root}: it is no masksmith project, and {path.name!r} in it would be replaced; "
-                    "choose another --out"
-                )
-
     @classmethod
     def open(cls, root: Path) -> "Project":
         """Open an existing project.
@@ -153,18 +128,24 @@ class Project:
             InputError: There is none, or a newer masksmith made it.
         """
         project = cls(root)
-        if not project.data_json.exists():
-            raise InputError(
-                f"{root}: not a masksmith project (no data.json); begin with `masksmith check DATA --out {root}`"
-            )
-        project.catalog  # noqa: B018  (reads and checks the format)
+        project.catalog  # noqa: B018  (reads and checks it)
         return project
 
     @cached_property
     def catalog(self) -> Catalog:
-        """What the data set holds."""
-        value = read_json(self.data_json)
-        if value.pop("format", 0) > FORMAT_VERSION:
+        """What the data set holds.
+
+        Raises:
+            InputError: This is no project, or a newer masksmith made it.
+        """
+        value = _read_catalog_json(self.data_json)
+        if value is None:
+            there = os.path.lexists(self.data_json)
+            raise InputError(
+                f"{self.root}: not a masksmith project ({'its data.json is not ours' if there else 'no data.json'}); "
+                f"begin with `masksmith check DATA --out {'ELSEWHERE' if there else self.root}`"
+            )
+        if value.pop("format") > FORMAT_VERSION:
             raise InputError(
                 f"{self.root}: made by a newer masksmith; update masksmith, or choose another --out"
             )
@@ -291,13 +272,45 @@ class Project:
         return digest(self.catalog.content_hash, *parts)
 
 
+def _read_catalog_json(path: Path) -> dict[str, Any] | None:
+    """Return what a project's ``data.json`` holds, None if it is absent or anything else."""
+    try:
+        value = None if path.is_symlink() else json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):  # not there, not text, not JSON
+        return None
+    ours = isinstance(value, dict) and value.keys() >= _CATALOG_KEYS and isinstance(value["format"], int)
+    return value if ours else None
+
+
+def refuse_foreign(root: Path) -> None:
+    """Refuse an output folder that is neither absent, nor empty, nor a project; nothing is touched.
+
+    What a killed masksmith leaves before ``data.json`` is there counts as nothing.
+
+    Raises:
+        InputError: It holds somebody else's files, or is no folder.
+    """
+    if not os.path.lexists(root):
+        return
+    if not root.is_dir():
+        what = "a link that leads nowhere" if root.is_symlink() and not root.exists() else "a file"
+        raise InputError(f"{root}: cannot be written as a folder, it is {what}; choose another --out")
+    with no_room(root), os.scandir(root) as entries:
+        foreign = sorted(entry.name for entry in entries if not is_begun(entry))
+    if foreign and _read_catalog_json(root / "data.json") is None:
+        more = f" and {len(foreign) - 1} more" if len(foreign) > 1 else ""
+        raise InputError(
+            f"{root}: it is no masksmith project, and it holds {foreign[0]!r}{more}; choose another --out"
+        )
+
+
 def refuse_inside(root: Path, catalog: Catalog) -> None:
     """Refuse an output folder that lies inside the data.
 
     Raises:
         InputError: It does.
     """
-    if root.resolve().is_relative_to(Path(catalog.root)):
+    if Path(os.path.realpath(root)).is_relative_to(catalog.root):
         raise InputError(f"{root}: the output folder lies inside the data; choose one outside {catalog.root}")
 
 

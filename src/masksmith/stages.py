@@ -4,6 +4,7 @@ The verbs in ``pipeline`` call these under the project's lock. A stage that is r
 is not run again.
 """
 
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,7 @@ import numpy as np
 from masksmith.config import suggest
 from masksmith.data.store import Store, is_whole
 from masksmith.errors import InputError
-from masksmith.files import digest, remove
+from masksmith.files import digest, remove, remove_matching
 from masksmith.members import Member, members_of_run, read_members
 from masksmith.metrics import get_metric
 from masksmith.postprocess import PLAIN, apply_rule
@@ -35,6 +36,10 @@ if TYPE_CHECKING:
 
 _FORWARD_WORK = 0.35  # a forward pass costs about this share of a training step on the same pixels
 _VERSION = "3"
+_INTERIM = re.compile(
+    r"fold_(\d+|all)(\.(safetensors|json|npy|csv)|(\.\w+)?\.runtime\.json)"
+    r"|\.fold_(\d+|all)\.npy\.masksmith-part(\.csv)?"
+)
 
 
 def train_member(
@@ -104,7 +109,7 @@ def _drop_interim(project: Project, run: Run) -> None:
     if run.interim.exists():
         if project.members_json.exists() and any(one.interim for one in read_members(project, None)):
             remove(project.members_json)
-        remove(run.interim)
+        remove_matching(run.interim, _INTERIM)
 
 
 def check_memory(

@@ -286,7 +286,7 @@ def test_an_output_folder_with_somebody_elses_masks(check, example, tmp_path):
     (tmp_path / "out" / "masks").mkdir(parents=True)
     check(
         example / "data",
-        "it is no masksmith project, and 'masks' in it would be replaced; choose another --out",
+        "it is no masksmith project, and it holds 'masks'; choose another --out",
     )
 
 
@@ -326,7 +326,7 @@ def test_a_full_disk_while_writing(monkeypatch, capsys, example, tmp_path, write
         code, text = run(monkeypatch, capsys, "check", example / "data", "--out", tmp_path / "other")
     assert code == 2, text
     assert "the disk is full; what was finished before is whole" in text
-    assert not list(tmp_path.rglob("*.tmp"))
+    assert not list(tmp_path.rglob("*.masksmith-tmp"))
     assert all(path.read_bytes() == content for path, content in before.items())
     monkeypatch.undo()
     assert ms.check(example / "data", tmp_path / "other").facts["training images"] == 40

@@ -89,7 +89,7 @@ def half(path):
     writer.commit()
     writer.commit()  # nothing new: nothing is written
     writer.write("76e1428103", arrays()["76e1428103"])
-    return path.with_name(".x.npy.part"), path.with_name(".x.npy.part.csv")
+    return path.with_name(".x.npy.masksmith-part"), path.with_name(".x.npy.masksmith-part.csv")
 
 
 def test_a_writer_with_a_key_goes_on(tmp_path):

@@ -327,6 +327,11 @@ def test_paths(tmp_path):
     with pytest.raises(InputError, match=r"out\.safetensors: there already; .*--force"):
         convert_checkpoint(source, target)
     assert target.read_text() == "mine"
+    link = tmp_path / "link.safetensors"
+    link.symlink_to("nowhere")
+    with pytest.raises(InputError, match=r"link\.safetensors: there already; .*--force"):
+        convert_checkpoint(source, link)
+    assert link.is_symlink()
     convert_checkpoint(source, target, force=True)
     assert_state(load_file(target))
 

@@ -6,6 +6,7 @@ again. The stores are keyed by the hash of the data's content.
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -162,8 +163,8 @@ def build_cache(catalog: Catalog, folder: Path) -> Cache:
     logger.info("reading %d training and %d test images", len(catalog.train), len(catalog.test))
     tree = Tree(Path(catalog.root))
     forget_cache(folder)
-    for old in (*folder.glob("*.npy"), *folder.glob("*.csv")):
-        remove(old)
+    for name, ending in product(_STORES, (".npy", ".csv")):
+        remove(folder / f"{name}{ending}")
     kind = _survey(tree, catalog)
     _write_images(folder / "train_images.npy", tree, catalog.train, kind)
     _write_masks(folder / "train_masks.npy", tree, catalog, kind)

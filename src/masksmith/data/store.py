@@ -26,7 +26,16 @@ import numpy as np
 
 from masksmith.arrays import Shaped
 from masksmith.errors import InputError
-from masksmith.files import append_text, digest, no_room, remove, rename, write_point, write_text
+from masksmith.files import (
+    append_text,
+    digest,
+    no_room,
+    remove,
+    rename,
+    temporary_of,
+    write_point,
+    write_text,
+)
 
 _HEADER = ("id", "offset", "channels", "h", "w", "crc32", "done")
 
@@ -105,8 +114,9 @@ class StoreWriter:
     """Writes arrays of known shapes; ``close`` makes the store.
 
     With a key, what was committed outlasts the process: a writer opened with the same key, shapes and type goes on
-    and finds it in ``written``. Until it is closed the array is called ``.NAME.part``; its journal ``.NAME.part.csv``
-    holds the hash of the key and the size, then (id, crc32) of every entry that is on the disk.
+    and finds it in ``written``. Until it is closed the array is called ``.NAME.masksmith-part``; its journal
+    ``.NAME.masksmith-part.csv`` holds the hash of the key and the size, then (id, crc32) of every entry that is on the
+    disk.
     """
 
     def __init__(
@@ -129,9 +139,9 @@ class StoreWriter:
             DiskFullError: The file does not fit; it is claimed as a whole before anything is computed.
         """
         self.path = path
-        part = path.with_name(f".{path.name}.part")
+        part = path.with_name(f".{path.name}.masksmith-part")
         self.journal = part.with_name(f"{part.name}.csv")
-        self.temporary = part if key is not None else path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        self.temporary = part if key is not None else temporary_of(path)
         self.entries: dict[str, Entry] = {}
         self.written: set[str] = set()
         self._kept: set[str] = set()  # what the journal holds

@@ -9,6 +9,7 @@ salt have a patch of weak, chaotic reflections that looks like it.
 
 import csv
 import io
+import os
 import zipfile
 from pathlib import Path
 
@@ -17,12 +18,18 @@ import numpy as np
 
 from masksmith.arrays import Float, Mask, UInt8
 from masksmith.data.rle import encode
-from masksmith.files import write_bytes, write_text
+from masksmith.errors import InputError
+from masksmith.files import digest, read_json, write_bytes, write_json
 from masksmith.randomness import stream
 
 SIZE = 101
 _EMPTY_FRAC = 0.4
 _BLACK_FRAC = 0.02
+_RECORD = ".masksmith-example.json"
+_FILES = (
+    *("data/train.zip", "data/test.zip", "data/train.csv", "data/sample_submission.csv", "data/depths.csv"),
+    "solution.csv",
+)
 
 
 def _smooth_noise(rng: np.random.Generator, sigma: float) -> Float[np.ndarray, "h w"]:
@@ -85,21 +92,55 @@ def _png(image: np.ndarray) -> bytes:
     return raw.tobytes()
 
 
-def _csv(header: tuple[str, ...], rows: list[tuple[str, object]]) -> str:
+def _csv(header: tuple[str, ...], rows: list[tuple[str, object]]) -> bytes:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(header)
     writer.writerows(rows)
-    return text.getvalue()
+    return text.getvalue().encode()
 
 
 def make_example(out: Path, *, num_train: int, num_test: int, seed: int) -> Path:
     """Write ``out/data`` (the download) and ``out/solution.csv`` (the answers to its test set).
 
+    What is written is recorded in ``out/.masksmith-example.json``; only such files are replaced.
+
     Returns:
         The data folder.
+
+    Raises:
+        InputError: One of the two is there and no earlier example made it, or it was changed since; nothing is written.
     """
-    data = out / "data"
+    known = _refuse_foreign(out)
+    content = _content(num_train, num_test, seed)
+    write_json(out / _RECORD, sorted(known | {digest(raw) for raw in content.values()}))
+    for name, raw in content.items():
+        write_bytes(out / name, raw)
+    return out / "data"
+
+
+def _refuse_foreign(out: Path) -> set[str]:
+    """Refuse to replace what is not as an earlier example wrote it; return the digests of what those wrote."""
+    if os.path.lexists(out) and not out.is_dir():
+        raise InputError(f"{out}: not a folder; choose another place for the example")
+    record, data = out / _RECORD, out / "data"
+    known: set[str] = set(read_json(record)) if record.is_file() and not record.is_symlink() else set()
+    there = [path for path in (data, *map(out.joinpath, _FILES)) if os.path.lexists(path)]
+    for path in there:
+        ours = bool(known) and not path.is_symlink()  # without a record nothing is read
+        if path == data:
+            ours = ours and path.is_dir()
+        else:
+            ours = ours and path.is_file() and digest(path.read_bytes()) in known
+        if not ours:
+            raise InputError(
+                f"{path}: there already, and `masksmith example` did not make it so; choose another folder"
+            )
+    return known
+
+
+def _content(num_train: int, num_test: int, seed: int) -> dict[str, bytes]:
+    """Return the files of the data set, by their names in _FILES."""
     names, depths, answers = [], [], {}
     archives = {"train": io.BytesIO(), "test": io.BytesIO()}
     for split, number in (("train", num_train), ("test", num_test)):
@@ -118,12 +159,13 @@ def make_example(out: Path, *, num_train: int, num_test: int, seed: int) -> Path
                 names.append((split, name))
                 answers[name] = encode(mask)
                 depths.append((name, int(rng.integers(50, 960))))
-    for split, buffer in archives.items():
-        write_bytes(data / f"{split}.zip", buffer.getvalue())
     train, test = ([name for which, name in names if which == split] for split in ("train", "test"))
     header = ("id", "rle_mask")
-    write_text(data / "train.csv", _csv(header, [(name, answers[name]) for name in train]))
-    write_text(data / "sample_submission.csv", _csv(header, [(name, "1 1") for name in test]))
-    write_text(data / "depths.csv", _csv(("id", "z"), list(depths)))
-    write_text(out / "solution.csv", _csv(header, [(name, answers[name]) for name in test]))
-    return data
+    raws = [
+        *(buffer.getvalue() for buffer in archives.values()),
+        _csv(header, [(name, answers[name]) for name in train]),
+        _csv(header, [(name, "1 1") for name in test]),
+        _csv(("id", "z"), list(depths)),
+        _csv(header, [(name, answers[name]) for name in test]),
+    ]
+    return dict(zip(_FILES, raws, strict=True))

@@ -4,6 +4,7 @@
 calls for; there is no way round it here. Compressed or unfolding files are refused before memory is asked for.
 """
 
+import os
 import re
 import warnings
 import zipfile
@@ -131,7 +132,7 @@ def _check_paths(source: Path, target: Path, *, force: bool) -> None:
         raise InputError(f"{target}: expected a name that ends in .safetensors")
     if target.is_dir() or (target.exists() and target.samefile(source)):
         raise InputError(f"{target}: a folder, or the checkpoint itself; choose another name")
-    if target.exists() and not force:
+    if os.path.lexists(target) and not force:
         raise InputError(f"{target}: there already; choose another name, or replace it with --force")
 
 

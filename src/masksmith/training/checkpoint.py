@@ -171,7 +171,8 @@ class Checkpoints:
     def _drop_all_but(self, kept: list[Path]) -> None:
         stems = {path.stem for path in kept}
         for path in sorted(self.folder.glob("epoch_*")):  # .json first; one of a pair may be alone
-            if _position(path.stem) is not None and path.stem not in stems:
+            ours = _position(path.stem) is not None and path.suffix in (".json", ".safetensors")
+            if ours and path.stem not in stems:
                 remove(path)
 
 

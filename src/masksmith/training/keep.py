@@ -5,7 +5,7 @@ which of them are needed, and what only an older one needs is dropped once that 
 names. Snapshots have theirs from the start: the same step always writes the same one.
 """
 
-from collections.abc import Collection
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,10 @@ from masksmith.files import remove
 from masksmith.training.checkpoint import load_tensors, save_tensors
 from masksmith.training.config import TrainingConfig
 
-_EXTRA = ("weights_*", "snapshot_*", "top_*", "best_*", "last.*", "swa.*")
+_NAMELESS = re.compile(r"weights_\d{4,}\.(json|safetensors)")
+_EXTRA = re.compile(
+    r"(weights_\d{4,}|snapshot_\d+|top_\d+|best_(score|loss|val_loss)|last|swa)\.(json|safetensors)"
+)
 
 
 @dataclass
@@ -97,7 +100,7 @@ class Keeper:
         """Remove the weights that neither the newest checkpoint needs nor the one before it."""
         now = set(best.epochs(self.config).values())
         needed = {f"weights_{epoch:04d}" for epoch in now | self._before}
-        for path in sorted(self.folder.glob("weights_*")):  # .json first
+        for path in _matching(self.folder, _NAMELESS):
             if path.stem not in needed:
                 remove(path)
         self._before = now
@@ -138,10 +141,14 @@ class Keeper:
 
 def tidy(folder: Path) -> None:
     """Remove the weights without a name; what was published stays."""
-    _remove_all(folder, ("weights_*",))
+    _remove_all(folder, _NAMELESS)
 
 
-def _remove_all(folder: Path, patterns: Collection[str]) -> None:
-    for pattern in patterns:
-        for path in sorted(folder.glob(pattern)):  # .json first: without it the other is none
-            remove(path)
+def _remove_all(folder: Path, names: re.Pattern[str]) -> None:
+    for path in _matching(folder, names):
+        remove(path)
+
+
+def _matching(folder: Path, names: re.Pattern[str]) -> list[Path]:
+    """Return the files of these names, .json first: without it the other of a pair is none."""
+    return sorted(path for path in folder.glob("*") if names.fullmatch(path.name))
