@@ -8,7 +8,8 @@ import torch.nn.functional as F
 
 from masksmith.data.store import Store, StoreWriter
 from masksmith.errors import DivergedError, InputError
-from masksmith.models import ModelConfig, build_model
+from masksmith.models.config import ModelConfig
+from masksmith.models.segmentation import build_model
 from masksmith.progress import Remaining
 from masksmith.training import LossTerm, OptimizerConfig, ScheduleConfig, Stage, TrainingConfig
 from masksmith.training.averaging import MovingAverage
