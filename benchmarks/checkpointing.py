@@ -45,7 +45,8 @@ def main():
     import torch
 
     import masksmith  # noqa: F401  (its guard, before torch)
-    from masksmith.models import ModelConfig, build_model
+    from masksmith.models.config import ModelConfig
+    from masksmith.models.segmentation import build_model
 
     torch.set_num_threads(1)
     image = torch.rand(options.batch, 3, options.size, options.size)

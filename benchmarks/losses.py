@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from masksmith.losses import IMAGE_LOSSES, LOSSES, lovasz, lovasz_elu
+from masksmith.losses.build import IMAGE_LOSSES, LOSSES
+from masksmith.losses.lovasz_extension import lovasz, lovasz_elu
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 

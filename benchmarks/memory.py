@@ -26,7 +26,8 @@ def measure(
     import torch
 
     import masksmith  # noqa: F401  (its guard, before torch)
-    from masksmith.models import ModelConfig, build_model
+    from masksmith.models.config import ModelConfig
+    from masksmith.models.segmentation import build_model
     from masksmith.planning.measure import Stepper
     from masksmith.recipe import load_recipe
 
@@ -75,7 +76,8 @@ def estimate(
     import torch
 
     import masksmith  # noqa: F401  (its guard, before torch)
-    from masksmith.models import ModelConfig, build_model
+    from masksmith.models.config import ModelConfig
+    from masksmith.models.segmentation import build_model
     from masksmith.recipe import load_recipe
     from masksmith.training import memory
 

@@ -34,8 +34,10 @@ def measure(encoder: str, threads: int, cpu_time: bool, runtime: str, precision:
 
     import masksmith  # noqa: F401  (its guard, before segmentation-models-pytorch)
     from masksmith.data.store import Store, StoreWriter
-    from masksmith.models import ModelConfig, build_model, slice_strided_depthwise, to_channels_last
-    from masksmith.prediction import predict_probs
+    from masksmith.models.config import ModelConfig
+    from masksmith.models.cpu import slice_strided_depthwise
+    from masksmith.models.segmentation import build_model, to_channels_last
+    from masksmith.prediction.predict import predict_probs
     from masksmith.prediction.runtime import RUNTIMES as BUILDERS
     from masksmith.training.machine import keep_memory
 

@@ -26,8 +26,11 @@ def measure(encoder: str, size: int, threads: int, options: dict[str, int]) -> f
     import torch
 
     import masksmith  # noqa: F401  (its guard, before torch)
-    from masksmith.losses import bce, dice
-    from masksmith.models import ModelConfig, build_model, slice_strided_depthwise, to_channels_last
+    from masksmith.losses.pixelwise import bce
+    from masksmith.losses.regions import dice
+    from masksmith.models.config import ModelConfig
+    from masksmith.models.cpu import slice_strided_depthwise
+    from masksmith.models.segmentation import build_model, to_channels_last
     from masksmith.training.machine import keep_memory
 
     torch.set_num_threads(threads)

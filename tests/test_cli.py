@@ -63,6 +63,20 @@ def test_importing_the_package_imports_neither_torch_nor_numpy():
     assert all(repr(verb) in done.stdout for verb in VERBS)
 
 
+def test_reading_recipes_imports_no_torch():
+    code = (
+        "import sys, masksmith\n"
+        "from masksmith.recipe import list_recipes, load_recipe\n"
+        "names = [one.name for one in list_recipes('recipe')]\n"
+        "hashes = {load_recipe(name).hash for name in names}\n"
+        "assert len(names) == len(hashes) > 20, names\n"
+        "heavy = {'torch', 'timm', 'plotly', 'lightning_fabric'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 def test_usage_errors_exit_with_2():
     done = masksmith("compete")
     assert done.returncode == 2

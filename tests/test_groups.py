@@ -11,7 +11,7 @@ from masksmith.errors import InputError
 from masksmith.files import read_json, write_json
 from masksmith.metrics import get_metric
 from masksmith.postprocess import PLAIN, apply_rule
-from masksmith.prediction import open_codes
+from masksmith.prediction.codes import open_codes
 from masksmith.project import Project
 from tests.conftest import TINY
 

@@ -14,7 +14,7 @@ from masksmith.finish import report_facts
 from masksmith.members import members_of_run
 from masksmith.metrics import get_metric
 from masksmith.postprocess import Rule, apply_rule
-from masksmith.prediction import open_codes
+from masksmith.prediction.codes import open_codes
 from masksmith.project import Project
 from masksmith.submission import read_mask
 from masksmith.training.events import read_events

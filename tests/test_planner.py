@@ -5,7 +5,8 @@ import pytest
 
 from masksmith import planner
 from masksmith.errors import InputError
-from masksmith.models import ModelConfig, build_model
+from masksmith.models.config import ModelConfig
+from masksmith.models.segmentation import build_model
 from masksmith.planner import Plan, facts_of, weights_for
 from masksmith.planning.cost import stage_hw
 from masksmith.planning.machine import Measurements

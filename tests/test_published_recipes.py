@@ -11,7 +11,7 @@ import torch
 
 from masksmith.data.store import Store, StoreWriter
 from masksmith.ensemble import load_ensemble, member_recipes
-from masksmith.models import build_model
+from masksmith.models.segmentation import build_model
 from masksmith.progress import Remaining
 from masksmith.recipe import list_recipes, load_recipe
 from masksmith.training.config import TrainingConfig

@@ -245,7 +245,7 @@ def test_the_recipe_of_the_readme_can_be_read_and_built():
     text = readme.partition("```yaml\n")[2].partition("```")[0]
     recipe = parse_recipe(f"name: readme\n{text}", where="README.md")
     assert recipe.training.stages[1].schedule.cycles == 4
-    from masksmith.models import build_model
+    from masksmith.models.segmentation import build_model
 
     small = recipe.model.model_copy(update={"encoder": "resnet18", "encoder_weights": "none"})
     output = build_model(small, in_channels=1, seed=0)(torch.rand(2, 1, 32, 32))

@@ -20,9 +20,9 @@ def test_every_table_is_listed_with_what_it_does():
 
 
 def test_a_word_that_is_listed_can_be_used():
-    from masksmith.losses import LOSSES
+    from masksmith.losses.build import LOSSES
     from masksmith.metrics import METRICS
-    from masksmith.models import MODELS
+    from masksmith.models.segmentation import MODELS
 
     words = ms.vocabulary().words
     for kind, table in (("losses", LOSSES), ("metrics", METRICS), ("models", MODELS)):

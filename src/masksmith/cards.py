@@ -5,6 +5,9 @@ from typing import Any
 
 from masksmith.ensemble import Ensemble, load_ensemble, member_recipes
 from masksmith.models.config import ModelConfig
+from masksmith.models.encoders import settle_encoder
+from masksmith.models.segmentation import build_model, size_trace
+from masksmith.preprocess import Frame
 from masksmith.recipe import Recipe, load_recipe, parse_header, recipe_source
 
 
@@ -68,10 +71,6 @@ def describe_ensemble(name: str) -> EnsembleCard:
 
 def _card(recipe: Recipe, text: str) -> RecipeCard:
     """Return the card of a recipe whose header stands in ``text``."""
-    from masksmith.models import build_model, size_trace
-    from masksmith.models.encoders import settle_encoder
-    from masksmith.preprocess import Frame
-
     settled = settle_encoder(recipe.model.encoder, "none") if recipe.model.encoder == "auto" else None
     encoder = settled.encoder if settled else recipe.model.encoder
     model_config: ModelConfig = recipe.model.model_copy(

@@ -94,14 +94,14 @@ def _refuse_other_folds(project: Project, asked: FoldsConfig) -> None:
 
 def resolve(recipe: Recipe) -> Recipe:
     """Settle every "auto": what is written into the run's recipe.yaml is fixed."""
-    from masksmith.losses import build_loss
-    from masksmith.models import MODELS
+    from masksmith.losses.options import check_losses
     from masksmith.models.encoders import settle_encoder
+    from masksmith.models.segmentation import MODELS
     from masksmith.training.machine import settle_machine
 
     look_up(MODELS, recipe.model.architecture, where="model.architecture")
     for i, stage in enumerate(recipe.training.stages):
-        build_loss(
+        check_losses(
             stage.loss,
             where=f"training.stages[{i}].loss",
             image_head=recipe.model.image_head != "none",
@@ -123,7 +123,7 @@ def check_prediction(recipe: Recipe) -> None:
     Raises:
         InputError: As check_runtime and check_combine.
     """
-    from masksmith.prediction.combine import check_combine
+    from masksmith.prediction.config import check_combine
     from masksmith.prediction.runtime import check_runtime
 
     training, model = recipe.training, recipe.model

@@ -300,7 +300,7 @@ class Planner:
 
 def machine_tools(project: Project, asked: Recipe) -> Tools:
     """Return the tools of the machine at hand."""
-    from masksmith.models import build_model
+    from masksmith.models.segmentation import build_model
     from masksmith.training.machine import settle_device
     from masksmith.training.memory import largest_batch
 
@@ -354,7 +354,7 @@ def weights_for(candidate: Candidate, asked: ModelConfig) -> str | None:
 def _fits(candidate: Candidate, path: str) -> bool:
     from pathlib import Path
 
-    from masksmith.models import build_model
+    from masksmith.models.segmentation import build_model
 
     tensor_names(Path(path))
     try:

@@ -30,7 +30,7 @@ from masksmith.arrays import IGNORE, Codes, Mask
 from masksmith.config import Config
 from masksmith.metrics import Metric, count_stats
 from masksmith.metrics.protocol import Groups
-from masksmith.prediction import code_of, prob_of
+from masksmith.prediction.codes import code_of, prob_of
 from masksmith.randomness import stream
 
 BOUND_QUANTILE = 0.2

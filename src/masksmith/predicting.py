@@ -27,7 +27,7 @@ from masksmith.stages import build, checksum_of, is_trained, load, scalars_of, t
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-    from masksmith.models import SegmentationModel
+    from masksmith.models.segmentation import SegmentationModel
     from masksmith.prediction.runtime import Runtime
 
 _VERSIONS = {"oof": "1", "test": "1"}
@@ -177,7 +177,7 @@ _KEEPS = {
 
 def _trained_models(project: Project, member: Member, fabric: "Fabric") -> "dict[Path, SegmentationModel]":
     """Return a model for each of the member's weights, on the device."""
-    from masksmith.models import to_channels_last
+    from masksmith.models.segmentation import to_channels_last
 
     models = {}
     for path in weights_of(member):

@@ -1,4 +1,4 @@
-"""A recipe: every value of a training and of what follows it, as one YAML file.
+"""A recipe: every value of a training and of what follows it, as one YAML file. Read and checked without torch.
 
 A bundled recipe names every field and inherits from nothing. Its header, the comment lines at the top, says
 where it comes from, what was claimed, what we measured, what it costs and how it differs.
@@ -19,12 +19,11 @@ from masksmith.config import Config, apply_overrides, look_up, read_yaml, sugges
 from masksmith.errors import InputError
 from masksmith.files import digest
 from masksmith.inputs import InputConfig
-from masksmith.losses import IMAGE_LOSSES, build_loss
+from masksmith.losses.options import IMAGE_PARAMETERS, check_losses
 from masksmith.metrics import get_metric
 from masksmith.models.config import ModelConfig
 from masksmith.postprocess import TuningConfig
-from masksmith.prediction.combine import check_combine
-from masksmith.prediction.config import PredictionConfig
+from masksmith.prediction.config import PredictionConfig, check_combine
 from masksmith.prediction.tta import TTA
 from masksmith.preprocess import SizeConfig
 from masksmith.splits import FoldsConfig
@@ -257,13 +256,13 @@ def _check_heads(recipe: Recipe, *, where: str) -> None:
     """
     has_head, stages = recipe.model.image_head != "none", recipe.training.stages
     for i, stage in enumerate(stages):
-        build_loss(stage.loss, where=f"{where}: training.stages[{i}].loss", image_head=has_head)
+        check_losses(stage.loss, where=f"{where}: training.stages[{i}].loss", image_head=has_head)
     check_combine(recipe.prediction, image_head=recipe.model.image_head)
-    trained = any(term.name in IMAGE_LOSSES for stage in stages for term in stage.loss)
+    trained = any(term.name in IMAGE_PARAMETERS for stage in stages for term in stage.loss)
     if recipe.prediction.image_head != "ignore" and not trained:
         raise InputError(
             f"{where}: prediction.image_head: {recipe.prediction.image_head!r}, but no stage's loss trains the image "
-            f"head; add one of {', '.join(IMAGE_LOSSES)} to training.stages"
+            f"head; add one of {', '.join(IMAGE_PARAMETERS)} to training.stages"
         )
     if recipe.training.aux_weight != _AUX_WEIGHT and not recipe.model.deep_supervision:
         raise InputError(

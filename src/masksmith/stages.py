@@ -30,7 +30,7 @@ from masksmith.training.config import TrainingConfig
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-    from masksmith.models import SegmentationModel
+    from masksmith.models.segmentation import SegmentationModel
     from masksmith.training.deadline import Deadline
     from masksmith.training.stages import FoldData
 
@@ -346,7 +346,7 @@ def _fresh_model(project: Project, run: Run, fold: int) -> "SegmentationModel":
 
 def build(project: Project, run: Run, fold: int, *, load_weights: bool) -> "SegmentationModel":
     """Build a run's model; its random weights depend on the recipe's seed and the fold."""
-    from masksmith.models import build_model
+    from masksmith.models.segmentation import build_model
 
     seed = run.recipe.seed * 1000 + fold
     seen = project.inputs(run.recipe.input)

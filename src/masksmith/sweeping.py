@@ -18,7 +18,7 @@ def sweep_lr(project: Project, asked: Recipe, *, fold: int = 0) -> "LrCurve":
     Raises:
         InputError: The recipe goes on from trained weights, or it would not fit into memory.
     """
-    from masksmith.models import build_model
+    from masksmith.models.segmentation import build_model
     from masksmith.training.lr_finder import find_lr
     from masksmith.training.machine import make_fabric
 

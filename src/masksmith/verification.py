@@ -27,10 +27,10 @@ from masksmith.config import look_up
 from masksmith.data.store import Store, StoreWriter
 from masksmith.ensemble import load_ensemble, member_recipes
 from masksmith.errors import InputError
-from masksmith.models import SegmentationModel, build_model, size_trace
 from masksmith.models.architectures import OWN_ENCODER
 from masksmith.models.config import ModelConfig
 from masksmith.models.encoders import settle_encoder
+from masksmith.models.segmentation import SegmentationModel, build_model, size_trace
 from masksmith.preprocess import Frame, SizeConfig, round_up
 from masksmith.progress import Remaining
 from masksmith.randomness import stream

@@ -3,7 +3,9 @@
 Read from the tables that the program itself looks names up in, so a word that is listed can be used.
 """
 
+import ast
 import inspect
+import textwrap
 import typing
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -17,7 +19,7 @@ from masksmith.augment import AugmentConfig, GeometryConfig, IntensityConfig, Mi
 from masksmith.augment.presets import GEOMETRY_PRESETS
 from masksmith.config import look_up
 from masksmith.ensemble import Ensemble, EnsembleMember
-from masksmith.losses import LOSSES
+from masksmith.losses.build import LOSSES
 from masksmith.metrics import METRICS
 from masksmith.models.architectures import ARCHITECTURES
 from masksmith.models.config import ModelConfig
@@ -110,9 +112,6 @@ def _in_yaml(field: FieldInfo) -> str:
 
 def field_texts(model: type[BaseModel]) -> dict[str, str]:
     """Return the texts that stand under the fields of a configuration in its source, on one line each."""
-    import ast
-    import textwrap
-
     body = ast.parse(textwrap.dedent(inspect.getsource(model))).body[0]
     assert isinstance(body, ast.ClassDef)
     texts = {}

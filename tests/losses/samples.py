@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from masksmith.losses import IMAGE_LOSSES, LOSSES
+from masksmith.losses.build import IMAGE_LOSSES, LOSSES
 
 CLASSES = {"binary": 1, "multilabel": 3, "classes": 3}
 ALONE = {"bce", "balanced_bce", "lovasz", "lovasz_elu", "boundary_bce", "band_bce"}  # each class judged alone

@@ -1,3 +1,4 @@
+import inspect
 import math
 import re
 
@@ -6,8 +7,11 @@ import torch
 import torch.nn.functional as F
 
 from masksmith.errors import InputError
-from masksmith.losses import LOSSES, MASK_LOSSES, build_loss, dice, image_bce, jaccard
-from masksmith.models import Output
+from masksmith.losses.build import IMAGE_LOSSES, LOSSES, MASK_LOSSES, build_loss
+from masksmith.losses.image_head import image_bce
+from masksmith.losses.options import IMAGE_PARAMETERS, MASK_PARAMETERS
+from masksmith.losses.regions import dice, jaccard
+from masksmith.models.segmentation import Output
 from masksmith.training.config import LossTerm
 from tests.losses import twins
 from tests.losses.samples import PARAMS, PLAIN, sample
@@ -117,6 +121,15 @@ def test_combinations(name):
     for seed in (1, 2, 4):
         output, target = batch(seed)
         assert float(combination(*terms)(output, target)) == pytest.approx(twin(output, target), rel=1e-5)
+
+
+def test_the_table_for_recipes_is_that_of_the_functions():
+    for functions, table in ((MASK_LOSSES, MASK_PARAMETERS), (IMAGE_LOSSES, IMAGE_PARAMETERS)):
+        assert list(functions) == list(table)
+        for name, function in functions.items():
+            signature = inspect.signature(function).parameters.values()
+            keywords = [one for one in signature if one.kind is one.KEYWORD_ONLY]
+            assert {one.name: (one.annotation, one.default) for one in keywords} == table[name], name
 
 
 def test_parameters_reach_the_loss():

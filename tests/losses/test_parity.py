@@ -4,20 +4,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from masksmith.losses import (
-    bce,
-    cross_entropy,
-    dice,
-    focal,
-    focal_tversky,
-    hausdorff,
-    jaccard,
-    log_dice,
-    lovasz,
-    lovasz_softmax,
-    smooth_l1,
-    tversky,
-)
+from masksmith.losses.contours import hausdorff
+from masksmith.losses.lovasz_extension import lovasz, lovasz_softmax
+from masksmith.losses.pixelwise import bce, cross_entropy, focal, smooth_l1
+from masksmith.losses.regions import dice, focal_tversky, jaccard, log_dice, tversky
 from tests.losses.samples import sample
 
 pytestmark = pytest.mark.parity

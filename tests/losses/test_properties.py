@@ -6,7 +6,9 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from masksmith.losses import IMAGE_LOSSES, LOSSES, balanced_bce, bce, lovasz_extension
+from masksmith.losses import lovasz_extension
+from masksmith.losses.build import IMAGE_LOSSES, LOSSES
+from masksmith.losses.pixelwise import balanced_bce, bce
 from masksmith.losses.planes import separate_planes
 from tests.losses.samples import ALONE, CASES, CLASSES, PLAIN, ignored_logits, sample
 

@@ -3,7 +3,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from masksmith.losses import LOSSES
+from masksmith.losses.build import LOSSES
 from tests.losses.samples import CASES, PLAIN
 from tests.losses.twins import TWINS
 

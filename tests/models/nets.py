@@ -4,8 +4,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from masksmith.models import ARCHITECTURES, ModelConfig, build_model
+from masksmith.models.architectures import ARCHITECTURES
+from masksmith.models.config import ModelConfig
 from masksmith.models.published import OWN_NETS
+from masksmith.models.segmentation import build_model
 
 NAMES = sorted(ARCHITECTURES)
 TAKE_ENCODERS = [name for name in NAMES if name not in OWN_NETS]

@@ -7,10 +7,11 @@ from safetensors.torch import load_file, save_file
 
 from masksmith.config import validate
 from masksmith.errors import InputError
-from masksmith.models import ARCHITECTURES, MODELS, ModelConfig, build_model, size_trace, to_channels_last
-from masksmith.models.architectures import MAYBE_USELESS
+from masksmith.models.architectures import ARCHITECTURES, MAYBE_USELESS
+from masksmith.models.config import ModelConfig
 from masksmith.models.encoders import stem_weight
 from masksmith.models.published import OWN_NETS
+from masksmith.models.segmentation import MODELS, build_model, size_trace, to_channels_last
 from masksmith.preprocess import Frame, SizeConfig
 from tests.models.nets import NAMES, config_of, net_of, ramp, sides_of
 
@@ -270,7 +271,8 @@ def test_the_trace_ends_at_the_size_of_the_image(name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_every_architecture_overfits_eight_images(name):
-    from masksmith.losses import bce, dice
+    from masksmith.losses.pixelwise import bce
+    from masksmith.losses.regions import dice
 
     # of 32 pixels these keep 2x2 or 4x4 otherwise, which cannot show where an object ends
     finer = (

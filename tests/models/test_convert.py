@@ -15,9 +15,9 @@ from torch import nn
 import masksmith as ms
 from masksmith import cli
 from masksmith.errors import InputError
-from masksmith.models import ModelConfig, build_model
-from masksmith.models.config import is_safetensors
+from masksmith.models.config import ModelConfig, is_safetensors
 from masksmith.models.convert import common_prefix, convert_checkpoint
+from masksmith.models.segmentation import build_model
 
 STATE = {"conv1.weight": torch.arange(6.0).view(2, 3), "bn.num_batches_tracked": torch.tensor(4)}
 

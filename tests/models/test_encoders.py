@@ -6,7 +6,6 @@ import torch
 from safetensors.torch import save_file
 
 from masksmith.errors import InputError
-from masksmith.models import build_model
 from masksmith.models.architectures import divisor_of, vit_patch
 from masksmith.models.encoders import (
     check_encoder,
@@ -16,6 +15,7 @@ from masksmith.models.encoders import (
     stem_weight,
     timm_name,
 )
+from masksmith.models.segmentation import build_model
 from masksmith.models.vit import SimpleFeaturePyramid, ViTEncoder
 from tests.models.nets import TAKE_ENCODERS, config_of, net_of, ramp
 

@@ -4,14 +4,8 @@ from safetensors.torch import save_file
 
 from masksmith.errors import InputError
 from masksmith.inputs import Statistics
-from masksmith.models import (
-    ModelConfig,
-    build_model,
-    size_trace,
-    slice_strided_depthwise,
-    to_channels_last,
-)
-from masksmith.models.config import tensor_names
+from masksmith.models.config import ModelConfig, tensor_names
+from masksmith.models.cpu import slice_strided_depthwise
 from masksmith.models.encoders import (
     adapt_stem,
     check_encoder,
@@ -21,6 +15,7 @@ from masksmith.models.encoders import (
     read_weights,
     settle_encoder,
 )
+from masksmith.models.segmentation import build_model, size_trace, to_channels_last
 
 SMALL = {"encoder": "resnet18", "encoder_weights": "none", "encoder_depth": 3, "decoder_channels": [16, 8, 8]}
 

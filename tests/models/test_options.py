@@ -9,13 +9,15 @@ from safetensors.torch import save_file
 from torch import nn
 
 from masksmith.errors import InputError
-from masksmith.models import ARCHITECTURES, build_model, slice_strided_depthwise
+from masksmith.models.architectures import ARCHITECTURES
 from masksmith.models.backbones import replace_stem
+from masksmith.models.cpu import slice_strided_depthwise
 from masksmith.models.encoders import adapt_stem, read_weights, stem_weight
 from masksmith.models.heads import GeMPool, ScalarJoin
 from masksmith.models.layers import SCSE
 from masksmith.models.library import AnySizeFPA
 from masksmith.models.norms import replace_batch_norm
+from masksmith.models.segmentation import build_model
 from tests.models.nets import NAMES, TAKE_ENCODERS, config_of, net_of, ramp, sides_of
 
 

@@ -7,11 +7,12 @@ import torch.nn.functional as F
 from torch import nn
 
 from masksmith.errors import InputError
-from masksmith.models import ModelConfig, build_model, size_trace
 from masksmith.models.architectures import ARCHITECTURES
+from masksmith.models.config import ModelConfig
 from masksmith.models.encoders import normalisation, settle_encoder
 from masksmith.models.published import OWN_NETS
 from masksmith.models.published.build import NETS
+from masksmith.models.segmentation import build_model, size_trace
 from tests.models.nets import assert_drawn_as_in_keras, bring_to_life, keras_norm, keras_up, ramp
 
 NAMES = sorted(OWN_NETS)

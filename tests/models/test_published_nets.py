@@ -10,8 +10,9 @@ from safetensors.torch import save_file
 from torch import nn
 
 from masksmith.errors import InputError
-from masksmith.models import ModelConfig, build_model
+from masksmith.models.config import ModelConfig
 from masksmith.models.layers import ATTENTIONS, SCSE, attention_layer
+from masksmith.models.segmentation import build_model
 from masksmith.models.taps import ExpandedTaps
 from tests.models.nets import keras_norm
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from masksmith.errors import InputError
-from masksmith.models import ModelConfig
+from masksmith.models.config import ModelConfig
 from masksmith.planning import measure as m
 from masksmith.recipe import load_recipe
 from masksmith.training.config import LossTerm, TrainingConfig
@@ -85,8 +85,8 @@ def test_a_step_is_a_training_step(precision):
 
 def test_a_step_written_out_comes_to_the_same_weights():
     """In the plain layout, from the same seed and the same images."""
-    from masksmith.losses import build_loss
-    from masksmith.models import build_model
+    from masksmith.losses.build import build_loss
+    from masksmith.models.segmentation import build_model
     from masksmith.training.machine import make_fabric, settle_machine
     from masksmith.training.optim import build_optimizer
 

@@ -6,10 +6,10 @@ from hypothesis import strategies as st
 
 from masksmith.config import validate
 from masksmith.errors import InputError
-from masksmith.models import Output
+from masksmith.models.segmentation import Output
 from masksmith.prediction.codes import to_codes
-from masksmith.prediction.combine import build_combine, check_combine, gate, mask_only, multiply
-from masksmith.prediction.config import PredictionConfig
+from masksmith.prediction.combine import build_combine, gate, mask_only, multiply
+from masksmith.prediction.config import PredictionConfig, check_combine
 
 LOGIT = st.floats(-60, 60, width=32)
 

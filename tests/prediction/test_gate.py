@@ -8,7 +8,8 @@ from lightning_fabric import Fabric
 import masksmith as ms
 from masksmith.errors import InputError
 from masksmith.files import read_json, write_json
-from masksmith.prediction import gate, open_codes
+from masksmith.prediction import gate
+from masksmith.prediction.codes import open_codes
 from masksmith.prediction.gate import (
     FLIP_TOLERANCE,
     SCORE_TOLERANCE,
@@ -61,7 +62,7 @@ def test_openvino_is_accepted(fabric, images):
 
 
 def test_the_finding_by_hand(fabric, images, monkeypatch):
-    from masksmith.prediction import predict_probs
+    from masksmith.prediction.predict import predict_probs
 
     monkeypatch.setitem(RUNTIMES, "openvino", shifted(-1.0))
     model = tiny()

@@ -8,17 +8,10 @@ from hypothesis import strategies as st
 
 from masksmith.data.store import Store, StoreWriter
 from masksmith.errors import InputError
-from masksmith.models import ModelConfig, Output, SegmentationModel, build_model
-from masksmith.prediction import (
-    MeanCodes,
-    code_of,
-    open_codes,
-    predict_batches,
-    predict_probs,
-    prob_of,
-    to_codes,
-    write_codes,
-)
+from masksmith.models.config import ModelConfig
+from masksmith.models.segmentation import Output, SegmentationModel, build_model
+from masksmith.prediction.codes import MeanCodes, code_of, open_codes, prob_of, to_codes
+from masksmith.prediction.predict import predict_batches, predict_probs, write_codes
 from masksmith.prediction.tta import TTA
 from masksmith.preprocess import SizeConfig
 

@@ -9,10 +9,13 @@ from lightning_fabric import Fabric
 
 from masksmith.data.store import Store, StoreWriter
 from masksmith.errors import InputError
-from masksmith.models import ModelConfig, build_model, slice_strided_depthwise, to_channels_last
-from masksmith.prediction import PredictionConfig, predict_probs
+from masksmith.models.config import ModelConfig
+from masksmith.models.cpu import slice_strided_depthwise
+from masksmith.models.segmentation import build_model, to_channels_last
 from masksmith.prediction import runtime as module
 from masksmith.prediction.combine import mask_only
+from masksmith.prediction.config import PredictionConfig
+from masksmith.prediction.predict import predict_probs
 from masksmith.prediction.runtime import RUNTIMES, check_runtime, openvino_runtime, torch_runtime
 
 SIZES = [("a", (21, 30)), ("b", (16, 16)), ("c", (21, 30)), ("d", (21, 30)), ("e", (9, 40)), ("f", (21, 30))]

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from masksmith.errors import InputError
-from masksmith.models import ModelConfig, build_model
+from masksmith.models.config import ModelConfig
+from masksmith.models.segmentation import build_model
 from masksmith.recipe import load_recipe
 from masksmith.training import memory
 from masksmith.training.config import TrainingConfig

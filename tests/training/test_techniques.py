@@ -11,7 +11,8 @@ from safetensors.torch import load_file
 
 from masksmith.config import validate
 from masksmith.errors import InputError
-from masksmith.models import ModelConfig, build_model
+from masksmith.models.config import ModelConfig
+from masksmith.models.segmentation import build_model
 from masksmith.progress import Remaining
 from masksmith.training import (
     OptimizerConfig,

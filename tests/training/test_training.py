@@ -8,7 +8,9 @@ import torch.nn.functional as F
 
 from masksmith.data.store import Store, StoreWriter
 from masksmith.errors import DivergedError, InputError
-from masksmith.models import ModelConfig, Output, build_model
+from masksmith.models.segmentation import Output
+from masksmith.models.config import ModelConfig
+from masksmith.models.segmentation import build_model
 from masksmith.progress import Remaining
 from masksmith.training import LossTerm, OptimizerConfig, ScheduleConfig, Stage, TrainingConfig
 from masksmith.training.averaging import MovingAverage

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from masksmith.data.store import Store, StoreWriter
-from masksmith.models import Output, SegmentationModel
+from masksmith.models.segmentation import Output, SegmentationModel
 from masksmith.progress import Remaining
 from masksmith.training import LossTerm, OptimizerConfig, ScheduleConfig, Stage, TrainingConfig
 from masksmith.training.checkpoint import load_tensors

@@ -5,22 +5,18 @@ beside the boundary. They are computed on the CPU with OpenCV and carry no gradi
 all background has no boundary; its distances are 0. Ignored pixels are of neither label.
 """
 
-from typing import Annotated
-
 import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int, UInt8
-from pydantic import Field
 from torch import Tensor
 
 from masksmith.arrays import IGNORE
+from masksmith.losses.options import NonNegative, Positive, Radius
 from masksmith.losses.pixelwise import bce_of_each
 from masksmith.losses.planes import (
     Logits,
-    NonNegative,
-    Positive,
     Scalar,
     Target,
     mean_of_pixels,
@@ -80,7 +76,7 @@ def band_bce(
     logits: Logits,
     target: Target,
     *,
-    radius: Annotated[int, Field(ge=1)] = 10,
+    radius: Radius = 10,
     extra: NonNegative = 2.0,
 ) -> Scalar:
     """Binary cross-entropy with a larger weight in a band around the boundary; binary or multi-label.

@@ -8,18 +8,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from masksmith.losses.options import NonNegative, Positive, Share, Smoothing
 from masksmith.losses.pixelwise import bce_of_each, focal_of_each
-from masksmith.losses.planes import (
-    NonNegative,
-    Planes,
-    Positive,
-    Scalar,
-    Share,
-    Smoothing,
-    Target,
-    mean_of_pixels,
-    split_target,
-)
+from masksmith.losses.planes import Planes, Scalar, Target, mean_of_pixels, split_target
 
 ImageLogits = Float[Tensor, "b k"]
 

@@ -10,15 +10,12 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from masksmith.arrays import IGNORE
+from masksmith.losses.options import NonNegative, Positive, Share, Smoothing
 from masksmith.losses.planes import (
     Each,
     Logits,
-    NonNegative,
     Planes,
-    Positive,
     Scalar,
-    Share,
-    Smoothing,
     Target,
     is_class_map,
     logit_planes,

@@ -9,11 +9,10 @@ Three kinds of target are read:
 Logits of ignored pixels are replaced by 0 before anything is computed, so even an infinite one does no harm.
 """
 
-from typing import Annotated, NamedTuple
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, UInt8
-from pydantic import Field
 from torch import Tensor
 
 from masksmith.arrays import IGNORE
@@ -22,12 +21,6 @@ Logits = Float[Tensor, "b k h w"]
 Target = UInt8[Tensor, "b *classes h w"]
 Scalar = Float[Tensor, ""]
 Each = Float[Tensor, "b k h w"]
-
-# Ranges of the parameters; checked where a recipe's loss is built.
-Positive = Annotated[float, Field(gt=0)]
-NonNegative = Annotated[float, Field(ge=0)]
-Share = Annotated[float, Field(ge=0, le=1)]
-Smoothing = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Planes(NamedTuple):

@@ -11,16 +11,8 @@ from typing import NamedTuple
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from masksmith.losses.planes import (
-    Logits,
-    NonNegative,
-    Positive,
-    Scalar,
-    Target,
-    counted_planes,
-    mean_of_planes,
-    probability_planes,
-)
+from masksmith.losses.options import NonNegative, Positive
+from masksmith.losses.planes import Logits, Scalar, Target, counted_planes, mean_of_planes, probability_planes
 
 
 class Areas(NamedTuple):

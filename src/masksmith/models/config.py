@@ -1,5 +1,6 @@
 """The model's configuration, and how "auto" in it is settled. Imports no torch."""
 
+import json
 import struct
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -147,8 +148,6 @@ def tensor_names(path: Path) -> set[str]:
     Raises:
         InputError: No such file, or not safetensors.
     """
-    import json
-
     if not path.is_file():
         raise InputError(
             f"model.encoder_weights: {str(path)!r} is no file; expected a .safetensors file or a keyword"

@@ -13,8 +13,12 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlparse
 
+import huggingface_hub
 import segmentation_models_pytorch as smp
+import timm
 import torch
+from huggingface_hub import constants
+from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -60,7 +64,6 @@ def timm_name(encoder: str) -> str | None:
 
 
 def _timm_knows(name: str) -> bool:
-    import timm
 
     model, dot, _ = name.partition(".")
     if not timm.is_model(model):
@@ -77,7 +80,6 @@ def check_encoder(name: str) -> None:
     plain = timm_name(name)
     if name == OWN_ENCODER or plain is None or _timm_knows(plain):
         return
-    import timm
 
     model, dot, _ = plain.partition(".")
     if dot and timm.is_model(model):
@@ -100,8 +102,6 @@ def hub_source(encoder: str) -> HubSource | None:
     """Return where the ImageNet weights of an encoder lie on the hub, or None where there are none."""
     name = timm_name(encoder)
     if name is not None:
-        import timm
-
         config = timm.get_pretrained_cfg(name, allow_unregistered=True)
         if config is None or not config.hf_hub_id:
             return None
@@ -117,12 +117,10 @@ def fetch_from_hub(source: HubSource) -> Path | None:
 
     The hub's own cache is looked at first (``HF_HOME``), so a machine without internet can be given files.
     """
-    from huggingface_hub import constants, hf_hub_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
 
     def get(*, local: bool) -> Path:
         return Path(
-            hf_hub_download(
+            huggingface_hub.hf_hub_download(
                 source.repo_id,
                 source.filename,
                 revision=source.revision,
@@ -200,7 +198,6 @@ def _pretrained_statistics(encoder: str) -> tuple[tuple[float, ...], tuple[float
     name = timm_name(encoder)
     if name is None:
         return _OTHER_STATISTICS.get(encoder, (IMAGENET_MEAN, IMAGENET_STD))
-    import timm
 
     config = timm.get_pretrained_cfg(name, allow_unregistered=True)
     if config is None:

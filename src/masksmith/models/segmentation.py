@@ -24,7 +24,8 @@ from masksmith.models.architectures import ARCHITECTURES, LIBRARY_ARCHITECTURES
 from masksmith.models.backbones import Backbone, build_backbone
 from masksmith.models.checkpointing import checkpoint_blocks
 from masksmith.models.config import ModelConfig
-from masksmith.models.decoders import HOUSE_ARCHITECTURES, build_decoder
+from masksmith.models.decoders import HOUSE_ARCHITECTURES
+from masksmith.models.decoders.build import build_decoder
 from masksmith.models.derived import DERIVED, DERIVED_COUNT
 from masksmith.models.encoders import check_encoder, load_encoder_weights, normalisation
 from masksmith.models.heads import ScalarJoin, build_image_head

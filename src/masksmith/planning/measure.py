@@ -14,8 +14,10 @@ import torch
 from torch import Tensor
 
 from masksmith.files import digest
-from masksmith.losses import build_loss
-from masksmith.models import ModelConfig, build_model, slice_strided_depthwise, to_channels_last
+from masksmith.losses.build import build_loss
+from masksmith.models.config import ModelConfig
+from masksmith.models.cpu import slice_strided_depthwise
+from masksmith.models.segmentation import build_model, to_channels_last
 from masksmith.planning.timings import Memory, Timing
 from masksmith.prediction.combine import mask_only
 from masksmith.prediction.runtime import RUNTIMES, check_runtime

@@ -18,8 +18,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from masksmith.errors import InputError
-from masksmith.models import Output
+from masksmith.models.segmentation import Output
 from masksmith.prediction.config import PredictionConfig
 
 Combine = Callable[[Output], Tensor]
@@ -60,20 +59,3 @@ def build_combine(config: PredictionConfig) -> Combine:
     if config.image_head == "gate":
         return partial(gate, threshold=config.image_threshold)
     return mask_only
-
-
-def check_combine(config: PredictionConfig, *, image_head: str) -> None:
-    """Refuse a use of the image head by a model that has none, before anything is trained.
-
-    Args:
-        config: Of prediction.
-        image_head: ``ModelConfig.image_head``.
-
-    Raises:
-        InputError: The head is to be used and not there.
-    """
-    if config.image_head != "ignore" and image_head == "none":
-        raise InputError(
-            f"prediction.image_head: {config.image_head!r} needs a head that the model does not have; "
-            "set model.image_head to avg, max or gem, or prediction.image_head to ignore"
-        )

@@ -5,6 +5,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from masksmith.config import Config
+from masksmith.errors import InputError
 
 
 class PredictionConfig(Config):
@@ -33,3 +34,20 @@ class PredictionConfig(Config):
                 f"image_threshold: {self.image_threshold} has no effect with image_head {self.image_head!r}; "
                 "set image_head to gate, or leave it at 0.5"
             )
+
+
+def check_combine(config: PredictionConfig, *, image_head: str) -> None:
+    """Refuse a use of the image head by a model that has none, before anything is trained.
+
+    Args:
+        config: Of prediction.
+        image_head: ``ModelConfig.image_head``.
+
+    Raises:
+        InputError: The head is to be used and not there.
+    """
+    if config.image_head != "ignore" and image_head == "none":
+        raise InputError(
+            f"prediction.image_head: {config.image_head!r} needs a head that the model does not have; "
+            "set model.image_head to avg, max or gem, or prediction.image_head to ignore"
+        )

@@ -19,7 +19,7 @@ from masksmith.arrays import Codes
 from masksmith.config import look_up
 from masksmith.data.store import Store
 from masksmith.files import read_json, write_json
-from masksmith.models import SegmentationModel
+from masksmith.models.segmentation import SegmentationModel
 from masksmith.prediction.codes import MAX_CODE, code_of, to_codes
 from masksmith.prediction.combine import Combine, mask_only
 from masksmith.prediction.predict import predict_probs

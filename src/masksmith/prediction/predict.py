@@ -11,7 +11,7 @@ from lightning_fabric import Fabric
 from masksmith.arrays import Float, Shaped, UInt16
 from masksmith.config import look_up
 from masksmith.data.store import Store, StoreWriter
-from masksmith.models import SegmentationModel
+from masksmith.models.segmentation import SegmentationModel
 from masksmith.prediction.codes import to_codes
 from masksmith.prediction.runtime import Runtime, torch_runtime
 from masksmith.prediction.tta import TTA

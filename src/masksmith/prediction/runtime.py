@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from masksmith.config import look_up
 from masksmith.errors import InputError
-from masksmith.models import SegmentationModel
+from masksmith.models.segmentation import SegmentationModel
 from masksmith.prediction.combine import Combine, mask_only
 
 Planes = Float[np.ndarray, "b c h w"]

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
-from masksmith.models import SegmentationModel
+from masksmith.models.segmentation import SegmentationModel
 from masksmith.training.checkpoint import save_tensors
 from masksmith.training.keep import Keeper
 from masksmith.training.trainer import Trainer

@@ -22,8 +22,9 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from masksmith.losses import build_loss
-from masksmith.models import SegmentationModel, slice_strided_depthwise, to_channels_last
+from masksmith.losses.build import build_loss
+from masksmith.models.cpu import slice_strided_depthwise
+from masksmith.models.segmentation import SegmentationModel, to_channels_last
 from masksmith.preprocess import round_up
 from masksmith.training.config import TrainingConfig
 from masksmith.training.machine import settle_machine

@@ -14,8 +14,8 @@ from lightning_fabric import Fabric
 
 from masksmith.augment import AugmentConfig, GeometryConfig, IntensityConfig, MixingConfig, Task
 from masksmith.errors import InputError
-from masksmith.losses import LossOf
-from masksmith.models import SegmentationModel
+from masksmith.losses.build import LossOf
+from masksmith.models.segmentation import SegmentationModel
 from masksmith.training.config import TrainingConfig
 from masksmith.training.plan import Epoch
 from masksmith.training.stages import EpochBatches, FoldData, task_of

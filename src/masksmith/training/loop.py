@@ -16,7 +16,7 @@ import torch
 from lightning_fabric import Fabric
 
 from masksmith.errors import DivergedError, InputError, StoppedError
-from masksmith.models import SegmentationModel
+from masksmith.models.segmentation import SegmentationModel
 from masksmith.progress import Remaining, logger
 from masksmith.training.checkpoint import Checkpoints, is_finished
 from masksmith.training.config import TrainingConfig

@@ -15,7 +15,7 @@ import torch
 from lightning_fabric import Fabric
 
 from masksmith.errors import InputError
-from masksmith.models import SegmentationModel
+from masksmith.models.segmentation import SegmentationModel
 from masksmith.progress import track
 from masksmith.training.config import TrainingConfig
 from masksmith.training.optim import set_lr

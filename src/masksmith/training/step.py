@@ -8,8 +8,8 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from masksmith.augment import Batch
-from masksmith.losses import LossOf, build_loss
-from masksmith.models import Output, SegmentationModel
+from masksmith.losses.build import LossOf, build_loss
+from masksmith.models.segmentation import Output, SegmentationModel
 from masksmith.training.config import TrainingConfig
 
 

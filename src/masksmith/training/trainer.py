@@ -14,8 +14,9 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from masksmith.arrays import Int
-from masksmith.losses import LossOf
-from masksmith.models import SegmentationModel, slice_strided_depthwise, to_channels_last
+from masksmith.losses.build import LossOf
+from masksmith.models.cpu import slice_strided_depthwise
+from masksmith.models.segmentation import SegmentationModel, to_channels_last
 from masksmith.progress import Remaining, clock, logger, track
 from masksmith.randomness import stream
 from masksmith.training.averaging import EqualMean, MovingAverage, batch_norms, measure_norms
