@@ -14,7 +14,9 @@ import numpy as np
 
 from masksmith.data.rle import encode
 from masksmith.metrics import get_metric
-from masksmith.postprocess import TuningConfig, apply_rule, best_rule, candidate_rules, sweep_counts
+from masksmith.postprocess.config import TuningConfig
+from masksmith.postprocess.operators import apply_rule
+from masksmith.postprocess.search import best_rule, candidate_rules, sweep_counts
 
 
 def timed(work: Callable[[], object], repeats: int) -> tuple[float, str]:

@@ -10,7 +10,7 @@ from masksmith.data.catalog import read_catalog
 from masksmith.errors import InputError
 from masksmith.files import read_json, write_json
 from masksmith.metrics import get_metric
-from masksmith.postprocess import PLAIN, apply_rule
+from masksmith.postprocess.operators import PLAIN, apply_rule
 from masksmith.prediction.codes import open_codes
 from masksmith.project import Project
 from tests.conftest import TINY

@@ -13,7 +13,7 @@ from masksmith.files import read_json, write_json
 from masksmith.finish import report_facts
 from masksmith.members import members_of_run
 from masksmith.metrics import get_metric
-from masksmith.postprocess import Rule, apply_rule
+from masksmith.postprocess.operators import Rule, apply_rule
 from masksmith.prediction.codes import open_codes
 from masksmith.project import Project
 from masksmith.submission import read_mask

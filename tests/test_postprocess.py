@@ -4,21 +4,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from masksmith.metrics import METRICS, get_metric
-from masksmith.postprocess import (
-    PLAIN,
-    Rule,
-    TuningConfig,
-    apply_rule,
-    best_rule,
-    candidate_rules,
-    make_sweep,
-    paired_bootstrap,
-    plain_rule,
-    remove_small,
-    search_rule,
-    sweep_counts,
-    threshold_rules,
-)
+from masksmith.postprocess.operators import PLAIN, Rule, apply_rule, plain_rule, remove_small
+from masksmith.postprocess.config import TuningConfig
+from masksmith.postprocess.search import best_rule, candidate_rules, make_sweep, search_rule, sweep_counts, threshold_rules
+from masksmith.postprocess.bootstrap import paired_bootstrap
 from masksmith.randomness import stream
 
 

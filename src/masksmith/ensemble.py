@@ -12,7 +12,7 @@ from pydantic import Field
 
 from masksmith.config import Config, apply_overrides, validate, write_yaml
 from masksmith.errors import InputError
-from masksmith.postprocess import TuningConfig
+from masksmith.postprocess.config import TuningConfig
 from masksmith.recipe import (
     NAME,
     Recipe,

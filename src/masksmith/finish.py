@@ -16,7 +16,7 @@ from masksmith.errors import InputError
 from masksmith.files import read_json, write_json
 from masksmith.members import Member
 from masksmith.metrics import get_metric
-from masksmith.postprocess import Rule, apply_rule
+from masksmith.postprocess.operators import Rule, apply_rule
 from masksmith.predicting import codes_digest, oof_of, test_of
 from masksmith.prediction.codes import MeanCodes
 from masksmith.progress import clock, logger

@@ -17,7 +17,7 @@ from masksmith.errors import InputError
 from masksmith.files import digest, read_json
 from masksmith.members import Member, weights_of_test
 from masksmith.metrics import get_metric
-from masksmith.postprocess import PLAIN, apply_rule
+from masksmith.postprocess.operators import PLAIN, apply_rule
 from masksmith.prediction.codes import MeanCodes, open_codes
 from masksmith.progress import logger
 from masksmith.project import Project

@@ -22,7 +22,7 @@ from masksmith.inputs import InputConfig
 from masksmith.losses.options import IMAGE_PARAMETERS, check_losses
 from masksmith.metrics import get_metric
 from masksmith.models.config import ModelConfig
-from masksmith.postprocess import TuningConfig
+from masksmith.postprocess.config import TuningConfig
 from masksmith.prediction.config import PredictionConfig, check_combine
 from masksmith.prediction.tta import TTA
 from masksmith.preprocess import SizeConfig

@@ -18,7 +18,7 @@ from masksmith.errors import InputError
 from masksmith.files import digest, remove, remove_matching
 from masksmith.members import Member, members_of_run, read_members
 from masksmith.metrics import get_metric
-from masksmith.postprocess import PLAIN, apply_rule
+from masksmith.postprocess.operators import PLAIN, apply_rule
 from masksmith.prediction.codes import to_codes
 from masksmith.preprocess import Frame
 from masksmith.progress import Remaining, logger

@@ -11,18 +11,9 @@ from masksmith.ensemble import Ensemble, Judge
 from masksmith.errors import InputError
 from masksmith.metrics import Metric, get_metric
 from masksmith.metrics.protocol import Groups
-from masksmith.postprocess import (
-    BOUND_QUANTILE,
-    PARTS,
-    Rule,
-    Sweep,
-    Tuning,
-    apply_rule,
-    make_sweep,
-    paired_bootstrap,
-    plain_rule,
-    search_rule,
-)
+from masksmith.postprocess.bootstrap import BOUND_QUANTILE, paired_bootstrap
+from masksmith.postprocess.search import PARTS, Sweep, Tuning, make_sweep, search_rule
+from masksmith.postprocess.operators import Rule, apply_rule, plain_rule
 from masksmith.prediction.codes import MeanCodes
 from masksmith.project import Project, Run
 from masksmith.randomness import stream
