@@ -1,0 +1,1 @@
+"""From probabilities to masks: rules, their search, and the proof that a rule helps."""

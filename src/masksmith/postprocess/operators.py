@@ -1,0 +1,81 @@
+"""The rule that makes a mask of an image's probabilities.
+
+The order is that of SIIM-ACR's report: probabilities at the true size of the image, threshold, then small regions.
+
+The triplet rule (SIIM-ACR's first place, https://github.com/sneddy/pneumothorax-segmentation): an image has a mask only
+if at least ``min_pixels`` of its pixels are above the top threshold; its mask is then every pixel above
+the bottom threshold. Here the number is relative: it is meant for the median image, and in an image of another
+size it is the same share of the area.
+"""
+
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+import cv2
+import numpy as np
+from jaxtyping import Int
+
+from masksmith.arrays import Codes, Mask
+from masksmith.postprocess.config import TuningConfig
+from masksmith.prediction.codes import code_of, prob_of
+
+Area = TypeVar("Area", int, Int[np.ndarray, " n"])
+
+
+@dataclass(frozen=True)
+class Rule:
+    """The triplet rule; thresholds are codes, a pixel exceeds one if ``code > threshold``."""
+
+    top: int
+    min_pixels: int
+    bottom: int
+    component_area_frac: float = 0.0
+    """Regions of the mask up to this share of the image's area are removed."""
+    of_pixels: int | None = None
+    """Area of the image that ``min_pixels`` is meant for; None: it is the same number in an image of any size."""
+
+    def least_of(self, area: Area) -> Area:
+        """Return the pixels that must exceed the top threshold in images of these areas.
+
+        It is ``min_pixels`` in an image of ``of_pixels``, and the same share of another, rounded up to a whole pixel.
+        """
+        if self.of_pixels is None:
+            return 0 * area + self.min_pixels
+        return -(
+            -self.min_pixels * area // self.of_pixels
+        )  # integers: exact up to 2**63, images have 2**28 at most
+
+    def describe(self, *, many_sizes: bool = False) -> str:
+        """Return the rule as a sentence; ``many_sizes`` says that the images have more than one area."""
+        text = f"mask = p > {prob_of(self.bottom):.3f}"
+        if self.min_pixels > 1 or self.top > self.bottom:
+            of_area = f" of every {self.of_pixels}" if many_sizes and self.of_pixels is not None else ""
+            text += f", where at least {self.min_pixels}{of_area} pixels have p > {prob_of(self.top):.3f}"
+        if self.component_area_frac:
+            text += f", without regions up to {self.component_area_frac:.3%} of the image"
+        return text
+
+
+PLAIN = Rule(top=code_of(0.5), min_pixels=0, bottom=code_of(0.5))
+
+
+def plain_rule(config: TuningConfig) -> Rule:
+    """Return what is done without a search: threshold 0.5, and the removal of small regions that is asked for."""
+    return replace(PLAIN, component_area_frac=config.component_area_frac)
+
+
+def remove_small(mask: Mask, area_frac: float) -> Mask:
+    """Return a mask of 0 and 1 without its connected regions (8 neighbours) of at most ``area_frac`` of its area."""
+    if not area_frac or not mask.any():
+        return mask
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=8)
+    large = stats[:, cv2.CC_STAT_AREA] > area_frac * mask.size
+    large[0] = False  # the background
+    return large.astype(np.uint8)[labels]
+
+
+def apply_rule(codes: Codes, rule: Rule) -> Mask:
+    """Return the mask of 0 and 1 that the rule makes of an image's codes."""
+    if np.count_nonzero(codes > rule.top) < rule.least_of(codes.size):
+        return np.zeros(codes.shape, np.uint8)
+    return remove_small((codes > rule.bottom).astype(np.uint8), rule.component_area_frac)
