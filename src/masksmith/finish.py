@@ -17,6 +17,7 @@ from masksmith.files import read_json, write_json
 from masksmith.members import Member
 from masksmith.metrics import get_metric
 from masksmith.postprocess.operators import Rule, apply_rule
+from masksmith.postprocess.scoring import RuleMasks, constant, score_of, score_rows
 from masksmith.predicting import codes_digest, oof_of, test_of
 from masksmith.prediction.codes import MeanCodes
 from masksmith.progress import clock, logger
@@ -25,7 +26,7 @@ from masksmith.seeds import noise_text, read_noise
 from masksmith.splits import ALL, fold_name
 from masksmith.submission import Verdict, validate_submission, write_masks, write_submission
 from masksmith.teaching import labelling_of
-from masksmith.tuning import compare_recipes, optimism_of, tune_oof
+from masksmith.tuning import compare_recipes, optimism_of, predictions_of, tune_oof
 
 if TYPE_CHECKING:
     from masksmith.reporting import ReportFacts
@@ -63,13 +64,10 @@ def baseline_scores(project: Project, recipe: Judge, *, fold: int | None = None)
     names = list(masks) if fold is None else project.folds.inside(fold)
     names = [name for name in names if name not in project.blank] or names
     scores = {}
-    for label, value in (("nothing", 0), ("everything", 1)):
-        rows = [
-            metric.stats(np.full(masks.shape(name), value, np.uint8), masks[name][..., 0]) for name in names
-        ]
-        scores[label] = metric.score(
-            np.stack(rows), project.metric_groups(recipe, names) if metric.by_group else None
-        )
+    groups = project.metric_groups(recipe, names) if metric.by_group else None
+    for label in ("nothing", "everything"):
+        predictions = constant(((name, masks.shape(name)) for name in names), full=label == "everything")
+        scores[label] = score_of(metric, score_rows(metric, predictions, masks), groups)
     return scores
 
 
@@ -254,8 +252,7 @@ def report_facts(project: Project, members: Sequence[Member]) -> "ReportFacts":
     rows = [row for row in project.folds.rows if row.fold in oof and row.id not in project.blank]
     run, judge, masks = members[0].run, members[0].judge, project.cache.train_masks
     rule, metric = Rule(**tuning["rule"]), get_metric(judge.metric)
-    preds = {row.id: apply_rule(oof[row.fold][row.id][..., 0], rule) for row in rows}
-    stats = {row.id: metric.stats(preds[row.id], masks[row.id][..., 0]) for row in rows}
+    stats = score_rows(metric, predictions_of(oof, rows), masks, rule)
     scores = {name: float(metric.value(row[None])[0]) for name, row in stats.items()}
     labels = project.metric_groups(run.recipe, list(stats))
     judged = {name: Judged(row, str(group)) for (name, row), group in zip(stats.items(), labels, strict=True)}
@@ -289,7 +286,7 @@ def report_facts(project: Project, members: Sequence[Member]) -> "ReportFacts":
         images=project.cache.train_images,
         view=run.recipe.input.view,
         masks=masks,
-        preds=preds,
+        preds=RuleMasks({row.id: oof[row.fold] for row in rows}, rule),
         labels=[f"{name}: {made}" for name, made in labelling_of(members).items()],
     )
 

@@ -9,15 +9,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from masksmith.arrays import Codes
 from masksmith.data.store import Store, is_whole
 from masksmith.errors import InputError
 from masksmith.files import digest, read_json
 from masksmith.members import Member, weights_of_test
 from masksmith.metrics import get_metric
-from masksmith.postprocess.operators import PLAIN, apply_rule
+from masksmith.postprocess.scoring import score_of, score_rows
 from masksmith.prediction.codes import MeanCodes, open_codes
 from masksmith.progress import logger
 from masksmith.project import Project
@@ -201,12 +199,8 @@ def _runtime(
     metric, options = get_metric(recipe.metric), recipe.prediction
 
     def score(codes: Iterable[tuple[str, Codes]]) -> float:
-        rows = {
-            name: metric.stats(apply_rule(one, PLAIN), cache.train_masks[name][..., 0]) for name, one in codes
-        }
-        return metric.utility(
-            metric.score(np.stack(list(rows.values())), project.metric_groups(recipe, list(rows)))
-        )
+        rows = score_rows(metric, codes, cache.train_masks)
+        return metric.utility(score_of(metric, rows, project.metric_groups(recipe, list(rows))))
 
     names = [name for name in project.folds.inside(member.fold) if name not in project.blank]
     views = (len(names) + len(cache.test_images)) * len(options.tta)

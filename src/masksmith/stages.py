@@ -18,7 +18,7 @@ from masksmith.errors import InputError
 from masksmith.files import digest, remove, remove_matching
 from masksmith.members import Member, members_of_run, read_members
 from masksmith.metrics import get_metric
-from masksmith.postprocess.operators import PLAIN, apply_rule
+from masksmith.postprocess.scoring import score_rows
 from masksmith.prediction.codes import to_codes
 from masksmith.preprocess import Frame
 from masksmith.progress import Remaining, logger
@@ -393,8 +393,8 @@ def _evaluator(
         raise InputError(f"fold {fold}: none of its held-out images has any content, so it cannot be scored")
 
     def evaluate(model: "SegmentationModel") -> float:
-        rows = [
-            metric.stats(apply_rule(to_codes(probs[..., 0]), PLAIN), masks[name][..., 0])
+        predictions = (
+            (name, to_codes(probs[..., 0]))
             for name, probs in predict_probs(
                 fabric,
                 model,
@@ -406,9 +406,10 @@ def _evaluator(
                 what="scoring",
                 scalars=scalars,
             )
-        ]
+        )
+        rows = score_rows(metric, predictions, masks)
         remaining.skip(_FORWARD_WORK * _pixels(images, names))
-        return metric.utility(metric.score(np.stack(rows), groups))
+        return metric.utility(metric.score(np.stack([rows[name] for name in names]), groups))
 
     return evaluate
 

@@ -1,19 +1,20 @@
 """Tuning of a run: the out-of-fold probabilities of its folds judged together, and every score of tuning.json."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
 
+from masksmith.arrays import Codes
 from masksmith.dealing import assign_folds
 from masksmith.ensemble import Ensemble, Judge
 from masksmith.errors import InputError
 from masksmith.metrics import Metric, get_metric
-from masksmith.metrics.protocol import Groups
+from masksmith.metrics.protocol import Groups, Row
 from masksmith.postprocess.bootstrap import BOUND_QUANTILE, paired_bootstrap
+from masksmith.postprocess.operators import Rule, plain_rule
+from masksmith.postprocess.scoring import score_of, score_rows
 from masksmith.postprocess.search import PARTS, Sweep, Tuning, make_sweep, search_rule
-from masksmith.postprocess.operators import Rule, apply_rule, plain_rule
 from masksmith.prediction.codes import MeanCodes
 from masksmith.project import Project, Run
 from masksmith.randomness import stream
@@ -37,11 +38,11 @@ def tune_oof(
     masks, made = project.cache.train_masks, project.folds
     rows = [row for row in made.rows if row.fold in trained]
     content = [row for row in rows if row.id not in project.blank]
-    pairs = [(oof[row.fold][row.id][..., 0], masks[row.id][..., 0]) for row in content]
     if not content:
         raise InputError(
             f"{project.root}: the held-out images of fold {trained} have no content, so nothing can be judged"
         )
+    pairs = ((codes, masks[name][..., 0]) for name, codes in predictions_of(oof, content))
     rules, sweep = make_sweep(pairs, metric, config)
     groups = [row.group for row in content]
     labels = project.metric_groups(recipe, [row.id for row in content])
@@ -57,15 +58,18 @@ def tune_oof(
         seed=recipe.seed,
     )
     blank = [row for row in rows if row.id in project.blank]
-    blank_pairs = [(oof[row.fold][row.id][..., 0], masks[row.id][..., 0]) for row in blank]
+
+    def blank_rows(rule: Rule) -> dict[str, Row]:
+        return score_rows(metric, predictions_of(oof, blank), masks, rule)
+
     all_groups = project.metric_groups(recipe, [row.id for row in [*content, *blank]])
     many_sizes = len(_areas(project)) > 1
     return {
         "metric": metric.name,
         "metric_describes": metric.describes,
         "higher_is_better": metric.higher_is_better,
-        "covers": f"{len(rows)} of {len(made.rows)} training images, {len(blank_pairs)} without content left out",
-        "scores": _scores(sweep, found, metric, blank_pairs, all_groups, plain=rules[0]),
+        "covers": f"{len(rows)} of {len(made.rows)} training images, {len(blank)} without content left out",
+        "scores": _scores(sweep, found, metric, blank_rows, all_groups, plain=rules[0]),
         "num_rules": len(rules),
         "searched": _searched(metric, rules),
         "rule_text": found.rule.describe(many_sizes=many_sizes),
@@ -88,15 +92,20 @@ def _searched(metric: Metric, rules: Sequence[Rule]) -> str:
 
 
 def _scores(
-    sweep: Sweep, found: Tuning, metric: Metric, blank_pairs: list[Any], groups: Groups, *, plain: Rule
+    sweep: Sweep,
+    found: Tuning,
+    metric: Metric,
+    blank_rows: Callable[[Rule], dict[str, Row]],
+    groups: Groups,
+    *,
+    plain: Rule,
 ) -> dict[str, float]:
-    """Return every score by name; ``groups`` are those of the sweep's images, then of the blank ones."""
+    """Return every score by name; ``groups`` are those of the sweep's images, then of the images without content."""
     content = groups[: len(sweep.rows)]
 
     def with_blank(rule: Rule) -> float:
-        extra = [metric.stats(apply_rule(codes, rule), target) for codes, target in blank_pairs]
-        own = sweep.rows_of(rule)
-        return metric.score(np.concatenate([own, np.stack(extra)]) if extra else own, groups)
+        extra = list(blank_rows(rule).values())
+        return metric.score(np.stack([*sweep.rows_of(rule), *extra]), groups)
 
     return {
         "chosen": found.nested if found.kept else found.plain,
@@ -133,25 +142,23 @@ def optimism_of(run: Run, fold: int) -> dict[str, float]:
     return {f"fold_{fold}": scores[facts_of(run.final(fold))["epoch"]] - scores[max(scores)]}
 
 
+def predictions_of(oof: Mapping[int, MeanCodes], rows: Iterable[FoldRow]) -> Iterator[tuple[str, Codes]]:
+    """Yield id and out-of-fold codes (h, w) of training images, one by one."""
+    for row in rows:
+        yield row.id, oof[row.fold][row.id][..., 0]
+
+
 def plain_score(project: Project, recipe: Judge, oof: Mapping[int, MeanCodes]) -> float:
     """Return the score of the plain rule (threshold 0.5) on the held-out images with content of these folds."""
     rows = _plain_rows(project, recipe, oof)
-    return get_metric(recipe.metric).score(
-        np.stack(list(rows.values())), project.metric_groups(recipe, list(rows))
-    )
+    return score_of(get_metric(recipe.metric), rows, project.metric_groups(recipe, list(rows)))
 
 
-def _plain_rows(
-    project: Project, recipe: Judge, oof: Mapping[int, MeanCodes]
-) -> dict[str, Float[np.ndarray, " k"]]:
+def _plain_rows(project: Project, recipe: Judge, oof: Mapping[int, MeanCodes]) -> dict[str, Row]:
     """Return the metric's row of each held-out image with content under the plain rule, by id."""
-    metric, masks = get_metric(recipe.metric), project.cache.train_masks
     rows = [row for row in project.folds.rows if row.fold in oof and row.id not in project.blank]
-    rule = plain_rule(recipe.tuning)
-    return {
-        row.id: metric.stats(apply_rule(oof[row.fold][row.id][..., 0], rule), masks[row.id][..., 0])
-        for row in rows
-    }
+    rule, masks = plain_rule(recipe.tuning), project.cache.train_masks
+    return score_rows(get_metric(recipe.metric), predictions_of(oof, rows), masks, rule)
 
 
 def compare_recipes(
@@ -177,7 +184,7 @@ def compare_recipes(
     blend = _plain_rows(project, ensemble, oof)
     own = {name: _plain_rows(project, ensemble, codes) for name, codes in each.items()}
 
-    def score(rows: Mapping[str, Float[np.ndarray, " k"]], names: Sequence[str]) -> float:
+    def score(rows: Mapping[str, Row], names: Sequence[str]) -> float:
         groups = project.metric_groups(ensemble, names)
         return metric.score(np.stack([rows[name] for name in names]), groups)
 

@@ -7,8 +7,7 @@ import pytest
 from masksmith.finish import report_facts
 from masksmith.members import members_of_run
 from masksmith.project import Project
-from masksmith.reporting import figures
-from masksmith.reporting.page import _causes, gallery
+from masksmith.reporting import figures, page
 
 
 def facts_of(trained, *, higher):
@@ -22,7 +21,8 @@ def facts_of(trained, *, higher):
 
 @pytest.mark.parametrize("higher", [True, False])
 def test_worst_and_best(trained, higher):
-    parts = gallery(facts_of(trained, higher=higher))
+    facts = facts_of(trained, higher=higher)
+    parts = page.gallery(facts, page.summaries(facts))
     worst, best = ([picture.score for picture in parts[part]] for part in ("worst", "best"))
     assert len(worst) > 2
     assert worst == sorted(worst, reverse=not higher)
@@ -33,7 +33,7 @@ def test_worst_and_best(trained, higher):
 @pytest.mark.parametrize("higher", [True, False])
 def test_what_is_lost_is_never_negative(trained, higher):
     facts = facts_of(trained, higher=higher)
-    causes = _causes(facts)
+    causes = page.causes(facts, page.summaries(facts))
     perfect = 1 if higher else 0
     expected = sum(abs(perfect - score) for score in facts.scores.values()) / len(facts.scores)
     assert min(lost for *_, lost in causes) >= 0

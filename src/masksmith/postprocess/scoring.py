@@ -1,16 +1,17 @@
-"""How good stored predictions are under a rule: the one function that checkpoints, tuning, ensembles and reports call."""
+"""Scores of stored predictions under a rule: what checkpoints, tuning, ensembles, gates, baselines and reports call."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Protocol
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from masksmith.arrays import Codes, Shaped
+from masksmith.arrays import Codes, Mask, Shaped
 from masksmith.metrics.protocol import Groups, Metric, Row
 from masksmith.postprocess.operators import PLAIN, Rule, apply_rule
 from masksmith.prediction.codes import MAX_CODE
 
 
+@runtime_checkable
 class Arrays(Protocol):
     """Arrays (h, w, c) by id, each read when it is asked for, such as a Store."""
 
@@ -31,9 +32,7 @@ def score_rows(
         targets: Id -> true mask (h, w, 1).
         rule: How a mask is made of codes.
     """
-    return {
-        name: metric.stats(apply_rule(codes, rule), targets[name][..., 0]) for name, codes in predictions
-    }
+    return {name: metric.stats(apply_rule(codes, rule), targets[name][..., 0]) for name, codes in predictions}
 
 
 def score_of(metric: Metric, rows: Mapping[str, Row], groups: Groups | None = None) -> float:
@@ -47,7 +46,21 @@ def constant(shapes: Iterable[tuple[str, tuple[int, int]]], *, full: bool) -> It
         yield name, np.full(shape, MAX_CODE if full else 0, np.uint16)
 
 
-def stored(codes: Arrays, names: Sequence[str]) -> Iterator[tuple[str, Codes]]:
-    """Yield the stored predictions (h, w) of these images."""
-    for name in names:
-        yield name, codes[name][..., 0]
+class RuleMasks(Mapping[str, Mask]):
+    """Id -> the mask that a rule makes of stored codes, made when it is asked for: no two are in memory."""
+
+    def __init__(self, codes: Mapping[str, Arrays], rule: Rule) -> None:
+        """Keep where the codes (h, w, 1) of each id are read from."""
+        self.codes, self.rule = codes, rule
+
+    def __getitem__(self, name: str) -> Mask:
+        """Return the mask of 0 and 1 (h, w)."""
+        return apply_rule(self.codes[name][name][..., 0], self.rule)
+
+    def __iter__(self) -> Iterator[str]:
+        """Yield the ids."""
+        return iter(self.codes)
+
+    def __len__(self) -> int:
+        """Return the number of masks."""
+        return len(self.codes)

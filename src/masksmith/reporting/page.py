@@ -1,6 +1,7 @@
 """``report.html``: one file that needs no network. Everything that came from the data is escaped."""
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -57,13 +58,38 @@ class ReportFacts:
     view: tuple[int, int, int] | None
     """Bands of the images that are shown in red, green and blue; None: the first."""
     masks: Store
-    preds: dict[str, Mask]
+    preds: Mapping[str, Mask]
+    """Id of a held-out image -> its predicted mask, made when it is asked for."""
     labels: list[str]
     """A line on the pseudo-labels of each member that was trained on some."""
 
 
+@dataclass(frozen=True)
+class Summary:
+    """What the page says of all predicted masks, without holding any of them."""
+
+    coverage: float
+    wrong_px: int
+    visible: bool
+    """Whether there is a true or a predicted mask."""
+    cause: str
+    """What is wrong; see error_cause."""
+
+
+def summaries(facts: ReportFacts) -> dict[str, Summary]:
+    """Look at each predicted mask once, one in memory at a time."""
+    found = {}
+    for name in facts.scores:
+        pred, target = facts.preds[name], np.asarray(facts.masks[name][..., 0])
+        truth = target == 1
+        wrong, visible = int((pred != truth).sum()), bool(pred.any() or truth.any())
+        found[name] = Summary(float(pred.mean()), wrong, visible, error_cause(target, pred))
+    return found
+
+
 def write_report(path: Path, facts: ReportFacts) -> Path:
     """Write the page and return its path."""
+    looked = summaries(facts)
     environment = Environment(
         loader=PackageLoader("masksmith", "reporting"),
         autoescape=True,
@@ -78,23 +104,23 @@ def write_report(path: Path, facts: ReportFacts) -> Path:
         scores=facts.tuning["scores"],
         style=Markup((resources.files("masksmith") / "reporting" / "report.css").read_text()),
         plotly=Markup(get_plotlyjs()),
-        charts={name: Markup(chart) for name, chart in _charts(facts).items()},
+        charts={name: Markup(chart) for name, chart in _charts(facts, looked).items()},
         distributions=[Markup(chart) for chart in _distributions(facts)],
         columns_left_out=max(0, len(facts.columns) - _COLUMNS),
         class_samples=class_samples(facts),
         worst_groups=facts.groups[:SHOWN_GROUPS],
-        gallery=gallery(facts),
-        causes=_causes(facts),
+        gallery=gallery(facts, looked),
+        causes=causes(facts, looked),
         pace=_pace(facts.events),
     )
     write_text(path, html)
     return path
 
 
-def _charts(facts: ReportFacts) -> dict[str, str]:
+def _charts(facts: ReportFacts, looked: Mapping[str, Summary]) -> dict[str, str]:
     tuning, metric = facts.tuning, facts.tuning["metric"]
     coverage = {"training, true": [row.coverage for row in facts.rows]}
-    coverage["out of fold, predicted"] = [float(pred.mean()) for pred in facts.preds.values()]
+    coverage["out of fold, predicted"] = [one.coverage for one in looked.values()]
     if facts.coverage_test:
         coverage["test, predicted"] = facts.coverage_test
     return {
@@ -158,15 +184,11 @@ def _bands(facts: ReportFacts, name: str) -> Image:
     return image if facts.view is None else image[..., facts.view]
 
 
-def gallery(facts: ReportFacts) -> dict[str, list[Picture]]:
+def gallery(facts: ReportFacts, looked: Mapping[str, Summary]) -> dict[str, list[Picture]]:
     """Return samples at random, and the worst, median and best ones among those with a true or predicted mask."""
-
-    def wrong(name: str) -> int:
-        return int((facts.preds[name] != (facts.masks[name][..., 0] == 1)).sum())
-
-    visible = [name for name in facts.scores if facts.preds[name].any() or (facts.masks[name] == 1).any()]
+    visible = [name for name, one in looked.items() if one.visible]
     sign = 1 if facts.tuning["higher_is_better"] else -1
-    ordered = sorted(visible, key=lambda name: (sign * facts.scores[name], -wrong(name), name))
+    ordered = sorted(visible, key=lambda name: (sign * facts.scores[name], -looked[name].wrong_px, name))
     middle = max(0, (len(ordered) - _SHOWN) // 2)
     every = sorted(facts.scores)
     parts = {
@@ -184,13 +206,13 @@ def _picture(facts: ReportFacts, name: str) -> Picture:
     return Picture(name, facts.scores[name], data_uri(panels), error_cause(target, pred))
 
 
-def _causes(facts: ReportFacts) -> list[tuple[str, int, float]]:
+def causes(facts: ReportFacts, looked: Mapping[str, Summary]) -> list[tuple[str, int, float]]:
     """Return (cause, images, score lost by them as a share of all images), the costliest first."""
     best, sign = (1.0, 1) if facts.tuning["higher_is_better"] else (0.0, -1)
     images: Counter[str] = Counter()
     lost: dict[str, float] = {}
     for name, score in facts.scores.items():
-        cause = error_cause(np.asarray(facts.masks[name][..., 0]), facts.preds[name])
+        cause = looked[name].cause
         images[cause] += 1
         lost[cause] = lost.get(cause, 0.0) + sign * (best - score) / len(facts.scores)
     return sorted(((cause, images[cause], lost[cause]) for cause in images), key=lambda row: -row[2])

@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 
 from masksmith.errors import InputError
-from masksmith.training.cgroups import group_folders, read_text
 from masksmith.models.segmentation import SegmentationModel
+from masksmith.training.cgroups import group_folders, read_text
 from masksmith.training.config import TrainingConfig
 from masksmith.training.footprint import Footprint, prediction_footprint, training_footprint
 from masksmith.training.machine import settle_device
