@@ -121,8 +121,14 @@ def coverage(masks: Store) -> dict[str, float]:
     return shares
 
 
-def check_data(catalog: Catalog, cache: Cache) -> CheckReport:
-    """Look for duplicates, empty images, contradictory and surprising masks."""
+def check_data(catalog: Catalog, cache: Cache, *, scaling: str) -> CheckReport:
+    """Look for duplicates, empty images, contradictory and surprising masks.
+
+    Args:
+        catalog: What the data set holds.
+        cache: Its decoded images and masks.
+        scaling: What input.scaling "auto" makes of the images, in words.
+    """
     train, test = duplicate_groups(cache.train_images), duplicate_groups(cache.test_images)
     shares = coverage(cache.train_masks)
     sizes = Counter(f"{h}x{w}" for h, w in map(cache.train_images.shape, cache.train_images))
@@ -141,6 +147,7 @@ def check_data(catalog: Catalog, cache: Cache) -> CheckReport:
     picture = is_picture(cache.train_images)
     bands = band_facts(cache.train_images, names=not picture)
     facts["values"] = ", ".join(f"{at}: {_range_text(band)}" for at, band in enumerate(bands))
+    facts["scaling"] = scaling
     findings += [] if picture else _band_findings(bands)
     findings += cache.mask_findings
     findings += _constant_findings(cache, shares)
