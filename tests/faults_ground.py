@@ -195,6 +195,8 @@ def wait(pid: int) -> int:
 
 def steady_machine() -> None:
     """Plan for a machine of known speed, by rules for short trainings: folds, cycles, a seed, a second net."""
+    from functools import partial
+
     import masksmith.pipeline as pipeline
     import masksmith.planner as planner
     from masksmith.opening import resolve
@@ -221,7 +223,9 @@ def steady_machine() -> None:
         ),
     }
     planner.load_rules = lambda: rules.model_copy(update=short)
-    pipeline.machine_tools = lambda _project, _asked: replace(machine.tools(), resolve=resolve)
+    pipeline.machine_tools = lambda project, _asked: replace(
+        machine.tools(), resolve=partial(resolve, project)
+    )
 
 
 @dataclass(frozen=True)

@@ -208,12 +208,31 @@ def test_a_misspelt_group(value):
         load_recipe("cloud-unet", (f"folds.group_by={value}",))
 
 
-def test_values_of_signed_numbers_need_a_scaling(chips, tmp_path):
+def test_type_max_is_obeyed_or_refused(chips, tmp_path):
     with pytest.raises(
         InputError, match=r"input.scaling: 'type_max' needs images of 8 or 16 bits without sign"
     ):
-        ms.compete(chips, out=tmp_path / "out", overrides=TINY)
+        ms.compete(chips, out=tmp_path / "out", overrides=TINY | {"input.scaling": "type_max"})
     assert not list((tmp_path / "out").glob("runs/*/"))
+
+
+def test_limits_are_written_into_the_resolved_recipe(chips, tmp_path):
+    report = ms.check(chips, tmp_path / "out")
+    assert report.facts["scaling"].startswith("fixed: ")
+    assert report.facts["scaling"].endswith("10…80 become 0…1")
+    run = ms.train(tmp_path / "out", overrides=TINY)
+    again = ms.train(tmp_path / "out", overrides=TINY)
+    assert (run.path, run.recipe) == (again.path, again.recipe)
+    seen, project = run.recipe.input, Project.open(tmp_path / "out")
+    images = np.stack([project.cache.train_images[name] for name in project.cache.train_images])
+    assert seen.scaling == "fixed"
+    assert (seen.low[5], seen.high[5]) == (10, 80)
+    assert seen.low[4] == images[..., 4].min()
+    codes = project.inputs(seen).train
+    assert (codes.flat.min(), codes.flat.max()) == (0, 65535)
+    np.testing.assert_array_equal(project.inputs(load_recipe("auto").input).train.flat, codes.flat)
+    taken = ms.train(tmp_path / "out", recipe=str(run.path / "recipe.yaml"))
+    assert taken.path == run.path
 
 
 def test_a_recipe_card_has_the_channels_of_its_bands():
@@ -233,6 +252,8 @@ def test_check_of_the_water_chips(shared, tmp_path):
     report = ms.check(shared / "data" / "water", tmp_path / "out")
     assert (report.facts["training images"], report.facts["channels"]) == (100, 12)
     assert "8: -9999…4245" in report.facts["values"]
+    assert report.facts["scaling"].startswith("fixed: -1393…6568, ")
+    assert "-9999" not in report.facts["scaling"]
     found = {one.title: one.detail for one in report.findings}
     assert found["left out"].startswith("55 mask files have no image")
     assert "band 10: 10, 20, 30, 40, 50, 60, 70, 80, 90, 100;" in found["bands of few whole values"]

@@ -427,7 +427,7 @@ def test_a_member_that_has_to_be_taught_is_not_offered(example, tmp_path):
 def test_two_members_that_are_one_training_on_this_machine(project, tmp_path):
     deeper = {"model.encoder": "auto", "model.encoder_depth": 4, "model.decoder_channels": [8, 8, 8, 8]}
     first = write_recipe(tmp_path, "a", **deeper)
-    settled = resolve(load_recipe(first)).model.encoder
+    settled = resolve(Project.open(project), load_recipe(first)).model.encoder
     same = {"recipe": first, "set": [f"model.encoder={settled}"]}
     with pytest.raises(
         InputError, match=r"ensemble e: two members are the same training, a-\w{8}, on this machine"

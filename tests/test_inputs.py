@@ -9,7 +9,15 @@ from pydantic import ValidationError
 
 from masksmith.data.store import Store, StoreWriter
 from masksmith.errors import InputError
-from masksmith.inputs import InputConfig, image_limits, make_inputs, select, to_unit_codes
+from masksmith.inputs import (
+    InputConfig,
+    image_limits,
+    make_inputs,
+    scaling_text,
+    select,
+    settle_scaling,
+    to_unit_codes,
+)
 from masksmith.recipe import load_recipe
 
 HW = (6, 5)
@@ -56,7 +64,7 @@ def prepare(images, tmp_path):
     [
         ({"bands": [1, 2, 1]}, "bands: 1 stands twice"),
         ({"bands": []}, "leaves a model nothing to see"),
-        ({"low": [0.0]}, "low: .0.0., but scaling 'type_max' has no use for it"),
+        ({"low": [0.0]}, "low: .0.0., but scaling 'auto' has no use for it"),
         ({"scaling": "min_max", "high": [1.0]}, "high: .1.0., but scaling 'min_max' has no use for it"),
         ({"scaling": "fixed", "low": [0.0]}, "high: None; with scaling 'fixed' expected a number"),
         ({"scaling": "fixed", "low": [], "high": [1.0]}, "low: ..; with scaling 'fixed' expected a number"),
@@ -85,8 +93,8 @@ def test_the_view_decides_no_weights():
     recipe = load_recipe("cloud-unet")
     assert load_recipe("cloud-unet", ("input.view=null",)).hash == recipe.hash
     assert load_recipe("cloud-unet", ("input.no_data=-1",)).hash != recipe.hash
-    assert InputConfig(view=(2, 1, 0)).is_raw
-    assert not InputConfig(bands=[0]).is_raw
+    assert InputConfig(scaling="type_max", view=(2, 1, 0)).is_raw
+    assert not InputConfig(scaling="type_max", bands=[0]).is_raw
 
 
 # --- scaling ----------------------------------------------------------------------------------------------
@@ -209,7 +217,10 @@ def test_blank_images_do_not_count(prepare, images):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({}, "'type_max' needs images of 8 or 16 bits without sign, these are int16.*choose standard"),
+        (
+            {"scaling": "type_max"},
+            "'type_max' needs images of 8 or 16 bits without sign, these are int16.*choose auto, standard",
+        ),
         (
             {"bands": [0, 4], "scaling": "standard"},
             "band 4 was asked for, but the images have 4; expected 0 to 3",
@@ -239,17 +250,86 @@ def test_a_band_without_contrast_is_refused(images, tmp_path, scaling, value, me
         make_inputs(config, train, train, tmp_path / "inputs", blank=(), decoded="c")
 
 
+# --- "auto" -----------------------------------------------------------------------------------------------
+
+
+def settled(folder, images, *, blank=(), **options):
+    folder.mkdir()
+    train = store(folder / "train.npy", {str(at): image for at, image in enumerate(images)})
+    config = InputConfig(**options)
+    return settle_scaling(config, train, folder / "inputs", blank=blank, decoded="c")
+
+
+def test_auto_is_what_occurs(tmp_path):
+    rng = np.random.default_rng(0)
+    bits = {8: (np.uint8, 256), 12: (np.uint16, 4096), 16: (np.uint16, 65536)}
+    grey = {of: rng.integers(0, most, (3, 40, 30, 1)).astype(kind) for of, (kind, most) in bits.items()}
+    assert settled(tmp_path / "8", grey[8]).is_raw
+    assert settled(tmp_path / "16", grey[16]).is_raw
+    found = settled(tmp_path / "12", grey[12])
+    assert (found.scaling, found.low, found.high) == ("fixed", [grey[12].min()], [grey[12].max()])
+    assert settled(tmp_path / "asked", grey[12], scaling="type_max").is_raw
+    colours = np.concatenate([grey[12], grey[12] // 4, grey[12] // 16], axis=3)
+    assert settled(tmp_path / "colours", colours).high == [grey[12].max()]  # one pair: colours stay
+    many = np.concatenate([grey[16], colours], axis=3)
+    assert settled(tmp_path / "many", many).high == many.max(axis=(0, 1, 2)).tolist()
+    floats = rng.normal(size=(3, 8, 8, 2)).astype(np.float32)
+    floats[0, 0, 0] = np.nan, np.inf
+    found = settled(tmp_path / "floats", floats)
+    known = np.where(np.isfinite(floats), floats, np.nan)
+    np.testing.assert_array_equal(found.low, np.nanmin(known, axis=(0, 1, 2)))
+    np.testing.assert_array_equal(found.high, np.nanmax(known, axis=(0, 1, 2)))
+    signed = rng.integers(-500, 500, (3, 8, 8, 2)).astype(np.int16)
+    signed[1] = 3000
+    found = settled(tmp_path / "signed", signed, blank=["1"], bands=[1])
+    assert (found.bands, found.high) == ([1], [signed[[0, 2]][..., 1].max()])
+    with pytest.raises(InputError, match="input: band 2 was asked for, but the images have 2"):
+        settled(tmp_path / "none", signed, bands=[2])
+
+
+def test_auto_leaves_out_hot_pixels_and_knows_bands_without_contrast(tmp_path):
+    images = np.random.default_rng(0).integers(100, 4096, (4, 64, 64, 1)).astype(np.uint16)
+    images[:, 3, 3] = 65535
+    found = settled(tmp_path / "hot", images)
+    assert 4000 < found.high[0] < 4096
+    assert found.low == [images.min()]
+    gaps = np.random.default_rng(0).normal(100, 9, (2, 32, 32, 1)).astype(np.float32)
+    gaps[:, :9] = -9999
+    assert settled(tmp_path / "gaps", gaps).low[0] > 50
+    for at, value, limits in ((0, -7, (-7, 0)), (1, 0, (0, 1)), (2, np.nan, (0, 1))):
+        flat = np.full((2, 4, 4, 1), value, np.float32)
+        found = settled(tmp_path / f"flat {at}", flat)
+        assert (found.low, found.high) == ([limits[0]], [limits[1]])
+
+
+def test_auto_is_measured_once_for_the_same_data(tmp_path):
+    image = np.arange(16, dtype=np.int16).reshape(4, 4, 1)
+    found = settled(tmp_path / "a", [image])
+    other = store(tmp_path / "other.npy", {"0": 2 * image})
+    for decoded, high in (("c", 15), ("d", 30)):
+        again = settle_scaling(InputConfig(), other, tmp_path / "a" / "inputs", blank=(), decoded=decoded)
+        assert again.high == [high]
+    assert scaling_text(found, image.dtype) == "fixed: 0…15 become 0…1"
+    assert (
+        scaling_text(InputConfig(scaling="type_max"), np.dtype(np.uint16)) == "type_max: 0…65535 become 0…1"
+    )
+    assert scaling_text(InputConfig(scaling="standard"), image.dtype) == "standard"
+
+
 # --- the stores -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 def test_images_as_they_are_are_not_copied(tmp_path, dtype):
     images = store(tmp_path / "a.npy", {"a": np.arange(60).reshape(4, 5, 3).astype(dtype)})
-    found = make_inputs(InputConfig(), images, images, tmp_path / "inputs", blank=(), decoded="c")
+    asked = InputConfig(scaling="type_max")
+    found = make_inputs(asked, images, images, tmp_path / "inputs", blank=(), decoded="c")
     assert found.train is images
     assert found.statistics is None
     assert not (tmp_path / "inputs").exists()
-    some = make_inputs(InputConfig(bands=[2]), images, images, tmp_path / "inputs", blank=(), decoded="c")
+    some = make_inputs(
+        InputConfig(scaling="type_max", bands=[2]), images, images, tmp_path / "inputs", blank=(), decoded="c"
+    )
     full = np.iinfo(dtype).max
     np.testing.assert_allclose(some.train["a"] / 65535, images["a"][..., 2:] / full, atol=1e-7)
 

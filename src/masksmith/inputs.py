@@ -7,6 +7,10 @@ What is scaled is stored once, as 16-bit codes of 0…1 (a 65535th apart), so th
 see images like any others. Images that need no scaling are used as they were decoded. Extremes, means and standard
 deviations are those of all training images with content, whatever their fold: two numbers a band, without a look at
 the masks, so what a fold's held-out images add to them tells a model nothing about their masks.
+
+The range of a type says little about its values: 12 bits in uint16 fill a sixteenth of it, and signed and floating
+numbers have no natural largest value. "auto" therefore looks at what occurs, and is settled into "fixed" with the
+limits that it found when a recipe is resolved, so that they travel with the weights.
 """
 
 from collections.abc import Collection, Iterator
@@ -19,6 +23,7 @@ from pydantic import Field
 
 from masksmith.arrays import Float, Image, Shaped, UInt16
 from masksmith.config import Config
+from masksmith.data.checks import SENTINELS, is_picture
 from masksmith.data.store import Store, StoreWriter
 from masksmith.errors import InputError
 from masksmith.files import Ledger, digest, read_json, remove, write_json
@@ -37,11 +42,11 @@ class InputConfig(Config):
 
     bands: list[Band] | None = None
     """Bands of the file by number, from 0, in this order; None: all but those of ``one_hot``."""
-    scaling: Literal["type_max", "fixed", "min_max", "image_min_max", "standard"] = "type_max"
-    """What becomes 0 and 1: 0 and the largest value of the file's type (8 or 16 bits without sign); ``low`` and
-    ``high``; each band's extremes over the training images; each band's extremes in each image (a band of one value
-    becomes 0); or each band's mean minus and plus three standard deviations over the training images. Values beyond
-    are clipped."""
+    scaling: Literal["auto", "type_max", "fixed", "min_max", "image_min_max", "standard"] = "auto"
+    """What becomes 0 and 1: what settle_scaling finds for the data, "type_max" or "fixed"; 0 and the largest value of
+    the file's type (8 or 16 bits without sign); ``low`` and ``high``; each band's extremes over the training images;
+    each band's extremes in each image (a band of one value becomes 0); or each band's mean minus and plus three
+    standard deviations over the training images. Values beyond are clipped."""
     low: list[float] | None = None
     """With scaling "fixed": the value of each band (of ``bands``, in that order) that becomes 0; one number: of all."""
     high: list[float] | None = None
@@ -152,7 +157,7 @@ def make_inputs(
     """Return what models with this configuration see; scaled images are made once, in ``folder``.
 
     Args:
-        config: Bands and scaling.
+        config: Bands and scaling; "auto" is settled first.
         train: Decoded training images.
         test: Decoded test images.
         folder: Where prepared images of all configurations are kept, each in a folder of its own.
@@ -163,6 +168,7 @@ def make_inputs(
         InputError: A band that the images do not have, a scaling that their type does not allow, a band of one value,
             or no value of ``one_hot`` that occurs.
     """
+    config = settle_scaling(config, train, folder, blank=blank, decoded=decoded)
     check_input(config, train)
     if config.is_raw:
         return Inputs(train, test, None)
@@ -204,7 +210,7 @@ def check_input(config: InputConfig, images: Store) -> None:
     if config.scaling == "type_max" and images.dtype.kind != "u" and config.bands_of(available):
         raise InputError(
             f"input.scaling: 'type_max' needs images of 8 or 16 bits without sign, these are {images.dtype}, which has "
-            "no natural largest value; choose standard, min_max or image_min_max, or fixed with low and high "
+            "no natural largest value; choose auto, standard, min_max or image_min_max, or fixed with low and high "
             "(`masksmith check` shows each band's range)"
         )
 
@@ -314,6 +320,105 @@ class _Moments:
         return mean, np.sqrt(self.squares / np.maximum(self.count, 1))
 
 
+# --- "auto" -----------------------------------------------------------------------------------------------
+
+_SETTLED = "scaling 1"
+_LIMITS = "limits.json"
+_HALF = 32767
+_TAIL = 0.001  # share of an image's pixels at either end that may be outliers: hot pixels, specks
+_SAMPLE = 2**16  # pixels of an image that its quantiles are taken from
+
+
+def settle_scaling(
+    config: InputConfig, train: Store, folder: Path, *, blank: Collection[str], decoded: str
+) -> InputConfig:
+    """Return the configuration with scaling "auto" settled for these images; any other stays as it is.
+
+    Images of 8 bits, and those of 16 bits without sign that fill more than half of their range, get "type_max". All
+    others get "fixed" with what occurs in the training images with content (see occurring_limits): for pictures (grey
+    or in colours, without sign) one pair of limits, so that colours stay what they are, else a pair for each band. What
+    often means "no data" (SENTINELS) does not count, so it becomes 0 like no data.
+
+    Args:
+        config: Bands and scaling.
+        train: Decoded training images.
+        folder: Where prepared images are kept; measured limits are kept there too.
+        blank: Training images without content.
+        decoded: Hash of the data's content and of how it was decoded.
+
+    Raises:
+        InputError: A band that the images do not have.
+    """
+    if config.scaling != "auto":
+        return config
+    check_input(config, train)
+    bands = config.bands_of(train.channels)
+    if train.dtype == np.uint8 or not bands:
+        return config.model_copy(update={"scaling": "type_max"})
+    own = folder / digest(config.identity)[:8]
+    ledger = Ledger(own)
+    if not ledger.is_done(_SETTLED, decoded):
+        images = _measured(train, _with_content(train, blank))
+        measured = (select(image, bands, no_data=config.no_data) for image in images)
+        low, high = occurring_limits(
+            np.where(np.isin(values, SENTINELS), np.float32(np.nan), values) for values in measured
+        )
+        write_json(own / _LIMITS, {"low": low.tolist(), "high": high.tolist()})
+        ledger.mark_done(_SETTLED, decoded)
+    return _with_limits(config, train, read_json(own / _LIMITS))
+
+
+def _with_limits(config: InputConfig, train: Store, found: dict[str, list[float]]) -> InputConfig:
+    low, high = found["low"], found["high"]
+    if is_picture(train):
+        low, high = [min(low)], [max(high)]
+    if train.dtype == np.uint16 and min(high) > _HALF:
+        return config.model_copy(update={"scaling": "type_max"})
+    return config.model_copy(update={"scaling": "fixed", "low": low, "high": high})
+
+
+def occurring_limits(images: Iterator[Values]) -> Limits:
+    """Return each band's least and largest value over the images, NaN apart.
+
+    An end that lies farther from the bulk of the values than the bulk is wide belongs to outliers, such as hot pixels:
+    there the end of the bulk is taken. The bulk holds all of every image but a thousandth of its pixels at either end.
+    A band of one value becomes 0 in all images; one without any value gets 0 and 1.
+    """
+    each = np.stack([_ends(values) for values in images])  # (n, 4, k)
+    least, low = np.fmin.reduce(each[:, 0]), np.fmin.reduce(each[:, 1])
+    high, most = np.fmax.reduce(each[:, 2]), np.fmax.reduce(each[:, 3])
+    width = high - low
+    low = np.where((width > 0) & (least < low - width), low, least)
+    high = np.where((width > 0) & (most > high + width), high, most)
+    low, high = np.where(np.isnan(low), 0.0, low), np.where(np.isnan(high), 1.0, high)
+    return low, np.where(high > low, high, low + np.maximum(1.0, np.abs(low)))
+
+
+def _ends(values: Values) -> Float[np.ndarray, "4 k"]:
+    """Return minimum, low end of the bulk, high end and maximum of each band, NaN where it has no value."""
+    columns = []
+    for band in np.moveaxis(values, 2, 0).reshape(values.shape[2], -1):
+        known = band[~np.isnan(band)]
+        if not known.size:
+            columns.append(np.full(4, np.nan))
+            continue
+        some = known[:: -(-known.size // _SAMPLE)]
+        bulk = np.quantile(some, [_TAIL, 1 - _TAIL], method="closest_observation")
+        columns.append(np.array([known.min(), *bulk, known.max()], np.float64))
+    return np.stack(columns, axis=1)
+
+
+def scaling_text(config: InputConfig, dtype: np.dtype) -> str:
+    """Return in words what a settled scaling makes of images of this type."""
+    if config.scaling == "type_max":
+        return f"type_max: 0…{np.iinfo(dtype).max} become 0…1"
+    if config.low is None or config.high is None:
+        return config.scaling
+    pairs = np.broadcast(config.low, config.high)
+    shown = ", ".join(f"{low:g}…{high:g}" for low, high in pairs)
+    return f"{config.scaling}: {shown} become 0…1"
+
+
 # --- the stores -------------------------------------------------------------------------------------------
 
 
@@ -336,9 +441,9 @@ class _Scaler:
 
 
 def _prepare(config: InputConfig, train: Store, test: Store, folder: Path, *, blank: Collection[str]) -> None:
-    seen = [name for name in train if name not in blank] or list(train)
+    seen = _with_content(train, blank)
     bands = config.bands_of(train.channels)
-    images = (train.checked(name) for name in track(seen, total=len(seen), what="measuring bands"))
+    images = _measured(train, seen)
     scaler = _Scaler(config, bands, fit_limits(config, images, bands=bands, dtype=train.dtype))
     moments = _Moments(config.channels(train.channels))
     for store, name in zip((train, test), _STORES, strict=True):
@@ -350,6 +455,14 @@ def _prepare(config: InputConfig, train: Store, test: Store, folder: Path, *, bl
     facts = {"mean": mean.tolist(), "std": np.maximum(std, _LEAST_STD).tolist()}
     limits = {} if scaler.limits is None else {"low": list(scaler.limits[0]), "high": list(scaler.limits[1])}
     write_json(folder / "statistics.json", facts | limits)
+
+
+def _with_content(train: Store, blank: Collection[str]) -> list[str]:
+    return [name for name in train if name not in blank] or list(train)
+
+
+def _measured(train: Store, names: list[str]) -> Iterator[Image]:
+    return (train.checked(name) for name in track(names, total=len(names), what="measuring bands"))
 
 
 def _write(store: Store, path: Path, scaler: _Scaler, moments: _Moments, counted: Collection[str]) -> None:

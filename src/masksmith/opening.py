@@ -92,8 +92,8 @@ def _refuse_other_folds(project: Project, asked: FoldsConfig) -> None:
 # --- one recipe ---
 
 
-def resolve(recipe: Recipe) -> Recipe:
-    """Settle every "auto": what is written into the run's recipe.yaml is fixed."""
+def resolve(project: Project, recipe: Recipe) -> Recipe:
+    """Settle every "auto" for the project's data: what is written into the run's recipe.yaml is fixed."""
     from masksmith.losses.options import check_losses
     from masksmith.models.encoders import settle_encoder
     from masksmith.models.segmentation import MODELS
@@ -112,7 +112,8 @@ def resolve(recipe: Recipe) -> Recipe:
     if settled.weights not in ("none", "imagenet"):
         model = model.model_copy(update={"encoder_weights_hash": model.weights_identity()})
     training = settle_machine(recipe.training)
-    resolved = recipe.model_copy(update={"model": model, "training": training})
+    seen = project.settled_input(recipe.input)
+    resolved = recipe.model_copy(update={"model": model, "training": training, "input": seen})
     check_prediction(resolved)
     return resolved
 
@@ -200,7 +201,7 @@ def open_run(project: Project, asked: Recipe) -> Run:
     for stage in ("oof", "test"):
         scalars_of(project, asked, stage)
     taught = asked if asked.pseudo is None else _open_teacher(project, asked)
-    run = project.run_of(asked) or project.add_run(asked, resolve(taught))
+    run = project.run_of(asked) or project.add_run(asked, resolve(project, taught))
     check_prediction(run.recipe)
     run.ledger.mark_done("folds", made.hash)
     return run

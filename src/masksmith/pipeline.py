@@ -23,6 +23,7 @@ from masksmith.ensemble import is_ensemble, load_ensemble, load_judge
 from masksmith.errors import InputError
 from masksmith.files import folder_lock, write_json, write_text
 from masksmith.finish import report_members, submit_members, test_shapes, tune_members
+from masksmith.inputs import InputConfig, scaling_text
 from masksmith.members import read_members
 from masksmith.metrics import get_metric
 from masksmith.opening import folds_of
@@ -73,7 +74,10 @@ def check(data: str | Path, out: str | Path | None = None) -> CheckReport:
     refuse_foreign(root)
     with folder_lock(root):
         project = Project.create(root, catalog)
-        report = check_data(catalog, project.cache)
+        scaling = project.settled_input(InputConfig())
+        report = check_data(
+            catalog, project.cache, scaling=scaling_text(scaling, project.cache.train_images.dtype)
+        )
         write_json(project.check_json, report.to_json())
     return report
 

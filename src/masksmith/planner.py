@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from masksmith.config import validate
@@ -317,7 +318,7 @@ def machine_tools(project: Project, asked: Recipe) -> Tools:
     return Tools(
         measure=measurements.timing_of,
         weights_for=weights_for,
-        resolve=resolve,
+        resolve=partial(resolve, project),
         largest_batch=batch_that_fits,
         runtime=measurements.runtime_of,
         drift=measurements.drift,

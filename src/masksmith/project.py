@@ -21,7 +21,7 @@ from masksmith.data.checks import constant_ids
 from masksmith.ensemble import Judge
 from masksmith.errors import InputError
 from masksmith.files import Ledger, digest, is_begun, no_room, read_json, remove, write_json, write_text
-from masksmith.inputs import InputConfig, Inputs, make_inputs
+from masksmith.inputs import InputConfig, Inputs, make_inputs, settle_scaling
 from masksmith.recipe import Recipe, parse_recipe
 from masksmith.splits import Folds, fold_name, group_values, read_folds
 
@@ -178,6 +178,20 @@ class Project:
                 decoded=decoded,
             )
         return self._inputs[config.identity]
+
+    def settled_input(self, config: InputConfig) -> InputConfig:
+        """Return the configuration with scaling "auto" settled for the project's images.
+
+        Raises:
+            InputError: A band that the images do not have.
+        """
+        return settle_scaling(
+            config,
+            self.cache.train_images,
+            self.inputs_dir,
+            blank=self.blank,
+            decoded=self.key(CACHE_VERSION),
+        )
 
     @property
     def ledger(self) -> Ledger:

@@ -32,7 +32,7 @@ def sweep_lr(project: Project, asked: Recipe, *, fold: int = 0) -> "LrCurve":
             f"training.stages[0].data: {asked.training.stages[0].data!r}: a range test has no pseudo-labels; try "
             "--set training.stages.0.data=labelled (and --set pseudo=null where no other stage uses any)"
         )
-    recipe = resolve(asked)
+    recipe = resolve(project, asked)
     training = recipe.training.model_copy(update={"stages": recipe.training.stages[:1]})
     fabric = make_fabric(training)
     seed = recipe.seed * 1000 + fold

@@ -10,7 +10,8 @@ import pytest
 import tifffile
 
 from masksmith.data import bands
-from masksmith.data.images import apply_table, decode_image, mask_levels, mask_table
+from masksmith.data.images import decode_image
+from masksmith.data.masks import mask_levels
 from masksmith.errors import InputError
 
 SHAPE = (24, 32, 5)
@@ -234,26 +235,6 @@ def test_damage_anywhere_is_refused_or_harmless(seed):
 
 
 # --- masks ------------------------------------------------------------------------------------------------
-
-
-def test_minus_one_is_not_judged():
-    mask = np.array([[-1, 0], [1, 1]], np.int16)
-    levels = mask_levels(decode_image(tiff(mask), where="m.tif"), where="m.tif")
-    table = mask_table(np.unique(levels).tolist(), lossy=False, where="masks")
-    assert apply_table(levels, table).tolist() == [[255, 0], [1, 1]]
-    assert mask_table([-1, 1], lossy=False, where="masks") == {-1: 255, 1: 1}
-    assert mask_table([-1, 0, 1, 255], lossy=False, where="masks") == {-1: 255, 0: 0, 1: 1, 255: 255}
-
-
-@pytest.mark.parametrize("values", [[-1], [-1, 0]])
-def test_masks_without_foreground_are_refused(values):
-    with pytest.raises(InputError, match="every mask is empty"):
-        mask_table(values, lossy=False, where="masks")
-
-
-def test_other_negative_values_are_refused():
-    with pytest.raises(InputError, match=r"3 different values \(-2, 0, 1\)"):
-        mask_table([-2, 0, 1], lossy=False, where="masks")
 
 
 def test_a_mask_of_floats_is_refused():

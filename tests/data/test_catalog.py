@@ -119,7 +119,7 @@ def test_findings(tmp_path):
     png(tmp_path / "test" / "t.png", cv2.imread(str(tmp_path / "images" / "c.png"), cv2.IMREAD_GRAYSCALE))
     catalog = read_catalog(tmp_path)
     cache = build_cache(catalog, tmp_path / "cache")
-    report = check_data(catalog, cache)
+    report = check_data(catalog, cache, scaling="as it is")
     found = {finding.title: finding.ids for finding in report.findings}
     assert found["images without content"] == ["a", "b"]
     assert found["masks on images without content"] == ["a", "b"]

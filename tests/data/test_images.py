@@ -2,7 +2,7 @@ import cv2
 import numpy as np
 import pytest
 
-from masksmith.data.images import apply_table, decode_image, is_grey, is_lossy, mask_levels, mask_table
+from masksmith.data.images import decode_image, is_grey
 from masksmith.errors import InputError
 
 
@@ -42,43 +42,3 @@ def test_damaged(raw, message):
     with pytest.raises(InputError, match=message) as caught:
         decode_image(raw, where="train/images/a.png")
     assert str(caught.value).startswith("train/images/a.png: ")
-
-
-@pytest.mark.parametrize(
-    ("values", "lossy", "expected"),
-    [
-        ([0, 255], False, {0: 0, 255: 1}),
-        ([0, 1], False, {0: 0, 1: 1}),
-        ([255], False, {255: 1}),
-        ([0, 1, 255], False, {0: 0, 1: 1, 255: 255}),
-        ([0, 3, 250, 255], True, {0: 0, 3: 0, 250: 1, 255: 1}),
-    ],
-)
-def test_mask_conventions(values, lossy, expected):
-    assert mask_table(values, lossy=lossy, where="masks") == expected
-
-
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [([0], "every mask is empty"), ([0, 1, 2, 3], r"4 different values \(0, 1, 2, 3\)")],
-)
-def test_mask_values_refused(values, message):
-    with pytest.raises(InputError, match=message):
-        mask_table(values, lossy=False, where="masks")
-
-
-def test_sixteen_bit_and_eight_bit_masks_agree():
-    deep = mask_levels(np.array([[[0], [65535]]], np.uint16), where="m")
-    flat = mask_levels(np.array([[[0], [255]]], np.uint8), where="m")
-    table = mask_table({*deep.ravel().tolist(), *flat.ravel().tolist()}, lossy=False, where="m")
-    assert apply_table(deep, table).tolist() == apply_table(flat, table).tolist() == [[0, 1]]
-
-
-def test_coloured_mask_is_refused():
-    with pytest.raises(InputError, match="a mask in colours"):
-        mask_levels(np.array([[[0, 1, 2]]], np.uint8), where="m.png")
-
-
-def test_lossy():
-    assert is_lossy("masks/a.JPG")
-    assert not is_lossy("masks/a.png")

@@ -5,7 +5,7 @@ again. The stores are keyed by the hash of the data's content.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
 
@@ -13,16 +13,20 @@ import numpy as np
 
 from masksmith.arrays import Image, Mask, Shaped
 from masksmith.data.catalog import Catalog, Sample
-from masksmith.data.images import apply_table, decode_image, is_grey, is_lossy, mask_levels, mask_table
+from masksmith.data.findings import Finding, refuse_all
+from masksmith.data.georeference import Georeference, differing_grids, read_georeference
+from masksmith.data.images import decode_image, is_grey
+from masksmith.data.masks import MaskConvention, find_convention, is_lossy, look_at_mask, mask_levels
 from masksmith.data.rle import decode
 from masksmith.data.store import Store, StoreWriter
 from masksmith.data.tree import Tree
 from masksmith.errors import InputError
-from masksmith.files import Ledger, remove
+from masksmith.files import Ledger, read_json, remove, write_json
 from masksmith.progress import logger, track
 
-VERSION = "cache 3"  # of the decoded arrays: what is prepared from them counts it in
+VERSION = "cache 4"  # of the decoded arrays: what is prepared from them counts it in
 _STORES = ("train_images", "train_masks", "test_images")
+_FINDINGS = "masks.json"
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,8 @@ class Cache:
     train_images: Store
     train_masks: Store
     test_images: Store
+    mask_findings: list[Finding]
+    """What the values of the mask files were found to mean, where that was not plain."""
 
     @property
     def channels(self) -> int:
@@ -46,26 +52,38 @@ def _decode(tree: Tree, samples: Iterable[Sample]) -> Iterable[tuple[Sample, Ima
 
 @dataclass(frozen=True)
 class _Kind:
-    """What all images have in common, channels and type; and each image's size."""
+    """What all images have in common, channels and type; each image's size, and where it lies if it says so."""
 
     channels: int
     dtype: type[np.generic]
     sizes: dict[str, tuple[int, int]]
+    places: dict[str, Georeference]
 
 
 def _survey(tree: Tree, catalog: Catalog) -> _Kind:
     samples = [*catalog.train, *catalog.test]
-    coloured, dtypes, sizes = False, set(), {}
+    coloured, dtypes, sizes, places = False, set(), {}, {}
     bands: dict[int, str] = {}
-    for sample, image in track(_decode(tree, samples), total=len(samples), what="looking at images"):
+    problems = []
+    for sample in track(samples, total=len(samples), what="looking at images"):
+        try:
+            raw = tree.read(sample.image)
+            image = decode_image(raw, where=sample.image)
+        except InputError as error:
+            problems.append(str(error))
+            continue
         sizes[sample.image] = image.shape[:2]
         dtypes.add(image.dtype.type)
         bands.setdefault(image.shape[2], sample.image)
         coloured = coloured or (image.shape[2] == 3 and not is_grey(image))
+        if (place := read_georeference(raw)) is not None:
+            places[sample.image] = place
+    refuse_all(problems, what="images")
     if len(dtypes) > 1:
         names = " and ".join(sorted(np.dtype(one).name for one in dtypes))
         raise InputError(f"{tree.root}: images of types {names} mixed; convert them to one type")
-    return _Kind(_common_channels(bands, coloured=coloured, where=str(tree.root)), dtypes.pop(), sizes)
+    channels = _common_channels(bands, coloured=coloured, where=str(tree.root))
+    return _Kind(channels, dtypes.pop(), sizes, places)
 
 
 def _common_channels(bands: dict[int, str], *, coloured: bool, where: str) -> int:
@@ -94,34 +112,59 @@ def _write_images(path: Path, tree: Tree, samples: list[Sample], kind: _Kind) ->
     writer.close()
 
 
-def _levels(tree: Tree, sample: Sample, size: tuple[int, int]) -> Shaped[np.ndarray, "h w"]:
+@dataclass(frozen=True)
+class _DrawnMask:
+    """A mask file's values, and whether its format changes them."""
+
+    levels: Shaped[np.ndarray, "h w"]
+    lossy: bool
+
+
+def _drawn_mask(tree: Tree, sample: Sample, kind: _Kind) -> _DrawnMask:
+    """Decode the mask file of a sample.
+
+    Raises:
+        InputError: It is damaged, no mask, or lies on another grid than its image.
+    """
     assert sample.mask is not None
-    mask = mask_levels(decode_image(tree.read(sample.mask), where=sample.mask), where=sample.mask)
-    if mask.shape != size:
+    raw, size = tree.read(sample.mask), kind.sizes[sample.image]
+    levels = mask_levels(decode_image(raw, where=sample.mask), where=sample.mask)
+    if levels.shape != size:
         raise InputError(
-            f"{sample.mask}: the mask is {mask.shape[0]}x{mask.shape[1]} but its image {sample.image} is "
+            f"{sample.mask}: the mask is {levels.shape[0]}x{levels.shape[1]} but its image {sample.image} is "
             f"{size[0]}x{size[1]}; expected equal sizes"
         )
-    return mask
+    place, own = kind.places.get(sample.image), read_georeference(raw)
+    if place is not None and own is not None and (apart := differing_grids(place, own, size)):
+        raise InputError(
+            f"{sample.mask}: {apart}; reproject or resample the mask onto the grid of {sample.image}"
+        )
+    return _DrawnMask(levels, is_lossy(raw))
 
 
-def _value_table(tree: Tree, samples: list[Sample], kind: _Kind) -> dict[int, int]:
-    values: set[int] = set()
-    with_file = [sample for sample in samples if sample.mask]
-    for sample in track(with_file, total=len(with_file), what="looking at masks"):
-        values.update(np.unique(_levels(tree, sample, kind.sizes[sample.image])).tolist())
-    if not with_file:
-        return {0: 0, 1: 1}
-    lossy = any(is_lossy(sample.mask or "") for sample in with_file)
-    return mask_table(values, lossy=lossy, where=f"{tree.root} (masks)")
+def _convention(tree: Tree, samples: list[Sample], kind: _Kind) -> MaskConvention:
+    files, problems = [], []
+    with_file = [(sample, sample.mask) for sample in samples if sample.mask]
+    for sample, path in track(with_file, total=len(with_file), what="looking at masks"):
+        try:
+            drawn = _drawn_mask(tree, sample, kind)
+        except InputError as error:
+            problems.append(str(error))
+            continue
+        files.append(look_at_mask(drawn.levels, name=sample.id, path=path, lossy=drawn.lossy))
+    refuse_all(problems, what="masks")
+    return find_convention(files, where=f"{tree.root} (masks)")
 
 
-def _mask(tree: Tree, sample: Sample, table: dict[int, int], kind: _Kind, dialect: str) -> Mask:
-    size = kind.sizes[sample.image]
-    drawn = apply_table(_levels(tree, sample, size), table) if sample.mask else None
+def _mask(tree: Tree, sample: Sample, convention: MaskConvention, kind: _Kind, dialect: str) -> Mask:
+    drawn = None
+    if sample.mask:
+        file = _drawn_mask(tree, sample, kind)
+        drawn = convention.apply(file.levels, lossy=file.lossy)
     if sample.rle is None:
         assert drawn is not None
         return drawn
+    size = kind.sizes[sample.image]
     told = decode(
         sample.rle, shape=size, dialect=dialect, where=f"run-lengths of training image {sample.id!r}"
     )
@@ -134,18 +177,25 @@ def _mask(tree: Tree, sample: Sample, table: dict[int, int], kind: _Kind, dialec
     return told if drawn is None else drawn
 
 
-def _write_masks(path: Path, tree: Tree, catalog: Catalog, kind: _Kind) -> None:
-    table = _value_table(tree, catalog.train, kind)
+def _write_masks(path: Path, tree: Tree, catalog: Catalog, kind: _Kind) -> list[Finding]:
+    """Write the masks; return what was found out about their values."""
+    convention = _convention(tree, catalog.train, kind)
     shapes = [(sample.id, (*kind.sizes[sample.image], 1)) for sample in catalog.train]
     writer = StoreWriter(path, shapes, dtype=np.uint8)
-    foreground = 0
+    foreground, problems = 0, []
     for sample in track(catalog.train, total=len(catalog.train), what="decoding masks"):
-        mask = _mask(tree, sample, table, kind, catalog.submission.dialect)
+        try:
+            mask = _mask(tree, sample, convention, kind, catalog.submission.dialect)
+        except InputError as error:
+            problems.append(str(error))
+            continue
         foreground += int((mask == 1).sum())
         writer.write(sample.id, mask[..., None])
+    refuse_all(problems, what="masks")
     writer.close()
     if not foreground:
         raise InputError(f"{tree.root} (masks): every mask is empty; there is nothing to learn")
+    return convention.findings
 
 
 def build_cache(catalog: Catalog, folder: Path) -> Cache:
@@ -167,7 +217,10 @@ def build_cache(catalog: Catalog, folder: Path) -> Cache:
         remove(folder / f"{name}{ending}")
     kind = _survey(tree, catalog)
     _write_images(folder / "train_images.npy", tree, catalog.train, kind)
-    _write_masks(folder / "train_masks.npy", tree, catalog, kind)
+    findings = _write_masks(folder / "train_masks.npy", tree, catalog, kind)
+    for finding in findings:
+        logger.info("%s: %s: %s", finding.level, finding.title, finding.detail)
+    write_json(folder / _FINDINGS, [asdict(finding) for finding in findings])
     _write_images(folder / "test_images.npy", tree, catalog.test, kind)
     ledger.mark_done(VERSION, catalog.content_hash)
     return open_cache(folder)
@@ -175,7 +228,13 @@ def build_cache(catalog: Catalog, folder: Path) -> Cache:
 
 def open_cache(folder: Path) -> Cache:
     """Open stores that build_cache has made; one that proves damaged is made again by the next command."""
-    return Cache(*(Store(folder / f"{name}.npy", on_damage=lambda: forget_cache(folder)) for name in _STORES))
+    train, masks, test = (
+        Store(folder / f"{name}.npy", on_damage=lambda: forget_cache(folder)) for name in _STORES
+    )
+    path = folder / _FINDINGS
+    if not path.exists():
+        raise InputError(f"{path}: it is not there; the next command decodes the data again")
+    return Cache(train, masks, test, [Finding(**one) for one in read_json(path)])
 
 
 def forget_cache(folder: Path) -> None:

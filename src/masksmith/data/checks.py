@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -10,22 +10,13 @@ import numpy as np
 from masksmith.arrays import IGNORE, Image, Shaped
 from masksmith.data.cache import Cache
 from masksmith.data.catalog import Catalog
+from masksmith.data.findings import Finding
 from masksmith.data.store import Store
 
 MAX_NAMES = 64
 """A band with no more different whole values may hold names (classes of land cover, flags) in the place of amounts."""
 SENTINELS = (-9999.0, -32768.0, -999.0)
 """What files that say nothing about it often mean by "no data"."""
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One observation; ``level`` is "note" or "warning", ``ids`` are the samples it concerns."""
-
-    level: str
-    title: str
-    detail: str
-    ids: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -92,20 +83,20 @@ class BandFacts:
     """Whether it has pixels without data (NaN)."""
 
 
-def band_facts(images: Store) -> list[BandFacts]:
-    """Return what each band of the images holds."""
+def band_facts(images: Store, *, names: bool = True) -> list[BandFacts]:
+    """Return what each band of the images holds; the values themselves only where asked for."""
     count = images.channels
     low, high = np.full(count, np.nan), np.full(count, np.nan)
-    names: list[set[float] | None] = [set() for _ in range(count)]
+    known: list[set[float] | None] = [set() if names else None for _ in range(count)]
     gaps = np.zeros(count, bool)
     for image in (images[name] for name in images):
         least, most = band_range(image)
         low, high = np.fmin(low, least), np.fmax(high, most)
         if image.dtype.kind == "f":
             gaps |= np.isnan(image).any(axis=(0, 1))
-        names = [None if one is None else _more(one, image[..., at]) for at, one in enumerate(names)]
+        known = [None if one is None else _more(one, image[..., at]) for at, one in enumerate(known)]
     return [
-        BandFacts(float(low[at]), float(high[at]), tuple(sorted(map(int, names[at] or ()))), bool(gaps[at]))
+        BandFacts(float(low[at]), float(high[at]), tuple(sorted(map(int, known[at] or ()))), bool(gaps[at]))
         for at in range(count)
     ]
 
@@ -130,8 +121,14 @@ def coverage(masks: Store) -> dict[str, float]:
     return shares
 
 
-def check_data(catalog: Catalog, cache: Cache) -> CheckReport:
-    """Look for duplicates, empty images, contradictory and surprising masks."""
+def check_data(catalog: Catalog, cache: Cache, *, scaling: str) -> CheckReport:
+    """Look for duplicates, empty images, contradictory and surprising masks.
+
+    Args:
+        catalog: What the data set holds.
+        cache: Its decoded images and masks.
+        scaling: What input.scaling "auto" makes of the images, in words.
+    """
     train, test = duplicate_groups(cache.train_images), duplicate_groups(cache.test_images)
     shares = coverage(cache.train_masks)
     sizes = Counter(f"{h}x{w}" for h, w in map(cache.train_images.shape, cache.train_images))
@@ -147,10 +144,12 @@ def check_data(catalog: Catalog, cache: Cache) -> CheckReport:
         "submission": f"{catalog.submission.source} ({len(catalog.submission.ids)} ids, {catalog.submission.dialect})",
     }
     findings = [Finding("note", "left out", note) for note in catalog.notes]
-    if not is_picture(cache.train_images):
-        bands = band_facts(cache.train_images)
-        facts["values"] = ", ".join(f"{at}: {_range_text(band)}" for at, band in enumerate(bands))
-        findings += _band_findings(bands)
+    picture = is_picture(cache.train_images)
+    bands = band_facts(cache.train_images, names=not picture)
+    facts["values"] = ", ".join(f"{at}: {_range_text(band)}" for at, band in enumerate(bands))
+    facts["scaling"] = scaling
+    findings += [] if picture else _band_findings(bands)
+    findings += cache.mask_findings
     findings += _constant_findings(cache, shares)
     findings += _duplicate_findings(train, test, cache)
     findings += _mask_findings(shares)

@@ -1,19 +1,16 @@
-"""Decoding of image and mask files: what is damaged is refused, no bit depth is guessed."""
+"""Decoding of image files: what is damaged is refused, no bit depth is guessed."""
 
 import zlib
-from collections.abc import Iterable
-from pathlib import PurePosixPath
 
 import cv2
 import numpy as np
 
-from masksmith.arrays import IGNORE, Image, Mask, Shaped
+from masksmith.arrays import Image
 from masksmith.data.bands import decode_bands
 from masksmith.data.headers import PNG, SIGNATURES, TIFF, need_sane_size
 from masksmith.errors import InputError
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
-LOSSY_SUFFIXES = (".jpg", ".jpeg")
 
 
 def _damage(raw: bytes) -> str | None:
@@ -85,65 +82,3 @@ def _decode_picture(raw: bytes, size: tuple[int, int], *, where: str) -> Image:
 def is_grey(image: Image) -> bool:
     """Whether all channels are equal."""
     return bool((image == image[..., :1]).all())
-
-
-def mask_levels(mask: Shaped[np.ndarray, "h w c"], *, where: str) -> Shaped[np.ndarray, "h w"]:
-    """Return a decoded mask file as one channel, with the largest 16-bit value brought to 255.
-
-    Raises:
-        InputError: The channels differ (a colour-coded mask), or the values are no whole numbers.
-    """
-    if mask.dtype.kind == "f":
-        raise InputError(f"{where}: a mask of {mask.dtype}; expected whole numbers, convert it to 8 bits")
-    if not is_grey(mask):
-        raise InputError(f"{where}: a mask in colours; expected one channel with two values")
-    levels = mask[..., 0]
-    if levels.dtype == np.uint16:
-        levels = np.where(levels == 65535, 255, levels)
-    return levels
-
-
-def mask_table(values: Iterable[int], *, lossy: bool, where: str) -> dict[int, int]:
-    """Decide, from the values of *all* masks of a set, what each means.
-
-    Args:
-        values: Every value that occurs (after mask_levels).
-        lossy: The masks are JPEG, so values near 0 and near 255 occur.
-        where: What to call the masks in an error.
-
-    Returns:
-        A map from value to 0 (background), 1 (foreground) or IGNORE; -1 always means IGNORE.
-
-    Raises:
-        InputError: No foreground at all, or more than two values that are not 0, 1 and 255.
-    """
-    found = sorted({int(value) for value in values})
-    if lossy:
-        return {value: int(value >= 128) for value in found}
-    unjudged = {-1: IGNORE} if -1 in found else {}
-    found = [value for value in found if value != -1]
-    if found in ([], [0]):
-        raise InputError(f"{where}: every mask is empty; there is nothing to learn")
-    if len(found) <= 2:
-        return unjudged | {value: int(value == found[-1]) for value in found}
-    if found == [0, 1, IGNORE]:
-        return unjudged | {0: 0, 1: 1, IGNORE: IGNORE}
-    shown = ", ".join(map(str, found[:8])) + (", …" if len(found) > 8 else "")
-    raise InputError(
-        f"{where}: {len(found)} different values ({shown}); expected two (background and foreground), "
-        "or 0, 1 and 255 (not judged); -1 is not judged either"
-    )
-
-
-def apply_table(levels: Shaped[np.ndarray, "h w"], table: dict[int, int]) -> Mask:
-    """Map a mask's values by a table from mask_table."""
-    lowest = min(0, *table)
-    lut = np.zeros(max(table) - lowest + 1, np.uint8)
-    for value, meaning in table.items():
-        lut[value - lowest] = meaning
-    return lut[levels.astype(np.int32) - lowest] if lowest else lut[levels]
-
-
-def is_lossy(path: str) -> bool:
-    """Whether a mask file's format changes values (JPEG)."""
-    return PurePosixPath(path).suffix.lower() in LOSSY_SUFFIXES

@@ -1,0 +1,252 @@
+"""What the values of mask files mean: found over the whole set and in each file, and said.
+
+A set can mix conventions: some files hold 0 and 1, others 0 and 255, some were saved with 16 bits, some as JPEG. The
+union of all values does not tell 255 that is foreground from 255 that is not judged; what stands together in one file
+does.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from masksmith.arrays import IGNORE, Mask, Shaped
+from masksmith.data.findings import Finding, refuse_all, some
+from masksmith.data.headers import JPEG
+from masksmith.data.images import is_grey
+from masksmith.errors import InputError
+
+THRESHOLD = 128
+"""Value from which on a pixel of a JPEG mask is foreground."""
+_TOP = 65535
+_UNJUDGED = -1
+_BETWEEN = (32, 224)
+"""Values of a JPEG mask that are near neither 0 nor 255: its noise stays below 32, edges lie within."""
+_MOST_VALUES = 9  # kept of a file: a mask of more is refused anyway
+# Pixels between lie on edges, one or two wide, where a mask is binary: at qualities 10 to 95 at most 2% of them have a
+# 3x3 neighbourhood of about their own value. In masks of three or four classes 40% to 95% have (at 101x101 and more).
+_FLAT_RANGE, _FLAT_SHARE, _FLAT_PIXELS = 24, 0.1, 16
+
+
+def is_lossy(raw: bytes) -> bool:
+    """Whether a mask file's format changes values (JPEG)."""
+    return raw.startswith(JPEG)
+
+
+def mask_levels(mask: Shaped[np.ndarray, "h w c"], *, where: str) -> Shaped[np.ndarray, "h w"]:
+    """Return a decoded mask file as one channel, with the largest 16-bit value brought to 255.
+
+    Raises:
+        InputError: The channels differ (a colour-coded mask), or the values are no whole numbers.
+    """
+    if mask.dtype.kind == "f":
+        raise InputError(f"{where}: a mask of {mask.dtype}; expected whole numbers, convert it to 8 bits")
+    if not is_grey(mask):
+        raise InputError(f"{where}: a mask in colours; expected one channel with two values")
+    levels = mask[..., 0]
+    if levels.dtype == np.uint16 and not (levels == IGNORE).any():
+        levels = np.where(levels == _TOP, IGNORE, levels)
+    return levels
+
+
+@dataclass(frozen=True)
+class MaskFile:
+    """What decides the meaning of a mask file's values."""
+
+    id: str
+    path: str
+    counts: dict[int, int]
+    """Value -> pixels, of the least values. Of a JPEG: 0, all above it as 1, all from THRESHOLD on as 255."""
+    lossy: bool = False
+    between: int = 0
+    """Pixels of a JPEG near neither 0 nor 255."""
+    modes: tuple[int, ...] = ()
+    """Values that a JPEG's areas have where some of them lie between: classes, not edges."""
+
+    @property
+    def values(self) -> frozenset[int]:
+        """The values, without -1."""
+        return frozenset(self.counts) - {_UNJUDGED}
+
+
+def look_at_mask(levels: Shaped[np.ndarray, "h w"], *, name: str, path: str, lossy: bool) -> MaskFile:
+    """Return what decides the meaning of a file's values (after mask_levels)."""
+    if not lossy:
+        values, pixels = (one[:_MOST_VALUES].tolist() for one in np.unique(levels, return_counts=True))
+        return MaskFile(name, path, dict(zip(map(int, values), pixels, strict=True)))
+    between = (levels >= _BETWEEN[0]) & (levels < _BETWEEN[1])
+    high, faint = int((levels >= THRESHOLD).sum()), int(((levels > 0) & (levels < THRESHOLD)).sum())
+    counts = {0: levels.size - high - faint, 1: faint, IGNORE: high}
+    return MaskFile(
+        name,
+        path,
+        {value: count for value, count in counts.items() if count},
+        lossy=True,
+        between=int(between.sum()),
+        modes=_modes(levels, between),
+    )
+
+
+def _modes(levels: Shaped[np.ndarray, "h w"], between: Shaped[np.ndarray, "h w"]) -> tuple[int, ...]:
+    """Return the values of flat areas, () where none of them lies between."""
+    around = np.ones((3, 3), np.uint8)
+    flat = cv2.subtract(cv2.dilate(levels, around), cv2.erode(levels, around)) <= _FLAT_RANGE
+    num_flat = int((flat & between).sum())
+    if num_flat < _FLAT_PIXELS or num_flat < _FLAT_SHARE * between.sum():
+        return ()
+    near = np.convolve(np.bincount(levels[flat], minlength=256), np.ones(17), "same")
+    found = []
+    while near.max() >= _FLAT_PIXELS:
+        value = int(near.argmax())
+        found.append(value)
+        near[max(0, value - _BETWEEN[0]) : value + _BETWEEN[0] + 1] = 0
+    return tuple(sorted(found))
+
+
+@dataclass(frozen=True)
+class MaskConvention:
+    """What the values of a set's mask files mean."""
+
+    table: dict[int, int]
+    """Value -> 0 (background), 1 (foreground) or IGNORE, in files that keep values; JPEG is cut at THRESHOLD."""
+    findings: list[Finding]
+    """What was not plain, for a person to read."""
+
+    def apply(self, levels: Shaped[np.ndarray, "h w"], *, lossy: bool) -> Mask:
+        """Return a mask of 0, 1 and IGNORE from a file's values (after mask_levels)."""
+        if lossy:
+            return (levels >= THRESHOLD).astype(np.uint8)
+        lowest = min(0, *self.table)
+        lut = np.zeros(max(self.table) - lowest + 1, np.uint8)
+        for value, meaning in self.table.items():
+            lut[value - lowest] = meaning
+        return lut[levels.astype(np.int32) - lowest]
+
+
+def find_convention(files: Iterable[MaskFile], *, where: str) -> MaskConvention:
+    """Decide, from *all* mask files of a set, what each value means; -1 always means "not judged".
+
+    Files of 0 and 1 and files of 0 and 255 are one binary set. A file that holds 1 and 255 proves that 255 is not
+    judged, in the whole set. Any other two values are background and foreground.
+
+    Args:
+        files: What look_at_mask found.
+        where: What to call the masks in an error.
+
+    Raises:
+        InputError: Other values than these, JPEG files of several classes or without contrast, or values that can be
+            read in two ways.
+    """
+    every = list(files)
+    lossy = [file for file in every if file.lossy]
+    table, findings = _exact_convention([file for file in every if not file.lossy], where=where)
+    return MaskConvention(table, findings + _lossy_findings(lossy, where=where))
+
+
+# --- files that keep values -------------------------------------------------------------------------------
+
+
+def _exact_convention(files: Sequence[MaskFile], *, where: str) -> tuple[dict[int, int], list[Finding]]:
+    found = sorted(frozenset().union(*(file.values for file in files)))
+    unjudged = {_UNJUDGED: IGNORE} if any(_UNJUDGED in file.counts for file in files) else {}
+    if found in ([], [0]):
+        return unjudged | {0: 0}, []
+    if len(found) <= 2:
+        return unjudged | {value: int(value == found[-1]) for value in found}, []
+    if found != [0, 1, IGNORE]:
+        _refuse_values(files, found, where=where)
+    proof = [file for file in files if {1, IGNORE} <= file.values]
+    table, findings = _with_ignored(files, proof, where) if proof else _mixed(files, where)
+    return unjudged | table, findings
+
+
+def _refuse_values(files: Sequence[MaskFile], found: list[int], *, where: str) -> None:
+    most = Counter(frozenset(file.values) for file in files)
+    odd = [file for file in files if len(file.values) > 2] or [
+        file for file in files if file.values - most.most_common(1)[0][0]
+    ]
+    shown = [f"{file.path}: {some(sorted(file.values), most=8)}" for file in odd]
+    raise InputError(
+        f"{where}: {len(found)} different values ({some(found, most=8)}); expected two (background and foreground), or "
+        f"0, 1 and 255 (not judged); -1 is not judged either. {len(odd)} of {len(files)} masks: "
+        f"{some(shown, apart='; ')}"
+    )
+
+
+def _mixed(files: Sequence[MaskFile], where: str) -> tuple[dict[int, int], list[Finding]]:
+    """Each file is of 0 and 1, or of 0 and 255."""
+    ones = [file for file in files if 1 in file.values]
+    tops = [file for file in files if IGNORE in file.values]
+    if all(file.values == {IGNORE} for file in tops):
+        raise InputError(
+            f"{where}: {len(ones)} masks hold 1, and {len(tops)} hold 255 alone: either their whole image is "
+            f"foreground or it is not judged; write 1 in them, or take them out: "
+            f"{some([file.path for file in tops])}"
+        )
+    detail = f"{len(ones)} masks hold 0 and 1, {len(tops)} hold 0 and 255; read as one binary set"
+    fewer = [file.id for file in min(ones, tops, key=len)]
+    return {0: 0, 1: 1, IGNORE: 1}, [Finding("note", "two conventions of masks", detail, fewer)]
+
+
+def _with_ignored(
+    files: Sequence[MaskFile], proof: Sequence[MaskFile], where: str
+) -> tuple[dict[int, int], list[Finding]]:
+    """255 is not judged, as a file proves that holds it beside 1."""
+    alone = [file for file in files if IGNORE in file.values and 1 not in file.values]
+    plain = any(1 in file.values and IGNORE not in file.values for file in files)
+    if len(alone) > len(proof) and not plain:
+        raise InputError(
+            f"{where}: 255 stands beside 1 in {len(proof)} masks ({some([file.path for file in proof])}), where it is "
+            f"not judged, and without 1 in {len(alone)} ({some([file.path for file in alone])}), where it may be the "
+            "foreground; correct the few, or write 0 and 1, and 255 for what is not judged, in all"
+        )
+    share = sum(file.counts.get(IGNORE, 0) for file in files) / sum(
+        sum(file.counts.values()) for file in files
+    )
+    detail = f"255 stands beside 1 in {len(proof)} masks, so it is not judged ({share:.2%} of all pixels)"
+    findings = [Finding("note", "masks with pixels not judged", detail, [file.id for file in proof])]
+    if alone:
+        detail = (
+            f"{len(alone)} masks hold 255 and no 1; it is read as not judged in them too; if it is their foreground, "
+            "write 1 in its place"
+        )
+        findings.append(
+            Finding("warning", "masks with 255 and no foreground", detail, [file.id for file in alone])
+        )
+    return {0: 0, 1: 1, IGNORE: IGNORE}, findings
+
+
+# --- JPEG -------------------------------------------------------------------------------------------------
+
+
+def _lossy_findings(files: Sequence[MaskFile], *, where: str) -> list[Finding]:
+    if not files:
+        return []
+    refuse_all(
+        [
+            f"{file.path}: a JPEG mask with values near {some(file.modes, most=9)}; expected near 0 and near 255 "
+            "alone, for JPEG blurs classes into each other; export it anew as PNG"
+            for file in files
+            if file.modes
+        ],
+        what="masks",
+    )
+    faint = [file for file in files if set(file.counts) in ({0, 1}, {1})]
+    if faint and not any(IGNORE in file.counts for file in files):
+        raise InputError(
+            f"{where}: {len(faint)} JPEG masks hold values above 0 and none from {THRESHOLD} on; expected near 0 "
+            f"and near 255; export them as PNG: {some([file.path for file in faint])}"
+        )
+    total = sum(sum(file.counts.values()) for file in files)
+    between = sum(file.between for file in files)
+    detail = (
+        f"{len(files)} masks are JPEG: lossy, thresholded at {THRESHOLD}; {between} of {total} pixels "
+        f"({between / total:.2%}) lie between {_BETWEEN[0]} and {_BETWEEN[1] - 1}"
+    )
+    findings = [Finding("note", "lossy masks", detail)]
+    if faint:
+        detail = f"{len(faint)} JPEG masks hold values above 0 and none from {THRESHOLD} on; they are read as empty"
+        findings.append(Finding("warning", "faint lossy masks", detail, [file.id for file in faint]))
+    return findings
