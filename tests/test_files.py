@@ -113,13 +113,15 @@ def test_a_folder_or_link_in_the_place_of_a_file_of_ours_is_refused_and_kept(tmp
 def test_matching_files_are_removed_and_folders_that_are_empty_then(tmp_path):
     for name in ("1.npy", "mine.npy", "sub/2.npy", "sub/deep/3.npy"):
         write_text(tmp_path / "a" / name, "x")
+    (tmp_path / "a" / "sub" / "empty").mkdir()
     (tmp_path / "linked").symlink_to(tmp_path / "a")
     files.remove_matching(tmp_path / "linked", re.compile(r".*"))
     files.remove_matching(tmp_path / "absent", re.compile(r".*"))
     files.remove_matching(tmp_path / "a", re.compile(r"\d\.npy"))
-    assert sorted(str(path.relative_to(tmp_path / "a")) for path in (tmp_path / "a").rglob("*")) == [
-        "mine.npy"
-    ]
+    left = sorted(str(path.relative_to(tmp_path / "a")) for path in (tmp_path / "a").rglob("*"))
+    assert left == ["mine.npy", "sub", "sub/empty"]
+    (tmp_path / "a" / "sub" / "empty").rmdir()
+    (tmp_path / "a" / "sub").rmdir()
     files.remove_matching(tmp_path / "a", re.compile(r"mine\.npy"))
     assert not (tmp_path / "a").exists()
 

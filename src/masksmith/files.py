@@ -224,19 +224,22 @@ def remove(path: Path) -> None:
 
 
 def remove_matching(folder: Path, names: re.Pattern[str]) -> None:
-    """Remove the files in a folder and below whose whole name matches, then each folder that is empty; all else stays.
+    """Remove the files in a folder and below whose whole name matches, then the folders that this has emptied.
 
-    Links are not followed.
+    All else stays, empty folders too; links are not followed.
     """
     if not _is_folder(folder):
         return
+    emptied = {folder}
     with no_room(folder):
-        for inside, _, found in os.walk(folder, topdown=False):
-            for name in sorted(found):
-                if names.fullmatch(name):
-                    remove(Path(inside, name))
-            if not any(Path(inside).iterdir()):
-                Path(inside).rmdir()
+        for place, _, found in os.walk(folder, topdown=False):
+            inside = Path(place)
+            matching = sorted(inside / name for name in found if names.fullmatch(name))
+            for path in matching:
+                remove(path)
+            if (matching or inside in emptied) and not any(inside.iterdir()):
+                inside.rmdir()
+                emptied.add(inside.parent)
 
 
 def read_json(path: Path) -> Any:  # noqa: ANN401
