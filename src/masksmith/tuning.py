@@ -45,7 +45,7 @@ def tune_oof(
     metric, config, trained = get_metric(recipe.metric), recipe.tuning, sorted(oof)
     masks, made = project.cache.train_masks, project.folds
     rows = [row for row in made.rows if row.fold in trained]
-    content = [row for row in rows if row.id not in project.blank]
+    content = [row for row in rows if row.id not in project.blank_train]
     pairs = [(oof[row.fold][row.id][..., 0], masks[row.id][..., 0]) for row in content]
     if not content:
         raise InputError(
@@ -65,7 +65,7 @@ def tune_oof(
         resamples=config.resamples,
         seed=recipe.seed,
     )
-    blank = [row for row in rows if row.id in project.blank]
+    blank = [row for row in rows if row.id in project.blank_train]
     blank_pairs = [(oof[row.fold][row.id][..., 0], masks[row.id][..., 0]) for row in blank]
     all_groups = project.metric_groups(recipe, [row.id for row in [*content, *blank]])
     return {
@@ -148,7 +148,7 @@ def _plain_rows(
 ) -> dict[str, Float[np.ndarray, " k"]]:
     """Return the metric's row of each held-out image with content under the plain rule, by id."""
     metric, masks = get_metric(recipe.metric), project.cache.train_masks
-    rows = [row for row in project.folds.rows if row.fold in oof and row.id not in project.blank]
+    rows = [row for row in project.folds.rows if row.fold in oof and row.id not in project.blank_train]
     rule = plain_rule(recipe.tuning)
     return {
         row.id: metric.stats(apply_rule(oof[row.fold][row.id][..., 0], rule), masks[row.id][..., 0])
