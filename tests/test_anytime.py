@@ -321,7 +321,7 @@ def test_the_baseline_is_the_better_of_nothing_and_everything(example, project):
     assert facts["kind"] == "baseline"
     assert facts["masks"] == "nothing"
     masks = opened.cache.train_masks
-    content = [name for name in masks if name not in opened.blank]
+    content = [name for name in masks if name not in opened.blank_train]
     assert facts["score"] == pytest.approx(np.mean([not masks[name].any() for name in content]))
 
 

@@ -36,7 +36,7 @@ def at_epoch(monkeypatch, epoch, damage):
 def flip_a_training_image(out):
     """Change a pixel of an image of fold 0's training; return its id."""
     project = Project.open(out)
-    name = next(name for name in project.folds.outside(0) if name not in project.blank)
+    name = next(name for name in project.folds.outside(0) if name not in project.blank_train)
     store = project.cache.train_images
     flip(store.path, np.load(store.path, mmap_mode="r").offset + store.entries[name].offset)
     return name
@@ -143,9 +143,15 @@ def test_a_prediction_that_was_stopped_goes_on(example, trained, project, monkey
         lambda *given: counts.append(len(given[2])) or forward(*given),
     )
     ms.predict(project)
-    seen = [name for name in Project.open(project).folds.inside(0) if name not in Project.open(project).blank]
+    seen = [
+        name
+        for name in Project.open(project).folds.inside(0)
+        if name not in Project.open(project).blank_train
+    ]
     test = [
-        name for name in Project.open(project).cache.test_images if name not in Project.open(project).blank
+        name
+        for name in Project.open(project).cache.test_images
+        if name not in Project.open(project).blank_test
     ]
     assert sum(counts) == 2 * (len(seen) - 4 + len(test))  # two views of each
     assert not journal.exists()

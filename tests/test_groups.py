@@ -35,7 +35,7 @@ def test_a_site_stays_in_one_fold(sites, tmp_path):
     site_of = {sample.id: sample.texts["site"] for sample in read_catalog(sites).train}
     for site in set(site_of.values()):
         assert len({home[name] for name in home if site_of[name] == site}) == 1
-    blank = Project.open(out).blank
+    blank = Project.open(out).blank_train
     assert len({site_of[name] for name in site_of if name in blank}) > 1  # and yet these sites are apart:
     assert {row.group for row in folds.rows} == {f"site {at}" for at in range(10)}
     assert ms.folds(out, overrides=BY_SITE).hash == folds.hash
@@ -138,7 +138,7 @@ def scores_by_hand(out, name):
     project, metric = Project.open(out), get_metric(name)
     site_of = {sample.id: sample.texts["site"] for sample in project.catalog.train}
     store, masks = open_codes(project.run().oof(0)), project.cache.train_masks
-    names = [one for one in project.folds.inside(0) if one not in project.blank]
+    names = [one for one in project.folds.inside(0) if one not in project.blank_train]
     rows = np.stack(
         [metric.stats(apply_rule(store[one][..., 0], PLAIN), masks[one][..., 0]) for one in names]
     )

@@ -136,17 +136,17 @@ def test_oof_is_at_the_true_size_for_exactly_the_fold(trained):
 
 def test_images_without_content_are_out_of_training_and_empty(trained):
     project = Project.open(trained)
-    assert project.blank  # the example holds some
-    masks = [name for name in project.catalog.submission.ids if name in project.blank]
+    assert project.blank_train  # the example holds some
+    masks = [name for name in project.catalog.submission.ids if name in project.blank_test]
     assert all(not read_mask(trained / "masks" / f"{name}.png").any() for name in masks)
     for row in project.folds.rows:
-        if row.id in project.blank and row.fold == 0:
+        if row.id in project.blank_train and row.fold == 0:
             assert not open_codes(project.run().oof(0))[row.id].any()
 
 
 def test_identical_images_share_a_fold(trained):
     project = Project.open(trained)
-    black = {row.fold for row in project.folds.rows if row.id in project.blank}
+    black = {row.fold for row in project.folds.rows if row.id in project.blank_train}
     assert len(black) == 1
 
 
@@ -154,7 +154,7 @@ def test_plain_score_by_hand(trained):
     project, metric = Project.open(trained), get_metric("tgs_map")
     store, masks = open_codes(project.run().oof(0)), project.cache.train_masks
     tuning = read_json(trained / "tuning.json")
-    content = [name for name in project.folds.inside(0) if name not in project.blank]
+    content = [name for name in project.folds.inside(0) if name not in project.blank_train]
     for rule, score in ((Rule(32767, 0, 32767), tuning["plain"]), (Rule(**tuning["found"]), tuning["tuned"])):
         rows = [metric.stats(apply_rule(store[n][..., 0], rule), masks[n][..., 0]) for n in content]
         assert metric.score(np.stack(rows)) == pytest.approx(score)

@@ -6,7 +6,14 @@ from hypothesis import strategies as st
 from masksmith.metrics import METRICS, get_metric
 from masksmith.postprocess.operators import PLAIN, Rule, apply_rule, plain_rule, remove_small
 from masksmith.postprocess.config import TuningConfig
-from masksmith.postprocess.search import best_rule, candidate_rules, make_sweep, search_rule, sweep_counts, threshold_rules
+from masksmith.postprocess.search import (
+    best_rule,
+    candidate_rules,
+    make_sweep,
+    search_rule,
+    sweep_counts,
+    threshold_rules,
+)
 from masksmith.postprocess.bootstrap import paired_bootstrap
 from masksmith.randomness import stream
 

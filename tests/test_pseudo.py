@@ -158,7 +158,7 @@ def test_each_fold_learns_from_the_teachers_fold_alone(taught):
     teacher, pupil = run_of(project, "teacher"), run_of(project, "pupil")
     for fold in (0, 1):
         labels, codes = Store(pupil.pseudo(fold)), Store(teacher.test(fold))
-        assert labels.ids == [name for name in codes if name not in project.blank]
+        assert labels.ids == [name for name in codes if name not in project.blank_test]
         for name in labels:
             np.testing.assert_array_equal(labels[name], (codes[name] > 32767).astype(np.uint8))
         (alone,) = teachers_of(project, Member(pupil, fold))
@@ -381,18 +381,6 @@ def test_no_test_images(download, pupil, tmp_path):
         InputError, match="there are no test images to make pseudo-labels of; set pseudo=null"
     ):
         ms.compete(download, out=tmp_path / "p", recipe=pupil)
-
-
-def test_ids_of_both_sets(example, pupil, tmp_path):
-    ms.check(example / "data", tmp_path / "p")
-    project = Project.open(tmp_path / "p")
-    for name in (project.cache.test_images.ids[0], project.cache.train_images.ids[0]):
-        index = tmp_path / "p" / "cache" / "test_images.csv"
-        index.write_text(index.read_text().replace(name, project.cache.train_images.ids[0]))
-    with pytest.raises(
-        InputError, match=r"1 ids are in the training set and in the test set, for example .*rename"
-    ):
-        ms.train(tmp_path / "p", recipe=pupil)
 
 
 def test_a_budget_and_a_range_test_refuse_them(example, pupil, project, tmp_path):

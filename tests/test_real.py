@@ -88,7 +88,8 @@ def test_check_of_the_whole_download(shared, tmp_path):
     assert report.facts["empty masks"] == "1269 (39.4%)"
     found = {finding.title: len(finding.ids) for finding in report.findings}
     assert found == {
-        "images without content": 69,
+        "training images without content": 69,
+        "test images without content": 89,
         "identical training images": 69,
         "test images that are also training images": 89,
     }

@@ -121,7 +121,7 @@ def test_scalars_are_standardised_by_the_training_images(rich):
     model = build(project, run, 0, load_weights=False)
     load(model, run.final(0))
     seen = scalars_of(project, run.recipe)
-    ids = [name for name in project.folds.outside(0) if name not in project.blank]
+    ids = [name for name in project.folds.outside(0) if name not in project.blank_train]
     values = np.array([seen[name] for name in ids])
     buffers = {name: value for name, value in model.named_buffers() if "scalar" in name}
     mean = next(value for name, value in buffers.items() if name.endswith("mean"))

@@ -45,7 +45,7 @@ def write_baseline(project: Project, recipe: Judge) -> Verdict:
     value = int(best == "everything")
     planes = {name: np.full(shape, value, np.uint8) for name, shape in test_shapes(project).items()}
     for name in planes:
-        if name in project.blank:
+        if name in project.blank_test:
             planes[name][:] = 0
     project.ledger.forget("submit")
     verdict = _write(
@@ -62,7 +62,7 @@ def baseline_scores(project: Project, recipe: Judge, *, fold: int | None = None)
     """Return the scores of "nothing" and "everything" on the training images with content, or on a fold's."""
     metric, masks = get_metric(recipe.metric), project.cache.train_masks
     names = list(masks) if fold is None else project.folds.inside(fold)
-    names = [name for name in names if name not in project.blank] or names
+    names = [name for name in names if name not in project.blank_train] or names
     scores = {}
     groups = project.metric_groups(recipe, names) if metric.by_group else None
     for label in ("nothing", "everything"):
@@ -249,7 +249,7 @@ def report_facts(project: Project, members: Sequence[Member]) -> "ReportFacts":
     from masksmith.reporting.tables import Judged, fold_lines, group_lines
 
     oof, tuning = oof_of(project, members), need_tuning(project, members)
-    rows = [row for row in project.folds.rows if row.fold in oof and row.id not in project.blank]
+    rows = [row for row in project.folds.rows if row.fold in oof and row.id not in project.blank_train]
     run, judge, masks = members[0].run, members[0].judge, project.cache.train_masks
     rule, metric = Rule(**tuning["rule"]), get_metric(judge.metric)
     stats = score_rows(metric, predictions_of(oof, rows), masks, rule)

@@ -54,7 +54,7 @@ def folds_of(project: Project, recipe: Judge) -> Folds:
     if similar is not None:
         values = similar_groups(images, similar, seed=asked.seed)
     if values is not None:
-        groups = merge_groups(groups, values, blank=project.blank)
+        groups = merge_groups(groups, values, blank=project.blank_train)
     made = make_folds(counts, groups, asked, values=numbers)
     project.ledger.mark_done("folds.seed", str(asked.seed))
     project.ledger.mark_done("folds.group_by", repr(column))
@@ -214,23 +214,17 @@ def _open_teacher(project: Project, asked: Recipe) -> Recipe:
     and its tuning are not its pupil's to change.
 
     Raises:
-        InputError: There are no test images to label, or one has the id of a training image; the teacher's run that
-            the recipe names is not in this project; or as open_run.
+        InputError: There are no test images to label; the teacher's run that the recipe names is not in this project;
+            or as open_run.
     """
     assert asked.pseudo is not None, asked.name
     if asked.pseudo.teacher_run is not None:  # a resolved recipe
         _need_teacher(project, asked.pseudo.teacher_run)
         return asked
-    cache = project.cache
-    if not len(cache.test_images):
+    if not project.catalog.test:
         raise InputError(
             f"{project.catalog.root}: there are no test images to make pseudo-labels of; set pseudo=null and "
             "training.stages[…].data=labelled, or add test images"
-        )
-    if both := set(cache.train_images) & set(cache.test_images):
-        raise InputError(
-            f"{project.catalog.root}: {len(both)} ids are in the training set and in the test set, for example "
-            f"{min(both)!r}; with pseudo-labels an image's id must be its own: rename the files of one set"
         )
     wanted = load_teacher(asked)
     if (there := project.find_run(wanted)) is not None:

@@ -91,7 +91,7 @@ class Plan:
 
 def facts_of(project: Project, recipe: Recipe) -> DataFacts:
     """Return what the estimates need to know of the data."""
-    cache, folds, blank = project.cache, project.folds, project.blank
+    cache, folds, blank = project.cache, project.folds, project.blank_train
 
     def padded(images: Store, names: Iterable[str]) -> int:
         frames = (Frame.of(images.shape(name), recipe.size, divisor=recipe.model.divisor) for name in names)

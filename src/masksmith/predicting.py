@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from masksmith.models.segmentation import SegmentationModel
     from masksmith.prediction.runtime import Runtime
 
-_VERSIONS = {"oof": "1", "test": "1"}
+_VERSIONS = {"oof": "2", "test": "2"}
 
 
 def predict_member(project: Project, member: Member, *, stages: Sequence[str] = ("oof", "test")) -> None:
@@ -53,6 +53,7 @@ def predict_member(project: Project, member: Member, *, stages: Sequence[str] = 
     held_out = project.folds.inside(member.fold)
     names_of = {"oof": held_out, "test": [sample.id for sample in project.catalog.test]}
     images_of = {"oof": inputs.train, "test": inputs.test}
+    blank_of = {"oof": project.blank_train, "test": project.blank_test}
     fabric, runtimes = None, None
     models: dict[Path, SegmentationModel] = {}
     for stage in stages:
@@ -64,7 +65,7 @@ def predict_member(project: Project, member: Member, *, stages: Sequence[str] = 
         threads = threads_of(member.run.events, fold=member.fold)
         fabric = fabric or make_fabric(member.run.recipe.training, threads=threads)
         models = models or _trained_models(project, member, fabric)
-        seen = [name for name in names if name not in project.blank]
+        seen = [name for name in names if name not in blank_of[stage]]
         runtimes = runtimes or [_runtime(project, member, fabric, *one) for one in models.items()]
         batches = partial(
             predict_batches,
@@ -202,7 +203,7 @@ def _runtime(
         rows = score_rows(metric, codes, cache.train_masks)
         return metric.utility(score_of(metric, rows, project.metric_groups(recipe, list(rows))))
 
-    names = [name for name in project.folds.inside(member.fold) if name not in project.blank]
+    names = [name for name in project.folds.inside(member.fold) if name not in project.blank_train]
     views = (len(names) + len(cache.test_images)) * len(options.tta)
     return choose_runtime(
         options.runtime,

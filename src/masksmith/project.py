@@ -157,9 +157,14 @@ class Project:
         return build_cache(self.catalog, self.cache_dir)
 
     @cached_property
-    def blank(self) -> Collection[str]:
-        """Ids of images without content, of training and test together: kept out of training, predicted empty."""
-        return frozenset([*constant_ids(self.cache.train_images), *constant_ids(self.cache.test_images)])
+    def blank_train(self) -> Collection[str]:
+        """Ids of the training images without content: kept out of training and of scores."""
+        return frozenset(constant_ids(self.cache.train_images))
+
+    @cached_property
+    def blank_test(self) -> Collection[str]:
+        """Ids of the test images without content: predicted empty. A training image may have the same id."""
+        return frozenset(constant_ids(self.cache.test_images))
 
     def inputs(self, config: InputConfig) -> Inputs:
         """Return the images as a model with this configuration sees them, made now if they are not there.
@@ -174,7 +179,7 @@ class Project:
                 cache.train_images,
                 cache.test_images,
                 self.inputs_dir,
-                blank=self.blank,
+                blank=self.blank_train,
                 decoded=decoded,
             )
         return self._inputs[config.identity]
@@ -189,7 +194,7 @@ class Project:
             config,
             self.cache.train_images,
             self.inputs_dir,
-            blank=self.blank,
+            blank=self.blank_train,
             decoded=self.key(CACHE_VERSION),
         )
 

@@ -257,8 +257,8 @@ def scalars_of(project: Project, recipe: Recipe, stage: str = "oof") -> dict[str
         for sample in samples:
             if column not in sample.values:
                 raise InputError(
-                    f"model.scalars: the image {sample.id!r} has no {column!r} in the side tables; add it, or take "
-                    "the column out"
+                    f"model.scalars: the {'test' if stage == 'test' else 'training'} image {sample.id!r} has no "
+                    f"{column!r} in the side tables; add it, or take the column out"
                 )
     if not recipe.model.scalars:
         return {}
@@ -287,8 +287,8 @@ def data_of(
     """Return what a training reads: the images outside its fold that have content, and those held out to be watched."""
     from masksmith.training.stages import FoldData
 
-    ids = [name for name in project.folds.outside(fold) if name not in project.blank]
-    held_out = [name for name in project.folds.inside(fold) if name not in project.blank]
+    ids = [name for name in project.folds.outside(fold) if name not in project.blank_train]
+    held_out = [name for name in project.folds.inside(fold) if name not in project.blank_train]
     scalars = scalars_of(project, recipe)
     return FoldData(
         fold,
@@ -387,7 +387,7 @@ def _evaluator(
 
     metric, masks = get_metric(run.recipe.metric), project.cache.train_masks
     images, scalars = project.inputs(run.recipe.input).train, scalars_of(project, run.recipe)
-    names = [name for name in project.folds.inside(fold) if name not in project.blank]
+    names = [name for name in project.folds.inside(fold) if name not in project.blank_train]
     groups = project.metric_groups(run.recipe, names)
     if not names:
         raise InputError(f"fold {fold}: none of its held-out images has any content, so it cannot be scored")

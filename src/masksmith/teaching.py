@@ -196,7 +196,7 @@ def _select(
 ) -> tuple[list[str], Labels]:
     """Return the images that are kept, and what there is to say of their masks."""
     classes: Int[np.ndarray, " classes"] = np.zeros(NUM_CLASSES, np.int64)
-    seen = [name for name in codes.ids if name not in project.blank]
+    seen = [name for name in codes.ids if name not in project.blank_test]
     kept: list[str] = []
     for name in seen:
         mask, confident = label(codes[name][..., 0], config)

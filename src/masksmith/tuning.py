@@ -37,7 +37,7 @@ def tune_oof(
     metric, config, trained = get_metric(recipe.metric), recipe.tuning, sorted(oof)
     masks, made = project.cache.train_masks, project.folds
     rows = [row for row in made.rows if row.fold in trained]
-    content = [row for row in rows if row.id not in project.blank]
+    content = [row for row in rows if row.id not in project.blank_train]
     if not content:
         raise InputError(
             f"{project.root}: the held-out images of fold {trained} have no content, so nothing can be judged"
@@ -57,7 +57,7 @@ def tune_oof(
         resamples=config.resamples,
         seed=recipe.seed,
     )
-    blank = [row for row in rows if row.id in project.blank]
+    blank = [row for row in rows if row.id in project.blank_train]
 
     def blank_rows(rule: Rule) -> dict[str, Row]:
         return score_rows(metric, predictions_of(oof, blank), masks, rule)
@@ -156,7 +156,7 @@ def plain_score(project: Project, recipe: Judge, oof: Mapping[int, MeanCodes]) -
 
 def _plain_rows(project: Project, recipe: Judge, oof: Mapping[int, MeanCodes]) -> dict[str, Row]:
     """Return the metric's row of each held-out image with content under the plain rule, by id."""
-    rows = [row for row in project.folds.rows if row.fold in oof and row.id not in project.blank]
+    rows = [row for row in project.folds.rows if row.fold in oof and row.id not in project.blank_train]
     rule, masks = plain_rule(recipe.tuning), project.cache.train_masks
     return score_rows(get_metric(recipe.metric), predictions_of(oof, rows), masks, rule)
 

@@ -121,13 +121,16 @@ def test_findings(tmp_path):
     cache = build_cache(catalog, tmp_path / "cache")
     report = check_data(catalog, cache, scaling="as it is")
     found = {finding.title: finding.ids for finding in report.findings}
-    assert found["images without content"] == ["a", "b"]
+    assert found["training images without content"] == ["a", "b"]
     assert found["masks on images without content"] == ["a", "b"]
     assert found["identical training images"] == ["a", "b"]
     assert found["identical images, different masks"] == ["a", "b"]
     assert found["test images that are also training images"] == ["t"]
     assert found["masks that cover the whole image"] == ["a"]
-    assert "warning: images without content: 2 training" in str(report)
+    assert (
+        "warning: training images without content: 2 training images have one value only; they are kept"
+        in str(report)
+    )
     assert constant_ids(cache.train_images) == ["a", "b"]
     assert coverage(cache.train_masks)["a"] == 1.0
     assert sorted(map(len, duplicate_groups(cache.train_images).values())) == [1, 1, 1, 1, 2]
@@ -175,6 +178,35 @@ def test_a_table_by_names_of_files_and_one_by_nothing(tmp_path):
     assert read_catalog(tmp_path).notes == [
         "other.csv: none of its columns holds ids of images, so it is left out"
     ]
+
+
+def test_a_row_is_about_the_image_of_its_split(tmp_path):
+    """The ids a and b are in both splits, c in one: only where an id names two images does a table's name decide."""
+    paired(tmp_path)
+    for name in ("a", "b", "t"):
+        png(tmp_path / "test" / f"{name}.png", np.zeros((12, 10), np.uint8))
+    (tmp_path / "train.csv").write_text("id,rle_mask\na,1 1\nb,1 1\nc,1 1\n")
+    (tmp_path / "train_sites.csv").write_text("id,site,z\na,lake,1\nc,sea,3\nt,town,9\n")
+    (tmp_path / "test_sites.csv").write_text("id,site,z\na,hill,5\nb,hill,6\nc,dune,4\n")
+    (tmp_path / "all.csv").write_text("id,row\na,7\nc,8\n")
+    catalog = read_catalog(tmp_path)
+    values = {
+        split: {sample.id: (sample.texts.get("site"), sample.values) for sample in samples}
+        for split, samples in (("train", catalog.train), ("test", catalog.test))
+    }
+    assert values["train"] == {
+        "a": ("lake", {"z": 1.0, "row": 7.0}),
+        "b": (None, {}),
+        "c": (
+            "sea",
+            {"z": 3.0, "row": 8.0},
+        ),  # the table that is read last says z, as it does of any other id
+    }
+    assert values["test"] == {
+        "a": ("hill", {"z": 5.0, "row": 7.0}),
+        "b": ("hill", {"z": 6.0}),
+        "t": ("town", {"z": 9.0}),
+    }
 
 
 def test_numbers_keep_their_spelling_for_groups(tmp_path):

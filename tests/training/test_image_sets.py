@@ -1,13 +1,12 @@
 """Stages that are trained on labelled images, on pseudo-labelled ones, or on both."""
 
-import re
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from masksmith.augment import AugmentConfig
+from masksmith.augment import AugmentConfig, GeometryConfig, IntensityConfig
 from masksmith.data.store import JoinedStore, Store, StoreWriter
 from masksmith.errors import InputError, StoppedError
 from masksmith.training.config import LossTerm, SamplerConfig, ScheduleConfig, Stage, TrainingConfig
@@ -25,13 +24,9 @@ SETS = ("pseudo", "both", "labelled")
 
 @pytest.fixture
 def data(tmp_path):
-    """Ten labelled images, and four others with pseudo-labels."""
+    """Ten labelled images, and four others with pseudo-labels, which have the ids of the first four."""
     own, other = make_data(tmp_path / "own"), make_data(tmp_path / "other", count=4, empty=1)
-    for path in (other.images.path, other.masks.path):
-        index = path.with_suffix(".csv")
-        index.write_text(re.sub(r"^s(\d),", r"test_s\1,", index.read_text(), flags=re.MULTILINE))
-    images, masks = Store(other.images.path), Store(other.masks.path)
-    return replace(own, pseudo=replace(other, ids=images.ids, images=images, masks=masks))
+    return replace(own, pseudo=other)
 
 
 def trainer_of(settings, data):
@@ -46,20 +41,31 @@ def test_a_stage_has_its_images(data):
     settings = in_turn()
     ids = {one.data: data.of(one).ids for one in settings.stages}
     assert (len(ids["labelled"]), len(ids["pseudo"])) == (10, 4)
-    assert ids["both"] == [*ids["labelled"], *ids["pseudo"]]
+    assert ids["both"] == [f"labelled/s{i}" for i in range(10)] + [f"pseudo/s{i}" for i in range(4)]
     assert data.counts(settings) == [4, 14, 10]
     assert data.of(settings.stages[2]) is data
 
 
 def test_both_are_read_from_where_they_lie(data):
     both = data.of(stage(data="both"))
-    for part in (data, data.pseudo):
+    for key, part in (("labelled", data), ("pseudo", data.pseudo)):
         for name in part.ids:
-            np.testing.assert_array_equal(both.images.checked(name), part.images[name])
-            np.testing.assert_array_equal(both.masks[name], part.masks[name])
-    assert (len(both.images), both.images.channels, both.images.dtype) == (14, 1, np.uint8)
-    assert both.images.shape("test_s0") == (12, 12)
-    both.images.refuse_truncated()
+            np.testing.assert_array_equal(both.images.checked(f"{key}/{name}"), part.images[name])
+            np.testing.assert_array_equal(both.masks[f"{key}/{name}"], part.masks[name])
+    assert (both.masks["labelled/s1"] != both.masks["pseudo/s1"]).any()  # one id, two images
+    assert (list(both.images), both.images.channels, both.images.dtype) == (both.ids, 1, np.uint8)
+    assert both.images.shape("pseudo/s0") == (12, 12)
+
+
+def test_an_image_is_trained_with_its_own_mask_whatever_its_id(data):
+    """A batch of both sets, by hand: no geometry, so that a sample's mask is the mask in the store."""
+    plain = {"geometry": GeometryConfig(), "intensity": IntensityConfig(), "batch_size": 14}
+    trainer = trainer_of(config(stage(1, data="both"), **plain), data)
+    (batch,) = trainer.batches(trainer.plan[0], np.arange(14)).make(0).batches
+    drawn = [(data, f"s{i}") for i in range(10)] + [(data.pseudo, f"s{i}") for i in range(4)]
+    for at, (part, name) in enumerate(drawn):
+        np.testing.assert_array_equal(batch.mask[at], part.masks[name][..., 0])
+        np.testing.assert_allclose(batch.image[at, 0] * 255, part.images[name][..., 0], atol=1e-3)
 
 
 def test_damage_in_a_joined_store_is_named(data):
@@ -67,12 +73,13 @@ def test_damage_in_a_joined_store_is_named(data):
     raw = bytearray(path.read_bytes())
     raw[-1] ^= 1
     path.write_bytes(raw)
-    joined = JoinedStore([data.images, Store(path)])
-    with pytest.raises(InputError, match=r"'test_s3' in it was damaged"):
-        joined.checked("test_s3")
+    joined = JoinedStore({"labelled": data.images, "pseudo": Store(path)})
+    joined.checked("labelled/s3")
+    with pytest.raises(InputError, match=r"other/i\.npy: 's3' in it was damaged"):
+        joined.checked("pseudo/s3")
     path.write_bytes(raw[:-20])
     with pytest.raises(InputError, match="the file is cut off"):
-        joined.refuse_truncated()
+        joined["pseudo/s3"]
 
 
 def test_scalars_are_those_of_both(data):

@@ -23,7 +23,7 @@ from masksmith.augment.sampling import (
     strengths_by_frequency,
 )
 from masksmith.augment.warp import warp
-from masksmith.data.store import Store
+from masksmith.data.store import Arrays
 from masksmith.errors import InputError
 from masksmith.preprocess import TRUE_SIZE, SizeConfig
 from masksmith.randomness import stream
@@ -35,8 +35,8 @@ _AGAIN, _FOCUS, _CUSTOM, _LOOKS, _MIXING = range(5)  # what tells the streams be
 class Task:
     """What batches of one training stage are made from."""
 
-    images: Store
-    masks: Store
+    images: Arrays
+    masks: Arrays
     geometry: GeometryConfig
     intensity: IntensityConfig
     canvas_hw: tuple[int, int]
@@ -132,8 +132,8 @@ def _check_custom(name: str | None, custom: CallableAugment | None) -> None:
 def build_task(
     config: Augmented,
     *,
-    images: Store,
-    masks: Store,
+    images: Arrays,
+    masks: Arrays,
     ids: Sequence[str],
     canvas_hw: tuple[int, int],
     scale: float = 1.0,

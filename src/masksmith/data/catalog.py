@@ -7,7 +7,7 @@ one, write the function and a line in LAYOUTS (see CONTRIBUTING).
 import csv
 import io
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -213,17 +213,37 @@ def _stray_masks(masks: dict[str, str], images: dict[str, str]) -> list[str]:
     return [f"{len(stray)} mask files have no image and are left out: {_some(stray)}"] if stray else []
 
 
+_Key = tuple[str, str]
+"""Split ("train" or "test") and id of an image: one id may be in both splits and is two images then."""
+
+
 @dataclass(frozen=True)
 class _Side:
-    """What the side tables say: id -> column -> number or text, and what was left out."""
+    """What the side tables say: image -> column -> number or text, and what was left out."""
 
-    values: dict[str, dict[str, float]] = field(default_factory=dict)
-    texts: dict[str, dict[str, str]] = field(default_factory=dict)
+    values: dict[_Key, dict[str, float]] = field(default_factory=dict)
+    texts: dict[_Key, dict[str, str]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
 
-def _side_columns(tables: Sequence[Table], id_column: str) -> _Side:
-    """Collect the columns of the tables that have the id column; run-lengths and long texts are no facts."""
+def _keys_of(table: Table, name: str, ids: Mapping[str, Collection[str]]) -> list[_Key]:
+    """Return the images that a table's row is about.
+
+    Where the id is in both splits: the one that the name of the table begins with; both where it names none.
+    """
+    found = [split for split in ids if name in ids[split]]
+    named = [split for split in found if PurePosixPath(table.path).stem.lower().startswith(split)]
+    return [(split, name) for split in named or found]
+
+
+def _side_columns(tables: Sequence[Table], id_column: str, ids: Mapping[str, Collection[str]]) -> _Side:
+    """Collect the columns of the tables that have the id column; run-lengths and long texts are no facts.
+
+    Args:
+        tables: The tables.
+        id_column: Their id column.
+        ids: "train" and "test" -> the ids of the images.
+    """
     side = _Side()
     for table in tables:
         if id_column not in table.columns:
@@ -235,11 +255,13 @@ def _side_columns(tables: Sequence[Table], id_column: str) -> _Side:
             if cells is None:
                 side.notes.append(f"{table.path}: the column {column!r}: an id has two values in it")
                 continue
-            for name, number in (_numbers(cells) or {}).items():
-                side.values.setdefault(name, {})[column] = number
-            if all(len(cell) <= MAX_TEXT for cell in cells.values()):  # numbers too: 007 and 7 are two groups
-                for name, cell in cells.items():
-                    side.texts.setdefault(name, {})[column] = cell
+            numbers = _numbers(cells)
+            are_short = all(len(cell) <= MAX_TEXT for cell in cells.values())
+            for key in (key for name in cells for key in _keys_of(table, name, ids)):
+                if numbers is not None:
+                    side.values.setdefault(key, {})[column] = numbers[key[1]]
+                if are_short:  # numbers too: 007 and 7 are two groups
+                    side.texts.setdefault(key, {})[column] = cells[key[1]]
     return side
 
 
@@ -311,6 +333,7 @@ def dialect_of(rle_column: str) -> str:
 
 
 def _samples(
+    split: str,
     images: dict[str, str],
     masks: dict[str, str],
     rle_texts: dict[str, str],
@@ -322,8 +345,8 @@ def _samples(
             path,
             masks.get(name),
             rle_texts.get(name),
-            side.values.get(name, {}),
-            side.texts.get(name, {}),
+            side.values.get((split, name), {}),
+            side.texts.get((split, name), {}),
         )
         for name, path in sorted(images.items())
     ]
@@ -354,13 +377,14 @@ def kaggle_rle(tree: Tree) -> Catalog | None:
         raise InputError(
             f"{tree.root}: no mask for the training image {_some(bare)}; add masks or take the images out"
         )
-    side = _side_columns([table for path, table in tables.items() if path != sample_path], form.id_column)
+    others = [table for path, table in tables.items() if path != sample_path]
+    side = _side_columns(others, form.id_column, {"train": images, "test": test})
     return Catalog(
         root=str(tree.root.resolve()),
         layout="kaggle_rle",
         content_hash=tree.content_hash,
-        train=_samples(images, masks, texts, side),
-        test=_samples(test, {}, {}, side),
+        train=_samples("train", images, masks, texts, side),
+        test=_samples("test", test, {}, {}, side),
         submission=form,
         notes=_stray_masks(masks, images) + side.notes,
     )
@@ -386,7 +410,7 @@ def _with_ids(table: Table, ids: set[str]) -> tuple[Table, str | None]:
     return table, None
 
 
-def _tables_beside(tree: Tree, ids: set[str]) -> _Side:
+def _tables_beside(tree: Tree, ids: Mapping[str, Collection[str]]) -> _Side:
     """Read the tables beside a folder of pairs; the column with the most ids in it is the id column."""
     side = _Side()
     for path in tree.files(suffixes=(".csv",)):
@@ -395,15 +419,15 @@ def _tables_beside(tree: Tree, ids: set[str]) -> _Side:
         except InputError as error:
             side.notes.append(str(error))
             continue
-        table, column = _with_ids(table, ids)
+        table, column = _with_ids(table, set().union(*ids.values()))
         if column is None:
             side.notes.append(f"{path}: none of its columns holds ids of images, so it is left out")
         else:
-            found = _side_columns([table], column)
-            for name, values in found.values.items():
-                side.values.setdefault(name, {}).update(values)
-            for name, texts in found.texts.items():
-                side.texts.setdefault(name, {}).update(texts)
+            found = _side_columns([table], column, ids)
+            for key, values in found.values.items():
+                side.values.setdefault(key, {}).update(values)
+            for key, texts in found.texts.items():
+                side.texts.setdefault(key, {}).update(texts)
             side.notes.extend(found.notes)
     return side
 
@@ -421,13 +445,13 @@ def paired_folders(tree: Tree) -> Catalog | None:
                 f"{tree.root}: no mask for the image {_some(bare)} of {folder}/; add masks or take the images out"
             )
         test = _test_images(tree)
-        side = _tables_beside(tree, {*images, *test})
+        side = _tables_beside(tree, {"train": images, "test": test})
         return Catalog(
             root=str(tree.root.resolve()),
             layout="paired_folders",
             content_hash=tree.content_hash,
-            train=_samples(images, masks, {}, side),
-            test=_samples(test, {}, {}, side),
+            train=_samples("train", images, masks, {}, side),
+            test=_samples("test", test, {}, {}, side),
             submission=_submission_format(None, None, test),
             notes=_stray_masks(masks, images) + side.notes,
         )

@@ -144,6 +144,7 @@ def check_data(catalog: Catalog, cache: Cache, *, scaling: str) -> CheckReport:
         "submission": f"{catalog.submission.source} ({len(catalog.submission.ids)} ids, {catalog.submission.dialect})",
     }
     findings = [Finding("note", "left out", note) for note in catalog.notes]
+    findings += _shared_id_findings(catalog)
     picture = is_picture(cache.train_images)
     bands = band_facts(cache.train_images, names=not picture)
     facts["values"] = ", ".join(f"{at}: {_range_text(band)}" for at, band in enumerate(bands))
@@ -189,20 +190,26 @@ def _some_values(values: tuple[int, ...]) -> str:
     return shown if len(values) <= 12 else f"{shown}, … ({len(values)})"
 
 
+def _shared_id_findings(catalog: Catalog) -> list[Finding]:
+    both = sorted({sample.id for sample in catalog.train} & {sample.id for sample in catalog.test})
+    if not both:
+        return []
+    detail = (
+        f"{len(both)} ids are in the training set and in the test set and name two images each; a row of a side table "
+        "whose name begins with train or test is about the image of that set, a row of any other is taken for both"
+    )
+    return [Finding("note", "ids of both sets", detail, both)]
+
+
 def _constant_findings(cache: Cache, shares: dict[str, float]) -> list[Finding]:
-    blank = constant_ids(cache.train_images)
-    marked = [name for name in blank if shares[name] > 0]
     findings = []
-    if blank:
-        findings.append(
-            Finding(
-                "warning",
-                "images without content",
-                f"{len(blank)} training and {len(constant_ids(cache.test_images))} test images have one value only; "
-                "they are kept out of training and predicted empty",
-                blank,
-            )
-        )
+    fates = {"training": "kept out of training and predicted empty", "test": "predicted empty"}
+    stores = {"training": cache.train_images, "test": cache.test_images}
+    for split, images in stores.items():
+        if blank := constant_ids(images):
+            detail = f"{len(blank)} {split} images have one value only; they are {fates[split]}"
+            findings.append(Finding("warning", f"{split} images without content", detail, blank))
+    marked = [name for name in constant_ids(cache.train_images) if shares[name] > 0]
     if marked:
         findings.append(
             Finding(

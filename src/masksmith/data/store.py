@@ -18,7 +18,7 @@ import io
 import os
 import weakref
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -349,25 +349,55 @@ class Store:
         return [name for name in wanted if zlib.crc32(self[name].data) != self.entries[name].crc32]
 
 
-class JoinedStore(Store):
-    """Several stores read as one: each array is read from the store that holds it."""
+@dataclass(frozen=True)
+class JoinedStore:
+    """Several stores of one element type read as one: what store "a" calls ``name`` is called ``a/name`` here.
 
-    def __init__(self, stores: Sequence[Store]) -> None:
-        """Join stores of one element type, one or more, that hold no id twice."""
-        assert len({store.dtype for store in stores}) == 1, [store.path for store in stores]
-        self.stores = stores
-        self.entries = {name: entry for store in stores for name, entry in store.entries.items()}
-        self._home = {name: store for store in stores for name in store}
-        assert len(self.entries) == sum(map(len, stores)), [store.path for store in stores]
+    So an id may be in two stores: it names two arrays.
+    """
+
+    stores: Mapping[str, "Store | JoinedStore"]
+    """One or more."""
+
+    def __post_init__(self) -> None:
+        assert len({store.dtype for store in self.stores.values()}) == 1, self.stores
+
+    def _find(self, joined: str) -> tuple["Store | JoinedStore", str]:
+        key, _, name = joined.partition("/")
+        return self.stores[key], name
 
     @property
     def dtype(self) -> np.dtype:
         """Element type."""
-        return self.stores[0].dtype
+        return next(iter(self.stores.values())).dtype
 
-    def checked(self, name: str) -> Shaped[np.ndarray, "h w c"]:
+    @property
+    def channels(self) -> int:
+        """Number of channels (the same for all entries)."""
+        return next(iter(self.stores.values())).channels
+
+    def __iter__(self) -> Iterator[str]:
+        return (joined_id(key, name) for key, store in self.stores.items() for name in store)
+
+    def shape(self, joined: str) -> tuple[int, int]:
         """See Store."""
-        return self._home[name].checked(name)
+        store, name = self._find(joined)
+        return store.shape(name)
 
-    def __getitem__(self, name: str) -> Shaped[np.ndarray, "h w c"]:
-        return self._home[name][name]
+    def checked(self, joined: str) -> Shaped[np.ndarray, "h w c"]:
+        """See Store."""
+        store, name = self._find(joined)
+        return store.checked(name)
+
+    def __getitem__(self, joined: str) -> Shaped[np.ndarray, "h w c"]:
+        store, name = self._find(joined)
+        return store[name]
+
+
+def joined_id(key: str, name: str) -> str:
+    """Return what a JoinedStore calls an array of one of its stores."""
+    return f"{key}/{name}"
+
+
+Arrays = Store | JoinedStore
+"""What a training reads images and masks from."""

@@ -17,7 +17,7 @@ import numpy as np
 
 from masksmith.arrays import IGNORE, Float, Int
 from masksmith.config import look_up
-from masksmith.data.store import Store
+from masksmith.data.store import Arrays
 from masksmith.errors import InputError
 from masksmith.splits import coverage_class
 from masksmith.training.config import SamplerConfig
@@ -36,7 +36,7 @@ class ImageFacts:
     """Coverage class 0 (empty) … 10."""
 
 
-def image_facts(masks: Store, ids: list[str]) -> ImageFacts:
+def image_facts(masks: Arrays, ids: list[str]) -> ImageFacts:
     """Read the coverage of every image from its mask; every value but 0 and IGNORE is foreground."""
     coverage, classes = np.zeros(len(ids)), np.zeros(len(ids), np.int64)
     for at, name in enumerate(ids):

@@ -12,7 +12,7 @@ import numpy as np
 
 from masksmith.arrays import Int
 from masksmith.augment import Batch, CallableAugment, Task, build_task, make_batch, names_of
-from masksmith.data.store import JoinedStore, Store
+from masksmith.data.store import Arrays, JoinedStore, joined_id
 from masksmith.preprocess import TRUE_SIZE, SizeConfig, canvas_of
 from masksmith.splits import fold_name
 from masksmith.training.config import Stage, TrainingConfig
@@ -28,8 +28,8 @@ class FoldData:
 
     fold: int
     ids: list[str]
-    images: Store
-    masks: Store
+    images: Arrays
+    masks: Arrays
     seed: int
     key: str = ""
     """Hash of everything that the training depends on; a checkpoint with another key is not continued."""
@@ -45,7 +45,10 @@ class FoldData:
     """Images with pseudo-labels, with their scalars; None where no stage uses any."""
 
     def of(self, stage: Stage) -> "FoldData":
-        """Return what a stage is trained on: these images, those with pseudo-labels, or both in that order."""
+        """Return what a stage is trained on: these images, those with pseudo-labels, or both in that order.
+
+        Ids of both are ``labelled/ID`` and ``pseudo/ID``: a training and a test image may have the same ID.
+        """
         parts = self.parts(stage)
         return parts[0] if len(parts) == 1 else self._both
 
@@ -58,14 +61,20 @@ class FoldData:
 
     @cached_property
     def _both(self) -> "FoldData":
-        labelled, pseudo = replace(self, pseudo=None), self.pseudo
-        assert pseudo is not None
+        assert self.pseudo is not None
+        parts = {"labelled": self, "pseudo": self.pseudo}
         return replace(
-            labelled,
-            ids=[*labelled.ids, *pseudo.ids],
-            images=JoinedStore([labelled.images, pseudo.images]),
-            masks=JoinedStore([labelled.masks, pseudo.masks]),
-            scalars=labelled.scalars | pseudo.scalars,
+            self,
+            ids=[joined_id(key, name) for key, part in parts.items() for name in part.ids],
+            images=JoinedStore({key: part.images for key, part in parts.items()}),
+            masks=JoinedStore({key: part.masks for key, part in parts.items()}),
+            scalars={
+                joined_id(key, name): numbers
+                for key, part in parts.items()
+                for name, numbers in part.scalars.items()
+            },
+            held_out=[],
+            pseudo=None,
         )
 
     def counts(self, config: TrainingConfig) -> list[int]:
