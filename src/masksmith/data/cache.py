@@ -13,11 +13,11 @@ import numpy as np
 from masksmith.arrays import Image, Mask, Shaped
 from masksmith.data.catalog import Catalog, Sample
 from masksmith.data.images import apply_table, decode_image, is_grey, is_lossy, mask_levels, mask_table
-from masksmith.data.rle import decode
+from masksmith.data.rle import decode_rows
 from masksmith.data.store import Store, StoreWriter
 from masksmith.data.tree import Tree
 from masksmith.errors import InputError
-from masksmith.files import Ledger, remove
+from masksmith.files import Ledger, digest, remove
 from masksmith.progress import logger, track
 
 VERSION = "cache 3"  # of the decoded arrays: what is prepared from them counts it in
@@ -121,7 +121,7 @@ def _mask(tree: Tree, sample: Sample, table: dict[int, int], kind: _Kind, dialec
     if sample.rle is None:
         assert drawn is not None
         return drawn
-    told = decode(
+    told = decode_rows(
         sample.rle, shape=size, dialect=dialect, where=f"run-lengths of training image {sample.id!r}"
     )
     if drawn is not None and not np.array_equal(drawn == 1, told == 1):
@@ -154,7 +154,8 @@ def build_cache(catalog: Catalog, folder: Path) -> Cache:
         InputError: An image or mask is damaged, sizes differ, mask values or run-lengths make no sense.
     """
     ledger = Ledger(folder)
-    if ledger.is_done(VERSION, catalog.content_hash):
+    key = digest(catalog.content_hash, catalog.submission.dialect)
+    if ledger.is_done(VERSION, key):
         try:
             return open_cache(folder)
         except InputError as error:
@@ -168,7 +169,7 @@ def build_cache(catalog: Catalog, folder: Path) -> Cache:
     _write_images(folder / "train_images.npy", tree, catalog.train, kind)
     _write_masks(folder / "train_masks.npy", tree, catalog, kind)
     _write_images(folder / "test_images.npy", tree, catalog.test, kind)
-    ledger.mark_done(VERSION, catalog.content_hash)
+    ledger.mark_done(VERSION, key)
     return open_cache(folder)
 
 
