@@ -94,6 +94,11 @@ def test_score(example):
     done = masksmith("score", example / "solution.csv", example / "solution.csv", "--metric", "tgs_map")
     assert done.returncode == 0
     assert done.stdout.startswith("tgs_map: 1.0000 on 8 images (predicting nothing: ")
+    assert "\nrun-lengths: tgs: absolute starts (otherwise " in done.stdout
+    path = example / "solution.csv"
+    done = masksmith("score", path, path, "--metric", "tgs_map", "--dialect", "siim")
+    assert done.returncode == 2
+    assert "--dialect siim: " in done.stderr
 
 
 @pytest.mark.parametrize("text", ["101", "101x", "axb", "0x5", "1x2x3"])
@@ -156,10 +161,22 @@ def test_compete_hands_the_budget_on_and_exits_as_it_ended(monkeypatch, tmp_path
         return Result(tmp_path, "r", None, None, None, budget="1s of 20m00s", stopped=stopped)
 
     monkeypatch.setattr(ms, "compete", compete, raising=False)
-    arguments = ["compete", str(tmp_path), "--out", "p", "--budget", "20m", "--device", "cpu"]
+    arguments = [
+        "compete",
+        str(tmp_path),
+        "--out",
+        "p",
+        "--budget",
+        "20m",
+        "--device",
+        "cpu",
+        "--dialect",
+        "dsb",
+    ]
     done = CliRunner().invoke(app, arguments)
     assert done.exit_code == code
-    assert calls == [{"out": Path("p"), "recipe": "auto", "overrides": (), "budget": "20m", "device": "cpu"}]
+    asked = {"budget": "20m", "device": "cpu", "dialect": "dsb"}
+    assert calls == [{"out": Path("p"), "recipe": "auto", "overrides": (), **asked}]
     assert "budget: 1s of 20m00s" in done.output
 
 

@@ -43,6 +43,10 @@ RunName = Annotated[str | None, typer.Option("--run", help="A run by name; defau
 
 
 Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda, mps or auto.")]
+Dialect = Annotated[
+    str | None,
+    typer.Option("--dialect", help="Of run-lengths: tgs, siim, airbus, dsb, severstal; default: inferred."),
+]
 
 
 @app.command()
@@ -56,10 +60,17 @@ def compete(
         typer.Option("--budget", "-b", help="Wall-clock time: 20m, 1h30m; +20m adds to what is spent."),
     ] = None,
     device: Device = None,
+    dialect: Dialect = None,
 ) -> None:
     """Go the whole way: check, folds, train, predict, tune, submit, report."""
     result = masksmith.compete(
-        data, out=out, recipe=recipe, overrides=overrides or (), budget=budget, device=device
+        data,
+        out=out,
+        recipe=recipe,
+        overrides=overrides or (),
+        budget=budget,
+        device=device,
+        dialect=dialect,
     )
     print(result)
     if result.stopped is not None:
@@ -76,10 +87,17 @@ def plan(
     recipe: RecipeName = "auto",
     overrides: Set = None,
     device: Device = None,
+    dialect: Dialect = None,
 ) -> None:
     """Choose a recipe for a budget, with a reason beside each choice; train nothing."""
     text = masksmith.plan(
-        data, budget=budget, out=out, recipe=recipe, overrides=overrides or (), device=device
+        data,
+        budget=budget,
+        out=out,
+        recipe=recipe,
+        overrides=overrides or (),
+        device=device,
+        dialect=dialect,
     )
     print(text, end="")
 
@@ -111,9 +129,10 @@ def check(
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Project folder: absent, empty, or ours.")
     ] = None,
+    dialect: Dialect = None,
 ) -> None:
     """Recognise the layout and say what is wrong with the data."""
-    print(masksmith.check(data, out))
+    print(masksmith.check(data, out, dialect=dialect))
 
 
 @app.command()
@@ -174,9 +193,10 @@ def score(
     solution: Annotated[Path, typer.Argument(help="CSV of the same form with the truth.")],
     metric: Annotated[str, typer.Option("--metric", "-m", help="Name of the metric.")] = "tgs_map",
     shape: Annotated[str, typer.Option("--shape", help="HEIGHTxWIDTH of the images.")] = "101x101",
+    dialect: Dialect = None,
 ) -> None:
     """Score a submission against a solution."""
-    print(masksmith.score(submission, solution, metric=metric, shape=parse_shape(shape)))
+    print(masksmith.score(submission, solution, metric=metric, shape=parse_shape(shape), dialect=dialect))
 
 
 @app.command()

@@ -49,12 +49,14 @@ Overrides = Sequence[str] | dict[str, Any]
 # --- verbs ------------------------------------------------------------------------------------------------
 
 
-def check(data: str | Path, out: str | Path | None = None) -> CheckReport:
+def check(data: str | Path, out: str | Path | None = None, *, dialect: str | None = None) -> CheckReport:
     """Recognise the layout, decode everything once, and say what is wrong with the data.
 
     Args:
         data: Folder with the data; zip files stay closed.
         out: Project folder to begin or go on with: absent, empty, or made by masksmith; None uses a temporary one.
+        dialect: Of the run-lengths: tgs, siim, airbus, dsb, severstal, or one of them with ``_row_major``. None infers
+            it, or takes the one that the project was begun with.
 
     Returns:
         Facts and findings; ``print`` shows them.
@@ -66,10 +68,10 @@ def check(data: str | Path, out: str | Path | None = None) -> CheckReport:
         import tempfile
 
         with tempfile.TemporaryDirectory() as folder:
-            return check(data, Path(folder) / "project")
+            return check(data, Path(folder) / "project", dialect=dialect)
     root = Path(out)
     refuse_foreign(root)  # before the data are read, which can take minutes
-    catalog = read_catalog(Path(data))
+    catalog = read_catalog(Path(data), dialect=dialect or Project.asked_dialect(root))
     refuse_inside(root, catalog)
     refuse_foreign(root)
     with folder_lock(root):
@@ -217,6 +219,7 @@ def plan(
     recipe: str = "auto",
     overrides: Overrides = (),
     device: str | None = None,
+    dialect: str | None = None,
 ) -> str:
     """Choose a recipe for a budget, with a reason beside each choice; train nothing.
 
@@ -227,6 +230,7 @@ def plan(
         recipe: What to start from.
         overrides: Values that are obeyed.
         device: "cpu", "cuda", "mps" or "auto".
+        dialect: Of the run-lengths, as for ``check``.
 
     Returns:
         The resolved recipe as YAML.
@@ -239,12 +243,20 @@ def plan(
 
         with tempfile.TemporaryDirectory() as folder:
             inside = Path(folder) / "project"
-            return plan(data, budget=budget, out=inside, recipe=recipe, overrides=overrides, device=device)
+            return plan(
+                data,
+                budget=budget,
+                out=inside,
+                recipe=recipe,
+                overrides=overrides,
+                device=device,
+                dialect=dialect,
+            )
     began, duration = time.monotonic(), parse_duration(budget)
     pinned = _pinned(overrides, device)
     asked = _load_one(recipe, pinned, what="a budget plans")
     _refuse_pseudo_in_budget(asked)
-    check(data, out)
+    check(data, out, dialect=dialect)
     project = Project.open(Path(out))
     with folder_lock(project.root), pulse.graceful(), _threads_put_back():
         folds_of(project, asked)
@@ -301,6 +313,7 @@ def compete(
     budget: str | None = None,
     device: str | None = None,
     augment: CallableAugment | None = None,
+    dialect: str | None = None,
 ) -> Result:
     """Go the whole way from a data folder to a validated submission, masks and a report.
 
@@ -319,6 +332,7 @@ def compete(
         device: "cpu", "cuda", "mps" or "auto".
         augment: A callable of your own in albumentations' form; the recipe must name it in
             ``training.augment.custom``, so that the name stands in its hash.
+        dialect: Of the run-lengths, as for ``check``.
 
     Raises:
         InputError: Data, recipe, budget or folder cannot be used; nothing already written is lost.
@@ -330,7 +344,7 @@ def compete(
     planned = None if duration is None else _load_to_plan(recipe, pinned)
     asked = planned or load_judge(recipe, pinned)
     with pulse.graceful():
-        for line in str(check(data, out)).splitlines():
+        for line in str(check(data, out, dialect=dialect)).splitlines():
             logger.info("%s", line)
         project = Project.open(Path(out))
         project.custom = augment
@@ -357,10 +371,25 @@ def compete(
 
 
 def score(
-    submission: str | Path, solution: str | Path, *, metric: str = "tgs_map", shape: tuple[int, int]
+    submission: str | Path,
+    solution: str | Path,
+    *,
+    metric: str = "tgs_map",
+    shape: tuple[int, int],
+    dialect: str | None = None,
 ) -> Scored:
-    """Score a submission against a file of true run-lengths; ``shape`` is (height, width)."""
-    return score_files(Path(submission), Path(solution), metric=get_metric(metric), shape=shape)
+    """Score a submission against a file of true run-lengths.
+
+    Args:
+        submission: CSV with ids and run-lengths.
+        solution: CSV of the same form.
+        metric: Its name.
+        shape: (height, width) of every image.
+        dialect: Of both files' run-lengths, as for ``check``; None infers it from the solution.
+    """
+    return score_files(
+        Path(submission), Path(solution), metric=get_metric(metric), shape=shape, dialect=dialect
+    )
 
 
 def example(out: str | Path, *, train: int = 300, test: int = 100, seed: int = 0) -> Path:

@@ -114,11 +114,23 @@ class Project:
                     f"{root}: this folder belongs to another data set ({old.root}, {len(old.train)} training images; "
                     f"now {catalog.root}, {len(catalog.train)}); choose another --out, or remove the folder"
                 )
+            if old.submission.dialect != catalog.submission.dialect and begun:
+                raise InputError(
+                    f"{root}: it was begun with run-lengths read as {old.submission.dialect}, now as "
+                    f"{catalog.submission.dialect}; choose another --out, or --dialect {old.submission.dialect}"
+                )
             if old == catalog:  # an older masksmith may have kept less of the same data
                 return project
             del project.catalog
         write_json(project.data_json, {"format": FORMAT_VERSION, **catalog.to_json()})
         return project
+
+    @classmethod
+    def asked_dialect(cls, root: Path) -> str | None:
+        """Return the run-length dialect that was asked for when the folder was made, None where there was none."""
+        project = cls(root)
+        form = project.catalog.submission if project.data_json.exists() else None
+        return form.dialect if form and form.asked else None
 
     @classmethod
     def open(cls, root: Path) -> "Project":

@@ -12,16 +12,27 @@ import numpy as np
 from masksmith.arrays import Mask
 from masksmith.config import look_up
 from masksmith.data.catalog import (
+    CLASS_COLUMNS,
     ID_COLUMNS,
     RLE_COLUMNS,
     SubmissionFormat,
     Table,
-    dialect_of,
     need_column,
     parse_table,
 )
+from masksmith.data.dialect import (
+    Hints,
+    Inferred,
+    RleRows,
+    check_dialect,
+    group_rows,
+    has_repeats,
+    infer_dialect,
+    need_rows,
+    non_empty,
+)
 from masksmith.data.ids import check_id
-from masksmith.data.rle import DIALECTS, decode, encode, mask_to_runs, runs_to_mask
+from masksmith.data.rle import DIALECTS, Dialect, decode_rows, encode_rows, mask_to_runs, runs_to_mask
 from masksmith.errors import InputError
 from masksmith.files import atomic_folder, write_member, write_text
 from masksmith.metrics import Metric
@@ -49,12 +60,13 @@ def read_mask(path: Path) -> Mask:
 
 
 def write_submission(path: Path, form: SubmissionFormat, masks: Mapping[str, Mask]) -> None:
-    """Write the submission with the ids and columns that the judge expects."""
+    """Write the submission with the ids, columns and rows that the judge expects."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow((form.id_column, form.rle_column))
+    writer.writerow((form.id_column, form.rle_column, *form.more))
     for name in form.ids:
-        writer.writerow((name, encode(masks[name], dialect=form.dialect)))
+        for runs in encode_rows(masks[name], dialect=form.dialect):
+            writer.writerow((form.spelled.get(name, name), runs, *form.more.values()))
     write_text(path, text.getvalue())
 
 
@@ -77,8 +89,8 @@ def validate_submission(
 ) -> Verdict:
     """Check a submission as the judge would, and more strictly.
 
-    Every id once and in order; runs sorted, inside the image, neither overlapping nor touching; decoded
-    back to exactly the saved masks.
+    Every id once and in order (in dialects of objects in adjacent rows); runs sorted, inside the image, neither
+    overlapping nor touching; decoded back to exactly the saved masks.
 
     Args:
         path: The CSV file.
@@ -90,27 +102,53 @@ def validate_submission(
         InputError: The first thing that is wrong, with its id.
     """
     table = _read_table(path)
-    for column in (form.id_column, form.rle_column):
+    for column in (form.id_column, form.rle_column, *form.more):
         need_column(table, column)
-    _check_ids([row[form.id_column] for row in table.rows], form, path)
+    ids = [row[form.id_column] for row in table.rows]
+    how = look_up(DIALECTS, form.dialect, where="dialect")
+    _check_ids(_merge_adjacent(ids) if how.by_object else ids, form, path)
+    names = {form.spelled.get(name, name): name for name in form.ids}
+    rows = group_rows([names[cell] for cell in ids], [row[form.rle_column] for row in table.rows])
     empty = 0
-    for row in table.rows:
-        name = row[form.id_column]
+    for name, texts in rows.items():
         where = f"{path}: id {name!r}"
-        runs = look_up(DIALECTS, form.dialect, where="dialect").read(row[form.rle_column], where=where)
-        mask = runs_to_mask(runs, shape=shapes[name], where=where)
-        canonical = mask_to_runs(mask)
-        if not np.array_equal(runs, canonical):
-            raise InputError(
-                f"{where}: the runs are not sorted or two of them touch; expected {len(canonical)} runs in order"
-            )
-        empty += not len(runs)
+        mask = _strict_mask(texts, how, shape=shapes[name], where=where)
+        empty += not mask.any()
         saved = masks and masks / f"{check_id(name, where=where)}.png"
         if saved is not None and not np.array_equal(mask, read_mask(saved)):
             raise InputError(
                 f"{where}: the runs do not decode to the saved mask in {masks}; run `masksmith submit` again"
             )
-    return Verdict(str(path), len(table.rows), empty, len(table.rows) if masks else 0)
+    return Verdict(str(path), len(rows), empty, len(rows) if masks else 0)
+
+
+def _merge_adjacent(ids: list[str]) -> list[str]:
+    return [name for at, name in enumerate(ids) if not at or name != ids[at - 1]]
+
+
+def _strict_mask(texts: list[str], how: Dialect, *, shape: tuple[int, int], where: str) -> Mask:
+    """Return the mask of an image's rows.
+
+    Raises:
+        InputError: Runs that are not sorted, touch or overlap, or an empty row beside others.
+    """
+    mask = np.zeros(shape, np.uint8)
+    for text in texts:
+        runs = how.read(text, where=where)
+        if not len(runs) and len(texts) > 1:
+            raise InputError(f"{where}: an empty row beside {len(texts) - 1} others; expected runs in each")
+        painted = runs_to_mask(runs, shape=shape, where=where, order=how.order)
+        canonical = mask_to_runs(painted, order=how.order)
+        if not np.array_equal(runs, canonical):
+            raise InputError(
+                f"{where}: the runs are not sorted or two of them touch; expected {len(canonical)} runs in order"
+            )
+        if (mask & painted).any():
+            raise InputError(
+                f"{where}: {int((mask & painted).sum())} pixels are in two rows; expected in one"
+            )
+        mask |= painted
+    return mask
 
 
 def _read_table(path: Path) -> Table:
@@ -120,7 +158,7 @@ def _read_table(path: Path) -> Table:
 
 
 def _check_ids(ids: list[str], form: SubmissionFormat, path: Path) -> None:
-    expected = form.ids
+    expected = [form.spelled.get(name, name) for name in form.ids]
     if len(set(ids)) != len(ids):
         twice = next(name for at, name in enumerate(ids) if name in ids[:at])
         raise InputError(f"{path}: the id {twice!r} stands twice; expected each id once")
@@ -151,13 +189,32 @@ def _columns(table: Table) -> tuple[str, str]:
     return find(ID_COLUMNS), find(RLE_COLUMNS)
 
 
-def _unique_rows(table: Table, id_column: str, rle_column: str) -> dict[str, str]:
-    texts: dict[str, str] = {}
-    for row in table.rows:
-        if row[id_column] in texts:
-            raise InputError(f"{table.path}: the id {row[id_column]!r} stands twice; expected each id once")
-        texts[row[id_column]] = row[rle_column]
-    return texts
+def _rows(path: Path) -> tuple[dict[str, list[str]], str]:
+    """Return id -> its run-length texts, and the name of their column."""
+    table = _read_table(path)
+    id_column, rle_column = _columns(table)
+    class_column = next((column for column in table.columns if column.lower() in CLASS_COLUMNS), None)
+    classes = sorted({row[class_column] for row in table.rows}) if class_column else []
+    if len(classes) > 1:
+        raise InputError(
+            f"{path}: run-lengths of {len(classes)} classes ({', '.join(map(repr, classes))}) in the column "
+            f"{class_column!r}; masks of one class are scored, keep the rows of one"
+        )
+    ids, texts = [row[id_column] for row in table.rows], [row[rle_column] for row in table.rows]
+    return group_rows(ids, texts), rle_column
+
+
+def _dialect_of(
+    rows: dict[str, list[str]], column: str, *, shape: tuple[int, int], asked: str | None, path: Path
+) -> Inferred:
+    texts = [text.strip() for found in rows.values() for text in found]
+    hints = Hints(column, "-1" in texts, has_repeats(rows))
+    images = [
+        RleRows(told, shape, where=f"{path}: id {name!r}")
+        for name, found in rows.items()
+        if (told := non_empty(found))
+    ]
+    return infer_dialect(images, hints) if asked is None else check_dialect(images, asked, hints)
 
 
 @dataclass(frozen=True)
@@ -168,12 +225,25 @@ class Scored:
     score: float
     nothing: float
     images: int
+    dialect: str
+    """Of the run-lengths, and why."""
+    doubt: str = ""
+    """What else fits."""
 
     def __str__(self) -> str:
-        return f"{self.metric}: {self.score:.4f} on {self.images} images (predicting nothing: {self.nothing:.4f})"
+        said = f"{self.metric}: {self.score:.4f} on {self.images} images (predicting nothing: {self.nothing:.4f})"
+        doubt = f"\nrun-length dialect: {self.doubt}" if self.doubt else ""
+        return f"{said}\nrun-lengths: {self.dialect}{doubt}"
 
 
-def score_files(submission: Path, solution: Path, *, metric: Metric, shape: tuple[int, int]) -> Scored:
+def score_files(
+    submission: Path,
+    solution: Path,
+    *,
+    metric: Metric,
+    shape: tuple[int, int],
+    dialect: str | None = None,
+) -> Scored:
     """Score a submission against a file of true run-lengths.
 
     Args:
@@ -181,34 +251,43 @@ def score_files(submission: Path, solution: Path, *, metric: Metric, shape: tupl
         solution: CSV of the same form.
         metric: A metric of binary masks, not of groups.
         shape: (height, width) of every image.
+        dialect: Of the run-lengths in both files; None infers it from the solution.
 
     Raises:
-        InputError: A missing column, an id of the solution that was not submitted, wrong run-lengths, or a metric that
-            needs more than two files of run-lengths say.
+        InputError: A missing column, several classes, a dialect that the solution contradicts, an id of the solution
+            that was not submitted, wrong run-lengths, or a metric that needs more than two files of run-lengths say.
     """
     if metric.by_group or metric.needs == "classes":
         raise InputError(
             f"--metric {metric.name}: it needs {'groups' if metric.by_group else 'class maps'}, which a file of "
             "run-lengths does not hold; name another metric"
         )
-    given, truth = _read_table(submission), _read_table(solution)
-    texts: list[dict[str, str]] = []
-    dialects = []
-    for table in (given, truth):
-        id_column, rle_column = _columns(table)
-        texts.append(_unique_rows(table, id_column, rle_column))
-        dialects.append(dialect_of(rle_column))
-    if not texts[1]:
+    given, (truth, column) = _rows(submission)[0], _rows(solution)
+    if not truth:
         raise InputError(f"{solution}: no rows; expected one row an image")
-    absent = [name for name in texts[1] if name not in texts[0]]
+    absent = [name for name in truth if name not in given]
     if absent:
         raise InputError(
             f"{submission}: {len(absent)} ids of {solution} are missing, for example {absent[0]!r}"
         )
+    how = _dialect_of(truth, column, shape=shape, asked=dialect, path=solution)
+    need_rows(truth, how.dialect, where=str(solution))
+    need_rows(given, how.dialect, where=str(submission))
     rows, nothing = [], []
-    for name, text in texts[1].items():
-        target = decode(text, shape=shape, dialect=dialects[1], where=f"{solution}: id {name!r}")
-        pred = decode(texts[0][name], shape=shape, dialect=dialects[0], where=f"{submission}: id {name!r}")
+    for name in truth:
+        pred, target = (
+            decode_rows(
+                non_empty(table[name]), shape=shape, dialect=how.dialect, where=f"{path}: id {name!r}"
+            )
+            for table, path in ((given, submission), (truth, solution))
+        )
         rows.append(metric.stats(pred, target))
         nothing.append(metric.stats(np.zeros_like(pred), target))
-    return Scored(metric.name, metric.score(np.stack(rows)), metric.score(np.stack(nothing)), len(rows))
+    return Scored(
+        metric.name,
+        metric.score(np.stack(rows)),
+        metric.score(np.stack(nothing)),
+        len(rows),
+        f"{how.dialect}: {how.reason}",
+        how.doubt,
+    )

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from masksmith.data.rle import DIALECTS, decode, encode, mask_to_runs
+from masksmith.data.rle import DIALECTS, decode, decode_rows, encode, encode_rows, mask_to_runs, object_runs
 from masksmith.errors import InputError
 
 MASKS = st.tuples(st.integers(1, 9), st.integers(1, 9)).flatmap(
@@ -50,6 +50,35 @@ def test_tgs_equals_the_pixel_loop(mask):
 def test_round_trip(dialect, mask):
     text = encode(mask, dialect=dialect)
     np.testing.assert_array_equal(decode(text, shape=mask.shape, dialect=dialect), mask)
+    rows = encode_rows(mask, dialect=dialect)
+    np.testing.assert_array_equal(decode_rows(rows, shape=mask.shape, dialect=dialect, where="rows"), mask)
+    assert len(rows) == (max(1, count_objects(mask)) if DIALECTS[dialect].by_object else 1)
+    twin = f"{dialect}_row_major"
+    if twin in DIALECTS:
+        assert encode(np.ascontiguousarray(mask.T), dialect=twin) == text
+
+
+def count_objects(mask):
+    """Flood fill over the eight neighbours."""
+    todo, count = set(zip(*map(np.ndarray.tolist, np.nonzero(mask)), strict=True)), 0
+    while todo:
+        count, front = count + 1, [todo.pop()]
+        while front:
+            y, x = front.pop()
+            near = {(y + dy, x + dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1)} & todo
+            todo -= near
+            front += near
+    return count
+
+
+def test_objects_that_touch_over_the_end_of_a_column_stay_apart():
+    mask = np.zeros((5, 4), np.uint8)
+    mask[4, 0] = mask[0, 1] = 1  # pixels 5 and 6, column by column
+    mask[2, 2] = mask[3, 3] = 1  # neighbours over a corner: one object
+    assert [runs.tolist() for runs in object_runs(mask)] == [[[4, 1]], [[5, 1]], [[12, 1], [18, 1]]]
+    assert encode_rows(mask, dialect="airbus") == ["5 1", "6 1", "13 1 19 1"]
+    assert encode_rows(mask, dialect="tgs") == ["5 2 13 1 19 1"]
+    assert encode_rows(mask * 0, dialect="dsb") == [""]
 
 
 @given(MASKS.filter(np.any))

@@ -17,11 +17,11 @@ from masksmith.data.findings import Finding, refuse_all
 from masksmith.data.georeference import Georeference, differing_grids, read_georeference
 from masksmith.data.images import decode_image, is_grey
 from masksmith.data.masks import MaskConvention, find_convention, is_lossy, look_at_mask, mask_levels
-from masksmith.data.rle import decode
+from masksmith.data.rle import decode_rows
 from masksmith.data.store import Store, StoreWriter
 from masksmith.data.tree import Tree
 from masksmith.errors import InputError
-from masksmith.files import Ledger, read_json, remove, write_json
+from masksmith.files import Ledger, digest, read_json, remove, write_json
 from masksmith.progress import logger, track
 
 VERSION = "cache 4"  # of the decoded arrays: what is prepared from them counts it in
@@ -165,7 +165,7 @@ def _mask(tree: Tree, sample: Sample, convention: MaskConvention, kind: _Kind, d
         assert drawn is not None
         return drawn
     size = kind.sizes[sample.image]
-    told = decode(
+    told = decode_rows(
         sample.rle, shape=size, dialect=dialect, where=f"run-lengths of training image {sample.id!r}"
     )
     if drawn is not None and not np.array_equal(drawn == 1, told == 1):
@@ -205,7 +205,8 @@ def build_cache(catalog: Catalog, folder: Path) -> Cache:
         InputError: An image or mask is damaged, sizes differ, mask values or run-lengths make no sense.
     """
     ledger = Ledger(folder)
-    if ledger.is_done(VERSION, catalog.content_hash):
+    key = digest(catalog.content_hash, catalog.submission.dialect)
+    if ledger.is_done(VERSION, key):
         try:
             return open_cache(folder)
         except InputError as error:
@@ -222,7 +223,7 @@ def build_cache(catalog: Catalog, folder: Path) -> Cache:
         logger.info("%s: %s: %s", finding.level, finding.title, finding.detail)
     write_json(folder / _FINDINGS, [asdict(finding) for finding in findings])
     _write_images(folder / "test_images.npy", tree, catalog.test, kind)
-    ledger.mark_done(VERSION, catalog.content_hash)
+    ledger.mark_done(VERSION, key)
     return open_cache(folder)
 
 

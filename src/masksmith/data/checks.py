@@ -143,7 +143,11 @@ def check_data(catalog: Catalog, cache: Cache, *, scaling: str) -> CheckReport:
         "mean coverage": f"{np.mean(list(shares.values())):.3f}",
         "submission": f"{catalog.submission.source} ({len(catalog.submission.ids)} ids, {catalog.submission.dialect})",
     }
+    if catalog.submission.reason:
+        facts["run-lengths"] = f"{catalog.submission.dialect}: {catalog.submission.reason}"
     findings = [Finding("note", "left out", note) for note in catalog.notes]
+    if catalog.submission.doubt:
+        findings.append(Finding("warning", "run-length dialect", catalog.submission.doubt))
     findings += _shared_id_findings(catalog)
     picture = is_picture(cache.train_images)
     bands = band_facts(cache.train_images, names=not picture)

@@ -1,19 +1,25 @@
 """Run-length encoding of masks, in the dialects of the competitions.
 
-All dialects here read the mask column by column (top to bottom, then left to right):
+``tgs``        "start length start length …", starts are 1-based and absolute; one row an image, an empty mask is the
+               empty text. https://www.kaggle.com/c/tgs-salt-identification-challenge/overview/evaluation
+``siim``       "gap length gap length …", each gap counts from the end of the run before (from pixel 0 at first); an
+               empty mask is "-1". https://www.kaggle.com/c/siim-acr-pneumothorax-segmentation/data
+``airbus``     As tgs with one row an object; an image without objects has one row with an empty text.
+``dsb``        The same. https://www.kaggle.com/c/airbus-ship-detection, https://www.kaggle.com/c/data-science-bowl-2018
+``severstal``  As tgs with one row an image and class. https://www.kaggle.com/c/severstal-steel-defect-detection
 
-``tgs``   "start length start length …", starts are 1-based and absolute; an empty mask is the empty text.
-          https://www.kaggle.com/c/tgs-salt-identification-challenge/overview/evaluation
-``siim``  "gap length gap length …", each gap counts from the end of the run before (from pixel 0 at
-          first); an empty mask is "-1". https://www.kaggle.com/c/siim-acr-pneumothorax-segmentation/data
+All of them read the mask column by column (top to bottom, then left to right). Each has a twin that reads it row by
+row: ``tgs_row_major`` and so on.
 
-Inside the house a mask's runs are an int array of shape (n, 2): 0-based start and length.
+In this package a mask's runs are an int array of shape (n, 2): 0-based start and length.
 """
 
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
 
+import cv2
 import numpy as np
 
 from masksmith.arrays import Int, Mask
@@ -24,21 +30,36 @@ _WHOLE = re.compile(r"-?[0-9]+")
 _MAX_DIGITS = 12  # 10^12 pixels are more than any image has; sums of such numbers stay exact
 
 Runs = Int[np.ndarray, "n 2"]
+Order = Literal["F", "C"]
+"""In which order pixels are counted: column by column, or row by row (numpy's names)."""
+NO_RUNS = ("", "-1")
+"""How tables write an empty mask: whichever a dialect writes, both are read in a table of training masks."""
 
 
-def mask_to_runs(mask: Mask) -> Runs:
-    """Return the runs of the non-zero pixels in column-major order; (0, 2) for an empty mask."""
-    flat = np.ravel(mask != 0, order="F")
+def mask_to_runs(mask: Mask, *, order: Order = "F") -> Runs:
+    """Return the runs of the non-zero pixels, in column-major ("F") or row-major ("C") order; (0, 2) where empty."""
+    flat = np.ravel(mask != 0, order=order)
     edges = np.flatnonzero(np.diff(flat, prepend=False, append=False))
     starts, ends = edges[::2], edges[1::2]
     return np.stack([starts, ends - starts], axis=1)
 
 
-def runs_to_mask(runs: Runs, *, shape: tuple[int, int], where: str) -> Mask:
-    """Paint runs into a mask of 0 and 1.
+def object_runs(mask: Mask, *, order: Order = "F") -> list[Runs]:
+    """Return the runs of each 8-connected component of the non-zero pixels, sorted by their first pixels."""
+    _, labels = cv2.connectedComponents((mask != 0).astype(np.uint8), connectivity=8)
+    flat = labels.ravel(order=order)
+    starts = np.flatnonzero(np.diff(flat, prepend=0))
+    lengths = np.diff(starts, append=flat.size)
+    found = flat[starts]
+    runs = np.stack([starts, lengths], axis=1)
+    return [runs[found == label] for label in dict.fromkeys(found[found > 0].tolist())]
+
+
+def check_runs(runs: Runs, *, shape: tuple[int, int], where: str) -> None:
+    """Refuse runs that cannot be painted.
 
     Args:
-        runs: 0-based starts and lengths in column-major order, in any order of rows.
+        runs: 0-based starts and lengths, in any order of rows.
         shape: (height, width) in pixels.
         where: What to call the place in an error ("train.csv, id 'a'").
 
@@ -46,15 +67,16 @@ def runs_to_mask(runs: Runs, *, shape: tuple[int, int], where: str) -> Mask:
         InputError: A run is empty, lies outside the image, or overlaps another.
     """
     height, width = shape
-    for start, length in runs:
+    starts, lengths = runs[:, 0], runs[:, 1]
+    outside = (starts < 0) | (starts + lengths > height * width)
+    for start, length in runs[(lengths < 1) | outside]:
         if length < 1:
             raise InputError(f"{where}: a run of length {length} at pixel {start + 1}; expected 1 or more")
-        if start < 0 or start + length > height * width:
-            raise InputError(
-                f"{where}: the run at pixel {start + 1} with length {length} leaves the image of {height}x{width} "
-                f"({height * width} pixels); is the shape right?"
-            )
-    ordered = runs[np.argsort(runs[:, 0], kind="stable")]
+        raise InputError(
+            f"{where}: the run at pixel {start + 1} with length {length} leaves the image of {height}x{width} "
+            f"({height * width} pixels); is the shape right?"
+        )
+    ordered = runs[np.argsort(starts, kind="stable")]
     ends = ordered[:, 0] + ordered[:, 1]
     clash = np.flatnonzero(ordered[1:, 0] < ends[:-1])
     if len(clash):
@@ -63,10 +85,15 @@ def runs_to_mask(runs: Runs, *, shape: tuple[int, int], where: str) -> Mask:
             f"{where}: the run at pixel {second[0] + 1} overlaps the run {first[0] + 1}..{first[0] + first[1]}; "
             "expected runs that do not overlap"
         )
-    flat = np.zeros(height * width, np.uint8)
-    for start, length in ordered:
+
+
+def runs_to_mask(runs: Runs, *, shape: tuple[int, int], where: str, order: Order = "F") -> Mask:
+    """Paint runs into a mask of 0 and 1; the arguments and errors are those of check_runs."""
+    check_runs(runs, shape=shape, where=where)
+    flat = np.zeros(shape[0] * shape[1], np.uint8)
+    for start, length in runs:
         flat[start : start + length] = 1
-    return flat.reshape((height, width), order="F")
+    return flat.reshape(shape, order=order)
 
 
 def _numbers(text: str, *, where: str) -> Runs:
@@ -118,17 +145,39 @@ class Dialect:
 
     read: Callable[..., Runs]
     write: Callable[[Runs], str]
+    repeats: bool = False
+    """Whether an image may have several rows; the mask is their union."""
+    by_object: bool = False
+    """Whether each object has its own row in a submission."""
+    order: Order = "F"
 
 
-DIALECTS: dict[str, Dialect] = {
+_COLUMN_MAJOR = {
     "tgs": Dialect(_read_tgs, _write_tgs),
-    "siim": Dialect(_read_siim, _write_siim),
+    "siim": Dialect(_read_siim, _write_siim, repeats=True),
+    "airbus": Dialect(_read_tgs, _write_tgs, repeats=True, by_object=True),
+    "dsb": Dialect(_read_tgs, _write_tgs, repeats=True, by_object=True),
+    "severstal": Dialect(_read_tgs, _write_tgs),
+}
+DIALECTS: dict[str, Dialect] = _COLUMN_MAJOR | {
+    f"{name}_row_major": replace(dialect, order="C") for name, dialect in _COLUMN_MAJOR.items()
 }
 
 
 def encode(mask: Mask, *, dialect: str = "tgs") -> str:
-    """Return the run-length text of a mask (any non-zero pixel is foreground)."""
-    return look_up(DIALECTS, dialect, where="dialect").write(mask_to_runs(mask))
+    """Return one run-length text of a whole mask (any non-zero pixel is foreground)."""
+    how = look_up(DIALECTS, dialect, where="dialect")
+    return how.write(mask_to_runs(mask, order=how.order))
+
+
+def encode_rows(mask: Mask, *, dialect: str) -> list[str]:
+    """Return the run-length texts of a mask's rows in a submission: one, or one an object.
+
+    A mask without objects has one row, the dialect's empty text.
+    """
+    how = look_up(DIALECTS, dialect, where="dialect")
+    objects = object_runs(mask, order=how.order) if how.by_object else []
+    return [how.write(runs) for runs in objects] or [encode(mask, dialect=dialect)]
 
 
 def decode(
@@ -146,5 +195,13 @@ def decode(
         InputError: An odd number of values, text that is no number, or runs that are empty, overlap or leave
             the image.
     """
-    runs = look_up(DIALECTS, dialect, where="dialect").read(text, where=where)
-    return runs_to_mask(runs, shape=shape, where=where)
+    how = look_up(DIALECTS, dialect, where="dialect")
+    return runs_to_mask(how.read(text, where=where), shape=shape, where=where, order=how.order)
+
+
+def decode_rows(texts: Sequence[str], *, shape: tuple[int, int], dialect: str, where: str) -> Mask:
+    """Return the union of the masks of several run-length texts; without a text it is empty. See decode."""
+    mask = np.zeros(shape, np.uint8)
+    for text in texts:
+        mask |= decode(text, shape=shape, dialect=dialect, where=where)
+    return mask

@@ -1,0 +1,265 @@
+"""Which run-length dialect is this table in? Inferred from the rows, the images' sizes and the mask files.
+
+The name of a column says little: ``EncodedPixels`` heads absolute starts in some competitions and relative gaps in
+others. Four readings are tried, and the evidence counts in this order: equality with mask files; runs that
+leave the image or overlap; starts that ascend (absolute) or do not (gaps); what only hints: how empty masks are
+written, and the column's name. Where two readings fit, that is said.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from masksmith.arrays import Mask
+from masksmith.config import look_up
+from masksmith.data.rle import DIALECTS, NO_RUNS, Runs, check_runs, decode_rows
+from masksmith.errors import InputError
+
+MAX_IMAGES = 256
+"""Most images whose rows are looked at: sizes come from headers, but of whole files."""
+MAX_MASKS = 32
+"""Most mask files among them that are decoded."""
+_FEW = 3
+"""Rows in an unlikely order, or runs over a line's end, that are no accident."""
+_READINGS = ("tgs", "siim", "tgs_row_major", "siim_row_major")  # of equals the first
+
+
+@dataclass(frozen=True)
+class RleRows:
+    """The run-length rows of one image, without the empty ones."""
+
+    texts: list[str]
+    shape: tuple[int, int]
+    mask: Mask | None = None
+    """0 and 1, from its mask file."""
+    where: str = "run-length text"
+
+
+@dataclass(frozen=True)
+class Hints:
+    """What a table says about its dialect besides the numbers in it."""
+
+    column: str = "rle_mask"
+    minus_one: bool = False
+    """Whether empty masks are written as -1."""
+    repeats: bool = False
+    """Whether an image has several rows."""
+    by_class: bool = False
+    """Whether a row is of an image and class."""
+
+
+@dataclass(frozen=True)
+class Inferred:
+    """A dialect, and what speaks for it."""
+
+    dialect: str
+    reason: str
+    doubt: str = ""
+    """What else fits, or is unusual; empty where nothing is."""
+    equal: int = 0
+    """Images whose rows give exactly their mask file."""
+
+
+@dataclass(frozen=True)
+class _Evidence:
+    rows: int
+    equal: int
+    """Images whose rows give exactly their mask file."""
+    broken: int
+    """Rows that leave the image or overlap."""
+    unlikely: int
+    """Rows whose starts do not ascend, or whose gaps do."""
+    crossing: int
+    """Runs that go on in the next column or row."""
+
+
+def non_empty(texts: Sequence[str]) -> list[str]:
+    """Return the rows of an image that hold runs; a row that stands twice, word for word, counts once."""
+    stripped = dict.fromkeys(text.strip() for text in texts)
+    return [text for text in stripped if text not in NO_RUNS]
+
+
+def group_rows(ids: Sequence[str], texts: Sequence[str]) -> dict[str, list[str]]:
+    """Return id -> its texts, in the order in which the ids first come."""
+    rows: dict[str, list[str]] = {}
+    for name, text in zip(ids, texts, strict=True):
+        rows.setdefault(name, []).append(text)
+    return rows
+
+
+def has_repeats(rows: Mapping[str, Sequence[str]]) -> bool:
+    """Whether an image has several rows that hold different runs."""
+    return any(len(non_empty(texts)) > 1 for texts in rows.values() if len(texts) > 1)
+
+
+def need_rows(rows: Mapping[str, Sequence[str]], dialect: str, *, where: str) -> None:
+    """Refuse ids with more rows than the dialect has, or with an empty row beside runs.
+
+    Raises:
+        InputError: The first such id.
+    """
+    how = look_up(DIALECTS, dialect, where="dialect")
+    for name, texts in rows.items():
+        if len(texts) == 1:
+            continue
+        if not how.repeats:
+            raise InputError(
+                f"{where}: the id {name!r} stands twice; expected one row an image (dialect {dialect})"
+            )
+        if non_empty(texts) and any(text.strip() in NO_RUNS for text in texts):
+            raise InputError(
+                f"{where}: the id {name!r} has an empty row beside run-lengths; take one of them out"
+            )
+
+
+def infer_dialect(images: Sequence[RleRows], hints: Hints) -> Inferred:
+    """Find the dialect that fits.
+
+    Args:
+        images: Rows of images with objects; at best some hundred. None at all leaves the hints.
+        hints: What else the table says.
+    """
+    found = {reading: _evidence(images, reading) for reading in _READINGS}
+    best = max(one.equal for one in found.values())
+    kept = [reading for reading in _READINGS if found[reading].equal == best]
+    least = min(found[reading].broken for reading in kept)
+    whole = [reading for reading in kept if found[reading].broken == least]
+    told = _of_order(whole, found)
+    relative, reason, doubt = _relative(kept, whole, told, found, hints, best)
+    row_major, order_reason = _row_major(told, relative, found, best)
+    base = "siim" if relative else "severstal" if hints.by_class else "airbus" if hints.repeats else "tgs"
+    dialect = f"{base}_row_major" if row_major else base
+    if doubt:
+        other = "tgs" if relative else "siim"
+        doubt = f"{doubt}; read as {dialect} because {reason}; set --dialect {other} if that is wrong"
+    elif row_major:
+        doubt = f"the runs go row by row ({order_reason}): read as {dialect}, and the submission is written so too"
+    starts = "relative gaps" if relative else "absolute starts"
+    order = f"{'row by row' if row_major else 'column by column'} ({order_reason})"
+    return Inferred(dialect, f"{starts} ({reason}), {order}", doubt, best)
+
+
+def check_dialect(images: Sequence[RleRows], dialect: str, hints: Hints) -> Inferred:
+    """Return a dialect that was asked for, if nothing speaks against it.
+
+    Raises:
+        InputError: An unknown name, or the first contradiction: rows that it cannot have, or a mask file that differs.
+    """
+    how = look_up(DIALECTS, dialect, where="--dialect")
+    says = f"--dialect {dialect}"
+    if hints.by_class and how.repeats:
+        raise InputError(f"{says}: the table has a row an image and class; take severstal")
+    if hints.repeats and not how.repeats:
+        raise InputError(
+            f"{says}: it has one row an image, and the table has images with several; take airbus or siim"
+        )
+    fits = infer_dialect(images, hints).dialect
+    equal = 0
+    for image in images:
+        try:
+            for text in image.texts:
+                check_runs(how.read(text, where=image.where), shape=image.shape, where=image.where)
+        except InputError as error:
+            raise InputError(f"{says}: {error}; {_advice(fits, dialect)}") from error
+        if image.mask is None:
+            continue
+        mask = decode_rows(image.texts, shape=image.shape, dialect=dialect, where=image.where)
+        if not np.array_equal(mask, image.mask):
+            differing = int((mask != image.mask).sum())
+            raise InputError(
+                f"{says}: {image.where}: the runs and the mask file differ in {differing} pixels; "
+                f"{_advice(fits, dialect)}"
+            )
+        equal += 1
+    return Inferred(dialect, "asked for", "", equal)
+
+
+def _advice(fits: str, asked: str) -> str:
+    return "the rows look right otherwise, correct this one" if fits == asked else f"{fits} fits better"
+
+
+def _evidence(images: Sequence[RleRows], reading: str) -> _Evidence:
+    how = DIALECTS[reading]
+    absolute = not reading.startswith("siim")
+    equal = broken = unlikely = crossing = 0
+    for image in images:
+        for text in image.texts:
+            try:
+                runs = how.read(text, where=image.where)
+                check_runs(runs, shape=image.shape, where=image.where)
+            except InputError:
+                broken += 1
+                continue
+            unlikely += not _ascend(runs) if absolute else _could_be_starts(text)
+            crossing += _crossing(runs, image.shape[0 if how.order == "F" else 1])
+        if image.mask is not None:
+            equal += _equals(image, reading)
+    return _Evidence(sum(len(image.texts) for image in images), equal, broken, unlikely, crossing)
+
+
+def _equals(image: RleRows, reading: str) -> bool:
+    try:
+        mask = decode_rows(image.texts, shape=image.shape, dialect=reading, where=image.where)
+    except InputError:
+        return False
+    return image.mask is not None and np.array_equal(mask, image.mask)
+
+
+def _crossing(runs: Runs, line: int) -> int:
+    """Return how many runs go on in the next column or row; those of whole ones (a band) do not count."""
+    starts, ends = runs[:, 0], runs.sum(axis=1)
+    whole = (starts % line == 0) & (ends % line == 0)
+    return int(((starts // line != (ends - 1) // line) & ~whole).sum())
+
+
+def _ascend(runs: Runs) -> bool:
+    return bool((np.diff(runs[:, 0]) > 0).all())
+
+
+def _could_be_starts(text: str) -> bool:
+    """Whether three gaps or more ascend like starts of runs that do not overlap: one time in six by chance, or less."""
+    runs = DIALECTS["tgs"].read(text, where="")
+    return len(runs) >= 3 and bool((runs[1:, 0] >= runs[:-1].sum(axis=1)).all())
+
+
+def _of_order(whole: list[str], found: dict[str, _Evidence]) -> list[str]:
+    """Return the readings whose rows are in the likelier order."""
+    least = min(found[reading].unlikely for reading in whole)
+    return [reading for reading in whole if found[reading].unlikely == least]
+
+
+def _kinds(readings: Sequence[str]) -> set[bool]:
+    return {reading.startswith("siim") for reading in readings}
+
+
+def _relative(
+    kept: list[str], whole: list[str], told: list[str], found: dict[str, _Evidence], hints: Hints, equal: int
+) -> tuple[bool, str, str]:
+    """Return whether starts are relative, why, and what else fits."""
+    if len(_kinds(kept)) == 1:
+        return _kinds(kept).pop(), f"as in {equal} mask files", ""
+    if len(_kinds(whole)) == 1:
+        other = next(reading for reading in kept if _kinds([reading]) != _kinds(whole))
+        return _kinds(whole).pop(), f"otherwise {found[other].broken} rows leave their image or overlap", ""
+    if len(_kinds(told)) == 1:
+        relative = _kinds(told).pop()
+        other = next(reading for reading in whole if _kinds([reading]) != _kinds(told))
+        reason = f"the numbers of {found[other].unlikely} rows {'do not ascend' if relative else 'ascend'}"
+        weak = found[other].unlikely - found[told[0]].unlikely < _FEW
+        return relative, reason, "both tgs and siim fit" if weak else ""
+    if hints.minus_one:
+        return True, "empty masks are written as -1", ""
+    named = hints.column.lower() == "encodedpixels"
+    told_by_name = named or any(one.rows for one in found.values())
+    return named, f"the column is called {hints.column!r}", "both tgs and siim fit" if told_by_name else ""
+
+
+def _row_major(told: list[str], relative: bool, found: dict[str, _Evidence], equal: int) -> tuple[bool, str]:
+    """Return whether runs go row by row, and why."""
+    column, row = ("siim", "siim_row_major") if relative else ("tgs", "tgs_row_major")
+    if row not in told or column not in told:
+        return column not in told, f"as in {equal} mask files"
+    if not found[row].crossing and found[column].crossing >= _FEW:
+        return True, f"otherwise {found[column].crossing} runs go on in the next column"
+    return False, "as usual; nothing tells otherwise"
