@@ -2,10 +2,13 @@
 
 from dataclasses import replace
 
+import pytest
+
 import masksmith as ms
 from masksmith import anytime
 from masksmith.budget import Budget
 from masksmith.choices import choices_of
+from masksmith.errors import InputError, StoppedError
 from masksmith.files import read_json, write_json
 from masksmith.finish import need_tuning
 from masksmith.members import Member, members_of_run
@@ -120,14 +123,21 @@ def test_the_headline_names_what_was_chosen(trained):
     assert tuning["chosen_on_fold"] == (["thresholds (nested)"] if tuning["kept"] else [])
 
 
-def test_a_unit_that_is_left_out_is_counted_at_once(project, monkeypatch):
+@pytest.fixture
+def planned(project, monkeypatch):
+    """A project, the run of its one member, and a planner whose one unit under way is another trained run."""
     opened = Project.open(project)
-    ms.train(project, overrides=TINY | {"training.clip_norm": 1.0})
-    first, second = sorted((opened.run(path.name) for path in (project / "runs").glob("auto-*")), key=str)
+    first = opened.run()
+    second = ms.train(project, overrides=TINY | {"training.clip_norm": 1.0})
     plan = Plan("x", first.recipe, [], [unit(first.path.name, 0, True), unit(second.path.name, 0, None)])
     planner = Planner(opened, first.recipe, [], Machine().tools())
     monkeypatch.setattr(planner, "make", lambda left: planner.save(plan))
     monkeypatch.setattr(planner, "next", lambda *any_: None)
+    return opened, first, planner
+
+
+def test_a_unit_that_is_left_out_is_counted_at_once(planned, project, monkeypatch):
+    opened, first, planner = planned
     scores = iter([0.4, 0.5])  # with it, without it
     monkeypatch.setattr(anytime, "plain_score", lambda *any_: next(scores))
     done = anytime.compete_units(opened, first.recipe, planner, Budget(project / "b.json", None))
@@ -138,3 +148,26 @@ def test_a_unit_that_is_left_out_is_counted_at_once(project, monkeypatch):
     assert "<b>Chosen on the same fold:</b> 1 member left out" in page
     assert f"± {done.tuning['standard_error_plain']:.4f}" in page
     assert "are as a rule a little higher" in page
+
+
+def test_a_stop_after_a_unit_that_failed(planned, project, monkeypatch):
+    """What failed is not predicted once more: the submission of the others stands."""
+    opened, first, planner = planned
+    predict, tune, calls = anytime.predict_member, anytime.tune_members, []
+
+    def predict_member(project, member, **more):
+        if member.run.path != first.path:
+            raise InputError("oof/fold_0.npy: it cannot be made")
+        predict(project, member, **more)
+
+    def tune_members(project, members):
+        calls.append(members)
+        if len(calls) == 2:
+            raise StoppedError("stopped by SIGTERM", exit_code=143)
+        return tune(project, members)
+
+    monkeypatch.setattr(anytime, "predict_member", predict_member)
+    monkeypatch.setattr(anytime, "tune_members", tune_members)
+    done = anytime.compete_units(opened, first.recipe, planner, Budget(project / "b.json", None))
+    assert (done.stopped, len(calls), [member.run.path for member in done.members]) == (143, 3, [first.path])
+    assert done.submission.ids == 8

@@ -177,6 +177,7 @@ def _units(work: _Work, planner: Planner, budget: Budget) -> Iterator[None]:
         if unit is None:
             break  # what is under way waits for more time
         plan = planner.save(plan.with_unit(replace(unit, took_s=round(budget.spent - started, 1)), at))
+        work.under_way = None  # a stop from here on judges it no more
         work.publish()  # after the plan is written: what is said beside the score counts its units
         budget.write()
         logger.info("unit %d done; spent %s", at + 1, budget)

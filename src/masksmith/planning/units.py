@@ -32,7 +32,7 @@ class Unit:
     epochs: int = 0
     run: str = ""
     took_s: float | None = None
-    """Seconds of the call that finished it; None while it is under way."""
+    """Seconds of the call that finished it, without the submission after it; None while it is under way."""
     joined: bool | None = None
     """Whether it is a member of the ensemble; None while that is not decided."""
     score_before: float | None = None
