@@ -327,5 +327,5 @@ def test_facts_of_a_project(trained):
     project = Project.open(trained)
     facts = facts_of(project, project.run().recipe)
     assert facts.hw == (101, 101)
-    assert (facts.test, facts.channels, facts.folds) == (8, 1, 3)
+    assert (facts.test, facts.channels, facts.folds, facts.canvases) == (8, 1, 3, 1)
     assert facts.train == len([name for name in project.folds.outside(0) if name not in project.blank_train])

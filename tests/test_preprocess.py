@@ -23,6 +23,7 @@ from masksmith.preprocess import (
     SizeConfig,
     Standardize,
     canvas_of,
+    names_by_canvas,
     resize,
     round_up,
 )
@@ -128,6 +129,18 @@ def test_training_lays_an_image_where_prediction_does(size):
     apart = np.abs(framed.astype(int) - moved.astype(int))[3:-3, 3:-3]
     # a resized image ends in half pixels, which the warp takes from the border and the frame from the edge
     assert (apart > 3).mean() < (0.001 if size.resize_hw is None else 0.06)
+
+
+def test_names_by_canvas():
+    sizes = {"a": (101, 97), "b": (40, 200), "c": (112, 112), "d": (112, 98)}
+    found = names_by_canvas(sizes, SizeConfig(), divisor=16)
+    assert found == {(112, 112): ["a", "c", "d"], (48, 208): ["b"]}
+    assert list(names_by_canvas(sizes, SizeConfig(resize_hw=(50, 60)), divisor=16)) == [(64, 64)]
+    assert all(
+        Frame.of(sizes[name], SizeConfig(), divisor=16).canvas_hw == hw for hw in found for name in found[hw]
+    )
+    with pytest.raises(InputError, match=r"size\.pad_hw: 128x128 is smaller than an image of 40x200"):
+        names_by_canvas(sizes, SizeConfig(pad_hw=(128, 128)), divisor=16)
 
 
 def test_the_canvas_of_a_stage():

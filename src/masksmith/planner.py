@@ -20,7 +20,7 @@ from masksmith.planning.lengths import with_epochs
 from masksmith.planning.machine import Measurements
 from masksmith.planning.rules import Candidate, load_rules
 from masksmith.planning.units import Reference, Unit, Wish, next_unit
-from masksmith.preprocess import Frame
+from masksmith.preprocess import names_by_canvas
 from masksmith.progress import clock, logger
 from masksmith.project import Project
 from masksmith.recipe import Recipe
@@ -93,19 +93,25 @@ def facts_of(project: Project, recipe: Recipe) -> DataFacts:
     """Return what the estimates need to know of the data."""
     cache, folds, blank = project.cache, project.folds, project.blank_train
 
-    def padded(images: Store, names: Iterable[str]) -> int:
-        frames = (Frame.of(images.shape(name), recipe.size, divisor=recipe.model.divisor) for name in names)
-        return sum(frame.canvas_hw[0] * frame.canvas_hw[1] for frame in frames)
+    def canvases(images: Store, names: Iterable[str]) -> dict[tuple[int, int], list[str]]:
+        shapes = {name: images.shape(name) for name in names}
+        return names_by_canvas(shapes, recipe.size, divisor=recipe.model.divisor)
+
+    def padded(found: dict[tuple[int, int], list[str]]) -> int:
+        return sum(height * width * len(names) for (height, width), names in found.items())
 
     sizes = [cache.train_images.shape(name) for name in cache.train_images]
     inside = folds.inside(0)
+    held_out = canvases(cache.train_images, inside)
+    test = canvases(cache.test_images, cache.test_images.ids)
     return DataFacts(
         train=max(1, len([name for name in folds.outside(0) if name not in blank])),
         held_out=len(inside),
         test=len(project.catalog.test),
         hw=(max(h for h, _ in sizes), max(w for _, w in sizes)),
-        held_out_px=padded(cache.train_images, inside),
-        test_px=padded(cache.test_images, cache.test_images.ids),
+        held_out_px=padded(held_out),
+        test_px=padded(test),
+        canvases=max(1, len(held_out.keys() | test.keys())),
         channels=project.inputs(recipe.input).channels,
         folds=recipe.folds.count,
         size=recipe.size,

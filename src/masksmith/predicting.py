@@ -17,8 +17,10 @@ from masksmith.members import Member, weights_of_test
 from masksmith.metrics import get_metric
 from masksmith.postprocess.scoring import score_of, score_rows
 from masksmith.prediction.codes import MeanCodes, open_codes
+from masksmith.preprocess import names_by_canvas
 from masksmith.progress import logger
 from masksmith.project import Project
+from masksmith.recipe import Recipe
 from masksmith.splits import ALL
 from masksmith.stages import build, checksum_of, is_trained, load, scalars_of, train_key
 
@@ -204,7 +206,7 @@ def _runtime(
         return metric.utility(score_of(metric, rows, project.metric_groups(recipe, list(rows))))
 
     names = [name for name in project.folds.inside(member.fold) if name not in project.blank_train]
-    views = (len(names) + len(cache.test_images)) * len(options.tta)
+    passes, canvases = _work_ahead(project, recipe, names, divisor=model.divisor)
     return choose_runtime(
         options.runtime,
         fabric,
@@ -215,7 +217,8 @@ def _runtime(
         batch_size=options.batch_size,
         size=recipe.size,
         combine=build_combine(options),
-        batches=-(-views // options.batch_size),
+        batches=passes,
+        canvases=canvases,
         record=_runtime_record(member, weights),
         key=_predict_key(project, member, "oof"),
     )
@@ -227,6 +230,19 @@ def chose_runtime(member: Member) -> bool:
         return False
     records = [_runtime_record(member, weights) for weights in weights_of(member)]
     return any("finding" in read_json(record) for record in records if record.exists())
+
+
+def _work_ahead(
+    project: Project, recipe: Recipe, held_out: Sequence[str], *, divisor: int
+) -> tuple[int, int]:
+    """Return how many batches of held-out and test images go through a net, all views, and on how many canvases."""
+    cache, options = project.cache, recipe.prediction
+    batches, canvases = 0, set[tuple[int, int]]()
+    for images, names in ((cache.train_images, held_out), (cache.test_images, cache.test_images.ids)):
+        found = names_by_canvas({name: images.shape(name) for name in names}, recipe.size, divisor=divisor)
+        batches += sum(-(-len(same) // options.batch_size) for same in found.values())
+        canvases |= found.keys()
+    return batches * len(options.tta), len(canvases)
 
 
 def _runtime_record(member: Member, weights: Path) -> Path:

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from masksmith.planning.cost import cost_of
@@ -8,10 +10,10 @@ from tests.planning.machine import FACTS, Machine
 RULE = load_rules().time
 
 
-def cost(*overrides, machine=None):
+def cost(*overrides, machine=None, facts=FACTS):
     machine = machine or Machine()
     return cost_of(
-        load_recipe("auto", overrides), FACTS, machine.measure, RULE, runtime=machine.tools().runtime
+        load_recipe("auto", overrides), facts, machine.measure, RULE, runtime=machine.tools().runtime
     )
 
 
@@ -47,3 +49,14 @@ def test_every_weight_is_converted():
     several = cost(*asked, "prediction.weights=top_k", machine=machine)
     assert one.predict_s > 2.0  # the conversion
     assert several.predict_s == pytest.approx(3 * one.predict_s)
+
+
+def test_every_canvas_is_converted_for():
+    asked = ("training.top_k=3", "prediction.runtime=openvino", "prediction.weights=top_k")
+    machine = Machine(openvino=2.0)
+    one = cost(*asked, machine=machine)
+    many = cost(*asked, machine=machine, facts=replace(FACTS, canvases=35))
+    assert many.predict_s - one.predict_s == pytest.approx(
+        34 * 3 * 2.0
+    )  # seconds of the machine's conversion
+    assert cost(facts=replace(FACTS, canvases=35)) == cost()  # torch

@@ -114,7 +114,9 @@ def test_the_sample_is_bounded_and_spread(images, monkeypatch):
     assert gate._sample(images, NAMES) == ["a"]
 
 
-def choose(fabric, images, record, *, model=None, names=NAMES, key="k", name="openvino"):
+def choose(
+    fabric, images, record, *, model=None, names=NAMES, key="k", name="openvino", batches=1, canvases=1
+):
     return choose_runtime(
         name,
         fabric,
@@ -123,10 +125,24 @@ def choose(fabric, images, record, *, model=None, names=NAMES, key="k", name="op
         names,
         mean_prob,
         batch_size=4,
-        batches=1,
+        batches=batches,
+        canvases=canvases,
         record=record,
         key=key,
     )
+
+
+def test_conversions_are_counted_by_canvas(fabric, images, tmp_path, monkeypatch, caplog):
+    """A runtime ten times as fast after half a second for each canvas: 99 passes on one repay it, on four not."""
+    caplog.set_level(logging.INFO, "masksmith")
+    pace = {"torch_s_per_batch": 0.01, "s_per_batch": 0.001, "conversion_s": 0.5}
+    finding, runtime = compare_runtime("torch", fabric, tiny(), images, NAMES, mean_prob, batch_size=4)
+    fast = dataclasses.replace(finding, **pace)
+    monkeypatch.setattr(gate, "compare_runtime", lambda *args, **options: (fast, runtime))
+    for canvases, said in ((1, False), (4, True)):
+        caplog.clear()
+        choose(fabric, images, tmp_path / f"{canvases}.json", batches=99, canvases=canvases)
+        assert ("saves no time in 99 forward passes" in caplog.text) is said
 
 
 def test_a_bad_runtime_is_refused_and_the_choice_is_kept(fabric, images, tmp_path, monkeypatch, caplog):

@@ -97,7 +97,7 @@ def test_flip_goes_before_the_asymmetric_padding(fabric, images):
     frame_of = partial(Frame.of, size=TRUE_SIZE, divisor=model.divisor)
     with torch.inference_mode():
         flipped = np.ascontiguousarray(images["a"][None, :, ::-1])
-        by_hand = _forward([torch_runtime(fabric, model)], frame_of, flipped, 255)[0][:, ::-1]
+        by_hand = _forward([torch_runtime(fabric, model)], frame_of, list(flipped), 255)[0][:, ::-1]
     np.testing.assert_allclose(predict(fabric, model, images, ["hflip"], ["a"])["a"], by_hand, atol=1e-6)
 
 
@@ -119,6 +119,33 @@ def test_mode_is_put_back(fabric, images):
     model = Brightness()
     predict(fabric, model, images, ["identity"])
     assert model.training
+
+
+def test_images_of_many_sizes_on_one_canvas_share_batches(fabric, tmp_path):
+    """Each is flipped before its own padding, and cut back to its own size; runtimes see two shapes, not six."""
+    sizes = {"a": (17, 30), "b": (24, 32), "c": (40, 9), "d": (21, 25), "e": (18, 32), "f": (33, 16)}
+    writer = StoreWriter(tmp_path / "i.npy", [(n, (*hw, 1)) for n, hw in sizes.items()], dtype=np.uint8)
+    for name, hw in sizes.items():
+        writer.write(name, np.random.default_rng(hw).integers(0, 255, (*hw, 1)).astype(np.uint8))
+    writer.close()
+    images, seen = Store(tmp_path / "i.npy"), []
+
+    def runtime(planes):
+        """A logit that hangs on the place on the canvas, and on all that lies left of it."""
+        seen.append(planes.shape)
+        return np.cumsum(planes - 0.4, axis=3) + np.linspace(0, 1, planes.shape[2])[:, None].astype(
+            np.float32
+        )
+
+    options = {"tta": ["identity", "hflip", "vflip"], "batch_size": 4, "runtime": runtime}
+    batches = list(predict_batches(fabric, Brightness(), images, list(sizes), **options))
+    assert [[name for name, _ in batch] for batch in batches] == [["a", "b", "d", "e"], ["c", "f"]]
+    assert seen == [(4, 1, 24, 32)] * 3 + [(2, 1, 40, 16)] * 3
+    together = {name: probs for batch in batches for name, probs in batch}
+    for name, hw in sizes.items():
+        alone = dict(predict_probs(fabric, Brightness(), images, [name], **options))[name]
+        assert alone.shape == (*hw, 1)
+        np.testing.assert_array_equal(together[name], alone)
 
 
 def test_unknown_tta(fabric, images):

@@ -59,6 +59,8 @@ class DataFacts:
     """Pixels of the test images, padded."""
     channels: int
     folds: int
+    canvases: int = 1
+    """Different canvases of a fold's images and the test images; a runtime is compiled for each."""
     size: SizeConfig = TRUE_SIZE
     """How images lie on the canvas."""
 
@@ -157,14 +159,18 @@ def _weights(recipe: Recipe) -> int:
 def _converted_s(
     recipe: Recipe, facts: DataFacts, runtime: MeasureRuntime, view_s: float, forward_pace: float
 ) -> float | None:
-    """Return the seconds of prediction with another runtime: conversions, the gate's comparisons, all views."""
+    """Return the seconds of prediction with another runtime: conversions, the gate's comparisons, all views.
+
+    Each of the weights is converted for each canvas.
+    """
     hw, batch = _stage_size(recipe, recipe.training.stages[-1], facts)
     timed = runtime(recipe.prediction.runtime, recipe.model, recipe.training, hw, batch)
     if timed is None:
         return None
     speed_up = forward_pace * hw[0] * hw[1] * batch / timed.forward_s
     gate_s = view_s * facts.held_out_px / facts.view_px * (1 + 1 / speed_up)
-    return timed.build_s * _weights(recipe) + gate_s + view_s * len(recipe.prediction.tta) / speed_up
+    conversions_s = timed.build_s * _weights(recipe) * facts.canvases
+    return conversions_s + gate_s + view_s * len(recipe.prediction.tta) / speed_up
 
 
 @dataclass(frozen=True)

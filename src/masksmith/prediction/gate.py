@@ -50,6 +50,7 @@ class Finding:
     seconds: float
     """Of the same forward passes, conversion included."""
     conversion_s: float
+    """Of one canvas."""
     torch_s_per_batch: float
     s_per_batch: float
 
@@ -78,7 +79,7 @@ class Finding:
             f"{self.flipped_share:.3%} of the pixels change sides, probabilities differ by "
             f"{self.mean_difference:.5f} on average and {self.largest_difference:.3f} at most; "
             f"{self.s_per_batch * 1000:.0f} ms a batch and {self.torch_s_per_batch * 1000:.0f} ms, "
-            f"after {self.conversion_s:.1f} s of conversion"
+            f"after {self.conversion_s:.1f} s of conversion for each canvas"
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -94,22 +95,37 @@ def worth_converting(
 
 
 class _Timed:
-    """A runtime with a stopwatch: seconds of every forward pass."""
+    """A runtime with a stopwatch: seconds of the first pass of each shape, which compiles, and of all others."""
 
     def __init__(self, runtime: Runtime) -> None:
         self.runtime = runtime
-        self.passes: list[float] = []
+        self.first: dict[tuple[int, ...], float] = {}
+        self.later: list[float] = []
 
     def __call__(self, planes: Planes) -> Logits:
         start = time.perf_counter()
         logits = self.runtime(planes)
-        self.passes.append(time.perf_counter() - start)
+        seconds = time.perf_counter() - start
+        if planes.shape in self.first:
+            self.later.append(seconds)
+        else:
+            self.first[planes.shape] = seconds
         return logits
 
     @property
+    def total(self) -> float:
+        """Seconds of all passes."""
+        return sum(self.first.values()) + sum(self.later)
+
+    @property
     def typical(self) -> float:
-        """Median seconds of a pass without the first, which compiles or warms up."""
-        return float(np.median(self.passes[1:] or self.passes))
+        """Median seconds of a pass that is not the first of its shape, or of all where there is no other."""
+        return float(np.median(self.later or list(self.first.values())))
+
+    @property
+    def extra(self) -> float:
+        """Median seconds that the first pass of a shape takes beyond the typical."""
+        return max(0.0, float(np.median(list(self.first.values()))) - self.typical)
 
 
 def _sample(images: Store, names: Sequence[str]) -> list[str]:
@@ -197,9 +213,9 @@ def compare_runtime(
         largest_difference=differences.largest / MAX_CODE,
         mean_difference=differences.total / differences.pixels / MAX_CODE,
         flipped_share=differences.flipped / differences.pixels,
-        torch_s=sum(reference.passes),
-        seconds=built + sum(other.passes),
-        conversion_s=built + max(0.0, other.passes[0] - other.typical),
+        torch_s=reference.total,
+        seconds=built + other.total,
+        conversion_s=built + other.extra,
         torch_s_per_batch=reference.typical,
         s_per_batch=other.typical,
     )
@@ -218,6 +234,7 @@ def choose_runtime(
     size: SizeConfig = TRUE_SIZE,
     combine: Combine = mask_only,
     batches: int,
+    canvases: int,
     record: Path,
     key: str,
 ) -> Runtime:
@@ -237,6 +254,7 @@ def choose_runtime(
         size: How images lie on the canvas.
         combine: What the image head does to the mask.
         batches: Forward passes ahead, for the report of what the conversion saves.
+        canvases: Different canvases ahead; each is converted for.
         record: The JSON file of the choice.
         key: What the choice depends on: data, weights, settings.
     """
@@ -252,10 +270,10 @@ def choose_runtime(
         finding, runtime = compare_runtime(
             name, fabric, model, images, names, score, batch_size=batch_size, size=size, combine=combine
         )
-        reason, pace = finding.refusal, (finding.conversion_s, finding.torch_s_per_batch, finding.s_per_batch)
+        reason, conversion_s = finding.refusal, finding.conversion_s * canvases
         verdict["finding"] = finding.to_json()
         logger.info("%s", finding)
-        if not worth_converting(*pace, batches):
+        if not worth_converting(conversion_s, finding.torch_s_per_batch, finding.s_per_batch, batches):
             logger.info("converting to %s saves no time in %d forward passes", name, batches)
     if reason or runtime is None:
         logger.warning("%s is not used: %s; predicting with torch", name, reason)

@@ -1,7 +1,7 @@
 """Run a trained model over a store of images."""
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -14,37 +14,46 @@ from masksmith.data.store import Store, StoreWriter
 from masksmith.models.segmentation import SegmentationModel
 from masksmith.prediction.codes import to_codes
 from masksmith.prediction.runtime import Runtime, torch_runtime
-from masksmith.prediction.tta import TTA
-from masksmith.preprocess import TRUE_SIZE, Frame, SizeConfig
+from masksmith.prediction.tta import TTA, Symmetry
+from masksmith.preprocess import TRUE_SIZE, Frame, SizeConfig, names_by_canvas
 from masksmith.progress import track
 
+FrameOf = Callable[[tuple[int, int]], Frame]
+"""True (height, width) -> how an image of that size lies on its canvas."""
 
-def _batches(images: Store, names: Sequence[str], batch_size: int) -> Iterator[list[str]]:
-    by_size: dict[tuple[int, int], list[str]] = {}
-    for name in names:
-        by_size.setdefault(images.shape(name), []).append(name)
-    for same_size in by_size.values():
-        for at in range(0, len(same_size), batch_size):
-            yield same_size[at : at + batch_size]
+
+def _cached_frames(size: SizeConfig, divisor: int) -> FrameOf:
+    return lru_cache(maxsize=1024)(partial(Frame.of, size=size, divisor=divisor))
+
+
+def _batches(by_canvas: Iterable[Sequence[str]], batch_size: int) -> Iterator[Sequence[str]]:
+    for names in by_canvas:
+        for at in range(0, len(names), batch_size):
+            yield names[at : at + batch_size]
 
 
 def _forward(
     runtimes: Sequence[Runtime],
-    frame_of: Callable[[tuple[int, int]], Frame],
-    planes: Shaped[np.ndarray, "b h w c"],
+    frame_of: FrameOf,
+    images: Sequence[Shaped[np.ndarray, "_ _ c"]],
     max_value: int,
     scalars: Float[np.ndarray, "b s"] | None = None,
-) -> Float[np.ndarray, "b h w k"]:
-    """Return the mean probabilities of all runtimes for one view of a batch, at its true size."""
-    frame = frame_of((planes.shape[1], planes.shape[2]))
-    framed = np.stack([frame.apply(np.ascontiguousarray(image)) for image in planes])
-    image = (framed.astype(np.float32) / max_value).transpose(0, 3, 1, 2)  # (b, h, w, c) -> (b, c, h, w)
-    inputs = (image,) if scalars is None else (image, scalars)
+) -> list[Float[np.ndarray, "_ _ k"]]:
+    """Return the mean probabilities of all runtimes for one view of a batch, each image at its own true size."""
+    frames = [frame_of((image.shape[0], image.shape[1])) for image in images]
+    framed = np.stack(
+        [frame.apply(np.ascontiguousarray(one)) for frame, one in zip(frames, images, strict=True)]
+    )
+    planes = (framed.astype(np.float32) / max_value).transpose(0, 3, 1, 2)  # (b, h, w, c) -> (b, c, h, w)
+    inputs = (planes,) if scalars is None else (planes, scalars)
     each = [torch.sigmoid(torch.from_numpy(runtime(*inputs))) for runtime in runtimes]
     mean = each[0] if len(each) == 1 else torch.stack(each).mean(0)
-    return np.stack(
-        [frame.undo(one) for one in mean.permute(0, 2, 3, 1).numpy()]
-    )  # (b, k, h, w) -> (b, h, w, k)
+    probs = mean.permute(0, 2, 3, 1).numpy()  # (b, k, h, w) -> (b, h, w, k)
+    return [frame.undo(one) for frame, one in zip(frames, probs, strict=True)]
+
+
+def _undone(symmetry: Symmetry, probs: Iterable[np.ndarray]) -> list[np.ndarray]:
+    return [symmetry.undo(one[None])[0] for one in probs]
 
 
 def _listed(runtime: Runtime | Sequence[Runtime]) -> list[Runtime]:
@@ -65,7 +74,7 @@ def predict_batches(
     scalars: Mapping[str, Sequence[float]] | None = None,
     finished: Collection[str] = (),
 ) -> Iterator[list[tuple[str, Float[np.ndarray, "h w k"]]]]:
-    """Yield the batches of (id, probabilities (h, w, k) at the true size), grouped by image size.
+    """Yield the batches of (id, probabilities (h, w, k) at the true size), grouped by canvas (see names_by_canvas).
 
     Args:
         fabric: Device and precision.
@@ -86,29 +95,35 @@ def predict_batches(
     """
     symmetries = [look_up(TTA, key, where="prediction.tta") for key in tta]
     max_value = int(np.iinfo(images.dtype).max)
-    upright, turned = (partial(Frame.of, size=one, divisor=model.divisor) for one in (size, size.turned()))
+    upright, turned = (_cached_frames(one, model.divisor) for one in (size, size.turned()))
     runtimes = _listed(runtime or torch_runtime(fabric, model))
     training = model.training
     model.eval()
     try:
         with torch.inference_mode():
-            batches = [one for one in _batches(images, names, batch_size) if not set(one) <= set(finished)]
+            by_canvas = names_by_canvas(
+                {name: images.shape(name) for name in names}, size, divisor=model.divisor
+            )
+            batches = [
+                one for one in _batches(by_canvas.values(), batch_size) if not set(one) <= set(finished)
+            ]
             for batch in track(batches, total=len(batches), what=what):
-                planes = np.stack([images.checked(name) for name in batch])
+                planes = [images.checked(name) for name in batch]
                 numbers = np.array([scalars[name] for name in batch], np.float32) if scalars else None
-                probs = [
-                    one.undo(
+                views = [
+                    _undone(
+                        one,
                         _forward(
                             runtimes,
                             turned if one.turns else upright,
-                            one.apply(planes),
+                            [one.apply(image[None])[0] for image in planes],
                             max_value,
                             numbers,
-                        )
+                        ),
                     )
                     for one in symmetries
                 ]
-                yield list(zip(batch, np.mean(probs, axis=0), strict=True))
+                yield [(name, np.mean(probs, axis=0)) for name, *probs in zip(batch, *views, strict=True)]
     finally:
         model.train(training)
 

@@ -139,8 +139,9 @@ def openvino_runtime(
     """Convert a model and return the runtime that OpenVINO makes of it; the model itself is not changed.
 
     The network is traced once for any size. Each (b, h, w) is then compiled with fixed sizes when it first comes, and
-    the last few are kept. A batch is filled up to the next power of two by repeating its last image, and the surplus
-    cut off: so its numbers never depend on what was computed before, as in an interrupted prediction that goes on.
+    the last few are kept; prediction comes canvas by canvas. A batch is filled up to the next power of two by repeating
+    its last image, and the surplus cut off: so its numbers never depend on what was computed before, as in an
+    interrupted prediction that goes on.
 
     Args:
         model: On the CPU.

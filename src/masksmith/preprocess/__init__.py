@@ -33,7 +33,7 @@ A recipe says the same with ``size.resize_hw``, ``size.pad_hw``, ``size.border``
 ``model.scalars``. Its training makes no resized copies: one warp does it all together with the augmentation.
 """
 
-from masksmith.preprocess.sizes import TRUE_SIZE, Frame, SizeConfig, canvas_of
+from masksmith.preprocess.sizes import TRUE_SIZE, Frame, SizeConfig, canvas_of, names_by_canvas
 from masksmith.preprocess.transforms import (
     CV2_BORDERS,
     Border,
@@ -64,6 +64,7 @@ __all__ = [
     "Standardize",
     "Transform",
     "canvas_of",
+    "names_by_canvas",
     "resize",
     "round_up",
 ]

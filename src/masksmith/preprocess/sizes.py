@@ -4,7 +4,7 @@ An image is resized (or not), then padded. Training moves it there in one warp t
 prediction applies the same frame, and undoes it on the probabilities.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -133,3 +133,27 @@ class Frame:
     def undo(self, probs: Shaped[np.ndarray, "H W k"]) -> Shaped[np.ndarray, "h w k"]:
         """Bring probabilities on the canvas back to the true size of the image."""
         return self.chain.inverse_transform(probs[None])[0]
+
+
+def names_by_canvas(
+    sizes: Mapping[str, tuple[int, int]], size: SizeConfig, *, divisor: int
+) -> dict[tuple[int, int], list[str]]:
+    """Return the names of the images that lie on each canvas, both in the order of ``sizes``.
+
+    Images of one canvas can share a batch, whatever their own sizes are, and a runtime that is compiled for a shape is
+    compiled once for all of them. The canvas hangs on the image's own size and the recipe alone: the next multiples of
+    the divisor, or ``pad_hw``. It never hangs on what else there is, so that an image alone is predicted as in a set.
+    It is not made larger to have fewer canvases either: a border that is not needed changes what is predicted near it.
+
+    Args:
+        sizes: Id -> true (height, width).
+        size: How images lie on the canvas.
+        divisor: What the model's sides must be multiples of.
+
+    Raises:
+        InputError: As canvas_of.
+    """
+    found: dict[tuple[int, int], list[str]] = {}
+    for name, hw in sizes.items():
+        found.setdefault(canvas_of(size, [hw], divisor=divisor), []).append(name)
+    return found
