@@ -29,15 +29,15 @@ from masksmith.planner import Plan, Planner
 from masksmith.planning.lengths import fit_weights
 from masksmith.planning.units import Unit
 from masksmith.predicting import oof_of, predict_member
-from masksmith.progress import Remaining, logger
+from masksmith.progress import logger
 from masksmith.project import Project, with_free_parts
 from masksmith.recipe import Recipe, parse_recipe
 from masksmith.seeds import noise_text, read_noise
 from masksmith.splits import ALL
-from masksmith.stages import is_trained, keep_interim, train_member, work_of
+from masksmith.stages import is_trained, keep_interim, train_member
 from masksmith.submission import Verdict
 from masksmith.teaching import make_labels, train_taught, with_teachers
-from masksmith.training.deadline import Deadline
+from masksmith.training.pace import Deadline, Pace
 from masksmith.tuning import plain_score
 
 
@@ -126,10 +126,8 @@ def _folds(work: _Work, asked: Judge) -> Iterator[None]:
     write_members(project, work.wanted)
     units = with_teachers(project, work.wanted)
     trained = [unit for unit in units if is_trained(project, unit)]
-    missing = [unit for unit in units if unit not in trained]
-    if not missing:
+    if len(trained) == len(units):
         logger.info("%s: all folds are trained", asked.name)
-    remaining = Remaining(sum(work_of(project, unit.run, [unit.fold]) for unit in missing))
     for unit in trained:
         predict_member(project, unit)
         work.add(unit)
@@ -141,7 +139,7 @@ def _folds(work: _Work, asked: Judge) -> Iterator[None]:
                 continue
             _leave_out(work, trained, unit)  # its teachers make other labels than those it was trained on
         work.under_way = unit
-        train_taught(project, unit, remaining=remaining)
+        train_taught(project, unit)
         predict_member(project, unit)
         trained.append(unit)
         work.add(unit)
@@ -214,10 +212,10 @@ def _attempt(work: _Work, planner: Planner, plan: Plan, at: int, budget: Budget)
     logger.info("unit %d (%s): %s", at + 1, unit.kind, unit.reason)
     work.under_way = member
     try:
-        sharing = planner.sharing(plan)
-        deadline = Deadline(lambda: budget.left, cost.reserve_s, cost.paces, sharing, busy=planner.slower)
-        pace = _train(project, member, deadline)
-        planner.learn(member.run.recipe, pace)
+        deadline = Deadline(lambda: budget.left, cost.reserve_s, cost.paces)
+        pace = Pace(deadline, clock=budget.clock)
+        train_member(project, member, pace)
+        planner.learn(member.run.recipe, pace.seconds_per_px)
         predict_member(project, member)
         unit = _judge(project, unit, member, work.members)
     except (DivergedError, InputError) as error:
@@ -232,15 +230,6 @@ def _attempt(work: _Work, planner: Planner, plan: Plan, at: int, budget: Budget)
         work.members = [*work.members, member]
         work.publish()
     return unit
-
-
-def _train(project: Project, member: Member, deadline: Deadline) -> float:
-    """Train a member; return its last pace in seconds a pixel, 0 if there was nothing to do."""
-    if is_trained(project, member):
-        return 0.0
-    remaining = Remaining(work_of(project, member.run, [member.fold]))
-    train_member(project, member, remaining=remaining, deadline=deadline)
-    return remaining.pace
 
 
 def _with_damage_open(project: Project, plan: Plan, planner: Planner) -> Plan:

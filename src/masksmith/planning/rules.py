@@ -118,8 +118,6 @@ class TimeRule(Config):
     """Further seconds of these for each image."""
     measure_frac: Frac
     """Largest share of the budget spent on measuring."""
-    fewer_threads_below_frac: Frac
-    """Beside busy processes fewer threads are taken where their step takes at most this share of one with more."""
 
 
 class Rules(Config):

@@ -233,7 +233,7 @@ def refuse_too_large(
     Args:
         model: The model to be trained.
         config: "auto" is settled for this machine.
-        canvases: Height and width of each stage (see canvas_hw in stages).
+        canvases: Height and width of each stage (see canvas_hw in data).
         prediction_hw: Height and width of the largest image, padded to the model's divisor.
         prediction_batch_size: Images a forward pass.
         available: Bytes that may be taken; None asks the machine.
