@@ -6,6 +6,8 @@ import shutil
 
 import pytest
 import torch
+from masksmith.training.sharing import Sharing
+from masksmith.training.trainer import Trainer
 
 import masksmith as ms
 from masksmith import anytime, pipeline, planner, progress, pulse
@@ -20,8 +22,6 @@ from masksmith.project import Project
 from masksmith.recipe import load_recipe
 from masksmith.training import trainer
 from masksmith.training.events import read_events
-from masksmith.training.sharing import Sharing
-from masksmith.training.trainer import Trainer
 from tests.blends import write_recipe
 from tests.conftest import TINY
 from tests.planning.machine import Machine as KnownMachine

@@ -2,13 +2,13 @@ import json
 from dataclasses import replace
 
 import pytest
+from masksmith.planning.machine import Measurements
 
 from masksmith import planner
 from masksmith.errors import InputError
 from masksmith.models import ModelConfig, build_model
 from masksmith.planner import Plan, facts_of, weights_for
 from masksmith.planning.cost import stage_hw
-from masksmith.planning.machine import Measurements
 from masksmith.planning.rules import load_rules
 from masksmith.planning.units import Unit
 from masksmith.project import Project

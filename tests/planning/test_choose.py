@@ -1,11 +1,11 @@
 from dataclasses import replace
 
 import pytest
+from masksmith.planning.document import explain
 
 from masksmith.errors import InputError
 from masksmith.models.config import ModelConfig
 from masksmith.planning.choose import Choice, choose, choose_threads, second_recipe
-from masksmith.planning.document import explain
 from masksmith.planning.rules import load_rules
 from masksmith.recipe import load_recipe, parse_recipe
 from tests.planning.machine import FACTS, Machine

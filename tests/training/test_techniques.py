@@ -12,7 +12,6 @@ from safetensors.torch import load_file
 from masksmith.config import validate
 from masksmith.errors import InputError
 from masksmith.models import ModelConfig, build_model
-from masksmith.progress import Remaining
 from masksmith.training import (
     OptimizerConfig,
     SamplerConfig,
@@ -23,31 +22,27 @@ from masksmith.training import (
     TrainingConfig,
     loop,
 )
-from masksmith.training import trainer as trainer_module
 from masksmith.training.averaging import EqualMean, batch_norms, measure_norms
-from masksmith.training.deadline import Deadline
+from masksmith.training.data import EpochBatches
+from masksmith.training.epochs import shorten
+from masksmith.training.final import norm_batches
 from masksmith.training.freeze import part_of, refuse_missing_parts, set_frozen
-from masksmith.training.looks import ReplanError
 from masksmith.training.machine import make_fabric
-from masksmith.training.plan import shorten
-from masksmith.training.stages import EpochBatches, training_work
+from masksmith.training.state import TrainingState
 from masksmith.training.step import batch_loss, forward, image_losses, to_device
-from masksmith.training.trainer import Trainer
 from tests.training.tiny import TinyNet, config, events, make_data, run, same, stage
 
 RESTARTS = ScheduleConfig(name="cosine_restarts", cycles=2, warmup_frac=0.1)
 
 
-def trainer_of(data, settings, model=None):
-    return Trainer(make_fabric(settings), model or TinyNet(), settings, data)
+def state_of(data, settings, model=None):
+    return TrainingState(make_fabric(settings), model or TinyNet(), settings, data)
 
 
-def one_step(trainer, number=0):
-    epoch = trainer.plan[0]
-    trainer.begin_epoch(epoch)
-    batches = EpochBatches(trainer.tasks[0], trainer.data, epoch, trainer.sampling.order(epoch))
-    trainer.set_rate(epoch, 4)
-    return trainer.step(batches.make(number), trainer.losses[0], epoch)
+def one_step(state):
+    state.begin_epoch()
+    state.set_lr(4)
+    return loop.train_step(state, next(state.steps_ahead()))
 
 
 # --- accumulation ---
@@ -60,11 +55,11 @@ def test_eight_batches_of_four_are_one_of_thirty_two(tmp_path):
     weights, losses = [], []
     for batch, accumulate in ((4, 8), (32, 1)):
         settings = config(plain, batch_size=batch, accumulate=accumulate, clip_norm=None)
-        trainer = trainer_of(data, settings, TinyNet(norm=False, dropout=0.0))
-        before = {name: weight.clone() for name, weight in trainer.raw.state_dict().items()}
-        losses.append(one_step(trainer).item())
-        weights.append(trainer.raw.state_dict())
-        assert trainer.plan[0].steps == 1
+        state = state_of(data, settings, TinyNet(norm=False, dropout=0.0))
+        before = {name: weight.clone() for name, weight in state.raw.state_dict().items()}
+        losses.append(one_step(state).item())
+        weights.append(state.raw.state_dict())
+        assert state.epochs[0].steps == 1
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)
     assert not torch.equal(weights[0]["head.weight"], before["head.weight"])
     for name, weight in weights[0].items():
@@ -77,7 +72,7 @@ def test_an_incomplete_last_batch_weighs_by_its_images(tmp_path):
     losses = []
     for batch, accumulate in ((4, 2), (8, 1)):  # 4 + 2 images, and 6
         settings = config(plain, batch_size=batch, accumulate=accumulate)
-        losses.append(one_step(trainer_of(data, settings, TinyNet(norm=False, dropout=0.0))).item())
+        losses.append(one_step(state_of(data, settings, TinyNet(norm=False, dropout=0.0))).item())
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)
 
 
@@ -87,8 +82,8 @@ def test_an_incomplete_last_batch_weighs_by_its_images(tmp_path):
 )
 def test_batch_norm_never_sees_the_last_image_alone(tmp_path, batch, accumulate, sizes):
     data = make_data(tmp_path, count=7)
-    trainer = trainer_of(data, config(batch_size=batch, accumulate=accumulate))
-    made = EpochBatches(trainer.tasks[0], data, trainer.plan[0], np.arange(7)).make(0)
+    state = state_of(data, config(batch_size=batch, accumulate=accumulate))
+    made = EpochBatches(state.tasks[0], data, state.epochs[0], np.arange(7)).make(0)
     assert [len(one.image) for one in made.batches] == [len(one) for one in made.indices] == sizes
     assert [index for part in made.indices for index in part] == list(range(sum(sizes)))
 
@@ -108,21 +103,22 @@ def test_a_stage_of_single_images_cannot_be_mixed(tmp_path):
 
     mixing = MixingConfig.model_validate({"mixup": {"probability": 1.0}})
     with pytest.raises(InputError, match=r"training\.mixing: a batch of 1 image has no partner"):
-        trainer_of(make_data(tmp_path), config(stage(), stage(batch_size=1), mixing=mixing))
-    trainer_of(make_data(tmp_path), config(stage(batch_size=2), batch_size=1, mixing=mixing))
+        state_of(make_data(tmp_path), config(stage(), stage(batch_size=1), mixing=mixing))
+    state_of(make_data(tmp_path), config(stage(batch_size=2), batch_size=1, mixing=mixing))
 
 
 def test_the_work_of_accumulated_and_repeated_steps_is_counted(tmp_path):
     data = make_data(tmp_path, count=16)
     settings = config(stage(3), batch_size=2, accumulate=2, sampler=SamplerConfig(repeat_worst_of=2))
-    trainer = trainer_of(data, settings)
-    assert [epoch.steps for epoch in trainer.plan] == [4 + 2] * 3
-    assert trainer.work_ahead() == 3 * 6 * 4 * 12 * 12 == training_work(settings, data, 4)
-    remaining = Remaining(trainer.work_ahead())
-    while trainer.progress.epoch < 3:
-        trainer.run_epoch(remaining)
-        trainer.end_epoch()
-    assert remaining.done == remaining.total
+    state = state_of(data, settings)
+    assert [epoch.steps for epoch in state.epochs] == [4 + 2] * 3
+    assert state.work_ahead == 3 * 6 * 4 * 12 * 12
+    done = 0
+    while state.progress.epoch < 3:
+        done += sum(state.step_work for _ in state.steps_ahead())
+        state.end_epoch()
+    assert done == 3 * 6 * 4 * 12 * 12
+    assert state.work_ahead == 0
 
 
 # --- batches ---
@@ -131,14 +127,14 @@ def test_the_work_of_accumulated_and_repeated_steps_is_counted(tmp_path):
 def test_mixed_masks_and_scalars_reach_the_loss(tmp_path):
     data = make_data(tmp_path, scalars={f"s{i}": (float(i),) for i in range(10)})
     settings = config()
-    trainer = trainer_of(data, settings, TinyNet(norm=False, dropout=0.0))
-    epoch, loss_of = trainer.plan[0], trainer.losses[0]
-    batch = EpochBatches(trainer.tasks[0], data, epoch, np.arange(10)).make(2).batches[0]
+    state = state_of(data, settings, TinyNet(norm=False, dropout=0.0))
+    epoch, loss_of = state.epochs[0], state.losses[0]
+    batch = EpochBatches(state.tasks[0], data, epoch, np.arange(10)).make(2).batches[0]
     assert batch.scalars.tolist() == [[4.0], [5.0]]
     mixed = replace(batch, other_mask=1 - batch.mask, share=0.25)
     on_device = to_device(mixed, torch.device("cpu"))
-    output = forward(trainer.fabric, trainer.raw, on_device)
-    bare = forward(trainer.fabric, trainer.raw, replace(on_device, scalars=None))
+    output = forward(state.fabric, state.raw, on_device)
+    bare = forward(state.fabric, state.raw, replace(on_device, scalars=None))
     torch.testing.assert_close(output.mask_logits, bare.mask_logits + 9)
     loss = batch_loss(loss_of, output, on_device)
     parts = loss_of(output, on_device.mask), loss_of(output, on_device.other_mask)
@@ -152,8 +148,8 @@ def test_batches_made_ahead_are_those_made_between_the_steps(tmp_path):
     """With repeats too, whose choice is known only when the steps before are done."""
     data = make_data(tmp_path, count=10)
     settings = config(sampler=SamplerConfig(repeat_worst_of=2), batch_size=1, accumulate=2)
-    trainer = trainer_of(data, settings)
-    batches = EpochBatches(trainer.tasks[0], data, trainer.plan[0], np.arange(10)[::-1].copy())
+    state = state_of(data, settings)
+    batches = EpochBatches(state.tasks[0], data, state.epochs[0], np.arange(10)[::-1].copy())
     drawn = [
         list(batches.steps(first=first, repeat_worst_of=2, worst=lambda _: 1, device=device))
         for first, device in ((0, "cpu"), (0, "cuda"), (3, "cuda"))
@@ -167,15 +163,15 @@ def test_batches_made_ahead_are_those_made_between_the_steps(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["class_aware", "curriculum"])
-def test_an_image_that_a_sampler_draws_again_is_augmented_anew(tmp_path, name):
+def test_an_image_that_a_sampler_draws_again_is_augmented_again(tmp_path, name):
     from masksmith.augment import GeometryConfig
 
     data, turned = make_data(tmp_path, count=10), GeometryConfig(rotate_deg=45)
-    trainer = trainer_of(data, config(geometry=turned, sampler=SamplerConfig(name=name), batch_size=5))
-    epoch = trainer.plan[0]
-    order = trainer.sampling.order(epoch)
+    state = state_of(data, config(geometry=turned, sampler=SamplerConfig(name=name), batch_size=5))
+    epoch = state.epochs[0]
+    order = state.sampling.order(epoch)
     assert len(set(order.tolist())) < 10
-    batches = EpochBatches(trainer.tasks[0], data, epoch, order)
+    batches = EpochBatches(state.tasks[0], data, epoch, order)
     images = [image for number in range(2) for image in batches.make(number).batches[0].image]
     assert len({image.tobytes() for image in images}) == 10
     np.testing.assert_array_equal(batches.make(1).batches[0].image[4], images[9])  # made again
@@ -186,7 +182,7 @@ def test_a_stage_may_have_its_own_augmentation(tmp_path):
 
     still, dark = GeometryConfig(hflip=1.0), IntensityConfig(brightness=0.5)
     settings = config(stage(geometry=still), stage(intensity=dark), geometry=GeometryConfig(vflip=1.0))
-    tasks = trainer_of(make_data(tmp_path), settings).tasks
+    tasks = state_of(make_data(tmp_path), settings).tasks
     assert [task.geometry for task in tasks] == [still, settings.geometry]
     assert [task.intensity for task in tasks] == [settings.intensity, dark]
 
@@ -249,11 +245,11 @@ def test_parts_of_the_real_models():
 
 def test_small_batches_are_warned_of(tmp_path, caplog):
     data = make_data(tmp_path)
-    trainer_of(data, config(batch_size=7, accumulate=8))
+    state_of(data, config(batch_size=7, accumulate=8))
     assert "batch norm sees 7 images at once" in caplog.text
     caplog.clear()
-    trainer_of(data, config(batch_size=8))
-    trainer_of(data, config(batch_size=2), TinyNet(norm=False))
+    state_of(data, config(batch_size=8))
+    state_of(data, config(batch_size=2), TinyNet(norm=False))
     assert not caplog.text
 
 
@@ -337,16 +333,16 @@ def test_without_an_average_the_weights_themselves_are_kept(tmp_path):
 @pytest.mark.parametrize(("start", "first"), [(0.58, 30), (0.5, 26), (0.0, 1), (0.99, 50), (7, 7)])
 def test_the_first_averaged_epoch(tmp_path, start, first):
     settings = config(stage(50), swa=SwaConfig(start=start), select="swa")
-    trainer = trainer_of(make_data(tmp_path), settings)
+    state = state_of(make_data(tmp_path), settings)
     counted = []
-    for trainer.progress.epoch in range(50):
-        trainer.add_to_swa()
-        counted.append(trainer.swa.count)
+    for state.progress.epoch in range(50):
+        state.add_to_swa("epoch")
+        counted.append(state.swa.count)
     assert counted.index(1) + 1 == first
 
 
 @pytest.mark.parametrize("flips", [False, True])
-def test_norms_are_measured_on_images_of_the_last_sampler_each_augmented_anew(tmp_path, flips):
+def test_norms_are_measured_on_images_of_the_last_sampler_each_augmented_again(tmp_path, flips):
     """Ten images, of which three are empty and never drawn; and their mirrored copies."""
     from masksmith.augment import AugmentConfig, GeometryConfig
 
@@ -358,8 +354,8 @@ def test_norms_are_measured_on_images_of_the_last_sampler_each_augmented_anew(tm
         swa=SwaConfig(norm_batches=20),
         select="swa",
     )
-    trainer = trainer_of(make_data(tmp_path), settings)
-    made = list(trainer._norm_batches(trainer.plan[-1], 20))
+    state = state_of(make_data(tmp_path), settings)
+    made = list(norm_batches(state, 20))
     indices = [index for one in made for index in one.indices[0]]
     assert len(indices) == 40
     assert {index % 10 for index in indices} == set(range(3, 10))
@@ -434,7 +430,7 @@ def test_what_a_training_of_another_key_left_is_removed(tmp_path):
     assert [path.stem for path in (tmp_path / "fold").glob("*.safetensors")] == ["final"]
 
 
-# --- a shortened plan ---
+# --- a shortened training ---
 
 
 def test_a_stage_goes_on_with_the_optimizer_and_the_rate_of_one_that_was_dropped(tmp_path):
@@ -445,42 +441,18 @@ def test_a_stage_goes_on_with_the_optimizer_and_the_rate_of_one_that_was_dropped
         stage(1, optimizer=sgd, schedule=ScheduleConfig(name="constant", warmup_frac=0.0)),
         stage(10).model_copy(update={"optimizer": None, "schedule": None}),
     )
-    trainer = trainer_of(data, settings)
-    trainer.progress.epoch, trainer.progress.step = 19, 2
-    trainer.progress.rate_scale, trainer.progress.stalls = 0.25, {"rate": {"best": 0.5, "stale": 1}}
-    trainer.begin_epoch(trainer.plan[19])
-    assert (trainer.progress.rate_scale, len(trainer.progress.stalls)) == (0.25, 1)
-    trainer.follow(shorten(trainer.plan, 19, 2, 0.15))
-    assert [epoch.stage for epoch in trainer.plan[19:]] == [0, 2, 2]
-    trainer.end_epoch()
-    trainer.begin_epoch(trainer.plan[20])
-    assert trainer.optimizer.optimizer.param_groups[0]["momentum"] == 0.9
-    assert (trainer.progress.rate_scale, trainer.progress.stalls) == (1.0, {})
-    assert trainer.set_rate(trainer.plan[20], 0) == pytest.approx(0.05)
-
-
-def test_a_plan_is_not_written_with_a_loss_that_has_exploded(tmp_path, monkeypatch):
-    """The third epoch explodes at its first step and is shortened at its second: the rescue goes back to its start."""
-    inner, calls = Trainer.step, []
-
-    def step(trainer, *args, **kwargs):
-        calls.append(trainer.progress.epoch)
-        return inner(trainer, *args, **kwargs) * (1000 if 11 <= len(calls) <= 15 else 1)
-
-    def late(trainer, remaining, deadline):
-        if len(calls) == 12:
-            raise ReplanError(shorten(trainer.plan, 2, 2, 0.7))
-
-    monkeypatch.setattr(trainer_module, "_LOOK_EVERY_S", 0.0)
-    monkeypatch.setattr(Trainer, "step", step)
-    monkeypatch.setattr(loop, "look_at_the_time", late)
-    _, facts = run(
-        make_data(tmp_path), tmp_path / "fold", config(), deadline=Deadline(lambda: 1e9, reserve_s=0.0)
-    )
-    assert facts["rescued"]
-    ahead = calls[calls.index(2) :]
-    assert ahead[-10:] == [2] * 5 + [3] * 5  # the plan of the checkpoint, which is the whole one
-    assert events(tmp_path / "fold", "replanned") == []
+    state = state_of(data, settings)
+    state.progress.epoch, state.progress.step = 19, 2
+    state.progress.rate_scale, state.progress.stalls = 0.25, {"rate": {"best": 0.5, "stale": 1}}
+    state.begin_epoch()
+    assert (state.progress.rate_scale, len(state.progress.stalls)) == (0.25, 1)
+    state.epochs = shorten(state.epochs, 19, 2, 0.15)
+    assert [epoch.stage for epoch in state.epochs[19:]] == [0, 2, 2]
+    state.end_epoch()
+    state.begin_epoch()
+    assert state.optimizer.optimizer.param_groups[0]["momentum"] == 0.9
+    assert (state.progress.rate_scale, state.progress.stalls) == (1.0, {})
+    assert state.set_lr(0) == pytest.approx(0.05)
 
 
 # --- ends ---
@@ -535,14 +507,14 @@ def test_a_plateau_lowers_the_rate_down_to_its_bound(tmp_path):
 
 def test_the_worst_step_is_made_again(tmp_path, monkeypatch):
     data, settings = make_data(tmp_path, count=8), config(stage(1), sampler=SamplerConfig(repeat_worst_of=3))
-    made, inner = [], Trainer.step
+    made, inner = [], loop.train_step
 
-    def step(trainer, drawn, *args):
-        loss = inner(trainer, drawn, *args)
+    def step(state, drawn):
+        loss = inner(state, drawn)
         made.append((drawn, loss.item()))
         return loss
 
-    monkeypatch.setattr(Trainer, "step", step)
+    monkeypatch.setattr(loop, "train_step", step)
     run(data, tmp_path / "fold", settings)
     assert [drawn.number for drawn, _ in made][:3] == [0, 1, 2]
     worst = int(np.argmax([loss for _, loss in made[:3]]))

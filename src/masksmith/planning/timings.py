@@ -26,8 +26,7 @@ from masksmith.training.config import LossTerm, OptimizerConfig, TrainingConfig
 from masksmith.training.machine import make_fabric, settle_machine
 from masksmith.training.optim import build_optimizer
 
-_WARM_UP = 2  # steps that claim memory and choose kernels
-_AT_LEAST = 3  # timed steps, however little time there is
+_AT_LEAST = 3  # timed steps after the first, which claims memory and chooses kernels
 _FORWARD_SHARE = 0.25  # forward passes are timed for this share of the seconds given to steps
 _MEASURE_S = 1.0  # seconds of steps timed for one size
 
@@ -41,7 +40,7 @@ class Timing:
     build_s: float
     """Building the model and loading its weights; of a prediction runtime, its conversion."""
     first_step_s: float
-    """What the first two steps took beyond two ordinary ones."""
+    """What the first step took beyond an ordinary one."""
     step_s: float
     """One training step, median: forward, loss, backward, clipping, optimizer, moving average."""
     forward_s: float
@@ -197,16 +196,22 @@ def _optimizer(config: TrainingConfig) -> OptimizerConfig:
     return first
 
 
-def repeat(action: Callable[[], object], seconds: float, clock: Clock) -> list[float]:
-    """Repeat ``action`` until ``seconds`` have passed, at least three times; return the seconds of each."""
-    times: list[float] = []
+def time_repeated(action: Callable[[], object], seconds: float, clock: Clock) -> tuple[float, float]:
+    """Return the seconds of the first call, and the median of those after it.
+
+    It is called until ``seconds`` have passed, at least three times after the first. Where the first call alone takes
+    longer than that, it is taken for the others too: a short budget is not spent on measuring.
+    """
     start = before = clock()
-    while len(times) < _AT_LEAST or before - start < seconds:
+    times: list[float] = []
+    while len(times) < 1 + _AT_LEAST or before - start < seconds:
         action()
         now = clock()
         times.append(now - before)
         before = now
-    return times
+        if times[0] > seconds:
+            return times[0], times[0]
+    return times[0], statistics.median(times[1:])
 
 
 def measure(
@@ -221,9 +226,9 @@ def measure(
 ) -> Timing:
     """Build the model and time its steps and forward passes on random data.
 
-    Two steps warm up, then steps are timed until ``seconds`` have passed (at least three), then forward passes for a
-    quarter of that (one warms up, at least three). The global random numbers are left as they were; the number
-    of threads and the keeping of memory stay as make_fabric sets them.
+    Steps are timed until ``seconds`` have passed, then forward passes for a quarter of that (see time_repeated). The
+    global random numbers are left as they were; the number of threads and the keeping of memory stay as make_fabric
+    sets them.
 
     Args:
         model_config: With "auto" settled.
@@ -232,7 +237,7 @@ def measure(
         in_channels: Channels of the images.
         canvas_hw: Height and width, multiples of the model's divisor.
         batch_size: Images a step and a forward pass.
-        seconds: Time for the steps; a slow machine takes longer, for three of them.
+        seconds: Time for the steps; a slow machine takes longer, for one of them.
         clock: Seconds that only grow.
 
     Raises:
@@ -250,13 +255,9 @@ def measure(
             loss=config.stages[-1].loss,
         )
         built = clock()
-        for _ in range(_WARM_UP):
-            stepper.step()
-        warm_up = clock() - built
-        step_s = statistics.median(repeat(stepper.step, seconds, clock))
-        stepper.forward()
-        forward_s = statistics.median(repeat(stepper.forward, _FORWARD_SHARE * seconds, clock))
-    return Timing(built - start, max(0.0, warm_up - _WARM_UP * step_s), step_s, forward_s)
+        first_s, step_s = time_repeated(stepper.step, seconds, clock)
+        _, forward_s = time_repeated(stepper.forward, _FORWARD_SHARE * seconds, clock)
+    return Timing(built - start, max(0.0, first_s - step_s), step_s, forward_s)
 
 
 def measure_runtime(
@@ -287,8 +288,7 @@ def measure_runtime(
         numbers = [zeros.numpy() for zeros in model.zero_scalars(batch_size)]
         start = clock()
         forward = RUNTIMES[runtime](fabric, model.eval(), mask_only)
+        loaded = clock()
         with torch.inference_mode():
-            forward(planes, *numbers)
-            converted = clock()
-            times = repeat(lambda: forward(planes, *numbers), seconds, clock)
-    return Timing(converted - start, 0.0, 0.0, statistics.median(times))
+            first_s, forward_s = time_repeated(lambda: forward(planes, *numbers), seconds, clock)
+    return Timing(loaded - start + first_s, 0.0, 0.0, forward_s)
