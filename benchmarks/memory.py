@@ -27,7 +27,7 @@ def measure(
 
     import masksmith  # noqa: F401  (its guard, before torch)
     from masksmith.models import ModelConfig, build_model
-    from masksmith.planning.measure import Stepper
+    from masksmith.planning.timings import Stepper
     from masksmith.recipe import load_recipe
 
     torch.set_num_threads(threads)

@@ -1,11 +1,11 @@
 from dataclasses import replace
 
 import pytest
-from masksmith.planning.document import explain
 
 from masksmith.errors import InputError
 from masksmith.models.config import ModelConfig
-from masksmith.planning.choose import Choice, choose, choose_threads, second_recipe
+from masksmith.planning.choose import Choice, choose, second_recipe
+from masksmith.planning.describe import explain
 from masksmith.planning.rules import load_rules
 from masksmith.recipe import load_recipe, parse_recipe
 from tests.planning.machine import FACTS, Machine
@@ -202,17 +202,3 @@ def test_weights_alone_pin_no_model():
     asked = load_recipe("auto").model_copy(update={"model": ModelConfig(**weights)})
     found = choose(asked, ["model.encoder_weights"], FACTS, 1800, RULES, Machine().tools())
     assert found.recipe.model.encoder == "resnet18"
-
-
-@pytest.mark.parametrize("step_s", [{}, {1: 0.5}, {2: 0.3, 1: 0.5}, {2: 0.5, 1: 0.46}])
-def test_all_threads_stay_where_fewer_gain_little(step_s):
-    assert choose_threads(step_s, RULES) is None
-
-
-@pytest.mark.parametrize(
-    ("few", "text"), [(1, "0.51 s with 1 thread, 0.96 s with 8"), (6, "0.51 s with 6 threads, 0.96 s")]
-)
-def test_fewer_threads_beside_a_busy_process(few, text):
-    choice = choose_threads({8: 0.96, few: 0.51}, RULES)
-    assert (choice.key, choice.value) == ("training.threads", str(few))
-    assert text in choice.reason
