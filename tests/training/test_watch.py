@@ -43,7 +43,7 @@ def test_a_small_gain_is_none():
 
 def test_each_watches_its_own_value():
     rules = {"stage": StallConfig(watch="loss", patience=1), "training": StallConfig(patience=1)}
-    stalls, stalled = observe({}, rules, {"loss": 1.0, "score": None})
+    stalls, stalled = observe({}, rules, {"loss": 1.0})
     assert (stalls, stalled) == ({"stage": {"best": 1.0, "stale": 0}}, set())
     stalls, stalled = observe(stalls, rules, {"loss": 2.0})
     assert stalled == {"stage"}

@@ -3,7 +3,7 @@
 import json
 import resource
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,27 +52,29 @@ def read_events(path: Path) -> list[dict[str, Any]]:
 
 
 def log_epoch(
-    log: EventLog,
-    state: "TrainingState",
-    pace: "Pace",
-    *,
-    lr: float,
-    loss: float,
-    score: float | None,
-    val_loss: float | None,
+    log: EventLog, state: "TrainingState", pace: "Pace", lr: float, values: Mapping[str, float]
 ) -> None:
-    """Write the events of the epoch that was just finished, and say in one line how it went."""
+    """Write the events of the epoch that was just finished, and say in one line how it went.
+
+    Args:
+        log: The log of record.
+        state: The epoch is counted as finished.
+        pace: Knows how long its steps took.
+        lr: Its last learning rate.
+        values: Its "loss", and "score" and "val_loss" where they were measured.
+    """
     done = state.progress.epoch
     epoch = state.epochs[done - 1]
     images_per_s = epoch.images * pace.epoch_steps / pace.epoch_s if pace.epoch_s else 0.0
-    log.write(done, "train", loss=loss, lr=lr, stage=epoch.stage)
+    log.write(done, "train", loss=values["loss"], lr=lr, stage=epoch.stage)
     log.write(done, "timing", seconds=pace.epoch_s, images_per_s=images_per_s)
-    values = {"score": score, "val_loss": val_loss}
-    if known := {name: value for name, value in values.items() if value is not None}:
-        log.write(done, "fold", **known)
+    scores = {name: value for name, value in values.items() if name != "loss"}
+    if scores:
+        log.write(done, "fold", **scores)
+    score = f", score {scores['score']:.4f}" if scores else ""
     logger.info(
         "%s, epoch %d/%d: loss %.4f%s, lr %.2e, %.0f images/s, peak %.1f GiB, %s left of this fold",
-        state.data.name, done, len(state.epochs), loss, "" if score is None else f", score {score:.4f}", lr,
+        state.data.name, done, len(state.epochs), values["loss"], score, lr,
         images_per_s, _peak_gib(), clock(state.work_ahead * pace.seconds_per_px),
     )  # fmt: skip
 

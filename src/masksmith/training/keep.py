@@ -5,7 +5,7 @@ which of them are needed, and what only an older one needs is dropped once that 
 names. Snapshots have theirs from the start: the same step always writes the same one.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -91,12 +91,21 @@ class Keeper:
         """Remove what a training of another key has left."""
         _remove_all(self.folder, _EXTRA)
 
-    def note(self, state: "TrainingState", loss: float, score: float | None, val_loss: float | None) -> None:
-        """Take the epoch under way into account; write its weights if they are among those to keep."""
+    def note(self, state: "TrainingState", values: Mapping[str, float]) -> None:
+        """Take the epoch under way into account; write its weights if they are among those to keep.
+
+        Args:
+            state: Before the epoch is counted as finished.
+            values: "loss" of the epoch, and "score" and "val_loss" where they were measured.
+        """
         best, epoch = state.progress.best, state.progress.epoch + 1
-        new_stage = state.epoch.number == 0
         best.note(
-            epoch, score=score, loss=loss, val_loss=val_loss, top_k=self.config.top_k, new_stage=new_stage
+            epoch,
+            score=values.get("score"),
+            loss=values["loss"],
+            val_loss=values.get("val_loss"),
+            top_k=self.config.top_k,
+            new_stage=state.epoch.number == 0,
         )
         if epoch in best.epochs(self.config).values():
             self._save(f"weights_{epoch:04d}", state.kept, {"epoch": epoch})

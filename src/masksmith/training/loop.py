@@ -20,7 +20,6 @@ from masksmith.randomness import stream
 from masksmith.training.checkpoint import Checkpoints, is_finished
 from masksmith.training.config import TrainingConfig
 from masksmith.training.data import FoldData, StepBatches
-from masksmith.training.epochs import Epoch, is_scored
 from masksmith.training.events import EventLog, log_adjusted, log_epoch
 from masksmith.training.final import remove_temporary, write_final
 from masksmith.training.held_out import HeldOut, needs_val_loss
@@ -29,14 +28,7 @@ from masksmith.training.pace import Pace
 from masksmith.training.refit import refuse_scores
 from masksmith.training.state import TrainingState
 from masksmith.training.step import batch_loss, forward, image_losses, to_device
-from masksmith.training.watch import (
-    Watcher,
-    divergence_of,
-    epochs_after,
-    note_loss,
-    observe,
-    watchers_of,
-)
+from masksmith.training.watch import act_on, divergence_of, note_loss, observe, watchers_of
 
 _CHECK_LOSS_EVERY = 20  # steps: reading the loss makes a GPU wait
 _RESCUE_LR = 0.3  # after a divergence the rate is multiplied by this, once
@@ -85,31 +77,28 @@ def train_fold(
         while state.progress.epoch < len(state.epochs):
             try:
                 lr = train_epoch(state, pace, keeper, log)
-                epoch, loss = state.epoch, state.mean_loss
-                problem = divergence_of(loss, state.progress.stage_losses.get(str(epoch.stage)))
+                epoch, losses = state.epoch, state.progress.stage_losses
+                values = {"loss": state.mean_loss}
+                problem = divergence_of(values["loss"], losses.get(str(epoch.stage)))
                 if problem is not None:
                     _rescue(state, checkpoints, keeper, log, problem)
                     continue
-                note_loss(state.progress.stage_losses, epoch.stage, loss)
-                rules = watchers_of(config, epoch)
-                stalls, stalled = observe(state.progress.stalls, rules, {"loss": loss})
-                score = val_loss = None
-                done = state.progress.epoch + 1
-                if evaluate is not None and is_scored(
-                    config, epochs_after(state.epochs, done, stalled), done
-                ):
-                    score = evaluate(state.kept)
+                note_loss(losses, epoch.stage, values["loss"])
+                stalls, stalled = observe(state.progress.stalls, watchers_of(config, epoch), values)
+                if evaluate is not None and state.is_scored(stalled):
+                    values["score"] = evaluate(state.kept)
                     if needs_val_loss(config, epoch):
-                        val_loss = held_out.loss(fabric, state.kept, epoch, state.loss_of)
+                        values["val_loss"] = held_out.loss(fabric, state.kept, epoch, state.loss_of)
                     pace.scored()
             except StoppedError:
                 _save(state, checkpoints, keeper)
                 raise
-            state.progress.stalls, more = observe(stalls, rules, {"score": score, "val_loss": val_loss})
-            keeper.note(state, loss, score, val_loss)
+            scores = {name: value for name, value in values.items() if name != "loss"}
+            state.progress.stalls, more = observe(stalls, watchers_of(config, epoch), scores)
+            keeper.note(state, values)
             state.end_epoch()
-            log_epoch(log, state, pace, lr=lr, loss=loss, score=score, val_loss=val_loss)
-            _end_early(state, epoch, stalled | more, log)
+            log_epoch(log, state, pace, lr, values)
+            act_on(stalled | more, state, log)
             _save(state, checkpoints, keeper)
         write_final(state, keeper, evaluate)
     remove_temporary(folder)
@@ -125,8 +114,8 @@ def train_epoch(state: TrainingState, pace: Pace, keeper: Keeper, log: EventLog)
         state.start_from(keeper.load(progress.best.epoch))
     state.begin_epoch()
     pace.begin_epoch(new_stage=state.epoch.number == 0 and progress.step == 0)
-    total = state.epoch.steps - progress.step
-    for batches in track(state.steps_ahead() if total else (), total=total, what=state.data.name):
+    num_steps = state.epoch.steps - progress.step
+    for batches in track(state.steps_ahead() if num_steps else (), total=num_steps, what=state.data.name):
         state.set_lr(progress.step)
         train_step(state, batches)
         pace.step(state.step_work)
@@ -194,21 +183,6 @@ def _resume(state: TrainingState, checkpoints: Checkpoints, keeper: Keeper, log:
 def _save(state: TrainingState, checkpoints: Checkpoints, keeper: Keeper) -> None:
     checkpoints.save(state.progress.epoch, state.tensors(), state.facts(), step=state.progress.step)
     keeper.drop(state.progress.best)
-
-
-def _end_early(state: TrainingState, epoch: Epoch, stalled: set[Watcher], log: EventLog) -> None:
-    """Lower the rate, or end the stage or the training, where what they watch has stalled by ``epoch``."""
-    progress = state.progress
-    if "rate" in stalled:
-        scale = progress.rate_scale * epoch.schedule.factor
-        progress.rate_scale = max(epoch.schedule.final_frac, scale)
-        log.write(progress.epoch, "event", rate_scale=progress.rate_scale)
-    epochs = epochs_after(state.epochs, progress.epoch, stalled)
-    if len(epochs) < len(state.epochs):
-        state.epochs = epochs
-        ended = "training" if "training" in stalled else "stage"
-        log.write(progress.epoch, "event", ended=ended)
-        logger.info("%s, epoch %d: no gain; the %s ends here", state.data.name, progress.epoch, ended)
 
 
 def _rescue(

@@ -1,6 +1,6 @@
 """The state of a fold's training (net, averages, optimizer, progress), saved and restored together."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
@@ -15,13 +15,13 @@ from masksmith.training.averaging import EqualMean, MovingAverage, first_average
 from masksmith.training.checkpoint import copy_weights, pack_state, part_of, unpack_state
 from masksmith.training.config import TrainingConfig
 from masksmith.training.data import EpochBatches, FoldData, StepBatches, task_of
-from masksmith.training.epochs import Epoch, build_epochs, starts_from_best, steps_of, work_ahead
+from masksmith.training.epochs import Epoch, build_epochs, is_scored, starts_from_best, steps_of, work_ahead
 from masksmith.training.freeze import refuse_missing_parts, set_frozen, small_batch_warning
 from masksmith.training.keep import Best
 from masksmith.training.optim import build_optimizer, fill_momentum, finished_cycles, lr_factor, set_lr
 from masksmith.training.sampling import Sampling
 from masksmith.training.step import losses_of
-from masksmith.training.watch import Stalls
+from masksmith.training.watch import Stalls, Watcher, epochs_after
 
 
 @dataclass
@@ -197,6 +197,11 @@ class TrainingState:
         copy_weights(self.raw, tensors, where=f"the best weights of {self.data.name}")
         if self.average:
             self.average = MovingAverage(self.raw, decay=self.average.decay)
+
+    def is_scored(self, stalled: Collection[Watcher]) -> bool:
+        """Whether the fold is scored after the epoch under way, given who has stalled by it."""
+        done = self.progress.epoch + 1
+        return is_scored(self.config, epochs_after(self.epochs, done, stalled), done)
 
     def begin_epoch(self) -> None:
         """Set up what changes between epochs; a resumed epoch is set up as it was."""

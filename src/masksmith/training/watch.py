@@ -7,10 +7,15 @@ count within a stage, because losses of two stages cannot be compared.
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
+from masksmith.progress import logger
 from masksmith.training.config import StallConfig, TrainingConfig
 from masksmith.training.epochs import Epoch, end_stage
+from masksmith.training.events import EventLog
+
+if TYPE_CHECKING:
+    from masksmith.training.state import TrainingState
 
 _EXPLODED = 3.0  # a mean loss above this multiple of the stage's best, and above its first, is a divergence
 
@@ -59,15 +64,14 @@ def advance(stall: Stall, value: float, rule: StallConfig) -> tuple[Stall, bool]
 
 
 def observe(
-    stalls: Stalls, rules: Mapping[Watcher, StallConfig], values: Mapping[str, float | None]
+    stalls: Stalls, rules: Mapping[Watcher, StallConfig], values: Mapping[str, float]
 ) -> tuple[Stalls, set[Watcher]]:
     """Show each watcher the value that it watches, if there is one; return their new states and who has stalled."""
     after, stalled = dict(stalls), set[Watcher]()
     for watcher, rule in rules.items():
-        value = values.get(rule.watch)
-        if value is None:
+        if rule.watch not in values:
             continue
-        state, ended = advance(Stall(**stalls.get(watcher, {})), value, rule)
+        state, ended = advance(Stall(**stalls.get(watcher, {})), values[rule.watch], rule)
         after[watcher] = vars(state).copy()
         if ended:
             stalled.add(watcher)
@@ -79,6 +83,21 @@ def epochs_after(epochs: list[Epoch], done: int, stalled: Collection[Watcher]) -
     if "training" in stalled:
         return epochs[:done]
     return end_stage(epochs, done) if "stage" in stalled else epochs
+
+
+def act_on(stalled: Collection[Watcher], state: "TrainingState", log: EventLog) -> None:
+    """Lower the rate, or end the stage or the training, where what they watch has stalled by the last epoch."""
+    progress = state.progress
+    if "rate" in stalled:
+        schedule = state.epochs[progress.epoch - 1].schedule
+        progress.rate_scale = max(schedule.final_frac, progress.rate_scale * schedule.factor)
+        log.write(progress.epoch, "event", rate_scale=progress.rate_scale)
+    epochs = epochs_after(state.epochs, progress.epoch, stalled)
+    if len(epochs) < len(state.epochs):
+        state.epochs = epochs
+        ended = "training" if "training" in stalled else "stage"
+        log.write(progress.epoch, "event", ended=ended)
+        logger.info("%s, epoch %d: no gain; the %s ends here", state.data.name, progress.epoch, ended)
 
 
 StageLosses = dict[str, list[float]]
