@@ -10,7 +10,6 @@ the rounds with minimum and maximum, the ratio to torch's, and the seconds until
 
 import argparse
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -77,8 +76,10 @@ def measure(encoder: str, threads: int, cpu_time: bool, runtime: str, precision:
 
 
 def main() -> None:
+    from masksmith.training.machine import usable_cores
+
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--threads", type=int, default=usable_cores())
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--encoders", nargs="+", default=["mobilenet_v2", "resnet18"])
     parser.add_argument("--cpu-time", action="store_true", help="count processor seconds: for a busy machine")

@@ -6,7 +6,6 @@ Printed: median milliseconds of 15 (minimum to maximum), bfloat16, channels-last
 """
 
 import argparse
-import os
 import statistics
 import time
 from collections.abc import Callable
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from masksmith.models.cpu import SlicedDepthwise
+from masksmith.training.machine import usable_cores
 
 SHAPES = ((96, 56), (144, 28), (192, 14))
 
@@ -38,7 +38,7 @@ def step_of(layer: nn.Module, image: Tensor) -> Callable[[], None]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--threads", type=int, default=usable_cores())
     torch.set_num_threads(parser.parse_args().threads)
     for channels, size in SHAPES:
         image = torch.randn(32, channels, size, size, dtype=torch.bfloat16)

@@ -8,7 +8,6 @@ Printed: median images/s over the rounds with minimum and maximum, and the ratio
 
 import argparse
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -56,8 +55,10 @@ def measure(encoder: str, size: int, threads: int, options: dict[str, int]) -> f
 
 
 def main() -> None:
+    from masksmith.training.machine import usable_cores
+
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--threads", type=int, default=usable_cores())
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--encoders", nargs="+", default=["mobilenet_v2", "resnet18"])
     parser.add_argument("--sizes", nargs="+", type=int, default=[64, 112])

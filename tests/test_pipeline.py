@@ -4,6 +4,7 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 
 import masksmith as ms
 from masksmith.data.catalog import read_catalog
@@ -106,7 +107,12 @@ def test_each_verb_alone(example, tmp_path):
     for verb, needs in ((ms.predict, "no run yet"), (ms.tune, "no run yet"), (ms.submit, "no run yet")):
         with pytest.raises(InputError, match=needs):
             verb(out)
-    run = ms.train(out, overrides=TINY)
+    torch.set_num_threads(2)  # the recipe takes one
+    try:
+        run = ms.train(out, overrides=TINY)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(1)
     with pytest.raises(InputError, match=r"fold_0\.npy: not there"):
         ms.tune(out)
     ms.predict(out, run=run.path.name)

@@ -4,8 +4,9 @@
 folder; what is done and whose inputs have not changed is not done again.
 """
 
+import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -101,14 +102,14 @@ def train(
     """
     project, asked = Project.open(Path(out)), load_judge(recipe, _dotted(overrides))
     project.custom = augment
-    with folder_lock(project.root), pulse.graceful():
+    with folder_lock(project.root), pulse.graceful(), _threads_put_back():
         return train_asked(project, asked)
 
 
 def predict(out: str | Path, *, run: str | None = None) -> Run:
     """Predict every trained fold's held-out images and the test images."""
     project = Project.open(Path(out))
-    with folder_lock(project.root), pulse.graceful():
+    with folder_lock(project.root), pulse.graceful(), _threads_put_back():
         members = read_members(project, run)
         for member in members:
             predict_member(project, member)
@@ -150,7 +151,7 @@ def noise(out: str | Path, *, recipe: str | None = None, overrides: Overrides = 
     project = Project.open(Path(out))
     named = recipe or _last_recipe(project)
     asked = _load_one(named, _dotted(overrides), what="seed noise is that of")
-    with folder_lock(project.root), pulse.graceful():
+    with folder_lock(project.root), pulse.graceful(), _threads_put_back():
         folds_of(project, asked)
         return measure_noise(project, asked)
 
@@ -172,7 +173,7 @@ def lr(out: str | Path, *, recipe: str = "auto", overrides: Overrides = ()) -> "
     asked = _load_one(recipe, _dotted(overrides), what="a range test is made with")
     first = asked.training.stages[0].optimizer
     assert first is not None
-    with folder_lock(project.root), pulse.graceful():
+    with folder_lock(project.root), pulse.graceful(), _threads_put_back():
         folds_of(project, asked)
         curve = sweep_lr(project, asked)
         page = project.root / "lr.html"
@@ -237,7 +238,7 @@ def plan(
     _refuse_pseudo_in_budget(asked)
     check(data, out)
     project = Project.open(Path(out))
-    with folder_lock(project.root), pulse.graceful():
+    with folder_lock(project.root), pulse.graceful(), _threads_put_back():
         folds_of(project, asked)
         planner = Planner(project, asked, _keys(pinned), machine_tools(project, asked))
         return planner.propose(duration.seconds - (time.monotonic() - began))
@@ -324,7 +325,7 @@ def compete(
             logger.info("%s", line)
         project = Project.open(Path(out))
         project.custom = augment
-        with folder_lock(project.root):
+        with folder_lock(project.root), _threads_put_back():
             clock = Budget(project.budget_json, duration, started=began)
             with pulse.listen(clock.beat):
                 logger.info("folds:\n%s", folds_of(project, asked))
@@ -405,12 +406,13 @@ def verify(name: str | None = None, *, scale: str = "small") -> "Verdicts":
 
     names = [listing.name for listing in list_recipes()] if name is None else [name]
     known = golden()
-    checked = [
-        verify_ensemble(one)
-        if is_ensemble(one)
-        else verify_recipe(load_recipe(one), scale=scale, known=known.get(one))
-        for one in names
-    ]
+    with _threads_put_back():
+        checked = [
+            verify_ensemble(one)
+            if is_ensemble(one)
+            else verify_recipe(load_recipe(one), scale=scale, known=known.get(one))
+            for one in names
+        ]
     verdicts = Verdicts(checked)
     refuse_failed(verdicts)
     return verdicts
@@ -428,6 +430,18 @@ def vocabulary(kind: str | None = None) -> "Vocabulary":
 
 
 # --- helpers ---
+
+
+@contextlib.contextmanager
+def _threads_put_back() -> Iterator[None]:
+    """Give torch the caller's number of threads back after the block, which sets its own."""
+    import torch
+
+    before = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _dotted(overrides: Overrides) -> tuple[str, ...]:

@@ -30,6 +30,17 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path, caplog):
     assert "epoch_0003.safetensors: the checksum is wrong" in caplog.text
 
 
+def test_checkpoints_are_ordered_by_number_however_many_digits(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    for epoch, step in ((9998, 0), (9999, 0), (9999, 999_999), (9999, 1_000_000), (10_000, 0), (100_000, 0)):
+        checkpoints.save(epoch, {"a": torch.zeros(1)}, {"step": step}, step=step)
+        found = checkpoints.newest()[1]
+        assert (found["epoch"], found["step"]) == (epoch, step)
+    assert sorted(path.stem for path in tmp_path.glob("*.json")) == ["epoch_10000", "epoch_100000"]
+    checkpoints.clear()
+    assert not list(tmp_path.iterdir())
+
+
 def test_checkpoint_errors(tmp_path):
     with pytest.raises(InputError, match=r"the file or its a\.json is missing"):
         load_tensors(tmp_path / "a.safetensors")

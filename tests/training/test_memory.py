@@ -39,19 +39,6 @@ def test_meminfo_is_in_kib():
     assert memory.parse_meminfo("MemTotal: 5 kB\n") is None
 
 
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("0::/user.slice/x\n", ("/user.slice/x", None)),
-        ("4:memory:/docker/abc\n3:cpuset:/\n0::/\n", ("/", "/docker/abc")),
-        ("5:cpu,memory:/a:b\n", (None, "/a:b")),
-        ("", (None, None)),
-    ],
-)
-def test_groups_of_both_versions_are_read(text, expected):
-    assert memory.parse_cgroup(text) == expected
-
-
 def test_limits_and_statistics_are_read():
     assert memory.parse_limit("max\n") is None
     assert memory.parse_limit("1048576\n") == 1048576

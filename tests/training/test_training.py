@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from masksmith.data.store import Store, StoreWriter
 from masksmith.errors import DivergedError, InputError
-from masksmith.models import ModelConfig, build_model
+from masksmith.models import ModelConfig, Output, build_model
 from masksmith.training import LossTerm, OptimizerConfig, ScheduleConfig, Stage, TrainingConfig
 from masksmith.training.averaging import MovingAverage
 from masksmith.training.checkpoint import (
@@ -359,6 +359,28 @@ def test_death_after_the_last_weights_were_written(data, tmp_path, monkeypatch):
             "final.safetensors",
             "metrics.jsonl",
         ]
+
+
+def test_mixed_precision_leaves_the_image_and_all_outputs_in_float32():
+    """Lightning's own precision would round the image to bfloat16 on its way through the wrapper."""
+
+    class Net(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = torch.nn.Conv2d(1, 2, 1)
+
+        def forward(self, image, scalars=None):
+            assert image.dtype == scalars.dtype == torch.float32
+            features = self.layer(image)
+            assert features.dtype == torch.bfloat16
+            return Output(features.float(), None, (features.float()[:, :1],))
+
+    wrapped = make_fabric(config(precision="bf16-mixed")).setup_module(Net())
+    output = wrapped(torch.rand(2, 1, 4, 4), torch.rand(2, 3))
+    assert isinstance(output, Output)
+    assert output.image_logits is None
+    assert [tuple(one.shape) for one in (output.mask_logits, *output.aux)] == [(2, 2, 4, 4), (2, 1, 4, 4)]
+    assert output.mask_logits.dtype == output.aux[0].dtype == torch.float32
 
 
 def test_an_event_after_a_torn_line(tmp_path):

@@ -162,9 +162,8 @@ class Stepper:
 
     def step(self) -> None:
         """Make one training step and wait until it is done."""
-        self.raw.train()
-        with self.fabric.autocast():
-            output = self.raw(self.image, *self.raw.zero_scalars(len(self.image)))
+        self.model.train()
+        output = self.model(self.image, *self.raw.zero_scalars(len(self.image)))
         self.fabric.backward(self.loss_of(output, self.mask))
         if self.config.clip_norm is not None:
             self.fabric.clip_gradients(

@@ -18,7 +18,7 @@ from masksmith.errors import InputError
 from masksmith.files import digest, read_json, remove, write_bytes, write_json
 
 FORMAT_VERSION = 1
-_NAME = re.compile(r"epoch_\d{4}(_step_\d{6})?")  # of finished epochs, and of steps into the next
+_NAME = re.compile(r"epoch_(\d{4,})(?:_step_(\d{6,}))?")  # finished epochs, and steps into the next
 
 
 def _contiguous(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -129,6 +129,12 @@ def unpack_state(
         optimizer.state[weight][field] = restored
 
 
+def _position(stem: str) -> tuple[int, int] | None:
+    """Return (epochs, steps) of a checkpoint of that name; the numbers may have any length. None: not ours."""
+    found = _NAME.fullmatch(stem)
+    return None if found is None else (int(found[1]), int(found[2] or 0))
+
+
 class Checkpoints:
     """The rolling checkpoints of one fold: the newest two, so a damaged one has a predecessor."""
 
@@ -136,8 +142,10 @@ class Checkpoints:
         self.folder = folder
 
     def _all(self) -> list[Path]:
-        found = [path for path in self.folder.glob("epoch_*.json") if _NAME.fullmatch(path.stem)]
-        return sorted(path.with_suffix(".safetensors") for path in found)
+        """Return the checkpoints, the oldest first: by number, as 10000 comes before 9999 in the order of text."""
+        found = {path: _position(path.stem) for path in self.folder.glob("epoch_*.json")}
+        ours = {path.with_suffix(".safetensors"): at for path, at in found.items() if at is not None}
+        return sorted(ours, key=lambda path: ours[path])
 
     def save(self, epoch: int, tensors: dict[str, Tensor], facts: dict[str, Any], *, step: int = 0) -> None:
         """Write the checkpoint of ``epoch`` finished epochs and ``step`` steps; drop all but the newest two."""
@@ -163,7 +171,7 @@ class Checkpoints:
     def _drop_all_but(self, kept: list[Path]) -> None:
         stems = {path.stem for path in kept}
         for path in sorted(self.folder.glob("epoch_*")):  # .json first; one of a pair may be alone
-            if _NAME.fullmatch(path.stem) and path.stem not in stems:
+            if _position(path.stem) is not None and path.stem not in stems:
                 remove(path)
 
 

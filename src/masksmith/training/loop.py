@@ -142,7 +142,7 @@ def train_step(state: TrainingState, batches: StepBatches) -> Tensor:
     step_loss = torch.zeros((), device=device)
     for arrays, indices in zip(batches.batches, batches.indices, strict=True):
         batch = to_device(arrays, device)
-        output = forward(state.fabric, state.raw, batch)
+        output = forward(state.fabric, state.model, batch)
         loss = batch_loss(state.loss_of, output, batch) * (len(indices) / batches.images)
         state.fabric.backward(loss)
         step_loss += loss.detach()

@@ -2,6 +2,7 @@
 
 import ctypes
 import logging
+import math
 import os
 from importlib import metadata
 from pathlib import Path
@@ -9,9 +10,11 @@ from typing import Any
 
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.plugins import MixedPrecision, Precision
 from packaging.version import Version
 
 from masksmith.errors import InputError
+from masksmith.training.cgroups import cpu_quota
 from masksmith.training.config import TrainingConfig
 
 _BF16_FLAGS = ("amx_bf16", "avx512_bf16")
@@ -64,11 +67,22 @@ def settle_precision(precision: str, device: str) -> str:
     return "32-true"
 
 
+def usable_cores(root: Path = Path("/")) -> int:
+    """Return how many cores this process can keep busy: those it may run on, or its quota of their time, rounded up.
+
+    ``docker --cpus=2`` limits the time, not the cores: of 64 all are seen, and 64 threads would wait for each other.
+
+    Args:
+        root: Where proc and sys lie.
+    """
+    seen = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+    quota = cpu_quota(root)
+    return seen if quota is None else max(1, min(seen, math.ceil(quota)))
+
+
 def settle_threads(threads: int | str) -> int:
     """Return the number of threads for "auto": the cores this process may use."""
-    if isinstance(threads, int):
-        return threads
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+    return threads if isinstance(threads, int) else usable_cores()
 
 
 def settle_machine(config: TrainingConfig) -> TrainingConfig:
@@ -118,6 +132,22 @@ def check_lightning() -> None:
             )
 
 
+class ImageInFloat32(MixedPrecision):
+    """Lightning's mixed precision, but for the images: they reach the model in float32, as in prediction."""
+
+    def convert_input(self, data: Any) -> Any:  # noqa: ANN401
+        """Return the arguments of the model's forward as they are; autocast chooses operation by operation."""
+        return data
+
+
+def precision_of(config: TrainingConfig) -> Precision:
+    """Return what Fabric is to compute in."""
+    if config.precision == "32-true":
+        return Precision()
+    precision: Any = config.precision
+    return ImageInFloat32(precision, device=config.device)
+
+
 def make_fabric(config: TrainingConfig) -> Fabric:
     """Return the Fabric of a settled configuration; sets the number of threads and, on a CPU, how memory is kept.
 
@@ -133,5 +163,4 @@ def make_fabric(config: TrainingConfig) -> Fabric:
     torch.set_num_threads(settle_threads(config.threads))
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # our log names the precision
     settle_device(config.device)  # a run may have been resolved on another machine
-    precision: Any = config.precision
-    return Fabric(accelerator=config.device, devices=1, precision=precision)
+    return Fabric(accelerator=config.device, devices=1, plugins=[precision_of(config)])

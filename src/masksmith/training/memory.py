@@ -11,6 +11,7 @@ import torch
 
 from masksmith.errors import InputError
 from masksmith.models import SegmentationModel
+from masksmith.training.cgroups import group_folders, read_text
 from masksmith.training.config import TrainingConfig
 from masksmith.training.footprint import Footprint, prediction_footprint, training_footprint
 from masksmith.training.machine import settle_device
@@ -30,18 +31,6 @@ def parse_meminfo(text: str) -> int | None:
     return None
 
 
-def parse_cgroup(text: str) -> tuple[str | None, str | None]:
-    """Return the paths of this process's groups from the text of /proc/self/cgroup: of version 2, and 1 for memory."""
-    unified = memory = None
-    for line in text.splitlines():
-        number, controllers, path = line.split(":", 2)
-        if number == "0" and not controllers:
-            unified = path
-        elif "memory" in controllers.split(","):
-            memory = path
-    return unified, memory
-
-
 def parse_stat(text: str, name: str) -> int:
     """Return the field ``name`` of a memory.stat; 0 where it is not said."""
     fields = (line.split() for line in text.splitlines())
@@ -53,50 +42,32 @@ def parse_limit(text: str) -> int | None:
     return None if text.strip() == "max" else int(text)
 
 
-def _read(path: Path) -> str | None:
-    try:
-        return path.read_text()
-    except OSError:
-        return None
-
-
 def _room(folder: Path, limit: str, usage: str, reclaimable: str) -> int | None:
     """Return what a group may still take: its limit less its usage, cached files not counted; None: no limit."""
-    texts = [_read(folder / name) for name in (limit, usage, "memory.stat")]
+    texts = [read_text(folder / name) for name in (limit, usage, "memory.stat")]
     if texts[0] is None or texts[1] is None:
         return None
     most = parse_limit(texts[0])
     return None if most is None else most - int(texts[1]) + parse_stat(texts[2] or "", reclaimable)
 
 
-def cgroup_bytes(root: Path = Path("/")) -> int | None:
-    """Return the least that this process's control groups and those above them leave; None without a limit.
+_ROOM = {
+    1: ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+    2: ("memory.max", "memory.current", "inactive_file"),
+}
+"""Version of the control groups -> files of limit and usage, and the field of memory.stat that can be had back."""
 
-    Inside a container the path of the group may not exist below the mount; the mount's own files then count.
-    """
-    unified, memory = parse_cgroup(_read(root / "proc/self/cgroup") or "")
-    two = ("memory.max", "memory.current", "inactive_file")
-    one = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
-    rooms: list[int] = []
-    for mount, path, names in (
-        ("sys/fs/cgroup", unified, two),
-        ("sys/fs/cgroup/unified", unified, two),
-        ("sys/fs/cgroup/memory", memory, one),
-    ):
-        if path is None:
-            continue
-        group = Path(path.strip("/"))
-        for folder in (group, *group.parents):
-            room = _room(root / mount / folder, *names)
-            if room is not None:
-                rooms.append(room)
-    return min(rooms, default=None)
+
+def cgroup_bytes(root: Path = Path("/")) -> int | None:
+    """Return the least that this process's control groups and those above them leave; None without a limit."""
+    rooms = (_room(folder, *_ROOM[version]) for version, folder in group_folders("memory", root))
+    return min((room for room in rooms if room is not None), default=None)
 
 
 def _address_bytes(root: Path = Path("/")) -> int | None:
     """Return what the limit of the address space (ulimit -v) leaves; None without a limit."""
     limit = resource.getrlimit(resource.RLIMIT_AS)[0]
-    statm = _read(root / "proc/self/statm")
+    statm = read_text(root / "proc/self/statm")
     if limit == resource.RLIM_INFINITY:
         return None
     return limit - (int(statm.split()[0]) * os.sysconf("SC_PAGE_SIZE") if statm else 0)
@@ -115,7 +86,7 @@ class _MallInfo(ctypes.Structure):
 def kept_bytes() -> int:
     """Return the bytes that this process freed and glibc keeps for it (see keep_memory); 0 where it is not glibc."""
     mallinfo = getattr(ctypes.CDLL(None), "mallinfo2", None)
-    statm = _read(Path("/proc/self/statm"))
+    statm = read_text(Path("/proc/self/statm"))
     if mallinfo is None or statm is None:
         return 0
     mallinfo.restype = _MallInfo
@@ -124,7 +95,7 @@ def kept_bytes() -> int:
 
 
 def _machine_bytes(root: Path = Path("/")) -> int:
-    stated = parse_meminfo(_read(root / "proc/meminfo") or "")
+    stated = parse_meminfo(read_text(root / "proc/meminfo") or "")
     if stated is not None:
         return stated
     pages = (

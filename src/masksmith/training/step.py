@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float, UInt8
 from lightning_fabric import Fabric
-from torch import Tensor
+from torch import Tensor, nn
 
 from masksmith.augment import Batch
 from masksmith.losses import LossOf, build_loss
@@ -56,8 +56,15 @@ def losses_of(model: SegmentationModel, config: TrainingConfig) -> list[LossOf]:
     ]
 
 
-def forward(fabric: Fabric, model: SegmentationModel, batch: DeviceBatch) -> Output:
-    """Pass a batch through the model in the fabric's precision; the image itself stays float32, as in prediction."""
+def forward(fabric: Fabric, model: nn.Module, batch: DeviceBatch) -> Output:
+    """Pass a batch through a model in the fabric's precision; the image itself stays float32, as in prediction.
+
+    Args:
+        fabric: Its autocast serves the models that it has not wrapped.
+        model: In a training step what ``fabric.setup`` returned: through the model inside it, gradients would not be
+            reduced over processes. Averages of the weights are not wrapped.
+        batch: On the device.
+    """
     with fabric.autocast():
         output: Output = model(batch.image) if batch.scalars is None else model(batch.image, batch.scalars)
     return output
