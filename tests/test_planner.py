@@ -119,7 +119,7 @@ def test_what_was_trained_without_a_budget_is_taken_over(project):
         (project / "plan.json").unlink()
     changed = recipe.model_copy(update={"metric": "iou_pooled"})
     with pytest.raises(
-        InputError, match=r"metric: 'iou_pooled' was asked for, but auto-.* was judged by 'tgs_map'"
+        InputError, match=r"metric: 'iou_pooled' was asked for, but auto-.* was scored by 'tgs_map'"
     ):
         planner.Planner(opened, changed, pinned, tools()).make(1e6)
 

@@ -1,4 +1,4 @@
-"""The plan of a project under a budget: ``plan.json``, and planning on the machine at hand."""
+"""The plan of a project under a budget: ``plan.json``, and planning on this machine."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -163,7 +163,7 @@ class Planner:
     def _trained_before(self, recipe: Recipe) -> list[Unit]:
         """Return what was trained without a budget as units; those of the same net and data are folds of the plan.
 
-        A refit is none: it is no fold, and nothing held out could judge a cycle of it.
+        A refit is none: it is no fold, and no held-out images can score a cycle of it.
         """
         try:
             run = self.project.run()
@@ -187,7 +187,7 @@ class Planner:
             metric = self.project.run(unit.run).recipe.metric
             if metric != self.asked.metric:
                 raise InputError(
-                    f"metric: {self.asked.metric!r} was asked for, but {unit.run} in {self.project.root} was judged by "
+                    f"metric: {self.asked.metric!r} was asked for, but {unit.run} in {self.project.root} was scored by "
                     f"{metric!r}; choose another --out"
                 )
 
@@ -259,7 +259,7 @@ class Planner:
 
 
 def machine_tools(project: Project, asked: Recipe) -> Tools:
-    """Return the tools of the machine at hand."""
+    """Return the tools of this machine."""
     from masksmith.models import build_model
     from masksmith.planning.timings import Timings
     from masksmith.training.machine import settle_device

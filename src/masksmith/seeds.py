@@ -99,7 +99,7 @@ def read_noise(path: Path) -> dict[str, Any] | None:
 
 
 def noise_text(noise: dict[str, Any] | None) -> str:
-    """Return the sentence that stands beside every comparison."""
+    """Return the sentence that is shown beside every comparison."""
     if noise is None:
         return "seed noise: not measured (`masksmith noise`)"
     seeds = len(noise["scores"])

@@ -32,7 +32,7 @@ def test_the_first_affordable_candidate_is_taken():
     assert "a whole fold takes" in reason(found, "model.encoder").reason
     slow = Machine(weights=("imagenet", "none"), pace={"mobilenet_v2": 1e5, "resnet18": 2e6})
     assert chosen(slow, 1800).recipe.model.encoder == "resnet18"
-    assert chosen(Machine(), 1800).recipe.model.encoder == "resnet18"  # no pretrained weights at hand
+    assert chosen(Machine(), 1800).recipe.model.encoder == "resnet18"  # no pretrained weights found
 
 
 def test_where_none_is_affordable_the_one_of_which_most_fits():

@@ -103,7 +103,7 @@ def test_a_shortened_training_grows_again(first, second, step, cut, share, data)
         assert longer[-1].at(longer[-1].steps) == pytest.approx(1)
 
 
-def test_nothing_left_ends_the_training_where_it_stands():
+def test_without_time_the_training_ends_here():
     plan = build_epochs(config(), 40)
     assert [e.steps for e in shorten(plan, 1, 3, 0.0)] == [10, 3]
     assert len(shorten(plan, 1, 0, 0.0)) == 1

@@ -135,7 +135,7 @@ def test_a_stage_starts_where_it_was_told(tmp_path, monkeypatch, ema_decay, star
     assert all(torch.equal(kept[name], after[epoch][name]) for name in kept)
     if start == "best":
         assert all(torch.equal(raw[name], after[epoch][name]) for name in raw)
-        assert not steps  # the average begins anew
+        assert not steps  # the average starts over
     assert not list((tmp_path / "fold").glob("best*"))
 
 

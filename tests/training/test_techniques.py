@@ -537,73 +537,44 @@ def test_nothing_held_out(tmp_path):
 # --- configuration ---
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
+def test_configurations_that_contradict_themselves():
+    """Averages that nobody asked for, cycles that do not divide the epochs, and cycles over unequal stages."""
+
+    def refused(value, message):
+        with pytest.raises(InputError, match=message):
+            validate(TrainingConfig, value, where="training")
+
+    def cycles(number, *more):
+        value = config(stage(6), *more).model_dump(mode="json")
+        value["stages"][0]["schedule"] |= {"name": "cosine_restarts", "cycles": number, "warmup_frac": 0.0}
+        if more:
+            value["stages"][1]["schedule"] = None
+        return value
+
+    one = config(stage(6)).model_dump(mode="json")
+    for changes, message in (
         ({"select": "swa"}, r"select: 'swa', but swa is not set"),
         ({"keep": ["swa"]}, r"keep: \['swa'\], but swa is not set"),
         ({"swa": {}}, r"swa is set, but select is 'last' and keep is \[\]"),
         ({"swa": {"start": 7}, "select": "swa"}, r"swa: start: 7 is after the last of 6 epochs"),
         ({"swa": {"every": "cycle"}, "select": "swa"}, r"every: 'cycle', but no stage has a cosine_restarts"),
-    ],
-)
-def test_averages_that_nobody_asked_for(changes, message):
-    value = config(stage(6)).model_dump(mode="json") | changes
-    with pytest.raises(InputError, match=message):
-        validate(TrainingConfig, value, where="training")
-
-
-@pytest.mark.parametrize(
-    ("cycles", "message"),
-    [
-        (4, r"cycles: 4 does not divide its 6 epochs; expected 3 or 6 cycles, or 4 or 8 epochs"),
-        (5, r"cycles: 5 does not divide its 6 epochs; expected 3 or 6 cycles, or 5 or 10 epochs"),
-        (9, r"cycles: 9 does not divide its 6 epochs; expected 6 cycles, or 9 epochs"),
-    ],
-)
-def test_snapshots_that_do_not_divide_the_epochs(cycles, message):
-    value = config(stage(6)).model_dump(mode="json")
-    value["stages"][0]["schedule"] |= {"name": "cosine_restarts", "cycles": cycles, "warmup_frac": 0.0}
-    with pytest.raises(InputError, match=message):
-        validate(TrainingConfig, value, where="training")
-
-
-def test_cycles_over_stages_need_batches_of_one_size():
-    value = config(stage(2, schedule=RESTARTS), stage(2, batch_size=4)).model_dump(mode="json")
-    value["stages"][1]["schedule"] = None
-    with pytest.raises(InputError, match=r"stages\[1\]: batch_size 4 and accumulate 1 differ"):
-        validate(TrainingConfig, value, where="training")
-
-
-@pytest.mark.parametrize(
-    ("at", "changes", "message"),
-    [
-        (
-            1,
-            {"sampler": {"repeat_worst_of": 3}},
-            r"stages\[1\]: sampler\.repeat_worst_of 3 differs from the None of st",
-        ),
-        (
-            0,
-            {"sampler": {"repeat_worst_of": 3}},
-            r"stages\[1\]: sampler\.repeat_worst_of None differs from the 3 of st",
-        ),
-        (
-            1,
-            {"until_plateau": {}},
-            r"stages\[1\]: until_plateau may end it within a cycle of stages\[0\]\.schedule",
-        ),
-        (
-            0,
-            {"until_plateau": {}},
-            r"stages\[0\]: until_plateau may end it within a cycle of stages\[0\]\.schedule",
-        ),
-    ],
-)
-def test_cycles_need_epochs_of_one_length_and_a_fixed_end(at, changes, message):
-    value = config(stage(2, schedule=RESTARTS), stage(2)).model_dump(mode="json")
-    value["stages"][1]["schedule"] = None
-    validate(TrainingConfig, value, where="training")
-    value["stages"][at] |= changes
-    with pytest.raises(InputError, match=message):
-        validate(TrainingConfig, value, where="training")
+    ):
+        refused(one | changes, message)
+    for number, fitting in (
+        (4, "3 or 6 cycles, or 4 or 8"),
+        (5, "3 or 6 cycles, or 5 or 10"),
+        (9, "6 cycles, or 9"),
+    ):
+        refused(cycles(number), f"cycles: {number} does not divide its 6 epochs; expected {fitting} epochs")
+    refused(cycles(2, stage(2, batch_size=4)), r"stages\[1\]: batch_size 4 and accumulate 1 differ")
+    validate(TrainingConfig, cycles(2, stage(2)), where="training")
+    repeat, early = {"sampler": {"repeat_worst_of": 3}}, {"until_plateau": {}}
+    for at, changes, message in (
+        (1, repeat, r"stages\[1\]: sampler\.repeat_worst_of 3 differs from the None of st"),
+        (0, repeat, r"stages\[1\]: sampler\.repeat_worst_of None differs from the 3 of st"),
+        (1, early, r"stages\[1\]: until_plateau may end it within a cycle of stages\[0\]\.schedule"),
+        (0, early, r"stages\[0\]: until_plateau may end it within a cycle of stages\[0\]\.schedule"),
+    ):
+        value = cycles(2, stage(2))
+        value["stages"][at] |= changes
+        refused(value, message)

@@ -120,7 +120,7 @@ def second_recipe(
 
 
 def _pins_model(pinned: Iterable[str], asked: Recipe) -> bool:
-    """Whether anything of the model was set or stands in the recipe, its weights aside: no candidate has it all."""
+    """Whether the user or the recipe sets anything of the model but its weights: no candidate has it all."""
     keys = {key for key in pinned if key.startswith("model.")} - {f"model.{name}" for name in _WEIGHTS}
     return bool(keys or asked.model.model_dump(exclude=_WEIGHTS, exclude_defaults=True))
 

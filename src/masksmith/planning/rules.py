@@ -50,7 +50,7 @@ class LengthRule(Config):
     """How long the whole training of a fold is."""
 
     images: Count
-    """Images to look at, counted with repetition."""
+    """Images that are trained on, counted with repetition."""
     epochs_least: Count
     """Fewest epochs, for large sets."""
     epochs_most: Count

@@ -42,7 +42,7 @@ class Unit:
 
     @property
     def done(self) -> bool:
-        """Whether it is trained, predicted and judged."""
+        """Whether it is trained, predicted and decided on."""
         return self.joined is not None
 
     def to_json(self) -> dict[str, Any]:
