@@ -84,7 +84,10 @@ def train_fold(
                     _rescue(state, checkpoints, keeper, log, problem)
                     continue
                 note_loss(losses, epoch.stage, values["loss"])
-                stalls, stalled = observe(state.progress.stalls, watchers_of(config, epoch), values)
+                rules = watchers_of(config, epoch)
+                _, stalled = observe(
+                    state.progress.stalls, rules, values
+                )  # an epoch that is the last is scored
                 if evaluate is not None and state.is_scored(stalled):
                     values["score"] = evaluate(state.kept)
                     if needs_val_loss(config, epoch):
@@ -93,12 +96,11 @@ def train_fold(
             except StoppedError:
                 _save(state, checkpoints, keeper)
                 raise
-            scores = {name: value for name, value in values.items() if name != "loss"}
-            state.progress.stalls, more = observe(stalls, watchers_of(config, epoch), scores)
+            state.progress.stalls, stalled = observe(state.progress.stalls, rules, values)
             keeper.note(state, values)
             state.end_epoch()
             log_epoch(log, state, pace, lr, values)
-            act_on(stalled | more, state, log)
+            act_on(stalled, state, log)
             _save(state, checkpoints, keeper)
         write_final(state, keeper, evaluate)
     remove_temporary(folder)
