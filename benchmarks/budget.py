@@ -2,10 +2,9 @@
 
     python benchmarks/budget.py [--budgets 90s 3m] [--neighbours 0 2] [--train 600]
 
-Each row is a fresh project on generated images; times on this machine are measured before, as on a second call. A
-neighbour multiplies matrices without end on one thread, begun 20 seconds after the command. What counts is the whole
-command, imports and report included. Allowed: 5% and 30 seconds more than the budget. The last columns: how often the
-plan was shortened or lengthened, and the threads that were taken in turn.
+Each row is a fresh project on generated images. A neighbour multiplies matrices without end on one thread, begun 20
+seconds after the command. What counts is the whole command, imports and report included. Allowed: 5% and 30 seconds
+more than the budget. "replanned" is how often the training was shortened or lengthened.
 """
 
 import argparse
@@ -32,14 +31,9 @@ def busy(wait_s):
         matrix @ matrix
 
 
-def masksmith(*arguments, cache):
-    environment = os.environ | {"MASKSMITH_CACHE": str(cache)}
-    subprocess.run(
-        [sys.executable, "-m", "masksmith", "-q", *map(str, arguments)],
-        check=True,
-        env=environment,
-        stdout=subprocess.DEVNULL,
-    )
+def masksmith(*arguments):
+    command = [sys.executable, "-m", "masksmith", "-q", *map(str, arguments)]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
 
 
 def main():
@@ -53,10 +47,7 @@ def main():
     os.environ["OPENBLAS_NUM_THREADS"] = "1"  # of a neighbour
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        cache = folder / "cache"
-        masksmith("example", folder, "--train", options.train, "--test", 100, cache=cache)
-        weights = ("--set", "model.encoder_weights=none")
-        masksmith("plan", folder / "data", "--budget", options.budgets[-1], *weights, cache=cache)
+        masksmith("example", folder, "--train", options.train, "--test", 100)
         heads = {
             "budget": 8,
             "neighbours": 10,
@@ -64,22 +55,22 @@ def main():
             "allowed": 8,
             "units": 6,
             "replanned": 9,
-            "threads": 9,
             "score": 7,
         }
         print(" ".join(f"{head:>{width}s}" for head, width in heads.items()))
         for text in options.budgets:
             for count in options.neighbours:
-                row(folder, cache, text, count, weights)
+                row(folder, text, count)
 
 
-def row(folder, cache, text, count, weights):
+def row(folder, text, count):
     out = folder / f"{text}-{count}"
     processes = [multiprocessing.Process(target=busy, args=(20.0,), daemon=True) for _ in range(count)]
     for process in processes:
         process.start()
     started = time.monotonic()
-    masksmith("compete", folder / "data", "--out", out, "--budget", text, *weights, cache=cache)
+    weights = ("--set", "model.encoder_weights=none")
+    masksmith("compete", folder / "data", "--out", out, "--budget", text, *weights)
     wall = time.monotonic() - started
     for process in processes:
         process.kill()
@@ -87,11 +78,9 @@ def row(folder, cache, text, count, weights):
     units = json.loads((out / "plan.json").read_text())["units"]
     events = [event for log in out.glob("runs/*/metrics.jsonl") for event in read_events(log)]
     replanned = sum(event["name"] == "replanned" for event in events)
-    threads = ",".join(str(event["value"]) for event in events if event["name"] == "threads") or "-"
     score = json.loads((out / "tuning.json").read_text())["scores"]["chosen"]
     print(
-        f"{text:>8s} {count:10d} {wall:7.0f}s {1.05 * asked + 30:7.0f}s {len(units):6d} {replanned:9d} {threads:>9s} "
-        f"{score:7.4f}",
+        f"{text:>8s} {count:10d} {wall:7.0f}s {1.05 * asked + 30:7.0f}s {len(units):6d} {replanned:9d} {score:7.4f}",
         flush=True,
     )
 

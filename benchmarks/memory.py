@@ -28,7 +28,7 @@ def measure(
     import masksmith  # noqa: F401  (its guard, before torch)
     from masksmith.models.config import ModelConfig
     from masksmith.models.segmentation import build_model
-    from masksmith.planning.measure import Stepper
+    from masksmith.planning.timings import Stepper
     from masksmith.recipe import load_recipe
 
     torch.set_num_threads(threads)
@@ -79,14 +79,14 @@ def estimate(
     from masksmith.models.config import ModelConfig
     from masksmith.models.segmentation import build_model
     from masksmith.recipe import load_recipe
-    from masksmith.training import memory
+    from masksmith.training.footprint import prediction_footprint, training_footprint
 
     torch.set_num_threads(threads)
     config = load_recipe("auto", (f"training.precision={precision}", "training.device=cpu")).training
     model = build_model(ModelConfig(encoder=encoder, encoder_weights="none"), in_channels=1, seed=0)
     start = time.perf_counter()
-    ask = memory.training_bytes if work == "training" else memory.prediction_bytes
-    found = ask(model, config, canvas_hw=(side, side), batch_size=batch_size)
+    measured = training_footprint if work == "training" else prediction_footprint
+    found = measured(model, config).bytes_at((side, side), batch_size)
     return {"estimate": found / MIB, "seconds": time.perf_counter() - start}
 
 

@@ -33,7 +33,7 @@ def timed(action):
 def measure(name, image_hw, pixels, threads):
     import masksmith  # noqa: F401  (its guard, before torch)
     from masksmith.models.encoders import settle_encoder
-    from masksmith.planning.measure import Stepper
+    from masksmith.planning.timings import Stepper
     from masksmith.preprocess import canvas_of
     from masksmith.recipe import load_recipe
     from masksmith.training.machine import settle_machine

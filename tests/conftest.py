@@ -30,12 +30,6 @@ TINY = {
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _own_cache(tmp_path_factory):
-    """Measurements of tests stay out of the user's cache."""
-    os.environ["MASKSMITH_CACHE"] = str(tmp_path_factory.mktemp("cache"))
-
-
-@pytest.fixture(scope="session", autouse=True)
 def _one_thread():
     import torch
 

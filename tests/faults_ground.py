@@ -138,7 +138,7 @@ def prepare() -> None:
     import cv2
     import torch
 
-    import masksmith.training.stages as training_stages
+    import masksmith.training.data as training_stages
 
     torch.set_num_threads(1)
     cv2.setNumThreads(1)

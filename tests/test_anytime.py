@@ -1,37 +1,35 @@
 """Budgets end to end, on a machine whose clock is ours: a step takes as long as the test says."""
 
-import functools
 import json
 import shutil
+import signal
+from dataclasses import dataclass, replace
 
+import numpy as np
 import pytest
-import torch
 
 import masksmith as ms
-from masksmith import anytime, pipeline, planner, progress, pulse
+from masksmith import anytime, pipeline
 from masksmith.budget import Budget
-from masksmith.errors import DiskFullError, InputError
-from masksmith.members import members_of_run
+from masksmith.errors import DiskFullError, DivergedError, InputError
+from masksmith.finish import write_baseline
+from masksmith.members import Member, members_of_run
 from masksmith.opening import open_run
 from masksmith.planner import Plan, Planner, machine_tools
 from masksmith.planning.units import Unit
-from masksmith.prediction import predict
+from masksmith.prediction import gate, predict
 from masksmith.project import Project
 from masksmith.recipe import load_recipe
-from masksmith.training import trainer
+from masksmith.training import loop
 from masksmith.training.events import read_events
-from masksmith.training.sharing import Sharing
-from masksmith.training.trainer import Trainer
 from tests.blends import write_recipe
 from tests.conftest import TINY
 from tests.planning.machine import Machine as KnownMachine
+from tests.planning.machine import Seconds
 
 MODEL = {key: value for key, value in TINY.items() if not key.startswith(("training.stages", "folds.train"))}
 MODEL |= {"model.encoder": "tu-test_resnet", "model.decoder_channels": [8, 8, 8]}  # some hundred steps a test
 STEP, FORWARD = 2.0, 0.5  # seconds
-WHOLE = 80 * 3 * STEP  # of one fold: 80 epochs of three steps
-
-
 IMAGE_HEAD = {
     "model.image_head": "avg",
     "prediction.image_head": "gate",
@@ -39,52 +37,53 @@ IMAGE_HEAD = {
 }
 
 
+@dataclass
 class Machine:
-    """A clock that moves by the work that is done."""
+    """A clock that moves by the work that is done; ``before_step`` may change the speed."""
 
-    def __init__(self):
-        self.now = 0.0
-        self.step_s = STEP
+    now: float = 0.0
+    step_s: float = STEP
+    before_step: object = None
 
     def clock(self):
         return self.now
 
-    def cores_share(self, threads):
-        return 1.0
-
     def seconds(self, model, training, hw, batch):
-        from tests.planning.machine import Seconds
-
         return Seconds(build_s=1.0, first_step_s=0.0, step_s=STEP, forward_s=FORWARD)
 
 
 @pytest.fixture
 def machine(monkeypatch):
-    machine = Machine()
-    inner_step, inner_forward = Trainer.step, predict._forward
+    machine, train_step = Machine(), loop.train_step
 
-    def step(*args, **kwargs):
+    def step(state, batches):
+        if machine.before_step:
+            machine.before_step(state)
         machine.now += machine.step_s
-        return inner_step(*args, **kwargs)
+        return train_step(state, batches)
 
-    def forward(*args, **kwargs):
-        machine.now += FORWARD * machine.step_s / STEP
-        return inner_forward(*args, **kwargs)
+    def counted(build):
+        def runtime_of(*arguments, **options):
+            runtime = build(*arguments, **options)
+
+            def forward(*inputs):
+                machine.now += FORWARD * machine.step_s / STEP
+                return runtime(*inputs)
+
+            return forward
+
+        return runtime_of
 
     def tools(project, asked):
-        return functools.partial(type(real := machine_tools(project, asked)), **{
-            **vars(real), "measure": machine.seconds, "runtime": lambda *any_: None, "drift": lambda *any_: None,
-            "threads": lambda *any_: {}, "cores_share": lambda threads: machine.cores_share(threads),
-        })()  # fmt: skip
+        return replace(machine_tools(project, asked), measure=machine.seconds, runtime=lambda *any_: None)
 
-    monkeypatch.setattr(Trainer, "step", step)
-    monkeypatch.setattr(predict, "_forward", forward)
-    monkeypatch.setattr(trainer, "_LOOK_EVERY_S", 0.0)
+    monkeypatch.setattr(loop, "train_step", step)
+    for module in (predict, gate):
+        monkeypatch.setattr(module, "torch_runtime", counted(module.torch_runtime))
     monkeypatch.setattr(pipeline, "machine_tools", tools)
     monkeypatch.setattr(
         pipeline, "Budget", lambda path, asked, started: Budget(path, asked, clock=machine.clock)
     )
-    monkeypatch.setattr(anytime, "Remaining", functools.partial(progress.Remaining, clock=machine.clock))
     return machine
 
 
@@ -132,89 +131,40 @@ def test_a_budget_is_kept_and_more_time_adds_to_it(example, tmp_path, machine):
     assert "fold 1 is missing" in page
 
 
-def test_a_busy_neighbour_makes_a_shorter_plan(example, tmp_path, machine, monkeypatch):
-    inner = Trainer.step
+def test_a_neighbour_shortens_a_training_and_it_grows_again_when_he_goes(example, tmp_path, machine):
+    """Five times as slow for as long as he is there; in the second project he stays."""
+    for name, end in (("goes", 100.0), ("stays", 1e9)):
+        machine.now, project = 0.0, tmp_path / name
 
-    def step(trainer, *args, **kwargs):
-        if trainer.progress.epoch >= 5:
-            machine.step_s = 5 * STEP
-        return inner(trainer, *args, **kwargs)
+        def neighbour(_state, end=end):
+            machine.step_s = 5 * STEP if 30 < machine.now < end else STEP
 
-    monkeypatch.setattr(Trainer, "step", step)
-    compete(example, tmp_path, "4m")
-    assert machine.now <= 1.05 * 240 + 30
-    (log,) = tmp_path.glob("runs/*/metrics.jsonl")
-    events = read_events(log)
-    assert any(event["name"] == "replanned" for event in events)
-    last = [event for event in events if event["name"] == "lr"][-1]
-    peak = max(event["value"] for event in events if event["name"] == "lr")
-    assert last["value"] < 0.15 * peak  # the rate still fell to its end
-
-
-def test_a_neighbour_is_answered_with_fewer_threads(example, tmp_path, machine, monkeypatch):
-    """Beside it a step takes five times as long with both threads, twice as long with one."""
-    busy, predicted = [False], []
-    inner_step, inner_forward = Trainer.step, predict._forward
-
-    def step(trainer, *args, **kwargs):
-        busy[0] = trainer.progress.epoch >= 5
-        machine.step_s = STEP * (1 if not busy[0] else 2 if torch.get_num_threads() == 1 else 5)
-        return inner_step(trainer, *args, **kwargs)
-
-    def forward(*args, **kwargs):
-        predicted.append(torch.get_num_threads())
-        return inner_forward(*args, **kwargs)
-
-    monkeypatch.setattr(Trainer, "step", step)
-    monkeypatch.setattr(predict, "_forward", forward)
-    monkeypatch.setattr("os.sched_getaffinity", lambda pid: {0, 1}, raising=False)
-    monkeypatch.setattr(machine, "cores_share", lambda threads: 0.75 if busy[0] else 1.0)
-    monkeypatch.setattr(planner, "Sharing", functools.partial(Sharing, clock=machine.clock))
-    ms.compete(example / "data", out=tmp_path, budget="4m", overrides=MODEL | {"training.threads": "auto"})
-    assert 0.95 * 240 - 30 <= machine.now <= 1.05 * 240 + 30
-    (log,) = tmp_path.glob("runs/*/metrics.jsonl")
-    found = read_events(log)
-    taken = [event["value"] for event in found if event["name"] == "threads"]
-    assert (taken[0], taken[-1]) == (1, 1)  # both are tried again in between
-    assert set(predicted[-3:]) == {1}  # the test images, as the training ended
-
-
-def test_a_plan_grows_again_when_a_neighbour_goes(example, tmp_path, machine, monkeypatch):
-    inner = Trainer.step
-
-    def step(trainer, *args, **kwargs):
-        machine.step_s = 5 * STEP if 30 < machine.now < 100 else STEP
-        return inner(trainer, *args, **kwargs)
-
-    monkeypatch.setattr(Trainer, "step", step)
-    compete(example, tmp_path, "4m")
-    assert 0.95 * 240 - 30 <= machine.now <= 1.05 * 240 + 30
-    assert kinds(tmp_path)[0] == ("fold", 0)
-    (log,) = tmp_path.glob("runs/*/metrics.jsonl")
-    found = read_events(log)
-    shares = [event["value"] for event in found if event["name"] == "replanned"]
-    assert min(shares) < 0.9
-    assert max(shares) > 1.2
-    rates = [event["value"] for event in found if event["name"] == "lr"]
-    assert rates[-1] < 0.15 * max(rates)
-    after = rates[rates.index(max(rates)) :]
-    assert after == sorted(after, reverse=True)  # it never rises again
+        machine.before_step = neighbour
+        compete(example, project, "4m")
+        assert machine.now <= 1.05 * 240 + 30
+        assert name == "stays" or machine.now >= 0.95 * 240 - 30
+        assert kinds(project)[0] == ("fold", 0)
+        (log,) = project.glob("runs/*/metrics.jsonl")
+        found = read_events(log)
+        shares = [event["value"] for event in found if event["name"] == "replanned"]
+        assert min(shares) < 0.9
+        assert name == "stays" or max(shares) > 1.2
+        rates = [event["value"] for event in found if event["name"] == "lr"]
+        assert rates[-1] < 0.15 * max(rates)  # the rate still fell to its end
+        after = rates[rates.index(max(rates)) :]
+        assert after == sorted(after, reverse=True)  # and never rose again
 
 
 @pytest.mark.slow
-def test_a_stop_in_a_budget_and_on(example, tmp_path, machine, monkeypatch):
-    import signal
+def test_a_stop_in_a_budget_and_on(example, tmp_path, machine):
+    made = []
 
-    made = [0]
-    inner = Trainer.step
+    def stop(_state):
+        made.append(1)
+        if len(made) == 30:
+            signal.raise_signal(signal.SIGTERM)
 
-    def step(*args, **kwargs):
-        made[0] += 1
-        if made[0] == 30:
-            pulse._on_signal(signal.SIGTERM, None)
-        return inner(*args, **kwargs)
-
-    monkeypatch.setattr(Trainer, "step", step)
+    machine.before_step = stop
     stopped = compete(example, tmp_path, "4m")
     assert stopped.stopped == 143
     assert json.loads((tmp_path / "submission.json").read_text())["kind"] == "interim"
@@ -261,33 +211,26 @@ def test_a_plan_of_a_newer_version(example, tmp_path, machine, project):
 
 
 def test_a_member_that_makes_it_worse_does_not_join(example, project, monkeypatch):
-    from masksmith.members import Member, members_of_run
-    from masksmith.planning.units import Unit
-    from masksmith.project import Project
-
     opened = Project.open(project)
     (member,) = members_of_run(opened.run())
     unit = Unit("cycle", 0, 0, 1.0, "x", "ref", run=member.run.path.name)
-    first = anytime._judge(opened, unit, member, [])
+    first = anytime.accept_unit(opened, unit, member, [])
     assert first.joined
     assert first.score_before is None
     elsewhere = Member(member.run, 1)
     monkeypatch.setattr(anytime, "plain_score", lambda *any_: 0.1)
-    assert not anytime._judge(opened, unit, member, [elsewhere]).joined  # below predicting nothing there
+    assert not anytime.accept_unit(opened, unit, member, [elsewhere]).joined  # below predicting nothing there
     scores = iter([0.4, 0.5, 0.5, 0.5])  # with it, without it
     monkeypatch.setattr(anytime, "plain_score", lambda *any_: next(scores))
-    worse = anytime._judge(opened, unit, member, [member])
+    worse = anytime.accept_unit(opened, unit, member, [member])
     assert (worse.joined, worse.score_before, worse.score_after) == (False, 0.5, 0.4)
-    assert anytime._judge(opened, unit, member, [member]).joined
+    assert anytime.accept_unit(opened, unit, member, [member]).joined
 
 
 def test_a_member_joins_by_a_distance_that_falls(project, monkeypatch):
     from dataclasses import replace
 
     from masksmith import anytime
-    from masksmith.members import Member, members_of_run
-    from masksmith.planning.units import Unit
-    from masksmith.project import Project
 
     opened = Project.open(project)
     (trained,) = members_of_run(opened.run())
@@ -298,21 +241,16 @@ def test_a_member_joins_by_a_distance_that_falls(project, monkeypatch):
     for after, joined in ((4.0, True), (5.0, True), (6.0, False)):
         scores = iter([after, 5.0])  # with it, without it
         monkeypatch.setattr(anytime, "plain_score", lambda *any_, scores=scores: next(scores))
-        assert anytime._judge(opened, unit, member, [trained]).joined == joined
+        assert anytime.accept_unit(opened, unit, member, [trained]).joined == joined
     baselines = {"nothing": 90.0, "everything": 30.0}
     monkeypatch.setattr(anytime, "baseline_scores", lambda *any_, **more: baselines)
     for after, joined in ((29.0, True), (31.0, False)):
         monkeypatch.setattr(anytime, "plain_score", lambda *any_, after=after: after)
-        judged = anytime._judge(opened, unit, member, [Member(trained.run, 1)])
+        judged = anytime.accept_unit(opened, unit, member, [Member(trained.run, 1)])
         assert (judged.joined, judged.score_before) == (joined, 30.0)
 
 
 def test_the_baseline_is_the_better_of_nothing_and_everything(example, project):
-    import numpy as np
-
-    from masksmith.finish import write_baseline
-    from masksmith.project import Project
-
     opened = Project.open(project)
     recipe = opened.run().recipe
     verdict = write_baseline(opened, recipe)
@@ -326,14 +264,12 @@ def test_the_baseline_is_the_better_of_nothing_and_everything(example, project):
 
 
 def test_a_unit_that_diverges_is_left_out(example, tmp_path, machine, monkeypatch):
-    from masksmith.errors import DivergedError
-
     inner = anytime.train_member
 
-    def train_member(project, member, **options):
+    def train_member(project, member, pace):
         if member.run.recipe.training.start_run is not None:
             raise DivergedError("fold 0, epoch 1: training diverged again")
-        inner(project, member, **options)
+        inner(project, member, pace)
 
     monkeypatch.setattr(anytime, "train_member", train_member)
     result = compete(example, tmp_path, "10m")
@@ -356,9 +292,9 @@ def attempt(project):
     plan = Plan("x", member.run.recipe, [], [unit])
 
     def attempted(*, beside):
-        work = anytime._Work(opened)
+        work = anytime.Session(opened)
         work.members = [member] * beside
-        return anytime._attempt(work, planner, plan, 0, Budget(opened.root / "b.json", None))
+        return anytime.train_unit(work, planner, plan, 0, Budget(opened.root / "b.json", None))
 
     return attempted, planner
 
@@ -370,8 +306,8 @@ def failing(error):
     return fail
 
 
-@pytest.mark.parametrize("verb", ["predict_member", "_judge"])
-def test_a_unit_that_cannot_be_predicted_or_judged_is_left_out(attempt, monkeypatch, verb):
+@pytest.mark.parametrize("verb", ["predict_member", "accept_unit"])
+def test_a_unit_that_cannot_be_predicted_or_scored_is_left_out(attempt, monkeypatch, verb):
     attempted, planner = attempt
     monkeypatch.setattr(anytime, verb, failing(InputError("prediction.weights: 'snapshots': none were kept")))
     unit = attempted(beside=1)
@@ -399,8 +335,8 @@ def test_a_member_predicts_with_weights_that_its_training_kept(project, monkeypa
     unit = Unit("cycle", 0, 0, 1.0, "a cycle", "ref", run=run.path.name, took_s=1.0, joined=True)
     monkeypatch.setattr(planner, "make", lambda left: Plan("x", recipe, [], [unit]))
     monkeypatch.setattr(planner, "next", lambda *any_: None)
-    work = anytime._Work(opened)
-    assert list(anytime._units(work, planner, Budget(project / "b.json", None))) == []
+    work = anytime.Session(opened)
+    assert list(anytime.train_units(work, planner, Budget(project / "b.json", None))) == []
     assert [member.run.recipe.prediction.weights for member in work.members] == ["final"]
 
 
@@ -420,10 +356,10 @@ def test_a_run_that_cannot_predict_as_the_plan_asks_goes_on_as_it_did(
     views = {"prediction.tta": ["identity", "vflip"], "tuning.resamples": 300}
     planned = load_recipe(write_recipe(tmp_path, "b", **asked | views))
     unit = Unit("fold", 0, 0, 1.0, "", "", run=run.path.name)
-    member = anytime._joined(project, unit, planned)
+    member = anytime.member_of_unit(project, unit, planned)
     assert member.run.recipe.prediction == run.recipe.prediction
     assert project.run(run.path.name).recipe == member.run.recipe  # it can still be read
     assert member.run.recipe.tuning.resamples == 300
     assert "it goes on predicting as it did" in caplog.text
     able = planned.model_copy(update={"prediction": run.recipe.prediction})
-    assert anytime._joined(project, unit, able).run.recipe.prediction == able.prediction
+    assert anytime.member_of_unit(project, unit, able).run.recipe.prediction == able.prediction

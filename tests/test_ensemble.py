@@ -22,7 +22,7 @@ from masksmith.project import Project
 from masksmith.recipe import Recipe, list_recipes, load_recipe, load_teacher
 from masksmith.splits import ALL
 from masksmith.stages import is_trained
-from masksmith.training.trainer import Trainer
+from masksmith.training import loop
 from tests.blends import write_ensemble, write_pupil, write_recipe
 
 ONE = {"folds.train": 1}
@@ -347,7 +347,7 @@ def content(project):
 
 def stop_after(monkeypatch, number):
     """Ask for a stop after so many steps of this process."""
-    made, inner = [0], Trainer.step
+    made, inner = [0], loop.train_step
 
     def step(*args, **kwargs):
         made[0] += 1
@@ -355,7 +355,7 @@ def stop_after(monkeypatch, number):
             pulse._on_signal(signal.SIGTERM, None)
         return inner(*args, **kwargs)
 
-    monkeypatch.setattr(Trainer, "step", step)
+    monkeypatch.setattr(loop, "train_step", step)
 
 
 @pytest.mark.slow

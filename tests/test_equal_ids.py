@@ -11,8 +11,8 @@ from masksmith.data.rle import encode
 from masksmith.data.store import Store
 from masksmith.finish import write_baseline
 from masksmith.inputs import InputConfig
-from masksmith.postprocess import Rule, apply_rule
-from masksmith.prediction import open_codes
+from masksmith.postprocess.operators import Rule, apply_rule
+from masksmith.prediction.codes import open_codes
 from masksmith.project import Project
 from masksmith.recipe import load_recipe
 from masksmith.stages import data_of, scalars_of

@@ -18,7 +18,6 @@ import masksmith as ms
 from masksmith import pulse
 from masksmith.errors import StoppedError
 from masksmith.training import loop
-from masksmith.training.trainer import Trainer
 from tests.conftest import TINY
 
 PARTS = (
@@ -38,7 +37,7 @@ def content(project):
 
 def stop_at_step(monkeypatch, number, *, sign=signal.SIGTERM):
     """Send the signal after so many steps of this process."""
-    made, inner = [0], Trainer.step
+    made, inner = [0], loop.train_step
 
     def step(*args, **kwargs):
         made[0] += 1
@@ -46,7 +45,7 @@ def stop_at_step(monkeypatch, number, *, sign=signal.SIGTERM):
             pulse._on_signal(sign, None)
         return inner(*args, **kwargs)
 
-    monkeypatch.setattr(Trainer, "step", step)
+    monkeypatch.setattr(loop, "train_step", step)
 
 
 def kind_of(project):

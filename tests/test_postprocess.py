@@ -4,8 +4,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from masksmith.metrics import METRICS, get_metric
-from masksmith.postprocess.operators import PLAIN, Rule, apply_rule, plain_rule, remove_small
+from masksmith.postprocess.bootstrap import paired_bootstrap
 from masksmith.postprocess.config import TuningConfig
+from masksmith.postprocess.operators import PLAIN, Rule, apply_rule, plain_rule, remove_small
 from masksmith.postprocess.search import (
     best_rule,
     candidate_rules,
@@ -14,7 +15,6 @@ from masksmith.postprocess.search import (
     sweep_counts,
     threshold_rules,
 )
-from masksmith.postprocess.bootstrap import paired_bootstrap
 from masksmith.randomness import stream
 
 

@@ -1,8 +1,8 @@
 """Anytime: unit after unit of training, and after each a better submission.
 
-A baseline submission stands from the first second. Each unit (one training of one fold) is trained, predicted, judged
-and joined to the members; then tuning and submission are made anew. A stop leaves a complete submission of what has
-been trained until then.
+A baseline submission is written in the first second. Each unit (one training of one fold) is trained and predicted, and
+becomes a member of the ensemble if that helps; then tuning and submission are repeated. A stop leaves a complete
+submission of what has been trained until then.
 """
 
 from collections.abc import Iterator, Sequence
@@ -29,21 +29,21 @@ from masksmith.planner import Plan, Planner
 from masksmith.planning.lengths import fit_weights
 from masksmith.planning.units import Unit
 from masksmith.predicting import oof_of, predict_member
-from masksmith.progress import Remaining, logger
+from masksmith.progress import logger
 from masksmith.project import Project, with_free_parts
 from masksmith.recipe import Recipe, parse_recipe
 from masksmith.seeds import noise_text, read_noise
 from masksmith.splits import ALL
-from masksmith.stages import is_trained, keep_interim, train_member, work_of
+from masksmith.stages import is_trained, keep_interim, train_member
 from masksmith.submission import Verdict
 from masksmith.teaching import make_labels, train_taught, with_teachers
-from masksmith.training.deadline import Deadline
+from masksmith.training.pace import Deadline, Pace
 from masksmith.tuning import plain_score
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What stands at the end, or at a stop.
+    """What there is at the end, or at a stop.
 
     ``tuning`` and ``report`` are None where nothing was trained yet: then the submission is the baseline.
     """
@@ -56,7 +56,7 @@ class Outcome:
     """Exit code of the signal that stopped it."""
 
 
-class _Work:
+class Session:
     """The members so far, and the one whose training is under way."""
 
     def __init__(self, project: Project) -> None:
@@ -86,7 +86,7 @@ class _Work:
         pulse.tick()
 
     def outcome(self, *, stopped: int | None = None) -> Outcome:
-        """Write the report and return what stands."""
+        """Write the report and return what there is."""
         report = report_members(self.project, self.members) if self.members else None
         if self.verdict is None and self.project.catalog.test:
             self.verdict = standing_submission(self.project)
@@ -105,64 +105,62 @@ def compete_units(project: Project, asked: Judge, planner: Planner | None, budge
     Raises:
         InputError: Nothing can be trained; what was finished before is whole.
     """
-    work = _Work(project)
+    session = Session(project)
     if project.catalog.test and not project.submission_json.exists():
-        work.verdict = write_baseline(project, asked)
+        session.verdict = write_baseline(project, asked)
     try:
-        for _ in _folds(work, asked) if planner is None else _units(work, planner, budget):
-            work.under_way = None
+        for _ in train_folds(session, asked) if planner is None else train_units(session, planner, budget):
+            session.under_way = None
     except StoppedError as stop:
         logger.warning("%s; finishing what was trained (again to stop at once)", stop)
         with pulse.finishing():
-            return _stopped(work, stop.exit_code)
+            return _stopped(session, stop.exit_code)
     with pulse.finishing():
-        return work.outcome()
+        return session.outcome()
 
 
-def _folds(work: _Work, asked: Judge) -> Iterator[None]:
+def train_folds(session: Session, asked: Judge) -> Iterator[None]:
     """Train the folds that a recipe or an ensemble asks for, each after its teachers."""
-    project = work.project
-    work.wanted = open_members(project, asked)
-    write_members(project, work.wanted)
-    units = with_teachers(project, work.wanted)
+    project = session.project
+    session.wanted = open_members(project, asked)
+    write_members(project, session.wanted)
+    units = with_teachers(project, session.wanted)
     trained = [unit for unit in units if is_trained(project, unit)]
-    missing = [unit for unit in units if unit not in trained]
-    if not missing:
+    if len(trained) == len(units):
         logger.info("%s: all folds are trained", asked.name)
-    remaining = Remaining(sum(work_of(project, unit.run, [unit.fold]) for unit in missing))
     for unit in trained:
         predict_member(project, unit)
-        work.add(unit)
-    work.publish()
+        session.add(unit)
+    session.publish()
     for unit in units:
         if unit in trained:
             make_labels(project, unit)
             if is_trained(project, unit):
                 continue
-            _leave_out(work, trained, unit)  # its teachers make other labels than those it was trained on
-        work.under_way = unit
-        train_taught(project, unit, remaining=remaining)
+            _leave_out(session, trained, unit)  # its teachers make other labels than those it was trained on
+        session.under_way = unit
+        train_taught(project, unit)
         predict_member(project, unit)
         trained.append(unit)
-        work.add(unit)
-        work.publish()
+        session.add(unit)
+        session.publish()
         yield
 
 
-def _leave_out(work: _Work, trained: list[Member], unit: Member) -> None:
+def _leave_out(session: Session, trained: list[Member], unit: Member) -> None:
     trained.remove(unit)
-    work.members = []
+    session.members = []
     for one in trained:
-        work.add(one)
+        session.add(one)
 
 
-def _units(work: _Work, planner: Planner, budget: Budget) -> Iterator[None]:
+def train_units(session: Session, planner: Planner, budget: Budget) -> Iterator[None]:
     """Train units while there is time for them."""
-    project, plan = work.project, _with_damage_open(work.project, planner.make(budget.left), planner)
-    work.members = [_joined(project, unit, plan.recipe) for unit in plan.units if unit.joined]
-    for member in work.members:
+    project, plan = session.project, _with_damage_open(session.project, planner.make(budget.left), planner)
+    session.members = [member_of_unit(project, unit, plan.recipe) for unit in plan.units if unit.joined]
+    for member in session.members:
         predict_member(project, member)
-    work.publish()
+    session.publish()
     while True:
         if plan.under_way is None:
             wish = planner.next(plan, budget.left)
@@ -173,23 +171,23 @@ def _units(work: _Work, planner: Planner, budget: Budget) -> Iterator[None]:
         at = plan.under_way
         assert at is not None
         started = budget.spent
-        unit = _attempt(work, planner, plan, at, budget)
+        unit = train_unit(session, planner, plan, at, budget)
         if unit is None:
             break  # what is under way waits for more time
         plan = planner.save(plan.with_unit(replace(unit, took_s=round(budget.spent - started, 1)), at))
-        work.under_way = None  # a stop from here on judges it no more
-        work.publish()  # after the plan is written: what is said beside the score counts its units
+        session.under_way = None  # a stop from here on judges it no more
+        session.publish()  # after the plan is written: what is said beside the score counts its units
         budget.write()
         logger.info("unit %d done; spent %s", at + 1, budget)
         yield
-    if not work.members:
+    if not session.members:
         raise InputError(
             f"--budget: no time is left ({budget}) and nothing is trained; give more, such as +20m"
         )
     logger.info("nothing more fits: spent %s", budget)
 
 
-def _joined(project: Project, unit: Unit, recipe: Recipe) -> Member:
+def member_of_unit(project: Project, unit: Unit, recipe: Recipe) -> Member:
     """Return the member of a unit, which predicts as the plan's recipe does, with weights that its training keeps.
 
     What is asked of the plan's net another net may not be able to do, such as a view that moves rows: it goes on
@@ -206,42 +204,33 @@ def _joined(project: Project, unit: Unit, recipe: Recipe) -> Member:
     return Member(project.set_free_parts(run, free), unit.fold)
 
 
-def _attempt(work: _Work, planner: Planner, plan: Plan, at: int, budget: Budget) -> Unit | None:
-    """Train, predict and judge a unit; return it judged, or None where the time will not do for it."""
-    project, unit = work.project, plan.units[at]
+def train_unit(session: Session, planner: Planner, plan: Plan, at: int, budget: Budget) -> Unit | None:
+    """Train, predict and judge a unit; return it with the decision on it, or None where its time is too short."""
+    project, unit = session.project, plan.units[at]
     member = Member(project.run(unit.run), unit.fold)
     cost = planner.cost_of(member.run.recipe)
-    if work.members and budget.left < cost.reserve_s and not is_trained(project, member):
+    if session.members and budget.left < cost.reserve_s and not is_trained(project, member):
         return None
     logger.info("unit %d (%s): %s", at + 1, unit.kind, unit.reason)
-    work.under_way = member
+    session.under_way = member
     try:
-        sharing = planner.sharing(plan)
-        deadline = Deadline(lambda: budget.left, cost.reserve_s, cost.paces, sharing, busy=planner.slower)
-        pace = _train(project, member, deadline)
-        planner.learn(member.run.recipe, pace)
+        deadline = Deadline(lambda: budget.left, cost.reserve_s, cost.paces)
+        pace = Pace(deadline, clock=budget.clock)
+        train_member(project, member, pace)
+        planner.learn(member.run.recipe, pace.seconds_per_px)
         predict_member(project, member)
-        unit = _judge(project, unit, member, work.members)
+        unit = accept_unit(project, unit, member, session.members)
     except (DivergedError, InputError) as error:
         if isinstance(error, DiskFullError):
             raise  # it goes on when there is room
-        if not work.members:
+        if not session.members:
             planner.save(plan.without_unit(at))
             raise
         logger.warning("%s; this unit is left out", error)
         return replace(unit, joined=False, reason=f"{unit.reason}; it failed: {error}")
     if unit.joined:
-        work.members = [*work.members, member]
+        session.members = [*session.members, member]
     return unit
-
-
-def _train(project: Project, member: Member, deadline: Deadline) -> float:
-    """Train a member; return its last pace in seconds a pixel, 0 if there was nothing to do."""
-    if is_trained(project, member):
-        return 0.0
-    remaining = Remaining(work_of(project, member.run, [member.fold]))
-    train_member(project, member, remaining=remaining, deadline=deadline)
-    return remaining.pace
 
 
 def _with_damage_open(project: Project, plan: Plan, planner: Planner) -> Plan:
@@ -252,14 +241,14 @@ def _with_damage_open(project: Project, plan: Plan, planner: Planner) -> Plan:
     return plan
 
 
-def _judge(project: Project, unit: Unit, member: Member, members: Sequence[Member]) -> Unit:
-    """Decide whether a member joins.
+def accept_unit(project: Project, unit: Unit, member: Member, members: Sequence[Member]) -> Unit:
+    """Return the unit with the decision whether its member joins the ensemble.
 
     The first of all does, and a training on all images. The first of another fold does if it beats predicting
     nothing or everything there (it may have been cut short). Any other does if its fold's plain score does not fall by
     it.
     """
-    if not members or member.fold == ALL:  # nothing is held out that could judge it
+    if not members or member.fold == ALL:  # nothing is held out to decide by
         return replace(unit, joined=True)
     recipe, others = member.run.recipe, [one for one in members if one.fold == member.fold]
     utility = get_metric(recipe.metric).utility
@@ -279,19 +268,19 @@ def _judge(project: Project, unit: Unit, member: Member, members: Sequence[Membe
     return replace(unit, joined=joined, score_before=before, score_after=after)
 
 
-def _stopped(work: _Work, exit_code: int) -> Outcome:
+def _stopped(session: Session, exit_code: int) -> Outcome:
     """Make a complete submission of what has been trained."""
-    project, member = work.project, work.under_way
-    if member is not None and member not in work.members:
+    project, member = session.project, session.under_way
+    if member is not None and member not in session.members:
         if is_trained(project, member):
             predict_member(project, member)
             probe = Unit("fold", member.fold, 0, 0.0, "", "")
-            if work.wanted or _judge(project, probe, member, work.members).joined:
-                work.add(member)
-        elif not work.members:
+            if session.wanted or accept_unit(project, probe, member, session.members).joined:
+                session.add(member)
+        elif not session.members:
             interim = keep_interim(project, member)
-            work.members = [interim] if interim else []
-    for one in work.members:
+            session.members = [interim] if interim else []
+    for one in session.members:
         predict_member(project, one)
-    work.publish()
-    return work.outcome(stopped=exit_code)
+    session.publish()
+    return session.outcome(stopped=exit_code)

@@ -1,6 +1,5 @@
-"""The plan of a project under a budget: ``plan.json``, and planning on the machine at hand."""
+"""The plan of a project under a budget: ``plan.json``, and planning on this machine."""
 
-import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,9 +14,8 @@ from masksmith.models.config import ModelConfig, tensor_names
 from masksmith.opening import resolve
 from masksmith.planning.choose import Choice, Chosen, Tools, choose, second_recipe
 from masksmith.planning.cost import Cost, DataFacts, cost_of, fit, stage_hw
-from masksmith.planning.document import explain
+from masksmith.planning.describe import explain
 from masksmith.planning.lengths import with_epochs
-from masksmith.planning.machine import Measurements
 from masksmith.planning.rules import Candidate, load_rules
 from masksmith.planning.units import Reference, Unit, Wish, next_unit
 from masksmith.preprocess import names_by_canvas
@@ -26,10 +24,9 @@ from masksmith.project import Project
 from masksmith.recipe import Recipe
 from masksmith.splits import ALL
 from masksmith.stages import is_trained
-from masksmith.training.sharing import Sharing
 
 FORMAT_VERSION = 1
-_DRIFT_BOUNDS = (0.3, 8.0)
+_SLOWER_BOUNDS = (0.3, 8.0)
 
 
 @dataclass(frozen=True)
@@ -76,7 +73,7 @@ class Plan:
             )
         except (AttributeError, KeyError, TypeError) as error:
             raise InputError(
-                f"{where}: not what masksmith writes ({type(error).__name__}: {error}); remove it to plan anew"
+                f"{where}: not what masksmith writes ({type(error).__name__}: {error}); remove it to plan again"
             ) from error
 
     def with_unit(self, unit: Unit, at: int | None = None) -> "Plan":
@@ -140,7 +137,6 @@ class Planner:
         self.facts = facts_of(project, asked)
         self.slower = 1.0
         """How much slower the machine was in the last training than was measured."""
-        self._sharing: Sharing | None = None
 
     def load(self) -> Plan | None:
         """Return the plan on disk, None if there is none."""
@@ -158,14 +154,12 @@ class Planner:
         What was trained under an earlier plan, or without one, stays in it.
 
         Raises:
-            InputError: The time is too short for one epoch, or what was asked cannot be had.
+            InputError: The time is too short for one epoch, or what was asked for is not possible.
         """
         old = self.load()
         if old is not None and old.asked == self._identity:
-            self.tools.drift(old.recipe, self.facts)
             return old
-        before = None if old is None else old.recipe.training.threads
-        chosen = self.choose(seconds, threads=before if isinstance(before, int) else None)
+        chosen = self.choose(seconds)
         units = [unit for unit in old.units if unit.done] if old else self._trained_before(chosen.recipe)
         self._refuse_other_metric(units)
         for choice in chosen.choices:
@@ -176,7 +170,7 @@ class Planner:
     def _trained_before(self, recipe: Recipe) -> list[Unit]:
         """Return what was trained without a budget as units; those of the same net and data are folds of the plan.
 
-        A refit is none: it is no fold, and nothing held out could judge a cycle of it.
+        A refit is none: it is no fold, and no held-out images can score a cycle of it.
         """
         try:
             run = self.project.run()
@@ -200,7 +194,7 @@ class Planner:
             metric = self.project.run(unit.run).recipe.metric
             if metric != self.asked.metric:
                 raise InputError(
-                    f"metric: {self.asked.metric!r} was asked for, but {unit.run} in {self.project.root} was judged by "
+                    f"metric: {self.asked.metric!r} was asked for, but {unit.run} in {self.project.root} was scored by "
                     f"{metric!r}; choose another --out"
                 )
 
@@ -218,51 +212,17 @@ class Planner:
             write_text(self.project.plan_yaml, text)
         return text
 
-    def choose(self, seconds: float, *, threads: int | None = None) -> Chosen:
+    def choose(self, seconds: float) -> Chosen:
         """Choose for the time, by what the machine does now.
-
-        Args:
-            seconds: Time for everything that follows.
-            threads: Those of the plan before: what it trained belongs to the next one only with as many. None: settled
-                now. What was asked for goes before both.
 
         Raises:
             InputError: As make.
         """
-        began = time.monotonic()
-        asked = self.asked
-        if threads is not None and asked.training.threads == "auto":
-            asked = asked.model_copy(
-                update={"training": asked.training.model_copy(update={"threads": threads})}
-            )
-        chosen = choose(asked, self.pinned, self.facts, seconds, self.rules, self.tools)
-        self.tools.drift(chosen.recipe, self.facts)
-        left = seconds - (time.monotonic() - began)
-        return choose(asked, self.pinned, self.facts, left, self.rules, self.tools)
+        return choose(self.asked, self.pinned, self.facts, seconds, self.rules, self.tools)
 
     @property
     def _identity(self) -> str:
         return digest(self.asked.to_yaml(), *sorted(self.pinned))
-
-    def sharing(self, plan: Plan) -> Sharing | None:
-        """Return what decides on the threads of trainings, the same for all; None where they are fixed.
-
-        Those of the plan's recipe are the first; on a GPU, and where a number was asked for, they stay.
-        """
-        from masksmith.training.machine import settle_threads
-
-        training = plan.recipe.training
-        most = settle_threads("auto")
-        if training.device != "cpu" or self.asked.training.threads != "auto" or most == 1:
-            return None
-        if self._sharing is None:
-            self._sharing = Sharing(
-                settle_threads(training.threads),
-                most=most,
-                cores_share=self.tools.cores_share,
-                gain=self.rules.time.fewer_threads_below_frac,
-            )
-        return self._sharing
 
     @property
     def folds(self) -> int:
@@ -286,7 +246,7 @@ class Planner:
         """Learn from a training's last pace (seconds a pixel; 0: unknown) how busy the machine is."""
         if pace:
             ratio = pace * self.slower / self.cost_of(recipe).paces[-1]
-            self.slower = min(_DRIFT_BOUNDS[1], max(_DRIFT_BOUNDS[0], ratio))
+            self.slower = min(_SLOWER_BOUNDS[1], max(_SLOWER_BOUNDS[0], ratio))
 
     def next(self, plan: Plan, left_s: float) -> Wish | None:
         """Return what to begin with the time left, or None."""
@@ -306,13 +266,14 @@ class Planner:
 
 
 def machine_tools(project: Project, asked: Recipe) -> Tools:
-    """Return the tools of the machine at hand."""
+    """Return the tools of this machine."""
     from masksmith.models.segmentation import build_model
+    from masksmith.planning.timings import Timings
     from masksmith.training.machine import settle_device
     from masksmith.training.memory import largest_batch
 
     device = settle_device(asked.training.device)
-    measurements = Measurements(project.inputs(asked.input).channels)
+    timings = Timings(project.inputs(asked.input).channels)
 
     def batch_that_fits(recipe: Recipe, facts: DataFacts) -> int:
         model = build_model(recipe.model, in_channels=facts.channels, seed=0, load_weights=False)
@@ -322,16 +283,13 @@ def machine_tools(project: Project, asked: Recipe) -> Tools:
         return largest_batch(model, recipe.training, canvas_hw=largest)
 
     return Tools(
-        measure=measurements.timing_of,
+        measure=timings.of_model,
         weights_for=weights_for,
         resolve=partial(resolve, project),
         largest_batch=batch_that_fits,
-        runtime=measurements.runtime_of,
-        drift=measurements.drift,
-        threads=measurements.threads_of,
-        cores_share=measurements.cores_share,
+        runtime=timings.of_runtime,
         device=device,
-        measured_s=lambda: measurements.spent_s,
+        measured_s=lambda: timings.spent_s,
     )
 
 

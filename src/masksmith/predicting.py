@@ -36,13 +36,10 @@ _VERSIONS = {"oof": "2", "test": "2"}
 def predict_member(project: Project, member: Member, *, stages: Sequence[str] = ("oof", "test")) -> None:
     """Predict a member's held-out images ("oof") and the test images ("test") where that is not done.
 
-    It takes as many threads as its training ended with: another number changes the last bits.
-
     Raises:
         InputError: The member is not trained.
     """
     from masksmith.prediction.predict import predict_batches, write_codes
-    from masksmith.training.events import threads_of
     from masksmith.training.machine import make_fabric
 
     if not member.interim and not is_trained(project, member):
@@ -64,8 +61,7 @@ def predict_member(project: Project, member: Member, *, stages: Sequence[str] = 
             continue
         ledger.forget(member.entry(stage))
         logger.info("predicting %d %s images with %s", len(names), stage, member.name)
-        threads = threads_of(member.run.events, fold=member.fold)
-        fabric = fabric or make_fabric(member.run.recipe.training, threads=threads)
+        fabric = fabric or make_fabric(member.run.recipe.training)
         models = models or _trained_models(project, member, fabric)
         seen = [name for name in names if name not in blank_of[stage]]
         runtimes = runtimes or [_runtime(project, member, fabric, *one) for one in models.items()]

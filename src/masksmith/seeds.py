@@ -12,11 +12,10 @@ from masksmith.members import Member
 from masksmith.metrics import get_metric
 from masksmith.opening import open_run
 from masksmith.predicting import oof_of, predict_member
-from masksmith.progress import Remaining, logger
+from masksmith.progress import logger
 from masksmith.project import Project
 from masksmith.recipe import Recipe
-from masksmith.stages import is_trained, work_of
-from masksmith.teaching import train_taught, with_teachers
+from masksmith.teaching import train_taught
 from masksmith.tuning import plain_score
 
 SEEDS = 3
@@ -54,12 +53,9 @@ def measure_noise(project: Project, recipe: Recipe) -> dict[str, Any]:
             members.append(member)
         if len(members) == SEEDS:
             break
-    missing = [member for member in members if not is_trained(project, member)]
-    units = [unit for unit in with_teachers(project, missing) if not is_trained(project, unit)]
-    remaining = Remaining(sum(work_of(project, unit.run, [unit.fold]) for unit in units))
     scores: dict[str, float] = {}
     for member in members:
-        train_taught(project, member, remaining=remaining)
+        train_taught(project, member)
         predict_member(project, member, stages=("oof",))
         name = str(member.run.recipe.seed)
         scores[name] = plain_score(project, recipe, oof_of(project, [member]))
@@ -103,7 +99,7 @@ def read_noise(path: Path) -> dict[str, Any] | None:
 
 
 def noise_text(noise: dict[str, Any] | None) -> str:
-    """Return the sentence that stands beside every comparison."""
+    """Return the sentence that is shown beside every comparison."""
     if noise is None:
         return "seed noise: not measured (`masksmith noise`)"
     seeds = len(noise["scores"])

@@ -5,7 +5,7 @@ is not run again.
 """
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,7 +21,7 @@ from masksmith.metrics import get_metric
 from masksmith.postprocess.scoring import score_rows
 from masksmith.prediction.codes import to_codes
 from masksmith.preprocess import Frame
-from masksmith.progress import Remaining, logger
+from masksmith.progress import logger
 from masksmith.project import Project, Run
 from masksmith.recipe import Recipe
 from masksmith.splits import ALL
@@ -31,10 +31,9 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
     from masksmith.models.segmentation import SegmentationModel
-    from masksmith.training.deadline import Deadline
-    from masksmith.training.stages import FoldData
+    from masksmith.training.data import FoldData
+    from masksmith.training.pace import Pace
 
-_FORWARD_WORK = 0.35  # a forward pass costs about this share of a training step on the same pixels
 _VERSION = "3"
 _INTERIM = re.compile(
     r"fold_(\d+|all)(\.(safetensors|json|npy|csv)|(\.\w+)?\.runtime\.json)"
@@ -42,20 +41,13 @@ _INTERIM = re.compile(
 )
 
 
-def train_member(
-    project: Project,
-    member: Member,
-    *,
-    remaining: Remaining | None = None,
-    deadline: "Deadline | None" = None,
-) -> None:
+def train_member(project: Project, member: Member, pace: "Pace | None" = None) -> None:
     """Train one fold of a run unless it is trained.
 
     Args:
         project: The project.
         member: Run and fold.
-        remaining: Told of every step; None counts this fold alone.
-        deadline: When the training has to end; None: no hurry.
+        pace: Measures the time, and may have a deadline; None: no hurry.
 
     Raises:
         InputError: It would not fit into memory, or what it starts from is not there.
@@ -65,6 +57,7 @@ def train_member(
     from masksmith.training.events import EventLog
     from masksmith.training.loop import train_fold
     from masksmith.training.machine import make_fabric
+    from masksmith.training.pace import Pace
 
     run, fold = member.run, member.fold
     if is_trained(project, member):
@@ -88,7 +81,6 @@ def train_member(
     model = _fresh_model(project, run, fold)
     learn_scalars(model, data)
     check_memory(run.recipe, training, model, data)
-    remaining = remaining or Remaining(work_of(project, run, [fold]))
     train_fold(
         fabric,
         model,
@@ -96,9 +88,8 @@ def train_member(
         data,
         folder=run.checkpoints(fold),
         log=EventLog(run.events, fold=fold),
-        evaluate=None if fold == ALL else _evaluator(project, run, fold, fabric, remaining),
-        remaining=remaining,
-        deadline=deadline,
+        evaluate=None if fold == ALL else _evaluator(project, run, fold, fabric),
+        pace=pace or Pace(),
     )
     run.ledger.mark_done(member.entry("train"), train_key(project, run, fold))
     _drop_interim(project, run)
@@ -116,8 +107,8 @@ def check_memory(
     recipe: Recipe, training: TrainingConfig, model: "SegmentationModel", data: "FoldData"
 ) -> None:
     """Refuse a training that would be killed for its memory."""
+    from masksmith.training.data import canvas_hw
     from masksmith.training.memory import refuse_too_large
-    from masksmith.training.stages import canvas_hw
 
     canvases = [canvas_hw(training, stage, data, model.divisor) for stage in training.stages]
     sizes = [data.images.shape(name) for name in data.images]
@@ -285,7 +276,7 @@ def data_of(
     project: Project, recipe: Recipe, fold: int, *, key: str, pseudo: "FoldData | None" = None
 ) -> "FoldData":
     """Return what a training reads: the images outside its fold that have content, and those held out to be watched."""
-    from masksmith.training.stages import FoldData
+    from masksmith.training.data import FoldData
 
     ids = [name for name in project.folds.outside(fold) if name not in project.blank_train]
     held_out = [name for name in project.folds.inside(fold) if name not in project.blank_train]
@@ -310,7 +301,7 @@ def _pseudo_data(project: Project, run: Run, fold: int) -> "FoldData | None":
 
     Before they are made it is all test images, with masks that nothing may read: enough to count the work ahead.
     """
-    from masksmith.training.stages import FoldData
+    from masksmith.training.data import FoldData
 
     if run.recipe.pseudo is None:
         return None
@@ -371,12 +362,8 @@ def load(model: "SegmentationModel", weights: Path) -> None:
     copy_weights(model, tensors, where=f"checkpoint {weights}")
 
 
-def _pixels(images: Store, names: Iterable[str]) -> int:
-    return sum(h * w for h, w in map(images.shape, names))
-
-
 def _evaluator(
-    project: Project, run: Run, fold: int, fabric: "Fabric", remaining: Remaining
+    project: Project, run: Run, fold: int, fabric: "Fabric"
 ) -> Callable[["SegmentationModel"], float]:
     """Return a function that scores a model on the fold's held-out images with content: no TTA, threshold 0.5.
 
@@ -408,28 +395,6 @@ def _evaluator(
             )
         )
         rows = score_rows(metric, predictions, masks)
-        remaining.skip(_FORWARD_WORK * _pixels(images, names))
         return metric.utility(metric.score(np.stack([rows[name] for name in names]), groups))
 
     return evaluate
-
-
-def work_of(project: Project, run: Run, missing: list[int]) -> float:
-    """Return the pixels ahead, for the time left: training, scoring, and prediction after it."""
-    from masksmith.training.stages import training_work
-
-    cache, recipe = project.cache, run.recipe
-    divisor = recipe.model.divisor
-    epochs = sum(stage.epochs for stage in recipe.training.stages)
-    scorings = len(
-        {*range(recipe.training.evaluate_every, epochs + 1, recipe.training.evaluate_every), epochs}
-    )
-    views = len(recipe.prediction.tta)
-    total = 0.0
-    for fold in missing:
-        held_out = _pixels(cache.train_images, project.folds.inside(fold))
-        test = _pixels(cache.test_images, cache.test_images.ids)
-        forward = held_out * (scorings + views) + test * views
-        data = data_of(project, recipe, fold, key="", pseudo=_pseudo_data(project, run, fold))
-        total += training_work(recipe.training, data, divisor) + _FORWARD_WORK * forward
-    return total

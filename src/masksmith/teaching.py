@@ -24,12 +24,11 @@ from masksmith.members import Member, write_members
 from masksmith.opening import open_members
 from masksmith.predicting import codes_digest, predict_member, test_of
 from masksmith.prediction.codes import MeanCodes, code_of
-from masksmith.progress import Remaining, logger
+from masksmith.progress import logger
 from masksmith.project import Project, Run
 from masksmith.recipe import PseudoConfig
 from masksmith.splits import ALL, NUM_CLASSES, fold_name
-from masksmith.stages import is_trained, labels_of, train_member, work_of
-from masksmith.training.deadline import Deadline
+from masksmith.stages import is_trained, labels_of, train_member
 
 _VERSION = "1"
 
@@ -66,33 +65,18 @@ def _place(member: Member) -> tuple[str, int]:
     return member.run.path.name, member.fold
 
 
-def train_taught(
-    project: Project,
-    member: Member,
-    *,
-    remaining: Remaining | None = None,
-    deadline: Deadline | None = None,
-) -> None:
+def train_taught(project: Project, member: Member) -> None:
     """Train a member unless it is trained, after its teachers and with the labels that they make.
-
-    Args:
-        project: The project.
-        member: Run and fold.
-        remaining: Told of every step; None counts each training alone.
-        deadline: When the training has to end; None: no hurry.
 
     Raises:
         InputError: As train_member, or no label is sure enough.
         StoppedError: A stop was asked for.
     """
     for teacher in teachers_of(project, member):
-        train_taught(project, teacher, remaining=remaining, deadline=deadline)
+        train_taught(project, teacher)
     if member.run.recipe.pseudo is not None:
-        expected = work_of(project, member.run, [member.fold])
         make_labels(project, member)
-        if remaining is not None:  # which images are kept is known only now
-            remaining.total += work_of(project, member.run, [member.fold]) - expected
-    train_member(project, member, remaining=remaining, deadline=deadline)
+    train_member(project, member)
 
 
 def train_asked(project: Project, asked: Judge) -> Run:
@@ -100,12 +84,10 @@ def train_asked(project: Project, asked: Judge) -> Run:
     members = open_members(project, asked)
     write_members(project, members)
     units = with_teachers(project, members)
-    missing = [unit for unit in units if not is_trained(project, unit)]
-    if not missing:
+    if all(is_trained(project, unit) for unit in units):
         logger.info("%s: all folds are trained", asked.name)
-    remaining = Remaining(sum(work_of(project, unit.run, [unit.fold]) for unit in missing))
     for unit in units:
-        train_taught(project, unit, remaining=remaining)
+        train_taught(project, unit)
     return members[0].run
 
 

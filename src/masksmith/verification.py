@@ -32,13 +32,13 @@ from masksmith.models.config import ModelConfig
 from masksmith.models.encoders import settle_encoder
 from masksmith.models.segmentation import SegmentationModel, build_model, size_trace
 from masksmith.preprocess import Frame, SizeConfig, round_up
-from masksmith.progress import Remaining
 from masksmith.randomness import stream
 from masksmith.recipe import Recipe
 from masksmith.training.config import OptimizerConfig, SamplerConfig, ScheduleConfig, TrainingConfig
+from masksmith.training.data import FoldData
+from masksmith.training.loop import train_step
 from masksmith.training.machine import make_fabric
-from masksmith.training.stages import FoldData
-from masksmith.training.trainer import Trainer
+from masksmith.training.state import TrainingState
 
 IMAGES = 8
 STEPS = 4
@@ -182,23 +182,30 @@ def eight_images(folder: Path, *, scalars: int, size: SizeConfig, channels: int)
     return FoldData(0, names, *stores, seed=0, key="drawn", size=size, scalars=numbers if scalars else {})
 
 
-def _trainer(recipe: Recipe, training: TrainingConfig, data: FoldData) -> Trainer:
+def _new_training(recipe: Recipe, training: TrainingConfig, data: FoldData) -> TrainingState:
     model = build_model(recipe.model, in_channels=data.images.channels, seed=0)
     if data.scalars:
         model.set_scalar_statistics(np.array([data.scalars[name] for name in data.ids], np.float32))
-    return Trainer(make_fabric(training), model, training, data)
+    return TrainingState(make_fabric(training), model, training, data)
+
+
+def train_one_epoch(state: TrainingState) -> float:
+    """Train the next epoch, without a checkpoint; return its mean loss."""
+    state.begin_epoch()
+    for batches in state.steps_ahead():
+        state.set_lr(state.progress.step)
+        train_step(state, batches)
+    loss = state.mean_loss
+    state.end_epoch()
+    return loss
 
 
 def four_losses(recipe: Recipe, data: FoldData) -> list[float]:
     """Return the losses of four steps of a scaled recipe's first stage."""
     training = _ends_at_once(recipe.training, STEPS)
-    losses = []
     with torch.random.fork_rng():
-        trainer = _trainer(recipe, training, data)
-        for _ in range(STEPS):
-            mean, _ = trainer.run_epoch(Remaining(0))
-            trainer.end_epoch()
-            losses.append(mean)
+        state = _new_training(recipe, training, data)
+        losses = [train_one_epoch(state) for _ in range(STEPS)]
     return losses
 
 
@@ -220,12 +227,11 @@ def learn(recipe: Recipe, data: FoldData) -> float:
     ).model_copy(update={"mixing": MixingConfig(), "augment": AugmentConfig(), "clip_norm": _LEARN_CLIP_NORM})
     iou = 0.0
     with torch.random.fork_rng():
-        trainer = _trainer(recipe, training, data)
-        _switch_dropout_off(trainer.raw)
+        state = _new_training(recipe, training, data)
+        _switch_dropout_off(state.raw)
         for epoch in range(1, _LEARN_EPOCHS + 1):
-            trainer.run_epoch(Remaining(0))
-            trainer.end_epoch()
-            if epoch % _LOOK_EVERY == 0 and (iou := _iou(trainer.raw, data)) > _IOU_LEAST:
+            train_one_epoch(state)
+            if epoch % _LOOK_EVERY == 0 and (iou := _iou(state.raw, data)) > _IOU_LEAST:
                 break
     return iou
 

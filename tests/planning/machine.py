@@ -56,9 +56,6 @@ class Machine:
             resolve=lambda recipe: recipe,
             largest_batch=lambda recipe, facts: self.largest,
             runtime=self.runtime,
-            drift=lambda recipe, facts: None,
-            threads=lambda recipe, facts: {},
-            cores_share=lambda threads: 1.0,
             device=self.device,
             measured_s=lambda: 0.0,
         )

@@ -4,8 +4,8 @@ import pytest
 
 from masksmith.errors import InputError
 from masksmith.models.config import ModelConfig
-from masksmith.planning.choose import Choice, choose, choose_threads, second_recipe
-from masksmith.planning.document import explain
+from masksmith.planning.choose import Choice, choose, second_recipe
+from masksmith.planning.describe import explain
 from masksmith.planning.rules import load_rules
 from masksmith.recipe import load_recipe, parse_recipe
 from tests.planning.machine import FACTS, Machine
@@ -32,7 +32,7 @@ def test_the_first_affordable_candidate_is_taken():
     assert "a whole fold takes" in reason(found, "model.encoder").reason
     slow = Machine(weights=("imagenet", "none"), pace={"mobilenet_v2": 1e5, "resnet18": 2e6})
     assert chosen(slow, 1800).recipe.model.encoder == "resnet18"
-    assert chosen(Machine(), 1800).recipe.model.encoder == "resnet18"  # no pretrained weights at hand
+    assert chosen(Machine(), 1800).recipe.model.encoder == "resnet18"  # no pretrained weights found
 
 
 def test_where_none_is_affordable_the_one_of_which_most_fits():
@@ -202,17 +202,3 @@ def test_weights_alone_pin_no_model():
     asked = load_recipe("auto").model_copy(update={"model": ModelConfig(**weights)})
     found = choose(asked, ["model.encoder_weights"], FACTS, 1800, RULES, Machine().tools())
     assert found.recipe.model.encoder == "resnet18"
-
-
-@pytest.mark.parametrize("step_s", [{}, {1: 0.5}, {2: 0.3, 1: 0.5}, {2: 0.5, 1: 0.46}])
-def test_all_threads_stay_where_fewer_gain_little(step_s):
-    assert choose_threads(step_s, RULES) is None
-
-
-@pytest.mark.parametrize(
-    ("few", "text"), [(1, "0.51 s with 1 thread, 0.96 s with 8"), (6, "0.51 s with 6 threads, 0.96 s")]
-)
-def test_fewer_threads_beside_a_busy_process(few, text):
-    choice = choose_threads({8: 0.96, few: 0.51}, RULES)
-    assert (choice.key, choice.value) == ("training.threads", str(few))
-    assert text in choice.reason

@@ -1,124 +1,149 @@
-import json
-import logging
+from itertools import count
 
 import pytest
 import torch
 
+from masksmith.errors import InputError
+from masksmith.models.config import ModelConfig
 from masksmith.planning import timings as m
+from masksmith.recipe import load_recipe
+from masksmith.training.config import TrainingConfig
 
-TIMING = m.Timing(1.0, 0.5, 0.25, 0.125, (0.2, 0.3), (0.1, 0.2), 7)
-
-
-def test_the_processor_is_the_first_one_and_only_flags_that_matter_count():
-    text = (
-        "processor\t: 0\nmodel name\t: Fast CPU @ 2:1\nflags\t\t: fpu amx_bf16 sse\n\n"
-        "processor\t: 1\nmodel name\t: Slow CPU\nflags\t\t: fpu\n"
-    )
-    assert m._processor(text) == ("Fast CPU @ 2:1", ("amx_bf16",))
-    assert m._processor("") == ("", ())
+MODEL = ModelConfig(encoder="resnet18", encoder_weights="none", encoder_depth=3, decoder_channels=[16, 8, 8])
 
 
-def test_the_machine_is_the_same_until_a_fact_changes(monkeypatch):
-    before, facts = m.machine_id(), m.machine_facts()
-    assert before == m.machine_id()
-    assert len(before) == 16
-    assert facts["torch"] == torch.__version__
-    assert facts["processor"]
-    for name in facts:
-        monkeypatch.setattr(m, "machine_facts", lambda name=name: facts | {name: "another"})
-        assert m.machine_id() != before
+def _config(*overrides: str) -> TrainingConfig:
+    base = ("training.precision=32-true", "training.device=cpu", "training.threads=1")
+    return load_recipe("auto", base + overrides).training
 
 
-def test_the_file_lies_where_the_user_says(monkeypatch, tmp_path):
-    monkeypatch.delenv("MASKSMITH_CACHE", raising=False)
-    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    assert m.Memory().path == tmp_path / "home/.cache/masksmith/measurements.json"
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    assert m.measurements_json() == tmp_path / "xdg/masksmith/measurements.json"
-    monkeypatch.setenv("MASKSMITH_CACHE", str(tmp_path / "own"))
-    assert m.measurements_json() == tmp_path / "own/measurements.json"
+CONFIG = _config()
+SIZE = {"in_channels": 1, "canvas_hw": (16, 16), "batch_size": 2}
+LOSS = CONFIG.stages[0].loss
 
 
-def test_what_another_process_wrote_meanwhile_stays(tmp_path):
-    one, other = m.Memory(tmp_path / "m.json"), m.Memory(tmp_path / "m.json")
-    one.put("a", TIMING)
-    other.put("b", TIMING)
-    one.put("c", TIMING)
-    assert [one.get(key) for key in "abc"] == [TIMING] * 3
+class _Ticking:
+    """A clock that shows one second more whenever it is looked at."""
+
+    def __init__(self) -> None:
+        self._ticks = count()
+
+    def __call__(self) -> float:
+        return float(next(self._ticks))
 
 
-def test_another_machine_remembers_its_own(tmp_path, monkeypatch):
-    memory = m.Memory(tmp_path / "m.json")
-    memory.put("a", TIMING)
-    here = m.machine_id()
-    monkeypatch.setattr(m, "machine_id", lambda: "elsewhere")
-    assert memory.get("a") is None
-    memory.put("b", TIMING)
-    monkeypatch.setattr(m, "machine_id", lambda: here)
-    assert memory.get("a") == TIMING
-    assert memory.get("b") is None
+# --- measuring ---
 
 
-@pytest.mark.parametrize(
-    ("content", "why"),
-    [
-        ("{", "is not JSON"),
-        ("\udc80", "is no text"),
-        ('{"format": 99, "machines": {}}', "of format 99, this masksmith reads 1"),
-        ("[]", "of format None"),
-        ('{"format": 1, "machines": []}', "another form"),
-        ('{"format": 1, "machines": {"x": {}}}', "another form"),
-        ('{"format": 1, "machines": {"x": {"timings": {"k": {"step_s": 1}}}}}', "another form"),
-    ],
-)
-def test_a_damaged_or_foreign_file_is_set_aside(tmp_path, caplog, content, why):
-    path = tmp_path / "m.json"
-    path.write_bytes(content.encode(errors="surrogateescape"))
-    with caplog.at_level(logging.WARNING, logger="masksmith"):
-        assert m.Memory(path).get("k") is None
-    assert why in caplog.text
-    assert "set aside as m.json.aside" in caplog.text
-    assert (tmp_path / "m.json.aside").read_bytes() == content.encode(errors="surrogateescape")
-    m.Memory(path).put("k", TIMING)
-    assert m.Memory(path).get("k") == TIMING
+def test_calls_are_repeated_until_the_time_is_over_but_three_after_the_first_at_least():
+    calls = []
+    assert m.time_repeated(lambda: calls.append(1), 1.0, _Ticking()) == (1.0, 1.0)
+    assert len(calls) == 4
+    assert m.time_repeated(lambda: calls.append(1), 5.5, _Ticking()) == (1.0, 1.0)
+    assert len(calls) == 4 + 6
+    shown = iter([0.0, 9.0, 10.0, 13.0, 15.0])  # the first is slow, then 1, 3 and 2 seconds
+    assert m.time_repeated(lambda: None, 9.0, lambda: next(shown)) == (9.0, 2.0)
+    assert m.time_repeated(lambda: calls.append(1), 0.5, _Ticking()) == (1.0, 1.0)
+    assert len(calls) == 11  # one call took longer than there is time
 
 
-def test_a_timing_with_a_spread_of_three_is_of_another_form(tmp_path, caplog):
-    path = tmp_path / "m.json"
-    m.Memory(path).put("k", TIMING)
-    value = json.loads(path.read_text())
-    value["machines"][m.machine_id()]["timings"]["k"]["step_spread_s"] = [1, 2, 3]
-    path.write_text(json.dumps(value))
-    with caplog.at_level(logging.WARNING, logger="masksmith"):
-        assert m.Memory(path).get("k") is None
-    assert "expected two numbers each" in caplog.text
+def test_a_measurement_says_what_the_clock_said():
+    timing = m.measure(MODEL, CONFIG, **SIZE, seconds=8.0, clock=_Ticking())
+    assert timing == m.Timing(build_s=1.0, first_step_s=0.0, step_s=1.0, forward_s=1.0)
 
 
-def test_a_folder_that_cannot_be_written_costs_only_a_warning(tmp_path, caplog):
-    (tmp_path / "file").write_text("in the way")
-    memory = m.Memory(tmp_path / "file" / "m.json")
-    with caplog.at_level(logging.WARNING, logger="masksmith"):
-        memory.put("k", TIMING)
-    assert memory.get("k") is None
-    assert "cannot be written" in caplog.text
+def test_real_seconds_are_in_order_and_the_random_numbers_are_left():
+    torch.manual_seed(5)
+    expected = torch.rand(2)
+    torch.manual_seed(5)
+    timing = m.measure(MODEL, CONFIG, **SIZE, seconds=0.01)
+    assert torch.equal(torch.rand(2), expected)
+    assert min(timing.build_s, timing.step_s, timing.forward_s) > 0
+    assert timing.first_step_s >= 0
 
 
-def test_a_file_that_cannot_be_read_costs_only_a_warning(tmp_path, caplog):
-    (tmp_path / "m.json").mkdir()
-    with caplog.at_level(logging.WARNING, logger="masksmith"):
-        assert m.Memory(tmp_path / "m.json").get("k") is None
-    assert "cannot be read" in caplog.text
+def test_each_model_and_size_is_measured_once():
+    timings, hw = m.Timings(1, clock=_Ticking()), (16, 16)
+    first = timings.of_model(MODEL, CONFIG, hw, 2)
+    spent = timings.spent_s
+    longer = CONFIG.stages[0].model_copy(update={"epochs": 99})
+    again = CONFIG.model_copy(update={"stages": [longer, *CONFIG.stages[1:]]})
+    assert timings.of_model(MODEL, again, hw, 2) is first
+    assert timings.spent_s == spent > 0
+    for model, config, size, batch in (
+        (MODEL.model_copy(update={"norm": "group"}), CONFIG, hw, 2),
+        (MODEL, _config("training.ema_decay=null"), hw, 2),
+        (MODEL, CONFIG, (16, 32), 2),
+        (MODEL, CONFIG, hw, 3),
+    ):
+        assert timings.of_model(model, config, size, batch) is not first
+    assert timings.of_runtime("torch", MODEL, CONFIG, hw, 2).step_s == 0
+    spent = timings.spent_s
+    assert timings.of_runtime("tpu", MODEL, CONFIG, hw, 2) is None  # it cannot work here
+    assert timings.of_runtime("tpu", MODEL, CONFIG, hw, 2) is None
 
 
-def test_forgetting_is_for_this_machine_only(tmp_path, monkeypatch):
-    memory = m.Memory(tmp_path / "m.json")
-    memory.put("k", TIMING)
-    with monkeypatch.context() as patch:
-        patch.setattr(m, "machine_id", lambda: "another")
-        memory.put("k", TIMING)
-    memory.forget()
-    memory.forget()  # nothing left to forget
-    assert memory.get("k") is None
-    monkeypatch.setattr(m, "machine_id", lambda: "another")
-    assert memory.get("k") == TIMING
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_a_step_is_a_training_step(precision):
+    """Weights, average and moments move; a forward pass gives probabilities and moves nothing."""
+    config = _config(f"training.precision={precision}")
+    stepper = m.Stepper(MODEL, config, **SIZE, loss=LOSS)
+    head = stepper.raw.head.weight.clone()
+    averaged = stepper.average.model.head.weight.clone()
+    stepper.step()
+    assert not torch.equal(stepper.raw.head.weight, head)
+    assert not torch.equal(stepper.average.model.head.weight, averaged)
+    assert stepper.average.steps == 1
+    after = {name: value.clone() for name, value in stepper.average.model.state_dict().items()}
+    probs = stepper.forward()
+    assert probs.shape == (2, 1, 16, 16)
+    assert 0 <= probs.min() <= probs.max() <= 1
+    assert all(torch.equal(value, after[name]) for name, value in stepper.average.model.state_dict().items())
+
+
+def test_a_step_written_out_comes_to_the_same_weights():
+    """In the plain layout, from the same seed and the same images."""
+    from masksmith.losses.build import build_loss
+    from masksmith.models.segmentation import build_model
+    from masksmith.training.machine import make_fabric, settle_machine
+    from masksmith.training.optim import build_optimizer
+
+    stepper = m.Stepper(MODEL, CONFIG, **SIZE, loss=LOSS)
+    stepper.step()
+    fabric, model = make_fabric(settle_machine(CONFIG)), build_model(MODEL, in_channels=1, seed=0)
+    first = CONFIG.stages[0].optimizer
+    assert first is not None
+    wrapped, optimizer = fabric.setup(model, build_optimizer(model, first))
+    loss = build_loss(LOSS, where="x")
+    model.train()
+    fabric.backward(loss(model(stepper.image), stepper.mask))
+    fabric.clip_gradients(wrapped, optimizer, max_norm=5.0)
+    optimizer.step()
+    assert torch.allclose(model.head.weight, stepper.raw.head.weight, atol=1e-6)
+
+
+def test_an_unknown_loss_is_refused():
+    wrong = [LOSS[0].model_copy(update={"name": "bcee"})]
+    with pytest.raises(InputError, match=r"loss\[0\]\.name: 'bcee' is unknown; did you mean 'bce'"):
+        m.Stepper(MODEL, CONFIG, **SIZE, loss=wrong)
+
+
+@pytest.mark.parametrize("runtime", ["torch", "openvino"])
+def test_a_runtime_is_timed_with_its_conversion(runtime):
+    timing = m.measure_runtime(MODEL, CONFIG, runtime=runtime, **SIZE, seconds=1.0, clock=_Ticking())
+    assert timing == m.Timing(build_s=2.0, first_step_s=0.0, step_s=0.0, forward_s=1.0)
+
+
+def test_a_model_that_takes_scalars_is_measured():
+    model, options = MODEL.model_copy(update={"scalars": ["depth", "year"]}), SIZE | {"seconds": 1.0}
+    assert m.measure(model, CONFIG, **options, clock=_Ticking()).step_s == 1.0
+    assert m.measure_runtime(model, CONFIG, runtime="torch", **options, clock=_Ticking()).forward_s == 1.0
+    with pytest.raises(
+        InputError, match=r"'openvino' has no form for a model that takes scalars \(depth, year\)"
+    ):
+        m.measure_runtime(model, CONFIG, runtime="openvino", **options)
+
+
+def test_an_unknown_runtime_is_refused():
+    with pytest.raises(InputError, match=r"prediction\.runtime: 'tpu' is unknown"):
+        m.measure_runtime(MODEL, CONFIG, runtime="tpu", **SIZE, seconds=1.0)

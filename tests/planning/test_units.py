@@ -69,16 +69,6 @@ def test_a_cycle_goes_on_from_the_last_weights_of_its_fold():
     assert again.recipe.training.start_run == "auto-bbbbbbbb"
 
 
-def test_a_cycle_trains_with_the_threads_of_its_plan():
-    first = finish(ask([], 1e5), run="auto-aaaaaaaa")  # RECIPE, with its own threads
-    training = RECIPE.training.model_copy(update={"threads": 3})
-    reference = replace(REFERENCE, recipe=RECIPE.model_copy(update={"training": training}))
-    own = replace(first, reference=reference.name)
-    wish = ask([own], 40 + 6.5 * 28, reference=reference)
-    assert wish.unit.kind == "cycle"
-    assert wish.recipe.training.threads == 3
-
-
 def test_a_second_recipe_is_not_even_looked_at_without_time():
     def second():
         raise AssertionError("measured for nothing")

@@ -1,5 +1,6 @@
 """The loss of held-out images, and what follows from it; stages that start from the best epoch."""
 
+import copy
 from dataclasses import replace
 
 import numpy as np
@@ -10,11 +11,11 @@ import torch.nn.functional as F
 from masksmith.config import validate
 from masksmith.errors import InputError
 from masksmith.training import ScheduleConfig, StallConfig, TrainingConfig
+from masksmith.training.epochs import build_epochs
 from masksmith.training.held_out import HeldOut
 from masksmith.training.machine import make_fabric
-from masksmith.training.plan import plan_epochs
+from masksmith.training.state import TrainingState
 from masksmith.training.step import losses_of
-from masksmith.training.trainer import Trainer
 from tests.training.test_techniques import scores
 from tests.training.tiny import TinyNet, config, events, make_data, run, stage
 
@@ -23,7 +24,7 @@ HEAVY = {"geometry": "heavy", "intensity": "heavy", "augment": {"append_flips": 
 
 def held_out_loss(model, data, settings):
     held_out = HeldOut.of(settings, data, model.divisor)
-    epoch = plan_epochs(settings, len(data.ids))[0]
+    epoch = build_epochs(settings, len(data.ids))[0]
     return held_out.loss(make_fabric(settings), model, epoch, losses_of(model, settings)[0])
 
 
@@ -64,14 +65,13 @@ def planted(monkeypatch, *losses):
 
 def test_the_lowest_held_out_loss_is_chosen(tmp_path, monkeypatch):
     planted(monkeypatch, 0.5, 0.3, 0.4)
-    kept, inner = {}, Trainer.end_epoch
+    kept, inner = {}, TrainingState.end_epoch
 
-    def end_epoch(trainer):
-        inner(trainer)
-        state = trainer.kept.state_dict()
-        kept[trainer.progress.epoch] = {name: value.clone() for name, value in state.items()}
+    def end_epoch(state):
+        inner(state)
+        kept[state.progress.epoch] = copy.deepcopy(state.kept.state_dict())
 
-    monkeypatch.setattr(Trainer, "end_epoch", end_epoch)
+    monkeypatch.setattr(TrainingState, "end_epoch", end_epoch)
     tensors, facts = run(make_data(tmp_path), tmp_path / "fold", config(stage(3), select="best_val_loss"))
     assert (facts["epoch"], facts["lengths"]) == (2, [2])
     assert all(torch.equal(tensors[name], kept[2][name]) for name in tensors)
@@ -107,23 +107,20 @@ def test_it_is_not_measured_where_nobody_looks(tmp_path, monkeypatch):
 def begun_with(monkeypatch):
     """Return stage -> the weights of net and average at its first step, and those kept after each epoch."""
     first, after = {}, {}
-    inner, end = Trainer.begin_epoch, Trainer.end_epoch
+    inner, end = TrainingState.begin_epoch, TrainingState.end_epoch
 
-    def begin_epoch(trainer, epoch):
-        if trainer.progress.step == 0 and epoch.number == 0:
-            first[epoch.stage] = [
-                {name: value.clone() for name, value in net.state_dict().items()}
-                for net in (trainer.raw, trainer.kept)
-            ] + [trainer.average.steps if trainer.average else None]
-        inner(trainer, epoch)
+    def begin_epoch(state):
+        if state.progress.step == 0 and state.epoch.number == 0:
+            nets = [copy.deepcopy(net.state_dict()) for net in (state.raw, state.kept)]
+            first[state.epoch.stage] = [*nets, state.average.steps if state.average else None]
+        inner(state)
 
-    def end_epoch(trainer):
-        end(trainer)
-        state = trainer.kept.state_dict()
-        after[trainer.progress.epoch] = {name: value.clone() for name, value in state.items()}
+    def end_epoch(state):
+        end(state)
+        after[state.progress.epoch] = copy.deepcopy(state.kept.state_dict())
 
-    monkeypatch.setattr(Trainer, "begin_epoch", begin_epoch)
-    monkeypatch.setattr(Trainer, "end_epoch", end_epoch)
+    monkeypatch.setattr(TrainingState, "begin_epoch", begin_epoch)
+    monkeypatch.setattr(TrainingState, "end_epoch", end_epoch)
     return first, after
 
 
@@ -138,7 +135,7 @@ def test_a_stage_starts_where_it_was_told(tmp_path, monkeypatch, ema_decay, star
     assert all(torch.equal(kept[name], after[epoch][name]) for name in kept)
     if start == "best":
         assert all(torch.equal(raw[name], after[epoch][name]) for name in raw)
-        assert not steps  # the average begins anew
+        assert not steps  # the average starts over
     assert not list((tmp_path / "fold").glob("best*"))
 
 

@@ -10,14 +10,14 @@ from masksmith.augment import AugmentConfig, GeometryConfig, IntensityConfig
 from masksmith.data.store import JoinedStore, Store, StoreWriter
 from masksmith.errors import InputError, StoppedError
 from masksmith.training.config import LossTerm, SamplerConfig, ScheduleConfig, Stage, TrainingConfig
+from masksmith.training.data import canvas_hw
+from masksmith.training.epochs import build_epochs
 from masksmith.training.held_out import HeldOut
 from masksmith.training.machine import make_fabric
-from masksmith.training.plan import plan_epochs
 from masksmith.training.sampling import Sampling
-from masksmith.training.stages import canvas_hw, training_work
+from masksmith.training.state import TrainingState
 from masksmith.training.step import losses_of
-from masksmith.training.trainer import Trainer
-from tests.training.tiny import TinyNet, config, events, make_data, run, stage
+from tests.training.tiny import TinyNet, config, events, leave_at, make_data, run, stage
 
 SETS = ("pseudo", "both", "labelled")
 
@@ -29,8 +29,8 @@ def data(tmp_path):
     return replace(own, pseudo=other)
 
 
-def trainer_of(settings, data):
-    return Trainer(make_fabric(settings), TinyNet(), settings, data)
+def state_of(settings, data):
+    return TrainingState(make_fabric(settings), TinyNet(), settings, data)
 
 
 def in_turn(**fields):
@@ -91,25 +91,12 @@ def test_scalars_are_those_of_both(data):
 
 def test_epochs_are_as_long_as_their_images(data):
     settings = in_turn()
-    trainer = trainer_of(settings, data)
-    assert [epoch.steps for epoch in trainer.plan] == [2, 2, 7, 7, 5, 5]
-    assert training_work(settings, data, 4) == 12 * 12 * 2 * sum([2, 2, 7, 7, 5, 5])
-    for epoch in trainer.plan:
-        order = trainer.sampling.order(epoch)
+    state = state_of(settings, data)
+    assert [epoch.steps for epoch in state.epochs] == [2, 2, 7, 7, 5, 5]
+    assert state.work_ahead == 12 * 12 * 2 * sum([2, 2, 7, 7, 5, 5])
+    for epoch in state.epochs:
+        order = state.sampling.order(epoch)
         assert sorted(order) == list(range(data.counts(settings)[epoch.stage]))
-
-
-def test_the_work_is_counted_before_there_are_labels(data, tmp_path):
-    """Until then, images of any type stand where the masks will be."""
-    writer = StoreWriter(
-        tmp_path / "codes.npy", [(name, (12, 12, 1)) for name in data.pseudo.ids], dtype=np.uint16
-    )
-    for name in data.pseudo.ids:
-        writer.write(name, np.zeros((12, 12, 1), np.uint16))
-    writer.close()
-    settings = in_turn()
-    ahead = replace(data, pseudo=replace(data.pseudo, masks=Store(tmp_path / "codes.npy")))
-    assert training_work(settings, ahead, 4) == training_work(settings, data, 4)
 
 
 def test_a_stage_is_as_large_as_its_largest_image(data, tmp_path):
@@ -136,7 +123,7 @@ def test_the_held_out_loss_is_that_of_labelled_images(data, tmp_path, kind):
     """They are looked at as they are in any stage: its loss does not hang on what the stage is trained on."""
     found = HeldOut.of(config(stage(1, data=kind)), data, 4)
     model, settings = TinyNet(), config(stage(1))
-    epoch, losses = plan_epochs(settings, [10])[0], losses_of(model, settings)[0]
+    epoch, losses = build_epochs(settings, [10])[0], losses_of(model, settings)[0]
     fabric = make_fabric(settings)
     plain = HeldOut.of(settings, replace(data, pseudo=None), 4)
     assert found.loss(fabric, model, epoch, losses) == plain.loss(fabric, model, epoch, losses)
@@ -152,16 +139,8 @@ BY_LOSS = SamplerConfig(name="curriculum", by="loss", start_frac=0.5, repeat_wor
 def test_a_stopped_training_ends_the_same(data, tmp_path, monkeypatch, sampler, at):
     settings = in_turn(sampler=sampler)
     whole, facts = run(data, tmp_path / "whole", settings)
-    made, inner = [0], Trainer.step
-
-    def step(*args, **kwargs):
-        made[0] += 1
-        if made[0] == at:
-            raise StoppedError("stop", exit_code=143)
-        return inner(*args, **kwargs)
-
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "step", step)
+        leave_at(patch, at, StoppedError("stop", exit_code=143))
         with pytest.raises(StoppedError):
             run(data, tmp_path / "parts", settings)
     again, after = run(data, tmp_path / "parts", settings)
@@ -171,13 +150,13 @@ def test_a_stopped_training_ends_the_same(data, tmp_path, monkeypatch, sampler, 
 
 def test_losses_are_remembered_by_image_whatever_the_stage(data):
     settings = in_turn(sampler=SamplerConfig(name="curriculum", by="loss", start_frac=0.2))
-    trainer = trainer_of(settings, data)
-    first_pseudo, first_both, first_labelled = (trainer.plan[at] for at in (0, 2, 4))
-    trainer.sampling.note(first_pseudo, [1, 3], torch.tensor([0.5, 0.1]))
-    trainer.sampling.note(first_labelled, [0, 9], torch.tensor([0.2, 0.3]))
-    trainer.sampling.end_epoch()
-    assert trainer.sampling.tensors()["sampling/before"].tolist()[:1] == pytest.approx([0.2])
-    easiest = trainer.sampling.order(first_both)[:3]  # of fourteen the easiest three
+    state = state_of(settings, data)
+    first_pseudo, first_both, first_labelled = (state.epochs[at] for at in (0, 2, 4))
+    state.sampling.note(first_pseudo, [1, 3], torch.tensor([0.5, 0.1]))
+    state.sampling.note(first_labelled, [0, 9], torch.tensor([0.2, 0.3]))
+    state.sampling.end_epoch()
+    assert state.sampling.tensors()["sampling/before"].tolist()[:1] == pytest.approx([0.2])
+    easiest = state.sampling.order(first_both)[:3]  # of fourteen the easiest three
     assert set(easiest) == {10 + 3, 0, 9}
 
 
@@ -188,15 +167,15 @@ def test_samplers_look_at_the_masks_of_their_stage(data):
     whole = config(
         stage(1, data="pseudo", sampler=SamplerConfig(name="non_empty", non_empty_frac=(1.0, 1.0)))
     )
-    order = Sampling(whole, data, torch.device("cpu")).order(trainer_of(whole, data).plan[0])
+    order = Sampling(whole, data, torch.device("cpu")).order(state_of(whole, data).epochs[0])
     assert 0 not in order  # the empty one of the four
 
 
 def test_mirrored_copies_of_each_set(data, tmp_path):
     settings = in_turn().model_copy(update={"augment": AugmentConfig(append_flips=True)})
-    trainer = trainer_of(settings, data)
-    assert [epoch.steps for epoch in trainer.plan[::2]] == [4, 14, 10]
-    assert [task.mirrored_from for task in trainer.tasks] == [4, 14, 10]
+    state = state_of(settings, data)
+    assert [epoch.steps for epoch in state.epochs[::2]] == [4, 14, 10]
+    assert [task.mirrored_from for task in state.tasks] == [4, 14, 10]
     run(data, tmp_path / "r", settings)
 
 

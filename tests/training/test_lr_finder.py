@@ -9,7 +9,7 @@ import masksmith as ms
 from masksmith.errors import InputError
 from masksmith.pipeline import LrFound
 from masksmith.training import OptimizerConfig
-from masksmith.training.lr_finder import LrCurve, _steepest, find_lr
+from masksmith.training.lr_finder import LrCurve, find_lr, steepest
 from masksmith.training.machine import make_fabric
 from tests.blends import write_pupil, write_recipe
 from tests.conftest import TINY
@@ -55,9 +55,9 @@ def test_the_steepest_fall_before_the_lowest_loss():
     falls = [1.0 - 1 / (1 + math.exp(-(at - 20))) for at in range(35)] + [
         2.0
     ] * 6  # a step down at 20, then up
-    assert _steepest(rates, falls) == rates[20]
-    assert _steepest(rates, list(np.linspace(1, 2, 41))) is None
-    assert _steepest([], []) is None
+    assert steepest(rates, falls) == rates[20]
+    assert steepest(rates, list(np.linspace(1, 2, 41))) is None
+    assert steepest([], []) is None
 
 
 @pytest.mark.parametrize(

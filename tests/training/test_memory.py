@@ -24,6 +24,14 @@ def _config(*overrides: str) -> TrainingConfig:
     return load_recipe("auto", base + overrides).training
 
 
+def training_bytes(model, config, *, canvas_hw, batch_size):
+    return training_footprint(model, config).bytes_at(canvas_hw, batch_size)
+
+
+def prediction_bytes(model, config, *, canvas_hw, batch_size):
+    return prediction_footprint(model, config).bytes_at(canvas_hw, batch_size)
+
+
 @pytest.fixture(scope="module")
 def model():
     config = ModelConfig(
@@ -155,13 +163,10 @@ def test_the_largest_batch_is_the_last_that_fits(batch_size):
     assert _toy().largest_batch((64, 64), room - 1) == batch_size - 1
 
 
-def test_lines_tell_a_larger_batch_and_canvas_exactly(model, monkeypatch):
+def test_lines_tell_a_larger_batch_and_canvas_exactly(model):
     """What two small batches say of a larger one is what a run of that one says."""
-    from masksmith.training import footprint
-
     small = training_footprint(model, _config())
-    monkeypatch.setattr(footprint, "_BATCHES", (6, 8))
-    large = training_footprint(model, _config())
+    large = training_footprint(model, _config(), batches=(6, 8))
     assert small.bytes_at((48, 32), 8) == pytest.approx(large.bytes_at((48, 32), 8), rel=1e-3)
 
 
@@ -212,8 +217,8 @@ def test_the_model_is_left_as_it_was(model):
     torch.manual_seed(3)
     expected = torch.rand(3)
     torch.manual_seed(3)
-    memory.training_bytes(model, _config(), canvas_hw=(64, 64), batch_size=4)
-    memory.prediction_bytes(model, _config(), canvas_hw=(64, 64), batch_size=4)
+    training_bytes(model, _config(), canvas_hw=(64, 64), batch_size=4)
+    prediction_bytes(model, _config(), canvas_hw=(64, 64), batch_size=4)
     assert torch.equal(torch.rand(3), expected)
     assert not model.training
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
@@ -222,9 +227,9 @@ def test_the_model_is_left_as_it_was(model):
 
 def test_prediction_takes_less_than_training_and_half_precision_less_than_full(model):
     size = {"canvas_hw": (128, 128), "batch_size": 16}
-    full = memory.training_bytes(model, _config(), **size)
-    half = memory.training_bytes(model, _config("training.precision=bf16-mixed"), **size)
-    assert memory.prediction_bytes(model, _config(), **size) < half < full
+    full = training_bytes(model, _config(), **size)
+    half = training_bytes(model, _config("training.precision=bf16-mixed"), **size)
+    assert prediction_bytes(model, _config(), **size) < half < full
 
 
 @pytest.mark.slow
@@ -239,7 +244,7 @@ def test_the_estimate_is_not_below_the_truth():
     mobilenet = build_model(
         ModelConfig(encoder="mobilenet_v2", encoder_weights="none"), in_channels=1, seed=0
     )
-    estimate = memory.training_bytes(mobilenet, _config(), canvas_hw=(64, 64), batch_size=16)
+    estimate = training_bytes(mobilenet, _config(), canvas_hw=(64, 64), batch_size=16)
     assert 0.9 * truth <= estimate <= 1.6 * truth
 
 
@@ -269,7 +274,7 @@ def test_a_plan_that_fits_is_told_in_gib(model):
 
 def test_a_batch_that_is_too_large_is_refused_with_one_that_fits(model):
     config = _config("training.batch_size=512")
-    room = memory.training_bytes(model, config, canvas_hw=(112, 112), batch_size=20)
+    room = training_bytes(model, config, canvas_hw=(112, 112), batch_size=20)
     with pytest.raises(
         InputError, match=r"at batch 512 and 112x112, and .* GiB are available.*training\.batch_size=20$"
     ):
@@ -281,13 +286,13 @@ def test_a_batch_that_is_too_large_is_refused_with_one_that_fits(model):
 
 def test_a_stage_with_its_own_batch_size_is_named(model):
     config = _config("training.stages.2.batch_size=512")
-    room = memory.training_bytes(model, config, canvas_hw=(112, 112), batch_size=40)
+    room = training_bytes(model, config, canvas_hw=(112, 112), batch_size=40)
     with pytest.raises(InputError, match=r"training\.stages\.2\.batch_size=40$"):
         _refuse(model, config, room)
 
 
 def test_where_no_batch_fits_a_crop_is_named(model):
-    room = memory.training_bytes(model, _config(), canvas_hw=(64, 64), batch_size=2)
+    room = training_bytes(model, _config(), canvas_hw=(64, 64), batch_size=2)
     with pytest.raises(InputError, match=r"set training\.crop_hw=\[64, 64\] and training\.batch_size=2$"):
         _refuse(model, _config(), room)
 
@@ -298,7 +303,7 @@ def test_where_nothing_fits_a_lighter_model_is_advised(model):
 
 
 def test_a_prediction_that_is_too_large_is_refused(model):
-    room = memory.training_bytes(model, _config(), canvas_hw=(112, 112), batch_size=32)
+    room = training_bytes(model, _config(), canvas_hw=(112, 112), batch_size=32)
     with pytest.raises(
         InputError, match=r"prediction\.batch_size: prediction needs .* at batch 5000 .*=\d+$"
     ):
@@ -311,5 +316,5 @@ def test_a_prediction_that_is_too_large_is_refused(model):
             [(16, 16)] * 3,
             prediction_hw=(4096, 4096),
             prediction_batch_size=1,
-            available=memory.training_bytes(model, tiny, canvas_hw=(16, 16), batch_size=1),
+            available=training_bytes(model, tiny, canvas_hw=(16, 16), batch_size=1),
         )

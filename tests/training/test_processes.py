@@ -8,7 +8,8 @@ from lightning_fabric.strategies import DDPStrategy
 from torch import nn
 
 from masksmith.training.checkpoint import load_tensors, save_tensors
-from masksmith.training.trainer import Trainer
+from masksmith.training.loop import train_step
+from masksmith.training.state import TrainingState
 from tests.training.tiny import TinyNet, config, make_data, same
 
 
@@ -22,13 +23,11 @@ def _step(fabric, folder):
     """Make one step on data of this process's own; write the weights and their average to a file of its own."""
     torch.set_num_threads(1)
     own = fabric.global_rank
-    trainer = Trainer(
-        fabric, _group_norm_net(), config(), replace(make_data(folder / f"data_{own}"), seed=own)
-    )
-    epoch = trainer.plan[0]
-    trainer.begin_epoch(epoch)
-    trainer.step(next(trainer.steps(epoch)), trainer.losses[0], epoch)
-    save_tensors(folder / f"of_{own}_of_{fabric.world_size}.safetensors", trainer.tensors(), {})
+    data = replace(make_data(folder / f"data_{own}"), seed=own)
+    state = TrainingState(fabric, _group_norm_net(), config(), data)
+    state.begin_epoch()
+    train_step(state, next(state.steps_ahead()))
+    save_tensors(folder / f"of_{own}_of_{fabric.world_size}.safetensors", state.tensors(), {})
 
 
 def test_gradients_are_reduced_over_processes(tmp_path):

@@ -10,8 +10,7 @@ from masksmith.training import (
     StallConfig,
     SwaConfig,
 )
-from masksmith.training.trainer import Trainer
-from tests.training.tiny import config, content, events, make_data, run, score_of, stage
+from tests.training.tiny import config, content, events, leave_at, make_data, run, score_of, stage
 
 SGD = OptimizerConfig(name="sgd", lr=0.05)
 RESTARTS = ScheduleConfig(name="cosine_restarts", cycles=2, warmup_frac=0.1)
@@ -89,20 +88,6 @@ def clean(tmp_path_factory):
         return root / name, made[name]
 
     return folder_of
-
-
-def leave_at(patch, number, error):
-    """Raise in the place of the ``number``-th step of this process; return the steps so far, as a list of one."""
-    made, inner = [0], Trainer.step
-
-    def step(*args, **kwargs):
-        made[0] += 1
-        if made[0] == number:
-            raise error
-        return inner(*args, **kwargs)
-
-    patch.setattr(Trainer, "step", step)
-    return made
 
 
 @pytest.mark.parametrize("name", TECHNIQUES)

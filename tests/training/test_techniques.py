@@ -13,7 +13,6 @@ from masksmith.config import validate
 from masksmith.errors import InputError
 from masksmith.models.config import ModelConfig
 from masksmith.models.segmentation import build_model
-from masksmith.progress import Remaining
 from masksmith.training import (
     OptimizerConfig,
     SamplerConfig,
@@ -24,31 +23,27 @@ from masksmith.training import (
     TrainingConfig,
     loop,
 )
-from masksmith.training import trainer as trainer_module
 from masksmith.training.averaging import EqualMean, batch_norms, measure_norms
-from masksmith.training.deadline import Deadline
+from masksmith.training.data import EpochBatches
+from masksmith.training.epochs import shorten
+from masksmith.training.final import norm_batches
 from masksmith.training.freeze import part_of, refuse_missing_parts, set_frozen
-from masksmith.training.looks import ReplanError
 from masksmith.training.machine import make_fabric
-from masksmith.training.plan import shorten
-from masksmith.training.stages import EpochBatches, training_work
+from masksmith.training.state import TrainingState
 from masksmith.training.step import batch_loss, forward, image_losses, to_device
-from masksmith.training.trainer import Trainer
 from tests.training.tiny import TinyNet, config, events, make_data, run, same, stage
 
 RESTARTS = ScheduleConfig(name="cosine_restarts", cycles=2, warmup_frac=0.1)
 
 
-def trainer_of(data, settings, model=None):
-    return Trainer(make_fabric(settings), model or TinyNet(), settings, data)
+def state_of(data, settings, model=None):
+    return TrainingState(make_fabric(settings), model or TinyNet(), settings, data)
 
 
-def one_step(trainer, number=0):
-    epoch = trainer.plan[0]
-    trainer.begin_epoch(epoch)
-    batches = EpochBatches(trainer.tasks[0], trainer.data, epoch, trainer.sampling.order(epoch))
-    trainer.set_rate(epoch, 4)
-    return trainer.step(batches.make(number), trainer.losses[0], epoch)
+def one_step(state):
+    state.begin_epoch()
+    state.set_lr(4)
+    return loop.train_step(state, next(state.steps_ahead()))
 
 
 # --- accumulation ---
@@ -61,11 +56,11 @@ def test_eight_batches_of_four_are_one_of_thirty_two(tmp_path):
     weights, losses = [], []
     for batch, accumulate in ((4, 8), (32, 1)):
         settings = config(plain, batch_size=batch, accumulate=accumulate, clip_norm=None)
-        trainer = trainer_of(data, settings, TinyNet(norm=False, dropout=0.0))
-        before = {name: weight.clone() for name, weight in trainer.raw.state_dict().items()}
-        losses.append(one_step(trainer).item())
-        weights.append(trainer.raw.state_dict())
-        assert trainer.plan[0].steps == 1
+        state = state_of(data, settings, TinyNet(norm=False, dropout=0.0))
+        before = {name: weight.clone() for name, weight in state.raw.state_dict().items()}
+        losses.append(one_step(state).item())
+        weights.append(state.raw.state_dict())
+        assert state.epochs[0].steps == 1
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)
     assert not torch.equal(weights[0]["head.weight"], before["head.weight"])
     for name, weight in weights[0].items():
@@ -78,7 +73,7 @@ def test_an_incomplete_last_batch_weighs_by_its_images(tmp_path):
     losses = []
     for batch, accumulate in ((4, 2), (8, 1)):  # 4 + 2 images, and 6
         settings = config(plain, batch_size=batch, accumulate=accumulate)
-        losses.append(one_step(trainer_of(data, settings, TinyNet(norm=False, dropout=0.0))).item())
+        losses.append(one_step(state_of(data, settings, TinyNet(norm=False, dropout=0.0))).item())
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)
 
 
@@ -88,8 +83,8 @@ def test_an_incomplete_last_batch_weighs_by_its_images(tmp_path):
 )
 def test_batch_norm_never_sees_the_last_image_alone(tmp_path, batch, accumulate, sizes):
     data = make_data(tmp_path, count=7)
-    trainer = trainer_of(data, config(batch_size=batch, accumulate=accumulate))
-    made = EpochBatches(trainer.tasks[0], data, trainer.plan[0], np.arange(7)).make(0)
+    state = state_of(data, config(batch_size=batch, accumulate=accumulate))
+    made = EpochBatches(state.tasks[0], data, state.epochs[0], np.arange(7)).make(0)
     assert [len(one.image) for one in made.batches] == [len(one) for one in made.indices] == sizes
     assert [index for part in made.indices for index in part] == list(range(sum(sizes)))
 
@@ -109,21 +104,22 @@ def test_a_stage_of_single_images_cannot_be_mixed(tmp_path):
 
     mixing = MixingConfig.model_validate({"mixup": {"probability": 1.0}})
     with pytest.raises(InputError, match=r"training\.mixing: a batch of 1 image has no partner"):
-        trainer_of(make_data(tmp_path), config(stage(), stage(batch_size=1), mixing=mixing))
-    trainer_of(make_data(tmp_path), config(stage(batch_size=2), batch_size=1, mixing=mixing))
+        state_of(make_data(tmp_path), config(stage(), stage(batch_size=1), mixing=mixing))
+    state_of(make_data(tmp_path), config(stage(batch_size=2), batch_size=1, mixing=mixing))
 
 
 def test_the_work_of_accumulated_and_repeated_steps_is_counted(tmp_path):
     data = make_data(tmp_path, count=16)
     settings = config(stage(3), batch_size=2, accumulate=2, sampler=SamplerConfig(repeat_worst_of=2))
-    trainer = trainer_of(data, settings)
-    assert [epoch.steps for epoch in trainer.plan] == [4 + 2] * 3
-    assert trainer.work_ahead() == 3 * 6 * 4 * 12 * 12 == training_work(settings, data, 4)
-    remaining = Remaining(trainer.work_ahead())
-    while trainer.progress.epoch < 3:
-        trainer.run_epoch(remaining)
-        trainer.end_epoch()
-    assert remaining.done == remaining.total
+    state = state_of(data, settings)
+    assert [epoch.steps for epoch in state.epochs] == [4 + 2] * 3
+    assert state.work_ahead == 3 * 6 * 4 * 12 * 12
+    done = 0
+    while state.progress.epoch < 3:
+        done += sum(state.step_work for _ in state.steps_ahead())
+        state.end_epoch()
+    assert done == 3 * 6 * 4 * 12 * 12
+    assert state.work_ahead == 0
 
 
 # --- batches ---
@@ -132,14 +128,14 @@ def test_the_work_of_accumulated_and_repeated_steps_is_counted(tmp_path):
 def test_mixed_masks_and_scalars_reach_the_loss(tmp_path):
     data = make_data(tmp_path, scalars={f"s{i}": (float(i),) for i in range(10)})
     settings = config()
-    trainer = trainer_of(data, settings, TinyNet(norm=False, dropout=0.0))
-    epoch, loss_of = trainer.plan[0], trainer.losses[0]
-    batch = EpochBatches(trainer.tasks[0], data, epoch, np.arange(10)).make(2).batches[0]
+    state = state_of(data, settings, TinyNet(norm=False, dropout=0.0))
+    epoch, loss_of = state.epochs[0], state.losses[0]
+    batch = EpochBatches(state.tasks[0], data, epoch, np.arange(10)).make(2).batches[0]
     assert batch.scalars.tolist() == [[4.0], [5.0]]
     mixed = replace(batch, other_mask=1 - batch.mask, share=0.25)
     on_device = to_device(mixed, torch.device("cpu"))
-    output = forward(trainer.fabric, trainer.raw, on_device)
-    bare = forward(trainer.fabric, trainer.raw, replace(on_device, scalars=None))
+    output = forward(state.fabric, state.raw, on_device)
+    bare = forward(state.fabric, state.raw, replace(on_device, scalars=None))
     torch.testing.assert_close(output.mask_logits, bare.mask_logits + 9)
     loss = batch_loss(loss_of, output, on_device)
     parts = loss_of(output, on_device.mask), loss_of(output, on_device.other_mask)
@@ -153,8 +149,8 @@ def test_batches_made_ahead_are_those_made_between_the_steps(tmp_path):
     """With repeats too, whose choice is known only when the steps before are done."""
     data = make_data(tmp_path, count=10)
     settings = config(sampler=SamplerConfig(repeat_worst_of=2), batch_size=1, accumulate=2)
-    trainer = trainer_of(data, settings)
-    batches = EpochBatches(trainer.tasks[0], data, trainer.plan[0], np.arange(10)[::-1].copy())
+    state = state_of(data, settings)
+    batches = EpochBatches(state.tasks[0], data, state.epochs[0], np.arange(10)[::-1].copy())
     drawn = [
         list(batches.steps(first=first, repeat_worst_of=2, worst=lambda _: 1, device=device))
         for first, device in ((0, "cpu"), (0, "cuda"), (3, "cuda"))
@@ -168,15 +164,15 @@ def test_batches_made_ahead_are_those_made_between_the_steps(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["class_aware", "curriculum"])
-def test_an_image_that_a_sampler_draws_again_is_augmented_anew(tmp_path, name):
+def test_an_image_that_a_sampler_draws_again_is_augmented_again(tmp_path, name):
     from masksmith.augment import GeometryConfig
 
     data, turned = make_data(tmp_path, count=10), GeometryConfig(rotate_deg=45)
-    trainer = trainer_of(data, config(geometry=turned, sampler=SamplerConfig(name=name), batch_size=5))
-    epoch = trainer.plan[0]
-    order = trainer.sampling.order(epoch)
+    state = state_of(data, config(geometry=turned, sampler=SamplerConfig(name=name), batch_size=5))
+    epoch = state.epochs[0]
+    order = state.sampling.order(epoch)
     assert len(set(order.tolist())) < 10
-    batches = EpochBatches(trainer.tasks[0], data, epoch, order)
+    batches = EpochBatches(state.tasks[0], data, epoch, order)
     images = [image for number in range(2) for image in batches.make(number).batches[0].image]
     assert len({image.tobytes() for image in images}) == 10
     np.testing.assert_array_equal(batches.make(1).batches[0].image[4], images[9])  # made again
@@ -187,7 +183,7 @@ def test_a_stage_may_have_its_own_augmentation(tmp_path):
 
     still, dark = GeometryConfig(hflip=1.0), IntensityConfig(brightness=0.5)
     settings = config(stage(geometry=still), stage(intensity=dark), geometry=GeometryConfig(vflip=1.0))
-    tasks = trainer_of(make_data(tmp_path), settings).tasks
+    tasks = state_of(make_data(tmp_path), settings).tasks
     assert [task.geometry for task in tasks] == [still, settings.geometry]
     assert [task.intensity for task in tasks] == [settings.intensity, dark]
 
@@ -250,11 +246,11 @@ def test_parts_of_the_real_models():
 
 def test_small_batches_are_warned_of(tmp_path, caplog):
     data = make_data(tmp_path)
-    trainer_of(data, config(batch_size=7, accumulate=8))
+    state_of(data, config(batch_size=7, accumulate=8))
     assert "batch norm sees 7 images at once" in caplog.text
     caplog.clear()
-    trainer_of(data, config(batch_size=8))
-    trainer_of(data, config(batch_size=2), TinyNet(norm=False))
+    state_of(data, config(batch_size=8))
+    state_of(data, config(batch_size=2), TinyNet(norm=False))
     assert not caplog.text
 
 
@@ -338,16 +334,16 @@ def test_without_an_average_the_weights_themselves_are_kept(tmp_path):
 @pytest.mark.parametrize(("start", "first"), [(0.58, 30), (0.5, 26), (0.0, 1), (0.99, 50), (7, 7)])
 def test_the_first_averaged_epoch(tmp_path, start, first):
     settings = config(stage(50), swa=SwaConfig(start=start), select="swa")
-    trainer = trainer_of(make_data(tmp_path), settings)
+    state = state_of(make_data(tmp_path), settings)
     counted = []
-    for trainer.progress.epoch in range(50):
-        trainer.add_to_swa()
-        counted.append(trainer.swa.count)
+    for state.progress.epoch in range(50):
+        state.add_to_swa("epoch")
+        counted.append(state.swa.count)
     assert counted.index(1) + 1 == first
 
 
 @pytest.mark.parametrize("flips", [False, True])
-def test_norms_are_measured_on_images_of_the_last_sampler_each_augmented_anew(tmp_path, flips):
+def test_norms_are_measured_on_images_of_the_last_sampler_each_augmented_again(tmp_path, flips):
     """Ten images, of which three are empty and never drawn; and their mirrored copies."""
     from masksmith.augment import AugmentConfig, GeometryConfig
 
@@ -359,8 +355,8 @@ def test_norms_are_measured_on_images_of_the_last_sampler_each_augmented_anew(tm
         swa=SwaConfig(norm_batches=20),
         select="swa",
     )
-    trainer = trainer_of(make_data(tmp_path), settings)
-    made = list(trainer._norm_batches(trainer.plan[-1], 20))
+    state = state_of(make_data(tmp_path), settings)
+    made = list(norm_batches(state, 20))
     indices = [index for one in made for index in one.indices[0]]
     assert len(indices) == 40
     assert {index % 10 for index in indices} == set(range(3, 10))
@@ -435,7 +431,7 @@ def test_what_a_training_of_another_key_left_is_removed(tmp_path):
     assert [path.stem for path in (tmp_path / "fold").glob("*.safetensors")] == ["final"]
 
 
-# --- a shortened plan ---
+# --- a shortened training ---
 
 
 def test_a_stage_goes_on_with_the_optimizer_and_the_rate_of_one_that_was_dropped(tmp_path):
@@ -446,42 +442,18 @@ def test_a_stage_goes_on_with_the_optimizer_and_the_rate_of_one_that_was_dropped
         stage(1, optimizer=sgd, schedule=ScheduleConfig(name="constant", warmup_frac=0.0)),
         stage(10).model_copy(update={"optimizer": None, "schedule": None}),
     )
-    trainer = trainer_of(data, settings)
-    trainer.progress.epoch, trainer.progress.step = 19, 2
-    trainer.progress.rate_scale, trainer.progress.stalls = 0.25, {"rate": {"best": 0.5, "stale": 1}}
-    trainer.begin_epoch(trainer.plan[19])
-    assert (trainer.progress.rate_scale, len(trainer.progress.stalls)) == (0.25, 1)
-    trainer.follow(shorten(trainer.plan, 19, 2, 0.15))
-    assert [epoch.stage for epoch in trainer.plan[19:]] == [0, 2, 2]
-    trainer.end_epoch()
-    trainer.begin_epoch(trainer.plan[20])
-    assert trainer.optimizer.optimizer.param_groups[0]["momentum"] == 0.9
-    assert (trainer.progress.rate_scale, trainer.progress.stalls) == (1.0, {})
-    assert trainer.set_rate(trainer.plan[20], 0) == pytest.approx(0.05)
-
-
-def test_a_plan_is_not_written_with_a_loss_that_has_exploded(tmp_path, monkeypatch):
-    """The third epoch explodes at its first step and is shortened at its second: the rescue goes back to its start."""
-    inner, calls = Trainer.step, []
-
-    def step(trainer, *args, **kwargs):
-        calls.append(trainer.progress.epoch)
-        return inner(trainer, *args, **kwargs) * (1000 if 11 <= len(calls) <= 15 else 1)
-
-    def late(trainer, remaining, deadline):
-        if len(calls) == 12:
-            raise ReplanError(shorten(trainer.plan, 2, 2, 0.7))
-
-    monkeypatch.setattr(trainer_module, "_LOOK_EVERY_S", 0.0)
-    monkeypatch.setattr(Trainer, "step", step)
-    monkeypatch.setattr(loop, "look_at_the_time", late)
-    _, facts = run(
-        make_data(tmp_path), tmp_path / "fold", config(), deadline=Deadline(lambda: 1e9, reserve_s=0.0)
-    )
-    assert facts["rescued"]
-    ahead = calls[calls.index(2) :]
-    assert ahead[-10:] == [2] * 5 + [3] * 5  # the plan of the checkpoint, which is the whole one
-    assert events(tmp_path / "fold", "replanned") == []
+    state = state_of(data, settings)
+    state.progress.epoch, state.progress.step = 19, 2
+    state.progress.rate_scale, state.progress.stalls = 0.25, {"rate": {"best": 0.5, "stale": 1}}
+    state.begin_epoch()
+    assert (state.progress.rate_scale, len(state.progress.stalls)) == (0.25, 1)
+    state.epochs = shorten(state.epochs, 19, 2, 0.15)
+    assert [epoch.stage for epoch in state.epochs[19:]] == [0, 2, 2]
+    state.end_epoch()
+    state.begin_epoch()
+    assert state.optimizer.optimizer.param_groups[0]["momentum"] == 0.9
+    assert (state.progress.rate_scale, state.progress.stalls) == (1.0, {})
+    assert state.set_lr(0) == pytest.approx(0.05)
 
 
 # --- ends ---
@@ -536,14 +508,14 @@ def test_a_plateau_lowers_the_rate_down_to_its_bound(tmp_path):
 
 def test_the_worst_step_is_made_again(tmp_path, monkeypatch):
     data, settings = make_data(tmp_path, count=8), config(stage(1), sampler=SamplerConfig(repeat_worst_of=3))
-    made, inner = [], Trainer.step
+    made, inner = [], loop.train_step
 
-    def step(trainer, drawn, *args):
-        loss = inner(trainer, drawn, *args)
+    def step(state, drawn):
+        loss = inner(state, drawn)
         made.append((drawn, loss.item()))
         return loss
 
-    monkeypatch.setattr(Trainer, "step", step)
+    monkeypatch.setattr(loop, "train_step", step)
     run(data, tmp_path / "fold", settings)
     assert [drawn.number for drawn, _ in made][:3] == [0, 1, 2]
     worst = int(np.argmax([loss for _, loss in made[:3]]))
@@ -566,73 +538,44 @@ def test_nothing_held_out(tmp_path):
 # --- configuration ---
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
+def test_configurations_that_contradict_themselves():
+    """Averages that nobody asked for, cycles that do not divide the epochs, and cycles over unequal stages."""
+
+    def refused(value, message):
+        with pytest.raises(InputError, match=message):
+            validate(TrainingConfig, value, where="training")
+
+    def cycles(number, *more):
+        value = config(stage(6), *more).model_dump(mode="json")
+        value["stages"][0]["schedule"] |= {"name": "cosine_restarts", "cycles": number, "warmup_frac": 0.0}
+        if more:
+            value["stages"][1]["schedule"] = None
+        return value
+
+    one = config(stage(6)).model_dump(mode="json")
+    for changes, message in (
         ({"select": "swa"}, r"select: 'swa', but swa is not set"),
         ({"keep": ["swa"]}, r"keep: \['swa'\], but swa is not set"),
         ({"swa": {}}, r"swa is set, but select is 'last' and keep is \[\]"),
         ({"swa": {"start": 7}, "select": "swa"}, r"swa: start: 7 is after the last of 6 epochs"),
         ({"swa": {"every": "cycle"}, "select": "swa"}, r"every: 'cycle', but no stage has a cosine_restarts"),
-    ],
-)
-def test_averages_that_nobody_asked_for(changes, message):
-    value = config(stage(6)).model_dump(mode="json") | changes
-    with pytest.raises(InputError, match=message):
-        validate(TrainingConfig, value, where="training")
-
-
-@pytest.mark.parametrize(
-    ("cycles", "message"),
-    [
-        (4, r"cycles: 4 does not divide its 6 epochs; expected 3 or 6 cycles, or 4 or 8 epochs"),
-        (5, r"cycles: 5 does not divide its 6 epochs; expected 3 or 6 cycles, or 5 or 10 epochs"),
-        (9, r"cycles: 9 does not divide its 6 epochs; expected 6 cycles, or 9 epochs"),
-    ],
-)
-def test_snapshots_that_do_not_divide_the_epochs(cycles, message):
-    value = config(stage(6)).model_dump(mode="json")
-    value["stages"][0]["schedule"] |= {"name": "cosine_restarts", "cycles": cycles, "warmup_frac": 0.0}
-    with pytest.raises(InputError, match=message):
-        validate(TrainingConfig, value, where="training")
-
-
-def test_cycles_over_stages_need_batches_of_one_size():
-    value = config(stage(2, schedule=RESTARTS), stage(2, batch_size=4)).model_dump(mode="json")
-    value["stages"][1]["schedule"] = None
-    with pytest.raises(InputError, match=r"stages\[1\]: batch_size 4 and accumulate 1 differ"):
-        validate(TrainingConfig, value, where="training")
-
-
-@pytest.mark.parametrize(
-    ("at", "changes", "message"),
-    [
-        (
-            1,
-            {"sampler": {"repeat_worst_of": 3}},
-            r"stages\[1\]: sampler\.repeat_worst_of 3 differs from the None of st",
-        ),
-        (
-            0,
-            {"sampler": {"repeat_worst_of": 3}},
-            r"stages\[1\]: sampler\.repeat_worst_of None differs from the 3 of st",
-        ),
-        (
-            1,
-            {"until_plateau": {}},
-            r"stages\[1\]: until_plateau may end it within a cycle of stages\[0\]\.schedule",
-        ),
-        (
-            0,
-            {"until_plateau": {}},
-            r"stages\[0\]: until_plateau may end it within a cycle of stages\[0\]\.schedule",
-        ),
-    ],
-)
-def test_cycles_need_epochs_of_one_length_and_a_fixed_end(at, changes, message):
-    value = config(stage(2, schedule=RESTARTS), stage(2)).model_dump(mode="json")
-    value["stages"][1]["schedule"] = None
-    validate(TrainingConfig, value, where="training")
-    value["stages"][at] |= changes
-    with pytest.raises(InputError, match=message):
-        validate(TrainingConfig, value, where="training")
+    ):
+        refused(one | changes, message)
+    for number, fitting in (
+        (4, "3 or 6 cycles, or 4 or 8"),
+        (5, "3 or 6 cycles, or 5 or 10"),
+        (9, "6 cycles, or 9"),
+    ):
+        refused(cycles(number), f"cycles: {number} does not divide its 6 epochs; expected {fitting} epochs")
+    refused(cycles(2, stage(2, batch_size=4)), r"stages\[1\]: batch_size 4 and accumulate 1 differ")
+    validate(TrainingConfig, cycles(2, stage(2)), where="training")
+    repeat, early = {"sampler": {"repeat_worst_of": 3}}, {"until_plateau": {}}
+    for at, changes, message in (
+        (1, repeat, r"stages\[1\]: sampler\.repeat_worst_of 3 differs from the None of st"),
+        (0, repeat, r"stages\[1\]: sampler\.repeat_worst_of None differs from the 3 of st"),
+        (1, early, r"stages\[1\]: until_plateau may end it within a cycle of stages\[0\]\.schedule"),
+        (0, early, r"stages\[0\]: until_plateau may end it within a cycle of stages\[0\]\.schedule"),
+    ):
+        value = cycles(2, stage(2))
+        value["stages"][at] |= changes
+        refused(value, message)

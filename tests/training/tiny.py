@@ -6,13 +6,13 @@ from torch import nn
 
 from masksmith.data.store import Store, StoreWriter
 from masksmith.models.segmentation import Output, SegmentationModel
-from masksmith.progress import Remaining
-from masksmith.training import LossTerm, OptimizerConfig, ScheduleConfig, Stage, TrainingConfig
+from masksmith.training import LossTerm, OptimizerConfig, ScheduleConfig, Stage, TrainingConfig, loop
 from masksmith.training.checkpoint import load_tensors
+from masksmith.training.data import FoldData
 from masksmith.training.events import EventLog, read_events
 from masksmith.training.loop import train_fold
 from masksmith.training.machine import make_fabric
-from masksmith.training.stages import FoldData
+from masksmith.training.pace import Pace
 
 BCE = [LossTerm(name="bce")]
 SIDE = 12
@@ -83,7 +83,7 @@ def score_of(model):
     return float(abs(sum(weight.sum() for weight in model.state_dict().values()).item()) % 1)
 
 
-def run(data, folder, settings, *, evaluate=score_of, model=None, deadline=None):
+def run(data, folder, settings, *, evaluate=score_of, model=None, pace=None):
     """Train a fold; return the tensors and the facts of final.safetensors."""
     train_fold(
         make_fabric(settings),
@@ -93,8 +93,7 @@ def run(data, folder, settings, *, evaluate=score_of, model=None, deadline=None)
         folder=folder,
         log=EventLog(folder / "metrics.jsonl", fold=0),
         evaluate=evaluate,
-        remaining=Remaining(1e6),
-        deadline=deadline,
+        pace=pace or Pace(),
     )
     return load_tensors(folder / "final.safetensors")
 
@@ -113,3 +112,17 @@ def content(folder):
 def same(first, second):
     assert first.keys() == second.keys()
     assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def leave_at(patch, number, error):
+    """Raise in the place of the ``number``-th step of this process; return the steps so far, as a list of one."""
+    made, inner = [0], loop.train_step
+
+    def step(*args, **kwargs):
+        made[0] += 1
+        if made[0] == number:
+            raise error
+        return inner(*args, **kwargs)
+
+    patch.setattr(loop, "train_step", step)
+    return made

@@ -2,19 +2,18 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Protocol
 
 from masksmith.models.config import ModelConfig
 from masksmith.planning.rules import TimeRule
 from masksmith.preprocess import TRUE_SIZE, SizeConfig, canvas_of
 from masksmith.recipe import Recipe
 from masksmith.training.config import Stage, TrainingConfig
-from masksmith.training.plan import steps_of
+from masksmith.training.epochs import build_epochs, work_ahead
 
 
-@runtime_checkable
 class Timed(Protocol):
-    """Measured seconds; see timings.Timing."""
+    """Measured seconds; see timings.Timing, which this module must not import: it needs torch."""
 
     @property
     def build_s(self) -> float:
@@ -120,27 +119,25 @@ def cost_of(
         rule: How measured times become estimates.
         runtime: Measures the recipe's prediction runtime; None reckons with torch.
     """
-    model, training = recipe.model, recipe.training
-    train_s, epoch_s, start_s, forward_pace = 0.0, 0.0, 0.0, 0.0
-    paces = []
-    for stage in training.stages:
-        hw, batch = _stage_size(recipe, stage, facts)
-        timed = measure(model, training, hw, batch)
-        pixels = hw[0] * hw[1] * batch
-        batches = steps_of(training, stage, facts.train) * training.batches_of(stage)[1]
-        epoch_s = batches * timed.step_s * rule.loop_frac
-        train_s += stage.epochs * epoch_s
-        paces.append(timed.step_s * rule.loop_frac / pixels)
-        forward_pace = timed.forward_s / pixels
-        start_s = timed.build_s + timed.first_step_s
-    scorings = -(-sum(stage.epochs for stage in training.stages) // training.evaluate_every)
-    train_s += scorings * facts.held_out_px * forward_pace + start_s
+    training = recipe.training
+    sizes = [_stage_size(recipe, stage, facts) for stage in training.stages]
+    timed = [measure(recipe.model, training, hw, batch) for hw, batch in sizes]
+    pixels = [hw[0] * hw[1] * batch for hw, batch in sizes]
+    paces = tuple(one.step_s * rule.loop_frac / px for one, px in zip(timed, pixels, strict=True))
+    epochs = build_epochs(training, facts.train)
+    work = work_ahead(epochs, [hw for hw, _ in sizes])
+    last = len(sizes) - 1
+    epoch_s = work[last] * paces[last] / training.stages[last].epochs
+    forward_pace = timed[last].forward_s / pixels[last]
+    scorings = -(-len(epochs) // training.evaluate_every)
+    train_s = sum(px * paces[stage] for stage, px in work.items())
+    train_s += scorings * facts.held_out_px * forward_pace + timed[last].build_s + timed[last].first_step_s
     view_s = facts.view_px * forward_pace * _weights(recipe)
     predict_s = view_s * len(recipe.prediction.tta)
     if runtime is not None and recipe.prediction.runtime != "torch":
         predict_s = _converted_s(recipe, facts, runtime, view_s, forward_pace) or predict_s
     finish_s = rule.finish_s + rule.finish_s_per_image * (facts.held_out * facts.folds + facts.test)
-    return Cost(train_s, epoch_s, predict_s, view_s, finish_s, tuple(paces))
+    return Cost(train_s, epoch_s, predict_s, view_s, finish_s, paces)
 
 
 def _stage_size(recipe: Recipe, stage: Stage, facts: DataFacts) -> tuple[tuple[int, int], int]:

@@ -50,7 +50,7 @@ class LengthRule(Config):
     """How long the whole training of a fold is."""
 
     images: Count
-    """Images to look at, counted with repetition."""
+    """Images that are trained on, counted with repetition."""
     epochs_least: Count
     """Fewest epochs, for large sets."""
     epochs_most: Count
@@ -118,8 +118,6 @@ class TimeRule(Config):
     """Further seconds of these for each image."""
     measure_frac: Frac
     """Largest share of the budget spent on measuring."""
-    fewer_threads_below_frac: Frac
-    """Beside busy processes fewer threads are taken where their step takes at most this share of one with more."""
 
 
 class Rules(Config):

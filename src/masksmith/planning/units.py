@@ -42,7 +42,7 @@ class Unit:
 
     @property
     def done(self) -> bool:
-        """Whether it is trained, predicted and judged."""
+        """Whether it is trained, predicted and decided on."""
         return self.joined is not None
 
     def to_json(self) -> dict[str, Any]:
@@ -154,17 +154,14 @@ def _cycle(
         return None
     fold = min(able, key=lambda fold: (cycles.count(fold), fold))
     run = last[fold].run
-    recipe = cycle_of(_start_of(run_recipe(run), reference.recipe), run=run, epochs=epochs, rule=rule)
+    trained = run_recipe(run)
+    # from the stages of the reference: cycles do not shrink from cycle to cycle
+    training = trained.training.model_copy(update={"stages": reference.recipe.training.stages})
+    recipe = cycle_of(trained.model_copy(update={"training": training}), run=run, epochs=epochs, rule=rule)
     reason = f"no further fold fits; a cosine cycle of {epochs} epochs from the weights of {run}, fold {fold}"
     expected = round(epochs * cost.epoch_s + cost.reserve_s, 1)
     unit = Unit("cycle", fold, recipe.seed, expected, reason, reference.name, _model_name(recipe), epochs)
     return Wish(unit, recipe)
-
-
-def _start_of(trained: Recipe, reference: Recipe) -> Recipe:
-    """Return the trained recipe with the reference's stages and threads: cycles do not shrink from cycle to cycle."""
-    own = {"stages": reference.training.stages, "threads": reference.training.threads}
-    return trained.model_copy(update={"training": trained.training.model_copy(update=own)})
 
 
 def _seed(

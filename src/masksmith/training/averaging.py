@@ -6,7 +6,7 @@ Sources:
 
 In the EMA batch norm's running statistics are averaged with the weights: copied ones belong to the newest weights, and
 in the first epochs of a one-cycle schedule those are far from the average. The points that SWA averages lie far
-apart, so there the statistics are measured anew.
+apart, so there the statistics are measured again.
 """
 
 import copy
@@ -61,6 +61,11 @@ class EqualMean(Generic[Model]):
                 own.copy_(new)
 
 
+def first_averaged(start: int | float, num_epochs: int) -> int:
+    """Return the first epoch (1, 2, …) that SWA averages: ``start`` itself, or the one after that share of all."""
+    return start if isinstance(start, int) else int(start * num_epochs + 1e-9) + 1
+
+
 def batch_norms(model: nn.Module) -> list[_BatchNorm]:
     """Return the batch norms of a model that keep statistics."""
     return [one for one in model.modules() if isinstance(one, _BatchNorm) and one.track_running_stats]
@@ -87,7 +92,7 @@ def _measuring(model: nn.Module, norms: Sequence[_BatchNorm]) -> Iterator[None]:
 def measure_norms(
     model: nn.Module, norms: Sequence[_BatchNorm], batches: Iterable[Item], forward: Callable[[Item], object]
 ) -> None:
-    """Measure batch norm's statistics anew, as the equal mean over the batches; without norms nothing is done.
+    """Measure batch norm's statistics again, as the equal mean over the batches; without norms nothing is done.
 
     Args:
         model: Changed in place.

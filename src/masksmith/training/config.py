@@ -198,7 +198,7 @@ class SwaConfig(Config):
     every: Literal["epoch", "cycle"] = "epoch"
     """Average at the end of each epoch, or of each cycle of a cosine_restarts schedule."""
     norm_batches: int = Field(default=50, ge=1)
-    """Training batches that batch norm's statistics are measured on anew at the end."""
+    """Training batches that batch norm's statistics are measured on again at the end."""
 
 
 Part = Literal["encoder", "encoder_norm", "decoder", "head", "all_but_head"]
@@ -211,7 +211,7 @@ class Stage(Config):
     """Which images: the training set, the test images with pseudo-labels (the recipe's ``pseudo``), or both."""
     start: Literal["previous", "best"] = "previous"
     """Which weights it goes on from: those that the stage before ended with, or those of the best scored epoch so far;
-    an average of the weights then begins anew, too."""
+    an average of the weights then starts over, too."""
     epochs: int = Field(ge=1)
     """Passes over the images; the most where ``until_plateau`` is set."""
     until_plateau: StallConfig | None = None

@@ -1,10 +1,19 @@
 """``metrics.jsonl``, the log of record: one JSON object an event; curves and pages are made from it."""
 
 import json
+import resource
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from masksmith.files import append_text, write_text
+from masksmith.progress import clock, logger
+from masksmith.training.epochs import Epoch, work_ahead
+
+if TYPE_CHECKING:
+    from masksmith.training.pace import Pace
+    from masksmith.training.state import TrainingState
 
 
 class EventLog:
@@ -42,11 +51,46 @@ def read_events(path: Path) -> list[dict[str, Any]]:
     return events
 
 
-def threads_of(path: Path, *, fold: int) -> int | None:
-    """Return the threads that a fold's training took last, None if those of its recipe."""
-    taken = [
-        event["value"]
-        for event in read_events(path)
-        if event["fold"] == fold and (event["split"], event["name"]) == ("event", "threads")
-    ]
-    return taken[-1] if taken else None
+def log_epoch(
+    log: EventLog, state: "TrainingState", pace: "Pace", lr: float, values: Mapping[str, float]
+) -> None:
+    """Write the events of the epoch that was just finished, and say in one line how it went.
+
+    Args:
+        log: The log of record.
+        state: The epoch is counted as finished.
+        pace: Knows how long its steps took.
+        lr: Its last learning rate.
+        values: Its "loss", and "score" and "val_loss" where they were measured.
+    """
+    done = state.progress.epoch
+    epoch = state.epochs[done - 1]
+    images_per_s = epoch.images * pace.epoch_steps / pace.epoch_s if pace.epoch_s else 0.0
+    log.write(done, "train", loss=values["loss"], lr=lr, stage=epoch.stage)
+    log.write(done, "timing", seconds=pace.epoch_s, images_per_s=images_per_s)
+    scores = {name: value for name, value in values.items() if name != "loss"}
+    if scores:
+        log.write(done, "fold", **scores)
+    score = f", score {scores['score']:.4f}" if scores else ""
+    logger.info(
+        "%s, epoch %d/%d: loss %.4f%s, lr %.2e, %.0f images/s, peak %.1f GiB, %s left of this fold",
+        state.data.name, done, len(state.epochs), values["loss"], score, lr,
+        images_per_s, _peak_gib(), clock(state.work_ahead * pace.seconds_per_px),
+    )  # fmt: skip
+
+
+def log_adjusted(log: EventLog, state: "TrainingState", epochs: Sequence[Epoch]) -> None:
+    """Say that a training will follow other epochs from here on, and how much of the work ahead remains."""
+    progress = state.progress
+    ahead = sum(work_ahead(epochs, state.canvases, progress.epoch, progress.step).values())
+    share = ahead / max(1, state.work_ahead)
+    log.write(state.position, "event", replanned=share)
+    what = "there is time again" if share > 1 else "the time left is not enough"
+    logger.warning(
+        "%s, epoch %.2f: %s; %.0f%% of the steps ahead will be made", state.data.name, state.position, what, 100 * share
+    )  # fmt: skip
+
+
+def _peak_gib() -> float:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # KiB on Linux, bytes on macOS
+    return peak / 2**30 if sys.platform == "darwin" else peak / 2**20

@@ -145,36 +145,42 @@ def _hidden(config: TrainingConfig, work: str) -> float:
 
 
 def _lines(
-    twin: SegmentationModel, config: TrainingConfig, run: Callable[[Tensor, Tensor], object]
+    twin: SegmentationModel,
+    config: TrainingConfig,
+    run: Callable[[Tensor, Tensor], object],
+    batches: tuple[int, int] = _BATCHES,
 ) -> tuple[Line, Line]:
     """Return the bytes alive after each allocation of ``run(image, mask)`` as lines: at no pixels, and a pixel."""
     known = [*twin.parameters(), *twin.buffers()]
     channels, side = twin.in_channels, round_up(max(_SIDE_LEAST, 2 * twin.divisor), twin.divisor)
     histories: list[Line] = []
-    for batch_size in _BATCHES:
+    for batch_size in batches:
         twin.zero_grad()
         with _Alive(known) as alive:
             image = torch.rand(batch_size, channels, side, side, device=config.device)
             mask = torch.zeros(batch_size, side, side, dtype=torch.uint8, device=config.device)
             run(image, mask)
         histories.append(np.array(alive.history, np.float64))
-    few, many = (batch_size * side * side for batch_size in _BATCHES)
+    few, many = (batch_size * side * side for batch_size in batches)
     if len(histories[0]) != len(histories[1]):  # what is run hangs on the batch: keep the peaks alone
         histories = [history.max(keepdims=True) for history in histories]
     slope = (histories[1] - histories[0]) / (many - few)
     return histories[0] - slope * few, slope
 
 
-def training_footprint(model: SegmentationModel, config: TrainingConfig) -> Footprint:
+def training_footprint(
+    model: SegmentationModel, config: TrainingConfig, *, batches: tuple[int, int] = _BATCHES
+) -> Footprint:
     """Return the memory of a training step; the terms of all stages' losses are counted together.
 
-    A forward and a backward pass at batches of two and four small images are run on a copy of the model; the
+    A forward and a backward pass at two batches of small images are run on a copy of the model; the
     model, its statistics and the global random numbers are left as they were. On a GPU the copies of a checkpoint
     lie in the memory of the computer, and are not counted.
 
     Args:
         model: The model to be trained.
         config: "auto" is settled for this machine.
+        batches: Images of the two batches.
 
     Raises:
         InputError: An unknown loss, or a device that is not there.
@@ -190,7 +196,7 @@ def training_footprint(model: SegmentationModel, config: TrainingConfig) -> Foot
                 output = twin(image, *twin.zero_scalars(len(image)))
             loss_of(output, mask).backward()
 
-        fixed, slope = _lines(twin, config, step)
+        fixed, slope = _lines(twin, config, step, batches)
     weights = _size([*twin.parameters(), *twin.buffers()])
     trained = _size(
         [weight for weight in twin.parameters() if weight.grad is not None]

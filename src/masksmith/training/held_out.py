@@ -17,9 +17,10 @@ from masksmith.errors import InputError
 from masksmith.losses.build import LossOf
 from masksmith.models.segmentation import SegmentationModel
 from masksmith.training.config import TrainingConfig
-from masksmith.training.plan import Epoch
-from masksmith.training.stages import EpochBatches, FoldData, task_of
+from masksmith.training.data import EpochBatches, FoldData, task_of
+from masksmith.training.epochs import Epoch
 from masksmith.training.step import batch_loss, forward, to_device
+from masksmith.training.watch import watchers_of
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class HeldOut:
 
         Args:
             fabric: Device and precision.
-            model: The weights that are looked at.
+            model: The weights.
             epoch: Of which stage, and with what batch size.
             loss_of: The loss of that stage.
 
@@ -72,3 +73,9 @@ class HeldOut:
             batch = to_device(drawn.batches[0], fabric.device)
             total += batch_loss(loss_of, forward(fabric, model, batch), batch) * drawn.images
         return total.item() / len(order)
+
+
+def needs_val_loss(config: TrainingConfig, epoch: Epoch) -> bool:
+    """Whether anything depends on the held-out loss after an epoch."""
+    watched = any(rule.watch == "val_loss" for rule in watchers_of(config, epoch).values())
+    return watched or config.select == "best_val_loss"

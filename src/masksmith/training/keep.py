@@ -8,13 +8,16 @@ names. Snapshots have theirs from the start: the same step always writes the sam
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
 from masksmith.files import remove
 from masksmith.training.checkpoint import load_tensors, save_tensors
 from masksmith.training.config import TrainingConfig
+
+if TYPE_CHECKING:
+    from masksmith.training.state import TrainingState
 
 _NAMELESS = re.compile(r"weights_\d{4,}\.(json|safetensors)")
 _EXTRA = re.compile(
@@ -49,7 +52,7 @@ class Best:
         new_stage: bool,
         val_loss: float | None = None,
     ) -> None:
-        """Take an epoch into account; losses of two stages cannot be compared, so a new stage begins anew."""
+        """Take an epoch into account; losses of two stages cannot be compared, so a new stage starts over."""
         if new_stage or self.loss is None or loss < self.loss:
             self.loss, self.loss_epoch = loss, epoch
         if new_stage:
@@ -87,14 +90,28 @@ class Keeper:
         self.folder, self.config, self.key = folder, config, key
         self._before: set[int] = set()  # epochs that the checkpoint before the newest needs
 
-    def begin_anew(self) -> None:
+    def clear(self) -> None:
         """Remove what a training of another key has left."""
         _remove_all(self.folder, _EXTRA)
 
-    def write(self, best: Best, epoch: int, model: nn.Module) -> None:
-        """Write the weights of an epoch that was just noted, if they are among those to keep."""
+    def note(self, state: "TrainingState", values: Mapping[str, float]) -> None:
+        """Take the epoch under way into account; write its weights if they are among those to keep.
+
+        Args:
+            state: Before the epoch is counted as finished.
+            values: "loss" of the epoch, and "score" and "val_loss" where they were measured.
+        """
+        best, epoch = state.progress.best, state.progress.epoch + 1
+        best.note(
+            epoch,
+            score=values.get("score"),
+            loss=values["loss"],
+            val_loss=values.get("val_loss"),
+            top_k=self.config.top_k,
+            new_stage=state.epoch.number == 0,
+        )
         if epoch in best.epochs(self.config).values():
-            self._save(f"weights_{epoch:04d}", model, {"epoch": epoch})
+            self._save(f"weights_{epoch:04d}", state.kept, {"epoch": epoch})
 
     def drop(self, best: Best) -> None:
         """Remove the weights that neither the newest checkpoint needs nor the one before it."""
@@ -105,9 +122,12 @@ class Keeper:
                 remove(path)
         self._before = now
 
-    def snapshot(self, number: int, model: nn.Module, epoch: float) -> None:
-        """Write the ``number``-th snapshot, taken after ``epoch`` epochs."""
-        self._save(f"snapshot_{number}", model, {"epoch": epoch})
+    def snapshot(self, state: "TrainingState") -> None:
+        """Write a snapshot of the weights as they are now."""
+        progress = state.progress
+        progress.snapshots += 1
+        finished = progress.epoch + progress.step / state.epoch.steps
+        self._save(f"snapshot_{progress.snapshots}", state.kept, {"epoch": finished})
 
     def load(self, epoch: int) -> dict[str, Any]:
         """Return the tensors of an epoch that was kept."""
@@ -139,7 +159,7 @@ class Keeper:
         save_tensors(self.folder / f"{name}.safetensors", model.state_dict(), {"key": self.key, **facts})
 
 
-def tidy(folder: Path) -> None:
+def remove_unnamed(folder: Path) -> None:
     """Remove the weights without a name; what was published stays."""
     _remove_all(folder, _NAMELESS)
 

@@ -9,6 +9,7 @@ import copy
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import count
 
 import numpy as np
 import torch
@@ -18,9 +19,10 @@ from masksmith.errors import InputError
 from masksmith.models.segmentation import SegmentationModel
 from masksmith.progress import track
 from masksmith.training.config import TrainingConfig
+from masksmith.training.data import EpochBatches, FoldData, StepBatches
+from masksmith.training.loop import train_step
 from masksmith.training.optim import set_lr
-from masksmith.training.stages import FoldData, StepBatches
-from masksmith.training.trainer import Trainer
+from masksmith.training.state import TrainingState
 
 _SMOOTHING = 0.9  # share of the old value in the smoothed loss
 _DIVERGED = 4.0  # a smoothed loss above this multiple of the lowest ends the sweep
@@ -75,42 +77,39 @@ def find_lr(
     rates = [float(rate) for rate in np.geomspace(lowest, highest, steps)]
     with torch.random.fork_rng():
         alone = config.model_copy(update={"ema_decay": None, "swa": None})
-        losses = _sweep(Trainer(fabric, copy.deepcopy(model), alone, data), rates)
-    return LrCurve(rates[: len(losses)], losses, _steepest(rates[: len(losses)], losses))
+        losses = _train(TrainingState(fabric, copy.deepcopy(model), alone, data), rates)
+    return LrCurve(rates[: len(losses)], losses, steepest(rates[: len(losses)], losses))
 
 
-def _sweep(trainer: Trainer, rates: Sequence[float]) -> list[float]:
+def _train(state: TrainingState, rates: Sequence[float]) -> list[float]:
     """Make a step at each rate; return the smoothed losses until they diverge."""
-    epoch = trainer.plan[0]
-    first = trainer.config.stages[0].optimizer
+    first = state.config.stages[0].optimizer
     assert first is not None  # TrainingConfig refuses a first stage without one
-    trainer.begin_epoch(epoch)
+    state.begin_epoch()
     mean, losses = 0.0, list[float]()
-    for step, drawn in enumerate(track(_steps(trainer), total=len(rates), what="learning rates"), start=1):
-        set_lr(trainer.optimizer.optimizer, rates[step - 1] / first.lr)
-        loss = trainer.step(drawn, trainer.losses[0], epoch).item()
-        trainer.progress.step = step  # dropout draws by it
+    steps = zip(rates, _steps(state), strict=False)
+    for rate, batches in track(steps, total=len(rates), what="learning rates"):
+        set_lr(state.optimizer.optimizer, rate / first.lr)
+        loss = train_step(state, batches).item()
         mean = _SMOOTHING * mean + (1 - _SMOOTHING) * loss
-        smoothed = mean / (1 - _SMOOTHING**step)
+        smoothed = mean / (1 - _SMOOTHING**state.progress.step)
         if not math.isfinite(loss) or (losses and smoothed > _DIVERGED * min(losses)):
             break
         losses.append(smoothed)
-        if step == len(rates):
-            break
     return losses
 
 
-def _steps(trainer: Trainer) -> Iterator[StepBatches]:
+def _steps(state: TrainingState) -> Iterator[StepBatches]:
     """Yield steps of the first stage, epoch after epoch, without end."""
-    number = 0
-    while True:
-        epoch = replace(trainer.plan[0], number=number)
-        batches = trainer.batches(epoch, trainer.sampling.order(epoch))
+    for number in count():
+        epoch = replace(state.epochs[0], number=number)
+        batches = EpochBatches(
+            state.tasks[0], state.data.of(state.config.stages[0]), epoch, state.sampling.order(epoch)
+        )
         yield from map(batches.make, range(max(1, len(batches.order) // epoch.images)))
-        number += 1
 
 
-def _steepest(rates: Sequence[float], losses: Sequence[float]) -> float | None:
+def steepest(rates: Sequence[float], losses: Sequence[float]) -> float | None:
     """Return the rate of the steepest fall before the lowest loss, on the logarithm of the rate."""
     lowest = int(np.argmin(losses)) if losses else 0
     if lowest - _NOISY < 2:  # it rises from the beginning

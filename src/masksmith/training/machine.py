@@ -4,7 +4,6 @@ import ctypes
 import logging
 import math
 import os
-import time
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,6 @@ from masksmith.training.config import TrainingConfig
 _BF16_FLAGS = ("amx_bf16", "avx512_bf16")
 _LIGHTNING = ("lightning-fabric", "lightning", "pytorch-lightning")
 _LIGHTNING_FROM = "2.6.6"
-_PROBE_S = 0.3  # how long all cores are kept busy to see whether they are free
 
 
 def settle_device(device: str) -> str:
@@ -87,23 +85,6 @@ def settle_threads(threads: int | str) -> int:
     return threads if isinstance(threads, int) else usable_cores()
 
 
-def cores_share(threads: int, *, seconds: float = _PROBE_S) -> float:
-    """Return the share of ``threads`` cores that this process gets while it keeps them all busy, 0 to 1.
-
-    About 1 on a quiet machine; a neighbour that keeps one of two cores busy leaves about 0.75.
-    """
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    matrix = torch.ones(512, 512)
-    matrix @ matrix  # the threads begin
-    began, used = time.monotonic(), time.process_time()
-    while time.monotonic() - began < seconds:
-        matrix @ matrix
-    share = (time.process_time() - used) / (time.monotonic() - began) / threads
-    torch.set_num_threads(before)
-    return share
-
-
 def settle_machine(config: TrainingConfig) -> TrainingConfig:
     """Return the configuration with device, precision and threads as fixed values."""
     device = settle_device(config.device)
@@ -167,12 +148,8 @@ def precision_of(config: TrainingConfig) -> Precision:
     return ImageInFloat32(precision, device=config.device)
 
 
-def make_fabric(config: TrainingConfig, *, threads: int | None = None) -> Fabric:
+def make_fabric(config: TrainingConfig) -> Fabric:
     """Return the Fabric of a settled configuration; sets the number of threads and, on a CPU, how memory is kept.
-
-    Args:
-        config: The configuration.
-        threads: Threads in place of the configuration's.
 
     Raises:
         InputError: The device is not there, or a Lightning with a known hole is installed.
@@ -183,7 +160,7 @@ def make_fabric(config: TrainingConfig, *, threads: int | None = None) -> Fabric
     cv2.setNumThreads(1)  # OpenCV's own pool beside torch's would slow both
     if config.device == "cpu":
         keep_memory()
-    torch.set_num_threads(threads or settle_threads(config.threads))
+    torch.set_num_threads(settle_threads(config.threads))
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # our log names the precision
     settle_device(config.device)  # a run may have been resolved on another machine
     return Fabric(accelerator=config.device, devices=1, plugins=[precision_of(config)])

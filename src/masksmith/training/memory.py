@@ -123,27 +123,6 @@ def available_bytes(device: str) -> int:
 # --- what is needed -----------------------------------------------------------------------------------------
 
 
-def training_bytes(
-    model: SegmentationModel, config: TrainingConfig, *, canvas_hw: tuple[int, int], batch_size: int
-) -> int:
-    """Return about how many bytes training takes at a canvas (height, width) and a batch size.
-
-    Weights, moments, average and the copies of a checkpoint are counted; activations are measured on small images
-    (see footprint). It was 1.0 to 1.5 times the truth in benchmarks/memory.py.
-    """
-    return training_footprint(model, config).bytes_at(canvas_hw, batch_size)
-
-
-def prediction_bytes(
-    model: SegmentationModel, config: TrainingConfig, *, canvas_hw: tuple[int, int], batch_size: int
-) -> int:
-    """Return about how many bytes prediction takes for a batch of images padded to a canvas (height, width).
-
-    It was 1.0 to 1.8 times the truth in benchmarks/memory.py, the most where it is below 0.1 GiB.
-    """
-    return prediction_footprint(model, config).bytes_at(canvas_hw, batch_size)
-
-
 def largest_batch(
     model: SegmentationModel,
     config: TrainingConfig,
@@ -204,7 +183,7 @@ def refuse_too_large(
     Args:
         model: The model to be trained.
         config: "auto" is settled for this machine.
-        canvases: Height and width of each stage (see canvas_hw in stages).
+        canvases: Height and width of each stage (see canvas_hw in data).
         prediction_hw: Height and width of the largest image, padded to the model's divisor.
         prediction_batch_size: Images a forward pass.
         available: Bytes that may be taken; None asks the machine.

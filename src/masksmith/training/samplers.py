@@ -31,7 +31,7 @@ class ImageFacts:
     """What samplers know of the training images, in the order of their ids."""
 
     coverage: Float[np.ndarray, " n"]
-    """Foreground of the judged pixels, 0…1."""
+    """Foreground of the pixels that are not ignored, 0…1."""
     classes: Int[np.ndarray, " n"]
     """Coverage class 0 (empty) … 10."""
 
@@ -41,10 +41,10 @@ def image_facts(masks: Arrays, ids: list[str]) -> ImageFacts:
     coverage, classes = np.zeros(len(ids)), np.zeros(len(ids), np.int64)
     for at, name in enumerate(ids):
         mask = masks[name]
-        judged = int((mask != IGNORE).sum())
-        foreground = judged - int((mask == 0).sum())
-        coverage[at] = foreground / max(1, judged)
-        classes[at] = coverage_class(foreground, judged)
+        counted = int((mask != IGNORE).sum())
+        foreground = counted - int((mask == 0).sum())
+        coverage[at] = foreground / max(1, counted)
+        classes[at] = coverage_class(foreground, counted)
     return ImageFacts(coverage, classes)
 
 

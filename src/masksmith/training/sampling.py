@@ -11,7 +11,8 @@ from masksmith.arrays import Int
 from masksmith.augment import with_copies
 from masksmith.randomness import stream
 from masksmith.training.config import SamplerConfig, Stage, TrainingConfig
-from masksmith.training.plan import Epoch
+from masksmith.training.data import FoldData
+from masksmith.training.epochs import Epoch
 from masksmith.training.samplers import (
     Draw,
     ImageFacts,
@@ -20,7 +21,6 @@ from masksmith.training.samplers import (
     is_repeat,
     refuse_impossible,
 )
-from masksmith.training.stages import FoldData
 
 
 class Sampling:

@@ -16,7 +16,7 @@ from masksmith.data.store import Arrays, JoinedStore, joined_id
 from masksmith.preprocess import TRUE_SIZE, SizeConfig, canvas_of
 from masksmith.splits import fold_name
 from masksmith.training.config import Stage, TrainingConfig
-from masksmith.training.plan import Epoch, plan_epochs
+from masksmith.training.epochs import Epoch
 from masksmith.training.samplers import fresh_before, is_repeat, seen_before
 
 Made = TypeVar("Made")
@@ -91,13 +91,6 @@ def canvas_hw(config: TrainingConfig, stage: Stage, data: FoldData, divisor: int
     """Return the size that a stage trains at: the largest image (or the crop), scaled and padded to the divisor."""
     sizes = list({part.images.shape(name) for part in data.parts(stage) for name in part.ids})
     return canvas_of(data.size, sizes, divisor=divisor, scale=stage.scale, crop_hw=config.crop_hw)
-
-
-def training_work(config: TrainingConfig, data: FoldData, divisor: int) -> int:
-    """Return the pixels that training a fold will look at: the unit of Remaining."""
-    sizes = [canvas_hw(config, stage, data, divisor) for stage in config.stages]
-    plan = plan_epochs(config, data.counts(config))
-    return sum(sizes[e.stage][0] * sizes[e.stage][1] * e.images * e.steps for e in plan)
 
 
 def task_of(config: TrainingConfig, stage: Stage, data: FoldData, divisor: int) -> Task:

@@ -5,8 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from masksmith.training import LossTerm, OptimizerConfig, ScheduleConfig, Stage, TrainingConfig
-from masksmith.training.deadline import Deadline
-from masksmith.training.plan import Epoch, lengthen, plan_epochs, shorten
+from masksmith.training.epochs import Epoch, build_epochs, shorten, unshortened
 
 BCE = [LossTerm(name="bce")]
 
@@ -16,25 +15,25 @@ def config(epochs=(2, 3), **second):
     return TrainingConfig(stages=[first, Stage(epochs=epochs[1], loss=BCE, **second)], batch_size=4)
 
 
-def test_plan_of_the_stages():
-    plan = plan_epochs(config(), 10)
+def test_epochs_of_the_stages():
+    plan = build_epochs(config(), 10)
     assert [epoch.stage for epoch in plan] == [0, 0, 1, 1, 1]
     assert [epoch.at_start for epoch in plan] == pytest.approx([0, 0.2, 0.4, 0.6, 0.8])
     assert {epoch.at_step for epoch in plan} == {0.1}  # the second stage continues the schedule
     assert not any(epoch.starts_optimizer for epoch in plan)  # the first is begun with the training
-    assert plan_epochs(config(), 3)[0].steps == 1
+    assert build_epochs(config(), 3)[0].steps == 1
 
 
-def test_a_stage_with_its_own_schedule_begins_it_anew():
+def test_a_stage_with_its_own_schedule_starts_it_over():
     own = config(schedule=ScheduleConfig(name="cosine"), optimizer=OptimizerConfig(), batch_size=2)
-    plan = plan_epochs(own, 10)
+    plan = build_epochs(own, 10)
     assert [(e.steps, e.span) for e in plan] == [(2, 0)] * 2 + [(5, 1)] * 3
     assert [e.at_start for e in plan] == pytest.approx([0, 0.5, 0, 1 / 3, 2 / 3])
     assert [e.starts_optimizer for e in plan] == [False, False, True, False, False]
 
 
-def test_shortening_draws_the_schedule_together():
-    plan = plan_epochs(config((4, 8)), 40)  # 12 epochs of 10 steps, one span
+def test_shortening_compresses_the_schedule():
+    plan = build_epochs(config((4, 8)), 40)  # 12 epochs of 10 steps, one span
     shorter = shorten(plan, 1, 5, 0.5)  # 25 steps of the first stage ahead, 80 of the second
     assert shorter[0] == plan[0]
     assert shorter[1].at(5) == pytest.approx(plan[1].at(5))  # it goes on where it is
@@ -50,17 +49,17 @@ def test_an_optimizer_that_a_dropped_stage_starts_is_handed_on():
     own = {"optimizer": OptimizerConfig(name="sgd"), "schedule": ScheduleConfig(name="cosine")}
     settings = config((20, 1), **own)
     settings = settings.model_copy(update={"stages": [*settings.stages, Stage(epochs=10, loss=BCE)]})
-    shorter = shorten(plan_epochs(settings, 40), 19, 5, 0.09)
+    shorter = shorten(build_epochs(settings, 40), 19, 5, 0.09)
     assert [(e.stage, e.starts_optimizer) for e in shorter[19:]] == [(0, False), (2, True)]
-    whole = shorten(plan_epochs(settings, 40), 19, 5, 1.0)
+    whole = shorten(build_epochs(settings, 40), 19, 5, 1.0)
     assert [e.starts_optimizer for e in whole[19:]] == [False, True] + [False] * 10
 
 
 @given(st.integers(1, 5), st.integers(1, 5), st.integers(0, 9), st.floats(0, 1), st.data())
-def test_shortened_plans_are_plans(first, second, step, share, data):
+def test_any_shortened_training_is_whole(first, second, step, share, data):
     own = data.draw(st.booleans())
     settings = config((first, second), **({"schedule": ScheduleConfig()} if own else {}))
-    plan = plan_epochs(settings, 40)
+    plan = build_epochs(settings, 40)
     index = data.draw(st.integers(0, len(plan) - 1))
     shorter = shorten(plan, index, step, share)
     ahead = sum(e.steps for e in plan[index:]) - step
@@ -76,16 +75,16 @@ def test_shortened_plans_are_plans(first, second, step, share, data):
 
 
 @given(st.integers(1, 5), st.integers(1, 5), st.integers(0, 9), st.floats(0, 1), st.floats(0, 1), st.data())
-def test_a_shortened_plan_grows_again(first, second, step, cut, share, data):
+def test_a_shortened_training_grows_again(first, second, step, cut, share, data):
     own = data.draw(st.booleans())
     settings = config((first, second), **({"schedule": ScheduleConfig()} if own else {}))
-    whole = plan_epochs(settings, 40)
+    whole = build_epochs(settings, 40)
     at = data.draw(st.integers(0, len(whole) - 1))
     shorter = shorten(whole, at, step, cut)
     index = data.draw(st.integers(min(at, len(shorter) - 1), len(shorter) - 1))  # not before it was shortened
     steps = shorter[index].steps
     later = data.draw(st.integers(min(step, steps) if index == at else 1, steps).filter(bool))
-    longer = lengthen(shorter, whole, index, later, share)
+    longer = shorten(unshortened(shorter, whole, index), index, later, share)
     assert longer[:index] == shorter[:index]
     place = [(one.stage, one.number) for one in whole].index((shorter[index].stage, shorter[index].number))
     ahead = sum(one.steps for one in whole[place:]) - later
@@ -104,45 +103,13 @@ def test_a_shortened_plan_grows_again(first, second, step, cut, share, data):
         assert longer[-1].at(longer[-1].steps) == pytest.approx(1)
 
 
-def test_nothing_left_ends_the_training_where_it_stands():
-    plan = plan_epochs(config(), 40)
+def test_without_time_the_training_ends_here():
+    plan = build_epochs(config(), 40)
     assert [e.steps for e in shorten(plan, 1, 3, 0.0)] == [10, 3]
     assert len(shorten(plan, 1, 0, 0.0)) == 1
     assert [e.steps for e in shorten(plan, 0, 0, 0.0)] == [1]  # one step is always made
 
 
 def test_epochs_survive_json():
-    for epoch in shorten(plan_epochs(config(), 40), 1, 3, 0.5):
+    for epoch in shorten(build_epochs(config(), 40), 1, 3, 0.5):
         assert Epoch.from_json(epoch.to_json()) == epoch
-
-
-def test_deadline():
-    deadline = Deadline(lambda: 100.0, reserve_s=20.0, paces=[2.0, 1.0])
-    assert deadline.slower(4.0, stage=0) == 2
-    assert deadline.pace_of(1, 4.0, 2.0) == 2  # what is seen in one stage holds for the others
-    assert deadline.for_training(1.0) == 80
-    assert deadline.for_training(2.0) == 60  # a slower machine needs a longer reserve
-    assert deadline.for_training(0.5) == 80
-    assert deadline.share(70, 5, 1.0) is None
-    assert deadline.share(81, 0, 1.0) is None  # within the slack
-    assert deadline.share(160, 0, 1.0) == pytest.approx(0.98 * 80 / 160)
-    assert deadline.share(160, 10, 2.0) == pytest.approx((0.98 * 60 - 10) / 160)
-
-
-def test_a_deadline_that_is_far():
-    deadline = Deadline(lambda: 120.0, reserve_s=20.0)
-    assert deadline.has_room(80, 1.0)
-    assert not deadline.has_room(81, 1.0)
-    assert not deadline.has_room(80, 2.0)  # a longer reserve
-    assert not Deadline(lambda: 40.0, reserve_s=0.0).has_room(31, 1.0)  # less than ten seconds over
-    assert deadline.fitting(196, 1.0) == pytest.approx(0.5)
-    assert deadline.fitting(20, 1.0) == 1
-    assert deadline.fitting(0, 1.0) == 1
-
-
-def test_a_deadline_that_has_passed():
-    late = Deadline(lambda: 5.0, reserve_s=20.0)
-    assert late.share(10, 0, 1.0) == 0
-    assert late.share(0, 20, 1.0) is None  # no step is left to leave out
-    assert late.slower(3.0, stage=0) == 1
-    assert late.pace_of(0, 3.0, 1.0) == 3

@@ -1,4 +1,4 @@
-"""A resolved recipe as a file for people: the reason of each choice stands above its key."""
+"""A resolved recipe as a file for people: the reason of each choice as a comment above its key."""
 
 from collections.abc import Sequence
 
