@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-import torch
 
 from masksmith.augment import (
     AugmentConfig,
@@ -29,13 +28,11 @@ from masksmith.augment.mixing import (
     mixup,
 )
 from masksmith.augment.sampling import class_of, draw_focus
-from masksmith.augment.torch_warp import warp_torch
-from masksmith.augment.warp import warp
 from masksmith.config import validate
 from masksmith.data.store import Store, StoreWriter
 from masksmith.errors import InputError
 from masksmith.training.config import TrainingConfig
-from tests.augment.test_geometry import ALL, blobs, draw, smooth
+from tests.augment.test_geometry import blobs, smooth
 
 STAGE = {
     "epochs": 1,
@@ -345,27 +342,3 @@ def test_a_preset_is_spelt_out():
     assert validate(TrainingConfig, plain, where="x") == config
     assert config_of(geometry="none", intensity="none").geometry == GeometryConfig()
     assert AugmentConfig().strength == 1.0
-
-
-@pytest.mark.parametrize("border", ["reflect", "edge", "zero"])
-@pytest.mark.parametrize(
-    "config", [GeometryConfig(hflip=1.0, rot90=1.0), GeometryConfig(rotate_deg=30.0), ALL]
-)
-def test_the_warp_of_tensors_is_that_of_opencv(border, config):
-    images = np.stack([smooth((48, 48), 3, seed) for seed in range(3)])
-    masks = np.stack([blobs((48, 48), seed, classes=4) for seed in range(3)])
-    masks[0, :10, :10] = 255
-    motions = [draw(config, seed) for seed in range(3)]
-    found, target = warp_torch(
-        torch.from_numpy(images).permute(0, 3, 1, 2).float(),
-        torch.from_numpy(masks),
-        motions,
-        canvas_hw=(64, 64),
-        border=border,
-    )
-    for at, motion in enumerate(motions):
-        image, mask = warp(images[at], masks[at], motion, canvas_hw=(64, 64), border=border)
-        difference = np.abs(found[at].permute(1, 2, 0).numpy() - image.astype(np.float32))
-        assert np.quantile(difference, 0.99) < 6
-        assert difference.mean() < 1.0
-        assert (target[at].numpy() == mask).mean() > 0.985
