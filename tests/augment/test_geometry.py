@@ -1,5 +1,7 @@
 """The composed map: exact copies, masks without new values, image and mask together, against each step alone."""
 
+import itertools
+
 import cv2
 import numpy as np
 import pytest
@@ -62,56 +64,61 @@ def test_every_field_is_tested():
     ) - probabilities
 
 
-@pytest.mark.parametrize("name", EVERY)
-@pytest.mark.parametrize("border", ["reflect", "edge", "zero"])
-def test_image_and_mask_move_together(name, border):
-    config, mask = GeometryConfig(**EVERY[name]), blobs()
-    moved_somewhere = False
-    for seed in range(4):
-        moved, target = warp(
-            (mask * 255)[..., None], mask, draw(config, seed), canvas_hw=(64, 80), border=border
-        )
-        np.testing.assert_array_equal(target == 1, moved[..., 0] > 127)
-        plain, _ = warp((mask * 255)[..., None], mask, Motion(), canvas_hw=(64, 80), border=border)
-        moved_somewhere |= bool((moved != plain).any())
-    assert moved_somewhere
+def test_image_and_mask_move_together(subtests):
+    for border, name in itertools.product(["reflect", "edge", "zero"], EVERY):
+        with subtests.test(border=border, name=name):
+            config, mask = GeometryConfig(**EVERY[name]), blobs()
+            moved_somewhere = False
+            for seed in range(4):
+                moved, target = warp(
+                    (mask * 255)[..., None], mask, draw(config, seed), canvas_hw=(64, 80), border=border
+                )
+                np.testing.assert_array_equal(target == 1, moved[..., 0] > 127)
+                plain, _ = warp((mask * 255)[..., None], mask, Motion(), canvas_hw=(64, 80), border=border)
+                moved_somewhere |= bool((moved != plain).any())
+            assert moved_somewhere
 
 
-@pytest.mark.parametrize("channels", [1, 2, 3, 4, 5, 7, 12])
-@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-def test_any_number_of_channels_and_16_bits(channels, dtype):
-    image, mask = smooth((50, 60), channels, dtype=dtype), blobs((50, 60))
-    for config in (GeometryConfig(rotate_deg=30.0), ALL, GeometryConfig(hflip=1.0, rot90=1.0)):
-        motion = draw(config, 3)
-        moved, target = warp(image, mask, motion, canvas_hw=(64, 64))
-        assert moved.shape == (64, 64, channels)
-        assert moved.dtype == dtype
-        for channel in range(channels):
-            alone, same = warp(image[..., [channel]], mask, motion, canvas_hw=(64, 64))
-            np.testing.assert_array_equal(target, same)
-            np.testing.assert_allclose(
-                moved[..., channel].astype(int), alone[..., 0].astype(int), atol=np.iinfo(dtype).max // 100
-            )
+def test_any_number_of_channels_and_16_bits(subtests):
+    for dtype, channels in itertools.product([np.uint8, np.uint16], [1, 2, 3, 4, 5, 7, 12]):
+        with subtests.test(dtype=dtype, channels=channels):
+            image, mask = smooth((50, 60), channels, dtype=dtype), blobs((50, 60))
+            for config in (GeometryConfig(rotate_deg=30.0), ALL, GeometryConfig(hflip=1.0, rot90=1.0)):
+                motion = draw(config, 3)
+                moved, target = warp(image, mask, motion, canvas_hw=(64, 64))
+                assert moved.shape == (64, 64, channels)
+                assert moved.dtype == dtype
+                for channel in range(channels):
+                    alone, same = warp(image[..., [channel]], mask, motion, canvas_hw=(64, 64))
+                    np.testing.assert_array_equal(target, same)
+                    np.testing.assert_allclose(
+                        moved[..., channel].astype(int),
+                        alone[..., 0].astype(int),
+                        atol=np.iinfo(dtype).max // 100,
+                    )
 
 
-@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-@pytest.mark.parametrize("channels", [1, 2, 3, 6])
-def test_the_eight_symmetries_are_exact_copies(channels, dtype):
-    rng = np.random.default_rng(0)
-    image = rng.integers(0, np.iinfo(dtype).max, (16, 16, channels)).astype(dtype)
-    mask = rng.integers(0, 5, (16, 16)).astype(np.uint8)
-    found = set()
-    for transpose in (False, True):
-        for vflip in (False, True):
-            for hflip in (False, True):
-                moved, target = warp(image, mask, Motion(hflip, vflip, transpose), canvas_hw=(16, 16))
-                wanted = image.transpose(1, 0, 2) if transpose else image
-                layer = mask.T if transpose else mask
-                rows, columns = slice(None, None, -1 if vflip else 1), slice(None, None, -1 if hflip else 1)
-                np.testing.assert_array_equal(moved, wanted[rows, columns])
-                np.testing.assert_array_equal(target, layer[rows, columns])
-                found.add(target.tobytes())
-    assert len(found) == 8
+def test_the_eight_symmetries_are_exact_copies(subtests):
+    for channels, dtype in itertools.product([1, 2, 3, 6], [np.uint8, np.uint16]):
+        with subtests.test(channels=channels, dtype=dtype):
+            rng = np.random.default_rng(0)
+            image = rng.integers(0, np.iinfo(dtype).max, (16, 16, channels)).astype(dtype)
+            mask = rng.integers(0, 5, (16, 16)).astype(np.uint8)
+            found = set()
+            for transpose in (False, True):
+                for vflip in (False, True):
+                    for hflip in (False, True):
+                        moved, target = warp(image, mask, Motion(hflip, vflip, transpose), canvas_hw=(16, 16))
+                        wanted = image.transpose(1, 0, 2) if transpose else image
+                        layer = mask.T if transpose else mask
+                        rows, columns = (
+                            slice(None, None, -1 if vflip else 1),
+                            slice(None, None, -1 if hflip else 1),
+                        )
+                        np.testing.assert_array_equal(moved, wanted[rows, columns])
+                        np.testing.assert_array_equal(target, layer[rows, columns])
+                        found.add(target.tobytes())
+            assert len(found) == 8
 
 
 def test_quarter_turns_are_those_of_numpy():
@@ -136,20 +143,21 @@ def test_mirror_and_quarter_turns_make_all_symmetries_alike_often():
     assert min(counts.values()) > 150
 
 
-@pytest.mark.parametrize("transpose", [False, True])
-@pytest.mark.parametrize("hflip", [False, True])
-@pytest.mark.parametrize("vflip", [False, True])
-def test_turns_within_a_warp_are_turns_before_it(transpose, hflip, vflip):
-    image, mask = smooth((40, 56), 3), blobs((40, 56), classes=4)
-    rest = {"angle_rad": 0.3, "zoom": 1.2, "shear": 0.1, "shift_frac": (0.1, -0.05)}
-    turned, layer = warp(
-        image, mask, Motion(hflip, vflip, transpose), canvas_hw=(56, 40) if transpose else (40, 56)
-    )
-    once = warp(image, mask, Motion(hflip, vflip, transpose, **rest), canvas_hw=(48, 48), zoom_yx=(0.9, 1.1))
-    zoom = (1.1, 0.9) if transpose else (0.9, 1.1)
-    twice = warp(turned, layer, Motion(**rest), canvas_hw=(48, 48), zoom_yx=zoom)
-    np.testing.assert_allclose(once[0].astype(int), twice[0].astype(int), atol=2)
-    assert (once[1] != twice[1]).mean() < 0.01
+def test_turns_within_a_warp_are_turns_before_it(subtests):
+    for vflip, hflip, transpose in itertools.product([False, True], [False, True], [False, True]):
+        with subtests.test(vflip=vflip, hflip=hflip, transpose=transpose):
+            image, mask = smooth((40, 56), 3), blobs((40, 56), classes=4)
+            rest = {"angle_rad": 0.3, "zoom": 1.2, "shear": 0.1, "shift_frac": (0.1, -0.05)}
+            turned, layer = warp(
+                image, mask, Motion(hflip, vflip, transpose), canvas_hw=(56, 40) if transpose else (40, 56)
+            )
+            once = warp(
+                image, mask, Motion(hflip, vflip, transpose, **rest), canvas_hw=(48, 48), zoom_yx=(0.9, 1.1)
+            )
+            zoom = (1.1, 0.9) if transpose else (0.9, 1.1)
+            twice = warp(turned, layer, Motion(**rest), canvas_hw=(48, 48), zoom_yx=zoom)
+            np.testing.assert_allclose(once[0].astype(int), twice[0].astype(int), atol=2)
+            assert (once[1] != twice[1]).mean() < 0.01
 
 
 def test_copies_take_windows_and_padding_of_the_turned_image():
@@ -231,24 +239,24 @@ def pixel_grid(hw):
     return x, y
 
 
-@pytest.mark.parametrize("name", DISTORTIONS)
-@pytest.mark.parametrize("seed", [1, 2])
-def test_one_map_is_distortion_then_affine(name, seed):
-    hw = (90, 110)
-    image, mask = smooth(hw, seed=seed), blobs(hw)
-    only = draw(GeometryConfig(**EVERY[name]), seed)
-    motion = Motion(angle_rad=0.25, zoom=1.1, shift_frac=(0.03, -0.02), distortions=only.distortions)
-    once, _ = warp(image, mask, motion, canvas_hw=(128, 128))
-    x, y = pixel_grid(hw)
-    points = np.stack([(x + 0.5) / hw[1], (y + 0.5) / hw[0]])
-    x, y = only.distortions[0](points)
-    first = bilinear(image[..., 0], x * hw[1] - 0.5, y * hw[0] - 0.5)
-    affine = Motion(angle_rad=0.25, zoom=1.1, shift_frac=(0.03, -0.02))
-    second, _ = warp(np.rint(first).astype(np.uint8)[..., None], mask, affine, canvas_hw=(128, 128))
-    inner = (slice(35, 93), slice(30, 98))  # the border mirrors before or after the distortion
-    difference = np.abs(once[..., 0].astype(int) - second[..., 0].astype(int))[inner]
-    assert difference.mean() < 1.0
-    assert difference.max() <= 10
+def test_one_map_is_distortion_then_affine(subtests):
+    for seed, name in itertools.product([1, 2], DISTORTIONS):
+        with subtests.test(seed=seed, name=name):
+            hw = (90, 110)
+            image, mask = smooth(hw, seed=seed), blobs(hw)
+            only = draw(GeometryConfig(**EVERY[name]), seed)
+            motion = Motion(angle_rad=0.25, zoom=1.1, shift_frac=(0.03, -0.02), distortions=only.distortions)
+            once, _ = warp(image, mask, motion, canvas_hw=(128, 128))
+            x, y = pixel_grid(hw)
+            points = np.stack([(x + 0.5) / hw[1], (y + 0.5) / hw[0]])
+            x, y = only.distortions[0](points)
+            first = bilinear(image[..., 0], x * hw[1] - 0.5, y * hw[0] - 0.5)
+            affine = Motion(angle_rad=0.25, zoom=1.1, shift_frac=(0.03, -0.02))
+            second, _ = warp(np.rint(first).astype(np.uint8)[..., None], mask, affine, canvas_hw=(128, 128))
+            inner = (slice(35, 93), slice(30, 98))  # the border mirrors before or after the distortion
+            difference = np.abs(once[..., 0].astype(int) - second[..., 0].astype(int))[inner]
+            assert difference.mean() < 1.0
+            assert difference.max() <= 10
 
 
 def test_several_distortions_act_one_after_the_other():
@@ -266,21 +274,24 @@ def test_several_distortions_act_one_after_the_other():
     assert np.abs(found[..., 0] - wanted).mean() < 1.0
 
 
-@pytest.mark.parametrize(("scaled", "canvas"), [(1.0, (64, 80)), (0.5, (32, 48))])
-def test_a_perspective_moves_the_corners(scaled, canvas):
-    corners = ((0.1, 0.05), (-0.1, 0.1), (-0.05, -0.1), (0.05, -0.08))  # all move inwards
-    hw = (64, 80)
-    x, y = pixel_grid(hw)
-    image = np.stack([x * 3, y * 3], -1).astype(np.uint8)  # each pixel knows where it comes from
-    moved, _ = warp(image, blobs(hw), Motion(corners=corners), canvas_hw=canvas, zoom_yx=(scaled, scaled))
-    top, left = [(side - scaled * own) / 2 for side, own in zip(canvas, hw, strict=True)]
-    for (cx, cy), shift in zip([(0, 0), (1, 0), (1, 1), (0, 1)], corners, strict=True):
-        # two pixels inside the corner, where it must now lie
-        column = left + ((cx + shift[0]) * hw[1]) * scaled + (4 if cx == 0 else -5) * scaled
-        row = top + ((cy + shift[1]) * hw[0]) * scaled + (4 if cy == 0 else -5) * scaled
-        found = moved[round(row), round(column)] / 3
-        assert abs(found[0] - cx * (hw[1] - 1)) < 9
-        assert abs(found[1] - cy * (hw[0] - 1)) < 9
+def test_a_perspective_moves_the_corners(subtests):
+    for scaled, canvas in [(1.0, (64, 80)), (0.5, (32, 48))]:
+        with subtests.test(scaled=scaled, canvas=canvas):
+            corners = ((0.1, 0.05), (-0.1, 0.1), (-0.05, -0.1), (0.05, -0.08))  # all move inwards
+            hw = (64, 80)
+            x, y = pixel_grid(hw)
+            image = np.stack([x * 3, y * 3], -1).astype(np.uint8)  # each pixel knows where it comes from
+            moved, _ = warp(
+                image, blobs(hw), Motion(corners=corners), canvas_hw=canvas, zoom_yx=(scaled, scaled)
+            )
+            top, left = [(side - scaled * own) / 2 for side, own in zip(canvas, hw, strict=True)]
+            for (cx, cy), shift in zip([(0, 0), (1, 0), (1, 1), (0, 1)], corners, strict=True):
+                # two pixels inside the corner, where it must now lie
+                column = left + ((cx + shift[0]) * hw[1]) * scaled + (4 if cx == 0 else -5) * scaled
+                row = top + ((cy + shift[1]) * hw[0]) * scaled + (4 if cy == 0 else -5) * scaled
+                found = moved[round(row), round(column)] / 3
+                assert abs(found[0] - cx * (hw[1] - 1)) < 9
+                assert abs(found[1] - cy * (hw[0] - 1)) < 9
 
 
 def test_a_lens_is_barrel_or_pincushion():
@@ -314,13 +325,14 @@ def test_piecewise_affine_is_exact_at_nodes_and_affine_between():
     np.testing.assert_allclose(moved[:, 1] - moved[:, 0], moved[:, 2] - moved[:, 1], atol=1e-12)
 
 
-@pytest.mark.parametrize("sigma", [0.03, 0.08, 0.3])
-def test_the_elastic_shift_has_the_spread_that_was_asked_for(sigma):
-    config = GeometryConfig(elastic={"probability": 1.0, "shift_frac": 0.02, "sigma_frac": sigma})
-    x, y = pixel_grid((40, 40))
-    points = np.stack([(x + 0.5) / 40, (y + 0.5) / 40])
-    found = [draw(config, seed).distortions[0](points) - points for seed in range(60)]
-    assert np.std(found) == pytest.approx(0.02, rel=0.15)
+def test_the_elastic_shift_has_the_spread_that_was_asked_for(subtests):
+    for sigma in [0.03, 0.08, 0.3]:
+        with subtests.test(sigma=sigma):
+            config = GeometryConfig(elastic={"probability": 1.0, "shift_frac": 0.02, "sigma_frac": sigma})
+            x, y = pixel_grid((40, 40))
+            points = np.stack([(x + 0.5) / 40, (y + 0.5) / 40])
+            found = [draw(config, seed).distortions[0](points) - points for seed in range(60)]
+            assert np.std(found) == pytest.approx(0.02, rel=0.15)
 
 
 # ---- ranges and draws ----
@@ -403,20 +415,21 @@ def test_a_small_part_of_a_large_image_is_what_the_whole_warp_shows():
     )
 
 
-@pytest.mark.parametrize("border", ["reflect", "edge", "zero"])
-def test_padding_beforehand_shows_what_the_border_mode_of_the_warp_shows(border):
-    from masksmith.preprocess import CV2_BORDERS
+def test_padding_beforehand_shows_what_the_border_mode_of_the_warp_shows(subtests):
+    for border in ["reflect", "edge", "zero"]:
+        with subtests.test(border=border):
+            from masksmith.preprocess import CV2_BORDERS
 
-    image, mask = smooth((30, 40)), blobs((30, 40))
-    motion = Motion(angle_rad=0.6, zoom=0.7, shift_frac=(0.3, -0.2))
-    moved, _ = warp(image, mask, motion, canvas_hw=(64, 64), border=border)
-    from masksmith.augment.geometry import motion_matrix
+            image, mask = smooth((30, 40)), blobs((30, 40))
+            motion = Motion(angle_rad=0.6, zoom=0.7, shift_frac=(0.3, -0.2))
+            moved, _ = warp(image, mask, motion, canvas_hw=(64, 64), border=border)
+            from masksmith.augment.geometry import motion_matrix
 
-    matrix = motion_matrix(motion, (30, 40), (64, 64), zoom_yx=(1.0, 1.0))
-    plain = cv2.warpAffine(
-        image, matrix[:2], (64, 64), flags=cv2.INTER_LINEAR, borderMode=CV2_BORDERS[border]
-    )
-    np.testing.assert_allclose(moved[..., 0].astype(int), plain.astype(int), atol=3)
+            matrix = motion_matrix(motion, (30, 40), (64, 64), zoom_yx=(1.0, 1.0))
+            plain = cv2.warpAffine(
+                image, matrix[:2], (64, 64), flags=cv2.INTER_LINEAR, borderMode=CV2_BORDERS[border]
+            )
+            np.testing.assert_allclose(moved[..., 0].astype(int), plain.astype(int), atol=3)
 
 
 def test_a_canvas_far_larger_than_the_image_is_not_padded_beforehand():

@@ -1,8 +1,9 @@
-"""Intensity, mixing, windows, copies, the callable, and the warp of tensors."""
+"""Intensity, mixing, windows, copies, and the callable."""
+
+import itertools
 
 import numpy as np
 import pytest
-import torch
 
 from masksmith.augment import (
     AugmentConfig,
@@ -29,13 +30,11 @@ from masksmith.augment.mixing import (
     mixup,
 )
 from masksmith.augment.sampling import class_of, draw_focus
-from masksmith.augment.torch_warp import warp_torch
-from masksmith.augment.warp import warp
 from masksmith.config import validate
 from masksmith.data.store import Store, StoreWriter
 from masksmith.errors import InputError
 from masksmith.training.config import TrainingConfig
-from tests.augment.test_geometry import ALL, blobs, draw, smooth
+from tests.augment.test_geometry import blobs, smooth
 
 STAGE = {
     "epochs": 1,
@@ -63,58 +62,58 @@ def stores(tmp_path):
     return {"images": Store(tmp_path / "i.npy"), "masks": Store(tmp_path / "m.npy"), "ids": names}
 
 
-@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-def test_the_table_is_looked_up_for_every_value(dtype):
-    top = int(np.iinfo(dtype).max)
-    table = draw_table(IntensityConfig(gamma=0.3, contrast=0.2), np.random.default_rng(1), max_value=top)
-    image = np.random.default_rng(0).integers(0, top, (9, 11, 5), endpoint=True).astype(dtype)
-    target = np.empty(image.shape, np.float32)
-    apply_table(table, image, target)
-    np.testing.assert_array_equal(target, table[image])
+def test_the_table_is_looked_up_for_every_value(subtests):
+    for dtype in [np.uint8, np.uint16]:
+        with subtests.test(dtype=dtype):
+            top = int(np.iinfo(dtype).max)
+            table = draw_table(
+                IntensityConfig(gamma=0.3, contrast=0.2), np.random.default_rng(1), max_value=top
+            )
+            image = np.random.default_rng(0).integers(0, top, (9, 11, 5), endpoint=True).astype(dtype)
+            target = np.empty(image.shape, np.float32)
+            apply_table(table, image, target)
+            np.testing.assert_array_equal(target, table[image])
 
 
-@pytest.mark.parametrize("name", LOOKS)
-@pytest.mark.parametrize("channels", [1, 3, 12])
-def test_each_look_changes_values_keeps_the_form_and_is_drawn_by_counter(name, channels):
-    if name == "hsv" and channels != 3:
-        return
-    part = 1.0 if name == "channel_shuffle" else {"probability": 1.0}
-    config = IntensityConfig(**{name: part})
-    image = np.random.default_rng(5).random((24, 20, channels), np.float32)
-    mask = np.ones((24, 20), np.uint8)
-
-    def changed(seed):
-        found = image.copy()
-        apply_looks(found, mask, config, draw_looks(config, np.random.default_rng(seed)))
-        return found
-
-    assert np.isfinite(changed(0)).all()
-    np.testing.assert_array_equal(changed(3), changed(3))
-    assert any((changed(seed) != image).any() for seed in range(4)) == (
-        not (name == "channel_shuffle" and channels == 1)
-    )
-    assert (mask == 1).all()
+def test_each_look_changes_values_keeps_the_form_and_is_drawn_by_counter(subtests):
+    for name, channels in itertools.product(LOOKS, [1, 3, 12]):
+        if name == "hsv" and channels != 3:
+            continue
+        config = IntensityConfig(**{name: 1.0 if name == "channel_shuffle" else {"probability": 1.0}})
+        image = np.random.default_rng(5).random((24, 20, channels), np.float32)
+        mask = np.ones((24, 20), np.uint8)
+        found = []
+        for seed in (0, 1, 2, 3, 3):
+            found.append(image.copy())
+            apply_looks(found[-1], mask, config, draw_looks(config, np.random.default_rng(seed)))
+        with subtests.test(name=name, channels=channels):
+            assert np.isfinite(found).all()
+            np.testing.assert_array_equal(found[3], found[4])
+            changes = not (name == "channel_shuffle" and channels == 1)
+            assert any((one != image).any() for one in found) == changes
+            assert (mask == 1).all()
 
 
-@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-@pytest.mark.parametrize("channels", [1, 3, 12])
-def test_clahe_widens_a_narrow_histogram(dtype, channels):
-    config = IntensityConfig(clahe={"probability": 1.0, "clip_range": (4.0, 4.0)}).clahe
-    image = smooth((64, 64), channels, dtype=dtype) // 4
-    found = clahe(image, config, np.random.default_rng(0))
-    assert (found.shape, found.dtype) == (image.shape, image.dtype)
-    assert found.std() > image.std()
+def test_clahe_widens_a_narrow_histogram(subtests):
+    for channels, dtype in itertools.product([1, 3, 12], [np.uint8, np.uint16]):
+        with subtests.test(channels=channels, dtype=dtype):
+            config = IntensityConfig(clahe={"probability": 1.0, "clip_range": (4.0, 4.0)}).clahe
+            image = smooth((64, 64), channels, dtype=dtype) // 4
+            found = clahe(image, config, np.random.default_rng(0))
+            assert (found.shape, found.dtype) == (image.shape, image.dtype)
+            assert found.std() > image.std()
 
 
-@pytest.mark.parametrize(("mode", "wanted"), [("keep", {1}), ("zero", {0, 1}), ("ignore", {1, 255})])
-def test_cutout_hides_the_image_and_the_mask_as_asked(mode, wanted):
-    config = CutoutConfig(probability=1.0, count_range=(2, 2), fill="zero", mask=mode)
-    image, mask = np.ones((40, 40, 3), np.float32), np.ones((40, 40), np.uint8)
-    cutout(image, mask, config, np.random.default_rng(0))
-    assert (image == 0).any()
-    assert set(np.unique(mask)) == wanted
-    if mode != "keep":
-        np.testing.assert_array_equal(mask != 1, image[..., 0] == 0)
+def test_cutout_hides_the_image_and_the_mask_as_asked(subtests):
+    for mode, wanted in [("keep", {1}), ("zero", {0, 1}), ("ignore", {1, 255})]:
+        with subtests.test(mode=mode, wanted=wanted):
+            config = CutoutConfig(probability=1.0, count_range=(2, 2), fill="zero", mask=mode)
+            image, mask = np.ones((40, 40, 3), np.float32), np.ones((40, 40), np.uint8)
+            cutout(image, mask, config, np.random.default_rng(0))
+            assert (image == 0).any()
+            assert set(np.unique(mask)) == wanted
+            if mode != "keep":
+                np.testing.assert_array_equal(mask != 1, image[..., 0] == 0)
 
 
 def test_cutout_leaves_ignored_pixels_ignored():
@@ -275,35 +274,32 @@ def test_a_callable_is_seeded_by_counter(stores):
     np.testing.assert_array_equal(alone.image[0], together.image[1])
 
 
-@pytest.mark.parametrize(
-    ("fn", "message"),
-    [
+def test_a_callable_that_returns_something_else_is_refused(stores, subtests):
+    for fn, message in [
         (lambda image, mask: {"image": image}, "no 'mask' in what it returned"),
         (lambda image, mask: {"image": image[1:], "mask": mask}, r"its image is \(31, 32, 1\)"),
         (lambda image, mask: {"image": image, "mask": mask + np.uint8(7)}, "its mask has the new value"),
-    ],
-)
-def test_a_callable_that_returns_something_else_is_refused(stores, fn, message):
-    custom = CallableAugment("mine", fn)
-    task = build_task(config_of(augment={"custom": "mine"}), canvas_hw=(32, 32), custom=custom, **stores)
-    with pytest.raises(InputError, match=message):
-        make_batch(task, ["s2"], [2], counters=(0, 0, 0, 0))
+    ]:
+        with subtests.test(fn=fn, message=message):
+            custom = CallableAugment("mine", fn)
+            task = build_task(
+                config_of(augment={"custom": "mine"}), canvas_hw=(32, 32), custom=custom, **stores
+            )
+            with pytest.raises(InputError, match=message):
+                make_batch(task, ["s2"], [2], counters=(0, 0, 0, 0))
 
 
-@pytest.mark.parametrize(
-    ("parts", "message"),
-    [
+def test_what_these_images_cannot_have_is_refused(subtests):
+    for parts, message in [
         ({"intensity": {"hsv": {"probability": 0.5}}}, "hsv.probability: 0.5 needs images of 3 channels"),
         ({"intensity": {"channel_shuffle": 0.5}}, "channel_shuffle: 0.5 has nothing to shuffle"),
         ({"mixing": {"mixup": {"probability": 0.5}}, "batch_size": 1}, "a batch of 1 image has no partner"),
         ({"geometry": {"shear_deg": 30.0}, "augment": {"strength": 2.0}}, "strength: 2 makes shear_deg 60"),
         ({"intensity": {"contrast": 0.6}, "augment": {"strength": 2.0}}, "strength: 2 makes contrast 1.2"),
         ({"augment": {"custom": "mine"}}, "the recipe names 'mine', the callable .* is None"),
-    ],
-)
-def test_what_these_images_cannot_have_is_refused(parts, message):
-    with pytest.raises(InputError, match=message):
-        check_augmentation(config_of(**parts), channels=1)
+    ]:
+        with subtests.test(parts=parts, message=message), pytest.raises(InputError, match=message):
+            check_augmentation(config_of(**parts), channels=1)
 
 
 def test_what_a_stage_cannot_have_is_refused_by_keys_that_there_are():
@@ -323,18 +319,15 @@ def test_what_a_stage_cannot_have_is_refused_by_keys_that_there_are():
         check_augmentation(config_of(intensity={"channel_shuffle": 0.5}), channels=1, where=where)
 
 
-@pytest.mark.parametrize(
-    ("parts", "message"),
-    [
+def test_bad_configurations_are_refused(subtests):
+    for parts, message in [
         ({"geometry": "heaavy"}, "'heaavy' is unknown; did you mean 'heavy'"),
         ({"intensity": "lossles"}, "did you mean 'lossless'"),
         ({"geometry": {"crop_zoom": {"side_frac_range": [0.9, 0.8]}}}, "the smaller number first"),
         ({"mixing": {"mixup": {"probability": 0.7}, "cutmix": {"probability": 0.6}}}, "make 1.3"),
-    ],
-)
-def test_bad_configurations_are_refused(parts, message):
-    with pytest.raises(InputError, match=message):
-        config_of(**parts)
+    ]:
+        with subtests.test(parts=parts, message=message), pytest.raises(InputError, match=message):
+            config_of(**parts)
 
 
 def test_a_preset_is_spelt_out():
@@ -345,27 +338,3 @@ def test_a_preset_is_spelt_out():
     assert validate(TrainingConfig, plain, where="x") == config
     assert config_of(geometry="none", intensity="none").geometry == GeometryConfig()
     assert AugmentConfig().strength == 1.0
-
-
-@pytest.mark.parametrize("border", ["reflect", "edge", "zero"])
-@pytest.mark.parametrize(
-    "config", [GeometryConfig(hflip=1.0, rot90=1.0), GeometryConfig(rotate_deg=30.0), ALL]
-)
-def test_the_warp_of_tensors_is_that_of_opencv(border, config):
-    images = np.stack([smooth((48, 48), 3, seed) for seed in range(3)])
-    masks = np.stack([blobs((48, 48), seed, classes=4) for seed in range(3)])
-    masks[0, :10, :10] = 255
-    motions = [draw(config, seed) for seed in range(3)]
-    found, target = warp_torch(
-        torch.from_numpy(images).permute(0, 3, 1, 2).float(),
-        torch.from_numpy(masks),
-        motions,
-        canvas_hw=(64, 64),
-        border=border,
-    )
-    for at, motion in enumerate(motions):
-        image, mask = warp(images[at], masks[at], motion, canvas_hw=(64, 64), border=border)
-        difference = np.abs(found[at].permute(1, 2, 0).numpy() - image.astype(np.float32))
-        assert np.quantile(difference, 0.99) < 6
-        assert difference.mean() < 1.0
-        assert (target[at].numpy() == mask).mean() > 0.985

@@ -58,6 +58,11 @@ CASES = [*PLAIN, *(Case(one.name, one.kind, params) for one in PLAIN for params 
 CASES += [Case("focal", kind, {"alpha": 0.25}) for kind in ("binary", "multilabel")]
 
 
+def plain_case(name, kind=None):
+    """Return the case of a loss with its defaults, and of a kind or its first one."""
+    return next(one for one in PLAIN if one.name == name and kind in (None, one.kind))
+
+
 def sample(kind, seed, *, ignore=0.2, shape=(3, 5, 6), of_image=False):
     """Random logits and target; in every third sample an image is empty, in every fifth one is not judged at all."""
     rng = np.random.default_rng(seed)

@@ -9,12 +9,12 @@ import torch.nn.functional as F
 from masksmith.errors import InputError
 from masksmith.losses.build import IMAGE_LOSSES, LOSSES, MASK_LOSSES, build_loss
 from masksmith.losses.image_head import image_bce
-from masksmith.losses.options import IMAGE_PARAMETERS, MASK_PARAMETERS
+from masksmith.losses.options import IMAGE_PARAMETERS, MASK_PARAMETERS, check_losses
 from masksmith.losses.regions import dice, jaccard
 from masksmith.models.segmentation import Output
 from masksmith.training.config import LossTerm
 from tests.losses import twins
-from tests.losses.samples import PARAMS, PLAIN, sample
+from tests.losses.samples import PARAMS, plain_case, sample
 
 
 def term(name, weight=1.0, **params):
@@ -33,94 +33,60 @@ def batch(seed=1):
     return Output(logits, torch.tensor([[0.3], [-1.2], [2.0]])), target
 
 
-def dice_coefficient(output, target):
-    return 1 - twins.TWINS["dice"](output.mask_logits, target)
+def of_mask(name, **params):
+    return lambda output, target: twins.TWINS[name](output.mask_logits, target, **params)
+
+
+def of_image(name):
+    return lambda output, target: twins.TWINS[name](output.image_logits, target)
+
+
+def dice_of_images_with_foreground(output, target):
+    return twins.TWINS["dice"](output.mask_logits[[0, 2]], target[[0, 2]])  # the image between is empty
 
 
 COMBINATIONS = {
-    "bce and dice": (
-        [("bce",), ("dice", 0.5)],
-        lambda out, target: (
-            twins.TWINS["bce"](out.mask_logits, target) + 0.5 * twins.TWINS["dice"](out.mask_logits, target)
-        ),
-    ),
-    "1 + BCE - Dice": (
-        [("bce",), ("dice",)],
-        lambda out, target: 1 + twins.bce(out.mask_logits, target) - dice_coefficient(out, target),
-    ),
     "BCE - log Dice": (
         [("bce",), term("log_dice", per_image=False)],
-        lambda out, target: (
-            twins.bce(out.mask_logits, target)
-            - math.log(1 - twins.TWINS["dice"](out.mask_logits, target, per_image=False))
-        ),
+        [(1, of_mask("bce")), (1, of_mask("log_dice", per_image=False))],
     ),
     "BCE, Dice and focal, 3-1-4": (
         [("bce", 3.0), ("dice", 1.0), ("focal", 4.0)],
-        lambda out, target: (
-            3 * twins.bce(out.mask_logits, target)
-            + 1
-            - dice_coefficient(out, target)
-            + 4 * twins.focal(out.mask_logits, target)
-        ),
-    ),
-    "focal and Lovász": (
-        [term("focal", gamma=2.0), ("lovasz",)],
-        lambda out, target: (
-            twins.focal(out.mask_logits, target) + twins.TWINS["lovasz"](out.mask_logits, target)
-        ),
+        [(3, of_mask("bce")), (1, of_mask("dice")), (4, of_mask("focal"))],
     ),
     "Lovász (ELU) with a little BCE": (
         [("lovasz_elu",), ("bce", 0.1)],
-        lambda out, target: (
-            twins.TWINS["lovasz_elu"](out.mask_logits, target) + 0.1 * twins.bce(out.mask_logits, target)
-        ),
+        [(1, of_mask("lovasz_elu")), (0.1, of_mask("bce"))],
     ),
-    "Jaccard 1.0 and focal 0.1, per image": (
-        [term("jaccard", per_image=True, smooth=1e-5), ("focal", 0.1)],
-        lambda out, target: (
-            twins.TWINS["jaccard"](out.mask_logits, target) + 0.1 * twins.focal(out.mask_logits, target)
-        ),
+    "focal and Lovász, Jaccard": (
+        [term("focal", gamma=2.0), ("lovasz",), term("jaccard", 0.5, per_image=True, smooth=1e-5)],
+        [(1, of_mask("focal")), (1, of_mask("lovasz")), (0.5, of_mask("jaccard"))],
     ),
     "2.7 BCE + 0.9 Dice + 0.1 BCE(empty)": (
         [("bce", 2.7), ("dice", 0.9), ("image_bce", 0.1)],
-        lambda out, target: (
-            2.7 * twins.bce(out.mask_logits, target)
-            + 0.9 * (1 - dice_coefficient(out, target))
-            + 0.1 * twins.image_bce(out.image_logits, target)
-        ),
+        [(2.7, of_mask("bce")), (0.9, of_mask("dice")), (0.1, of_image("image_bce"))],
     ),
     "1024 BCE(masks) + BCE(class)": (
         [("bce", 1024.0), ("image_bce", 1.0)],
-        lambda out, target: (
-            1024 * twins.bce(out.mask_logits, target) + twins.image_bce(out.image_logits, target)
-        ),
+        [(1024, of_mask("bce")), (1, of_image("image_bce"))],
     ),
     "BCE with Dice on positives only": (
         [("bce",), term("dice", skip_empty=True)],
-        lambda out, target: (
-            twins.bce(out.mask_logits, target)
-            + twins.TWINS["dice"](out.mask_logits[[0, 2]], target[[0, 2]])  # the image between is empty
-        ),
+        [(1, of_mask("bce")), (1, dice_of_images_with_foreground)],
     ),
     "regions and a boundary": (
         [("dice",), ("boundary", 0.01), ("hausdorff", 0.02)],
-        lambda out, target: (
-            1
-            - dice_coefficient(out, target)
-            + 0.01 * twins.boundary(out.mask_logits, target)
-            + 0.02 * twins.hausdorff(out.mask_logits, target)
-        ),
+        [(1, of_mask("dice")), (0.01, of_mask("boundary")), (0.02, of_mask("hausdorff"))],
     ),
 }
 
 
-@pytest.mark.parametrize("name", COMBINATIONS)
-def test_combinations(name):
-    terms, twin = COMBINATIONS[name]
-    for seed in (1, 2, 4):
-        output, target = batch(seed)
-        assert float(combination(*terms)(output, target)) == pytest.approx(twin(output, target), rel=1e-5)
+def test_combinations():
+    for name, (terms, parts) in COMBINATIONS.items():
+        for seed in (1, 2, 4):
+            output, target = batch(seed)
+            expected = sum(weight * twin(output, target) for weight, twin in parts)
+            assert float(combination(*terms)(output, target)) == pytest.approx(expected, rel=1e-5), name
 
 
 def test_the_table_for_recipes_is_that_of_the_functions():
@@ -141,15 +107,14 @@ def test_parameters_reach_the_loss():
     torch.testing.assert_close(both(output, target), expected)
 
 
-@pytest.mark.parametrize("name", PARAMS)
-def test_every_parameter_can_be_given(name):
-    case = next(one for one in PLAIN if one.name == name)
-    logits, target = case.sample(1)
-    classes = logits.shape[1]
-    output = Output(logits) if name in MASK_LOSSES else Output(torch.zeros(3, classes, 5, 6), logits)
-    for params in PARAMS[name]:
-        built = combination(term(name, **params), classes=classes)
-        assert torch.equal(built(output, target), LOSSES[name](logits, target, **params))
+def test_every_parameter_can_be_given():
+    for name, given in PARAMS.items():
+        logits, target = plain_case(name).sample(1)
+        classes = logits.shape[1]
+        output = Output(logits) if name in MASK_LOSSES else Output(torch.zeros(3, classes, 5, 6), logits)
+        for params in given:
+            built = combination(term(name, **params), classes=classes)
+            assert torch.equal(built(output, target), LOSSES[name](logits, target, **params)), (name, params)
 
 
 def test_whole_numbers_of_a_recipe_arrive_as_floats():
@@ -163,76 +128,49 @@ def test_whole_numbers_of_a_recipe_arrive_as_floats():
     assert narrow != wide
 
 
-def test_unknown_name():
-    with pytest.raises(InputError, match=r"loss\[1\]\.name: 'dise' is unknown; did you mean 'dice'"):
-        combination(("bce",), ("dise",))
-
-
-def test_unknown_parameter():
-    with pytest.raises(InputError, match=r"loss\[0\]\.params: 'dice' has no 'smoth'; did you mean 'smooth'"):
-        combination(term("dice", smoth=1.0))
-    with pytest.raises(InputError, match=r"'mse' has no 'gamma'; it has none"):
-        combination(term("mse", gamma=1.0))
-
-
-@pytest.mark.parametrize(
-    ("name", "params", "message"),
-    [
-        ("focal", {"gamma": "fast"}, "loss[0].params: gamma: 'fast' is text, expected number"),
-        (
-            "focal",
-            {"gamma": -1.5},
-            "loss[0].params: gamma: -1.5 is a number, expected greater than or equal to 0",
-        ),
-        (
-            "focal",
-            {"alpha": 2.0},
-            "loss[0].params: alpha: 2 is a whole number, expected less than or equal to 1",
-        ),
-        ("dice", {"smooth": 0.0}, "loss[0].params: smooth: 0 is a whole number, expected greater than 0"),
-        (
-            "dice",
-            {"per_image": 1.0},
-            "loss[0].params: per_image: 1 is a whole number, expected true or false",
-        ),
-        ("dice", {"smooth": True}, "loss[0].params: smooth: True is true/false, expected number"),
+def test_terms_that_do_not_fit():
+    """Each with the message that a recipe gets."""
+    cases = [
+        ("dise", {}, "loss[1].name: 'dise' is unknown; did you mean 'dice'"),
+        ("dice", {"smoth": 1.0}, "loss[1].params: 'dice' has no 'smoth'; did you mean 'smooth'"),
+        ("mse", {"gamma": 1.0}, "'mse' has no 'gamma'; it has none"),
+        ("focal", {"gamma": "fast"}, "loss[1].params: gamma: 'fast' is text, expected number"),
+        ("focal", {"gamma": -1.5}, "gamma: -1.5 is a number, expected greater than or equal to 0"),
+        ("focal", {"alpha": 2.0}, "alpha: 2 is a whole number, expected less than or equal to 1"),
+        ("dice", {"smooth": 0.0}, "smooth: 0 is a whole number, expected greater than 0"),
+        ("dice", {"per_image": 1.0}, "per_image: 1 is a whole number, expected true or false"),
+        ("dice", {"smooth": True}, "smooth: True is true/false, expected number"),
         ("bce", {"label_smoothing": 1.0}, "label_smoothing: 1 is a whole number, expected less than 1"),
         ("bce", {"pos_weight": math.inf}, "pos_weight: inf is a number, expected a finite number"),
-        ("band_bce", {"radius": 2.5}, "loss[0].params: radius: 2.5 is a number, expected integer"),
-        ("image_focal", {"gamma": "2"}, "loss[0].params: gamma: '2' is text, expected number"),
-    ],
-)
-def test_a_parameter_of_a_wrong_type_or_range(name, params, message):
-    terms = [LossTerm.model_construct(name=name, weight=1.0, params=params)]
-    with pytest.raises(InputError, match=re.escape(message)):
-        build_loss(terms, where="loss")
-
-
-@pytest.mark.parametrize("name", ["image_bce", "image_focal"])
-def test_a_loss_that_needs_a_head_the_model_lacks(name):
-    message = (
-        rf"training\.stages\[0\]\.loss\[2\]\.name: '{name}' needs an image head; "
-        "set model.image_head to avg, max or gem"
-    )
-    terms = [term("bce"), term("dice"), term(name, 0.1)]
-    with pytest.raises(InputError, match=message):
-        build_loss(terms, where="training.stages[0].loss", image_head=False)
+        ("band_bce", {"radius": 2.5}, "loss[1].params: radius: 2.5 is a number, expected integer"),
+        ("image_focal", {"gamma": "2"}, "gamma: '2' is text, expected number"),
+        (
+            "tversky",
+            {"alpha": 0.0, "beta": 0.0},
+            "loss[1].params: alpha 0 and beta 0: errors would cost nothing",
+        ),
+        (
+            "cross_entropy",
+            {},
+            "loss[1].name: 'cross_entropy' needs 2 classes or more, the model has 1; use 'bce'",
+        ),
+    ]
+    for name, params, message in cases:
+        terms = [term("bce"), LossTerm.model_construct(name=name, weight=1.0, params=params)]
+        with pytest.raises(InputError, match=re.escape(message)):
+            check_losses(terms, where="loss")
+    for name in IMAGE_PARAMETERS:
+        message = f"loss[1].name: '{name}' needs an image head; set model.image_head to avg, max or gem"
+        with pytest.raises(InputError, match=re.escape(message)):
+            build_loss([term("bce"), term(name, 0.1)], where="loss", image_head=False)
+    combination(("cross_entropy",), classes=2)
 
 
 def test_an_output_without_image_logits():
     output, target = batch()
-    with pytest.raises(
-        ValueError, match=r"loss: 'image_bce' needs image logits, the model's output has none"
-    ):
+    message = r"loss: 'image_bce' needs image logits, the model's output has none"
+    with pytest.raises(ValueError, match=message):
         combination(("image_bce",))(output._replace(image_logits=None), target)
-
-
-def test_cross_entropy_of_a_single_class():
-    with pytest.raises(
-        InputError, match=r"loss\[0\]\.name: 'cross_entropy' needs 2 classes or more, .* has 1"
-    ):
-        combination(("cross_entropy",), classes=1)
-    combination(("cross_entropy",), classes=2)
 
 
 def test_deep_supervision():

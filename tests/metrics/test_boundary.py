@@ -85,8 +85,8 @@ def test_four_empty_cases():
     assert score("boundary_f1", some, ignored) == 1
 
 
-@pytest.mark.parametrize("hw", [(1, 1), (1, 7), (7, 1)])
-def test_thin_images(hw):
-    mask = np.ones(hw, np.uint8)
-    assert score("hausdorff_95", mask, mask) == 0
-    assert score("boundary_f1", mask, mask) == 1
+def test_thin_images():
+    for hw in [(1, 1), (1, 7), (7, 1)]:
+        mask = np.ones(hw, np.uint8)
+        assert score("hausdorff_95", mask, mask) == 0
+        assert score("boundary_f1", mask, mask) == 1

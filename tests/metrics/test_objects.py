@@ -39,11 +39,11 @@ def test_by_hand():
     assert score("f_beta_objects_at", pred, target) == pytest.approx(4 / 6)
 
 
-@pytest.mark.parametrize("name", ["dsb_map", "f_beta_objects", "f_beta_objects_at"])
-def test_four_empty_cases(name):
+def test_four_empty_cases():
     some, none = boxes((0, 10)), boxes()
     cases = [(none, none), (some, none), (none, some), (some, some)]
-    assert [score(name, *case) for case in cases] == [1, 0, 0, 1]
+    for name in ("dsb_map", "f_beta_objects", "f_beta_objects_at"):
+        assert [score(name, *case) for case in cases] == [1, 0, 0, 1], name
 
 
 def test_touching_instances_are_apart_and_merged_ones_cost():
@@ -53,13 +53,14 @@ def test_touching_instances_are_apart_and_merged_ones_cost():
     assert object_stats(merged, target).tolist() == [1, 2, *[0] * 10]
 
 
-@pytest.mark.parametrize("kind", [bool, np.int64, np.float32])
-def test_a_type_that_says_neither_mask_nor_instances(kind):
+def test_a_type_that_says_neither_mask_nor_instances():
     mask = boxes((0, 10))
-    with pytest.raises(InputError, match=f"pred holds {np.dtype(kind)}"):
-        object_stats(mask.astype(kind), mask)
-    with pytest.raises(InputError, match=f"target holds {np.dtype(kind)}"):
-        object_stats(mask, mask.astype(kind))
+    for kind in (bool, np.int64, np.float32, np.uint32):
+        stats = object_stats if kind != np.uint32 else object_stats.__wrapped__
+        with pytest.raises(InputError, match=f"pred holds {np.dtype(kind)}, neither masks nor instances"):
+            stats(mask.astype(kind), mask)
+        with pytest.raises(InputError, match=f"target holds {np.dtype(kind)}, neither masks nor instances"):
+            stats(mask, mask.astype(kind))
 
 
 def test_corners_connect_by_eight_only():
@@ -110,11 +111,3 @@ def test_more_components_than_16_bits_number():
     assert label_components(board, connectivity=4)[1] == 180_000
     small = np.indices((362, 362)).sum(axis=0) % 2 == 0  # just below where 32 bits are taken
     assert label_components(small, connectivity=4)[1] == small.sum() == 65522
-
-
-def test_a_type_that_is_neither_a_mask_nor_instances():
-    mask, probs = np.zeros((3, 3), np.uint8), np.zeros((3, 3), np.uint32)
-    with pytest.raises(InputError, match="pred holds uint32, neither masks nor instances"):
-        object_stats.__wrapped__(probs, mask)
-    with pytest.raises(InputError, match="target holds uint32, neither masks nor instances"):
-        object_stats.__wrapped__(mask, probs)

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 
 from masksmith.metrics import get_metric
 from masksmith.metrics.boundary import boundary_stats
@@ -31,78 +32,48 @@ def rows(name, preds=PREDS, targets=TARGETS):
     return np.stack([metric.stats(pred, target) for pred, target in zip(preds, targets, strict=True)])
 
 
-@pytest.mark.parametrize(
-    ("name", "theirs", "reduction"),
-    [
-        ("iou_pooled", "iou_score", "micro"),
-        ("iou_per_image", "iou_score", "micro-imagewise"),
-        ("dice_pooled", "f1_score", "micro"),
-        ("dice_per_image", "f1_score", "micro-imagewise"),
-        ("precision_pooled", "precision", "micro"),
-        ("precision_per_image", "precision", "micro-imagewise"),
-        ("recall_pooled", "recall", "micro"),
-        ("recall_per_image", "recall", "micro-imagewise"),
-        ("accuracy", "accuracy", "micro"),
-        ("accuracy_per_image", "accuracy", "micro-imagewise"),
-    ],
-)
-def test_segmentation_models_pytorch(name, theirs, reduction):
-    import torch
-    from segmentation_models_pytorch import metrics as smp
-
-    pair = [torch.from_numpy(masks[:, None].astype(np.int64)) for masks in (PREDS, TARGETS)]
-    stats = smp.get_stats(*pair, mode="binary")
-    expected = float(getattr(smp, theirs)(*stats, reduction=reduction))
-    assert get_metric(name).score(rows(name)) == pytest.approx(expected, abs=1e-6)
+def stats_of(smp, preds, targets, **mode):
+    return smp.get_stats(*(torch.from_numpy(masks.astype(np.int64)) for masks in (preds, targets)), **mode)
 
 
-def test_miou_of_segmentation_models_pytorch():
-    import torch
-    from segmentation_models_pytorch import metrics as smp
+def test_segmentation_models_pytorch():
+    smp = pytest.importorskip("segmentation_models_pytorch").metrics
+    stats = stats_of(smp, PREDS[:, None], TARGETS[:, None], mode="binary")
+    of_theirs = {"iou": "iou_score", "dice": "f1_score", "precision": "precision", "recall": "recall"}
+    cases = [(f"{ours}_pooled", theirs, "micro") for ours, theirs in of_theirs.items()]
+    cases += [(f"{ours}_per_image", theirs, "micro-imagewise") for ours, theirs in of_theirs.items()]
+    cases += [("accuracy", "accuracy", "micro"), ("accuracy_per_image", "accuracy", "micro-imagewise")]
+    for name, theirs, reduction in cases:
+        expected = float(getattr(smp, theirs)(*stats, reduction=reduction))
+        assert get_metric(name).score(rows(name)) == pytest.approx(expected, abs=1e-6), name
+    many = np.random.default_rng(0).integers(0, 4, (2, 5, 20, 20)).astype(np.uint8)
+    for name, num_classes, pair in (("miou(num_classes=4)", 4, many), ("miou", 2, (PREDS, TARGETS))):
+        stats = stats_of(smp, *pair, mode="multiclass", num_classes=num_classes)
+        expected = float(smp.iou_score(*stats, reduction="macro"))
+        assert get_metric(name).score(rows(name, *pair)) == pytest.approx(expected, abs=1e-6)
 
-    rng = np.random.default_rng(0)
-    preds, targets = rng.integers(0, 4, (2, 5, 20, 20)).astype(np.uint8)
-    pair = [torch.from_numpy(masks.astype(np.int64)) for masks in (preds, targets)]
-    stats = smp.get_stats(*pair, mode="multiclass", num_classes=4)
-    expected = float(smp.iou_score(*stats, reduction="macro"))
-    name = "miou(num_classes=4)"
-    assert get_metric(name).score(rows(name, preds, targets)) == pytest.approx(expected, abs=1e-6)
-    pair = [torch.from_numpy(masks.astype(np.int64)) for masks in (PREDS, TARGETS)]
-    stats = smp.get_stats(*pair, mode="multiclass", num_classes=2)
-    assert get_metric("miou").score(rows("miou")) == pytest.approx(
-        float(smp.iou_score(*stats, reduction="macro")), abs=1e-6
-    )
 
-
-def test_hausdorff_of_monai():
+def test_boundaries_of_monai():
+    """Its surface Dice is the near boundary pixels of both over all of both: the same four counts as ours."""
     metrics = pytest.importorskip("monai.metrics")
-    import torch
-
     pair = [torch.from_numpy(masks[:, None].astype(np.float32)) for masks in (PREDS, TARGETS)]
     expected = metrics.compute_hausdorff_distance(*pair, include_background=True, percentile=95)
     np.testing.assert_allclose(rows("hausdorff_95")[:, 0], expected[:, 0].numpy(), atol=1e-5)
+    for tolerance in (0.0, 1.0, 2.5):
+        expected = metrics.compute_surface_dice(*pair, class_thresholds=[tolerance], include_background=True)
+        share = tolerance / np.hypot(40, 50)
+        pairs = zip(PREDS, TARGETS, strict=True)
+        own = np.stack([boundary_stats(*one, tolerance_frac=share) for one in pairs])
+        found = (own[:, 0] + own[:, 2]) / (own[:, 1] + own[:, 3])
+        np.testing.assert_allclose(found, expected[:, 0].numpy())
 
 
-@pytest.mark.parametrize("tolerance", [0.0, 1.0, 2.5])
-def test_near_boundary_pixels_of_monai(tolerance):
-    """Its surface Dice is the near boundary pixels of both over all of both: the same four counts as ours."""
-    metrics = pytest.importorskip("monai.metrics")
-    import torch
-
-    pair = [torch.from_numpy(masks[:, None].astype(np.float32)) for masks in (PREDS, TARGETS)]
-    expected = metrics.compute_surface_dice(*pair, class_thresholds=[tolerance], include_background=True)
-    share = tolerance / np.hypot(40, 50)
-    own = np.stack([boundary_stats(p, t, tolerance_frac=share) for p, t in zip(PREDS, TARGETS, strict=True)])
-    np.testing.assert_allclose((own[:, 0] + own[:, 2]) / (own[:, 1] + own[:, 3]), expected[:, 0].numpy())
-
-
-@pytest.mark.parametrize("connectivity", [4, 8])
-def test_components_of_scipy(connectivity):
+def test_components_of_scipy():
     ndimage = pytest.importorskip("scipy.ndimage")
     mask = np.random.default_rng(3).random((80, 90)) < 0.45
-    labels, count = label_components(mask, connectivity=connectivity)
-    structure = ndimage.generate_binary_structure(2, 1 if connectivity == 4 else 2)
-    theirs, number = ndimage.label(mask, structure)
-    assert count == number
-    pairs = set(zip(labels.ravel().tolist(), theirs.ravel().tolist(), strict=True))
-    assert len(pairs) == count + 1  # the same parts under other numbers, and the background
+    for connectivity, rank in ((4, 1), (8, 2)):
+        labels, count = label_components(mask, connectivity=connectivity)
+        theirs, number = ndimage.label(mask, ndimage.generate_binary_structure(2, rank))
+        assert count == number
+        pairs = set(zip(labels.ravel().tolist(), theirs.ravel().tolist(), strict=True))
+        assert len(pairs) == count + 1  # the same parts under other numbers, and the background
