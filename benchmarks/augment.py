@@ -38,7 +38,7 @@ def ours(size: int, canvas: int, channels: int, distort: bool):
     from masksmith.augment.geometry import GeometryConfig, draw_motion
     from masksmith.augment.intensity import IntensityConfig, apply_table, draw_table
     from masksmith.augment.warp import warp
-    from masksmith.randomness import stream
+    from masksmith.core.randomness import stream
 
     part = {"probability": 0.1 if distort else 0.0}
     geometry = GeometryConfig(

@@ -17,7 +17,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from masksmith.budget import parse_duration
+from masksmith.planning.budget import parse_duration
 from masksmith.training.events import read_events
 
 

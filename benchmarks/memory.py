@@ -29,7 +29,7 @@ def measure(
     from masksmith.models.config import ModelConfig
     from masksmith.models.segmentation import build_model
     from masksmith.planning.timings import Stepper
-    from masksmith.recipe import load_recipe
+    from masksmith.recipes.recipe import load_recipe
 
     torch.set_num_threads(threads)
     recipe = load_recipe(
@@ -78,7 +78,7 @@ def estimate(
     import masksmith  # noqa: F401  (its guard, before torch)
     from masksmith.models.config import ModelConfig
     from masksmith.models.segmentation import build_model
-    from masksmith.recipe import load_recipe
+    from masksmith.recipes.recipe import load_recipe
     from masksmith.training.footprint import prediction_footprint, training_footprint
 
     torch.set_num_threads(threads)

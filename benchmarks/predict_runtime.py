@@ -38,7 +38,7 @@ def measure(encoder: str, threads: int, cpu_time: bool, runtime: str, precision:
     from masksmith.models.cpu import slice_strided_depthwise
     from masksmith.models.segmentation import build_model, to_channels_last
     from masksmith.prediction.predict import predict_probs
-    from masksmith.prediction.runtime import RUNTIMES as BUILDERS
+    from masksmith.prediction.runtimes import RUNTIMES as BUILDERS
     from masksmith.training.machine import keep_memory
 
     clock = time.process_time if cpu_time else time.perf_counter

@@ -35,7 +35,7 @@ def measure(name, image_hw, pixels, threads):
     from masksmith.models.encoders import settle_encoder
     from masksmith.planning.timings import Stepper
     from masksmith.preprocess import canvas_of
-    from masksmith.recipe import load_recipe
+    from masksmith.recipes.recipe import load_recipe
     from masksmith.training.machine import settle_machine
 
     recipe = load_recipe(name, (f"training.threads={threads}", "training.start_run=null"))
@@ -86,7 +86,7 @@ def line(name, facts):
 
 
 def main():
-    from masksmith.recipe import list_recipes
+    from masksmith.recipes.recipe import list_recipes
 
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter

@@ -2,8 +2,8 @@
 
 import json
 
-from masksmith.config import write_yaml
-from masksmith.recipe import load_recipe
+from masksmith.core.config import write_yaml
+from masksmith.recipes.recipe import load_recipe
 from tests.conftest import TINY
 
 SMALL = {key: value for key, value in TINY.items() if key != "folds.train"} | {

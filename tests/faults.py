@@ -11,7 +11,7 @@ stops    40 times SIGTERM at a write point or step: a complete submission of wha
 budget   the same run with a budget and many units: left at every write point of the plan and of the members, and at
          40 others, and continued
 
-Write points are where ``masksmith.files`` says that the state on disk is about to change or has changed. The parent
+Write points are where ``masksmith.core.files`` says that the state on disk changes or has changed. The parent
 goes the way once, on one thread; each trial is forked from it. ``os.fsync`` does nothing here: a killed process does
 not lose what the system has taken. Prints every failure, and last ``N of N survived``; exit code 1 if it was fewer.
 """

@@ -109,9 +109,9 @@ def exit_now() -> None:
 
 def ask_to_stop() -> None:
     """Send SIGTERM to this process, once."""
-    from masksmith import pulse
+    from masksmith.core import interrupt
 
-    if pulse._State.asked is None:
+    if interrupt._State.asked is None:
         signal.raise_signal(signal.SIGTERM)
 
 
@@ -146,7 +146,7 @@ def prepare() -> None:
     make_batch = training_stages.make_batch
 
     def step(*arguments, **options):
-        from masksmith import files
+        from masksmith.core import files
 
         files.write_point(Path("batch"), "step")
         return make_batch(*arguments, **options)
@@ -198,8 +198,8 @@ def steady_machine() -> None:
     from functools import partial
 
     import masksmith.pipeline as pipeline
-    import masksmith.planner as planner
-    from masksmith.opening import resolve
+    import masksmith.steps.plan as planner
+    from masksmith.steps.runs import resolve
     from tests.planning.machine import Machine
 
     machine = Machine(largest=8)
@@ -249,7 +249,7 @@ class Ground:
 
 
 def compete(data: Path, out: Path, watch: Watch | None, *, budget: bool) -> None:
-    from masksmith import files
+    from masksmith.core import files
 
     files.on_write = watch
     if budget:  # which decides epochs and batch itself

@@ -7,16 +7,16 @@ import pytest
 import torch
 
 import masksmith as ms
+from masksmith.core.errors import InputError
+from masksmith.core.files import read_json, write_json
 from masksmith.data.catalog import read_catalog
-from masksmith.errors import InputError
-from masksmith.files import read_json, write_json
-from masksmith.finish import report_facts
-from masksmith.members import members_of_run
 from masksmith.metrics import get_metric
 from masksmith.postprocess.operators import Rule, apply_rule
-from masksmith.prediction.codes import open_codes
-from masksmith.project import Project
-from masksmith.submission import read_mask
+from masksmith.prediction.store import open_codes
+from masksmith.project.folder import Project
+from masksmith.project.members import members_of_run
+from masksmith.steps.finish import report_facts
+from masksmith.submission.files import read_mask
 from masksmith.training.events import read_events
 from tests.conftest import TINY
 

@@ -6,7 +6,7 @@ import zipfile
 import pytest
 
 import masksmith as ms
-from masksmith.project import Project
+from masksmith.project.folder import Project
 from masksmith.training.events import read_events
 
 pytestmark = [pytest.mark.real, pytest.mark.slow]

@@ -15,9 +15,9 @@ from typing import Any
 
 import yaml
 
-from masksmith.config import validate
-from masksmith.ensemble import Ensemble
-from masksmith.recipe import Recipe, parse_table_of
+from masksmith.core.config import validate
+from masksmith.recipes.ensemble import Ensemble
+from masksmith.recipes.recipe import Recipe, parse_table_of
 
 WIDTH = 118
 

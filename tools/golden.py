@@ -10,8 +10,8 @@ import tempfile
 from pathlib import Path
 
 import masksmith  # noqa: F401  (its guard, before torch)
-from masksmith.recipe import list_recipes, load_recipe
-from masksmith.verification import eight_images, facts_of, scaled
+from masksmith.recipes.recipe import list_recipes, load_recipe
+from masksmith.recipes.verify import eight_images, facts_of, scaled
 
 GOLDEN = Path(__file__).parent.parent / "src" / "masksmith" / "recipes" / "golden.json"
 

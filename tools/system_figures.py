@@ -16,14 +16,14 @@ import numpy as np
 from drawing import BLUE, FAINT, GREEN, ORANGE, RED, SERIES, Chart, Drawing
 from system_drawings import DRAWINGS
 
-from masksmith.finish import report_facts
-from masksmith.members import read_members
-from masksmith.prediction.codes import prob_of
-from masksmith.project import Project
+from masksmith.prediction.store import prob_of
+from masksmith.project.folder import Project
+from masksmith.project.members import read_members
 from masksmith.reporting import ReportFacts
 from masksmith.reporting.figures import cdf_gap, stage_starts
 from masksmith.reporting.page import class_samples
 from masksmith.reporting.pictures import four_rows, overlay
+from masksmith.steps.finish import report_facts
 
 OUT = Path(__file__).parents[1] / "docs" / "systems" / "figures"
 LARGEST = 60_000  # bytes of a file

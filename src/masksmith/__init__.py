@@ -11,8 +11,8 @@ neither torch nor numpy; the first verb does.
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from masksmith import _torchvision_guard
-from masksmith.errors import DiskFullError, DivergedError, InputError
+from masksmith.core import torchvision_guard
+from masksmith.core.errors import DiskFullError, DivergedError, InputError
 
 if TYPE_CHECKING:
     from masksmith import preprocess as preprocess
@@ -68,7 +68,7 @@ if TYPE_CHECKING:
         vocabulary as vocabulary,
     )
 
-_torchvision_guard.install()
+torchvision_guard.install()
 
 __version__ = "0.1.0"
 

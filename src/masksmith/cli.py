@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 import masksmith
-from masksmith.errors import (
+from masksmith.core.errors import (
     EXIT_INTERRUPTED,
     EXIT_REFUSED,
     EXIT_TERMINATED,
@@ -112,7 +112,7 @@ def noise(
     overrides: Set = None,
 ) -> None:
     """Train one fold with three seeds and store the spread of their scores."""
-    from masksmith.seeds import noise_text
+    from masksmith.steps.seed_noise import noise_text
 
     print(noise_text(masksmith.noise(project, recipe=recipe, overrides=overrides or ())))
 
@@ -221,8 +221,8 @@ def recipes(
     scale: Annotated[str, typer.Option("--scale", help="With --verify: small or full.")] = "small",
 ) -> None:
     """List the bundled recipes by contest, or show one: header, every value, weights, size trace."""
-    from masksmith.listings import listing_table
-    from masksmith.recipe import list_recipes
+    from masksmith.recipes.listing import listing_table
+    from masksmith.recipes.recipe import list_recipes
 
     if verify:
         print(masksmith.verify(name, scale=scale))

@@ -11,38 +11,38 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from masksmith import pulse
-from masksmith.anytime import compete_units
 from masksmith.augment import CallableAugment
-from masksmith.budget import Budget, parse_duration
-from masksmith.cards import EnsembleCard, RecipeCard, describe_ensemble, describe_recipe
+from masksmith.core import interrupt
+from masksmith.core.errors import InputError
+from masksmith.core.files import folder_lock, write_json, write_text
+from masksmith.core.progress import logger
 from masksmith.data.catalog import read_catalog
 from masksmith.data.checks import CheckReport, check_data
 from masksmith.data.synthetic import make_example
-from masksmith.ensemble import is_ensemble, load_ensemble, load_judge
-from masksmith.errors import InputError
-from masksmith.files import folder_lock, write_json, write_text
-from masksmith.finish import report_members, submit_members, test_shapes, tune_members
-from masksmith.inputs import InputConfig, scaling_text
-from masksmith.members import read_members
+from masksmith.folds.table import Folds
 from masksmith.metrics import get_metric
-from masksmith.opening import folds_of
-from masksmith.planner import Planner, machine_tools
-from masksmith.predicting import predict_member
-from masksmith.progress import logger
-from masksmith.project import Project, Run, refuse_foreign, refuse_inside
-from masksmith.recipe import Listing, Recipe, list_recipes, load_recipe
-from masksmith.seeds import measure_noise, noise_text, read_noise
-from masksmith.splits import Folds
-from masksmith.submission import Scored, Verdict, score_files, validate_submission
-from masksmith.sweeping import sweep_lr
-from masksmith.teaching import train_asked
+from masksmith.planning.budget import Budget, parse_duration
+from masksmith.preprocess.inputs import InputConfig, scaling_text
+from masksmith.project.folder import Project, Run, refuse_foreign, refuse_inside
+from masksmith.project.members import read_members
+from masksmith.recipes.describe import EnsembleCard, RecipeCard, describe_ensemble, describe_recipe
+from masksmith.recipes.ensemble import is_ensemble, load_ensemble, load_judge
+from masksmith.recipes.recipe import Listing, Recipe, list_recipes, load_recipe
+from masksmith.steps.compete import compete_units
+from masksmith.steps.finish import report_members, submit_members, test_shapes, tune_members
+from masksmith.steps.lr_test import sweep_lr
+from masksmith.steps.plan import Planner, machine_tools
+from masksmith.steps.predict import predict_member
+from masksmith.steps.pseudo_labels import train_asked
+from masksmith.steps.runs import folds_of
+from masksmith.steps.seed_noise import measure_noise, noise_text, read_noise
+from masksmith.submission.files import Scored, Verdict, score_files, validate_submission
 
 if TYPE_CHECKING:
     from masksmith.models.convert import Converted
+    from masksmith.recipes.verify import Verdicts
+    from masksmith.recipes.vocabulary import Vocabulary
     from masksmith.training.lr_finder import LrCurve
-    from masksmith.verification import Verdicts
-    from masksmith.words import Vocabulary
 
 Overrides = Sequence[str] | dict[str, Any]
 
@@ -111,14 +111,14 @@ def train(
     """
     project, asked = Project.open(Path(out)), load_judge(recipe, _dotted(overrides))
     project.custom = augment
-    with folder_lock(project.root), pulse.graceful(), _threads_put_back():
+    with folder_lock(project.root), interrupt.graceful(), _threads_put_back():
         return train_asked(project, asked)
 
 
 def predict(out: str | Path, *, run: str | None = None) -> Run:
     """Predict every trained fold's held-out images and the test images."""
     project = Project.open(Path(out))
-    with folder_lock(project.root), pulse.graceful(), _threads_put_back():
+    with folder_lock(project.root), interrupt.graceful(), _threads_put_back():
         members = read_members(project, run)
         for member in members:
             predict_member(project, member)
@@ -160,7 +160,7 @@ def noise(out: str | Path, *, recipe: str | None = None, overrides: Overrides = 
     project = Project.open(Path(out))
     named = recipe or _last_recipe(project)
     asked = _load_one(named, _dotted(overrides), what="seed noise is that of")
-    with folder_lock(project.root), pulse.graceful(), _threads_put_back():
+    with folder_lock(project.root), interrupt.graceful(), _threads_put_back():
         folds_of(project, asked)
         return measure_noise(project, asked)
 
@@ -182,7 +182,7 @@ def lr(out: str | Path, *, recipe: str = "auto", overrides: Overrides = ()) -> "
     asked = _load_one(recipe, _dotted(overrides), what="a range test is made with")
     first = asked.training.stages[0].optimizer
     assert first is not None
-    with folder_lock(project.root), pulse.graceful(), _threads_put_back():
+    with folder_lock(project.root), interrupt.graceful(), _threads_put_back():
         folds_of(project, asked)
         curve = sweep_lr(project, asked)
         write_text(
@@ -258,7 +258,7 @@ def plan(
     _refuse_pseudo_in_budget(asked)
     check(data, out, dialect=dialect)
     project = Project.open(Path(out))
-    with folder_lock(project.root), pulse.graceful(), _threads_put_back():
+    with folder_lock(project.root), interrupt.graceful(), _threads_put_back():
         folds_of(project, asked)
         planner = Planner(project, asked, _keys(pinned), machine_tools(project, asked))
         return planner.propose(duration.seconds - (time.monotonic() - began))
@@ -343,14 +343,14 @@ def compete(
     pinned = _pinned(overrides, device)
     planned = None if duration is None else _load_to_plan(recipe, pinned)
     asked = planned or load_judge(recipe, pinned)
-    with pulse.graceful():
+    with interrupt.graceful():
         for line in str(check(data, out, dialect=dialect)).splitlines():
             logger.info("%s", line)
         project = Project.open(Path(out))
         project.custom = augment
         with folder_lock(project.root), _threads_put_back():
             clock = Budget(project.budget_json, duration, started=began)
-            with pulse.listen(clock.beat):
+            with interrupt.listen(clock.beat):
                 logger.info("folds:\n%s", folds_of(project, asked))
                 planner = None
                 if planned is not None:
@@ -439,8 +439,8 @@ def verify(name: str | None = None, *, scale: str = "small") -> "Verdicts":
     Raises:
         InputError: An unknown recipe or scale, or a recipe is not what it was; the message says in what.
     """
-    from masksmith.verification import Verdicts, golden, refuse_failed, verify_ensemble
-    from masksmith.verification import verify as verify_recipe
+    from masksmith.recipes.verify import Verdicts, golden, refuse_failed, verify_ensemble
+    from masksmith.recipes.verify import verify as verify_recipe
 
     names = [listing.name for listing in list_recipes()] if name is None else [name]
     known = golden()
@@ -462,7 +462,7 @@ def vocabulary(kind: str | None = None) -> "Vocabulary":
     Raises:
         InputError: An unknown kind.
     """
-    from masksmith.words import read_vocabulary
+    from masksmith.recipes.vocabulary import read_vocabulary
 
     return read_vocabulary(kind)
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from masksmith.augment.distortions import Elastic, Lens, Piecewise, Stretch
 from masksmith.augment.geometry import DISTORTIONS, GeometryConfig, Motion, draw_motion, scale_geometry
 from masksmith.augment.warp import warp
-from masksmith.errors import InputError
+from masksmith.core.errors import InputError
 from masksmith.preprocess import Pad
 
 EVERY = {

@@ -30,9 +30,9 @@ from masksmith.augment.mixing import (
     mixup,
 )
 from masksmith.augment.sampling import class_of, draw_focus
-from masksmith.config import validate
+from masksmith.core.config import validate
+from masksmith.core.errors import InputError
 from masksmith.data.store import Store, StoreWriter
-from masksmith.errors import InputError
 from masksmith.training.config import TrainingConfig
 from tests.augment.test_geometry import blobs, smooth
 

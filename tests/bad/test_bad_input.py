@@ -11,8 +11,8 @@ import pytest
 
 import masksmith as ms
 from masksmith import cli
-from masksmith.errors import DiskFullError, InputError
-from masksmith.files import no_room
+from masksmith.core.errors import DiskFullError, InputError
+from masksmith.core.files import no_room
 
 
 def run(monkeypatch, capsys, *arguments):
@@ -354,7 +354,7 @@ def test_a_really_full_disk():
 def test_a_recipe_with_an_unknown_key_or_a_wrong_type(
     monkeypatch, capsys, example, tmp_path, old, new, message
 ):
-    from masksmith.recipe import recipe_source
+    from masksmith.recipes.recipe import recipe_source
 
     text, _ = recipe_source("auto")
     assert old in text
@@ -368,7 +368,7 @@ def test_a_recipe_with_an_unknown_key_or_a_wrong_type(
 
 
 def test_a_recipe_that_is_a_list(tmp_path):
-    from masksmith.recipe import parse_recipe
+    from masksmith.recipes.recipe import parse_recipe
 
     with pytest.raises(InputError, match="a recipe is a table of keys, this is list"):
         parse_recipe("- 1", where="x.yaml")

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 import masksmith as ms
+from masksmith.core.errors import InputError
+from masksmith.core.files import read_json, write_json
 from masksmith.data import catalog, tree
 from masksmith.data.catalog import parse_table, read_catalog
 from masksmith.data.tree import Tree
-from masksmith.errors import InputError
-from masksmith.files import read_json, write_json
-from masksmith.project import Project
+from masksmith.project.folder import Project
 
 
 def packed(path, members, method=zipfile.ZIP_DEFLATED):

@@ -4,12 +4,12 @@ import cv2
 import numpy as np
 import pytest
 
+from masksmith.core.errors import InputError
+from masksmith.core.files import read_json, write_json
 from masksmith.data.cache import build_cache
 from masksmith.data.catalog import Catalog, by_stem, parse_table, read_catalog
 from masksmith.data.checks import check_data, constant_ids, coverage, duplicate_groups
 from masksmith.data.tree import Tree
-from masksmith.errors import InputError
-from masksmith.files import read_json, write_json
 
 
 def png(path, image):
@@ -210,7 +210,7 @@ def test_a_row_is_about_the_image_of_its_split(tmp_path):
 
 
 def test_numbers_keep_their_spelling_for_groups(tmp_path):
-    from masksmith.splits import group_values
+    from masksmith.folds.table import group_values
 
     paired(tmp_path)
     side_table(tmp_path, "id,patient\na,007\nb,7\nc,007\n")

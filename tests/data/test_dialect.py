@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 
 import masksmith as ms
+from masksmith.core.errors import InputError
+from masksmith.core.files import read_json, write_json
 from masksmith.data.cache import build_cache
 from masksmith.data.catalog import Catalog, read_catalog
 from masksmith.data.dialect import Hints, RleRows, infer_dialect
 from masksmith.data.rle import DIALECTS, encode, encode_rows
-from masksmith.errors import InputError
-from masksmith.files import read_json, write_json
-from masksmith.project import Project
-from masksmith.submission import validate_submission, write_masks, write_submission
+from masksmith.project.folder import Project
+from masksmith.submission.files import validate_submission, write_masks, write_submission
 
 SHAPE = (30, 44)
 KAGGLE = ("ImageId", "EncodedPixels")

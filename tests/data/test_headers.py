@@ -5,10 +5,10 @@ import cv2
 import numpy as np
 import pytest
 
-from masksmith.data import images
-from masksmith.data.headers import MAX_PIXELS, image_size
-from masksmith.data.images import decode_image
-from masksmith.errors import InputError
+from masksmith.core.errors import InputError
+from masksmith.data.decode import pictures
+from masksmith.data.decode.headers import MAX_PIXELS, image_size
+from masksmith.data.decode.pictures import decode_image
 
 
 def chunk(kind, content):
@@ -52,7 +52,7 @@ def no_decoder(monkeypatch):
     def refuse(*_arguments):
         raise AssertionError("the decoder was called")
 
-    monkeypatch.setattr(images.cv2, "imdecode", refuse)
+    monkeypatch.setattr(pictures.cv2, "imdecode", refuse)
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".bmp", ".tiff"])

@@ -1,7 +1,7 @@
 import pytest
 
+from masksmith.core.errors import InputError
 from masksmith.data.ids import check_id
-from masksmith.errors import InputError
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from masksmith.core.errors import InputError
 from masksmith.data.rle import DIALECTS, decode, decode_rows, encode, encode_rows, mask_to_runs, object_runs
-from masksmith.errors import InputError
 
 MASKS = st.tuples(st.integers(1, 9), st.integers(1, 9)).flatmap(
     lambda shape: arrays(np.uint8, shape, elements=st.integers(0, 1))

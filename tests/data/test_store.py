@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from masksmith.core.errors import InputError
 from masksmith.data.store import Store, StoreWriter, is_whole
-from masksmith.errors import InputError
 
 SHAPES = [("a", (2, 3, 1)), ("0012", (4, 4, 2)), ("76e1428103", (1, 1, 1))]
 

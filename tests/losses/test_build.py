@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from masksmith.errors import InputError
+from masksmith.core.errors import InputError
 from masksmith.losses.build import IMAGE_LOSSES, LOSSES, MASK_LOSSES, build_loss
 from masksmith.losses.image_head import image_bce
 from masksmith.losses.options import IMAGE_PARAMETERS, MASK_PARAMETERS, check_losses

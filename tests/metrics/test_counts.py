@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from masksmith.errors import InputError
+from masksmith.core.errors import InputError
 from masksmith.metrics import count_stats, get_metric
 
 CLASSES = arrays(np.uint8, (3, 4), elements=st.integers(0, 3))

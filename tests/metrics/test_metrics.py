@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from masksmith.errors import InputError
+from masksmith.core.errors import InputError
 from masksmith.metrics import METRICS, get_metric
 
 from .twins import TWINS

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from masksmith.errors import InputError
+from masksmith.core.errors import InputError
 from masksmith.metrics import IGNORE_OBJECT, get_metric
 from masksmith.metrics.objects import label_components, object_stats
 

@@ -5,8 +5,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from masksmith.config import validate
-from masksmith.errors import InputError
+from masksmith.core.config import validate
+from masksmith.core.errors import InputError
 from masksmith.models.architectures import ARCHITECTURES, MAYBE_USELESS
 from masksmith.models.config import ModelConfig
 from masksmith.models.encoders import stem_weight

@@ -14,7 +14,7 @@ from torch import nn
 
 import masksmith as ms
 from masksmith import cli
-from masksmith.errors import InputError
+from masksmith.core.errors import InputError
 from masksmith.models.config import ModelConfig, is_safetensors
 from masksmith.models.convert import common_prefix, convert_checkpoint
 from masksmith.models.segmentation import build_model

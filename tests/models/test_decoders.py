@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from masksmith.errors import InputError
+from masksmith.core.errors import InputError
 from masksmith.losses.pixelwise import bce
 from masksmith.losses.regions import dice
 from masksmith.models.config import ModelConfig
@@ -33,7 +33,7 @@ from masksmith.models.layers import (
     resize_to,
     up_convolution,
 )
-from masksmith.prediction.runtime import _import_openvino
+from masksmith.prediction.runtimes import _import_openvino
 from masksmith.training.averaging import batch_norms, measure_norms
 from tests.models.nets import assert_drawn_as_in_keras, bring_to_life, keras_norm, keras_up
 

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from masksmith.errors import InputError
+from masksmith.core.errors import InputError
 from masksmith.models.config import ModelConfig
 from masksmith.models.derived import DERIVED, DERIVED_COUNT, cumulative_sum, depth_ramp
 from masksmith.models.segmentation import build_model, size_trace
-from masksmith.prediction.runtime import _import_openvino
-from masksmith.recipe import load_recipe
+from masksmith.prediction.runtimes import _import_openvino
+from masksmith.recipes.recipe import load_recipe
 from masksmith.training.footprint import prediction_footprint, training_footprint
 
 

@@ -5,7 +5,7 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from masksmith.errors import InputError
+from masksmith.core.errors import InputError
 from masksmith.models.architectures import divisor_of, vit_patch
 from masksmith.models.encoders import (
     check_encoder,

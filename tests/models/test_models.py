@@ -2,8 +2,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from masksmith.errors import InputError
-from masksmith.inputs import Statistics
+from masksmith.core.errors import InputError
 from masksmith.models.config import ModelConfig, tensor_names
 from masksmith.models.cpu import slice_strided_depthwise
 from masksmith.models.encoders import (
@@ -16,6 +15,7 @@ from masksmith.models.encoders import (
     settle_encoder,
 )
 from masksmith.models.segmentation import build_model, size_trace, to_channels_last
+from masksmith.preprocess.inputs import Statistics
 
 SMALL = {"encoder": "resnet18", "encoder_weights": "none", "encoder_depth": 3, "decoder_channels": [16, 8, 8]}
 

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from masksmith.errors import InputError
+from masksmith.core.errors import InputError
 from masksmith.models.architectures import ARCHITECTURES
 from masksmith.models.backbones import replace_stem
 from masksmith.models.cpu import slice_strided_depthwise

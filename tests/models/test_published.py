@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from masksmith.errors import InputError
+from masksmith.core.errors import InputError
 from masksmith.models.architectures import ARCHITECTURES
 from masksmith.models.config import ModelConfig
 from masksmith.models.encoders import normalisation, settle_encoder

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import nn
 
-from masksmith.errors import InputError
+from masksmith.core.errors import InputError
 from masksmith.models.config import ModelConfig
 from masksmith.models.layers import ATTENTIONS, SCSE, attention_layer
 from masksmith.models.segmentation import build_model

@@ -2,12 +2,12 @@ from dataclasses import replace
 
 import pytest
 
-from masksmith.errors import InputError
+from masksmith.core.errors import InputError
 from masksmith.models.config import ModelConfig
 from masksmith.planning.choose import Choice, choose, second_recipe
 from masksmith.planning.describe import explain
 from masksmith.planning.rules import load_rules
-from masksmith.recipe import load_recipe, parse_recipe
+from masksmith.recipes.recipe import load_recipe, parse_recipe
 from tests.planning.machine import FACTS, Machine
 
 RULES = load_rules()

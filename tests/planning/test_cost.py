@@ -4,7 +4,7 @@ import pytest
 
 from masksmith.planning.cost import cost_of
 from masksmith.planning.rules import load_rules
-from masksmith.recipe import load_recipe
+from masksmith.recipes.recipe import load_recipe
 from tests.planning.machine import FACTS, Machine
 
 RULE = load_rules().time

@@ -1,9 +1,9 @@
 import pytest
 
-from masksmith.opening import check_prediction
 from masksmith.planning.lengths import cycle_of, with_epochs
 from masksmith.planning.rules import load_rules
-from masksmith.recipe import load_recipe, parse_recipe
+from masksmith.recipes.recipe import load_recipe, parse_recipe
+from masksmith.steps.runs import check_prediction
 from masksmith.training.machine import settle_machine
 from tests.blends import write_pupil, write_recipe
 

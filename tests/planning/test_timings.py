@@ -3,10 +3,10 @@ from itertools import count
 import pytest
 import torch
 
-from masksmith.errors import InputError
+from masksmith.core.errors import InputError
 from masksmith.models.config import ModelConfig
 from masksmith.planning import timings as m
-from masksmith.recipe import load_recipe
+from masksmith.recipes.recipe import load_recipe
 from masksmith.training.config import TrainingConfig
 
 MODEL = ModelConfig(encoder="resnet18", encoder_weights="none", encoder_depth=3, decoder_channels=[16, 8, 8])

@@ -8,7 +8,7 @@ from masksmith.planning.cost import Cost
 from masksmith.planning.lengths import cycle_of, whole_epochs, with_epochs
 from masksmith.planning.rules import load_rules
 from masksmith.planning.units import Reference, next_unit
-from masksmith.recipe import load_recipe
+from masksmith.recipes.recipe import load_recipe
 
 RULES = load_rules()
 RECIPE = load_recipe("auto")  # 38 epochs
@@ -97,7 +97,7 @@ def test_whole_length():
 
 
 def test_a_cycle_survives_yaml():
-    from masksmith.recipe import parse_recipe
+    from masksmith.recipes.recipe import parse_recipe
 
     cycle = cycle_of(RECIPE, run="auto-00000000", epochs=5, rule=RULES.units)
     assert parse_recipe(cycle.to_yaml(), where="x") == cycle

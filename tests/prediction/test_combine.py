@@ -4,12 +4,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from masksmith.config import validate
-from masksmith.errors import InputError
+from masksmith.core.config import validate
+from masksmith.core.errors import InputError
 from masksmith.models.segmentation import Output
-from masksmith.prediction.codes import to_codes
 from masksmith.prediction.combine import build_combine, gate, mask_only, multiply
 from masksmith.prediction.config import PredictionConfig, check_combine
+from masksmith.prediction.store import to_codes
 
 LOGIT = st.floats(-60, 60, width=32)
 

@@ -6,10 +6,9 @@ import pytest
 from lightning_fabric import Fabric
 
 import masksmith as ms
-from masksmith.errors import InputError
-from masksmith.files import read_json, write_json
+from masksmith.core.errors import InputError
+from masksmith.core.files import read_json, write_json
 from masksmith.prediction import gate
-from masksmith.prediction.codes import open_codes
 from masksmith.prediction.gate import (
     FLIP_TOLERANCE,
     SCORE_TOLERANCE,
@@ -18,8 +17,9 @@ from masksmith.prediction.gate import (
     compare_runtime,
     worth_converting,
 )
-from masksmith.prediction.runtime import RUNTIMES, torch_runtime
-from masksmith.project import Project
+from masksmith.prediction.runtimes import RUNTIMES, torch_runtime
+from masksmith.prediction.store import open_codes
+from masksmith.project.folder import Project
 from tests.conftest import TINY
 from tests.prediction.test_runtime import SIZES, image_store, tiny
 

@@ -6,12 +6,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from masksmith.core.errors import InputError
 from masksmith.data.store import Store, StoreWriter
-from masksmith.errors import InputError
 from masksmith.models.config import ModelConfig
 from masksmith.models.segmentation import Output, SegmentationModel, build_model
-from masksmith.prediction.codes import MeanCodes, code_of, open_codes, prob_of, to_codes
 from masksmith.prediction.predict import predict_batches, predict_probs, write_codes
+from masksmith.prediction.store import MeanCodes, code_of, open_codes, prob_of, to_codes
 from masksmith.prediction.tta import TTA
 from masksmith.preprocess import SizeConfig
 
@@ -90,7 +90,7 @@ def test_flip_goes_before_the_asymmetric_padding(fabric, images):
     )
     model = build_model(config, in_channels=1, seed=0)
     from masksmith.prediction.predict import _forward
-    from masksmith.prediction.runtime import torch_runtime
+    from masksmith.prediction.runtimes import torch_runtime
     from masksmith.preprocess import TRUE_SIZE, Frame
 
     model.eval()

@@ -7,16 +7,16 @@ import pytest
 import torch
 from lightning_fabric import Fabric
 
+from masksmith.core.errors import InputError
 from masksmith.data.store import Store, StoreWriter
-from masksmith.errors import InputError
 from masksmith.models.config import ModelConfig
 from masksmith.models.cpu import slice_strided_depthwise
 from masksmith.models.segmentation import build_model, to_channels_last
-from masksmith.prediction import runtime as module
+from masksmith.prediction import runtimes as module
 from masksmith.prediction.combine import mask_only
 from masksmith.prediction.config import PredictionConfig
 from masksmith.prediction.predict import predict_probs
-from masksmith.prediction.runtime import RUNTIMES, check_runtime, openvino_runtime, torch_runtime
+from masksmith.prediction.runtimes import RUNTIMES, check_runtime, openvino_runtime, torch_runtime
 
 SIZES = [("a", (21, 30)), ("b", (16, 16)), ("c", (21, 30)), ("d", (21, 30)), ("e", (9, 40)), ("f", (21, 30))]
 
@@ -199,7 +199,7 @@ def test_a_network_that_cannot_be_converted(monkeypatch):
 def test_nothing_is_reported_to_the_makers_of_openvino(tmp_path):
     code = """
 import sys
-from masksmith.prediction.runtime import openvino_runtime
+from masksmith.prediction.runtimes import openvino_runtime
 from tests.prediction.test_runtime import planes_of, tiny
 openvino_runtime(tiny(), precision="f32", threads=1)(planes_of(1, 1, 16, 16))
 assert "openvino" in sys.modules

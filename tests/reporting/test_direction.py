@@ -4,10 +4,10 @@ import dataclasses
 
 import pytest
 
-from masksmith.finish import report_facts
-from masksmith.members import members_of_run
-from masksmith.project import Project
+from masksmith.project.folder import Project
+from masksmith.project.members import members_of_run
 from masksmith.reporting import figures, page
+from masksmith.steps.finish import report_facts
 
 
 def facts_of(trained, *, higher):

@@ -6,10 +6,10 @@ import cv2
 import numpy as np
 
 import masksmith as ms
-from masksmith.finish import report_facts
-from masksmith.members import members_of_run
-from masksmith.project import Project
+from masksmith.project.folder import Project
+from masksmith.project.members import members_of_run
 from masksmith.reporting import write_report
+from masksmith.steps.finish import report_facts
 from tests.conftest import TINY
 
 

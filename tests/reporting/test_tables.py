@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
+from masksmith.folds.table import FoldRow, coverage_class
 from masksmith.metrics import get_metric
 from masksmith.reporting.tables import Judged, fold_lines, group_lines
-from masksmith.splits import FoldRow, coverage_class
 
 FULL, EMPTY = np.ones((2, 2), np.uint8), np.zeros((2, 2), np.uint8)
 

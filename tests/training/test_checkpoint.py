@@ -3,7 +3,7 @@ import json
 import pytest
 import torch
 
-from masksmith.errors import InputError
+from masksmith.core.errors import InputError
 from masksmith.training.checkpoint import (
     Checkpoints,
     copy_weights,

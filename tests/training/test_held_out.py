@@ -8,8 +8,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from masksmith.config import validate
-from masksmith.errors import InputError
+from masksmith.core.config import validate
+from masksmith.core.errors import InputError
 from masksmith.training import ScheduleConfig, StallConfig, TrainingConfig
 from masksmith.training.epochs import build_epochs
 from masksmith.training.held_out import HeldOut

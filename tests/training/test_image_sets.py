@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from masksmith.augment import AugmentConfig, GeometryConfig, IntensityConfig
+from masksmith.core.errors import InputError, StoppedError
 from masksmith.data.store import JoinedStore, Store, StoreWriter
-from masksmith.errors import InputError, StoppedError
 from masksmith.training.config import LossTerm, SamplerConfig, ScheduleConfig, Stage, TrainingConfig
 from masksmith.training.data import canvas_hw
 from masksmith.training.epochs import build_epochs

@@ -2,7 +2,7 @@ from importlib import metadata
 
 import pytest
 
-from masksmith.errors import InputError
+from masksmith.core.errors import InputError
 from masksmith.training import machine
 from tests.training.test_training import config
 

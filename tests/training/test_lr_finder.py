@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import masksmith as ms
-from masksmith.errors import InputError
+from masksmith.core.errors import InputError
 from masksmith.pipeline import LrFound
 from masksmith.training import OptimizerConfig
 from masksmith.training.lr_finder import LrCurve, find_lr, steepest

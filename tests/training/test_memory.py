@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from masksmith.errors import InputError
+from masksmith.core.errors import InputError
 from masksmith.models.config import ModelConfig
 from masksmith.models.segmentation import build_model
-from masksmith.recipe import load_recipe
+from masksmith.recipes.recipe import load_recipe
 from masksmith.training import memory
 from masksmith.training.config import TrainingConfig
 from masksmith.training.footprint import Footprint, prediction_footprint, training_footprint

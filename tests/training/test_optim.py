@@ -4,8 +4,8 @@ import math
 import pytest
 import torch
 
-from masksmith.config import validate
-from masksmith.errors import InputError
+from masksmith.core.config import validate
+from masksmith.core.errors import InputError
 from masksmith.training import OptimizerConfig, ScheduleConfig
 from masksmith.training.footprint import training_footprint
 from masksmith.training.optim import (

@@ -2,7 +2,7 @@
 
 import pytest
 
-from masksmith.errors import StoppedError
+from masksmith.core.errors import StoppedError
 from masksmith.training import StallConfig, loop
 from masksmith.training.machine import make_fabric
 from masksmith.training.pace import Deadline, Pace

@@ -1,6 +1,6 @@
 import pytest
 
-from masksmith.errors import InputError
+from masksmith.core.errors import InputError
 from masksmith.training import ScheduleConfig, StallConfig, SwaConfig
 from masksmith.training.refit import refit_config, refuse_refit, refuse_scores
 from tests.training.tiny import config, stage

@@ -3,9 +3,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from masksmith.config import validate
-from masksmith.errors import InputError
-from masksmith.randomness import stream
+from masksmith.core.config import validate
+from masksmith.core.errors import InputError
+from masksmith.core.randomness import stream
 from masksmith.training import SamplerConfig
 from masksmith.training.samplers import (
     SAMPLERS,

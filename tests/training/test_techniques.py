@@ -9,8 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from masksmith.config import validate
-from masksmith.errors import InputError
+from masksmith.core.config import validate
+from masksmith.core.errors import InputError
 from masksmith.models.config import ModelConfig
 from masksmith.models.segmentation import build_model
 from masksmith.training import (

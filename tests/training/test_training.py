@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from masksmith.errors import DivergedError, InputError
+from masksmith.core.errors import DivergedError, InputError
 from masksmith.models.config import ModelConfig
 from masksmith.models.segmentation import Output, build_model
 from masksmith.training import OptimizerConfig, ScheduleConfig, Stage, TrainingConfig
@@ -130,10 +130,10 @@ def test_death_after_the_last_weights_were_written(tmp_path, monkeypatch):
                     raise KilledError
 
         with monkeypatch.context() as patch:
-            patch.setattr("masksmith.files.on_write", die)
+            patch.setattr("masksmith.core.files.on_write", die)
             with pytest.raises(KilledError):
                 run(data, folder, settings)
-            patch.setattr("masksmith.files.on_write", None)
+            patch.setattr("masksmith.core.files.on_write", None)
             leave_at(patch, 1, AssertionError("trained again"))
             again, _ = run(data, folder, settings)
         same(clean, again)

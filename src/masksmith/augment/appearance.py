@@ -10,7 +10,6 @@ from typing import Any
 import cv2
 import numpy as np
 
-from masksmith.arrays import IGNORE, Float, Shaped, UInt8
 from masksmith.augment.intensity import (
     BlurConfig,
     ChannelScaleConfig,
@@ -21,6 +20,7 @@ from masksmith.augment.intensity import (
     MotionBlurConfig,
     NoiseConfig,
 )
+from masksmith.core.arrays import IGNORE, Float, Shaped, UInt8
 
 Floats = Float[np.ndarray, "h w c"]
 Integers = Shaped[np.ndarray, "h w c"]

@@ -10,7 +10,6 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from masksmith.arrays import Float, UInt8
 from masksmith.augment.appearance import apply_looks, clahe, draw_looks, has_looks
 from masksmith.augment.geometry import GeometryConfig, Motion, draw_affine, draw_more, scale_geometry
 from masksmith.augment.intensity import IntensityConfig, apply_table, draw_table, scale_intensity
@@ -23,10 +22,11 @@ from masksmith.augment.sampling import (
     strengths_by_frequency,
 )
 from masksmith.augment.warp import warp
+from masksmith.core.arrays import Float, UInt8
+from masksmith.core.errors import InputError
+from masksmith.core.randomness import stream
 from masksmith.data.store import Arrays
-from masksmith.errors import InputError
 from masksmith.preprocess import TRUE_SIZE, SizeConfig
-from masksmith.randomness import stream
 
 _AGAIN, _FOCUS, _CUSTOM, _LOOKS, _MIXING = range(5)  # what tells the streams beside a sample's own apart
 

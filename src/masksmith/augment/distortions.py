@@ -17,8 +17,8 @@ import cv2
 import numpy as np
 from pydantic import Field
 
-from masksmith.arrays import Float
-from masksmith.config import Config
+from masksmith.core.arrays import Float
+from masksmith.core.config import Config
 
 Points = Float[np.ndarray, "2 gy gx"]
 """Coordinates (x, y) of a lattice of points; the image is 0…1 in both."""

@@ -15,7 +15,6 @@ import cv2
 import numpy as np
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from masksmith.arrays import Float
 from masksmith.augment.distortions import (
     Displace,
     ElasticConfig,
@@ -31,8 +30,9 @@ from masksmith.augment.distortions import (
     draw_pincushion,
 )
 from masksmith.augment.presets import GEOMETRY_PRESETS, spell_out
-from masksmith.config import Config
-from masksmith.errors import InputError
+from masksmith.core.arrays import Float
+from masksmith.core.config import Config
+from masksmith.core.errors import InputError
 
 Model = TypeVar("Model", bound=Config)
 Matrix = Float[np.ndarray, "3 3"]

@@ -13,11 +13,11 @@ import cv2
 import numpy as np
 from pydantic import Field, field_validator, model_validator
 
-from masksmith.arrays import Float, Shaped
 from masksmith.augment.distortions import Probability
 from masksmith.augment.geometry import Share, ascending, validated
 from masksmith.augment.presets import INTENSITY_PRESETS, spell_out
-from masksmith.config import Config
+from masksmith.core.arrays import Float, Shaped
+from masksmith.core.config import Config
 
 Table = Float[np.ndarray, " values"]
 NotNegative = Annotated[float, Field(ge=0)]

@@ -14,10 +14,10 @@ import cv2
 import numpy as np
 from pydantic import Field, model_validator
 
-from masksmith.arrays import IGNORE, Float, UInt8
 from masksmith.augment.distortions import Probability
-from masksmith.config import Config
-from masksmith.errors import InputError
+from masksmith.core.arrays import IGNORE, Float, UInt8
+from masksmith.core.config import Config
+from masksmith.core.errors import InputError
 
 Masks = UInt8[np.ndarray, "b h w *k"]
 

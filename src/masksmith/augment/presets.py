@@ -13,7 +13,7 @@ value of it. What a preset does not name is off.
 from collections.abc import Mapping
 from typing import Any
 
-from masksmith.config import look_up
+from masksmith.core.config import look_up
 
 Table = dict[str, Any]
 

@@ -8,11 +8,11 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import Field
 
-from masksmith.arrays import IGNORE, Shaped, UInt8
 from masksmith.augment.distortions import Probability
-from masksmith.config import Config
-from masksmith.errors import InputError
-from masksmith.splits import coverage_class
+from masksmith.core.arrays import IGNORE, Shaped, UInt8
+from masksmith.core.config import Config
+from masksmith.core.errors import InputError
+from masksmith.folds.table import coverage_class
 
 _TRIES = 64  # pixels looked at before the whole mask is
 

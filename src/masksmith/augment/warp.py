@@ -12,7 +12,6 @@ from typing import Any
 import cv2
 import numpy as np
 
-from masksmith.arrays import IGNORE, Float, Image, Shaped, UInt8
 from masksmith.augment.geometry import (
     Lattice,
     Matrix,
@@ -24,6 +23,7 @@ from masksmith.augment.geometry import (
     turned_hw,
     unturn,
 )
+from masksmith.core.arrays import IGNORE, Float, Image, Shaped, UInt8
 from masksmith.preprocess import CV2_BORDERS, Border, Pad
 
 AnyMask = UInt8[np.ndarray, "h w *k"]

@@ -11,18 +11,18 @@ from pathlib import Path
 
 import numpy as np
 
-from masksmith.arrays import Image, Mask, Shaped
+from masksmith.core.arrays import Image, Mask, Shaped
+from masksmith.core.errors import InputError
+from masksmith.core.files import Ledger, digest, read_json, remove, write_json
+from masksmith.core.progress import logger, track
 from masksmith.data.catalog import Catalog, Sample
+from masksmith.data.decode.pictures import decode_image, is_grey
 from masksmith.data.findings import Finding, refuse_all
 from masksmith.data.georeference import Georeference, differing_grids, read_georeference
-from masksmith.data.images import decode_image, is_grey
 from masksmith.data.masks import MaskConvention, find_convention, is_lossy, look_at_mask, mask_levels
 from masksmith.data.rle import decode_rows
 from masksmith.data.store import Store, StoreWriter
 from masksmith.data.tree import Tree
-from masksmith.errors import InputError
-from masksmith.files import Ledger, digest, read_json, remove, write_json
-from masksmith.progress import logger, track
 
 VERSION = "cache 4"  # of the decoded arrays: what is prepared from them counts it in
 _STORES = ("train_images", "train_masks", "test_images")

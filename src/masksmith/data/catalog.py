@@ -16,8 +16,11 @@ from typing import Any
 
 import numpy as np
 
-from masksmith.arrays import Mask
-from masksmith.config import look_up, suggest
+from masksmith.core.arrays import Mask
+from masksmith.core.config import look_up, suggest
+from masksmith.core.errors import InputError
+from masksmith.data.decode.headers import image_size
+from masksmith.data.decode.pictures import IMAGE_SUFFIXES, decode_image
 from masksmith.data.dialect import (
     MAX_IMAGES,
     MAX_MASKS,
@@ -31,13 +34,10 @@ from masksmith.data.dialect import (
     need_rows,
     non_empty,
 )
-from masksmith.data.headers import image_size
 from masksmith.data.ids import check_id
-from masksmith.data.images import IMAGE_SUFFIXES, decode_image
 from masksmith.data.masks import is_lossy, mask_levels
 from masksmith.data.rle import DIALECTS, NO_RUNS
 from masksmith.data.tree import Tree
-from masksmith.errors import InputError
 
 ID_COLUMNS = ("id", "imageid", "image_id", "img", "image", "filename")
 RLE_COLUMNS = ("rle_mask", "encodedpixels", "rle", "mask_rle", "annotation")

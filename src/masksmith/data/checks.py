@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from masksmith.arrays import IGNORE, Image, Shaped
+from masksmith.core.arrays import IGNORE, Image, Shaped
 from masksmith.data.cache import Cache
 from masksmith.data.catalog import Catalog
 from masksmith.data.findings import Finding

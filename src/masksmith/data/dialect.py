@@ -11,10 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from masksmith.arrays import Mask
-from masksmith.config import look_up
+from masksmith.core.arrays import Mask
+from masksmith.core.config import look_up
+from masksmith.core.errors import InputError
 from masksmith.data.rle import DIALECTS, NO_RUNS, Runs, check_runs, decode_rows
-from masksmith.errors import InputError
 
 MAX_IMAGES = 256
 """Most images whose rows are looked at: sizes come from headers, but of whole files."""

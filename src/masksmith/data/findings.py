@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from masksmith.errors import InputError
+from masksmith.core.errors import InputError
 
 _SHOWN = 5
 

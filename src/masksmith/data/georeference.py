@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from masksmith.arrays import Shaped
-from masksmith.data.headers import TIFF
+from masksmith.core.arrays import Shaped
+from masksmith.data.decode.headers import TIFF
 
 _SCALE, _TIEPOINT, _TRANSFORMATION, _KEYS, _DOUBLES = 33550, 33922, 34264, 34735, 34736
 _RASTER_TYPE, _POINT = 1025, 2

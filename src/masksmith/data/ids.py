@@ -1,6 +1,6 @@
 """Ids become names of files and cells of CSV files: those that would leave their place are refused."""
 
-from masksmith.errors import InputError
+from masksmith.core.errors import InputError
 
 _MAX_BYTES = 255 - len(".png")  # the longest file name of the usual file systems, with the ending of a mask
 _TEXT_LIMIT = 80  # characters of an id in a message

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from masksmith.arrays import IGNORE, Mask, Shaped
+from masksmith.core.arrays import IGNORE, Mask, Shaped
+from masksmith.core.errors import InputError
+from masksmith.data.decode.headers import JPEG
+from masksmith.data.decode.pictures import is_grey
 from masksmith.data.findings import Finding, refuse_all, some
-from masksmith.data.headers import JPEG
-from masksmith.data.images import is_grey
-from masksmith.errors import InputError
 
 THRESHOLD = 128
 """Value from which on a pixel of a JPEG mask is foreground."""

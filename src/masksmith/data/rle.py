@@ -22,9 +22,9 @@ from typing import Literal
 import cv2
 import numpy as np
 
-from masksmith.arrays import Int, Mask
-from masksmith.config import look_up
-from masksmith.errors import InputError
+from masksmith.core.arrays import Int, Mask
+from masksmith.core.config import look_up
+from masksmith.core.errors import InputError
 
 _WHOLE = re.compile(r"-?[0-9]+")
 _MAX_DIGITS = 12  # 10^12 pixels are more than any image has; sums of such numbers stay exact

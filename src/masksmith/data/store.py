@@ -24,9 +24,9 @@ from pathlib import Path
 
 import numpy as np
 
-from masksmith.arrays import Shaped
-from masksmith.errors import InputError
-from masksmith.files import (
+from masksmith.core.arrays import Shaped
+from masksmith.core.errors import InputError
+from masksmith.core.files import (
     append_text,
     digest,
     no_room,

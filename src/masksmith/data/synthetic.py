@@ -16,11 +16,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from masksmith.arrays import Float, Mask, UInt8
+from masksmith.core.arrays import Float, Mask, UInt8
+from masksmith.core.errors import InputError
+from masksmith.core.files import digest, read_json, write_bytes, write_json
+from masksmith.core.randomness import stream
 from masksmith.data.rle import encode
-from masksmith.errors import InputError
-from masksmith.files import digest, read_json, write_bytes, write_json
-from masksmith.randomness import stream
 
 SIZE = 101
 _EMPTY_FRAC = 0.4

@@ -14,8 +14,8 @@ from functools import cached_property
 from itertools import pairwise
 from pathlib import Path, PurePosixPath
 
-from masksmith.errors import InputError
-from masksmith.files import digest, file_digest
+from masksmith.core.errors import InputError
+from masksmith.core.files import digest, file_digest
 
 _NOISE = {"__macosx", "thumbs.db", "desktop.ini"}
 

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
-from masksmith.arrays import IGNORE
+from masksmith.core.arrays import IGNORE
 from masksmith.losses.options import NonNegative, Positive, Radius
 from masksmith.losses.pixelwise import bce_of_each
 from masksmith.losses.planes import (

@@ -8,8 +8,8 @@ from typing import Annotated, Any, NamedTuple, Protocol, runtime_checkable
 
 from pydantic import Field, create_model
 
-from masksmith.config import Config, look_up, suggest, validate
-from masksmith.errors import InputError
+from masksmith.core.config import Config, look_up, suggest, validate
+from masksmith.core.errors import InputError
 
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]

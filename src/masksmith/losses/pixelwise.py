@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from masksmith.arrays import IGNORE
+from masksmith.core.arrays import IGNORE
 from masksmith.losses.options import NonNegative, Positive, Share, Smoothing
 from masksmith.losses.planes import (
     Each,

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
-from masksmith.arrays import IGNORE
+from masksmith.core.arrays import IGNORE
 
 Logits = Float[Tensor, "b k h w"]
 Target = UInt8[Tensor, "b *classes h w"]

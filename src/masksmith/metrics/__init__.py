@@ -13,8 +13,8 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 
-from masksmith.config import look_up
-from masksmith.errors import InputError
+from masksmith.core.config import look_up
+from masksmith.core.errors import InputError
 from masksmith.metrics.boundary import boundary_f1, hausdorff_95
 from masksmith.metrics.classes import miou
 from masksmith.metrics.counts import (

@@ -15,8 +15,8 @@ import cv2
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from masksmith.arrays import IGNORE, Mask, Rows
-from masksmith.errors import InputError
+from masksmith.core.arrays import IGNORE, Mask, Rows
+from masksmith.core.errors import InputError
 from masksmith.metrics.protocol import Metric, Row, Values, per_image, ratio
 
 Plane = UInt8[np.ndarray, "h w"]

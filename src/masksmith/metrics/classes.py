@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from masksmith.arrays import IGNORE, Mask, Rows
-from masksmith.errors import InputError
+from masksmith.core.arrays import IGNORE, Mask, Rows
+from masksmith.core.errors import InputError
 from masksmith.metrics.counts import binary_miou
 from masksmith.metrics.protocol import Metric, Row, Values, pooled, ratio
 

@@ -10,8 +10,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from masksmith.arrays import IGNORE, Mask, Rows
-from masksmith.errors import InputError
+from masksmith.core.arrays import IGNORE, Mask, Rows
+from masksmith.core.errors import InputError
 from masksmith.metrics.protocol import (
     Average,
     Metric,

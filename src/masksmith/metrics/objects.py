@@ -15,8 +15,8 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
-from masksmith.arrays import IGNORE, Rows
-from masksmith.errors import InputError
+from masksmith.core.arrays import IGNORE, Rows
+from masksmith.core.errors import InputError
 from masksmith.metrics.protocol import Metric, Row, Value, Values, per_image, ratio
 
 IGNORE_OBJECT = 65535

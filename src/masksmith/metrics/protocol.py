@@ -12,8 +12,8 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float, Int, Shaped
 
-from masksmith.arrays import Rows
-from masksmith.errors import InputError
+from masksmith.core.arrays import Rows
+from masksmith.core.errors import InputError
 
 Scores = Float[np.ndarray, "*lead"]
 Values = Float[np.ndarray, "*lead n"]

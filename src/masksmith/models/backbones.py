@@ -14,7 +14,7 @@ import segmentation_models_pytorch as smp
 import torch
 from torch import Tensor, nn
 
-from masksmith.errors import InputError
+from masksmith.core.errors import InputError
 from masksmith.models.architectures import most_stride, vit_patch
 from masksmith.models.config import ModelConfig
 from masksmith.models.decoders.hypercolumn import gate_after_stage

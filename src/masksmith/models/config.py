@@ -7,9 +7,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
-from masksmith.config import Config, suggest
-from masksmith.errors import InputError
-from masksmith.files import file_digest
+from masksmith.core.config import Config, suggest
+from masksmith.core.errors import InputError
+from masksmith.core.files import file_digest
 from masksmith.models.architectures import ARCHITECTURES, check_options, divisor_of
 
 SCRATCH_ENCODER = "resnet18"

@@ -18,9 +18,9 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from masksmith.config import suggest
-from masksmith.errors import InputError
-from masksmith.files import write_bytes
+from masksmith.core.config import suggest
+from masksmith.core.errors import InputError
+from masksmith.core.files import write_bytes
 from masksmith.models.config import CLASSIFIERS, is_safetensors
 
 WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "ema", "module", "encoder")

@@ -23,12 +23,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from masksmith.errors import InputError
-from masksmith.inputs import Statistics
+from masksmith.core.errors import InputError
+from masksmith.core.progress import logger
 from masksmith.models.architectures import OWN_ENCODER
 from masksmith.models.config import CLASSIFIERS, PRETRAINED_ENCODER, SCRATCH_ENCODER, tensor_names
 from masksmith.models.layers import SCSE
-from masksmith.progress import logger
+from masksmith.preprocess.inputs import Statistics
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from masksmith.config import look_up
+from masksmith.core.config import look_up
 
 LEAKY_SLOPE = 0.1  # the simplified U-Net++ of SIIM-ACR; torch's own 0.01 is all but ReLU
 MAX_GROUPS = 32  # Wu and He's choice

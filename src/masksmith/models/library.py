@@ -24,7 +24,7 @@ from segmentation_models_pytorch.decoders.unetplusplus.decoder import UnetPlusPl
 from segmentation_models_pytorch.decoders.upernet.decoder import UPerNetDecoder
 from torch import Tensor, nn
 
-from masksmith.errors import InputError
+from masksmith.core.errors import InputError
 from masksmith.models.architectures import DILATED_STRIDES, LEAST_ATTENTION
 from masksmith.models.config import ModelConfig
 from masksmith.models.layers import activation_layer

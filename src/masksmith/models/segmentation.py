@@ -18,8 +18,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from masksmith.config import look_up
-from masksmith.inputs import Statistics
+from masksmith.core.config import look_up
 from masksmith.models.architectures import ARCHITECTURES, LIBRARY_ARCHITECTURES
 from masksmith.models.backbones import Backbone, build_backbone
 from masksmith.models.checkpointing import checkpoint_blocks
@@ -33,6 +32,7 @@ from masksmith.models.layers import SCSE
 from masksmith.models.library import build_library_decoder, deep_supervision_blocks
 from masksmith.models.published import OWN_NETS
 from masksmith.models.published.build import build_own_backbone, build_own_decoder
+from masksmith.preprocess.inputs import Statistics
 
 
 class Output(NamedTuple):

@@ -17,7 +17,7 @@ from typing import Any
 import timm
 from torch import Tensor, nn
 
-from masksmith.errors import InputError
+from masksmith.core.errors import InputError
 
 _TAPPED = 4  # blocks that halve the size, behind the stem
 _BEHIND = ("conv_dw", "bn2", "aa", "se", "conv_pwl", "bn3")  # of an inverted residual, behind its expansion

@@ -18,7 +18,7 @@ from jaxtyping import Float
 from timm.layers import LayerNorm2d
 from torch import Tensor, nn
 
-from masksmith.errors import InputError
+from masksmith.core.errors import InputError
 from masksmith.models.architectures import vit_patch
 
 PYRAMID_WIDTH = 256  # as published

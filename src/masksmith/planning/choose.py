@@ -4,14 +4,14 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from masksmith.errors import InputError
+from masksmith.core.errors import InputError
+from masksmith.core.progress import clock
 from masksmith.models.config import ModelConfig
 from masksmith.planning.cost import Cost, DataFacts, Measure, MeasureRuntime, cost_of, fit
 from masksmith.planning.lengths import whole_epochs, with_epochs
 from masksmith.planning.rules import Candidate, Rules
 from masksmith.preprocess import round_up
-from masksmith.progress import clock
-from masksmith.recipe import Recipe
+from masksmith.recipes.recipe import Recipe
 
 _WEIGHTS = {"encoder_weights", "encoder_weights_hash"}  # fields of ModelConfig that pin no model
 

@@ -7,7 +7,7 @@ from typing import Protocol
 from masksmith.models.config import ModelConfig
 from masksmith.planning.rules import TimeRule
 from masksmith.preprocess import TRUE_SIZE, SizeConfig, canvas_of
-from masksmith.recipe import Recipe
+from masksmith.recipes.recipe import Recipe
 from masksmith.training.config import Stage, TrainingConfig
 from masksmith.training.epochs import build_epochs, work_ahead
 

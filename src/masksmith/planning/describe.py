@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from masksmith.planning.choose import Choice
-from masksmith.recipe import Recipe
+from masksmith.recipes.recipe import Recipe
 
 
 def explain(recipe: Recipe, choices: Sequence[Choice], *, title: str) -> str:

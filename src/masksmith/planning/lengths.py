@@ -4,7 +4,7 @@ from typing import Any
 
 from masksmith.planning.rules import LengthRule, UnitRule
 from masksmith.prediction.config import PredictionConfig
-from masksmith.recipe import Recipe
+from masksmith.recipes.recipe import Recipe
 from masksmith.training.config import ScheduleConfig, Stage, TrainingConfig
 
 

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from masksmith.config import Config, read_yaml, validate
+from masksmith.core.config import Config, read_yaml, validate
 from masksmith.models.config import ModelConfig
 
 Frac = Annotated[float, Field(gt=0, le=1)]

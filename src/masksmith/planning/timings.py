@@ -14,15 +14,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from masksmith import pulse
-from masksmith.errors import InputError
+from masksmith.core import interrupt
+from masksmith.core.errors import InputError
+from masksmith.core.progress import logger
 from masksmith.losses.build import build_loss
 from masksmith.models.config import ModelConfig
 from masksmith.models.cpu import slice_strided_depthwise
 from masksmith.models.segmentation import build_model, to_channels_last
 from masksmith.prediction.combine import mask_only
-from masksmith.prediction.runtime import RUNTIMES, check_runtime
-from masksmith.progress import logger
+from masksmith.prediction.runtimes import RUNTIMES, check_runtime
 from masksmith.training.averaging import MovingAverage
 from masksmith.training.config import LossTerm, OptimizerConfig, TrainingConfig
 from masksmith.training.machine import make_fabric, settle_machine
@@ -98,7 +98,7 @@ class Timings:
 
     def _once(self, key: Hashable, measured: Callable[[], Timing | None]) -> Timing | None:
         if key not in self._known:
-            pulse.beat()
+            interrupt.beat()
             began = self.clock()
             self._known[key] = measured()
             self.spent_s += self.clock() - began

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from masksmith.planning.cost import Cost, fit
 from masksmith.planning.lengths import cycle_of, with_epochs
 from masksmith.planning.rules import Rules
-from masksmith.recipe import Recipe
+from masksmith.recipes.recipe import Recipe
 
 Kind = Literal["fold", "cycle", "seed", "recipe"]
 

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from masksmith.config import Config
+from masksmith.core.config import Config
 
 Share = Annotated[float, Field(ge=0, le=1)]
 

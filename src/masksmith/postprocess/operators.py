@@ -15,9 +15,9 @@ import cv2
 import numpy as np
 from jaxtyping import Int
 
-from masksmith.arrays import Codes, Mask
+from masksmith.core.arrays import Codes, Mask
 from masksmith.postprocess.config import TuningConfig
-from masksmith.prediction.codes import code_of, prob_of
+from masksmith.prediction.store import code_of, prob_of
 
 Area = TypeVar("Area", int, Int[np.ndarray, " n"])
 

@@ -5,10 +5,10 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from masksmith.arrays import Codes, Mask, Shaped
+from masksmith.core.arrays import Codes, Mask, Shaped
 from masksmith.metrics.protocol import Groups, Metric, Row
 from masksmith.postprocess.operators import PLAIN, Rule, apply_rule
-from masksmith.prediction.codes import MAX_CODE
+from masksmith.prediction.store import MAX_CODE
 
 
 @runtime_checkable

@@ -17,14 +17,14 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int, UInt8, UInt16
 
-from masksmith.arrays import IGNORE, Codes, Mask
+from masksmith.core.arrays import IGNORE, Codes, Mask
+from masksmith.core.randomness import stream
 from masksmith.metrics import count_stats
 from masksmith.metrics.protocol import Groups, Metric
 from masksmith.postprocess.bootstrap import BOUND_QUANTILE, paired_bootstrap
 from masksmith.postprocess.config import TuningConfig
 from masksmith.postprocess.operators import Rule, plain_rule, remove_small
-from masksmith.prediction.codes import code_of, prob_of
-from masksmith.randomness import stream
+from masksmith.prediction.store import code_of, prob_of
 
 Pairs = Iterable[tuple[UInt16[np.ndarray, "..."], UInt8[np.ndarray, "..."]]]
 """Codes and target of each image, (h, w) both; the images may have many sizes, and each is looked at once."""

@@ -4,8 +4,8 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from masksmith.config import Config
-from masksmith.errors import InputError
+from masksmith.core.config import Config
+from masksmith.core.errors import InputError
 
 
 class PredictionConfig(Config):

@@ -15,17 +15,17 @@ from typing import Any
 import numpy as np
 from lightning_fabric import Fabric
 
-from masksmith.arrays import Codes
-from masksmith.config import look_up
+from masksmith.core.arrays import Codes
+from masksmith.core.config import look_up
+from masksmith.core.files import read_json, write_json
+from masksmith.core.progress import logger
 from masksmith.data.store import Store
-from masksmith.files import read_json, write_json
 from masksmith.models.segmentation import SegmentationModel
-from masksmith.prediction.codes import MAX_CODE, code_of, to_codes
 from masksmith.prediction.combine import Combine, mask_only
 from masksmith.prediction.predict import predict_probs
-from masksmith.prediction.runtime import RUNTIMES, Logits, Planes, Runtime, torch_runtime
+from masksmith.prediction.runtimes import RUNTIMES, Logits, Planes, Runtime, torch_runtime
+from masksmith.prediction.store import MAX_CODE, code_of, to_codes
 from masksmith.preprocess import TRUE_SIZE, SizeConfig
-from masksmith.progress import logger
 
 SCORE_TOLERANCE = 0.001
 FLIP_TOLERANCE = 0.0025

@@ -8,15 +8,15 @@ import numpy as np
 import torch
 from lightning_fabric import Fabric
 
-from masksmith.arrays import Float, Shaped, UInt16
-from masksmith.config import look_up
+from masksmith.core.arrays import Float, Shaped, UInt16
+from masksmith.core.config import look_up
+from masksmith.core.progress import track
 from masksmith.data.store import Store, StoreWriter
 from masksmith.models.segmentation import SegmentationModel
-from masksmith.prediction.codes import to_codes
-from masksmith.prediction.runtime import Runtime, torch_runtime
+from masksmith.prediction.runtimes import Runtime, torch_runtime
+from masksmith.prediction.store import to_codes
 from masksmith.prediction.tta import TTA, Symmetry
 from masksmith.preprocess import TRUE_SIZE, Frame, SizeConfig, names_by_canvas
-from masksmith.progress import track
 
 FrameOf = Callable[[tuple[int, int]], Frame]
 """True (height, width) -> how an image of that size lies on its canvas."""

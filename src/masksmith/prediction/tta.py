@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from masksmith.arrays import Shaped
+from masksmith.core.arrays import Shaped
 
 Planes = Shaped[np.ndarray, "b _ _ c"]
 

@@ -11,9 +11,9 @@ from typing import Annotated
 import numpy as np
 from pydantic import Field
 
-from masksmith.arrays import Shaped
-from masksmith.config import Config
-from masksmith.errors import InputError
+from masksmith.core.arrays import Shaped
+from masksmith.core.config import Config
+from masksmith.core.errors import InputError
 from masksmith.preprocess.transforms import Border, Chain, PadTo, Scale, round_up
 
 Side = Annotated[int, Field(ge=1)]

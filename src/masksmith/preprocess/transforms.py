@@ -13,9 +13,9 @@ from typing import Literal, Protocol, runtime_checkable
 import cv2
 import numpy as np
 
-from masksmith.arrays import Float, Shaped
-from masksmith.errors import InputError
-from masksmith.randomness import stream
+from masksmith.core.arrays import Float, Shaped
+from masksmith.core.errors import InputError
+from masksmith.core.randomness import stream
 
 Border = Literal["reflect", "edge", "zero"]
 HW = tuple[int, int]

@@ -11,15 +11,15 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from masksmith.arrays import Image, Mask
+from masksmith.core.arrays import Image, Mask
+from masksmith.core.files import write_text
+from masksmith.core.randomness import stream
 from masksmith.data.store import Store
-from masksmith.files import write_text
-from masksmith.prediction.codes import prob_of
-from masksmith.randomness import stream
+from masksmith.folds.table import NUM_CLASSES, FoldRow
+from masksmith.prediction.store import prob_of
 from masksmith.reporting import figures
 from masksmith.reporting.pictures import Picture, Thumbnail, data_uri, error_cause, four_rows, overlay
 from masksmith.reporting.tables import SHOWN_GROUPS, FoldLine, GroupLine
-from masksmith.splits import NUM_CLASSES, FoldRow
 
 _SHOWN = 8  # samples in each part of the check plot
 _A_CLASS = 3  # samples of each coverage class

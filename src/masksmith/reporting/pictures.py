@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from masksmith.arrays import IGNORE, Float, Image, Mask, UInt8
+from masksmith.core.arrays import IGNORE, Float, Image, Mask, UInt8
 
 FALSE_POSITIVE = (31, 160, 70)  # green
 FALSE_NEGATIVE = (214, 39, 40)  # red

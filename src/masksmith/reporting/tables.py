@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from masksmith.arrays import Float
+from masksmith.core.arrays import Float
+from masksmith.folds.table import NUM_CLASSES, FoldRow
 from masksmith.metrics import Metric
-from masksmith.splits import NUM_CLASSES, FoldRow
 
 SHOWN_GROUPS = 40
 

@@ -14,8 +14,8 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from masksmith.errors import InputError
-from masksmith.files import digest, read_json, remove, write_bytes, write_json
+from masksmith.core.errors import InputError
+from masksmith.core.files import digest, read_json, remove, write_bytes, write_json
 
 FORMAT_VERSION = 1
 _NAME = re.compile(r"epoch_(\d{4,})(?:_step_(\d{6,}))?")  # finished epochs, and steps into the next
@@ -155,7 +155,7 @@ class Checkpoints:
 
     def newest(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         """Return the newest whole checkpoint, or None; damaged ones are named in the log and passed over."""
-        from masksmith.progress import logger
+        from masksmith.core.progress import logger
 
         for path in reversed(self._all()):
             try:

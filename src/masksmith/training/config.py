@@ -9,8 +9,8 @@ from masksmith.augment.geometry import GeometryConfig
 from masksmith.augment.intensity import IntensityConfig
 from masksmith.augment.mixing import MixingConfig
 from masksmith.augment.sampling import AugmentConfig
-from masksmith.config import Config
-from masksmith.splits import NUM_CLASSES
+from masksmith.core.config import Config
+from masksmith.folds.table import NUM_CLASSES
 
 
 class LossTerm(Config):

@@ -10,11 +10,11 @@ from typing import TypeVar
 
 import numpy as np
 
-from masksmith.arrays import Int
 from masksmith.augment import Batch, CallableAugment, Task, build_task, make_batch, names_of
+from masksmith.core.arrays import Int
 from masksmith.data.store import Arrays, JoinedStore, joined_id
+from masksmith.folds.table import fold_name
 from masksmith.preprocess import TRUE_SIZE, SizeConfig, canvas_of
-from masksmith.splits import fold_name
 from masksmith.training.config import Stage, TrainingConfig
 from masksmith.training.epochs import Epoch
 from masksmith.training.samplers import fresh_before, is_repeat, seen_before

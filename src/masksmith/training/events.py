@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from masksmith.files import append_text, write_text
-from masksmith.progress import clock, logger
+from masksmith.core.files import append_text, write_text
+from masksmith.core.progress import clock, logger
 from masksmith.training.epochs import Epoch, work_ahead
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from collections.abc import Collection
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from masksmith.errors import InputError
+from masksmith.core.errors import InputError
 from masksmith.training.averaging import batch_norms
 
 FEWEST_FOR_NORM = 8

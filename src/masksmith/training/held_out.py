@@ -13,7 +13,7 @@ import torch
 from lightning_fabric import Fabric
 
 from masksmith.augment import AugmentConfig, GeometryConfig, IntensityConfig, MixingConfig, Task
-from masksmith.errors import InputError
+from masksmith.core.errors import InputError
 from masksmith.losses.build import LossOf
 from masksmith.models.segmentation import SegmentationModel
 from masksmith.training.config import TrainingConfig

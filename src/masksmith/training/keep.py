@@ -6,13 +6,14 @@ names. Snapshots have theirs from the start: the same step always writes the sam
 """
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from masksmith.files import remove
+from masksmith.core.files import remove
 from masksmith.training.checkpoint import load_tensors, save_tensors
 from masksmith.training.config import TrainingConfig
 

@@ -13,10 +13,10 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from masksmith.errors import DivergedError, InputError, StoppedError
+from masksmith.core.errors import DivergedError, InputError, StoppedError
+from masksmith.core.progress import logger, track
+from masksmith.core.randomness import stream
 from masksmith.models.segmentation import SegmentationModel
-from masksmith.progress import logger, track
-from masksmith.randomness import stream
 from masksmith.training.checkpoint import Checkpoints, is_finished
 from masksmith.training.config import TrainingConfig
 from masksmith.training.data import FoldData, StepBatches

@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from lightning_fabric import Fabric
 
-from masksmith.errors import InputError
+from masksmith.core.errors import InputError
+from masksmith.core.progress import track
 from masksmith.models.segmentation import SegmentationModel
-from masksmith.progress import track
 from masksmith.training.config import TrainingConfig
 from masksmith.training.data import EpochBatches, FoldData, StepBatches
 from masksmith.training.loop import train_step

@@ -13,7 +13,7 @@ from lightning_fabric import Fabric
 from lightning_fabric.plugins import MixedPrecision, Precision
 from packaging.version import Version
 
-from masksmith.errors import InputError
+from masksmith.core.errors import InputError
 from masksmith.training.cgroups import cpu_quota
 from masksmith.training.config import TrainingConfig
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from masksmith.errors import InputError
+from masksmith.core.errors import InputError
 from masksmith.models.segmentation import SegmentationModel
 from masksmith.training.cgroups import group_folders, read_text
 from masksmith.training.config import TrainingConfig

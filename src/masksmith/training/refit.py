@@ -3,7 +3,7 @@
 import statistics
 from collections.abc import Sequence
 
-from masksmith.errors import InputError
+from masksmith.core.errors import InputError
 from masksmith.training.config import CHOSEN_ON_HELD_OUT, Stage, SwaConfig, TrainingConfig
 
 

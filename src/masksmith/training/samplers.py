@@ -15,11 +15,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from masksmith.arrays import IGNORE, Float, Int
-from masksmith.config import look_up
+from masksmith.core.arrays import IGNORE, Float, Int
+from masksmith.core.config import look_up
+from masksmith.core.errors import InputError
 from masksmith.data.store import Arrays
-from masksmith.errors import InputError
-from masksmith.splits import coverage_class
+from masksmith.folds.table import coverage_class
 from masksmith.training.config import SamplerConfig
 
 Order = Int[np.ndarray, " drawn"]

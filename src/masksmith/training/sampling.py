@@ -7,9 +7,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from masksmith.arrays import Int
 from masksmith.augment import with_copies
-from masksmith.randomness import stream
+from masksmith.core.arrays import Int
+from masksmith.core.randomness import stream
 from masksmith.training.config import SamplerConfig, Stage, TrainingConfig
 from masksmith.training.data import FoldData
 from masksmith.training.epochs import Epoch

@@ -8,10 +8,10 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
+from masksmith.core.progress import logger
 from masksmith.losses.build import LossOf
 from masksmith.models.cpu import slice_strided_depthwise
 from masksmith.models.segmentation import SegmentationModel, to_channels_last
-from masksmith.progress import logger
 from masksmith.training.averaging import EqualMean, MovingAverage, first_averaged
 from masksmith.training.checkpoint import copy_weights, pack_state, part_of, unpack_state
 from masksmith.training.config import TrainingConfig

@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from masksmith.progress import logger
+from masksmith.core.progress import logger
 from masksmith.training.config import StallConfig, TrainingConfig
 from masksmith.training.epochs import Epoch, end_stage
 from masksmith.training.events import EventLog

@@ -5,8 +5,8 @@ from functools import partial
 
 from torch import nn
 
-from masksmith.config import look_up
-from masksmith.errors import InputError
+from masksmith.core.config import look_up
+from masksmith.core.errors import InputError
 from masksmith.models.config import ModelConfig
 from masksmith.models.decoders.albunet import AlbuNetDecoder
 from masksmith.models.decoders.blocks import (

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from masksmith.config import look_up
+from masksmith.core.config import look_up
 from masksmith.models.layers import activation_layer, conv_norm_act, resize_to
 
 MAX_WIDTH = 512  # as published; a 5x5 convolution of 2048 to 2048 channels would have 105 million weights

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from masksmith.errors import InputError
+from masksmith.core.errors import InputError
 from masksmith.models.published.keras import batch_norm, conv, cut_to, up_conv
 
 HALVINGS = 4

@@ -1,0 +1,1 @@
+"""What every package needs: errors, files, configuration, randomness, progress, stopping. Imports no torch."""

@@ -1,0 +1,130 @@
+"""The size that an image file claims, from its header alone: what would not fit is refused before a pixel is decoded.
+
+A file of a hundred bytes can claim a billion pixels, and a decoder claims the memory for them first.
+
+Sources:
+    PNG: https://www.w3.org/TR/png/. JPEG: ITU-T T.81, annex B. BMP: BITMAPCOREHEADER and BITMAPINFOHEADER.
+    TIFF: revision 6.0.
+"""
+
+import struct
+
+from masksmith.core.errors import InputError
+
+MAX_PIXELS = 2**28
+"""Most pixels of an image: 16384x16384. As 16-bit RGB that is 1.6 GB. Larger scenes are cut into tiles first."""
+MAX_BYTES = 2**31
+"""Most bytes of an image of many bands: those of MAX_PIXELS with four bands of 16 bits."""
+
+PNG = b"\x89PNG\r\n\x1a\n"
+JPEG = b"\xff\xd8\xff"
+BMP = b"BM"
+TIFF = (b"II*\x00", b"MM\x00*")
+SIGNATURES = (PNG, JPEG, BMP, *TIFF)
+
+# Deflate gives at most 1032 bytes for one, and a byte of a PNG holds at most 8 pixels. A Huffman-coded JPEG spends
+# at least one bit on a block of 64 pixels. BMP and TIFF know packings without such a bound.
+_MOST_PIXELS_A_BYTE = {PNG: 8 * 1032, JPEG: 8 * 64}
+
+_JPEG_SIZES = set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # frame headers; the three are tables and a reserve
+_JPEG_ALONE = {0x01, *range(0xD0, 0xD9)}  # markers without a length
+_TIFF_WIDTH, _TIFF_HEIGHT = 256, 257
+
+
+def image_size(raw: bytes) -> tuple[int, int] | None:
+    """Return (height, width) in pixels as the header has it, or None where there is no such header.
+
+    Args:
+        raw: A whole PNG, JPEG, BMP or TIFF file (of several pages the first counts).
+    """
+    try:
+        size = _claimed(raw)
+    except (struct.error, IndexError):
+        return None  # the header is cut off
+    return size if size and min(size) > 0 else None
+
+
+def _claimed(raw: bytes) -> tuple[int, int] | None:
+    if raw.startswith(PNG):
+        width, height = struct.unpack_from(">II", raw, 16)
+        return (height, width) if raw[12:16] == b"IHDR" else None
+    if raw.startswith(JPEG):
+        return _jpeg_size(raw)
+    if raw.startswith(BMP):
+        core = struct.unpack_from("<I", raw, 14)[0] == 12
+        width, height = struct.unpack_from("<HH" if core else "<ii", raw, 18)
+        return abs(height), width  # a negative height: rows from top to bottom
+    return _tiff_size(raw) if raw.startswith(TIFF) else None
+
+
+def _jpeg_size(raw: bytes) -> tuple[int, int] | None:
+    at = 2
+    while raw[at] == 0xFF:
+        kind = raw[at + 1]
+        if kind == 0xFF:  # a fill byte
+            at += 1
+        elif kind in _JPEG_ALONE:
+            at += 2
+        elif kind in _JPEG_SIZES:
+            height, width = struct.unpack_from(">HH", raw, at + 5)
+            return height, width
+        else:
+            at += 2 + struct.unpack_from(">H", raw, at + 2)[0]
+    return None
+
+
+def _tiff_size(raw: bytes) -> tuple[int, int] | None:
+    order = "<" if raw.startswith(b"II") else ">"
+    (start,) = struct.unpack_from(f"{order}I", raw, 4)
+    (count,) = struct.unpack_from(f"{order}H", raw, start)
+    found: dict[int, int] = {}
+    for at in range(start + 2, start + 2 + 12 * count, 12):
+        tag, kind = struct.unpack_from(f"{order}HH", raw, at)
+        if tag in (_TIFF_WIDTH, _TIFF_HEIGHT):
+            form = {1: "B", 3: "H", 4: "I"}.get(kind, "I")
+            (found[tag],) = struct.unpack_from(f"{order}{form}", raw, at + 8)
+    return (found[_TIFF_HEIGHT], found[_TIFF_WIDTH]) if len(found) == 2 else None
+
+
+def num_pages(raw: bytes, *, where: str) -> int:
+    """Return the number of pages of a TIFF.
+
+    Raises:
+        InputError: The chain of pages leads back into itself, or out of the file: a reader would follow it for ever.
+    """
+    order = "<" if raw.startswith(b"II") else ">"
+    seen: set[int] = set()
+    try:
+        (start,) = struct.unpack_from(f"{order}I", raw, 4)
+        while start:
+            if start in seen:
+                raise InputError(
+                    f"{where}: its pages follow each other in a circle; replace the file or take it out"
+                )
+            seen.add(start)
+            (count,) = struct.unpack_from(f"{order}H", raw, start)
+            (start,) = struct.unpack_from(f"{order}I", raw, start + 2 + 12 * count)
+    except struct.error as error:
+        raise InputError(
+            f"{where}: the file is cut off within its pages; replace it or take it out"
+        ) from error
+    return len(seen)
+
+
+def need_sane_size(raw: bytes, *, where: str) -> tuple[int, int]:
+    """Return (height, width) of an image file whose decoding is safe to begin.
+
+    Raises:
+        InputError: No size in the header, more than MAX_PIXELS, or more pixels than the file's bytes can stand for.
+    """
+    size = image_size(raw)
+    if size is None:
+        raise InputError(f"{where}: the file cannot be decoded as an image; replace it or take it out")
+    height, width = size
+    claim = f"{where}: the header claims {height}x{width} = {height * width:,} pixels"
+    if height * width > MAX_PIXELS:
+        raise InputError(f"{claim}; at most {MAX_PIXELS:,} an image are read, cut it into tiles")
+    for signature, most in _MOST_PIXELS_A_BYTE.items():
+        if raw.startswith(signature) and height * width > most * len(raw):
+            raise InputError(f"{claim}, which {len(raw):,} bytes cannot hold; the file is damaged or forged")
+    return size

@@ -1,0 +1,150 @@
+"""TIFF files of any number of bands: satellite scenes, radar, elevation.
+
+OpenCV reads what is a picture: 8 or 16 bits without sign, grey or in colours, with or without alpha. Everything else
+goes through tifffile (https://github.com/cgohlke/tifffile, BSD): more bands, signed and floating numbers, bands that
+lie plane by plane (GeoTIFF), bands that are pages, and the few forms of pictures that OpenCV reads wrongly.
+"""
+
+import io
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from masksmith.core.arrays import Image
+from masksmith.core.errors import InputError
+from masksmith.data.decode.headers import MAX_BYTES, num_pages
+
+if TYPE_CHECKING:
+    from tifffile import TiffFile, TiffPage
+
+TYPES = ("uint8", "uint16", "int16", "float32")
+_ALPHA = {1, 2}  # ExtraSamples: associated and unassociated
+_CONTIGUOUS = 1  # PlanarConfiguration: the samples of a pixel lie side by side
+_GREY = {0, 1}  # PhotometricInterpretation: white is zero, black is zero
+_BILEVEL = "bool"
+
+
+def decode_bands(raw: bytes, *, where: str) -> Image | None:
+    """Decode a TIFF into (h, w, bands) of its own type, or return None where it is a picture that OpenCV reads.
+
+    A picture that OpenCV would misread is decoded here, without its alpha, as OpenCV's are.
+    Numbers that are not finite, and the value that the file itself declares to mean "no data" (GDAL's tag), are NaN
+    in images of float32; whole numbers stay as they are.
+
+    Raises:
+        InputError: The file is damaged or of a form that is not read, its pixels are of another type than TYPES, they
+            would take more than MAX_BYTES, or its compression needs a package that is not there.
+    """
+    import tifffile
+
+    num_pages(raw, where=where)  # tifffile would follow a circle of pages until memory ends
+    try:
+        with tifffile.TiffFile(io.BytesIO(raw)) as file:
+            pages = _band_pages(file)
+            picture = len(pages) == 1 and _is_picture(pages[0])
+            if picture and not _opencv_misreads(pages[0]):
+                return None
+            _refuse_form(pages, len(raw), where=where)
+            image = _stacked(pages)
+            if picture:
+                image = np.ascontiguousarray(image[..., : _num_colours(pages[0])])  # alpha comes last
+    except (InputError, MemoryError):
+        raise
+    except Exception as error:  # whatever a damaged file makes of the library
+        raise InputError(f"{where}: {_reason(error)}") from error
+    return _without_no_data(image, pages[0]) if image.dtype == np.float32 else image
+
+
+def _reason(error: Exception) -> str:
+    if "imagecodecs" in str(error):
+        return (
+            f"its compression cannot be read without the package imagecodecs ({error}); install masksmith[tiff], or "
+            "save the file uncompressed or with deflate"
+        )
+    return f"the file is damaged ({type(error).__name__}: {error}); replace it or take it out"
+
+
+def _band_pages(file: "TiffFile") -> list["TiffPage"]:
+    """Return the pages whose samples are the bands: the first, or all where each is one band of the same size.
+
+    Smaller copies and masks that lie in the file are no bands.
+    """
+    first = file.pages.first
+    pages = [page.aspage() for page in file.pages]
+    whole = [page for page in pages if not page.is_reduced and not page.is_mask]
+    if all((page.shape, page.dtype) == (first.shape, first.dtype) for page in whole):
+        return whole or [first]
+    return [first]
+
+
+def _is_picture(page: "TiffPage") -> bool:
+    if str(page.dtype) not in ("uint8", "uint16", _BILEVEL):
+        return False
+    colours = _num_colours(page)
+    return colours == 1 or (int(page.photometric) not in _GREY and colours == 3)
+
+
+def _num_colours(page: "TiffPage") -> int:
+    return page.samplesperpixel - sum(int(one) in _ALPHA for one in page.extrasamples)
+
+
+def _opencv_misreads(page: "TiffPage") -> bool:
+    """Whether OpenCV 5.0 makes other values of a picture, without a word: it takes planes for pixels, or 16 bits for 8.
+
+    Each of the three is read rightly alone: planes, 16 bits, and grey with alpha.
+    """
+    planes, wide = int(page.planarconfig) != _CONTIGUOUS, str(page.dtype) == "uint16"
+    if _num_colours(page) == 1:
+        return page.samplesperpixel > 1 and (planes or wide)
+    return planes and wide
+
+
+def _refuse_form(pages: list["TiffPage"], num_bytes: int, *, where: str) -> None:
+    first = pages[0]
+    if str(first.dtype) not in TYPES:
+        raise InputError(
+            f"{where}: pixels of type {first.dtype}, expected {', '.join(TYPES)}; convert the file"
+        )
+    if len(pages) > 1 and first.samplesperpixel > 1:
+        raise InputError(
+            f"{where}: {len(pages)} pages of {first.samplesperpixel} bands each; expected one page, or one band a page"
+        )
+    if first.axes not in ("YX", "YXS", "SYX"):
+        raise InputError(f"{where}: pixels in the order {first.axes}; expected rows, columns and bands")
+    if (tag := first.tags.get("Orientation")) is not None and int(tag.value) != 1:
+        raise InputError(f"{where}: it is to be turned (orientation {int(tag.value)}); save it upright")
+    claimed = sum(math.prod(page.shape) for page in pages) * np.dtype(first.dtype).itemsize
+    if claimed > MAX_BYTES:
+        raise InputError(
+            f"{where}: {len(pages) * first.samplesperpixel} bands of {first.imagelength}x{first.imagewidth} take "
+            f"{claimed:,} bytes; at most {MAX_BYTES:,} an image are read, cut it into tiles"
+        )
+    for page in pages:
+        for start, length in zip(page.dataoffsets, page.databytecounts, strict=True):
+            if length == 0 or start + length > num_bytes:
+                raise InputError(
+                    f"{where}: a block of pixels is missing (bytes {start} to {start + length} of {num_bytes}); "
+                    "replace the file or take it out"
+                )
+
+
+def _stacked(pages: list["TiffPage"]) -> Image:
+    """Return the bands of all pages as (h, w, bands), in the machine's byte order."""
+    planes = [_bands_last(page.asarray(), page.axes) for page in pages]
+    image = planes[0] if len(planes) == 1 else np.concatenate(planes, axis=2)
+    return np.ascontiguousarray(image, image.dtype.newbyteorder("="))
+
+
+def _bands_last(array: np.ndarray, axes: str) -> Image:
+    if axes == "YX":
+        return array[..., None]
+    return np.moveaxis(array, 0, 2) if axes == "SYX" else array  # (c, h, w) -> (h, w, c)
+
+
+def _without_no_data(image: Image, page: "TiffPage") -> Image:
+    tag = page.tags.get("GDAL_NODATA")
+    missing = ~np.isfinite(image)
+    if tag is not None:
+        missing |= image == np.float32(str(tag.value).strip("\0 "))
+    return np.where(missing, np.float32(np.nan), image)

@@ -1,0 +1,1 @@
+"""Folds: which images a model is validated on."""

@@ -1,0 +1,1 @@
+"""The project folder: its files, its runs, and the members whose predictions are averaged."""

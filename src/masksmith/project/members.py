@@ -1,0 +1,133 @@
+"""Members: the trained folds whose probabilities are averaged into one prediction.
+
+A fold's held-out images are predicted by the mean of the members trained without that fold, test images by the
+mean of all members. All weigh the same, but in an ensemble of recipes, where each recipe has its weight. A member
+trained on all images (a refit) has no held-out images: it predicts test images only.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from masksmith.core.config import validate
+from masksmith.core.errors import InputError
+from masksmith.core.files import read_json, write_json
+from masksmith.folds.table import ALL, fold_name
+from masksmith.project.folder import Project, Run
+from masksmith.recipes.ensemble import Ensemble, Judge
+
+
+@dataclass(frozen=True)
+class Member:
+    """One fold of one run; ``interim`` where its training is not finished."""
+
+    run: Run
+    fold: int
+    interim: bool = False
+    weight: float = 1.0
+    """What the recipe weighs beside the others of an ensemble."""
+    ensemble: Ensemble | None = None
+    """The ensemble of recipes that it is a part of."""
+
+    @property
+    def judge(self) -> Judge:
+        """What it is judged by, together with the other members: its ensemble, or its own recipe."""
+        return self.ensemble or self.run.recipe
+
+    @property
+    def name(self) -> str:
+        """Its name for people and files."""
+        what = fold_name(self.fold).replace("_", " ")
+        return f"{self.run.path.name}/{'interim ' if self.interim else ''}{what}"
+
+    @property
+    def weights(self) -> Path:
+        """File of its weights."""
+        if self.interim:
+            return self.run.interim / f"{fold_name(self.fold)}.safetensors"
+        return self.run.final(self.fold)
+
+    def codes(self, stage: str) -> Path:
+        """File of its probabilities: ``stage`` is "oof" or "test"."""
+        if self.interim:
+            return self.run.interim / stage / f"{fold_name(self.fold)}.npy"
+        return self.run.oof(self.fold) if stage == "oof" else self.run.test(self.fold)
+
+    def entry(self, stage: str) -> str:
+        """Its line in the run's ledger."""
+        return f"{'interim_' if self.interim else ''}{fold_name(self.fold)}/{stage}"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as plain values."""
+        value = {"run": self.run.path.name, "fold": self.fold, "interim": self.interim}
+        return value if self.ensemble is None else value | {"weight": self.weight}
+
+
+def members_of_run(run: Run) -> list[Member]:
+    """Return a member for each fold that the run's recipe asks for, the one of all images last."""
+    folds = run.recipe.folds
+    held_out = [Member(run, fold) for fold in range(folds.train or folds.count)]
+    return [*held_out, Member(run, ALL)] if folds.refit else held_out
+
+
+def weights_of_test(members: Sequence[Member]) -> list[float]:
+    """Return what each member weighs in the prediction of test images.
+
+    In an ensemble the members of one run share the weight of their recipe, so that a recipe of five folds does not
+    weigh more than one of two: just as on held-out images, where each recipe has one fold's member.
+    """
+    of_run = Counter(member.run.path for member in members)
+    shared = [member.weight / of_run[member.run.path] for member in members]
+    return [
+        share if member.ensemble else member.weight for member, share in zip(members, shared, strict=True)
+    ]
+
+
+def write_members(project: Project, members: Sequence[Member]) -> None:
+    """Make these (one or more) the members that the next verbs mean."""
+    first = members[0].run
+    if list(members) == members_of_run(first):
+        project.make_current(first)
+        return
+    value: dict[str, Any] = {"members": [member.to_json() for member in members]}
+    if (ensemble := members[0].ensemble) is not None:
+        value["ensemble"] = ensemble.model_dump(mode="json")
+    if not project.members_json.exists() or read_json(project.members_json) != value:
+        project.make_current(first)
+        write_json(project.members_json, value)
+
+
+def read_members(project: Project, run: str | None) -> list[Member]:
+    """Return the trained folds of a run by name, or the members that were worked on last.
+
+    Raises:
+        InputError: No such run, or members.json was edited.
+    """
+    if run is None and project.members_json.exists():
+        return _members_of_file(project)
+    asked = members_of_run(project.run(run))
+    trained = [member for member in asked if member.weights.exists()]
+    return trained if run is not None and trained else asked
+
+
+def _members_of_file(project: Project) -> list[Member]:
+    where, value = project.members_json, read_json(project.members_json)
+    try:
+        plain = value.get("ensemble")
+        ensemble = None if plain is None else validate(Ensemble, plain, where=str(where))
+        return [
+            Member(
+                project.run(entry["run"]),
+                entry["fold"],
+                entry["interim"],
+                float(entry.get("weight", 1.0)),
+                ensemble,
+            )
+            for entry in value["members"]
+        ]
+    except InputError:
+        raise
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{where}: not what masksmith writes; remove it") from error

@@ -1,0 +1,197 @@
+"""Ensembles: recipes whose probabilities are averaged, written as one YAML file.
+
+Members may differ in everything but what makes their scores comparable: the folds and the metric. An image is predicted
+at its true size by each of them, so sizes, channels and architectures mix. Imports no torch.
+"""
+
+import json
+from collections.abc import Iterable
+from typing import Any
+
+from pydantic import Field
+
+from masksmith.core.config import Config, apply_overrides, validate, write_yaml
+from masksmith.core.errors import InputError
+from masksmith.folds.table import FoldsConfig
+from masksmith.postprocess.config import TuningConfig
+from masksmith.recipes.recipe import (
+    NAME,
+    Recipe,
+    first_difference,
+    load_recipe,
+    load_teacher,
+    parse_table_of,
+    reaches_teacher,
+    recipe_source,
+)
+
+_OWN = {"name", "members", "tuning"}
+_SHARED = {"seed", "metric", "folds"}  # of the ensemble, and of each of its members
+
+
+class EnsembleMember(Config):
+    """One recipe of an ensemble."""
+
+    recipe: str
+    """A bundled recipe or a YAML file."""
+    weight: float = Field(default=1.0, gt=0)
+    """What its probabilities weigh beside those of the others; the weights of those that are there are made to sum to
+    1. The trained folds of a recipe share its weight."""
+    set: list[str] = Field(default_factory=list)
+    """Changes of the recipe, as texts of the form KEY=VALUE: ``name=…`` gives a variant a name of its own."""
+
+
+class Ensemble(Config):
+    """Recipes that predict together."""
+
+    name: str = Field(pattern=NAME)
+    """Name of the ensemble."""
+    seed: int = Field(default=0, ge=0)
+    """Seed of the bootstrap; each member draws by the seed of its own recipe."""
+    metric: str = "tgs_map"
+    """As in a recipe; the members must have the same."""
+    folds: FoldsConfig = FoldsConfig()
+    """The folds of all members. Only ``train`` may differ, where it is null here: each member then trains as many folds
+    as its own recipe says."""
+    tuning: TuningConfig = TuningConfig()
+    """The search on the averaged probabilities; what the members' recipes say of it is not used."""
+    members: list[EnsembleMember] = Field(min_length=2)
+    """The recipes."""
+
+    def to_yaml(self) -> str:
+        """Return the ensemble as YAML, every field named."""
+        return write_yaml(self.model_dump(mode="json"))
+
+
+Judge = Recipe | Ensemble
+"""What has a metric, folds, a search and a seed: masks are judged by it."""
+
+
+def parse_ensemble(text: str, *, where: str, overrides: tuple[str, ...] = ()) -> Ensemble:
+    """Parse and check an ensemble and its members, then apply dotted overrides.
+
+    Overrides of name, members and tuning change the ensemble, those of seed, metric and folds the ensemble and every
+    member, all others every member. A teacher that is a member too gets what that member gets: they stay one training.
+
+    Raises:
+        InputError: Unknown or missing key, wrong type, a member that cannot be read, or one that disagrees.
+    """
+    ensemble = validate(Ensemble, parse_table_of(text, where=where), where=where)
+    own = [override for override in overrides if _head(override) in _OWN | _SHARED]
+    if own:
+        changed: dict[str, Any] = apply_overrides(ensemble.model_dump(mode="json"), own)
+        ensemble = validate(Ensemble, changed, where=f"{where} with --set {' --set '.join(own)}")
+    rest = [override for override in overrides if _head(override) not in _OWN]
+    if rest:
+        ensemble = ensemble.model_copy(update={"members": _changed(ensemble, rest, where=where)})
+    member_recipes(ensemble, where=where)
+    return ensemble
+
+
+def _changed(ensemble: Ensemble, overrides: list[str], *, where: str) -> list[EnsembleMember]:
+    """Return the members with the overrides, which their teachers get too where these are members themselves."""
+    shared = [override for override in overrides if reaches_teacher(override)]
+    before = [
+        _load_member(one, shared, at=f"{where}: members[{i}]") for i, one in enumerate(ensemble.members)
+    ]
+    trained = {recipe.hash for recipe in before}
+
+    def with_teacher(recipe: Recipe) -> list[str]:
+        if recipe.pseudo is None or (teacher := load_teacher(recipe)).hash not in trained:
+            return overrides
+        return [f"pseudo.set={json.dumps([*recipe.pseudo.set, *with_teacher(teacher)])}", *overrides]
+
+    return [
+        one.model_copy(update={"set": [*one.set, *with_teacher(recipe)]})
+        for one, recipe in zip(ensemble.members, before, strict=True)
+    ]
+
+
+def _load_member(member: EnsembleMember, overrides: Iterable[str] = (), *, at: str) -> Recipe:
+    try:
+        return load_recipe(member.recipe, (*member.set, *overrides))
+    except InputError as error:
+        raise InputError(f"{at}: {error}") from error
+
+
+def _head(override: str) -> str:
+    return override.partition("=")[0].partition(".")[0]
+
+
+def member_recipes(ensemble: Ensemble, *, where: str | None = None) -> list[Recipe]:
+    """Return the recipes of the members, in their order.
+
+    Raises:
+        InputError: One cannot be read, is an ensemble itself, has other folds or another metric, or is there twice; a
+            training that is there as a member and as a teacher, or as the teacher of two, predicts in two ways.
+    """
+    where = where or f"ensemble {ensemble.name}"
+    recipes: list[Recipe] = []
+    for i, member in enumerate(ensemble.members):
+        at = f"{where}: members[{i}]"
+        recipe = _load_member(member, at=at)
+        _check_agrees(ensemble, recipe, at=f"{at} ({recipe.name})")
+        for j, other in enumerate(recipes):
+            if other.hash == recipe.hash:
+                raise InputError(
+                    f"{at} ({recipe.name}) is the training of members[{j}] once more; raise that one's weight, or "
+                    "change a value that decides the weights, such as seed, in its set"
+                )
+        recipes.append(recipe)
+    _check_predictions(recipes, where=where)
+    return recipes
+
+
+def _check_predictions(recipes: list[Recipe], *, where: str) -> None:
+    """Refuse a training that would be predicted with in two ways: a run holds one set of probabilities."""
+    seen: dict[str, Recipe] = {}
+    for recipe in recipes:
+        one: Recipe | None = recipe
+        while one is not None:
+            other = seen.setdefault(one.hash, one)
+            if other.prediction != one.prediction:
+                raise InputError(
+                    f"{where}: {one.name} is a member and a teacher, or the teacher of two, and is to predict in two "
+                    "ways; give it the same prediction in the sets of all"
+                )
+            one = None if one.pseudo is None else load_teacher(one)
+
+
+def _check_agrees(ensemble: Ensemble, recipe: Recipe, *, at: str) -> None:
+    """Refuse a member whose scores could not be compared with those of the others."""
+    found: tuple[str, Any, Any] | None = None
+    if recipe.metric != ensemble.metric:
+        found = "metric", recipe.metric, ensemble.metric
+    elif differs := first_difference(recipe.folds, ensemble.folds):
+        found = f"folds.{differs[0]}", *differs[1:]
+    elif ensemble.folds.train not in (None, recipe.folds.train):
+        found = "folds.train", recipe.folds.train, ensemble.folds.train
+    elif recipe.folds.refit != ensemble.folds.refit:
+        found = "folds.refit", recipe.folds.refit, ensemble.folds.refit
+    if found is not None:
+        key, its, own = found
+        raise InputError(
+            f"{at}: {key}: {its!r}, but the ensemble has {own!r}, and its members must agree on that; add "
+            f'"{key}={write_yaml(own).partition(chr(10))[0]}" to the set of this member'
+        )
+
+
+def is_ensemble(name: str) -> bool:
+    """Whether a bundled name or a YAML file is an ensemble: it has the key ``members``.
+
+    Raises:
+        InputError: Neither, or no YAML.
+    """
+    text, where = recipe_source(name)
+    return "members" in parse_table_of(text, where=where)
+
+
+def load_ensemble(name: str, overrides: tuple[str, ...] = ()) -> Ensemble:
+    """Load a bundled ensemble by name, or one from a file, and apply dotted overrides."""
+    text, where = recipe_source(name)
+    return parse_ensemble(text, where=where, overrides=overrides)
+
+
+def load_judge(name: str, overrides: tuple[str, ...] = ()) -> Judge:
+    """Load a recipe or an ensemble, whichever it is."""
+    return load_ensemble(name, overrides) if is_ensemble(name) else load_recipe(name, overrides)

@@ -1,0 +1,417 @@
+"""Is a recipe what it was? Weights and size trace at full width; four losses and eight learnt images at a small scale.
+
+A scale makes a recipe cheap without another code path: it divides the decoder's channels, brings its sizes down to a
+longest side, and puts a small encoder of the same kind in the place of a large one. At full width the net is built and
+its sizes are traced without computing anything. The four losses are those of four real training steps (batches,
+augmentation, optimizer, schedule) on eight drawn images, in float32 on one thread; what they should be stands in
+``recipes/golden.json``, written by ``python tools/golden.py``. A change of them is a change of numbers, and belongs in
+the change log.
+"""
+
+import json
+import re
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from masksmith.augment import AugmentConfig, GeometryConfig, IntensityConfig, MixingConfig
+from masksmith.core.config import look_up
+from masksmith.core.errors import InputError
+from masksmith.core.randomness import stream
+from masksmith.data.store import Store, StoreWriter
+from masksmith.models.architectures import OWN_ENCODER
+from masksmith.models.config import ModelConfig
+from masksmith.models.encoders import settle_encoder
+from masksmith.models.segmentation import SegmentationModel, build_model, size_trace
+from masksmith.preprocess import Frame, SizeConfig, round_up
+from masksmith.recipes.ensemble import load_ensemble, member_recipes
+from masksmith.recipes.recipe import Recipe
+from masksmith.training.config import OptimizerConfig, SamplerConfig, ScheduleConfig, TrainingConfig
+from masksmith.training.data import FoldData
+from masksmith.training.loop import train_step
+from masksmith.training.machine import make_fabric
+from masksmith.training.state import TrainingState
+
+IMAGES = 8
+STEPS = 4
+_TOLERANCE = 1e-3  # of a loss: processors round sums in other orders, and Adam's first steps are signs
+_IOU_LEAST = 0.95
+_LEARN_EPOCHS = 300  # the most; it stops as soon as the images are learnt
+_LEARN_CLIP_NORM = 1.0
+_LOOK_EVERY = 10
+_LEARN_RATE = 3e-3
+_LEARN_RATE_UNNORMALISED = 2e-4  # a net without normalisation diverges at the other
+_WRITTEN_AT = "small"  # the scale of the losses in golden.json
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How a recipe is made cheap."""
+
+    width: int
+    """What the decoder's channels are divided by, down to 16 (scSE has no use for fewer)."""
+    side: int
+    """Longest side of a canvas, in pixels; half of it where the stem keeps the image's size."""
+    encoders: tuple[tuple[str, str], ...] = ()
+    """Patterns of encoders' names, and the small ones of their kind."""
+
+
+_SMALL_ENCODERS = (
+    (r"(tu-)?(resnet(34|50|101|152)|(se_)?resnext\w+)", "tu-test_resnet"),
+    (r"(?:tu-)?tf_efficientnet_b[1-7](\.\w+)?", "tf_efficientnet_b0"),
+    (r"(?:tu-)?tf_efficientnetv2_[sml](\.\w+)?", "tf_efficientnetv2_b0"),
+    (r"efficientnet-b[1-7]", "efficientnet-b0"),
+    (r"vgg(13|16|19)", "vgg11"),
+)
+SCALES: dict[str, Scale] = {
+    "small": Scale(width=4, side=64, encoders=_SMALL_ENCODERS),
+    "full": Scale(width=1, side=1 << 20),
+}
+
+
+def scaled_size(size: SizeConfig, divisor: int, side: int) -> SizeConfig:
+    """Return a size rule whose canvas is at most ``side`` pixels long, in multiples of the divisor."""
+    longest = max(size.pad_hw or size.resize_hw or (0, 0))
+    if longest <= side:
+        return size
+    share = side / longest
+    resized = size.resize_hw and _shrunk(size.resize_hw, share)
+    padded = size.pad_hw and _shrunk(size.pad_hw, share)
+    if padded:
+        padded = round_up(padded[0], divisor), round_up(padded[1], divisor)
+    return SizeConfig(resize_hw=resized, pad_hw=padded, border=size.border)
+
+
+def _shrunk(hw: tuple[int, int], share: float) -> tuple[int, int]:
+    return max(1, round(hw[0] * share)), max(1, round(hw[1] * share))
+
+
+def scaled(recipe: Recipe, name: str) -> Recipe:
+    """Return a recipe at a scale, on one thread of the CPU in float32, from random weights.
+
+    Raises:
+        InputError: An unknown scale; the message lists them.
+    """
+    scale = look_up(SCALES, name, where="--scale")
+    encoder = recipe.model.encoder
+    if encoder == "auto":
+        encoder = settle_encoder("auto", "none").encoder
+    encoder = next((small for large, small in scale.encoders if re.fullmatch(large, encoder)), encoder)
+    if encoder == "tu-test_resnet" and recipe.model.stem.startswith("conv3x3"):
+        encoder = "resnet18"  # the smaller one has such a stem by itself
+    channels = [
+        width if width <= 16 else max(16, width // scale.width) for width in recipe.model.decoder_channels
+    ]
+    changes = {
+        "encoder": encoder,
+        "encoder_weights": "none",
+        "encoder_weights_hash": None,
+        "decoder_channels": channels,
+    }
+    model = ModelConfig(**{**dict(recipe.model), **changes})
+    plain = {"device": "cpu", "precision": "32-true", "threads": 1, "channels_last": False, "crop_hw": None}
+    training = recipe.training.model_copy(update={**plain, "batch_size": IMAGES, "start_run": None})
+    side = scale.side // 2 if model.stem.endswith("stride1") else scale.side
+    size = scaled_size(recipe.size, model.divisor, side)
+    return recipe.model_copy(update={"model": model, "training": training, "size": size})
+
+
+def _ends_at_once(training: TrainingConfig, epochs: int, **changes: Any) -> TrainingConfig:  # noqa: ANN401
+    """Return the first stage alone, ``epochs`` epochs of one step, with nothing that looks at a score.
+
+    All drawn images have foreground, so none are sampled by what they show.
+    """
+    first = training.stages[0]
+    assert first.schedule is not None
+    cycles = first.schedule.cycles if first.schedule.cycles > 1 else 1
+    stage = first.model_copy(
+        update={
+            "data": "labelled",
+            "epochs": epochs * cycles,
+            "until_plateau": None,
+            "batch_size": None,
+            "accumulate": None,
+            "scale": 1.0,
+            "sampler": SamplerConfig(),
+            **changes,
+        }
+    )
+    shared: dict[str, Any] = {
+        "early_stop": None,
+        "select": "last",
+        "keep": [],
+        "top_k": 0,
+        "swa": None,
+        "accumulate": 1,
+    }
+    return TrainingConfig(**{**dict(training), **shared, "stages": [stage]})
+
+
+def _draw(rng: np.random.Generator, hw: tuple[int, int], channels: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return one image (h, w, c) with a dark ellipse, and its mask."""
+    mask = np.zeros(hw, np.uint8)
+    middle = (int(rng.integers(hw[1] // 4, 3 * hw[1] // 4)), int(rng.integers(hw[0] // 4, 3 * hw[0] // 4)))
+    axes = (int(rng.integers(hw[1] // 6, hw[1] // 3)), int(rng.integers(hw[0] // 6, hw[0] // 3)))
+    cv2.ellipse(mask, middle, axes, float(rng.uniform(0, 180)), 0, 360, 1, -1)
+    image = rng.normal(150, 25, (*hw, channels)) - 70.0 * mask[..., None]
+    return np.clip(image, 0, 255).astype(np.uint8), mask
+
+
+def eight_images(folder: Path, *, scalars: int, size: SizeConfig, channels: int) -> FoldData:
+    """Write eight drawn images and their masks into ``folder``; return them as the data of a fold."""
+    hw = size.resize_hw or size.pad_hw or (48, 48)
+    names = [f"drawn_{i}" for i in range(IMAGES)]
+    images = StoreWriter(folder / "images.npy", [(name, (*hw, channels)) for name in names], dtype=np.uint8)
+    masks = StoreWriter(folder / "masks.npy", [(name, (*hw, 1)) for name in names], dtype=np.uint8)
+    for i, name in enumerate(names):
+        image, mask = _draw(stream(7, i), hw, channels)
+        images.write(name, image)
+        masks.write(name, mask[..., None])
+    images.close()
+    masks.close()
+    numbers = {name: tuple(float(i + at) for at in range(scalars)) for i, name in enumerate(names)}
+    stores = Store(folder / "images.npy"), Store(folder / "masks.npy")
+    return FoldData(0, names, *stores, seed=0, key="drawn", size=size, scalars=numbers if scalars else {})
+
+
+def _new_training(recipe: Recipe, training: TrainingConfig, data: FoldData) -> TrainingState:
+    model = build_model(recipe.model, in_channels=data.images.channels, seed=0)
+    if data.scalars:
+        model.set_scalar_statistics(np.array([data.scalars[name] for name in data.ids], np.float32))
+    return TrainingState(make_fabric(training), model, training, data)
+
+
+def train_one_epoch(state: TrainingState) -> float:
+    """Train the next epoch, without a checkpoint; return its mean loss."""
+    state.begin_epoch()
+    for batches in state.steps_ahead():
+        state.set_lr(state.progress.step)
+        train_step(state, batches)
+    loss = state.mean_loss
+    state.end_epoch()
+    return loss
+
+
+def four_losses(recipe: Recipe, data: FoldData) -> list[float]:
+    """Return the losses of four steps of a scaled recipe's first stage."""
+    training = _ends_at_once(recipe.training, STEPS)
+    with torch.random.fork_rng():
+        state = _new_training(recipe, training, data)
+        losses = [train_one_epoch(state) for _ in range(STEPS)]
+    return losses
+
+
+def learn(recipe: Recipe, data: FoldData) -> float:
+    """Learn the eight images by heart with the recipe's net and first loss; return the pooled IoU at the end.
+
+    Without augmentation and dropout, with clipped gradients, by AdamW at 3e-3 (without normalisation 2e-4; nets with an
+    encoder of their own at the recipe's rate where that is lower): it is the net that is looked at, and the loss, not
+    the schedule.
+    """
+    training = _ends_at_once(
+        recipe.training,
+        _LEARN_EPOCHS,
+        optimizer=OptimizerConfig(name="adamw", lr=_learn_rate(recipe)),
+        schedule=ScheduleConfig(name="constant", warmup_frac=0.02, final_frac=1e-3),
+        geometry=GeometryConfig(),
+        intensity=IntensityConfig(),
+        freeze=[],
+    ).model_copy(update={"mixing": MixingConfig(), "augment": AugmentConfig(), "clip_norm": _LEARN_CLIP_NORM})
+    iou = 0.0
+    with torch.random.fork_rng():
+        state = _new_training(recipe, training, data)
+        _switch_dropout_off(state.raw)
+        for epoch in range(1, _LEARN_EPOCHS + 1):
+            train_one_epoch(state)
+            if epoch % _LOOK_EVERY == 0 and (iou := _iou(state.raw, data)) > _IOU_LEAST:
+                break
+    return iou
+
+
+def _learn_rate(recipe: Recipe) -> float:
+    own = recipe.training.stages[0].optimizer
+    assert own is not None
+    if recipe.model.encoder == OWN_ENCODER:
+        return min(_LEARN_RATE, own.lr)
+    return _LEARN_RATE_UNNORMALISED if recipe.model.norm == "none" else _LEARN_RATE
+
+
+def _switch_dropout_off(model: SegmentationModel) -> None:
+    for layer in model.modules():
+        if isinstance(layer, torch.nn.Dropout | torch.nn.Dropout2d):
+            layer.p = 0.0
+
+
+def _iou(model: SegmentationModel, data: FoldData) -> float:
+    """Return the pooled IoU of a net on the images of ``data``, normalised by the batch as in training."""
+    frame = Frame.of(data.images.shape(data.ids[0]), data.size, divisor=model.divisor)
+    planes = np.stack([frame.apply(np.ascontiguousarray(data.images[name])) for name in data.ids])
+    image = torch.from_numpy(planes.astype(np.float32) / 255).permute(0, 3, 1, 2)
+    inputs = [image]
+    if data.scalars:
+        inputs.append(torch.tensor([data.scalars[name] for name in data.ids]))
+    model.train()
+    with torch.no_grad():
+        probs = torch.sigmoid(model(*inputs).mask_logits).permute(0, 2, 3, 1).numpy()
+    found = np.stack([frame.undo(one)[..., 0] for one in probs]) > 0.5
+    truth = np.stack([data.masks[name][..., 0] for name in data.ids]) == 1
+    return float((found & truth).sum() / max(1, (found | truth).sum()))
+
+
+# --- what is written down ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a recipe's net is at full width, and how it begins to learn at the small scale."""
+
+    weights: int
+    trace: list[str]
+    losses: list[float]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values."""
+        return {
+            "weights": self.weights,
+            "trace": self.trace,
+            "losses": [round(loss, 6) for loss in self.losses],
+        }
+
+
+def golden() -> dict[str, Any]:
+    """Return what is written down of the bundled recipes, by name."""
+    value: dict[str, Any] = json.loads((resources.files("masksmith") / "recipes" / "golden.json").read_text())
+    return value
+
+
+def facts_of(recipe: Recipe, data: FoldData, *, scale: str) -> Facts:
+    """Return the facts of a recipe: of images of 101x101 at full width, and of the drawn ones at a scale.
+
+    Images have the channels that the recipe names; where it takes all bands, they are grey.
+    """
+    whole, channels = scaled(recipe, "full"), data.images.channels
+    model = build_model(whole.model, in_channels=channels, seed=0)
+    hw = Frame.of((101, 101), whole.size, divisor=model.divisor).canvas_hw
+    with FakeTensorMode(allow_non_fake_inputs=True):  # shapes alone: large nets cost nothing
+        lines = size_trace(model, in_channels=channels, hw=hw)
+    trace = [f"{line.block} {line.channels} {line.hw[0]}x{line.hw[1]}" for line in lines]
+    weights = sum(weight.numel() for weight in model.parameters())
+    return Facts(weights, trace, four_losses(scaled(recipe, scale), data))
+
+
+@dataclass(frozen=True)
+class Verified:
+    """What the check of a recipe found; ``failures`` is empty where all is as it was."""
+
+    name: str
+    facts: Facts
+    iou: float
+    failures: list[str]
+    scale: str = _WRITTEN_AT
+
+    def __str__(self) -> str:
+        losses = " ".join(f"{loss:.4f}" for loss in self.facts.losses)
+        fine = "as written down" if self.scale == _WRITTEN_AT else "as written down (losses not compared)"
+        verdict = "; ".join(self.failures) if self.failures else fine
+        return (
+            f"{self.name}: {self.facts.weights:,} weights, losses {losses}, eight images learnt to IoU {self.iou:.3f}: "
+            f"{verdict}"
+        )
+
+
+def _differences(found: Facts, known: dict[str, Any] | None, *, scale: str) -> list[str]:
+    if known is None:
+        return ["nothing is written down of it; run `python tools/golden.py`"]
+    failures = []
+    if found.weights != known["weights"]:
+        failures.append(f"{found.weights:,} weights, expected {known['weights']:,}")
+    if found.trace != known["trace"]:
+        pairs = zip(found.trace, known["trace"], strict=False)
+        first = next((f"{a!r}, expected {b!r}" for a, b in pairs if a != b), "it has another length")
+        failures.append(f"size trace: {first}")
+    apart = np.abs(np.array(found.losses) - known["losses"])
+    close = apart <= _TOLERANCE * np.maximum(1.0, np.abs(known["losses"]))
+    if scale == _WRITTEN_AT and not close.all():  # a NaN is close to nothing
+        failures.append(f"losses, expected {' '.join(f'{loss:.4f}' for loss in known['losses'])}")
+    return failures
+
+
+def verify(recipe: Recipe, *, scale: str = "small", known: dict[str, Any] | None) -> Verified:
+    """Check a recipe against what is written down of it, and that its net learns eight images by heart.
+
+    Args:
+        recipe: A bundled recipe.
+        scale: A key of SCALES; what is written down are the losses at "small".
+        known: Its entry of golden.json; None where there is none.
+
+    Raises:
+        InputError: An unknown scale.
+    """
+    small = scaled(recipe, scale)
+    with tempfile.TemporaryDirectory() as folder:
+        channels = small.input.channels(1)
+        data = eight_images(
+            Path(folder), scalars=len(small.model.scalars), size=small.size, channels=channels
+        )
+        facts, iou = facts_of(recipe, data, scale=scale), learn(small, data)
+    failures = _differences(facts, known, scale=scale)
+    if not iou > _IOU_LEAST:
+        failures.append(f"IoU {iou:.3f} on the eight images, expected above {_IOU_LEAST}")
+    return Verified(recipe.name, facts, iou, failures, scale)
+
+
+@dataclass(frozen=True)
+class VerifiedEnsemble:
+    """What the check of an ensemble found."""
+
+    name: str
+    members: list[str]
+    failures: list[str]
+
+    def __str__(self) -> str:
+        fine = f"{len(self.members)} members that agree on folds and metric: {', '.join(self.members)}"
+        return f"{self.name}: {'; '.join(self.failures) if self.failures else fine}"
+
+
+def verify_ensemble(name: str) -> VerifiedEnsemble:
+    """Check that the members of an ensemble are there, can be read, and agree.
+
+    Their nets are not built here: that of a bundled recipe is checked by ``verify`` of that recipe, and what a member's
+    ``set`` makes of it is only read.
+    """
+    try:
+        return VerifiedEnsemble(name, [recipe.name for recipe in member_recipes(load_ensemble(name))], [])
+    except InputError as error:
+        return VerifiedEnsemble(name, [], [str(error)])
+
+
+@dataclass(frozen=True)
+class Verdicts:
+    """The checks of several recipes and ensembles; ``print`` shows a line for each."""
+
+    each: Sequence[Verified | VerifiedEnsemble]
+
+    @property
+    def failed(self) -> list[str]:
+        """Names of the recipes that are not what they were."""
+        return [one.name for one in self.each if one.failures]
+
+    def __str__(self) -> str:
+        lines = [str(one) for one in self.each]
+        return "\n".join(
+            [*lines, f"{len(self.each) - len(self.failed)} of {len(self.each)} recipes verified"]
+        )
+
+
+def refuse_failed(verdicts: Verdicts) -> None:
+    """Raise InputError where a recipe is not what it was."""
+    if verdicts.failed:
+        raise InputError(f"recipes: {', '.join(verdicts.failed)} failed the check:\n{verdicts}")

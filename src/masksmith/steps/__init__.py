@@ -1,0 +1,1 @@
+"""What each verb does with the files of a project."""

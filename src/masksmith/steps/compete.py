@@ -1,0 +1,286 @@
+"""Anytime: unit after unit of training, and after each a better submission.
+
+A baseline submission is written in the first second. Each unit (one training of one fold) is trained and predicted, and
+becomes a member of the ensemble if that helps; then tuning and submission are repeated. A stop leaves a complete
+submission of what has been trained until then.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from masksmith.core import interrupt
+from masksmith.core.errors import DiskFullError, DivergedError, InputError, StoppedError
+from masksmith.core.progress import logger
+from masksmith.folds.table import ALL
+from masksmith.metrics import get_metric
+from masksmith.planning.budget import Budget
+from masksmith.planning.lengths import fit_weights
+from masksmith.planning.units import Unit
+from masksmith.project.folder import Project, with_free_parts
+from masksmith.project.members import Member, write_members
+from masksmith.recipes.ensemble import Judge
+from masksmith.recipes.recipe import Recipe, parse_recipe
+from masksmith.steps.finish import (
+    baseline_scores,
+    report_members,
+    standing_submission,
+    submit_members,
+    tune_members,
+    write_baseline,
+)
+from masksmith.steps.plan import Plan, Planner
+from masksmith.steps.predict import oof_of, predict_member
+from masksmith.steps.pseudo_labels import make_labels, train_taught, with_teachers
+from masksmith.steps.runs import check_prediction, open_members, open_run
+from masksmith.steps.seed_noise import noise_text, read_noise
+from masksmith.steps.train import is_trained, keep_interim, train_member
+from masksmith.steps.tune import plain_score
+from masksmith.submission.files import Verdict
+from masksmith.training.pace import Deadline, Pace
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What there is at the end, or at a stop.
+
+    ``tuning`` and ``report`` are None where nothing was trained yet: then the submission is the baseline.
+    """
+
+    members: list[Member]
+    tuning: dict[str, Any] | None
+    submission: Verdict | None
+    report: Path | None
+    stopped: int | None = None
+    """Exit code of the signal that stopped it."""
+
+
+class Session:
+    """The members so far, and the one whose training is under way."""
+
+    def __init__(self, project: Project) -> None:
+        self.project = project
+        self.members: list[Member] = []
+        self.wanted: list[Member] = []
+        """The members at the end, where that is known; none: whatever joins."""
+        self.under_way: Member | None = None
+        self.tuning: dict[str, Any] | None = None
+        self.verdict: Verdict | None = None
+
+    def add(self, member: Member) -> None:
+        """Take a trained member in; teachers stand in for their pupils until one of these is trained."""
+        wanted = [one for one in self.wanted if one == member or one in self.members]
+        self.members = wanted or [*self.members, member]
+
+    def publish(self) -> None:
+        """Make tuning and submission of the members, if there are any."""
+        if not self.members:
+            return
+        interrupt.tick()
+        write_members(self.project, self.members)
+        self.tuning = tune_members(self.project, self.members)
+        interrupt.tick()
+        if self.project.catalog.test:
+            self.verdict = submit_members(self.project, self.members)
+        interrupt.tick()
+
+    def outcome(self, *, stopped: int | None = None) -> Outcome:
+        """Write the report and return what there is."""
+        report = report_members(self.project, self.members) if self.members else None
+        if self.verdict is None and self.project.catalog.test:
+            self.verdict = standing_submission(self.project)
+        return Outcome(self.members, self.tuning, self.verdict, report, stopped)
+
+
+def compete_units(project: Project, asked: Judge, planner: Planner | None, budget: Budget) -> Outcome:
+    """Train what is missing, unit after unit, and keep the best submission so far.
+
+    Args:
+        project: With its folds made.
+        asked: The recipe, or the ensemble.
+        planner: Decides what the time is spent on; None trains the folds that the recipe asks for.
+        budget: The time.
+
+    Raises:
+        InputError: Nothing can be trained; what was finished before is whole.
+    """
+    session = Session(project)
+    if project.catalog.test and not project.submission_json.exists():
+        session.verdict = write_baseline(project, asked)
+    try:
+        for _ in train_folds(session, asked) if planner is None else train_units(session, planner, budget):
+            session.under_way = None
+    except StoppedError as stop:
+        logger.warning("%s; finishing what was trained (again to stop at once)", stop)
+        with interrupt.finishing():
+            return _stopped(session, stop.exit_code)
+    with interrupt.finishing():
+        return session.outcome()
+
+
+def train_folds(session: Session, asked: Judge) -> Iterator[None]:
+    """Train the folds that a recipe or an ensemble asks for, each after its teachers."""
+    project = session.project
+    session.wanted = open_members(project, asked)
+    write_members(project, session.wanted)
+    units = with_teachers(project, session.wanted)
+    trained = [unit for unit in units if is_trained(project, unit)]
+    if len(trained) == len(units):
+        logger.info("%s: all folds are trained", asked.name)
+    for unit in trained:
+        predict_member(project, unit)
+        session.add(unit)
+    session.publish()
+    for unit in units:
+        if unit in trained:
+            make_labels(project, unit)
+            if is_trained(project, unit):
+                continue
+            _leave_out(session, trained, unit)  # its teachers make other labels than those it was trained on
+        session.under_way = unit
+        train_taught(project, unit)
+        predict_member(project, unit)
+        trained.append(unit)
+        session.add(unit)
+        session.publish()
+        yield
+
+
+def _leave_out(session: Session, trained: list[Member], unit: Member) -> None:
+    trained.remove(unit)
+    session.members = []
+    for one in trained:
+        session.add(one)
+
+
+def train_units(session: Session, planner: Planner, budget: Budget) -> Iterator[None]:
+    """Train units while there is time for them."""
+    project, plan = session.project, _with_damage_open(session.project, planner.make(budget.left), planner)
+    session.members = [member_of_unit(project, unit, plan.recipe) for unit in plan.units if unit.joined]
+    for member in session.members:
+        predict_member(project, member)
+    session.publish()
+    while True:
+        if plan.under_way is None:
+            wish = planner.next(plan, budget.left)
+            if wish is None:
+                break
+            run = open_run(project, wish.recipe)
+            plan = planner.save(plan.with_unit(replace(wish.unit, run=run.path.name)))
+        at = plan.under_way
+        assert at is not None
+        started = budget.spent
+        unit = train_unit(session, planner, plan, at, budget)
+        if unit is None:
+            break  # what is under way waits for more time
+        plan = planner.save(plan.with_unit(replace(unit, took_s=round(budget.spent - started, 1)), at))
+        session.under_way = None  # a stop from here on judges it no more
+        session.publish()  # after the plan is written: what is said beside the score counts its units
+        budget.write()
+        logger.info("unit %d done; spent %s", at + 1, budget)
+        yield
+    if not session.members:
+        raise InputError(
+            f"--budget: no time is left ({budget}) and nothing is trained; give more, such as +20m"
+        )
+    logger.info("nothing more fits: spent %s", budget)
+
+
+def member_of_unit(project: Project, unit: Unit, recipe: Recipe) -> Member:
+    """Return the member of a unit, which predicts as the plan's recipe does, with weights that its training keeps.
+
+    What is asked of the plan's net another net may not be able to do, such as a view that moves rows: it goes on
+    predicting as it did.
+    """
+    run = project.run(unit.run)
+    prediction = fit_weights(recipe.prediction, run.recipe.training)
+    free = with_free_parts(run.recipe, recipe.model_copy(update={"prediction": prediction}))
+    try:
+        check_prediction(parse_recipe(free.to_yaml(), where=unit.run))
+    except InputError as error:
+        logger.warning("%s; it goes on predicting as it did", error)
+        free = free.model_copy(update={"prediction": run.recipe.prediction})
+    return Member(project.set_free_parts(run, free), unit.fold)
+
+
+def train_unit(session: Session, planner: Planner, plan: Plan, at: int, budget: Budget) -> Unit | None:
+    """Train, predict and judge a unit; return it with the decision on it, or None where its time is too short."""
+    project, unit = session.project, plan.units[at]
+    member = Member(project.run(unit.run), unit.fold)
+    cost = planner.cost_of(member.run.recipe)
+    if session.members and budget.left < cost.reserve_s and not is_trained(project, member):
+        return None
+    logger.info("unit %d (%s): %s", at + 1, unit.kind, unit.reason)
+    session.under_way = member
+    try:
+        deadline = Deadline(lambda: budget.left, cost.reserve_s, cost.paces)
+        pace = Pace(deadline, clock=budget.clock)
+        train_member(project, member, pace)
+        planner.learn(member.run.recipe, pace.seconds_per_px)
+        predict_member(project, member)
+        unit = accept_unit(project, unit, member, session.members)
+    except (DivergedError, InputError) as error:
+        if isinstance(error, DiskFullError):
+            raise  # it goes on when there is room
+        if not session.members:
+            planner.save(plan.without_unit(at))
+            raise
+        logger.warning("%s; this unit is left out", error)
+        return replace(unit, joined=False, reason=f"{unit.reason}; it failed: {error}")
+    if unit.joined:
+        session.members = [*session.members, member]
+    return unit
+
+
+def _with_damage_open(project: Project, plan: Plan, planner: Planner) -> Plan:
+    """Return the plan in which units whose weights were damaged are to be trained again."""
+    for at, unit in enumerate(plan.units):
+        if unit.joined and not is_trained(project, Member(project.run(unit.run), unit.fold)):
+            plan = planner.save(plan.with_unit(replace(unit, joined=None, took_s=None), at))
+    return plan
+
+
+def accept_unit(project: Project, unit: Unit, member: Member, members: Sequence[Member]) -> Unit:
+    """Return the unit with the decision whether its member joins the ensemble.
+
+    The first of all does, and a training on all images. The first of another fold does if it beats predicting
+    nothing or everything there (it may have been cut short). Any other does if its fold's plain score does not fall by
+    it.
+    """
+    if not members or member.fold == ALL:  # nothing is held out to decide by
+        return replace(unit, joined=True)
+    recipe, others = member.run.recipe, [one for one in members if one.fold == member.fold]
+    utility = get_metric(recipe.metric).utility
+    after = plain_score(project, recipe, oof_of(project, [*others, member]))
+    if others:
+        before, beaten = plain_score(project, recipe, oof_of(project, others)), "without it"
+        joined = utility(after) >= utility(before)
+    else:
+        baselines = baseline_scores(project, recipe, fold=member.fold).values()
+        before, beaten = max(baselines, key=utility), "of the baseline"
+        joined = utility(after) > utility(before)
+    logger.info(
+        "fold %d: %.4f %s, %.4f with %s: it %s; %s",
+        member.fold, before, beaten, after, member.name, "joins" if joined else "does not join",
+        noise_text(read_noise(project.noise_json)),
+    )  # fmt: skip
+    return replace(unit, joined=joined, score_before=before, score_after=after)
+
+
+def _stopped(session: Session, exit_code: int) -> Outcome:
+    """Make a complete submission of what has been trained."""
+    project, member = session.project, session.under_way
+    if member is not None and member not in session.members:
+        if is_trained(project, member):
+            predict_member(project, member)
+            probe = Unit("fold", member.fold, 0, 0.0, "", "")
+            if session.wanted or accept_unit(project, probe, member, session.members).joined:
+                session.add(member)
+        elif not session.members:
+            interim = keep_interim(project, member)
+            session.members = [interim] if interim else []
+    for one in session.members:
+        predict_member(project, one)
+    session.publish()
+    return session.outcome(stopped=exit_code)

@@ -1,0 +1,247 @@
+"""Prediction on a project's files: the probabilities of a member, and the means of several.
+
+Probabilities are skipped where the ledger holds them with the same key; those that were made from other inputs than the
+present ones are refused.
+"""
+
+from collections.abc import Iterable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from masksmith.core.arrays import Codes
+from masksmith.core.errors import InputError
+from masksmith.core.files import digest, read_json
+from masksmith.core.progress import logger
+from masksmith.data.store import Store, is_whole
+from masksmith.folds.table import ALL
+from masksmith.metrics import get_metric
+from masksmith.postprocess.scoring import score_of, score_rows
+from masksmith.prediction.store import MeanCodes, open_codes
+from masksmith.preprocess import names_by_canvas
+from masksmith.project.folder import Project
+from masksmith.project.members import Member, weights_of_test
+from masksmith.recipes.recipe import Recipe
+from masksmith.steps.train import build, checksum_of, is_trained, load, scalars_of, train_key
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+    from masksmith.models.segmentation import SegmentationModel
+    from masksmith.prediction.runtimes import Runtime
+
+_VERSIONS = {"oof": "2", "test": "2"}
+
+
+def predict_member(project: Project, member: Member, *, stages: Sequence[str] = ("oof", "test")) -> None:
+    """Predict a member's held-out images ("oof") and the test images ("test") where that is not done.
+
+    Raises:
+        InputError: The member is not trained.
+    """
+    from masksmith.prediction.predict import predict_batches, write_codes
+    from masksmith.training.machine import make_fabric
+
+    if not member.interim and not is_trained(project, member):
+        raise InputError(
+            f"{member.name} is not trained; run `masksmith train {project.root}` first, or the "
+            "`masksmith compete` command that began it"
+        )
+    ledger, options = member.run.ledger, member.run.recipe.prediction
+    inputs = project.inputs(member.run.recipe.input)
+    held_out = project.folds.inside(member.fold)
+    names_of = {"oof": held_out, "test": [sample.id for sample in project.catalog.test]}
+    images_of = {"oof": inputs.train, "test": inputs.test}
+    blank_of = {"oof": project.blank_train, "test": project.blank_test}
+    fabric, runtimes = None, None
+    models: dict[Path, SegmentationModel] = {}
+    for stage in stages:
+        names, path, key = names_of[stage], member.codes(stage), _predict_key(project, member, stage)
+        if not names or (ledger.is_done(member.entry(stage), key) and is_whole(path)):
+            continue
+        ledger.forget(member.entry(stage))
+        logger.info("predicting %d %s images with %s", len(names), stage, member.name)
+        fabric = fabric or make_fabric(member.run.recipe.training)
+        models = models or _trained_models(project, member, fabric)
+        seen = [name for name in names if name not in blank_of[stage]]
+        runtimes = runtimes or [_runtime(project, member, fabric, *one) for one in models.items()]
+        batches = partial(
+            predict_batches,
+            fabric,
+            next(iter(models.values())),
+            images_of[stage],
+            seen,
+            tta=options.tta,
+            batch_size=options.batch_size,
+            size=member.run.recipe.size,
+            runtime=runtimes,
+            scalars=scalars_of(project, member.run.recipe, stage),
+        )
+        write_codes(path, images_of[stage], names, batches, blank=set(names) - set(seen), key=key)
+        ledger.mark_done(member.entry(stage), key)
+
+
+def oof_of(project: Project, members: Sequence[Member]) -> dict[int, MeanCodes]:
+    """Return, for each fold that a member covers, the mean probabilities of its held-out images.
+
+    The weights are those of the members that cover the fold.
+
+    Raises:
+        InputError: Probabilities are missing, damaged, of other images, or of other weights than the present ones.
+    """
+    found = {}
+    for fold in sorted({member.fold for member in members} - {ALL}):
+        inside = [member for member in members if member.fold == fold]
+        stores = [_need_oof(project, member) for member in inside]
+        found[fold] = MeanCodes(stores, [member.weight for member in inside])
+    return found
+
+
+def test_of(project: Project, members: Sequence[Member]) -> MeanCodes:
+    """Return the mean of all members' probabilities of the test images.
+
+    Raises:
+        InputError: As oof_of.
+    """
+    stores = [_need_codes(project, member, "test") for member in members]
+    return MeanCodes(stores, weights_of_test(members))
+
+
+def codes_digest(codes: MeanCodes) -> str:
+    """Return a hash of what the probabilities are."""
+    weights = [] if codes.weights is None else [str(codes.weights)]
+    return digest(
+        *(f"{name} {entry.crc32}" for store in codes.stores for name, entry in store.entries.items()),
+        *weights,
+    )
+
+
+def _predict_key(project: Project, member: Member, stage: str) -> str:
+    run = member.run
+    trained = train_key(project, run, member.fold)
+    checksums = [checksum_of(path) for path in weights_of(member)]
+    return project.key(_VERSIONS[stage], *checksums, str(run.recipe.prediction), trained)
+
+
+def _need_codes(project: Project, member: Member, stage: str) -> Store:
+    """Open the probabilities of a member; those of other weights than the present ones are refused."""
+    path = member.codes(stage)
+    store = open_codes(path)
+    whole = member.interim or is_trained(project, member)
+    if not whole or not member.run.ledger.is_done(member.entry(stage), _predict_key(project, member, stage)):
+        raise InputError(
+            f"{path}: made with other weights, folds or settings than the present ones; run "
+            f"`masksmith predict {project.root}` again, or the `masksmith compete` command that made it"
+        )
+    return store
+
+
+def _need_oof(project: Project, member: Member) -> Store:
+    store = _need_codes(project, member, "oof")
+    if set(store.ids) != set(project.folds.inside(member.fold)):
+        raise InputError(
+            f"{member.codes('oof')}: it holds other images than fold {member.fold}; run `masksmith predict` again"
+        )
+    return store
+
+
+def weights_of(member: Member) -> list[Path]:
+    """Return the files whose predictions are averaged: the final weights, or what ``prediction.weights`` names.
+
+    Raises:
+        InputError: The training kept no such weights, or they are no longer there.
+    """
+    from masksmith.training.checkpoint import facts_of
+
+    kind = member.run.recipe.prediction.weights
+    unscored = member.fold == ALL and kind == "top_k"  # nothing was held out that could rank its epochs
+    if kind == "final" or member.interim or unscored:
+        return [member.weights]
+    listed = facts_of(member.weights).get(kind) or []
+    if not listed:
+        raise InputError(
+            f"prediction.weights: {kind!r} was asked for, but the training of {member.name} kept none; "
+            f"{_KEEPS[kind]}, or set prediction.weights to final"
+        )
+    return [member.weights.with_name(name) for name in listed]
+
+
+_KEEPS = {
+    "snapshots": "train with a schedule of cosine_restarts",
+    "top_k": "set training.top_k",
+}
+
+
+def _trained_models(project: Project, member: Member, fabric: "Fabric") -> "dict[Path, SegmentationModel]":
+    """Return a model for each of the member's weights, on the device."""
+    from masksmith.models.segmentation import to_channels_last
+
+    models = {}
+    for path in weights_of(member):
+        model = build(project, member.run, member.fold, load_weights=False)
+        load(model, path)
+        if member.run.recipe.training.channels_last:
+            to_channels_last(model)
+        fabric.to_device(model)  # in place
+        models[path] = model.eval()
+    return models
+
+
+def _runtime(
+    project: Project, member: Member, fabric: "Fabric", weights: Path, model: "SegmentationModel"
+) -> "Runtime":
+    """Return what the recipe asks to predict with, or torch where the fold's held-out images speak against it."""
+    from masksmith.prediction.combine import build_combine
+    from masksmith.prediction.gate import choose_runtime
+
+    recipe, cache = member.run.recipe, project.cache
+    metric, options = get_metric(recipe.metric), recipe.prediction
+
+    def score(codes: Iterable[tuple[str, Codes]]) -> float:
+        rows = score_rows(metric, codes, cache.train_masks)
+        return metric.utility(score_of(metric, rows, project.metric_groups(recipe, list(rows))))
+
+    names = [name for name in project.folds.inside(member.fold) if name not in project.blank_train]
+    passes, canvases = _work_ahead(project, recipe, names, divisor=model.divisor)
+    return choose_runtime(
+        options.runtime,
+        fabric,
+        model,
+        project.inputs(recipe.input).train,
+        names,
+        score,
+        batch_size=options.batch_size,
+        size=recipe.size,
+        combine=build_combine(options),
+        batches=passes,
+        canvases=canvases,
+        record=_runtime_record(member, weights),
+        key=_predict_key(project, member, "oof"),
+    )
+
+
+def chose_runtime(member: Member) -> bool:
+    """Whether held-out images decided on the runtime that a member predicts with (see gate)."""
+    if member.run.recipe.prediction.runtime == "torch":
+        return False
+    records = [_runtime_record(member, weights) for weights in weights_of(member)]
+    return any("finding" in read_json(record) for record in records if record.exists())
+
+
+def _work_ahead(
+    project: Project, recipe: Recipe, held_out: Sequence[str], *, divisor: int
+) -> tuple[int, int]:
+    """Return how many batches of held-out and test images go through a net, all views, and on how many canvases."""
+    cache, options = project.cache, recipe.prediction
+    batches, canvases = 0, set[tuple[int, int]]()
+    for images, names in ((cache.train_images, held_out), (cache.test_images, cache.test_images.ids)):
+        found = names_by_canvas({name: images.shape(name) for name in names}, recipe.size, divisor=divisor)
+        batches += sum(-(-len(same) // options.batch_size) for same in found.values())
+        canvases |= found.keys()
+    return batches * len(options.tta), len(canvases)
+
+
+def _runtime_record(member: Member, weights: Path) -> Path:
+    codes = member.codes("oof")
+    extra = "" if weights == member.weights else f".{weights.stem}"
+    return codes.with_name(f"{codes.stem}{extra}.runtime.json")

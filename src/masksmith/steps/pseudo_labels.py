@@ -1,0 +1,194 @@
+"""Teachers: the recipes whose predictions on the test images are masks for the training of others.
+
+Honest per fold: what is validated on fold k learns from the teacher's fold k alone, whose training has not seen fold k
+either. A training on all images learns from the mean of the teacher's folds; nothing is scored on it.
+
+Sources:
+    Pseudo-labels: Lee 2013, "Pseudo-Label: The Simple and Efficient Semi-Supervised Learning Method".
+    Confident images, 0.2 and 0.8: the first place of TGS Salt, https://arxiv.org/abs/1904.04445 and
+    https://github.com/ybabakhin/kaggle_salt_bes_phalanx
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from masksmith.augment.sampling import class_of
+from masksmith.core.arrays import IGNORE, Codes, Int, Mask
+from masksmith.core.errors import InputError
+from masksmith.core.files import read_json, write_json
+from masksmith.core.progress import logger
+from masksmith.data.store import StoreWriter
+from masksmith.folds.table import ALL, NUM_CLASSES, fold_name
+from masksmith.prediction.store import MeanCodes, code_of
+from masksmith.project.folder import Project, Run
+from masksmith.project.members import Member, write_members
+from masksmith.recipes.ensemble import Judge
+from masksmith.recipes.recipe import PseudoConfig
+from masksmith.steps.predict import codes_digest, predict_member, test_of
+from masksmith.steps.runs import open_members
+from masksmith.steps.train import is_trained, labels_of, train_member
+
+_VERSION = "1"
+
+
+def teachers_of(project: Project, member: Member) -> list[Member]:
+    """Return the members whose mean labels the test images for a member: those that share its held-out fold."""
+    pseudo, folds = member.run.recipe.pseudo, member.run.recipe.folds
+    if pseudo is None:
+        return []
+    assert pseudo.teacher_run is not None, member.name  # settled when the run was made
+    teacher = project.run(pseudo.teacher_run)
+    taught = range(folds.train or folds.count) if member.fold == ALL else [member.fold]
+    return [Member(teacher, fold) for fold in taught]
+
+
+def with_teachers(project: Project, members: Sequence[Member]) -> list[Member]:
+    """Return the members in their order, each after those teachers of it that were not there before."""
+    asked = {_place(member): member for member in members}
+    ordered: dict[tuple[str, int], Member] = {}
+
+    def add(member: Member) -> None:
+        if _place(member) in ordered:
+            return
+        for teacher in teachers_of(project, member):
+            add(asked.get(_place(teacher), teacher))
+        ordered[_place(member)] = member
+
+    for member in members:
+        add(member)
+    return list(ordered.values())
+
+
+def _place(member: Member) -> tuple[str, int]:
+    return member.run.path.name, member.fold
+
+
+def train_taught(project: Project, member: Member) -> None:
+    """Train a member unless it is trained, after its teachers and with the labels that they make.
+
+    Raises:
+        InputError: As train_member, or no label is sure enough.
+        StoppedError: A stop was asked for.
+    """
+    for teacher in teachers_of(project, member):
+        train_taught(project, teacher)
+    if member.run.recipe.pseudo is not None:
+        make_labels(project, member)
+    train_member(project, member)
+
+
+def train_asked(project: Project, asked: Judge) -> Run:
+    """Train the members that a recipe or an ensemble asks for, where they are not; return the run of the first."""
+    members = open_members(project, asked)
+    write_members(project, members)
+    units = with_teachers(project, members)
+    if all(is_trained(project, unit) for unit in units):
+        logger.info("%s: all folds are trained", asked.name)
+    for unit in units:
+        train_taught(project, unit)
+    return members[0].run
+
+
+# --- labels ---
+
+
+def label(codes: Codes, config: PseudoConfig) -> tuple[Mask, float]:
+    """Return the mask that an image's probabilities make, and the share of its pixels that are confident.
+
+    A pixel is unsure where ``low <= p <= high``, to within a code.
+    """
+    low, high = map(code_of, config.unsure)
+    unsure = (codes >= low) & (codes <= high)
+    mask = (codes > code_of(config.threshold)).astype(np.uint8)
+    if config.ignore_unsure:
+        mask[unsure] = IGNORE
+    return mask, 1 - float(unsure.mean())
+
+
+@dataclass(frozen=True)
+class Labels:
+    """The pseudo-labels of one fold."""
+
+    teacher: list[str]
+    """The members that made them."""
+    images: int
+    """Test images that were looked at."""
+    blank: int
+    """Those of them without content, which are left out."""
+    classes: list[int]
+    """Kept images of each coverage class 0 (empty) … 10."""
+
+    @property
+    def kept(self) -> int:
+        """Images that are trained on."""
+        return sum(self.classes)
+
+    def __str__(self) -> str:
+        return (
+            f"{self.kept} of {self.images} test images kept ({self.blank} without content, "
+            f"{self.images - self.blank - self.kept} unsure), of coverage class 0 (empty) … 10: "
+            f"{' '.join(map(str, self.classes))}; labelled by {', '.join(self.teacher)}"
+        )
+
+
+def make_labels(project: Project, member: Member) -> None:
+    """Write the pseudo-labels that a member is trained on, unless that is done; its teachers are trained.
+
+    ``runs/NAME/pseudo/fold_k.npy`` holds the masks of the images that are kept, ``fold_k.json`` beside it how many of
+    which coverage class.
+
+    Raises:
+        InputError: A teacher is not trained, or no image is kept.
+    """
+    run, pseudo, teachers = member.run, member.run.recipe.pseudo, teachers_of(project, member)
+    if pseudo is None:
+        return
+    for teacher in teachers:
+        predict_member(project, teacher, stages=("test",))
+    codes = test_of(project, teachers)
+    rule = pseudo.model_dump_json(exclude={"teacher", "set", "teacher_run"})
+    entry, path = f"{fold_name(member.fold)}/pseudo", run.pseudo(member.fold)
+    key = project.key(_VERSION, rule, codes_digest(codes))
+    there = labels_of(run, member.fold)
+    if run.ledger.is_done(entry, key) and there is not None and not there.damaged():
+        return
+    kept, made = _select(project, codes, pseudo, [teacher.name for teacher in teachers])
+    logger.info(
+        "run %s, %s: pseudo-labels: %s", run.path.name, fold_name(member.fold).replace("_", " "), made
+    )
+    if not kept:
+        raise InputError(
+            f"pseudo: no test image is sure enough for a label ({made}); lower pseudo.min_confident_frac (now "
+            f"{pseudo.min_confident_frac:g}), narrow pseudo.unsure (now {list(pseudo.unsure)}), or train the teacher "
+            "longer"
+        )
+    run.ledger.forget(entry)
+    writer = StoreWriter(path, [(name, (*codes.stores[0].shape(name), 1)) for name in kept], dtype=np.uint8)
+    for name in kept:  # labelled once more: all masks at once might not fit into memory
+        writer.write(name, label(codes[name][..., 0], pseudo)[0][..., None])
+    writer.close()
+    write_json(path.with_suffix(".json"), vars(made))
+    run.ledger.mark_done(entry, key)
+
+
+def _select(
+    project: Project, codes: MeanCodes, config: PseudoConfig, teacher: list[str]
+) -> tuple[list[str], Labels]:
+    """Return the images that are kept, and what there is to say of their masks."""
+    classes: Int[np.ndarray, " classes"] = np.zeros(NUM_CLASSES, np.int64)
+    seen = [name for name in codes.ids if name not in project.blank_test]
+    kept: list[str] = []
+    for name in seen:
+        mask, confident = label(codes[name][..., 0], config)
+        if confident >= config.min_confident_frac:
+            kept.append(name)
+            classes[class_of(mask[..., None])] += 1
+    return kept, Labels(teacher, len(codes.ids), len(codes.ids) - len(seen), classes.tolist())
+
+
+def labelling_of(members: Sequence[Member]) -> dict[str, Labels]:
+    """Return what there is to say of the members' pseudo-labels, by the member's name."""
+    paths = {member.name: member.run.pseudo(member.fold).with_suffix(".json") for member in members}
+    return {name: Labels(**read_json(path)) for name, path in paths.items() if path.exists()}

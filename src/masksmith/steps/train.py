@@ -1,0 +1,400 @@
+"""Training on a project's files: what a training reads, what it is keyed by, and when it is skipped.
+
+The verbs in ``pipeline`` call these under the project's lock. A stage that is recorded in a ledger with the same key
+is not run again.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from masksmith.core.config import suggest
+from masksmith.core.errors import InputError
+from masksmith.core.files import digest, remove, remove_matching
+from masksmith.core.progress import logger
+from masksmith.data.store import Store, is_whole
+from masksmith.folds.table import ALL
+from masksmith.metrics import get_metric
+from masksmith.postprocess.scoring import score_rows
+from masksmith.prediction.store import to_codes
+from masksmith.preprocess import Frame
+from masksmith.project.folder import Project, Run
+from masksmith.project.members import Member, members_of_run, read_members
+from masksmith.recipes.recipe import Recipe
+from masksmith.training.config import TrainingConfig
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+    from masksmith.models.segmentation import SegmentationModel
+    from masksmith.training.data import FoldData
+    from masksmith.training.pace import Pace
+
+_VERSION = "3"
+_INTERIM = re.compile(
+    r"fold_(\d+|all)(\.(safetensors|json|npy|csv)|(\.\w+)?\.runtime\.json)"
+    r"|\.fold_(\d+|all)\.npy\.masksmith-part(\.csv)?"
+)
+
+
+def train_member(project: Project, member: Member, pace: "Pace | None" = None) -> None:
+    """Train one fold of a run unless it is trained.
+
+    Args:
+        project: The project.
+        member: Run and fold.
+        pace: Measures the time, and may have a deadline; None: no hurry.
+
+    Raises:
+        InputError: It would not fit into memory, or what it starts from is not there.
+        StoppedError: A stop was asked for; the checkpoint is of that very step.
+    """
+    from masksmith.training.checkpoint import damage_of
+    from masksmith.training.events import EventLog
+    from masksmith.training.loop import train_fold
+    from masksmith.training.machine import make_fabric
+    from masksmith.training.pace import Pace
+
+    run, fold = member.run, member.fold
+    if is_trained(project, member):
+        _drop_interim(project, run)
+        return
+    if any(damage_of(path) is not None for path in needed_weights(member)):
+        remove(
+            member.weights.with_suffix(".json")
+        )  # whole final weights alone would count as a finished training
+    what = "all images" if fold == ALL else f"fold {fold} of {project.folds.count}"
+    logger.info("run %s: training %s", run.path.name, what)
+    training = training_of(project, run, fold)
+    fabric = make_fabric(run.recipe.training)
+    data = data_of(
+        project,
+        run.recipe,
+        fold,
+        key=train_key(project, run, fold),
+        pseudo=_pseudo_data(project, run, fold),
+    )
+    model = _fresh_model(project, run, fold)
+    learn_scalars(model, data)
+    check_memory(run.recipe, training, model, data)
+    train_fold(
+        fabric,
+        model,
+        training,
+        data,
+        folder=run.checkpoints(fold),
+        log=EventLog(run.events, fold=fold),
+        evaluate=None if fold == ALL else _evaluator(project, run, fold, fabric),
+        pace=pace or Pace(),
+    )
+    run.ledger.mark_done(member.entry("train"), train_key(project, run, fold))
+    _drop_interim(project, run)
+
+
+def _drop_interim(project: Project, run: Run) -> None:
+    """Remove what was predicted by an unfinished training of the run, and members.json if it names that."""
+    if run.interim.exists():
+        if project.members_json.exists() and any(one.interim for one in read_members(project, None)):
+            remove(project.members_json)
+        remove_matching(run.interim, _INTERIM)
+
+
+def check_memory(
+    recipe: Recipe, training: TrainingConfig, model: "SegmentationModel", data: "FoldData"
+) -> None:
+    """Refuse a training that would be killed for its memory."""
+    from masksmith.training.data import canvas_hw
+    from masksmith.training.memory import refuse_too_large
+
+    canvases = [canvas_hw(training, stage, data, model.divisor) for stage in training.stages]
+    sizes = [data.images.shape(name) for name in data.images]
+    frames = [Frame.of(hw, recipe.size, divisor=model.divisor).canvas_hw for hw in set(sizes)]
+    height, width = (max(hw[axis] for hw in frames) for axis in (0, 1))
+    estimate = refuse_too_large(
+        model,
+        training,
+        canvases,
+        prediction_hw=(height, width),
+        prediction_batch_size=recipe.prediction.batch_size,
+    )
+    logger.info("%s", estimate)
+
+
+def keep_interim(project: Project, member: Member) -> Member | None:
+    """Keep the averaged weights of a training under way as an interim member; None where it has no step yet."""
+    from masksmith.training.checkpoint import Checkpoints, averaged, save_tensors
+
+    found = Checkpoints(member.run.checkpoints(member.fold)).newest()
+    if (
+        found is None
+        or found[1]["position"] == 0
+        or found[1]["key"] != train_key(project, member.run, member.fold)
+    ):
+        return None
+    tensors, facts = found
+    interim = replace(member, interim=True)
+    save_tensors(interim.weights, averaged(tensors), {"epoch": facts["position"]})
+    return interim
+
+
+def needed_weights(member: Member) -> list[Path]:
+    """Return the files that predict: the final weights, and those that ``prediction.weights`` averages.
+
+    What the training did not keep is not listed; ``weights_of`` refuses that.
+    """
+    from masksmith.training.checkpoint import damage_of, facts_of
+
+    kind = member.run.recipe.prediction.weights
+    if kind == "final" or member.interim or damage_of(member.weights) is not None:
+        return [member.weights]
+    listed = facts_of(member.weights).get(kind) or []
+    return [member.weights, *(member.weights.with_name(name) for name in listed)]
+
+
+def is_trained(project: Project, member: Member) -> bool:
+    """Whether a fold of a run is trained to its end, on the present data and folds; damaged weights are named."""
+    from masksmith.training.checkpoint import damage_of
+
+    if member.fold == ALL and not all(is_trained(project, one) for one in _held_out(member.run)):
+        return False  # its length comes from theirs
+    if not member.run.ledger.is_done(member.entry("train"), train_key(project, member.run, member.fold)):
+        return False
+    if (damage := next(filter(None, map(damage_of, needed_weights(member))), None)) is not None:
+        logger.warning("%s; %s has to be trained again", damage, member.name)
+        return False
+    return True
+
+
+def train_key(project: Project, run: Run, fold: int) -> str:
+    """Return the key of a fold's training: data, folds, recipe, its pseudo-labels, and the weights it starts from."""
+    start = run.recipe.training.start_run
+    begun = "" if start is None else checksum_of(_start_weights(project, start, fold))
+    training = str(training_of(project, run, fold)) if fold == ALL else ""
+    labels = [] if run.recipe.pseudo is None else [_labels_digest(run, fold)]
+    return project.key(_VERSION, run.recipe.hash, project.folds.hash, begun, training, *labels)
+
+
+def _labels_digest(run: Run, fold: int) -> str:
+    """Return a hash of the pseudo-labels of a fold; empty where there are none yet."""
+    labels = labels_of(run, fold)
+    return "" if labels is None else digest(*(f"{name} {one.crc32}" for name, one in labels.entries.items()))
+
+
+def labels_of(run: Run, fold: int) -> Store | None:
+    """Return the pseudo-labels of a fold; None where there are none yet, or they can no longer be read."""
+    if not is_whole(run.pseudo(fold)):
+        return None
+    try:
+        return Store(run.pseudo(fold))
+    except InputError as error:
+        logger.warning("%s", error)
+        return None
+
+
+def _held_out(run: Run) -> list[Member]:
+    """Return the members of a run that hold a fold out."""
+    return [member for member in members_of_run(run) if member.fold != ALL]
+
+
+def training_of(project: Project, run: Run, fold: int) -> TrainingConfig:
+    """Return how a fold is trained: as the recipe says, and all images as long as the folds were in the median.
+
+    Raises:
+        InputError: All images are meant, and not all folds that the recipe asks for are trained.
+    """
+    from masksmith.training.checkpoint import facts_of
+    from masksmith.training.refit import refit_config
+
+    if fold != ALL:
+        return run.recipe.training
+
+    held_out = _held_out(run)
+    missing = [member.fold for member in held_out if not is_trained(project, member)]
+    if missing:
+        raise InputError(
+            f"folds.refit: its length comes from the folds, and fold {missing[0]} of {run.path.name} is not trained; "
+            f"run `masksmith train {project.root}`"
+        )
+    return refit_config(run.recipe.training, [facts_of(member.weights)["lengths"] for member in held_out])
+
+
+def scalars_of(project: Project, recipe: Recipe, stage: str = "oof") -> dict[str, tuple[float, ...]]:
+    """Return the numbers that a model takes beside each image, by id; empty where it takes none.
+
+    Args:
+        project: Its side tables.
+        recipe: Its ``model.scalars``.
+        stage: "oof" for the training images, "test" for the test images.
+
+    Raises:
+        InputError: No side table has such a column of numbers, or an image has no number in it.
+    """
+    samples = project.catalog.test if stage == "test" else project.catalog.train
+    known = sorted({column for sample in project.catalog.train for column in sample.values})
+    for column in recipe.model.scalars:
+        if column not in known:
+            for sample in samples:
+                if column in sample.texts:
+                    raise InputError(
+                        f"model.scalars: the column {column!r} holds texts (image {sample.id!r}: "
+                        f"{sample.texts[column]!r}) or empty cells; a model takes finite numbers only"
+                    )
+            hint = suggest(column, known) if known else "the data has no table with a column of numbers"
+            raise InputError(f"model.scalars: no column {column!r}; {hint}")
+        for sample in samples:
+            if column not in sample.values:
+                raise InputError(
+                    f"model.scalars: the {'test' if stage == 'test' else 'training'} image {sample.id!r} has no "
+                    f"{column!r} in the side tables; add it, or take the column out"
+                )
+    if not recipe.model.scalars:
+        return {}
+    return {sample.id: tuple(sample.values[column] for column in recipe.model.scalars) for sample in samples}
+
+
+def _start_weights(project: Project, start_run: str, fold: int) -> Path:
+    path = project.run(start_run).final(fold)
+    if not path.with_suffix(".json").exists():
+        raise InputError(
+            f"training.start_run: {start_run} has no trained fold {fold} ({path} is missing); train that run first"
+        )
+    return path
+
+
+def checksum_of(weights: Path) -> str:
+    """Return the checksum that was written beside a checkpoint."""
+    from masksmith.training.checkpoint import facts_of
+
+    return str(facts_of(weights)["checksum"])
+
+
+def data_of(
+    project: Project, recipe: Recipe, fold: int, *, key: str, pseudo: "FoldData | None" = None
+) -> "FoldData":
+    """Return what a training reads: the images outside its fold that have content, and those held out to be watched."""
+    from masksmith.training.data import FoldData
+
+    ids = [name for name in project.folds.outside(fold) if name not in project.blank_train]
+    held_out = [name for name in project.folds.inside(fold) if name not in project.blank_train]
+    scalars = scalars_of(project, recipe)
+    return FoldData(
+        fold,
+        ids,
+        project.inputs(recipe.input).train,
+        project.cache.train_masks,
+        recipe.seed,
+        key,
+        size=recipe.size,
+        scalars={name: scalars[name] for name in [*ids, *held_out]} if scalars else {},
+        custom=project.custom,
+        pseudo=pseudo,
+        held_out=held_out,
+    )
+
+
+def _pseudo_data(project: Project, run: Run, fold: int) -> "FoldData | None":
+    """Return the test images of a fold's pseudo-labels; None where the recipe has none.
+
+    Before they are made it is all test images, with masks that nothing may read: enough to count the work ahead.
+    """
+    from masksmith.training.data import FoldData
+
+    if run.recipe.pseudo is None:
+        return None
+    images, labels = project.inputs(run.recipe.input).test, labels_of(run, fold)
+    masks = images if labels is None else labels
+    scalars = scalars_of(project, run.recipe, "test")
+    return FoldData(
+        fold,
+        masks.ids,
+        images,
+        masks,
+        run.recipe.seed,
+        size=run.recipe.size,
+        scalars={name: scalars[name] for name in masks} if scalars else {},
+        custom=project.custom,
+    )
+
+
+def learn_scalars(model: "SegmentationModel", data: "FoldData") -> None:
+    """Let a model that takes scalars standardise them as the labelled images of a training have them."""
+    if data.scalars:
+        model.set_scalar_statistics(np.array([data.scalars[name] for name in data.ids], np.float32))
+
+
+def _fresh_model(project: Project, run: Run, fold: int) -> "SegmentationModel":
+    """Return the model that a training begins with."""
+    start = run.recipe.training.start_run
+    model = build(project, run, fold, load_weights=start is None)
+    if start is not None:
+        load(model, _start_weights(project, start, fold))
+    return model
+
+
+def build(project: Project, run: Run, fold: int, *, load_weights: bool) -> "SegmentationModel":
+    """Build a run's model; its random weights depend on the recipe's seed and the fold."""
+    from masksmith.models.segmentation import build_model
+
+    seed = run.recipe.seed * 1000 + fold
+    seen = project.inputs(run.recipe.input)
+    return build_model(
+        run.recipe.model,
+        in_channels=seen.channels,
+        seed=seed,
+        load_weights=load_weights,
+        statistics=seen.statistics,
+    )
+
+
+def load(model: "SegmentationModel", weights: Path) -> None:
+    """Load a checkpoint's weights into a model.
+
+    Raises:
+        InputError: The file is damaged, or of another model.
+    """
+    from masksmith.training.checkpoint import copy_weights, load_tensors
+
+    tensors, _ = load_tensors(weights)
+    copy_weights(model, tensors, where=f"checkpoint {weights}")
+
+
+def _evaluator(
+    project: Project, run: Run, fold: int, fabric: "Fabric"
+) -> Callable[["SegmentationModel"], float]:
+    """Return a function that scores a model on the fold's held-out images with content: no TTA, threshold 0.5.
+
+    The score has its sign such that higher is better. It is of the mask's head alone: what the image head does is a
+    part of prediction, which may change after the training.
+    """
+    from masksmith.prediction.predict import predict_probs
+
+    metric, masks = get_metric(run.recipe.metric), project.cache.train_masks
+    images, scalars = project.inputs(run.recipe.input).train, scalars_of(project, run.recipe)
+    names = [name for name in project.folds.inside(fold) if name not in project.blank_train]
+    groups = project.metric_groups(run.recipe, names)
+    if not names:
+        raise InputError(f"fold {fold}: none of its held-out images has any content, so it cannot be scored")
+
+    def evaluate(model: "SegmentationModel") -> float:
+        predictions = (
+            (name, to_codes(probs[..., 0]))
+            for name, probs in predict_probs(
+                fabric,
+                model,
+                images,
+                names,
+                tta=["identity"],
+                size=run.recipe.size,
+                batch_size=run.recipe.prediction.batch_size,
+                what="scoring",
+                scalars=scalars,
+            )
+        )
+        rows = score_rows(metric, predictions, masks)
+        return metric.utility(metric.score(np.stack([rows[name] for name in names]), groups))
+
+    return evaluate

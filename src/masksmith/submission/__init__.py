@@ -1,0 +1,1 @@
+"""Submissions: written, validated and scored."""

@@ -1,0 +1,363 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from masksmith.core.errors import InputError
+from masksmith.data.catalog import Sample
+from masksmith.folds.assignment import assign_folds, deal_folds, hold_out
+from masksmith.folds.table import (
+    FoldsConfig,
+    coverage_class,
+    deal_values,
+    group_values,
+    make_folds,
+    merge_groups,
+    need_groups,
+    read_folds,
+    write_folds,
+)
+
+
+def coverage_class_by_search(foreground, total):
+    """Checklist T4: the smallest i in 0..10 with coverage * 10 <= i, in exact arithmetic."""
+    return next(i for i in range(11) if 10 * foreground <= i * total)
+
+
+@given(st.integers(1, 10201).flatmap(lambda total: st.tuples(st.integers(0, total), st.just(total))))
+def test_coverage_class_equals_the_search(pair):
+    assert coverage_class(*pair) == coverage_class_by_search(*pair)
+
+
+def test_coverage_class_borders():
+    assert [coverage_class(n, 10) for n in range(11)] == list(range(11))
+    assert coverage_class(1, 10201) == 1
+    assert coverage_class(0, 0) == 0
+
+
+CASES = st.integers(2, 5).flatmap(
+    lambda count: st.tuples(
+        st.just(count), st.lists(st.tuples(st.integers(0, 10), st.integers(0, 30)), min_size=40, max_size=120)
+    )
+)
+
+
+@settings(deadline=None, max_examples=40)
+@given(CASES, st.integers(0, 5))
+def test_folds_partition_and_never_split_a_group(case, seed):
+    count, images = case
+    groups = [str(group) for _, group in images]
+    if len(set(groups)) < count:
+        return
+    folds = assign_folds([kind for kind, _ in images], groups, count=count, seed=seed)
+    assert set(folds) <= set(range(count))
+    for group in set(groups):
+        assert len({fold for fold, own in zip(folds, groups, strict=True) if own == group}) == 1
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.lists(st.integers(0, 10), min_size=10, max_size=200), st.integers(2, 6), st.integers(0, 3))
+def test_single_images_are_dealt_as_evenly_as_cards(classes, count, seed):
+    folds = assign_folds(classes, [str(i) for i in range(len(classes))], count=count, seed=seed)
+    for kind in set(classes):
+        dealt = np.bincount(folds[np.array(classes) == kind], minlength=count)
+        assert dealt.max() - dealt.min() <= 1
+        # the brute-force twin: card i of a class goes to player i % count
+        cards = np.bincount(np.arange(classes.count(kind)) % count, minlength=count)
+        assert sorted(dealt) == sorted(cards)
+    totals = np.bincount(folds, minlength=count)
+    assert totals.max() - totals.min() <= 11
+
+
+def test_same_seed_same_folds_other_seed_other_folds():
+    classes, groups = [i % 4 for i in range(80)], [str(i) for i in range(80)]
+    first, again, other = (assign_folds(classes, groups, count=5, seed=seed) for seed in (1, 1, 2))
+    np.testing.assert_array_equal(first, again)
+    assert (first != other).any()
+
+
+def test_a_large_group_leaves_its_class_to_the_other_folds():
+    classes = [0] * 100
+    groups = ["black"] * 20 + [str(i) for i in range(80)]
+    folds = assign_folds(classes, groups, count=5, seed=0)
+    np.testing.assert_array_equal(np.bincount(folds), [20] * 5)
+
+
+def test_too_few_groups():
+    with pytest.raises(InputError, match="3 folds of 2 groups"):
+        assign_folds([0, 0, 0], ["a", "a", "b"], count=3, seed=0)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(st.integers(0, 10), min_size=2, max_size=200), st.floats(0.005, 0.995), st.integers(0, 3))
+def test_one_split_holds_out_its_share_of_every_class(classes, share, seed):
+    num = len(classes)
+    held_out = hold_out(classes, [str(i) for i in range(num)], share=share, seed=seed) == 0
+    for kind in set(classes):
+        own = held_out[np.array(classes) == kind]
+        assert abs(own.sum() - share * len(own)) <= 1
+    assert held_out.sum() == min(max(round(share * num), 1), num - 1)
+
+
+@settings(deadline=None, max_examples=60)
+@given(CASES, st.floats(0.02, 0.6), st.integers(0, 3))
+def test_one_split_of_groups_is_filled_up_by_single_images(case, share, seed):
+    images = [*case[1], (0, 30), (1, 30)]
+    groups = [str(group) if group < 6 else f"single {at}" for at, (_, group) in enumerate(images)]
+    folds = hold_out([kind for kind, _ in images], groups, share=share, seed=seed)
+    for group in set(groups):
+        assert len({fold for fold, own in zip(folds, groups, strict=True) if own == group}) == 1
+    if sum(group.startswith("single") for group in groups) >= share * len(images) + 1:
+        assert abs((folds == 0).sum() - share * len(images)) <= 1
+
+
+@pytest.mark.parametrize(("num", "share"), [(30, 0.02), (200, 0.02), (100, 0.05), (300, 0.01), (60, 0.99)])
+def test_a_small_share_is_held_out_too(num, share):
+    counts = {f"{k:03d}": (k % 11 * 9, 100) for k in range(num)}
+    config = FoldsConfig(count=2, train=1, holdout_frac=share)
+    folds = make_folds(counts, {name: name for name in counts}, config)
+    assert abs(len(folds.inside(0)) - share * num) <= 1
+    assert folds.inside(0)
+    assert folds.inside(1)
+
+
+def test_half_is_held_out_as_two_folds():
+    counts, groups = drawn()
+    halves = make_folds(counts, groups, FoldsConfig(count=2, train=1, holdout_frac=0.5))
+    assert halves == make_folds(counts, groups, FoldsConfig(count=2))
+
+
+def test_groups_too_large_for_a_split():
+    groups = [str(at // 10) for at in range(40)]
+    assert (hold_out([0] * 40, groups, share=0.2, seed=0) == 0).sum() == 10
+    with pytest.raises(
+        InputError, match=r"0\.05 of 40 images would hold nothing out: they are 4 groups, .* near 0\.25"
+    ):
+        hold_out([0] * 40, groups, share=0.05, seed=0)
+    with pytest.raises(InputError, match=r"0\.95 of 40 images would hold all out: .* near 0\.75"):
+        hold_out([0] * 40, groups, share=0.95, seed=0)
+    with pytest.raises(InputError, match="2 folds of 1 groups"):
+        hold_out([0, 0], ["a", "a"], share=0.5, seed=0)
+
+
+def drawn(num=200):
+    """Coverage of ``num`` images, of which a third is empty, each its own group."""
+    counts = {f"{i:04d}": (0 if i % 3 == 0 else i % 40, 40) for i in range(num)}
+    return counts, {name: name for name in counts}
+
+
+def test_one_split_of_a_data_set():
+    counts, groups = drawn()
+    config = FoldsConfig(count=2, train=1, holdout_frac=0.15)
+    folds = make_folds(counts, groups, config)
+    assert len(folds.inside(0)) == 30
+    assert folds.count == 2
+    assert set(folds.outside(0)) == set(folds.inside(1))
+
+
+def test_stratified_by_whether_there_is_anything():
+    counts, groups = drawn(300)
+    folds = make_folds(counts, groups, FoldsConfig(count=2, train=1, holdout_frac=0.15, stratify="non_empty"))
+    held_out = [counts[name][0] > 0 for name in folds.inside(0)]
+    assert abs(held_out.count(False) - 15) <= 1
+    assert abs(held_out.count(True) - 30) <= 1
+    assert {row.coverage_class for row in folds.rows} > {0, 1}  # what is written stays the coverage class
+
+
+def test_without_stratification_the_shares_of_classes_vary():
+    counts, groups = drawn()
+    empty = {}
+    for stratify in ("none", "coverage"):
+        config = [FoldsConfig(count=4, stratify=stratify, seed=seed) for seed in range(5)]
+        tables = [make_folds(counts, groups, one).balance() for one in config]
+        assert all(table.sum(1).tolist() == [50] * 4 for table in tables) or stratify == "coverage"
+        empty[stratify] = np.ptp([table[:, 0] for table in tables], axis=1)
+    assert empty["coverage"].max() <= 1
+    assert empty["none"].min() > 1
+
+
+def test_dealt_out_by_a_number():
+    values = [5.0, 1.0, 3.0, 4.0, 2.0, 6.0]
+    np.testing.assert_array_equal(deal_folds(values, list("abcdef"), count=2), [0, 0, 0, 1, 1, 1])
+    # a group has the mean of its numbers: (5 + 1) / 2 = 3 comes after 2, before 4 and beside "c"
+    np.testing.assert_array_equal(
+        deal_folds([5.0, 1.0, 3.5, 4.0, 2.0], ["a", "a", "c", "d", "e"], count=2), [1, 1, 0, 1, 0]
+    )
+    with pytest.raises(InputError, match="3 folds of 2 groups"):
+        deal_folds([1.0, 2.0, 3.0], ["a", "a", "b"], count=3)
+
+
+def test_folds_dealt_by_a_column():
+    counts, groups = drawn(100)
+    values = {name: float((7 * i) % 100) for i, name in enumerate(counts)}
+    folds = make_folds(counts, groups, FoldsConfig(deal_by="z"), values=values)
+    for fold in range(5):
+        assert sorted(values[name] for name in folds.inside(fold)) == [float(z) for z in range(fold, 100, 5)]
+
+
+def test_numbers_to_deal_by():
+    samples = [Sample("a", "a.png", values={"z": 3.0}), Sample("b", "b.png", values={"z": 5.0, "y": 1.0})]
+    assert deal_values(samples, "z") == {"a": 3.0, "b": 5.0}
+    with pytest.raises(InputError, match=r"deal_by: no side table has a column 'x' of numbers; Known: y, z"):
+        deal_values(samples, "x")
+    with pytest.raises(InputError, match=r"deal_by: no side table .*no table with a column of numbers"):
+        deal_values([Sample("a", "a.png")], "z")
+    with pytest.raises(InputError, match="deal_by: 1 training images have no 'y', for example 'a'"):
+        deal_values(samples, "y")
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"holdout_frac": 0.2}, "goes with count 2, train 1 and refit false, not with count 5, train None"),
+        ({"holdout_frac": 0.2, "count": 2, "train": 1, "refit": True}, "refit True"),
+        ({"deal_by": "z", "stratify": "none"}, "deal_by: 'z' deals images out in their order"),
+        ({"deal_by": "z", "holdout_frac": 0.2, "count": 2, "train": 1}, "deal_by: 'z' deals images out"),
+    ],
+)
+def test_rules_that_do_not_go_together(values, message):
+    with pytest.raises(ValueError, match=message):
+        FoldsConfig(**values)
+
+
+def make():
+    counts = {f"{i:04d}": (i, 40) for i in range(40)}
+    return make_folds(counts, {name: name for name in counts}, FoldsConfig(count=4))
+
+
+def test_file_round_trip(tmp_path):
+    folds = make()
+    write_folds(folds, tmp_path / "folds.csv")
+    again = read_folds(tmp_path / "folds.csv", ids=[row.id for row in folds.rows])
+    assert again.hash == folds.hash
+    assert set(again.inside(0)) | set(again.outside(0)) == {row.id for row in folds.rows}
+    assert not set(again.inside(0)) & set(again.outside(0))
+    assert again.balance().sum() == 40
+    assert "coverage class" in str(again)
+    assert {row.id: row.group for row in again.rows}["0012"] == "0012"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("0003,0003", "x,0003", "the id 'x' is not in the data set"),
+        ("0003,0003", "0004,0004", "the id '0004' stands twice"),
+        ("id,group", "id,grup", "the column 'group' is missing; did you mean 'grup'"),
+    ],
+)
+def test_an_edited_file_is_checked(tmp_path, old, new, message):
+    folds = make()
+    write_folds(folds, tmp_path / "folds.csv")
+    text = (tmp_path / "folds.csv").read_text()
+    (tmp_path / "folds.csv").write_text(text.replace(old, new, 1))
+    with pytest.raises(InputError, match=message):
+        read_folds(tmp_path / "folds.csv", ids=[row.id for row in folds.rows])
+
+
+def write_rows(path, rows):
+    path.write_text("id,group,coverage,coverage_class,fold\n" + "\n".join(rows) + "\n")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (["a,g,0,0,0", "b,g,0,0,1"], "images of group 'g' are in folds 0 and 1"),
+        (["a,a,0,0,0", "b,b,0,0,2"], r"the folds are \[0, 2\]"),
+        (["a,a,0,0,0"], "1 training images have no fold, for example 'b'"),
+        (["a,a,0,0,zero", "b,b,0,0,1"], "line 2.*'zero'"),
+        (["a,a,0,11,0", "b,b,0,0,1"], "line 2: coverage_class 11; expected 0 to 10"),
+    ],
+)
+def test_inconsistent_folds(tmp_path, rows, message):
+    with pytest.raises(InputError, match=message):
+        read_folds(write_rows(tmp_path / "folds.csv", rows), ids=["a", "b"])
+
+
+def samples(**columns):
+    """Images a, b, c … with a column of texts or numbers each."""
+    count = max(map(len, columns.values()))
+    return [
+        Sample(
+            "abcdefgh"[at],
+            "x.png",
+            values={name: cells[at] for name, cells in columns.items() if isinstance(cells[at], float)},
+            texts={name: cells[at] for name, cells in columns.items() if isinstance(cells[at], str)},
+        )
+        for at in range(count)
+    ]
+
+
+def test_values_of_a_column_of_texts_or_numbers():
+    found = samples(site=["lake", "lake", "desert"], patient=["007", "7", "7"])
+    assert group_values(found, "site") == {"a": "lake", "b": "lake", "c": "desert"}
+    assert group_values(found, "patient") == {"a": "007", "b": "7", "c": "7"}  # as it is spelt
+
+
+@pytest.mark.parametrize(
+    ("columns", "column", "message"),
+    [
+        (
+            {"site": ["u", "u"], "depth": [1.0, 2.0]},
+            "sit",
+            "no side table has the column 'sit'; did you mean 'site'",
+        ),
+        ({"site": ["u", " "]}, "site", "1 training images have no 'site', for example 'b'"),
+        ({"site": ["u", None]}, "site", "1 training images have no 'site', for example 'b'"),
+        (
+            {"patient": ["p1", "p2"]},
+            "patient",
+            "every one of the 2 images has its own 'patient' .for example 'p1'",
+        ),
+        ({"": [None]}, "site", "column 'site'; there is no table with a column"),
+    ],
+)
+def test_a_column_that_groups_nothing(columns, column, message):
+    with pytest.raises(InputError, match=f"folds.group_by: .*{message}"):
+        group_values(samples(**columns), column)
+
+
+LABELS = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 8), st.booleans()), min_size=1, max_size=14)
+
+
+@settings(deadline=None, max_examples=80)
+@given(LABELS)
+def test_merged_groups_are_the_connected_images(images):
+    """Twin: join any two images that share a value, or pixels that are no blank's, until nothing changes."""
+    values = {f"{at:02d}": f"site {value}" for at, (value, _, _) in enumerate(images)}
+    keys = {f"{at:02d}": f"{key}{' blank' if blank else ''}" for at, (_, key, blank) in enumerate(images)}
+    blank = {name for name, key in keys.items() if "blank" in key}
+    groups = merge_groups(keys, values, blank=blank)
+    reach = {name: {name} for name in values}
+    for _ in values:
+        for one in values:
+            for two in values:
+                if values[one] == values[two] or (keys[one] == keys[two] and one not in blank):
+                    reach[one] |= reach[two]
+                    reach[two] |= reach[one]
+    for one in values:
+        for two in values:
+            assert (groups[one] == groups[two]) == (two in reach[one])
+
+
+def test_groups_are_named_after_their_values():
+    duplicates = {name: f"own {name}" for name in "abcdefg"} | {"b": "same", "c": "same"}
+    values = dict(zip("abcdefg", ["lake", "lake", "sea", "bay", "fen", "fen", "bog"], strict=True))
+    groups = merge_groups(duplicates, values, blank=())
+    assert groups["a"] == groups["c"] == "lake + sea"
+    assert groups["d"] == "bay"
+    chained = merge_groups(dict.fromkeys("abcdefg", "same"), values, blank=())
+    assert set(chained.values()) == {"bay + 4 more"}
+
+
+def test_folds_that_were_made_without_the_column(tmp_path):
+    folds = make()
+    values = {row.id: f"site {int(row.id) // 4}" for row in folds.rows}
+    with pytest.raises(InputError, match=r"'site' was asked for, but .*folds.csv has 'site 0' in two groups"):
+        need_groups(folds, values, tmp_path / "folds.csv", column="site")
+    need_groups(folds, {row.id: row.id for row in folds.rows}, tmp_path / "folds.csv", column="site")
+
+
+def test_groups_of_images():
+    folds = make()
+    assert folds.groups(["0003", "0001"]).tolist() == ["0003", "0001"]

@@ -1,0 +1,459 @@
+"""Ensembles of recipes: the file, the average, the report; all the way, stopped and gone on with."""
+
+import json
+import shutil
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import masksmith as ms
+from masksmith.core import interrupt
+from masksmith.core.errors import InputError
+from masksmith.data.store import Store, StoreWriter
+from masksmith.folds.table import ALL
+from masksmith.prediction.store import MeanCodes
+from masksmith.project.folder import Project
+from masksmith.project.members import Member, read_members, weights_of_test
+from masksmith.recipes.ensemble import Ensemble, is_ensemble, load_ensemble, load_judge, member_recipes
+from masksmith.recipes.recipe import Recipe, list_recipes, load_recipe, load_teacher
+from masksmith.steps.predict import codes_digest, oof_of
+from masksmith.steps.predict import test_of as mean_of_test
+from masksmith.steps.runs import resolve
+from masksmith.steps.train import is_trained
+from masksmith.training import loop
+from tests.blends import write_ensemble, write_pupil, write_recipe
+
+ONE = {"folds.train": 1}
+
+
+# --- the file ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def two(tmp_path):
+    """Two recipes and their ensemble."""
+    first, second = write_recipe(tmp_path, "a"), write_recipe(tmp_path, "b", seed=1)
+    return write_ensemble(tmp_path, "two", first, {"recipe": second, "weight": 3})
+
+
+def test_a_file_with_members_is_an_ensemble(two):
+    assert is_ensemble(two)
+    assert not is_ensemble("auto")
+    assert isinstance(load_judge(two), Ensemble)
+    assert isinstance(load_judge("auto"), Recipe)
+    ensemble = load_ensemble(two)
+    assert [(one.weight, one.set) for one in ensemble.members] == [(1.0, []), (3.0, [])]
+    assert [recipe.name for recipe in member_recipes(ensemble)] == ["a", "b"]
+
+
+def test_its_yaml_is_read_again(two, tmp_path):
+    (tmp_path / "again.yaml").write_text(load_ensemble(two).to_yaml())
+    assert load_ensemble(str(tmp_path / "again.yaml")) == load_ensemble(two)
+
+
+def test_overrides_go_where_they_belong(two):
+    changes = ("members.0.weight=2", "tuning.resamples=300", "folds.train=1", "training.batch_size=4")
+    ensemble = load_ensemble(two, changes)
+    assert [one.weight for one in ensemble.members] == [2.0, 3.0]
+    assert (ensemble.tuning.resamples, ensemble.folds.train) == (300, 1)
+    recipes = member_recipes(ensemble)
+    assert [(one.folds.train, one.training.batch_size) for one in recipes] == [(1, 4), (1, 4)]
+    assert {one.tuning.resamples for one in recipes} == {200}
+
+
+def test_what_a_member_sets_is_its_own(tmp_path):
+    same = write_recipe(tmp_path, "a")
+    variant = {"recipe": same, "set": ["name=wide", "model.decoder_channels=[16, 8, 8]"]}
+    first, second = member_recipes(load_ensemble(write_ensemble(tmp_path, "e", same, variant)))
+    assert (first.name, second.name) == ("a", "wide")
+    assert second.model.decoder_channels == [16, 8, 8]
+
+
+def test_members_may_train_other_numbers_of_folds(tmp_path):
+    few = {"recipe": write_recipe(tmp_path, "b", seed=1), "set": ["folds.train=2"]}
+    path = write_ensemble(tmp_path, "e", write_recipe(tmp_path, "a"), few)
+    assert [one.folds.train for one in member_recipes(load_ensemble(path))] == [None, 2]
+    assert [one.folds.train for one in member_recipes(load_ensemble(path, ("folds.train=1",)))] == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"set": ["folds.seed=4"]}, r'members\[1\] \(b\): folds\.seed: 4, but the ensemble has 0.*add "folds\.seed=0"'),
+        ({"set": ["metric=dice_per_image"]}, r"members\[1\] \(b\): metric: 'dice_per_image', but the ensemble has"),
+        ({"set": ["folds.refit=true"]}, r"folds\.refit: True, but the ensemble has False"),
+        ({"set": ["seed=0", "name=a"]}, r"members\[1\] \(a\) is the training of members\[0\] once more"),
+        ({"set": ["seeed=0"]}, r"members\[1\]: --set seeed=0: no key 'seeed'; did you mean 'seed'"),
+        ({"recipe": "auot"}, r"members\[1\]: recipe: 'auot' is neither .*did you mean 'auto'"),
+        ({"weight": 0}, r"members\[1\]\.weight: 0"),
+        ({"weights": 1}, r"members\[1\]\.weights: unknown key; did you mean 'weight'"),
+    ],
+)  # fmt: skip
+def test_members_that_do_not_fit_are_refused(tmp_path, change, said):
+    second = {"recipe": write_recipe(tmp_path, "b", seed=1)} | change
+    path = write_ensemble(tmp_path, "e", write_recipe(tmp_path, "a"), second)
+    with pytest.raises(InputError, match=said):
+        load_ensemble(path)
+
+
+def test_folds_train_of_the_ensemble_is_that_of_all(tmp_path):
+    folds = {"count": 3, "train": 2}
+    path = write_ensemble(
+        tmp_path, "e", write_recipe(tmp_path, "a"), write_recipe(tmp_path, "b"), folds=folds
+    )
+    with pytest.raises(InputError, match=r'folds\.train: None, but the ensemble has 2.*add "folds\.train=2"'):
+        load_ensemble(path)
+
+
+def test_an_ensemble_of_ensembles_and_one_of_one_are_refused(two, tmp_path):
+    outer = write_ensemble(tmp_path, "outer", write_recipe(tmp_path, "c"), two)
+    with pytest.raises(InputError, match=r"members\[1\]: .*two\.yaml: it has members, so it is an ensemble"):
+        load_ensemble(outer)
+    with pytest.raises(InputError, match=r"members: .*at least 2"):
+        load_ensemble(write_ensemble(tmp_path, "alone", write_recipe(tmp_path, "d")))
+
+
+def test_a_training_that_would_predict_in_two_ways_is_refused(tmp_path):
+    teacher = write_recipe(tmp_path, "t")
+    pupil = write_pupil(tmp_path, "p", teacher)
+    other = {"recipe": teacher, "set": ["prediction.tta=[identity]"]}
+    with pytest.raises(InputError, match=r"t is a member and a teacher, .* in two ways"):
+        load_ensemble(write_ensemble(tmp_path, "e", pupil, other))
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "prediction.tta=[identity]",
+        "prediction.batch_size=4",
+        "training.batch_size=8",
+        "model.encoder_weights=none",
+        "training.stages.0.epochs=3",
+        "folds.train=1",
+        "seed=7",
+    ],
+)
+def test_a_teacher_that_is_a_member_gets_what_the_member_gets(override):
+    teacher, pupil = member_recipes(load_ensemble("tgs-winner", (override,)))
+    assert load_teacher(pupil).hash == teacher.hash
+    assert load_teacher(pupil).prediction == teacher.prediction
+    key, value = override.split("=")
+    for recipe in (teacher, pupil):
+        assert str(look_up_path(recipe, key)).replace("'", "") == value
+
+
+def look_up_path(recipe, key):
+    value = recipe.model_dump()
+    for part in key.split("."):
+        value = value[int(part)] if part.isdigit() else value[part]
+    return value
+
+
+def test_overrides_reach_teachers_of_teachers_and_no_strangers(tmp_path):
+    first = write_recipe(tmp_path, "a")
+    second = write_pupil(tmp_path, "b", first, set=["training.threads=2"])
+    third = write_pupil(tmp_path, "c", second)
+    variant = {"recipe": first, "set": ["training.threads=2"]}
+    override = ("training.batch_size=4", "training.threads=1")
+    chain = member_recipes(load_ensemble(write_ensemble(tmp_path, "e", variant, second, third), override))
+    assert [one.training.batch_size for one in chain] == [4, 4, 4]
+    assert load_teacher(chain[2]).hash == chain[1].hash
+    assert load_teacher(chain[1]).hash == load_teacher(load_teacher(chain[2])).hash == chain[0].hash
+    # the teacher of these two is no member: it stays as it is, as for a pupil alone
+    path = write_ensemble(tmp_path, "f", second, {"recipe": second, "set": ["name=b2", "seed=1"]})
+    strangers = member_recipes(load_ensemble(path, override))
+    assert [load_teacher(one).training.batch_size for one in strangers] == [8, 8]
+
+
+def test_the_listing_knows_both_kinds():
+    kinds = {listing.name: listing.kind for listing in list_recipes()}
+    assert kinds["auto"] == "recipe"
+    assert [one.name for one in list_recipes("ensemble")] == [
+        n for n, kind in kinds.items() if kind == "ensemble"
+    ]
+    for listing in list_recipes():
+        assert is_ensemble(listing.name) == (listing.kind == "ensemble")
+
+
+# --- the average ------------------------------------------------------------------------------------------
+
+
+def store_of(path, array):
+    writer = StoreWriter(path, [("a", array.shape)], dtype=np.uint16)
+    writer.write("a", array)
+    writer.close()
+    return Store(path)
+
+
+def test_weights_are_exact_and_equal_ones_change_no_bit(tmp_path):
+    rng = np.random.default_rng(0)
+    arrays = [rng.integers(0, 65536, (40, 40, 1), dtype=np.uint16) for _ in range(3)]
+    stores = [store_of(tmp_path / f"{at}.npy", array) for at, array in enumerate(arrays)]
+    plain = MeanCodes(stores)["a"]
+    for weight in (1.0, 0.1, 7 / 3):
+        np.testing.assert_array_equal(MeanCodes(stores, [weight] * 3)["a"], plain)
+    codes = np.stack([store["a"] for store in stores]).astype(int)
+    weighted = (2 * codes[0] + codes[1] + 5 * codes[2]) / 8
+    np.testing.assert_array_equal(
+        MeanCodes(stores, [2.0, 1.0, 5.0])["a"], np.rint(weighted).astype(np.uint16)
+    )
+    np.testing.assert_array_equal(MeanCodes(stores[:1], [2.0])["a"], stores[0]["a"])
+
+
+def test_the_folds_of_a_recipe_share_its_weight(trained, two):
+    run, ensemble = Project.open(trained).run(), load_ensemble(two)
+    other = type(run)(run.path.with_name("other"), run.recipe)
+    members = [Member(run, fold, weight=3.0, ensemble=ensemble) for fold in (0, 1, ALL)]
+    assert weights_of_test([*members, Member(other, 0, weight=2.0, ensemble=ensemble)]) == [
+        1.0,
+        1.0,
+        1.0,
+        2.0,
+    ]
+    assert weights_of_test([Member(run, 0), Member(run, 1), Member(other, 0)]) == [1.0] * 3
+
+
+# --- all the way ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """Three recipes of other seeds, sizes and weights, and their ensemble."""
+    folder = tmp_path_factory.mktemp("recipes")
+    first = write_recipe(folder, "first")
+    small = {"recipe": first, "weight": 2, "set": ["name=small", "size.resize_hw=[64, 64]", "folds.train=1"]}
+    return write_ensemble(folder, "trio", first, small, write_recipe(folder, "third", seed=3)), folder
+
+
+@pytest.fixture(scope="module")
+def blended(example, files, tmp_path_factory):
+    """A project that an ensemble went the whole way in: two folds of two members, one of the other (read only)."""
+    out = tmp_path_factory.mktemp("blended") / "p"
+    changes = ["members.0.set=[folds.train=2]", "members.2.set=[folds.train=2]"]
+    return out, ms.compete(example / "data", out=out, recipe=files[0], overrides=changes)
+
+
+@pytest.mark.slow
+def test_it_goes_the_whole_way(blended):
+    out, result = blended
+    project = Project.open(out)
+    assert [name.rpartition("-")[0] for name in result.members] == [
+        "first",
+        "small",
+        "third",
+        "first",
+        "third",
+    ]
+    assert [name.split("/")[1] for name in result.members] == ["fold 0"] * 3 + ["fold 1"] * 2
+    assert result.submission.ids == 8
+    members = read_members(project, None)
+    assert [member.weight for member in members] == [1.0, 2.0, 1.0, 1.0, 1.0]
+    runs = {member.run.recipe.name: member.run for member in members}
+    name = project.folds.inside(0)[0]
+    first, small, third = (Store(runs[key].oof(0))[name].astype(int) for key in ("first", "small", "third"))
+    oof = oof_of(project, members)
+    assert np.array_equal(oof[0][name], np.rint((first + 2 * small + third) / 4).astype(np.uint16))
+    name = project.folds.inside(1)[0]  # there the weights are those of the two that cover it
+    first, third = (Store(runs[key].oof(1))[name].astype(int) for key in ("first", "third"))
+    assert np.array_equal(oof[1][name], np.rint((first + third) / 2).astype(np.uint16))
+    name = project.catalog.test[0].id
+    test = {
+        key: [Store(run.test(fold))[name] for fold in (0, 1) if run.test(fold).exists()]
+        for key, run in runs.items()
+    }
+    assert {key: len(found) for key, found in test.items()} == {"first": 2, "small": 1, "third": 2}
+    means = {key: np.mean([one.astype(float) for one in found], axis=0) for key, found in test.items()}
+    np.testing.assert_allclose(
+        mean_of_test(project, members)[name],
+        (means["first"] + 2 * means["small"] + means["third"]) / 4,
+        atol=0.51,
+    )
+
+
+@pytest.mark.slow
+def test_the_report_compares_it_with_its_recipes(blended):
+    out, result = blended
+    found = result.tuning["ensemble"]
+    assert found["name"] == "trio"
+    assert [(row["weight"], row["folds"]) for row in found["table"]] == [
+        (1.0, [0, 1]),
+        (2.0, [0]),
+        (1.0, [0, 1]),
+    ]
+    project = Project.open(out)
+    best = next(row for row in found["table"] if row["run"] == found["best"])
+    assert best["folds"] == [0, 1]  # the one of one fold was judged on fewer images
+    from masksmith.steps.tune import plain_score
+
+    own = [member for member in read_members(project, None) if member.run.path.name == best["run"]]
+    assert plain_score(project, own[0].judge, oof_of(project, own)) == best["score"]
+    assert best["ensemble"] == result.tuning["plain"]
+    assert found["gain_low"] <= found["gain_mean"] <= found["gain_high"]
+    page = (out / "report.html").read_text()
+    assert "<h2>Ensemble</h2>" in page
+    assert f"<td><code>{best['run']}</code></td><td>1</td><td>0 1</td>" in page
+    assert found["text"].split(":")[0] in page
+    assert "name: trio" in page
+    assert "# small-" in page
+    assert found["text"] in str(result)
+
+
+@pytest.mark.slow
+def test_verbs_mean_the_ensemble_and_a_member_alone(blended, tmp_path):
+    out = shutil.copytree(blended[0], tmp_path / "p")
+    before = json.loads((out / "tuning.json").read_text())
+    assert ms.tune(out) == before
+    ms.predict(out)
+    assert ms.submit(out).ids == 8
+    alone = read_members(Project.open(out), None)[0].run.path.name
+    assert "ensemble" not in ms.tune(out, run=alone)
+    with pytest.raises(InputError, match="it was made for first-"):
+        ms.submit(out)
+    assert ms.tune(out) == before
+    assert ms.report(out).exists()
+
+
+@pytest.mark.slow
+def test_other_weights_make_another_average_of_the_same_trainings(example, blended, files, tmp_path):
+    out = shutil.copytree(blended[0], tmp_path / "p")
+    stamps = {path: path.stat().st_mtime_ns for path in out.glob("runs/*/*/*/final.safetensors")}
+    before = codes_digest(mean_of_test(Project.open(out), read_members(Project.open(out), None)))
+    changes = ["members.0.set=[folds.train=2]", "members.2.set=[folds.train=2]", "members.2.weight=9"]
+    result = ms.compete(example / "data", out=out, recipe=files[0], overrides=changes)
+    assert {path: path.stat().st_mtime_ns for path in stamps} == stamps
+    assert codes_digest(mean_of_test(Project.open(out), read_members(Project.open(out), None))) != before
+    assert [row["weight"] for row in result.tuning["ensemble"]["table"]] == [1.0, 2.0, 9.0]
+
+
+@pytest.mark.slow
+def test_train_alone_makes_it_what_the_verbs_mean(example, files, tmp_path):
+    ms.check(example / "data", tmp_path / "p")
+    ms.folds(tmp_path / "p", recipe=files[0])
+    run = ms.train(tmp_path / "p", recipe=files[0], overrides=ONE)
+    assert run.recipe.name == "first"
+    members = read_members(Project.open(tmp_path / "p"), None)
+    assert [member.run.recipe.name for member in members] == ["first", "small", "third"]
+    ms.predict(tmp_path / "p")
+    assert ms.tune(tmp_path / "p")["ensemble"]["name"] == "trio"
+
+
+def content(project):
+    parts = ("runs/*/checkpoints/*/final.safetensors", "runs/*/oof/*", "runs/*/test/*", "runs/*/pseudo/*")
+    parts = (*parts, "submission.csv", "masks/*", "tuning.json")
+    return {path.relative_to(project): path.read_bytes() for part in parts for path in project.glob(part)}
+
+
+def stop_after(monkeypatch, number):
+    """Ask for a stop after so many steps of this process."""
+    made, inner = [0], loop.train_step
+
+    def step(*args, **kwargs):
+        made[0] += 1
+        if made[0] == number:
+            interrupt._on_signal(signal.SIGTERM, None)
+        return inner(*args, **kwargs)
+
+    monkeypatch.setattr(loop, "train_step", step)
+
+
+@pytest.mark.slow
+def test_a_stop_leaves_what_there_is_and_it_goes_on_exactly(example, files, tmp_path, monkeypatch):
+    whole, out = tmp_path / "whole", tmp_path / "p"
+    ms.compete(example / "data", out=whole, recipe=files[0], overrides=ONE)
+    steps = 3 * (26 // 8)  # of a fold
+    kinds = []
+    for number in (2, steps, steps):  # in the first member, in the second, in the third
+        with monkeypatch.context() as patch:
+            stop_after(patch, number)
+            result = ms.compete(example / "data", out=out, recipe=files[0], overrides=ONE)
+        assert result.stopped == 143
+        assert ms.submit(out, check=out / "submission.csv").ids == 8
+        kinds.append((json.loads((out / "submission.json").read_text())["kind"], len(result.members)))
+    assert kinds == [("interim", 1), ("trained", 1), ("trained", 2)]
+    assert ms.compete(example / "data", out=out, recipe=files[0], overrides=ONE).stopped is None
+    assert content(out) == content(whole)
+
+
+@pytest.mark.slow
+def test_with_a_refit_each_recipe_predicts_the_test_images_with_one_more(example, two, tmp_path):
+    result = ms.compete(
+        example / "data", out=tmp_path / "p", recipe=two, overrides=ONE | {"folds.refit": True}
+    )
+    assert [name.split("/")[1] for name in result.members] == ["fold 0", "fold 0", "fold all", "fold all"]
+    project = Project.open(tmp_path / "p")
+    assert weights_of_test(read_members(project, None)) == [0.5, 1.5, 0.5, 1.5]
+    assert all(is_trained(project, member) for member in read_members(project, None))
+
+
+# --- members.json, other verbs ----------------------------------------------------------------------------
+
+
+def test_members_of_older_versions_and_edited_ones(project):
+    opened = Project.open(project)
+    entry = {"run": opened.run().path.name, "fold": 0, "interim": False}
+    opened.members_json.parent.mkdir(exist_ok=True)
+    opened.members_json.write_text(json.dumps({"members": [entry, entry | {"fold": 1}]}))
+    read = read_members(opened, None)
+    assert [(one.fold, one.weight, one.ensemble) for one in read] == [(0, 1.0, None), (1, 1.0, None)]
+    for broken in ({"members": [{"fold": 0}]}, [1], {"members": [entry | {"weight": "much"}]}):
+        opened.members_json.write_text(json.dumps(broken))
+        with pytest.raises(InputError, match=r"members\.json: not what masksmith writes"):
+            read_members(opened, None)
+    opened.members_json.write_text(json.dumps({"members": [entry], "ensemble": {"name": "x"}}))
+    with pytest.raises(InputError, match=r"members\.json: members: missing"):
+        read_members(opened, None)
+
+
+def test_what_is_for_one_recipe_refuses_an_ensemble(example, project, two, tmp_path):
+    for call in (
+        lambda: ms.compete(example / "data", out=tmp_path / "p", recipe=two, budget="5m"),
+        lambda: ms.plan(example / "data", recipe=two, budget="5m"),
+        lambda: ms.noise(project, recipe=two),
+        lambda: ms.lr(project, recipe=two),
+    ):
+        with pytest.raises(
+            InputError, match=r"it is an ensemble, and .* one recipe; take one of .*a\.yaml, .*b\.yaml"
+        ):
+            call()
+
+
+def test_a_member_that_has_to_be_taught_is_not_offered(example, tmp_path):
+    with pytest.raises(InputError, match=r"recipe tgs-best: it is an ensemble.*; take one of auto$"):
+        ms.compete(example / "data", out=tmp_path / "p", recipe="tgs-best", budget="5m")
+
+
+def test_two_members_that_are_one_training_on_this_machine(project, tmp_path):
+    deeper = {"model.encoder": "auto", "model.encoder_depth": 4, "model.decoder_channels": [8, 8, 8, 8]}
+    first = write_recipe(tmp_path, "a", **deeper)
+    settled = resolve(Project.open(project), load_recipe(first)).model.encoder
+    same = {"recipe": first, "set": [f"model.encoder={settled}"]}
+    with pytest.raises(
+        InputError, match=r"ensemble e: two members are the same training, a-\w{8}, on this machine"
+    ):
+        ms.train(project, recipe=write_ensemble(tmp_path, "e", first, same), overrides=ONE)
+
+
+def test_its_card_shows_the_nets_of_its_members(two):
+    card = ms.recipes(two)
+    text = str(card)
+    assert "name: two" in text
+    assert "member 0: a, weight 1 (" in text
+    assert "member 1: b, weight 3 (" in text
+    assert text.count("weights: ") == text.count("size trace") == 2
+    assert card.members[0][1].num_weights > 1000
+
+
+def test_verify_looks_at_its_members(two, tmp_path):
+    assert "two.yaml: 2 members that agree on folds and metric: a, b" in str(ms.verify(two))
+    Path(tmp_path / "b.yaml").unlink()
+    with pytest.raises(
+        InputError, match=r"two\.yaml failed the check:\n.*members\[1\]: recipe .*b\.yaml: no such file"
+    ):
+        ms.verify(two)
+
+
+def test_a_single_recipe_is_still_one(tmp_path, two):
+    with pytest.raises(InputError, match="it has members, so it is an ensemble; a single recipe is expected"):
+        load_recipe(two)

@@ -1,0 +1,165 @@
+import json
+from dataclasses import replace
+
+import pytest
+
+from masksmith.core.errors import InputError
+from masksmith.models.config import ModelConfig
+from masksmith.models.segmentation import build_model
+from masksmith.planning.choose import Choice
+from masksmith.planning.rules import load_rules
+from masksmith.planning.units import Unit
+from masksmith.project.folder import Project
+from masksmith.recipes.recipe import PseudoConfig
+from masksmith.steps.plan import Plan, Planner, facts_of, weights_for
+from tests.planning.machine import Machine, Seconds
+
+PRETRAINED, SCRATCH = (
+    next(one for one in load_rules().candidates if one.encoder == name)
+    for name in ("mobilenet_v2", "resnet18")
+)
+
+
+def asked(weights):
+    return ModelConfig(encoder_weights=weights)
+
+
+def test_weights_none_leaves_the_candidates_from_nothing():
+    assert weights_for(PRETRAINED, asked("none")) is None
+    assert weights_for(SCRATCH, asked("none")) == "none"
+
+
+def test_hub_weights_only_where_they_can_be_reached(monkeypatch, tmp_path):
+    from masksmith.models import encoders
+
+    monkeypatch.setattr(encoders, "fetch_from_hub", lambda source: None)
+    assert weights_for(PRETRAINED, asked("auto")) is None
+    assert weights_for(PRETRAINED, asked("imagenet")) is None
+    assert weights_for(SCRATCH, asked("auto")) == "none"
+    assert weights_for(SCRATCH, asked("imagenet")) is None
+    monkeypatch.setattr(encoders, "fetch_from_hub", lambda source: tmp_path)
+    assert weights_for(PRETRAINED, asked("auto")) == "imagenet"
+
+
+def test_a_file_fits_the_encoder_that_it_is_of(tmp_path):
+    from safetensors.torch import save_file
+
+    model = build_model(PRETRAINED.model("none"), in_channels=3, seed=0)
+    path = tmp_path / "w.safetensors"
+    save_file({name: value.contiguous() for name, value in model.encoder.state_dict().items()}, path)
+    assert weights_for(PRETRAINED, asked(str(path))) == str(path)
+    assert weights_for(SCRATCH, asked(str(path))) is None
+    other = PRETRAINED.model_copy(update={"encoder": "resnet18"})
+    assert weights_for(other, asked(str(path))) is None
+
+
+def test_the_plan_survives_its_file(trained):
+    project = Project.open(trained)
+    plan = Plan("x", project.run().recipe, [Choice("a", "b", "c")], [])
+    unit = Unit("fold", 0, 0, 100.0, "why", "ref", run="auto-00000000")
+    begun = plan.with_unit(unit)
+    assert begun.under_way == 0
+    assert Plan.from_json(json.loads(json.dumps(begun.to_json())), where="x") == begun
+    done = begun.with_unit(replace(unit, took_s=150.0, joined=True), 0)
+    assert done.under_way is None
+    assert begun.without_unit(0) == plan
+
+
+@pytest.mark.parametrize(
+    "content", [[], {"format": 1}, {"asked": "x", "recipe": {}, "choices": 1, "units": []}]
+)
+def test_an_edited_plan_is_refused(trained, content):
+    if isinstance(content, dict) and "recipe" in content:
+        content = content | {"recipe": Project.open(trained).run().recipe.model_dump(mode="json")}
+    with pytest.raises(
+        InputError, match=r"plan\.json: not what masksmith writes .*; remove it to plan again"
+    ):
+        Plan.from_json(content, where="plan.json")
+
+
+def tools(*, seconds=1.0):
+    machine = Machine()
+    return replace(machine.tools(), measure=lambda *any_: Seconds(step_s=seconds))
+
+
+def test_the_planner_learns_from_the_last_pace(trained):
+    project = Project.open(trained)
+    recipe = project.run().recipe
+    made = Planner(project, recipe, [], tools())
+    before = made.cost_of(recipe)
+    made.learn(recipe, 0.0)  # nothing was trained
+    assert made.slower == 1.0
+    made.learn(recipe, 3 * before.paces[-1])
+    assert made.slower == pytest.approx(3)
+    assert made.cost_of(recipe).train_s == pytest.approx(3 * before.train_s)
+    made.learn(recipe, 3 * before.paces[-1])  # as busy as before
+    assert made.slower == pytest.approx(3)
+    made.learn(recipe, 1e9)
+    assert made.slower == 8.0
+
+
+def test_what_was_trained_without_a_budget_is_taken_over(project):
+    opened = Project.open(project)
+    recipe = opened.run().recipe
+    pinned = ["model.encoder"]
+    made = Planner(opened, recipe, pinned, tools()).make(1e6)
+    (unit,) = made.units
+    assert (unit.kind, unit.fold, unit.run, unit.joined) == ("fold", 0, opened.run().path.name, True)
+    assert unit.reference == made.recipe.hash[:8]  # the same model and seed: a fold of this plan
+    assert Planner(opened, recipe, pinned, tools()).make(1e6) == made  # the plan stays
+    (project / "plan.json").unlink()
+    others = (
+        {"seed": 5},
+        {"size": recipe.size.model_copy(update={"pad_hw": (128, 128)})},
+        {"input": recipe.input.model_copy(update={"scaling": "standard"})},
+    )
+    for change in others:
+        other = recipe.model_copy(update=change)
+        (unit,) = Planner(opened, other, pinned, tools()).make(1e6).units
+        assert unit.reference == recipe.hash[:8]  # a member, but no fold of this plan
+        (project / "plan.json").unlink()
+    changed = recipe.model_copy(update={"metric": "iou_pooled"})
+    with pytest.raises(
+        InputError, match=r"metric: 'iou_pooled' was asked for, but auto-.* was scored by 'tgs_map'"
+    ):
+        Planner(opened, changed, pinned, tools()).make(1e6)
+
+
+def test_what_a_teacher_taught_is_no_fold_of_a_plan(project, monkeypatch):
+    opened = Project.open(project)
+    run = opened.run()
+    pupil = run.recipe.model_copy(update={"pseudo": PseudoConfig(teacher="auto", teacher_run=run.path.name)})
+    monkeypatch.setattr(Project, "run", lambda *any_: replace(run, recipe=pupil))
+    monkeypatch.setattr(planner, "is_trained", lambda *any_: True)
+    (unit,) = Planner(opened, run.recipe, ["model.encoder"], tools()).make(1e6).units
+    assert unit.reference == pupil.hash[:8]
+
+
+def test_a_refit_that_was_trained_is_no_fold_of_a_plan(project, monkeypatch):
+    opened = Project.open(project)
+    run = opened.run()
+    refit = run.recipe.model_copy(update={"folds": run.recipe.folds.model_copy(update={"refit": True})})
+    monkeypatch.setattr(Project, "run", lambda *any_: replace(run, recipe=refit))
+    monkeypatch.setattr(planner, "is_trained", lambda *any_: True)
+    made = Planner(opened, refit, ["model.encoder"], tools()).make(1e6)
+    assert [unit.fold for unit in made.units] == [0]
+
+
+def test_another_value_is_another_plan(project):
+    opened = Project.open(project)
+    recipe = opened.run().recipe
+    first = Planner(opened, recipe, ["model.encoder"], tools()).make(1e6)
+    prediction = recipe.prediction.model_copy(update={"tta": ["identity"]})
+    asked = recipe.model_copy(update={"prediction": prediction})
+    second = Planner(opened, asked, ["model.encoder", "prediction.tta"], tools()).make(1e6)
+    assert first.asked != second.asked
+    assert second.recipe.prediction.tta == ["identity"]
+    assert second.units == first.units
+
+
+def test_facts_of_a_project(trained):
+    project = Project.open(trained)
+    facts = facts_of(project, project.run().recipe)
+    assert facts.hw == (101, 101)
+    assert (facts.test, facts.channels, facts.folds, facts.canvases) == (8, 1, 3, 1)
+    assert facts.train == len([name for name in project.folds.outside(0) if name not in project.blank_train])

@@ -1,0 +1,141 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from masksmith.core.errors import InputError
+from masksmith.data.catalog import SubmissionFormat
+from masksmith.data.rle import encode
+from masksmith.metrics import get_metric
+from masksmith.submission.files import (
+    read_mask,
+    score_files,
+    validate_submission,
+    write_masks,
+    write_submission,
+)
+
+SHAPE = (6, 5)
+FORM = SubmissionFormat("id", "rle_mask", "tgs", ["0003", "a", "7e10"], "sample_submission.csv")
+
+
+@pytest.fixture
+def masks():
+    rng = np.random.default_rng(0)
+    found = {name: (rng.random(SHAPE) < 0.5).astype(np.uint8) for name in FORM.ids}
+    found["a"][:] = 0
+    return found
+
+
+@pytest.fixture
+def written(masks, tmp_path):
+    write_masks(tmp_path / "masks", masks.items())
+    write_submission(tmp_path / "submission.csv", FORM, masks)
+    return tmp_path
+
+
+def validate(folder, *, form=FORM, masks="masks"):
+    shapes = dict.fromkeys(form.ids, SHAPE)
+    return validate_submission(
+        folder / "submission.csv", form, shapes, masks=folder / masks if masks else None
+    )
+
+
+def test_valid(written, masks):
+    verdict = validate(written)
+    assert (verdict.ids, verdict.empty, verdict.compared) == (3, 1, 3)
+    assert "valid: 3 ids in the right order, 1 empty, all equal to the 3 saved masks" in str(verdict)
+    np.testing.assert_array_equal(read_mask(written / "masks" / "0003.png"), masks["0003"])
+    assert (written / "submission.csv").read_text().splitlines()[2] == "a,"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda rows: rows[:-1], "3 ids expected .sample_submission.csv., 2 given; missing: '7e10'"),
+        (lambda rows: [rows[1], rows[0], rows[2]], "line 2: id 'a', expected '0003'"),
+        (lambda rows: [*rows, rows[0]], "the id '0003' stands twice"),
+        (lambda rows: [*rows, "new,"], "the id 'new' is not among the 3 ids"),
+        (lambda rows: ["0003,5 1 1 2", *rows[1:]], "id '0003': the runs are not sorted or two of them touch"),
+        (lambda rows: ["0003,1 2 3 2", *rows[1:]], "two of them touch; expected 1 runs in order"),
+        (lambda rows: ["0003,1 3 2 2", *rows[1:]], "overlaps the run 1..3"),
+        (lambda rows: ["0003,30 2", *rows[1:]], "leaves the image of 6x5"),
+        (lambda rows: ["0003,1 1", *rows[1:]], "the runs do not decode to the saved mask"),
+        (lambda rows: ["0003,1", *rows[1:]], "an odd number"),
+    ],
+)
+def test_invalid(written, change, message):
+    head, *rows = (written / "submission.csv").read_text().splitlines()
+    (written / "submission.csv").write_text("\n".join([head, *change(rows)]) + "\n")
+    with pytest.raises(InputError, match=message):
+        validate(written)
+
+
+def test_missing_parts(written):
+    with pytest.raises(InputError, match=r"absent\.csv: no such file"):
+        validate_submission(written / "absent.csv", FORM, {}, masks=None)
+    (written / "masks" / "a.png").unlink()
+    with pytest.raises(InputError, match=r"a\.png: no mask there"):
+        validate(written)
+    text = (written / "submission.csv").read_text()
+    (written / "submission.csv").write_text(text.replace("rle_mask", "rle"))
+    with pytest.raises(InputError, match="the column 'rle_mask' is missing"):
+        validate(written)
+
+
+@pytest.mark.parametrize("name", ["../evil", "a/b", "/evil"])
+def test_ids_that_would_leave_their_folder(tmp_path, name):
+    with pytest.raises(InputError, match=r"masks: the id .* cannot be a file name"):
+        write_masks(tmp_path / "masks", [(name, np.ones(SHAPE, np.uint8))])
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_saved_mask_of_a_strange_id_is_not_looked_for(written):
+    form = replace(FORM, ids=["../masks/a"])
+    (written / "submission.csv").write_text("id,rle_mask\n../masks/a,\n")
+    with pytest.raises(InputError, match=r"the id '\.\./masks/a' cannot be a file name"):
+        validate(written, form=form)
+
+
+def test_score(written, masks, tmp_path):
+    truth = {name: np.roll(mask, 1, axis=0) for name, mask in masks.items()}
+    lines = ["id,rle_mask,Usage", *(f"{name},{encode(mask)},Public" for name, mask in truth.items())]
+    (tmp_path / "solution.csv").write_text("\n".join(lines[:3]) + "\n")  # only two of the three are judged
+    metric = get_metric("tgs_map")
+    scored = score_files(written / "submission.csv", tmp_path / "solution.csv", metric=metric, shape=SHAPE)
+    rows = np.stack([metric.stats(masks[name], truth[name]) for name in FORM.ids[:2]])
+    assert scored.score == pytest.approx(metric.score(rows))
+    assert scored.images == 2
+    assert scored.nothing == 0.5
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("id,rle_mask\n", "no rows; expected one row an image"),
+        ("id,rle_mask\nother,\n", "1 ids of .* are missing, for example 'other'"),
+        ("id,mask\na,\n", "the column 'rle_mask' is missing"),
+        ("name,rle_mask\na,\n", "the column 'id' is missing"),
+        ("id,rle_mask\na,\na,\n", "the id 'a' stands twice"),
+    ],
+)
+def test_score_refuses(written, tmp_path, text, message):
+    (tmp_path / "solution.csv").write_text(text)
+    with pytest.raises(InputError, match=message):
+        score_files(
+            written / "submission.csv", tmp_path / "solution.csv", metric=get_metric("tgs_map"), shape=SHAPE
+        )
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("iou_by_group", "--metric iou_by_group: it needs groups"),
+        ("miou(num_classes=3)", "it needs class maps"),
+    ],
+)
+def test_score_refuses_what_runs_do_not_say(written, name, message):
+    with pytest.raises(InputError, match=message):
+        score_files(
+            written / "submission.csv", written / "submission.csv", metric=get_metric(name), shape=SHAPE
+        )
