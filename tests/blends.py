@@ -4,33 +4,33 @@ import json
 
 from masksmith.core.config import write_yaml
 from masksmith.recipes.recipe import load_recipe
-from tests.conftest import TINY
+from tests.conftest import EXACT
 
-SMALL = {key: value for key, value in TINY.items() if key != "folds.train"} | {
-    "model.encoder": "tu-test_resnet",
-    "model.decoder_channels": [8, 8, 8],
-}
 THREE = {"count": 3}
+SMALL = EXACT | {"folds.train": None, "training.stages.0.epochs": 3}
 
 
-def dotted(changes):
-    return tuple(f"{key}={json.dumps(value)}" for key, value in changes.items())
+def small_recipe(name, changes):
+    """The recipe "smoke" of three epochs, on all three folds, with dotted changes."""
+    settings = SMALL | {"name": name} | changes
+    return load_recipe("smoke", tuple(f"{key}={json.dumps(value)}" for key, value in settings.items()))
 
 
 def write_recipe(folder, name, **changes):
     """Write a small recipe; return its path."""
     path = folder / f"{name}.yaml"
-    path.write_text(load_recipe("auto", (f"name={name}", *dotted(SMALL | changes))).to_yaml())
+    path.write_text(small_recipe(name, changes).to_yaml())
     return str(path)
 
 
 def write_pupil(folder, name, teacher, *, data=("pseudo", "both", "labelled"), changes=None, **pseudo):
-    """Write a small recipe whose stages are trained on ``data``, with labels of ``teacher``."""
+    """Write a small recipe with a stage of one epoch for each of ``data``, and labels of ``teacher``."""
     path = folder / f"{name}.yaml"
-    value = load_recipe("auto", (f"name={name}", *dotted(SMALL | (changes or {})))).model_dump(mode="json")
+    value = small_recipe(name, changes or {}).model_dump(mode="json")
     value["pseudo"] = {"teacher": teacher, "min_confident_frac": 0.0} | pseudo
-    for stage, one in zip(value["training"]["stages"], data, strict=True):
-        stage["data"] = one
+    first = value["training"]["stages"][0] | {"epochs": 1}
+    later = first | {"optimizer": None, "schedule": None}
+    value["training"]["stages"] = [(later if at else first) | {"data": one} for at, one in enumerate(data)]
     path.write_text(write_yaml(value))
     return str(path)
 

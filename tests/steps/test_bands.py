@@ -2,6 +2,7 @@
 
 import base64
 import re
+import shutil
 
 import cv2
 import numpy as np
@@ -15,17 +16,28 @@ from masksmith.data import cache
 from masksmith.preprocess.inputs import InputConfig
 from masksmith.project import folder as projects
 from masksmith.project.folder import Project
+from masksmith.recipes.describe import describe_recipe
 from masksmith.recipes.recipe import load_recipe
-from tests.conftest import TINY
-from tests.steps.test_interrupted import stop_at_step
+from tests.conftest import EXACT
+from tests.stops import stop
 
-OPTIONS = {
-    key: value
-    for key, value in TINY.items()
-    if not key.startswith(("folds", "training.stages", "training.batch"))
-} | {"folds.count": 3, "folds.group_by": "similar(count=4)", "training.stages.0.epochs": 2}
-NAMES = {"input.one_hot": {"5": [10, 80]}}
-RECIPE = {"recipe": "cloud-unet", "overrides": OPTIONS | NAMES | {"model.activation": "relu"}}
+OPTIONS = EXACT | {
+    "metric": "iou_by_group",
+    "folds.group_by": "similar(count=4)",
+    "input.one_hot": {"5": [10, 80]},
+    "training.stages.0.epochs": 2,
+}
+RECIPE = {"recipe": "smoke", "overrides": OPTIONS}
+
+
+def write_bands(path, image):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tifffile.imwrite(path, image, photometric="minisblack", planarconfig="contig")
+
+
+def write_mask(path, mask):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    cv2.imwrite(str(path), mask)
 
 
 def chip(rng, level, *, side=32):
@@ -38,31 +50,22 @@ def chip(rng, level, *, side=32):
     return np.concatenate([image, cover[..., None]], axis=2).astype(np.int16), mask
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chips(tmp_path_factory):
     """A folder of twelve chips of four brightnesses (read only)."""
     data = tmp_path_factory.mktemp("chips") / "data"
-    for folder in ("images", "labels", "test"):
-        (data / folder).mkdir(parents=True)
     rng = np.random.default_rng(3)
     for at in range(15):
         image, mask = chip(rng, 2000 + 1500 * (at % 4))
-        folder = "images" if at < 12 else "test"
-        tifffile.imwrite(data / folder / f"{at}.tif", image, photometric="minisblack", planarconfig="contig")
+        write_bands(data / ("images" if at < 12 else "test") / f"{at}.tif", image)
         if at < 12:
-            cv2.imwrite(str(data / "labels" / f"{at}.png"), mask)
+            write_mask(data / "labels" / f"{at}.png", mask)
     return data
 
 
-def bytes_of(run):
+def bytes_of(out):
+    run = Project.open(out).run()
     return {path.name: path.read_bytes() for path in run.path.rglob("*.npy")}
-
-
-@pytest.fixture(scope="session")
-def whole(chips, tmp_path_factory):
-    """A project that went the whole way with two channels of names beside four bands."""
-    out = tmp_path_factory.mktemp("bands") / "project"
-    return out, ms.compete(chips, out=out, **RECIPE)
 
 
 def test_check_says_what_the_bands_hold(chips, tmp_path):
@@ -73,46 +76,32 @@ def test_check_says_what_the_bands_hold(chips, tmp_path):
     assert report.facts["values"].endswith("5: 10…80")
     (found,) = (one for one in report.findings if one.title == "bands of few whole values")
     assert found.detail.startswith("band 5: 10, 20, 30, 80; if they are classes or flags")
+    for other, message in (
+        (np.zeros((32, 32, 4), np.int16), r"different numbers of bands: 4 \(images/9.tif\), 6 \(images/0.tif\)"),
+        (np.zeros((32, 32, 6), np.uint16), "images of types int16 and uint16 mixed"),
+    ):
+        data = shutil.copytree(chips, tmp_path / "data", dirs_exist_ok=True)
+        write_bands(data / "images" / "9.tif", other)
+        with pytest.raises(InputError, match=message):
+            ms.check(data, tmp_path / "other")
 
 
 def test_check_names_values_that_may_mean_no_data(tmp_path):
-    (tmp_path / "data" / "images").mkdir(parents=True)
-    (tmp_path / "data" / "masks").mkdir()
     for at in range(3):
         image = np.random.default_rng(at).normal(size=(8, 8, 2)).astype(np.float32)
         image[0, 0] = (-9999, np.nan)
-        tifffile.imwrite(
-            tmp_path / "data" / "images" / f"{at}.tif", image, photometric="minisblack", planarconfig="contig"
-        )
-        cv2.imwrite(str(tmp_path / "data" / "masks" / f"{at}.png"), np.eye(8, dtype=np.uint8))
+        write_bands(tmp_path / "data" / "images" / f"{at}.tif", image)
+        write_mask(tmp_path / "data" / "masks" / f"{at}.png", np.eye(8, dtype=np.uint8))
     report = ms.check(tmp_path / "data", tmp_path / "out")
     assert report.facts["values"].endswith(" and no data")
     (found,) = (one for one in report.findings if one.title == "values that may mean no data")
     assert found.detail.startswith("-9999 in band 0; if it means that nothing was measured")
 
 
-@pytest.mark.parametrize(
-    ("other", "message"),
-    [
-        (
-            np.zeros((32, 32, 4), np.int16),
-            r"images of different numbers of bands: 4 \(images/9.tif\), 6 \(images/0.tif\)",
-        ),
-        (np.zeros((32, 32, 6), np.uint16), "images of types int16 and uint16 mixed"),
-    ],
-)
-def test_other_bands_in_the_same_folder(chips, tmp_path, other, message):
-    import shutil
-
-    data = shutil.copytree(chips, tmp_path / "data")
-    tifffile.imwrite(data / "images" / "9.tif", other, photometric="minisblack", planarconfig="contig")
-    with pytest.raises(InputError, match=message):
-        ms.check(data, tmp_path / "out")
-
-
 @pytest.mark.slow
-def test_the_whole_way(whole):
-    out, result = whole
+def test_the_whole_way(chips, tmp_path):
+    out = tmp_path / "project"
+    result = ms.compete(chips, out=out, **RECIPE)
     project = Project.open(out)
     assert result.submission.ids == 3
     seen = project.inputs(project.run().recipe.input)
@@ -130,43 +119,26 @@ def test_the_whole_way(whole):
     assert high
     assert all(one[:32].std(axis=(0, 1)).min() > 20 for one in high)  # three stretched bands
 
-
-@pytest.mark.slow
-def test_again_it_does_nothing_and_elsewhere_the_same(whole, chips, tmp_path):
-    out, _ = whole
-    run = Project.open(out).run()
+    # again it does nothing
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*.npy")}
     ms.compete(chips, out=out, **RECIPE)
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*.npy")} == before
-    ms.compete(chips, out=tmp_path / "other", **RECIPE)
-    assert bytes_of(Project.open(tmp_path / "other").run()) == bytes_of(run)
-
-
-@pytest.mark.slow
-def test_a_stopped_training_goes_on_exactly(whole, chips, tmp_path, monkeypatch):
-    out = tmp_path / "stopped"
-    with monkeypatch.context() as patch:
-        stop_at_step(patch, 3)
-        assert ms.compete(chips, out=out, **RECIPE).stopped == 143
-    assert ms.compete(chips, out=out, **RECIPE).stopped is None
-    assert bytes_of(Project.open(out).run()) == bytes_of(Project.open(whole[0]).run())
-    assert (out / "submission.csv").read_bytes() == (whole[0] / "submission.csv").read_bytes()
-
-
-@pytest.mark.slow
-def test_lost_prepared_images_are_made_again(whole, chips, tmp_path):
-    import shutil
-
-    out = shutil.copytree(whole[0], tmp_path / "project")
-    run, prepared = Project.open(out).run(), Project.open(out).inputs_dir
-    codes = bytes_of(run)
+    # elsewhere, stopped and gone on with, it ends with the same bits
+    with stop("*/fold_0/epoch_0001.json", items=1):
+        assert ms.compete(chips, out=tmp_path / "stopped", **RECIPE).stopped == 143
+    assert ms.compete(chips, out=tmp_path / "stopped", **RECIPE).stopped is None
+    codes = bytes_of(out)
+    assert bytes_of(tmp_path / "stopped") == codes
+    assert (tmp_path / "stopped" / "submission.csv").read_bytes() == (out / "submission.csv").read_bytes()
+    # prepared images that were lost are made again
+    run, prepared = project.run(), project.inputs_dir
     images = next(prepared.rglob("train_images.npy")).read_bytes()
     shutil.rmtree(prepared)
     for path in run.path.glob("o*/*.npy"):
         path.unlink()
     ms.compete(chips, out=out, **RECIPE)
     assert next(prepared.rglob("train_images.npy")).read_bytes() == images
-    assert bytes_of(Project.open(out).run()) == codes
+    assert bytes_of(out) == codes
 
 
 def test_another_decoder_prepares_images_anew(example, tmp_path, monkeypatch):
@@ -197,51 +169,39 @@ def test_folds_of_similar_images_are_made_once(chips, tmp_path):
     assert (out / "folds.csv").read_text() == text
     assert "similar 0" in text
     with pytest.raises(InputError, match=r"group_by: 'similar\(count=5\)' was asked for, but"):
-        ms.folds(out, recipe="cloud-unet", overrides=OPTIONS | {"folds.group_by": "similar(count=5)"})
+        ms.folds(out, recipe="smoke", overrides=OPTIONS | {"folds.group_by": "similar(count=5)"})
+    for value in ("similar(count=1)", "similar(7)", "similar(count=ten)"):
+        message = rf"folds.group_by: .*{re.escape(value)}.* expected similar\(count=N\) with two groups or more"
+        with pytest.raises(InputError, match=message):
+            load_recipe("smoke", (f"folds.group_by={value}",))
 
 
-@pytest.mark.parametrize("value", ["similar(count=1)", "similar(7)", "similar(count=ten)"])
-def test_a_misspelt_group(value):
-    with pytest.raises(
-        InputError, match=r"folds.group_by: .* expected similar\(count=N\) with two groups or more"
-    ):
-        load_recipe("cloud-unet", (f"folds.group_by={value}",))
-
-
-def test_type_max_is_obeyed_or_refused(chips, tmp_path):
-    with pytest.raises(
-        InputError, match=r"input.scaling: 'type_max' needs images of 8 or 16 bits without sign"
-    ):
-        ms.compete(chips, out=tmp_path / "out", overrides=TINY | {"input.scaling": "type_max"})
-    assert not list((tmp_path / "out").glob("runs/*/"))
-
-
+@pytest.mark.slow
 def test_limits_are_written_into_the_resolved_recipe(chips, tmp_path):
-    report = ms.check(chips, tmp_path / "out")
+    out = tmp_path / "out"
+    with pytest.raises(InputError, match=r"input.scaling: 'type_max' needs images of 8 or 16 bits without sign"):
+        ms.compete(chips, out=out, recipe="smoke", overrides={"input.scaling": "type_max"})
+    assert not list(out.glob("runs/*/"))
+    report = ms.check(chips, out)
     assert report.facts["scaling"].startswith("fixed: ")
     assert report.facts["scaling"].endswith("10…80 become 0…1")
-    run = ms.train(tmp_path / "out", overrides=TINY)
-    again = ms.train(tmp_path / "out", overrides=TINY)
+    run, again = (ms.train(out, recipe="smoke") for _ in range(2))
     assert (run.path, run.recipe) == (again.path, again.recipe)
-    seen, project = run.recipe.input, Project.open(tmp_path / "out")
+    seen, project = run.recipe.input, Project.open(out)
     images = np.stack([project.cache.train_images[name] for name in project.cache.train_images])
     assert seen.scaling == "fixed"
     assert (seen.low[5], seen.high[5]) == (10, 80)
     assert seen.low[4] == images[..., 4].min()
     codes = project.inputs(seen).train
     assert (codes.flat.min(), codes.flat.max()) == (0, 65535)
-    np.testing.assert_array_equal(project.inputs(load_recipe("auto").input).train.flat, codes.flat)
-    taken = ms.train(tmp_path / "out", recipe=str(run.path / "recipe.yaml"))
-    assert taken.path == run.path
+    np.testing.assert_array_equal(project.inputs(load_recipe("smoke").input).train.flat, codes.flat)
+    assert ms.train(out, recipe=str(run.path / "recipe.yaml")).path == run.path
 
 
 def test_a_recipe_card_has_the_channels_of_its_bands():
-    from masksmith.recipes.describe import describe_recipe
-
     card = describe_recipe("cloud-unet")
-    assert card.channels == 4
+    assert card.channels == card.trace[0].channels == 4
     assert "size trace (4 channels, 101x101 on a canvas of 128x128)" in str(card)
-    assert card.trace[0].channels == 4
 
 
 # --- real chips -------------------------------------------------------------------------------------------
@@ -260,28 +220,25 @@ def test_check_of_the_water_chips(shared, tmp_path):
     assert found["values that may mean no data"].startswith("-9999 in band 8")
     folds = ms.folds(tmp_path / "out", recipe="water-unet")
     assert len({row.group for row in folds.rows}) == 10
-    project = Project.open(tmp_path / "out")
-    assert project.cache.train_masks["101"].max() <= 1
+    assert Project.open(tmp_path / "out").cache.train_masks["101"].max() <= 1
 
 
 @pytest.mark.real
-@pytest.mark.parametrize("kind", ["S1", "S2"])
-def test_a_chip_of_sen1floods11(shared, tmp_path, kind):
+def test_chips_of_sen1floods11(shared, tmp_path):
     """Planar GeoTIFF of floats (radar) and whole numbers, and a mask with -1 for what was not judged."""
-    import shutil
-
     source = shared / "data" / "sen1floods11-sample"
-    (image,), (label,) = (list((source / one).glob("*.tif")) for one in (kind, "Labels"))
-    for folder, path in (("images", image), ("labels", label)):
-        (tmp_path / "data" / folder).mkdir(parents=True)
-        for name in "ab":
-            shutil.copy(path, tmp_path / "data" / folder / f"{name}.tif")
-    ms.check(tmp_path / "data", tmp_path / "out")
-    cache = Project.open(tmp_path / "out").cache
-    assert cache.channels == {"S1": 2, "S2": 13}[kind]
-    assert cache.train_images.dtype == {"S1": np.float32, "S2": np.int16}[kind]
-    expected = np.moveaxis(tifffile.imread(image), 0, 2)
-    np.testing.assert_array_equal(cache.train_images["a"], expected)
+    (label,) = (source / "Labels").glob("*.tif")
     judged = tifffile.imread(label)
-    np.testing.assert_array_equal(cache.train_masks["a"][..., 0], np.where(judged == -1, 255, judged))
     assert (judged == -1).any()
+    for kind, channels, dtype in (("S1", 2, np.float32), ("S2", 13, np.int16)):
+        (image,) = (source / kind).glob("*.tif")
+        data, out = tmp_path / kind, tmp_path / f"{kind}-out"
+        for folder, path in (("images", image), ("labels", label)):
+            (data / folder).mkdir(parents=True)
+            for name in "ab":
+                shutil.copy(path, data / folder / f"{name}.tif")
+        ms.check(data, out)
+        stored = Project.open(out).cache
+        assert (stored.channels, stored.train_images.dtype) == (channels, dtype)
+        np.testing.assert_array_equal(stored.train_images["a"], np.moveaxis(tifffile.imread(image), 0, 2))
+        np.testing.assert_array_equal(stored.train_masks["a"][..., 0], np.where(judged == -1, 255, judged))

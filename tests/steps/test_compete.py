@@ -24,18 +24,20 @@ from masksmith.steps.runs import open_run
 from masksmith.training import loop
 from masksmith.training.events import read_events
 from tests.blends import write_recipe
-from tests.conftest import TINY
+from tests.conftest import EXACT
 from tests.planning.machine import Machine as KnownMachine
 from tests.planning.machine import Seconds
 
-MODEL = {key: value for key, value in TINY.items() if not key.startswith(("training.stages", "folds.train"))}
-MODEL |= {"model.encoder": "tu-test_resnet", "model.decoder_channels": [8, 8, 8]}  # some hundred steps a test
-STEP, FORWARD = 2.0, 0.5  # seconds
-IMAGE_HEAD = {
-    "model.image_head": "avg",
-    "prediction.image_head": "gate",
-    "training.stages.0.loss": [{"name": "bce"}, {"name": "image_bce"}],
+MODEL = EXACT | {  # of the recipe auto, whose stages a budget shortens
+    "folds.count": 3,
+    "model.encoder": "tu-test_resnet",
+    "model.encoder_weights": "none",
+    "model.encoder_depth": 3,
+    "model.decoder_channels": [8, 8, 8],
+    "training.batch_size": 8,
+    "tuning": load_recipe("smoke").tuning.model_dump(mode="json"),
 }
+STEP, FORWARD = 2.0, 0.5  # seconds
 
 
 @dataclass
@@ -59,7 +61,7 @@ def machine(monkeypatch):
 
     def step(state, batches):
         if machine.before_step:
-            machine.before_step(state)
+            machine.before_step()
         machine.now += machine.step_s
         return train_step(state, batches)
 
@@ -88,20 +90,16 @@ def machine(monkeypatch):
     return machine
 
 
-def plan_of(project):
-    return json.loads((project / "plan.json").read_text())
+def compete(example, out, budget, **more):
+    return ms.compete(example / "data", out=out, budget=budget, overrides=MODEL, **more)
+
+
+def read(project, name):
+    return json.loads((project / name).read_text())
 
 
 def kinds(project):
-    return [(unit["kind"], unit["fold"]) for unit in plan_of(project)["units"]]
-
-
-def trained_files(project):
-    return {path: path.read_bytes() for path in project.glob("runs/*/checkpoints/*/final.safetensors")}
-
-
-def compete(example, out, budget, **more):
-    return ms.compete(example / "data", out=out, budget=budget, overrides=MODEL, **more)
+    return [(unit["kind"], unit["fold"]) for unit in read(project, "plan.json")["units"]]
 
 
 @pytest.mark.slow
@@ -109,11 +107,10 @@ def test_a_budget_is_kept_and_more_time_adds_to_it(example, tmp_path, machine):
     result = compete(example, tmp_path, "5m")
     assert 0.95 * 300 - 30 <= machine.now <= 1.05 * 300 + 30
     assert kinds(tmp_path) == [("fold", 0)]  # less than a whole length, so nothing is left over
-    first = trained_files(tmp_path)
+    first = {path: path.read_bytes() for path in tmp_path.glob("runs/*/checkpoints/*/final.safetensors")}
     assert result.budget.endswith("of 5m00s")
     assert result.submission.ids == 8
-    text = (tmp_path / "plan.yaml").read_text()
-    assert "# planned for 5m00s" in text
+    assert "# planned for 5m00s" in (tmp_path / "plan.yaml").read_text()
     again = compete(example, tmp_path, "5m")  # the same budget: it is spent
     assert machine.now <= 1.05 * 300 + 30
     assert again.members == result.members
@@ -121,8 +118,7 @@ def test_a_budget_is_kept_and_more_time_adds_to_it(example, tmp_path, machine):
     assert 0.95 * 900 - 60 <= machine.now <= 1.05 * 900 + 30
     assert kinds(tmp_path)[:2] == [("fold", 0), ("fold", 1)]
     assert len(kinds(tmp_path)) > 2
-    after = trained_files(tmp_path)
-    assert {path: after[path] for path in first} == first  # what was trained stays as it was
+    assert {path: path.read_bytes() for path in first} == first  # what was trained stays as it was
     assert len(more.members) > len(result.members)
     spent, total = more.budget.split(" of ")
     assert total.startswith("14m")  # ten minutes more than were spent
@@ -132,12 +128,13 @@ def test_a_budget_is_kept_and_more_time_adds_to_it(example, tmp_path, machine):
     assert "fold 1 is missing" in page
 
 
+@pytest.mark.slow
 def test_a_neighbour_shortens_a_training_and_it_grows_again_when_he_goes(example, tmp_path, machine):
     """Five times as slow for as long as he is there; in the second project he stays."""
     for name, end in (("goes", 100.0), ("stays", 1e9)):
         machine.now, project = 0.0, tmp_path / name
 
-        def neighbour(_state, end=end):
+        def neighbour(end=end):
             machine.step_s = 5 * STEP if 30 < machine.now < end else STEP
 
         machine.before_step = neighbour
@@ -160,112 +157,88 @@ def test_a_neighbour_shortens_a_training_and_it_grows_again_when_he_goes(example
 def test_a_stop_in_a_budget_and_on(example, tmp_path, machine):
     made = []
 
-    def stop(_state):
+    def stop():
         made.append(1)
         if len(made) == 30:
             signal.raise_signal(signal.SIGTERM)
 
     machine.before_step = stop
-    stopped = compete(example, tmp_path, "4m")
-    assert stopped.stopped == 143
-    assert json.loads((tmp_path / "submission.json").read_text())["kind"] == "interim"
-    spent = json.loads((tmp_path / "budget.json").read_text())["spent_s"]
+    assert compete(example, tmp_path, "4m").stopped == 143
+    assert read(tmp_path, "submission.json")["kind"] == "interim"
+    spent = read(tmp_path, "budget.json")["spent_s"]
     assert spent == pytest.approx(machine.now, abs=0.1)
     assert spent >= 30 * STEP
-    done = compete(example, tmp_path, "4m")
-    assert done.stopped is None
+    assert compete(example, tmp_path, "4m").stopped is None
     assert machine.now <= 1.05 * 240 + 30
-    assert json.loads((tmp_path / "submission.json").read_text())["kind"] == "trained"
-    assert len(plan_of(tmp_path)["units"]) == 1  # the unit was gone on with
+    assert read(tmp_path, "submission.json")["kind"] == "trained"
+    assert len(kinds(tmp_path)) == 1  # the unit was gone on with
 
 
-def test_too_little_is_refused_and_the_baseline_stands(example, tmp_path, machine):
-    with pytest.raises(InputError, match=r"8s are left, but one epoch of tu-test_resnet .*\(6s\)") as refused:
-        compete(example, tmp_path, "8s")
-    assert "on this machine" in str(refused.value)
-    assert json.loads((tmp_path / "submission.json").read_text())["kind"] == "baseline"
-    assert ms.submit(tmp_path, check=tmp_path / "submission.csv").ids == 8
-
-
-def test_a_device_that_is_not_there(example, tmp_path):
+def test_what_a_budget_refuses(example, trained, tmp_path, machine):
+    with pytest.raises(
+        InputError, match=r"8s are left, but one epoch of tu-test_resnet .*\(6s\).* on this machine"
+    ):
+        compete(example, tmp_path / "p", "8s")
+    assert read(tmp_path / "p", "submission.json")["kind"] == "baseline"
+    assert ms.submit(tmp_path / "p", check=tmp_path / "p" / "submission.csv").ids == 8
     with pytest.raises(InputError, match="'tpu' is not there; this machine has"):
-        compete(example, tmp_path, "5m", device="tpu")
+        compete(example, tmp_path / "q", "5m", device="tpu")
+    project = shutil.copytree(trained, tmp_path / "r")
+    (project / "plan.json").write_text('{"format": 9}')
+    with pytest.raises(InputError, match=r"plan\.json: made by a newer masksmith"):
+        compete(example, project, "5m")
 
 
+@pytest.mark.slow
 def test_plan_only_writes_the_recipe(example, tmp_path, machine):
-    text = ms.plan(example / "data", budget="10m", out=tmp_path / "p", overrides=MODEL)
-    assert (tmp_path / "p" / "plan.yaml").read_text() == text
+    path = tmp_path / "p" / "plan.yaml"
+    text = ms.plan(example / "data", budget="10m", out=path.parent, overrides=MODEL)
+    assert path.read_text() == text == ms.plan(example / "data", budget="10m", overrides=MODEL)
     assert not (tmp_path / "p" / "runs").exists()
-    assert text == ms.plan(example / "data", budget="10m", overrides=MODEL)
     short = {f"training.stages.{stage}.epochs": 1 for stage in range(3)}
-    run = ms.train(
-        tmp_path / "p", recipe=str(tmp_path / "p" / "plan.yaml"), overrides=short
-    )  # it is a recipe
+    run = ms.train(path.parent, recipe=str(path), overrides=short)  # it is a recipe
     assert run.recipe.model.encoder == "tu-test_resnet"
 
 
-def test_a_plan_of_a_newer_version(example, tmp_path, machine, project):
-    shutil.copytree(project, tmp_path / "p")
-    (tmp_path / "p" / "plan.json").write_text('{"format": 9}')
-    with pytest.raises(InputError, match=r"plan\.json: made by a newer masksmith"):
-        compete(example, tmp_path / "p", "5m")
-
-
-def test_a_member_that_makes_it_worse_does_not_join(example, project, monkeypatch):
-    opened = Project.open(project)
-    (member,) = members_of_run(opened.run())
-    unit = Unit("cycle", 0, 0, 1.0, "x", "ref", run=member.run.path.name)
-    first = steps_compete.accept_unit(opened, unit, member, [])
-    assert first.joined
-    assert first.score_before is None
-    elsewhere = Member(member.run, 1)
-    monkeypatch.setattr(steps_compete, "plain_score", lambda *any_: 0.1)
-    assert not steps_compete.accept_unit(
-        opened, unit, member, [elsewhere]
-    ).joined  # below predicting nothing there
-    scores = iter([0.4, 0.5, 0.5, 0.5])  # with it, without it
-    monkeypatch.setattr(steps_compete, "plain_score", lambda *any_: next(scores))
-    worse = steps_compete.accept_unit(opened, unit, member, [member])
-    assert (worse.joined, worse.score_before, worse.score_after) == (False, 0.5, 0.4)
-    assert steps_compete.accept_unit(opened, unit, member, [member]).joined
-
-
-def test_a_member_joins_by_a_distance_that_falls(project, monkeypatch):
-    from dataclasses import replace
-
-    from masksmith.steps import compete as steps_compete
-
+def test_a_member_that_makes_it_worse_does_not_join(project, monkeypatch):
+    """By a score that rises and by a distance that falls: beside others of its fold, and as the first of it."""
     opened = Project.open(project)
     (trained,) = members_of_run(opened.run())
-    recipe = trained.run.recipe.model_copy(update={"metric": "hausdorff_95"})
-    member = Member(replace(trained.run, recipe=recipe), 0)
+    unit = Unit("cycle", 0, 0, 1.0, "x", "ref", run=trained.run.path.name)
+    first = steps_compete.accept_unit(opened, unit, trained, [])
+    assert (first.joined, first.score_before) == (True, None)
     monkeypatch.setattr(steps_compete, "oof_of", lambda *any_: {})
-    unit = Unit("cycle", 0, 0, 1.0, "x", "ref", run="x")
-    for after, joined in ((4.0, True), (5.0, True), (6.0, False)):
-        scores = iter([after, 5.0])  # with it, without it
-        monkeypatch.setattr(steps_compete, "plain_score", lambda *any_, scores=scores: next(scores))
-        assert steps_compete.accept_unit(opened, unit, member, [trained]).joined == joined
     baselines = {"nothing": 90.0, "everything": 30.0}
     monkeypatch.setattr(steps_compete, "baseline_scores", lambda *any_, **more: baselines)
-    for after, joined in ((29.0, True), (31.0, False)):
-        monkeypatch.setattr(steps_compete, "plain_score", lambda *any_, after=after: after)
-        judged = steps_compete.accept_unit(opened, unit, member, [Member(trained.run, 1)])
-        assert (judged.joined, judged.score_before) == (joined, 30.0)
+    for metric, cases, best in (
+        ("tgs_map", ((0.4, False), (0.5, True), (0.6, True)), 90.0),
+        ("hausdorff_95", ((0.4, True), (0.5, True), (0.6, False)), 30.0),
+    ):
+        recipe = trained.run.recipe.model_copy(update={"metric": metric})
+        member = Member(replace(trained.run, recipe=recipe), 0)
+        for after, joined in cases:
+            scores = iter([after, 0.5])  # with it, without it
+            monkeypatch.setattr(steps_compete, "plain_score", lambda *any_, scores=scores: next(scores))
+            judged = steps_compete.accept_unit(opened, unit, member, [trained])
+            assert (judged.joined, judged.score_before, judged.score_after) == (joined, 0.5, after)
+        for after in (best - 1, best + 1):
+            monkeypatch.setattr(steps_compete, "plain_score", lambda *any_, after=after: after)
+            judged = steps_compete.accept_unit(opened, unit, member, [Member(trained.run, 1)])
+            assert (judged.joined, judged.score_before) == ((after > best) == (metric == "tgs_map"), best)
 
 
-def test_the_baseline_is_the_better_of_nothing_and_everything(example, project):
+def test_the_baseline_is_the_better_of_nothing_and_everything(project):
     opened = Project.open(project)
-    recipe = opened.run().recipe
-    verdict = write_baseline(opened, recipe)
+    verdict = write_baseline(opened, opened.run().recipe)
     assert verdict.empty == verdict.ids
-    facts = json.loads((project / "submission.json").read_text())
-    assert facts["kind"] == "baseline"
-    assert facts["masks"] == "nothing"
+    facts = read(project, "submission.json")
+    assert (facts["kind"], facts["masks"]) == ("baseline", "nothing")
     masks = opened.cache.train_masks
     content = [name for name in masks if name not in opened.blank_train]
     assert facts["score"] == pytest.approx(np.mean([not masks[name].any() for name in content]))
 
 
+@pytest.mark.slow
 def test_a_unit_that_diverges_is_left_out(example, tmp_path, machine, monkeypatch):
     inner = steps_compete.train_member
 
@@ -275,61 +248,42 @@ def test_a_unit_that_diverges_is_left_out(example, tmp_path, machine, monkeypatc
         inner(project, member, pace)
 
     monkeypatch.setattr(steps_compete, "train_member", train_member)
-    result = compete(example, tmp_path, "10m")
-    units = plan_of(tmp_path)["units"]
+    assert compete(example, tmp_path, "10m").submission.ids == 8
+    units = read(tmp_path, "plan.json")["units"]
     assert units[0]["kind"] == "fold"
     assert all(unit["joined"] is (unit["kind"] == "fold") for unit in units)
     cycles = [unit["reason"] for unit in units if unit["kind"] == "cycle"]
     assert cycles
     assert all("it failed: fold 0, epoch 1: training diverged again" in reason for reason in cycles)
-    assert result.submission.ids == 8
 
 
-@pytest.fixture
-def attempt(project):
-    """A function that attempts a trained fold as a unit, beside the members that are given; and its planner."""
+def test_a_unit_that_cannot_be_predicted_or_scored_is_left_out(project, monkeypatch):
     opened = Project.open(project)
     (member,) = members_of_run(opened.run())
     planner = Planner(opened, member.run.recipe, [], KnownMachine().tools())
     unit = Unit("cycle", 0, 0, 1.0, "a cycle", "ref", run=member.run.path.name)
     plan = Plan("x", member.run.recipe, [], [unit])
 
-    def attempted(*, beside):
-        work = steps_compete.Session(opened)
-        work.members = [member] * beside
-        return steps_compete.train_unit(work, planner, plan, 0, Budget(opened.root / "b.json", None))
+    def attempt(verb, error, *, beside):
+        def fail(*any_):
+            raise error
 
-    return attempted, planner
+        session = steps_compete.Session(opened)
+        session.members = [member] * beside
+        with monkeypatch.context() as patch:
+            patch.setattr(steps_compete, verb, fail)
+            return steps_compete.train_unit(session, planner, plan, 0, Budget(opened.root / "b.json", None))
 
-
-def failing(error):
-    def fail(*any_):
-        raise error
-
-    return fail
-
-
-@pytest.mark.parametrize("verb", ["predict_member", "accept_unit"])
-def test_a_unit_that_cannot_be_predicted_or_scored_is_left_out(attempt, monkeypatch, verb):
-    attempted, planner = attempt
-    monkeypatch.setattr(
-        steps_compete, verb, failing(InputError("prediction.weights: 'snapshots': none were kept"))
-    )
-    unit = attempted(beside=1)
-    assert (unit.joined, unit.done) == (False, True)  # a later call does not trip over it
-    assert unit.reason == "a cycle; it failed: prediction.weights: 'snapshots': none were kept"
-    with pytest.raises(InputError, match="'snapshots': none were kept"):
-        attempted(beside=0)
-    assert planner.load().units == []
-
-
-def test_a_full_disk_in_prediction_ends_the_call(attempt, monkeypatch):
-    attempted, _ = attempt
-    monkeypatch.setattr(
-        steps_compete, "predict_member", failing(DiskFullError("oof/fold_0.npy: 3 bytes are left"))
-    )
-    with pytest.raises(DiskFullError, match="3 bytes are left"):
-        attempted(beside=1)
+    refused = InputError("prediction.weights: 'snapshots': none were kept")
+    for verb in ("predict_member", "accept_unit"):
+        unit = attempt(verb, refused, beside=1)
+        assert (unit.joined, unit.done) == (False, True)  # a later call does not trip over it
+        assert unit.reason == f"a cycle; it failed: {refused}"
+        with pytest.raises(InputError, match="'snapshots': none were kept"):
+            attempt(verb, refused, beside=0)
+        assert planner.load().units == []
+    with pytest.raises(DiskFullError, match="3 bytes are left"):  # a full disk ends the call
+        attempt("predict_member", DiskFullError("oof/fold_0.npy: 3 bytes are left"), beside=1)
 
 
 def test_a_member_predicts_with_weights_that_its_training_kept(project, monkeypatch):
@@ -342,31 +296,26 @@ def test_a_member_predicts_with_weights_that_its_training_kept(project, monkeypa
     unit = Unit("cycle", 0, 0, 1.0, "a cycle", "ref", run=run.path.name, took_s=1.0, joined=True)
     monkeypatch.setattr(planner, "make", lambda left: Plan("x", recipe, [], [unit]))
     monkeypatch.setattr(planner, "next", lambda *any_: None)
-    work = steps_compete.Session(opened)
-    assert list(steps_compete.train_units(work, planner, Budget(project / "b.json", None))) == []
-    assert [member.run.recipe.prediction.weights for member in work.members] == ["final"]
+    session = steps_compete.Session(opened)
+    assert list(steps_compete.train_units(session, planner, Budget(project / "b.json", None))) == []
+    assert [member.run.recipe.prediction.weights for member in session.members] == ["final"]
 
 
-@pytest.mark.parametrize(
-    ("changes", "asked"),
-    [
-        ({"model.derived_channels": "depth_ramp", "prediction.tta": ["identity"]}, {}),
-        ({}, IMAGE_HEAD),
-    ],
-)
-def test_a_run_that_cannot_predict_as_the_plan_asks_goes_on_as_it_did(
-    example, tmp_path, changes, asked, caplog
-):
+def test_a_run_that_cannot_predict_as_the_plan_asks_goes_on_as_it_did(example, tmp_path, caplog):
     ms.check(example / "data", tmp_path / "p")
     project = Project.open(tmp_path / "p")
-    run = open_run(project, load_recipe(write_recipe(tmp_path, "a", **changes)))
     views = {"prediction.tta": ["identity", "vflip"], "tuning.resamples": 300}
-    planned = load_recipe(write_recipe(tmp_path, "b", **asked | views))
-    unit = Unit("fold", 0, 0, 1.0, "", "", run=run.path.name)
-    member = steps_compete.member_of_unit(project, unit, planned)
-    assert member.run.recipe.prediction == run.recipe.prediction
-    assert project.run(run.path.name).recipe == member.run.recipe  # it can still be read
-    assert member.run.recipe.tuning.resamples == 300
-    assert "it goes on predicting as it did" in caplog.text
-    able = planned.model_copy(update={"prediction": run.recipe.prediction})
-    assert steps_compete.member_of_unit(project, unit, able).run.recipe.prediction == able.prediction
+    head = {"model.image_head": "avg", "prediction.image_head": "gate"}
+    head |= {"training.stages.0.loss": [{"name": "bce"}, {"name": "image_bce"}]}
+    for changes, asked in (({"model.derived_channels": "depth_ramp"}, views), ({}, views | head)):
+        caplog.clear()
+        run = open_run(project, load_recipe(write_recipe(tmp_path, "a", **changes)))
+        planned = load_recipe(write_recipe(tmp_path, "b", **asked))
+        unit = Unit("fold", 0, 0, 1.0, "", "", run=run.path.name)
+        member = steps_compete.member_of_unit(project, unit, planned)
+        assert member.run.recipe.prediction == run.recipe.prediction
+        assert project.run(run.path.name).recipe == member.run.recipe  # it can still be read
+        assert member.run.recipe.tuning.resamples == 300
+        assert "it goes on predicting as it did" in caplog.text
+        able = planned.model_copy(update={"prediction": run.recipe.prediction})
+        assert steps_compete.member_of_unit(project, unit, able).run.recipe.prediction == able.prediction

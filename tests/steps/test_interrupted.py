@@ -1,170 +1,99 @@
-"""A stop leaves a complete submission, and what was stopped goes on to the very same end.
-
-Within this process the handler is called as the system would; real signals go to processes of their own.
-"""
+"""A stop leaves a complete submission, and what was stopped goes on to the very same end."""
 
 import json
-import os
-import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 import masksmith as ms
 from masksmith.core import interrupt
 from masksmith.core.errors import StoppedError
-from masksmith.training import loop
-from tests.conftest import TINY
-
-PARTS = (
-    "runs/*/checkpoints/*/final.safetensors",
-    "runs/*/oof/*",
-    "runs/*/test/*",
-    "submission.csv",
-    "masks/*",
-)
-
-
-def content(project):
-    found = {path.relative_to(project): path.read_bytes() for part in PARTS for path in project.glob(part)}
-    assert len(found) > 10
-    return found
-
-
-def stop_at_step(monkeypatch, number, *, sign=signal.SIGTERM):
-    """Send the signal after so many steps of this process."""
-    made, inner = [0], loop.train_step
-
-    def step(*args, **kwargs):
-        made[0] += 1
-        if made[0] == number:
-            interrupt._on_signal(sign, None)
-        return inner(*args, **kwargs)
-
-    monkeypatch.setattr(loop, "train_step", step)
+from tests.conftest import EXACT
+from tests.stops import content, stop
 
 
 def kind_of(project):
     return json.loads((project / "submission.json").read_text())["kind"]
 
 
-@pytest.mark.parametrize(("number", "sign", "code"), [(2, signal.SIGTERM, 143), (7, signal.SIGINT, 130)])
-def test_a_stop_in_training_submits_what_there_is_and_goes_on_exactly(
-    example, trained, tmp_path, monkeypatch, number, sign, code
-):
-    with monkeypatch.context() as patch:
-        stop_at_step(patch, number, sign=sign)
-        result = ms.compete(example / "data", out=tmp_path / "p", overrides=TINY)
-    assert result.stopped == code
-    assert kind_of(tmp_path / "p") == "interim"
-    assert result.submission.ids == 8
-    assert result.tuning["covers"].endswith("left out")
-    assert "interim fold 0" in result.members[0]
-    assert result.report.exists()
-    ms.submit(tmp_path / "p")  # the verbs mean the interim members now
-    again = ms.compete(example / "data", out=tmp_path / "p", overrides=TINY)
-    assert again.stopped is None
-    assert kind_of(tmp_path / "p") == "trained"
-    assert content(tmp_path / "p") == content(trained)
-    assert not list((tmp_path / "p").glob("runs/*/interim"))
+@pytest.mark.slow
+def test_a_run_stopped_again_and_again_ends_with_the_bits_of_a_whole_one(example, trained, tmp_path):
+    out = tmp_path / "p"
+
+    def compete():
+        return ms.compete(example / "data", out=out, recipe="smoke", overrides=EXACT)
+
+    with stop("*/fold_0/epoch_0000.json"):  # before the first step
+        result = compete()
+    assert (result.stopped, result.tuning, kind_of(out)) == (143, None, "baseline")
+    assert "the submission is the baseline" in str(result)
+    assert ms.submit(out, check=out / "submission.csv").ids == 8
+    for epoch, items, sign, code in ((1, 2, signal.SIGTERM, 143), (3, 1, signal.SIGINT, 130)):
+        with stop(f"*/fold_0/epoch_{epoch:04d}.json", items=items, sign=sign):
+            result = compete()
+        assert (result.stopped, kind_of(out), result.submission.ids) == (code, "interim", 8)
+        assert result.tuning["covers"].endswith("left out")
+        assert "interim fold 0" in result.members[0]
+        assert result.report.exists()
+        ms.submit(out)  # the verbs mean the interim members now
+        (interim,) = out.glob("runs/*/interim/fold_0.safetensors")
+        newest = sorted(out.glob("runs/*/checkpoints/fold_0/epoch_*.safetensors"))[-1]
+        assert "step" in newest.stem
+        whole = load_file(newest)
+        for name, value in load_file(interim).items():  # the moving average is kept
+            np.testing.assert_array_equal(value, whole[f"average/{name}"])
+    with stop("*/checkpoints/fold_0/final.json"):  # in the prediction, which is finished
+        result = compete()
+    assert (result.stopped, kind_of(out)) == (143, "trained")
+    assert compete().stopped is None
+    assert content(out) == content(trained)
+    assert not list(out.glob("runs/*/interim"))
 
 
-def test_a_stop_in_the_second_fold_leaves_the_first_ones_submission(example, tmp_path, monkeypatch):
-    two = TINY | {"folds.train": 2}
-    steps_a_fold = 3 * (26 // 8)
-    with monkeypatch.context() as patch:
-        stop_at_step(patch, steps_a_fold + 2)
-        result = ms.compete(example / "data", out=tmp_path / "p", overrides=two)
-    assert result.stopped == 143
-    assert kind_of(tmp_path / "p") == "trained"
+@pytest.mark.slow
+def test_a_stop_in_the_second_fold_leaves_the_first_ones_submission(example, project):
+    two = EXACT | {"folds.train": 2}
+    with stop("*/fold_1/epoch_0001.json"):
+        result = ms.compete(example / "data", out=project, recipe="smoke", overrides=two)
+    assert (result.stopped, kind_of(project)) == (143, "trained")
     assert [name.split("/")[1] for name in result.members] == ["fold 0"]
-    assert ms.tune(tmp_path / "p")["members"] == result.members
-    whole = ms.compete(example / "data", out=tmp_path / "p", overrides=two)
+    assert ms.tune(project)["members"] == result.members
+    whole = ms.compete(example / "data", out=project, recipe="smoke", overrides=two)
     assert [name.split("/")[1] for name in whole.members] == ["fold 0", "fold 1"]
 
 
-def test_a_stop_before_the_first_step_leaves_the_baseline(example, tmp_path, monkeypatch):
-    with monkeypatch.context() as patch:
-        patch.setattr(loop, "_begin", lambda *begin: interrupt._on_signal(signal.SIGTERM, None))
-        result = ms.compete(example / "data", out=tmp_path / "p", overrides=TINY)
-    assert result.stopped == 143
-    assert kind_of(tmp_path / "p") == "baseline"
-    assert result.tuning is None
-    assert "the submission is the baseline" in str(result)
-    assert ms.submit(tmp_path / "p", check=tmp_path / "p" / "submission.csv").ids == 8
-
-
-def test_a_stop_in_the_prediction_finishes_it(example, trained, tmp_path, monkeypatch):
-    from masksmith.prediction import predict
-
-    with monkeypatch.context() as patch:
-        inner = predict._forward
-
-        def forward(*args, **kwargs):
-            if (
-                list(tmp_path.glob("p/runs/*/checkpoints/fold_0/final.json"))
-                and interrupt._State.asked is None
-            ):
-                interrupt._on_signal(signal.SIGTERM, None)
-            return inner(*args, **kwargs)
-
-        patch.setattr(predict, "_forward", forward)
-        result = ms.compete(example / "data", out=tmp_path / "p", overrides=TINY)
-    assert result.stopped == 143
-    again = ms.compete(example / "data", out=tmp_path / "p", overrides=TINY)
-    assert again.stopped is None
-    assert content(tmp_path / "p") == content(trained)
-
-
-def test_a_stop_while_the_data_is_read(example, tmp_path, monkeypatch):
-    from masksmith.data import cache
-
-    inner = cache.decode_image
-
-    def decode(raw, *, where):
-        if interrupt._State.asked is None:
-            interrupt._on_signal(signal.SIGINT, None)
-        return inner(raw, where=where)
-
-    monkeypatch.setattr(cache, "decode_image", decode)
-    with pytest.raises(StoppedError, match="stopped by Ctrl-C") as stop, interrupt.graceful():
+def test_a_stop_while_the_data_is_read(example, tmp_path):
+    with (
+        pytest.raises(StoppedError, match="stopped by Ctrl-C") as told,
+        stop("*/data.json", items=9, sign=signal.SIGINT),
+        interrupt.graceful(),
+    ):
         ms.check(example / "data", tmp_path / "p")
-    assert stop.value.exit_code == 130
+    assert told.value.exit_code == 130
 
 
-def test_the_handlers_are_put_back():
-    before = signal.getsignal(signal.SIGTERM)
-    with interrupt.graceful():
+def test_handlers_and_listeners_last_as_long_as_their_block():
+    before, heard = signal.getsignal(signal.SIGTERM), []
+    with interrupt.graceful(), interrupt.listen(lambda: heard.append(1)):
         assert signal.getsignal(signal.SIGTERM) is not before
         with interrupt.graceful():  # inside another one nothing changes
-            interrupt._on_signal(signal.SIGTERM, None)
+            signal.raise_signal(signal.SIGTERM)
         with interrupt.finishing():
             interrupt.beat()  # what finishes is not stopped
-        with pytest.raises(StoppedError):
+        with pytest.raises(StoppedError, match="SIGTERM"):
             interrupt.beat()
     assert signal.getsignal(signal.SIGTERM) is before
     interrupt.beat()  # the request ended with the block
-
-
-def test_listeners_hear_every_beat():
-    heard = []
-    with interrupt.listen(lambda: heard.append(1)):
-        interrupt.beat()
-        interrupt.beat()
-    interrupt.beat()
     assert len(heard) == 2
-
-
-def test_outside_the_main_thread_there_are_no_handlers():
-    import threading
-
     failures = []
 
-    def work():
+    def work():  # outside the main thread there are no handlers
         try:
             with interrupt.graceful():
                 interrupt.beat()
@@ -177,59 +106,51 @@ def test_outside_the_main_thread_there_are_no_handlers():
     assert not failures
 
 
-def start(arguments, **more):
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        [sys.executable, "-m", "masksmith", *map(str, arguments)],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, **more,
-    )  # fmt: skip
-
-
-def wait_for(project, pattern, process, *, seconds=300):
-    deadline = time.monotonic() + seconds
-    while not list(project.glob(pattern)):
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+def newest_epoch(out):
+    """The number of the newest checkpoint of fold 0, -1 for none."""
+    return max(
+        (int(path.stem[6:10]) for path in out.glob("runs/*/checkpoints/fold_0/epoch_*.json")), default=-1
+    )
 
 
 @pytest.mark.slow
 def test_real_signals(example, tmp_path):
-    sets = [part for key, value in TINY.items() for part in ("--set", f"{key}={value}")]
-    arguments = ["compete", example / "data", "--out", tmp_path / "p", *sets]
-    arguments += ["--set", "training.stages.2.epochs=2000"]  # long enough to be hit
-    process = start(arguments)
-    wait_for(tmp_path / "p", "runs/*/checkpoints/fold_0/epoch_0003*.json", process)
-    process.send_signal(signal.SIGTERM)
-    output, errors = process.communicate(timeout=300)
-    assert process.returncode == 143, errors
-    assert "interim fold 0" in output
-    assert kind_of(tmp_path / "p") == "interim"
-    process = start(arguments)
-    wait_for(tmp_path / "p", "runs/*/checkpoints/fold_0/epoch_0006*.json", process)
-    process.send_signal(signal.SIGINT)
-    process.send_signal(signal.SIGSTOP)  # so that both signals are there before it goes on
-    process.send_signal(signal.SIGINT)
-    process.send_signal(signal.SIGCONT)
-    for _ in range(3):
-        time.sleep(0.2)
-        if process.poll() is None:
-            process.send_signal(signal.SIGINT)
-    process.communicate(timeout=300)
-    assert process.returncode == 130
-    assert not list((tmp_path / "p").glob("runs/*/checkpoints/fold_0/final.*"))
-
-
-def test_interim_probabilities_are_of_the_average(example, tmp_path, monkeypatch):
-    """The weights that are kept at a stop are those of the checkpoint's moving average."""
-    from safetensors.numpy import load_file
-
-    stop_at_step(monkeypatch, 5)
-    ms.compete(example / "data", out=tmp_path / "p", overrides=TINY)
-    (interim,) = (tmp_path / "p").glob("runs/*/interim/fold_0.safetensors")
-    newest = sorted((tmp_path / "p").glob("runs/*/checkpoints/fold_0/epoch_*.safetensors"))[-1]
-    kept, whole = load_file(interim), load_file(newest)
-    assert "step" in newest.stem
-    for name, value in kept.items():
-        np.testing.assert_array_equal(value, whole[f"average/{name}"])
-    shutil.rmtree(tmp_path / "p")
+    """SIGTERM, Ctrl-C, and Ctrl-C twice, each while an epoch is trained."""
+    out = tmp_path / "p"
+    command = [
+        sys.executable,
+        "-m",
+        "masksmith",
+        "compete",
+        example / "data",
+        "--out",
+        out,
+        "--recipe",
+        "smoke",
+    ]
+    command += ["--set", "training.stages.0.epochs=2000"]  # long enough to be hit
+    for signs, code in (
+        ([signal.SIGTERM], 143),
+        ([signal.SIGINT], 130),
+        ([signal.SIGINT, signal.SIGSTOP, signal.SIGINT, signal.SIGCONT], 130),  # both before it goes on
+    ):
+        began, deadline = newest_epoch(out), time.monotonic() + 300  # two processes may share a slow core
+        with subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        ) as process:
+            while newest_epoch(out) < began + 2:
+                assert process.poll() is None, process.communicate()
+                assert time.monotonic() < deadline
+                time.sleep(0.02)
+            for sign in signs:
+                process.send_signal(sign)
+            for _ in range(3 if len(signs) > 1 else 0):
+                time.sleep(0.2)
+                if process.poll() is None:
+                    process.send_signal(signal.SIGINT)
+            output, _ = process.communicate(timeout=300)
+        assert process.returncode == code
+        assert ("interim fold 0" in output) == (len(signs) == 1)
+        assert kind_of(out) == "interim"
+        assert not list(out.glob("runs/**/*.masksmith-tmp")) or len(signs) > 1
+    assert not list(out.glob("runs/*/checkpoints/fold_0/final.*"))

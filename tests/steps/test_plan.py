@@ -2,6 +2,7 @@ import json
 from dataclasses import replace
 
 import pytest
+from safetensors.torch import save_file
 
 from masksmith.core.errors import InputError
 from masksmith.models.config import ModelConfig
@@ -20,61 +21,46 @@ PRETRAINED, SCRATCH = (
 )
 
 
-def asked(weights):
-    return ModelConfig(encoder_weights=weights)
-
-
-def test_weights_none_leaves_the_candidates_from_nothing():
-    assert weights_for(PRETRAINED, asked("none")) is None
-    assert weights_for(SCRATCH, asked("none")) == "none"
-
-
-def test_hub_weights_only_where_they_can_be_reached(monkeypatch, tmp_path):
+def test_weights_of_a_candidate(monkeypatch, tmp_path):
+    """Hub weights only where they can be reached; a file fits the encoder whose tensors it holds."""
     from masksmith.models import encoders
 
-    monkeypatch.setattr(encoders, "fetch_from_hub", lambda source: None)
-    assert weights_for(PRETRAINED, asked("auto")) is None
-    assert weights_for(PRETRAINED, asked("imagenet")) is None
-    assert weights_for(SCRATCH, asked("auto")) == "none"
-    assert weights_for(SCRATCH, asked("imagenet")) is None
-    monkeypatch.setattr(encoders, "fetch_from_hub", lambda source: tmp_path)
-    assert weights_for(PRETRAINED, asked("auto")) == "imagenet"
-
-
-def test_a_file_fits_the_encoder_that_it_is_of(tmp_path):
-    from safetensors.torch import save_file
-
-    model = build_model(PRETRAINED.model("none"), in_channels=3, seed=0)
     path = tmp_path / "w.safetensors"
+    model = build_model(PRETRAINED.model("none"), in_channels=3, seed=0)
     save_file({name: value.contiguous() for name, value in model.encoder.state_dict().items()}, path)
-    assert weights_for(PRETRAINED, asked(str(path))) == str(path)
-    assert weights_for(SCRATCH, asked(str(path))) is None
     other = PRETRAINED.model_copy(update={"encoder": "resnet18"})
-    assert weights_for(other, asked(str(path))) is None
+    for reached, candidate, asked, expected in (
+        (None, PRETRAINED, "none", None),
+        (None, SCRATCH, "none", "none"),
+        (None, PRETRAINED, "auto", None),
+        (None, PRETRAINED, "imagenet", None),
+        (None, SCRATCH, "auto", "none"),
+        (None, SCRATCH, "imagenet", None),
+        (tmp_path, PRETRAINED, "auto", "imagenet"),
+        (None, PRETRAINED, str(path), str(path)),
+        (None, SCRATCH, str(path), None),
+        (None, other, str(path), None),
+    ):
+        monkeypatch.setattr(encoders, "fetch_from_hub", lambda source, reached=reached: reached)
+        assert weights_for(candidate, ModelConfig(encoder_weights=asked)) == expected, (candidate, asked)
 
 
 def test_the_plan_survives_its_file(trained):
     project = Project.open(trained)
     plan = Plan("x", project.run().recipe, [Choice("a", "b", "c")], [])
-    unit = Unit("fold", 0, 0, 100.0, "why", "ref", run="auto-00000000")
+    unit = Unit("fold", 0, 0, 100.0, "why", "ref", run="smoke-00000000")
     begun = plan.with_unit(unit)
     assert begun.under_way == 0
     assert Plan.from_json(json.loads(json.dumps(begun.to_json())), where="x") == begun
     done = begun.with_unit(replace(unit, took_s=150.0, joined=True), 0)
     assert done.under_way is None
     assert begun.without_unit(0) == plan
-
-
-@pytest.mark.parametrize(
-    "content", [[], {"format": 1}, {"asked": "x", "recipe": {}, "choices": 1, "units": []}]
-)
-def test_an_edited_plan_is_refused(trained, content):
-    if isinstance(content, dict) and "recipe" in content:
-        content = content | {"recipe": Project.open(trained).run().recipe.model_dump(mode="json")}
-    with pytest.raises(
-        InputError, match=r"plan\.json: not what masksmith writes .*; remove it to plan again"
-    ):
-        Plan.from_json(content, where="plan.json")
+    recipe = project.run().recipe.model_dump(mode="json")
+    for content in ([], {"format": 1}, {"asked": "x", "recipe": recipe, "choices": 1, "units": []}):
+        with pytest.raises(
+            InputError, match=r"plan\.json: not what masksmith writes .*; remove it to plan again"
+        ):
+            Plan.from_json(content, where="plan.json")
 
 
 def tools(*, seconds=1.0):
@@ -120,40 +106,34 @@ def test_what_was_trained_without_a_budget_is_taken_over(project):
         (project / "plan.json").unlink()
     changed = recipe.model_copy(update={"metric": "iou_pooled"})
     with pytest.raises(
-        InputError, match=r"metric: 'iou_pooled' was asked for, but auto-.* was scored by 'tgs_map'"
+        InputError, match=r"metric: 'iou_pooled' was asked for, but smoke-.* was scored by 'tgs_map'"
     ):
         Planner(opened, changed, pinned, tools()).make(1e6)
 
 
-def test_what_a_teacher_taught_is_no_fold_of_a_plan(project, monkeypatch):
+def test_what_a_teacher_taught_and_a_refit_are_no_folds_of_a_plan(project, monkeypatch):
     opened = Project.open(project)
     run = opened.run()
-    pupil = run.recipe.model_copy(update={"pseudo": PseudoConfig(teacher="auto", teacher_run=run.path.name)})
-    monkeypatch.setattr(Project, "run", lambda *any_: replace(run, recipe=pupil))
-    monkeypatch.setattr(planner, "is_trained", lambda *any_: True)
-    (unit,) = Planner(opened, run.recipe, ["model.encoder"], tools()).make(1e6).units
-    assert unit.reference == pupil.hash[:8]
-
-
-def test_a_refit_that_was_trained_is_no_fold_of_a_plan(project, monkeypatch):
-    opened = Project.open(project)
-    run = opened.run()
-    refit = run.recipe.model_copy(update={"folds": run.recipe.folds.model_copy(update={"refit": True})})
-    monkeypatch.setattr(Project, "run", lambda *any_: replace(run, recipe=refit))
-    monkeypatch.setattr(planner, "is_trained", lambda *any_: True)
-    made = Planner(opened, refit, ["model.encoder"], tools()).make(1e6)
-    assert [unit.fold for unit in made.units] == [0]
+    recipe, trained = run.recipe, "masksmith.steps.plan.is_trained"
+    pupil = recipe.model_copy(update={"pseudo": PseudoConfig(teacher="auto", teacher_run=run.path.name)})
+    refit = recipe.model_copy(update={"folds": recipe.folds.model_copy(update={"refit": True})})
+    monkeypatch.setattr(trained, lambda *any_: True)
+    for asked, found in ((recipe, pupil), (refit, refit)):
+        monkeypatch.setattr(Project, "run", lambda *any_, found=found: replace(run, recipe=found))
+        (unit,) = Planner(opened, asked, ["model.encoder"], tools()).make(1e6).units
+        assert (unit.fold, unit.reference == asked.hash[:8]) == (0, found is asked)
+        (project / "plan.json").unlink()
 
 
 def test_another_value_is_another_plan(project):
     opened = Project.open(project)
     recipe = opened.run().recipe
     first = Planner(opened, recipe, ["model.encoder"], tools()).make(1e6)
-    prediction = recipe.prediction.model_copy(update={"tta": ["identity"]})
+    prediction = recipe.prediction.model_copy(update={"tta": ["hflip"]})
     asked = recipe.model_copy(update={"prediction": prediction})
     second = Planner(opened, asked, ["model.encoder", "prediction.tta"], tools()).make(1e6)
     assert first.asked != second.asked
-    assert second.recipe.prediction.tta == ["identity"]
+    assert second.recipe.prediction.tta == ["hflip"]
     assert second.units == first.units
 
 
