@@ -5,6 +5,7 @@ import csv
 import cv2
 import numpy as np
 import pytest
+from masksmith.submission.files import write_masks, write_submission
 
 import masksmith as ms
 from masksmith.core.errors import InputError
@@ -14,7 +15,7 @@ from masksmith.data.catalog import Catalog, read_catalog
 from masksmith.data.dialect import Hints, RleRows, infer_dialect
 from masksmith.data.rle import DIALECTS, encode, encode_rows
 from masksmith.project.folder import Project
-from masksmith.submission.files import validate_submission, write_masks, write_submission
+from masksmith.submission.validate import validate_submission
 
 SHAPE = (30, 44)
 KAGGLE = ("ImageId", "EncodedPixels")

@@ -2,18 +2,15 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from masksmith.submission.files import write_masks, write_submission
 
 from masksmith.core.errors import InputError
 from masksmith.data.catalog import SubmissionFormat
 from masksmith.data.rle import encode
 from masksmith.metrics import get_metric
-from masksmith.submission.files import (
-    read_mask,
-    score_files,
-    validate_submission,
-    write_masks,
-    write_submission,
-)
+from masksmith.submission.formats import read_mask
+from masksmith.submission.score import score_files
+from masksmith.submission.validate import validate_submission
 
 SHAPE = (6, 5)
 FORM = SubmissionFormat("id", "rle_mask", "tgs", ["0003", "a", "7e10"], "sample_submission.csv")

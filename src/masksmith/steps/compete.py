@@ -22,22 +22,17 @@ from masksmith.project.folder import Project, with_free_parts
 from masksmith.project.members import Member, write_members
 from masksmith.recipes.ensemble import Judge
 from masksmith.recipes.recipe import Recipe, parse_recipe
-from masksmith.steps.finish import (
-    baseline_scores,
-    report_members,
-    standing_submission,
-    submit_members,
-    tune_members,
-    write_baseline,
-)
+from masksmith.steps.out_of_fold import baseline_scores, plain_score
 from masksmith.steps.plan import Plan, Planner
 from masksmith.steps.predict import oof_of, predict_member
 from masksmith.steps.pseudo_labels import make_labels, train_taught, with_teachers
+from masksmith.steps.report import report_members
 from masksmith.steps.runs import check_prediction, open_members, open_run
 from masksmith.steps.seed_noise import noise_text, read_noise
+from masksmith.steps.submit import standing_submission, submit_members, write_baseline
 from masksmith.steps.train import is_trained, keep_interim, train_member
-from masksmith.steps.tune import plain_score
-from masksmith.submission.files import Verdict
+from masksmith.steps.tune import tune_members
+from masksmith.submission.validate import Verdict
 from masksmith.training.pace import Deadline, Pace
 
 

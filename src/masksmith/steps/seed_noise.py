@@ -13,10 +13,10 @@ from masksmith.metrics import get_metric
 from masksmith.project.folder import Project
 from masksmith.project.members import Member
 from masksmith.recipes.recipe import Recipe
+from masksmith.steps.out_of_fold import plain_score
 from masksmith.steps.predict import oof_of, predict_member
 from masksmith.steps.pseudo_labels import train_taught
 from masksmith.steps.runs import open_run
-from masksmith.steps.tune import plain_score
 
 SEEDS = 3
 
