@@ -29,12 +29,12 @@ from masksmith.recipes.describe import EnsembleCard, RecipeCard, describe_ensemb
 from masksmith.recipes.ensemble import is_ensemble, load_ensemble, load_judge
 from masksmith.recipes.recipe import Listing, Recipe, list_recipes, load_recipe
 from masksmith.steps.compete import compete_units
+from masksmith.steps.folds import folds_of
 from masksmith.steps.lr_test import sweep_lr
 from masksmith.steps.plan import Planner, machine_tools
 from masksmith.steps.predict import predict_member
 from masksmith.steps.pseudo_labels import train_asked
 from masksmith.steps.report import report_members
-from masksmith.steps.runs import folds_of
 from masksmith.steps.seed_noise import measure_noise, noise_text, read_noise
 from masksmith.steps.submit import submit_members, test_shapes
 from masksmith.steps.tune import tune_members

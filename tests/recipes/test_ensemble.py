@@ -20,7 +20,7 @@ from masksmith.recipes.ensemble import Ensemble, is_ensemble, load_ensemble, loa
 from masksmith.recipes.recipe import Recipe, list_recipes, load_recipe, load_teacher
 from masksmith.steps.predict import codes_digest, oof_of
 from masksmith.steps.predict import test_of as mean_of_test
-from masksmith.steps.runs import resolve
+from masksmith.steps.resolve import resolve
 from masksmith.steps.train import is_trained
 from masksmith.training import loop
 from tests.blends import write_ensemble, write_pupil, write_recipe

@@ -27,7 +27,8 @@ from masksmith.steps.plan import Plan, Planner
 from masksmith.steps.predict import oof_of, predict_member
 from masksmith.steps.pseudo_labels import make_labels, train_taught, with_teachers
 from masksmith.steps.report import report_members
-from masksmith.steps.runs import check_prediction, open_members, open_run
+from masksmith.steps.resolve import check_prediction
+from masksmith.steps.runs import open_members, open_run
 from masksmith.steps.seed_noise import noise_text, read_noise
 from masksmith.steps.submit import standing_submission, submit_members, write_baseline
 from masksmith.steps.train import is_trained, keep_interim, train_member

@@ -1,27 +1,21 @@
 """The learning-rate range test on a project's first fold."""
 
-from typing import TYPE_CHECKING
-
 from masksmith.core.errors import InputError
+from masksmith.models.segmentation import build_model
 from masksmith.project.folder import Project
 from masksmith.recipes.recipe import Recipe
-from masksmith.steps.runs import resolve
+from masksmith.steps.resolve import resolve
 from masksmith.steps.train import check_memory, data_of, learn_scalars
+from masksmith.training.lr_finder import LrCurve, find_lr
+from masksmith.training.machine import make_fabric
 
-if TYPE_CHECKING:
-    from masksmith.training.lr_finder import LrCurve
 
-
-def sweep_lr(project: Project, asked: Recipe, *, fold: int = 0) -> "LrCurve":
+def sweep_lr(project: Project, asked: Recipe, *, fold: int = 0) -> LrCurve:
     """Return the loss of a recipe's first stage at growing learning rates; no run is made.
 
     Raises:
         InputError: The recipe goes on from trained weights, or it would not fit into memory.
     """
-    from masksmith.models.segmentation import build_model
-    from masksmith.training.lr_finder import find_lr
-    from masksmith.training.machine import make_fabric
-
     if asked.training.start_run is not None:
         raise InputError(
             f"training.start_run: {asked.training.start_run}: a range test begins with the model's own weights; "

@@ -12,18 +12,23 @@ from masksmith.core.progress import clock, logger
 from masksmith.data.store import Store
 from masksmith.folds.table import ALL
 from masksmith.models.config import ModelConfig, tensor_names
+from masksmith.models.encoders import settle_encoder
+from masksmith.models.segmentation import build_model
 from masksmith.planning.choose import Choice, Chosen, Tools, choose, second_recipe
 from masksmith.planning.cost import Cost, DataFacts, cost_of, fit, stage_hw
 from masksmith.planning.describe import explain
 from masksmith.planning.lengths import with_epochs
 from masksmith.planning.rules import Candidate, load_rules
+from masksmith.planning.timings import Timings
 from masksmith.planning.units import Reference, Unit, Wish, next_unit
 from masksmith.preprocess import names_by_canvas
 from masksmith.project.folder import Project
 from masksmith.project.members import members_of_run
 from masksmith.recipes.recipe import Recipe
-from masksmith.steps.runs import resolve
+from masksmith.steps.resolve import resolve
 from masksmith.steps.train import is_trained
+from masksmith.training.machine import settle_device
+from masksmith.training.memory import largest_batch
 
 FORMAT_VERSION = 1
 _SLOWER_BOUNDS = (0.3, 8.0)
@@ -267,11 +272,6 @@ class Planner:
 
 def machine_tools(project: Project, asked: Recipe) -> Tools:
     """Return the tools of this machine."""
-    from masksmith.models.segmentation import build_model
-    from masksmith.planning.timings import Timings
-    from masksmith.training.machine import settle_device
-    from masksmith.training.memory import largest_batch
-
     device = settle_device(asked.training.device)
     timings = Timings(project.inputs(asked.input).channels)
 
@@ -302,8 +302,6 @@ def weights_for(candidate: Candidate, asked: ModelConfig) -> str | None:
     if weights == "none":
         return None if candidate.pretrained else "none"
     if weights in ("auto", "imagenet"):
-        from masksmith.models.encoders import settle_encoder
-
         if not candidate.pretrained:
             return "none" if weights == "auto" else None
         try:
@@ -318,8 +316,6 @@ def weights_for(candidate: Candidate, asked: ModelConfig) -> str | None:
 
 def _fits(candidate: Candidate, path: str) -> bool:
     from pathlib import Path
-
-    from masksmith.models.segmentation import build_model
 
     tensor_names(Path(path))
     try:

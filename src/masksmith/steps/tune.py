@@ -23,6 +23,7 @@ from masksmith.steps.choices import choices_of
 from masksmith.steps.ensemble import compare_members
 from masksmith.steps.out_of_fold import predictions_of
 from masksmith.steps.predict import codes_digest, oof_of
+from masksmith.training.checkpoint import facts_of
 from masksmith.training.config import CHOSEN_ON_HELD_OUT
 from masksmith.training.events import read_events
 
@@ -219,8 +220,6 @@ def optimism_of(run: Run, fold: int) -> dict[str, float]:
 
     Higher is better in both. By the loss it may be below 0; chosen on the fold it is all the same.
     """
-    from masksmith.training.checkpoint import facts_of
-
     if run.recipe.training.select not in CHOSEN_ON_HELD_OUT:
         return {}
     found = [event for event in read_events(run.events) if event["fold"] == fold]
