@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from masksmith.submission.files import write_masks, write_submission
+from masksmith.submission.formats import write_masks, write_submission
 
 from masksmith.core.errors import InputError
 from masksmith.data.catalog import SubmissionFormat

@@ -25,6 +25,7 @@ from masksmith.preprocess import names_by_canvas
 from masksmith.project.folder import Project
 from masksmith.project.members import members_of_run
 from masksmith.recipes.recipe import Recipe
+from masksmith.steps.folds import folds_of
 from masksmith.steps.resolve import resolve
 from masksmith.steps.train import is_trained
 from masksmith.training.machine import settle_device
@@ -268,6 +269,17 @@ class Planner:
             run_recipe=lambda name: self.project.run(name).recipe,
             second=second,
         )
+
+
+def propose_plan(project: Project, asked: Recipe, pinned: Sequence[str], seconds: Callable[[], float]) -> str:
+    """Return a plan for the seconds left, as YAML; nothing is trained."""
+    folds_of(project, asked)
+    return Planner(project, asked, keys_of(pinned), machine_tools(project, asked)).propose(seconds())
+
+
+def keys_of(pinned: Sequence[str]) -> list[str]:
+    """Return the dotted keys of overrides of the form KEY=VALUE."""
+    return [override.partition("=")[0] for override in pinned]
 
 
 def machine_tools(project: Project, asked: Recipe) -> Tools:
