@@ -16,7 +16,6 @@ from masksmith.project.members import Member, members_of_run
 from masksmith.recipes.recipe import load_recipe
 from masksmith.steps import compete as steps_compete
 from masksmith.steps.choices import choices_of
-from masksmith.steps.finish import need_tuning
 from masksmith.steps.plan import Plan, Planner
 from tests.conftest import EXACT
 from tests.planning.machine import Machine
