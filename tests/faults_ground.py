@@ -197,7 +197,7 @@ def steady_machine() -> None:
     """Plan for a machine of known speed, by rules for short trainings: folds, cycles, a seed, a second net."""
     from functools import partial
 
-    import masksmith.pipeline as pipeline
+    import masksmith.steps.compete as competing
     import masksmith.steps.plan as planner
     from masksmith.steps.resolve import resolve
     from tests.planning.machine import Machine
@@ -223,7 +223,7 @@ def steady_machine() -> None:
         ),
     }
     planner.load_rules = lambda: rules.model_copy(update=short)
-    pipeline.machine_tools = lambda project, _asked: replace(
+    competing.machine_tools = lambda project, _asked: replace(
         machine.tools(), resolve=partial(resolve, project)
     )
 

@@ -18,17 +18,19 @@ from masksmith.project.folder import Project
 from masksmith.project.members import Member, members_of_run
 from masksmith.recipes.recipe import load_recipe
 from masksmith.steps import compete as steps_compete
+from masksmith.steps import plan as steps_plan
 from masksmith.steps.plan import Plan, Planner, machine_tools
 from masksmith.steps.runs import open_run
 from masksmith.steps.submit import write_baseline
 from masksmith.training import loop
 from masksmith.training.events import read_events
 from tests.blends import write_recipe
-from tests.conftest import EXACT
 from tests.planning.machine import Machine as KnownMachine
 from tests.planning.machine import Seconds
 
-MODEL = EXACT | {  # of the recipe auto, whose stages a budget shortens
+MODEL = {  # of the recipe auto, whose stages a budget shortens
+    "training.threads": 1,
+    "training.precision": "32-true",
     "folds.count": 3,
     "model.encoder": "tu-test_resnet",
     "model.encoder_weights": "none",
@@ -83,7 +85,8 @@ def machine(monkeypatch):
     monkeypatch.setattr(loop, "train_step", step)
     for module in (predict, gate):
         monkeypatch.setattr(module, "torch_runtime", counted(module.torch_runtime))
-    monkeypatch.setattr(pipeline, "machine_tools", tools)
+    for module in (steps_compete, steps_plan):
+        monkeypatch.setattr(module, "machine_tools", tools)
     monkeypatch.setattr(
         pipeline, "Budget", lambda path, asked, started: Budget(path, asked, clock=machine.clock)
     )

@@ -71,9 +71,8 @@ def test_a_baseline_and_statistics(folder, pupil, tmp_path):
         mask = read_mask(tmp_path / "p" / "masks" / f"{name}.png")
         assert mask.all() if name not in BLANK["test"] else not mask.any(), name
     limits = project.inputs(InputConfig(scaling="min_max")).train
-    assert (
-        max(limits[name].max() for name in IDS if name not in BLANK["train"]) == 65535
-    )  # 199, not the white
+    brightest = max(limits[name].max() for name in IDS if name not in BLANK["train"])
+    assert brightest == 65535  # 199, not the white
     assert [scalars_of(project, recipe, one)["7"] for one in ("oof", "test")] == [(7.0,), (1007.0,)]
 
 
@@ -81,9 +80,8 @@ def test_a_baseline_and_statistics(folder, pupil, tmp_path):
 def test_all_the_way(folder, pupil, tmp_path):
     result = ms.compete(folder, out=tmp_path / "p", recipe=pupil)
     project = Project.open(tmp_path / "p")
-    teacher, learner = (
-        project.run(next(project.runs_dir.glob(f"{one}-*")).name) for one in ("teacher", "pupil")
-    )
+    paths = (next(project.runs_dir.glob(f"{one}-*")) for one in ("teacher", "pupil"))
+    teacher, learner = (project.run(path.name) for path in paths)
     data = data_of(project, learner.recipe, 0, key="")
     assert set(data.ids) == set(project.folds.outside(0)) - BLANK["train"]
     held_out, seen = open_codes(learner.oof(0)), project.folds.inside(0)

@@ -75,7 +75,9 @@ def test_a_split_that_is_refused_leaves_no_folds(out):
 def test_folds_by_another_rule_are_refused(out):
     made = folds(out, count=2, holdout_frac=0.2)
     assert len(made.inside(0)) < len(made.inside(1))
-    with pytest.raises(InputError, match=r"holdout_frac None, stratify coverage, .* was made by another rule"):
+    with pytest.raises(
+        InputError, match=r"holdout_frac None, stratify coverage, .* was made by another rule"
+    ):
         folds(out, count=2)
     (out / "folds.csv").unlink()
     assert len({row.fold for row in folds(out, deal_by="row").rows}) == 3
