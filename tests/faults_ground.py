@@ -90,13 +90,14 @@ class Watch:
         path = Path(path).absolute()
         name = str(path.relative_to(self.out)) if path.is_relative_to(self.out) else path.name
         self.seen.append(Point(name, phase))
-        if self.strike is not None and self.at is not None and number >= self.at and can_strike(self, phase):
+        if self.is_due(number, phase):
             self.strike()
 
-
-def can_strike(watch: Watch, phase: str) -> bool:
-    """Whether a fault can happen at this phase: a full disk stops neither a removal nor a step."""
-    return watch.strike is not no_space or needs_room(phase)
+    def is_due(self, number: int, phase: str) -> bool:
+        """Whether to strike now: a full disk stays full, and stops neither a removal nor a step."""
+        if self.strike is None or self.at is None:
+            return False
+        return number >= self.at and needs_room(phase) if self.strike is no_space else number == self.at
 
 
 def needs_room(phase: str) -> bool:
@@ -108,11 +109,8 @@ def exit_now() -> None:
 
 
 def ask_to_stop() -> None:
-    """Send SIGTERM to this process, once."""
-    from masksmith.core import interrupt
-
-    if interrupt._State.asked is None:
-        signal.raise_signal(signal.SIGTERM)
+    """Send SIGTERM to this process."""
+    signal.raise_signal(signal.SIGTERM)
 
 
 def no_space() -> None:

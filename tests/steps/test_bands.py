@@ -23,7 +23,7 @@ from tests.stops import stop
 OPTIONS = {
     "metric": "iou_by_group",
     "folds.group_by": "similar(count=4)",
-    "input.bands": [0, 1, 2, 4, 5],
+    "input.bands": [1, 2, 3, 4],
     "input.scaling": "standard",
     "input.one_hot": {"5": [10, 80]},
     "training.stages.0.epochs": 2,
