@@ -1,3 +1,5 @@
+"""The gate before a faster runtime: what it compares, what it refuses, and the choice that is kept."""
+
 import dataclasses
 import logging
 
@@ -17,13 +19,14 @@ from masksmith.prediction.gate import (
     compare_runtime,
     worth_converting,
 )
+from masksmith.prediction.predict import predict_probs
 from masksmith.prediction.runtimes import RUNTIMES, torch_runtime
 from masksmith.prediction.store import open_codes
 from masksmith.project.folder import Project
-from tests.conftest import TINY
-from tests.prediction.test_runtime import SIZES, image_store, tiny
+from tests.prediction.nets import SIZES, image_store, tiny
 
 NAMES = [name for name, _ in SIZES]
+OPENVINO = {"recipe": "smoke", "overrides": {"prediction.runtime": "openvino"}}
 
 
 @pytest.fixture
@@ -50,6 +53,7 @@ def shifted(by):
     return build
 
 
+@pytest.mark.slow
 def test_openvino_is_accepted(fabric, images):
     finding, runtime = compare_runtime("openvino", fabric, tiny(), images, NAMES, mean_prob, batch_size=4)
     assert finding.accepted
@@ -62,8 +66,6 @@ def test_openvino_is_accepted(fabric, images):
 
 
 def test_the_finding_by_hand(fabric, images, monkeypatch):
-    from masksmith.prediction.predict import predict_probs
-
     monkeypatch.setitem(RUNTIMES, "openvino", shifted(-1.0))
     model = tiny()
     finding, runtime = compare_runtime("openvino", fabric, model, images, NAMES, mean_prob, batch_size=2)
@@ -82,7 +84,7 @@ def test_the_finding_by_hand(fabric, images, monkeypatch):
     assert "of the pixels change sides, allowed 0.25%" in finding.refusal
 
 
-def test_the_rule():
+def test_the_rule_and_the_cost_model():
     fine = Finding("openvino", 1, 0.8, 0.8, 0.1, 0.1, 0.0, 1.0, 1.0, 1.0, 1.0, 1.0)
     assert fine.accepted
     for change, accepted in (
@@ -95,41 +97,33 @@ def test_the_rule():
         ({"s_per_batch": 9.0}, True),  # time does not decide
     ):
         assert dataclasses.replace(fine, **change).accepted is accepted, change
+    for batches, worth in ((0, False), (10, False), (11, True), (1000, True)):
+        assert worth_converting(5.0, 0.75, 0.25, batches) is worth
+    assert not worth_converting(0.0, 0.1, 0.2, 10**6)  # slower: never
 
 
-@pytest.mark.parametrize(("batches", "worth"), [(0, False), (10, False), (11, True), (1000, True)])
-def test_the_cost_model(batches, worth):
-    assert worth_converting(5.0, 0.75, 0.25, batches) is worth
+def test_the_sample_is_bounded_and_spread(fabric, tmp_path, monkeypatch):
+    monkeypatch.setitem(RUNTIMES, "openvino", shifted(0.0))
+    names, seen = [f"{at:04d}" for at in range(1030)], []
+    images = image_store(tmp_path / "many.npy", 1, sizes=[(name, (2, 2)) for name in names])
 
+    def score(codes):
+        seen.append([name for name, _ in codes])
+        return 0.0
 
-def test_a_runtime_that_is_slower_is_never_worth_it():
-    assert not worth_converting(0.0, 0.1, 0.2, 10**6)
-
-
-def test_the_sample_is_bounded_and_spread(images, monkeypatch):
-    assert gate._sample(images, NAMES) == NAMES
-    monkeypatch.setattr(gate, "_IMAGES", 3)
-    assert gate._sample(images, NAMES) == ["a", "c", "e"]
-    monkeypatch.setattr(gate, "_PIXELS", 1)
-    assert gate._sample(images, NAMES) == ["a"]
+    finding, _ = compare_runtime("openvino", fabric, tiny(), images, names, score, batch_size=512)
+    assert finding.images == len(seen[0]) == len(seen[1]) == 1024
+    left_out = set(map(int, names)) - set(map(int, seen[0]))
+    assert np.ptp(np.diff(sorted(left_out))) <= 1
 
 
 def choose(
     fabric, images, record, *, model=None, names=NAMES, key="k", name="openvino", batches=1, canvases=1
 ):
     return choose_runtime(
-        name,
-        fabric,
-        model or tiny(),
-        images,
-        names,
-        mean_prob,
-        batch_size=4,
-        batches=batches,
-        canvases=canvases,
-        record=record,
-        key=key,
-    )
+        name, fabric, model or tiny(), images, names, mean_prob,
+        batch_size=4, batches=batches, canvases=canvases, record=record, key=key,
+    )  # fmt: skip
 
 
 def test_conversions_are_counted_by_canvas(fabric, images, tmp_path, monkeypatch, caplog):
@@ -157,83 +151,67 @@ def test_a_bad_runtime_is_refused_and_the_choice_is_kept(fabric, images, tmp_pat
     written = read_json(record)
     assert (written["asked"], written["runtime"], written["key"]) == ("openvino", "torch", "k")
     assert written["finding"]["accepted"] is False
-
     monkeypatch.setitem(RUNTIMES, "openvino", shifted(0.0))  # good by now; but the choice stands
     choose(fabric, images, record, model=model)
     assert read_json(record) == written
     choose(fabric, images, record, model=model, key="other weights")
-    assert read_json(record)["runtime"] == "openvino"
-    assert read_json(record)["reason"] == ""
-
-
-def test_a_recorded_choice_is_not_measured_again(fabric, images, tmp_path, monkeypatch):
-    record = tmp_path / "r.json"
-    write_json(record, {"key": "k", "runtime": "openvino"})
-    monkeypatch.setitem(RUNTIMES, "openvino", shifted(7.0))
-    model, planes = tiny(), np.zeros((1, 1, 16, 16), np.float32)
-    found = choose(fabric, images, record, model=model)(planes)
+    assert (read_json(record)["runtime"], read_json(record)["reason"]) == ("openvino", "")
+    monkeypatch.setitem(RUNTIMES, "openvino", shifted(7.0))  # nor is it measured again
+    found = choose(fabric, images, record, model=model, key="other weights")(planes)
     np.testing.assert_allclose(found, torch_runtime(fabric, model)(planes) + 7, atol=1e-5)
     write_json(record, {"key": "k", "runtime": "openvin"})
-    with pytest.raises(InputError, match=r"r\.json: runtime: 'openvin' is unknown; did you mean 'openvino'"):
+    with pytest.raises(InputError, match=r"json: runtime: 'openvin' is unknown; did you mean 'openvino'"):
         choose(fabric, images, record)
 
 
-def test_without_images_torch_is_used(fabric, images, tmp_path, caplog):
+def test_where_there_is_nothing_to_choose(fabric, images, tmp_path, caplog):
+    choose(fabric, images, tmp_path / "r.json", name="torch")
+    assert not (tmp_path / "r.json").exists()
     choose(fabric, images, tmp_path / "r.json", names=[])
     assert "openvino is not used: there are no held-out images to judge by" in caplog.text
     assert read_json(tmp_path / "r.json")["runtime"] == "torch"
 
 
-def test_torch_needs_no_gate(fabric, images, tmp_path):
-    choose(fabric, images, tmp_path / "r.json", name="torch")
-    assert not (tmp_path / "r.json").exists()
-
-
-def test_the_whole_way_with_openvino(project, example):
+@pytest.mark.slow
+def test_the_whole_way(project, example, monkeypatch, caplog):
+    """Refused first, where the planted runtime is wrong; then OpenVINO itself, which is accepted."""
     run = Project.open(project).run()
-    before = {
-        stage: {name: np.array(store[name], np.int64) for name in store}
-        for stage, store in (("oof", open_codes(run.oof(0))), ("test", open_codes(run.test(0))))
-    }
+    record = run.oof(0).with_suffix(".runtime.json")
     weights = run.final(0).stat().st_mtime_ns
-    overrides = TINY | {"prediction.runtime": "openvino"}
-    result = ms.compete(example / "data", out=project, overrides=overrides)
-    run = Project.open(project).run()
+
+    def codes():
+        stores = {"oof": open_codes(run.oof(0)), "test": open_codes(run.test(0))}
+        return {
+            (part, name): store[name].astype(np.int64) for part, store in stores.items() for name in store
+        }
+
+    before = codes()
+    with monkeypatch.context() as patch:
+        patch.setitem(RUNTIMES, "openvino", shifted(-3.0))
+        ms.train(project, **OPENVINO)
+        ms.predict(project)
+    assert "openvino is not used" in caplog.text
+    assert read_json(record)["runtime"] == "torch"
+    assert all((image == before[place]).all() for place, image in codes().items())
+
+    record.unlink()
+    for path in (run.oof(0), run.test(0)):
+        path.unlink()
+    result = ms.compete(example / "data", out=project, **OPENVINO)
     assert run.final(0).stat().st_mtime_ns == weights  # prediction does not decide the weights
-    choice = read_json(run.oof(0).with_suffix(".runtime.json"))
+    choice = read_json(record)
     assert choice["runtime"] == "openvino"
     assert choice["finding"]["accepted"] is True
-    for stage, path in (("oof", run.oof(0)), ("test", run.test(0))):
-        store = open_codes(path)
-        apart = np.concatenate([np.abs(store[name] - codes).ravel() for name, codes in before[stage].items()])
-        assert 0 < apart.max() <= 7, stage  # predicted anew, 1e-4 apart at most
+    largest = max(np.abs(image - before[place]).max() for place, image in codes().items())
+    assert 0 < largest <= 7  # predicted anew, 1e-4 apart at most
     assert "prediction runtime" in result.tuning["chosen_on_fold"]
-    assert result.submission is not None
     assert result.submission.compared == 8
-    assert ms.submit(project, check=project / "submission.csv").ids == 8
-
-    stamp = run.oof(0).with_suffix(".runtime.json").stat().st_mtime_ns
+    stamp = record.stat().st_mtime_ns
     run.test(0).unlink()
     ms.predict(project)  # an interrupted run goes on with the recorded choice
-    assert run.oof(0).with_suffix(".runtime.json").stat().st_mtime_ns == stamp
+    assert record.stat().st_mtime_ns == stamp
     assert open_codes(run.test(0)).ids
 
-
-def test_the_gate_refuses_on_the_way(project, monkeypatch, caplog):
-    monkeypatch.setitem(RUNTIMES, "openvino", shifted(-3.0))
-    run = Project.open(project).run()
-    before = open_codes(run.oof(0))[open_codes(run.oof(0)).ids[0]].copy()
-    ms.train(project, overrides=TINY | {"prediction.runtime": "openvino"})
-    ms.predict(project)
-    assert "openvino is not used" in caplog.text
-    assert read_json(run.oof(0).with_suffix(".runtime.json"))["runtime"] == "torch"
-    store = open_codes(run.oof(0))
-    np.testing.assert_array_equal(store[store.ids[0]], before)
-
-
-def test_openvino_on_another_device_is_refused_before_training(project, monkeypatch):
-    from masksmith.training import machine
-
-    monkeypatch.setattr(machine, "settle_device", lambda device: "mps")
+    monkeypatch.setattr("masksmith.training.machine.settle_device", lambda device: "mps")
     with pytest.raises(InputError, match=r"'openvino' runs on the CPU, and training\.device is 'mps'"):
-        ms.train(project, overrides=TINY | {"prediction.runtime": "openvino", "seed": 5})
+        ms.train(project, recipe="smoke", overrides=OPENVINO["overrides"] | {"seed": 5})

@@ -5,15 +5,16 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from lightning_fabric import Fabric
 
 from masksmith.core.errors import InputError
 from masksmith.data.store import Store, StoreWriter
-from masksmith.models.config import ModelConfig
-from masksmith.models.segmentation import Output, SegmentationModel, build_model
+from masksmith.models.segmentation import Output, SegmentationModel
 from masksmith.prediction.predict import predict_batches, predict_probs, write_codes
 from masksmith.prediction.store import MeanCodes, code_of, open_codes, prob_of, to_codes
 from masksmith.prediction.tta import TTA
 from masksmith.preprocess import SizeConfig
+from tests.prediction.nets import image_store, tiny
 
 
 @given(st.floats(0, 1))
@@ -27,27 +28,17 @@ def test_a_threshold_as_a_code_decides_like_the_probability(threshold, p):
         assert (int(to_codes(np.array([p]))[0]) > code_of(threshold)) == (p > threshold)
 
 
-@pytest.mark.parametrize("name", sorted(TTA))
-@given(seed=st.integers(0, 50))
-def test_tta_inverses(name, seed):
-    planes = np.random.default_rng(seed).random((2, 5, 7, 3))
-    np.testing.assert_array_equal(TTA[name].undo(TTA[name].apply(planes)), planes)
-
-
-def test_the_views_are_the_eight_symmetries_of_the_square():
-    square = np.arange(9).reshape(1, 3, 3, 1)
-    assert len({TTA[name].apply(square).tobytes() for name in TTA}) == len(TTA) == 8
+def test_views_are_the_eight_symmetries_of_the_square_and_have_inverses():
+    planes, square = np.random.default_rng(0).random((2, 5, 7, 3)), np.arange(9).reshape(1, 3, 3, 1)
+    for view in TTA.values():
+        np.testing.assert_array_equal(view.undo(view.apply(planes)), planes)
+    assert len({view.apply(square).tobytes() for view in TTA.values()}) == len(TTA) == 8
 
 
 @pytest.fixture
 def images(tmp_path):
-    shapes = [("a", (21, 30, 1)), ("b", (16, 16, 1)), ("c", (21, 30, 1)), ("blank", (16, 16, 1))]
-    writer = StoreWriter(tmp_path / "i.npy", shapes, dtype=np.uint8)
-    rng = np.random.default_rng(0)
-    for name, shape in shapes:
-        writer.write(name, rng.integers(0, 255, shape).astype(np.uint8))
-    writer.close()
-    return Store(tmp_path / "i.npy")
+    sizes = [("a", (21, 30)), ("b", (16, 16)), ("c", (21, 30)), ("blank", (16, 16))]
+    return image_store(tmp_path / "i.npy", 1, sizes=sizes)
 
 
 class Brightness(SegmentationModel):
@@ -63,8 +54,6 @@ class Brightness(SegmentationModel):
 
 @pytest.fixture
 def fabric():
-    from lightning_fabric import Fabric
-
     return Fabric(accelerator="cpu", devices=1)
 
 
@@ -72,63 +61,45 @@ def predict(fabric, model, images, tta, names=("a", "b", "c")):
     return dict(predict_probs(fabric, model, images, list(names), tta=tta, batch_size=2))
 
 
-@pytest.mark.parametrize(
-    "tta", [["identity"], ["identity", "hflip"], ["hflip", "vflip", "transpose"], sorted(TTA)]
-)
-def test_tta_of_a_symmetric_model_is_the_identity(fabric, images, tta):
-    found = predict(fabric, Brightness(), images, tta)
-    for name in "abc":
-        expected = 1 / (1 + np.exp(-(images[name] / 255 - 0.5) * 10))
-        assert found[name].shape == images[name].shape
-        np.testing.assert_allclose(found[name], expected, atol=1e-5)
+def test_tta_of_a_symmetric_model_is_the_identity(fabric, images):
+    model = Brightness()
+    for tta in (["identity"], ["identity", "hflip"], ["hflip", "vflip", "transpose"], sorted(TTA)):
+        found = predict(fabric, model, images, tta)
+        for name in "abc":
+            expected = 1 / (1 + np.exp(-(images[name] / 255 - 0.5) * 10))
+            assert found[name].shape == images[name].shape
+            np.testing.assert_allclose(found[name], expected, atol=1e-5)
+    assert model.training  # the mode is put back
+    with pytest.raises(InputError, match=r"prediction\.tta: 'hflop' is unknown; did you mean 'hflip'"):
+        predict(fabric, model, images, ["hflop"])
 
 
-def test_flip_goes_before_the_asymmetric_padding(fabric, images):
+def test_flip_goes_before_the_asymmetric_padding(fabric, images, tmp_path):
     """For any model, hflip alone equals: flip the stored image, predict, flip back."""
-    config = ModelConfig(
-        encoder="resnet18", encoder_weights="none", encoder_depth=3, decoder_channels=[8, 8, 8]
-    )
-    model = build_model(config, in_channels=1, seed=0)
-    from masksmith.prediction.predict import _forward
-    from masksmith.prediction.runtimes import torch_runtime
-    from masksmith.preprocess import TRUE_SIZE, Frame
-
-    model.eval()
-    frame_of = partial(Frame.of, size=TRUE_SIZE, divisor=model.divisor)
-    with torch.inference_mode():
-        flipped = np.ascontiguousarray(images["a"][None, :, ::-1])
-        by_hand = _forward([torch_runtime(fabric, model)], frame_of, list(flipped), 255)[0][:, ::-1]
+    writer = StoreWriter(tmp_path / "flipped.npy", [("a", images["a"].shape)], dtype=np.uint8)
+    writer.write("a", np.ascontiguousarray(images["a"][:, ::-1]))
+    writer.close()
+    model = tiny()
+    by_hand = predict(fabric, model, Store(tmp_path / "flipped.npy"), ["identity"], ["a"])["a"][:, ::-1]
     np.testing.assert_allclose(predict(fabric, model, images, ["hflip"], ["a"])["a"], by_hand, atol=1e-6)
 
 
-@pytest.mark.parametrize("view", ["rot90", "rot270", "transpose", "antitranspose"])
-@pytest.mark.parametrize(
-    "size", [SizeConfig(pad_hw=(32, 40)), SizeConfig(resize_hw=(24, 32), pad_hw=(24, 40))]
-)
-def test_turned_views_have_the_turned_size_rule(fabric, images, view, size):
+def test_turned_views_have_the_turned_size_rule(fabric, images):
     """A model whose logit is the pixel cannot tell the views apart, if each is framed as its own form asks."""
-    model = Brightness()
-    upright, turned = (
-        dict(predict_probs(fabric, model, images, ["a"], tta=[one], batch_size=2, size=size))["a"]
-        for one in ("identity", view)
-    )
-    np.testing.assert_allclose(upright, turned, atol=0.02)
-
-
-def test_mode_is_put_back(fabric, images):
-    model = Brightness()
-    predict(fabric, model, images, ["identity"])
-    assert model.training
+    for size in (SizeConfig(pad_hw=(32, 40)), SizeConfig(resize_hw=(24, 32), pad_hw=(24, 40))):
+        options = {"batch_size": 2, "size": size}
+        upright, *turned = (
+            dict(predict_probs(fabric, Brightness(), images, ["a"], tta=[view], **options))["a"]
+            for view in ("identity", "rot90", "rot270", "transpose", "antitranspose")
+        )
+        for one in turned:
+            np.testing.assert_allclose(upright, one, atol=0.02)
 
 
 def test_images_of_many_sizes_on_one_canvas_share_batches(fabric, tmp_path):
     """Each is flipped before its own padding, and cut back to its own size; runtimes see two shapes, not six."""
     sizes = {"a": (17, 30), "b": (24, 32), "c": (40, 9), "d": (21, 25), "e": (18, 32), "f": (33, 16)}
-    writer = StoreWriter(tmp_path / "i.npy", [(n, (*hw, 1)) for n, hw in sizes.items()], dtype=np.uint8)
-    for name, hw in sizes.items():
-        writer.write(name, np.random.default_rng(hw).integers(0, 255, (*hw, 1)).astype(np.uint8))
-    writer.close()
-    images, seen = Store(tmp_path / "i.npy"), []
+    images, seen = image_store(tmp_path / "many.npy", 1, sizes=list(sizes.items())), []
 
     def runtime(planes):
         """A logit that hangs on the place on the canvas, and on all that lies left of it."""
@@ -148,11 +119,6 @@ def test_images_of_many_sizes_on_one_canvas_share_batches(fabric, tmp_path):
         np.testing.assert_array_equal(together[name], alone)
 
 
-def test_unknown_tta(fabric, images):
-    with pytest.raises(InputError, match=r"prediction\.tta: 'hflop' is unknown; did you mean 'hflip'"):
-        predict(fabric, Brightness(), images, ["hflop"])
-
-
 def test_stored_in_order_with_blank_ones_empty(fabric, images, tmp_path):
     found = partial(
         predict_batches, fabric, Brightness(), images, ["a", "b", "c"], tta=["identity"], batch_size=4
@@ -170,15 +136,6 @@ def test_stored_in_order_with_blank_ones_empty(fabric, images, tmp_path):
 def one(probs):
     """The one batch of the image b."""
     return lambda finished: [[("b", probs)]]
-
-
-def test_damaged_probabilities_are_refused(fabric, images, tmp_path):
-    write_codes(tmp_path / "p.npy", images, ["b"], one(np.ones((16, 16, 1))), blank=set())
-    flat = np.load(tmp_path / "p.npy", mmap_mode="r+")
-    flat[3] = 0
-    flat.flush()
-    with pytest.raises(InputError, match="the probabilities of 'b' are damaged"):
-        open_codes(tmp_path / "p.npy")
 
 
 def test_mean_of_folds(images, tmp_path):
@@ -215,6 +172,10 @@ def test_a_stopped_prediction_goes_on_in_whole_batches(fabric, images, tmp_path)
 
         write_codes(path, images, names, batches, blank={"blank"}, key=key)
 
+    found = predict_batches(
+        fabric, Brightness(), images, names[:3], tta=["identity"], batch_size=2, finished={"a", "b"}
+    )
+    assert [[name for name, _ in batch] for batch in found] == [["a", "c"]]  # left out only as a whole
     write(tmp_path / "clean.npy", key=None)
     with pytest.raises(KeyboardInterrupt):
         write(tmp_path / "p.npy", stop=1)
@@ -227,16 +188,13 @@ def test_a_stopped_prediction_goes_on_in_whole_batches(fabric, images, tmp_path)
     assert not list(tmp_path.glob(".p*"))
 
 
-def test_a_batch_is_left_out_only_as_a_whole(fabric, images):
-    found = predict_batches(
-        fabric, Brightness(), images, ["a", "b", "c"], tta=["identity"], batch_size=2, finished={"a", "b"}
-    )
-    assert [[name for name, _ in batch] for batch in found] == [["a", "c"]]
-
-
-def test_a_damaged_image_is_not_predicted(fabric, images):
-    flat = np.load(images.path, mmap_mode="r+")
-    flat[0] ^= 1
-    flat.flush()
+def test_what_is_damaged_is_refused(fabric, images, tmp_path):
+    write_codes(tmp_path / "p.npy", images, ["b"], one(np.ones((16, 16, 1))), blank=set())
+    for path in (tmp_path / "p.npy", images.path):
+        flat = np.load(path, mmap_mode="r+")
+        flat[0] ^= 1
+        flat.flush()
+    with pytest.raises(InputError, match="the probabilities of 'b' are damaged"):
+        open_codes(tmp_path / "p.npy")
     with pytest.raises(InputError, match=r"i\.npy: 'a' in it was damaged since it was written"):
         predict(fabric, Brightness(), images, ["identity"])
