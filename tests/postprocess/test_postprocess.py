@@ -1,3 +1,6 @@
+import dataclasses
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -50,32 +53,32 @@ def test_histogram_counts_equal_counting(seed):
         assert above[at] == (codes > threshold).sum()
 
 
-@pytest.mark.parametrize("name", BINARY)
 @settings(deadline=None, max_examples=5)
 @given(seed=st.integers(0, 1000))
-def test_sweep_equals_making_every_mask(name, seed):
-    metric, data, groups = get_metric(name), pairs(seed), np.array(list("aabbccddeeff"))
-    rules, sweep = make_sweep(data, metric, CONFIG)
-    assert rules == (RULES if metric.needs == "counts" else threshold_rules(CONFIG))
-    scores = [
-        metric.score(np.stack([metric.stats(apply_rule(c, rule), t) for c, t in data]), groups)
-        for rule in rules
-    ]
-    for rule, score in zip(rules, scores, strict=True):
-        assert metric.score(sweep.rows_of(rule), groups) == pytest.approx(score)
-    found, best = best_rule(sweep, rules, metric, groups)
-    useful = [metric.utility(score) for score in scores]
-    assert metric.utility(best) == pytest.approx(max(useful))
-    assert found == rules[int(np.argmax(np.round(useful, 12)))]
+def test_sweep_equals_making_every_mask(seed):
+    data, groups = pairs(seed), np.array(list("aabbccddeeff"))
+    for metric in map(get_metric, BINARY):
+        rules, sweep = make_sweep(data, metric, CONFIG)
+        assert rules == (RULES if metric.needs == "counts" else threshold_rules(CONFIG))
+        scores = [
+            metric.score(np.stack([metric.stats(apply_rule(c, rule), t) for c, t in data]), groups)
+            for rule in rules
+        ]
+        for rule, score in zip(rules, scores, strict=True):
+            assert metric.score(sweep.rows_of(rule), groups) == pytest.approx(score)
+        found, best = best_rule(sweep, rules, metric, groups)
+        useful = [metric.utility(score) for score in scores]
+        assert metric.utility(best) == pytest.approx(max(useful))
+        assert found == rules[int(np.argmax(np.round(useful, 12)))]
 
 
-@pytest.mark.parametrize("name", BINARY)
-def test_baselines_by_hand(name):
-    data, metric = pairs(7), get_metric(name)
-    _, sweep = make_sweep(data, metric, CONFIG)
-    for rows, value in ((sweep.empty, 0), (sweep.full, 1)):
-        expected = np.stack([metric.stats(np.full_like(target, value), target) for _, target in data])
-        np.testing.assert_array_equal(rows, expected)
+def test_baselines_by_hand():
+    data = pairs(7)
+    for metric in map(get_metric, BINARY):
+        _, sweep = make_sweep(data, metric, CONFIG)
+        for rows, value in ((sweep.empty, 0), (sweep.full, 1)):
+            expected = np.stack([metric.stats(np.full_like(target, value), target) for _, target in data])
+            np.testing.assert_array_equal(rows, expected)
 
 
 def test_one_part_alone_is_scored_plain():
@@ -102,16 +105,8 @@ def test_the_pixels_of_a_rule_are_a_share_of_the_image():
     assert {area: rule.least_of(area) for area in expected} == expected
     for area, least in expected.items():
         assert (least - 1) * 10201 < 40 * area <= least * 10201
-    assert (
-        Rule(**{"top": 5, "min_pixels": 7, "bottom": 3, "component_area_frac": 0.0}).least_of(99) == 7
-    )  # of 0.1.0
-    for side, bright, has_mask in (
-        (10, 3, False),
-        (10, 4, True),
-        (20, 15, False),
-        (20, 16, True),
-        (5, 1, True),
-    ):
+    assert Rule(top=5, min_pixels=7, bottom=3, component_area_frac=0.0).least_of(99) == 7  # of 0.1.0
+    for side, bright, has_mask in ((10, 3, 0), (10, 4, 1), (20, 15, 0), (20, 16, 1), (5, 1, 1)):
         codes = np.zeros((side, side), np.uint16)
         codes.ravel()[:bright] = 60000
         made = apply_rule(codes, Rule(50000, 4, 100, of_pixels=100))
@@ -130,18 +125,12 @@ def flecked(sides):
     return data
 
 
-@pytest.mark.parametrize("share", [0.0, 0.01])
-def test_a_rule_found_on_images_of_one_size_holds_for_another(share):
+def test_a_rule_found_on_images_of_one_size_holds_for_another():
     """A mask of the small image has as many pixels as the fleck of the large one: no absolute number parts them."""
-    config = TuningConfig(
-        bottom_thresholds=[0.5],
-        top_thresholds=[0.5],
-        min_area_fracs=[0.0, 0.05, 0.2],
-        component_area_frac=share,
-    )
-    metric = get_metric("dice_per_image")
+    metric, one = get_metric("dice_per_image"), {"bottom_thresholds": [0.5], "top_thresholds": [0.5]}
     small, large, mixed = flecked([20] * 8), flecked([60] * 8), flecked([20, 20, 60, 60] * 3 + [20, 20])
-    for seen in (small, large, mixed):
+    for share, seen in itertools.product((0.0, 0.01), (small, large, mixed)):
+        config = TuningConfig(**one, min_area_fracs=[0.0, 0.05, 0.2], component_area_frac=share)
         rules, sweep = make_sweep(seen, metric, config)
         found, score = best_rule(sweep, rules, metric)
         assert (found.min_pixels, score) == (found.of_pixels // 20, 1.0)
@@ -243,6 +232,7 @@ def test_luck_is_not_kept():
     assert not found.kept
     assert found.rule == PLAIN
     assert found.tuned >= found.plain
+    assert search(data).gain_low == found.gain_low  # the same seed, the same bounds
 
 
 def speckled(num=40):
@@ -257,34 +247,31 @@ def speckled(num=40):
     return data
 
 
-@pytest.mark.parametrize("name", BINARY)
-def test_the_search_gains_with_every_metric(name):
+def test_the_search_gains_with_every_metric():
     """Plain, tuned, nested, bootstrap and verdict; of a distance the scores fall, and the gain is above 0."""
-    metric, data = get_metric(name), speckled()
+    data = speckled()
     config = TuningConfig(
         bottom_thresholds=[0.3, 0.5, 0.7], top_thresholds=[0.5, 0.7], min_area_fracs=[0.0, 0.05]
     )
-    rules, sweep = make_sweep(data, metric, config)
-    groups = [f"place {index // 4}" for index in range(len(data))]
-    found = search_rule(
-        sweep, metric, rules, parts=np.arange(len(data)) // 4 % 5, groups=groups, resamples=100, seed=0
-    )
-    if name.startswith("recall"):  # more pixels never lower the recall: the plain rule stays
-        assert (found.kept, found.rule, found.gain_mean) == (False, PLAIN, 0)
-        return
-    assert found.kept
-    assert found.rule.bottom > 0.6 * 65535
-    assert found.gain_low > 0
-    better = metric.utility(found.nested) - metric.utility(found.plain)
-    assert found.gain_mean == pytest.approx(better, abs=0.1 * abs(better))
-    perfect = 1.0 if metric.higher_is_better else 0.0
-    assert found.tuned == found.nested == pytest.approx(perfect)
+    places = np.arange(len(data)) // 4
+    split = {"parts": places % 5, "groups": [f"place {place}" for place in places]}
+    for name in BINARY:
+        metric = get_metric(name)
+        rules, sweep = make_sweep(data, metric, config)
+        found = search_rule(sweep, metric, rules, **split, resamples=100, seed=0)
+        if name.startswith("recall"):  # more pixels never lower the recall: the plain rule stays
+            assert (found.kept, found.rule, found.gain_mean) == (False, PLAIN, 0)
+            continue
+        assert found.kept
+        assert found.rule.bottom > 0.6 * 65535
+        assert found.gain_low > 0
+        better = metric.utility(found.nested) - metric.utility(found.plain)
+        assert found.gain_mean == pytest.approx(better, abs=0.1 * abs(better))
+        assert found.tuned == found.nested == pytest.approx(1.0 if metric.higher_is_better else 0.0)
 
 
 def test_equal_masks_are_scored_once():
     """Between two thresholds without a pixel the mask is the same, and is not made again."""
-    import dataclasses
-
     calls, metric = [], get_metric("hausdorff_95")
 
     def stats(pred, target):
@@ -296,11 +283,6 @@ def test_equal_masks_are_scored_once():
     _, sweep = make_sweep(data, counted, TuningConfig())  # 31 thresholds
     assert len(calls) == 2 + 2  # above and below 0.6, nothing and everything
     assert sweep.rows.shape == (1, 31, 1)
-
-
-def test_same_seed_same_bounds():
-    data = pairs(1, num=30)
-    assert search(data).gain_low == search(data).gain_low
 
 
 def test_bootstrap_draws_groups():
@@ -391,22 +373,22 @@ def test_a_region_of_just_the_share_is_removed():
 REMOVING = CONFIG.model_copy(update={"component_area_frac": 0.03})
 
 
-@pytest.mark.parametrize("name", ["tgs_map", "dice_per_image", "hausdorff_95"])
-def test_a_search_removes_small_regions_as_the_submission_does(name):
-    metric, data = get_metric(name), pairs(3)
-    rules, sweep = make_sweep(data, metric, REMOVING)
-    assert rules[0] == plain_rule(REMOVING) == Rule(PLAIN.top, 0, PLAIN.bottom, 0.03)
-    assert {rule.component_area_frac for rule in rules} == {0.03}
-    changed = 0
-    for rule in rules:
-        made = [apply_rule(codes, rule) for codes, _ in data]
-        rows = np.stack([metric.stats(mask, target) for mask, (_, target) in zip(made, data, strict=True)])
-        np.testing.assert_array_equal(sweep.rows_of(rule), rows)
-        changed += sum(
-            (mask != apply_rule(codes, Rule(rule.top, rule.min_pixels, rule.bottom))).any()
-            for mask, (codes, _) in zip(made, data, strict=True)
-        )
-    assert changed
+def test_a_search_removes_small_regions_as_the_submission_does():
+    data = pairs(3)
+    for metric in map(get_metric, ("tgs_map", "dice_per_image", "hausdorff_95")):
+        rules, sweep = make_sweep(data, metric, REMOVING)
+        assert rules[0] == plain_rule(REMOVING) == Rule(PLAIN.top, 0, PLAIN.bottom, 0.03)
+        assert {rule.component_area_frac for rule in rules} == {0.03}
+        changed = 0
+        for rule in rules:
+            made = [apply_rule(codes, rule) for codes, _ in data]
+            rows = [metric.stats(mask, target) for mask, (_, target) in zip(made, data, strict=True)]
+            np.testing.assert_array_equal(sweep.rows_of(rule), rows)
+            whole = Rule(rule.top, rule.min_pixels, rule.bottom)
+            changed += sum(
+                (m != apply_rule(codes, whole)).any() for m, (codes, _) in zip(made, data, strict=True)
+            )
+        assert changed
 
 
 def test_a_recipe_with_one_rule_searches_nothing():

@@ -5,6 +5,7 @@ import dataclasses
 from collections import Counter
 from html.parser import HTMLParser
 
+import pytest
 from markupsafe import escape
 
 from masksmith.project.folder import Project
@@ -22,8 +23,6 @@ EVILS = (
     "]]>--><svg/onload=alert(6)>",
     "{{ 7 * 191 }}{% raw %}",
 )
-
-
 UNIT = ("kind", "fold", "seed", "model", "epochs", "reason")
 NUMBERS = {"expected_s": 1.0, "took_s": 1.0, "score_before": 0.5, "score_after": 0.5, "joined": True}
 CHOICE = ("key", "value", "reason")
@@ -35,7 +34,6 @@ class Structure(HTMLParser):
     def __init__(self, page):
         super().__init__()
         self.tags = Counter()
-        self.scripts = 0
         self.feed(page)
         self.close()
 
@@ -91,6 +89,7 @@ def page_of(project, text):
     return write_report(project / "evil.html", shown).read_text()
 
 
+@pytest.mark.slow
 def test_a_report_escapes_everything(project):
     expected = Structure(page_of(project, "harmless")).tags
     assert sum(count for (tag, *_), count in expected.items() if tag == "script") > 6

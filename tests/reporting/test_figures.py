@@ -26,14 +26,13 @@ def charts(text):
     }
 
 
-@pytest.mark.parametrize("name", ["learning", "threshold", "coverage", "scores", "column"])
-def test_texts_cannot_end_the_script_that_holds_them(name):
-    plain, evil = charts("harmless")[name], charts(EVIL)[name]
-    assert "harmless" in plain
-    for sign in ("<script", "</script", "<img"):
-        assert evil.count(sign) == plain.count(sign), sign
-    texts = re.findall(r'"(?:[^"\\]|\\.)*"', evil[evil.index("Plotly.newPlot") :])
-    assert any(EVIL in json.loads(text) for text in texts)  # it is still the same text
+def test_texts_cannot_end_the_script_that_holds_them():
+    for plain, evil in zip(charts("harmless").values(), charts(EVIL).values(), strict=True):
+        assert "harmless" in plain
+        for sign in ("<script", "</script", "<img"):
+            assert evil.count(sign) == plain.count(sign), sign
+        texts = re.findall(r'"(?:[^"\\]|\\.)*"', evil[evil.index("Plotly.newPlot") :])
+        assert any(EVIL in json.loads(text) for text in texts)  # it is still the same text
 
 
 def drawn(html):
@@ -44,22 +43,16 @@ def drawn(html):
     return traces, layout
 
 
-@pytest.mark.parametrize(("higher", "best"), [(True, (0.6, 0.7)), (False, (0.4, 0.1))])
-def test_the_best_threshold_is_marked(higher, best):
+def test_the_best_threshold_is_marked():
     curve = [(0.4, 0.1), (0.5, 0.5), (0.6, 0.7), (0.7, 0.7)]
-    traces, layout = drawn(
-        figures.threshold_curve(curve, metric="m", chosen=0.5, plain=0.5, higher_is_better=higher)
-    )
-    assert (*traces[1]["x"], *traces[1]["y"]) == best
-    assert {"plain 0.5", "in use 0.50"} == {note["text"] for note in layout["annotations"]}
-
-
-def test_one_threshold_alone_is_drawn():
-    traces, _ = drawn(
-        figures.threshold_curve([(0.5, 0.4)], metric="m", chosen=0.5, plain=0.4, higher_is_better=True)
-    )
-    assert traces[0]["mode"] == "lines+markers"
-    assert traces[1]["text"] == ["best 0.4000 at 0.50"]
+    for higher, best in ((True, (0.6, 0.7)), (False, (0.4, 0.1))):
+        options = {"metric": "m", "chosen": 0.5, "plain": 0.5, "higher_is_better": higher}
+        traces, layout = drawn(figures.threshold_curve(curve, **options))
+        assert (*traces[1]["x"], *traces[1]["y"]) == best
+        assert {"plain 0.5", "in use 0.50"} == {note["text"] for note in layout["annotations"]}
+        traces, _ = drawn(figures.threshold_curve([(0.5, 0.4)], **options))  # one alone is drawn too
+        assert traces[0]["mode"] == "lines+markers"
+        assert traces[1]["text"] == ["best 0.4000 at 0.50"]
 
 
 def test_stages_are_marked_where_they_begin():
@@ -116,23 +109,20 @@ def test_columns_are_compared_where_there_is_a_test_set():
     assert layout["title"]["text"] == "z"
 
 
-@pytest.mark.parametrize(
-    "column",
-    [
+def test_every_value_of_a_column_is_in_a_bar():
+    for column in (
         [5.0],
         [5.0, 5.0],
         [1e17, 1e17 + 16.0],
         [-1.5e308, 1.5e308],
         [0.0, 5e-324],
         [float(i) for i in range(99)],
-    ],
-)
-def test_every_value_of_a_column_is_in_a_bar(column):
-    traces, _ = drawn(figures.value_distribution("z", column, []))
-    shares = traces[0]["y"]
-    if isinstance(shares, dict):
-        shares = np.frombuffer(base64.b64decode(shares["bdata"]), shares["dtype"])
-    assert sum(shares) == pytest.approx(1)
+    ):
+        traces, _ = drawn(figures.value_distribution("z", column, []))
+        shares = traces[0]["y"]
+        if isinstance(shares, dict):
+            shares = np.frombuffer(base64.b64decode(shares["bdata"]), shares["dtype"])
+        assert sum(shares) == pytest.approx(1)
 
 
 @given(values, values)
