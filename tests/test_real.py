@@ -58,25 +58,25 @@ def test_a_part_of_tgs_clearly_beats_predicting_nothing(shared, tmp_path):
     assert result.submission.ids == 40
 
 
-KERNELS = {  # recipe -> epochs of its stages
-    "tgs-depth-unet": [2],
-    "tgs-model1": [2],
-    "tgs-model2": [2, 1],
-    "tgs-baseline-cnn": [2],
-    "tgs-diagram": [2],
-}
-
-
-@pytest.mark.parametrize("name", KERNELS)
-def test_the_kernels_of_tgs_go_the_whole_way(shared, tmp_path, name):
+@pytest.mark.parametrize(
+    ("name", "lengths"),
+    [
+        ("tgs-depth-unet", [2]),
+        ("tgs-model1", [2]),
+        ("tgs-model2", [2, 1]),
+        ("tgs-baseline-cnn", [2]),
+        ("tgs-diagram", [2]),
+    ],
+)
+def test_the_kernels_of_tgs_go_the_whole_way(shared, tmp_path, name, lengths):
     data = copy_part(shared / "data" / "tgs-salt", tmp_path / "tgs", train=36, test=6)
     cheap = {"training.threads": 1, "training.batch_size": 8, "tuning.resamples": 100}
-    for i, epochs in enumerate(KERNELS[name]):
+    for i, epochs in enumerate(lengths):
         cheap |= {f"training.stages.{i}.epochs": epochs, f"training.stages.{i}.batch_size": None}
     result = ms.compete(data, out=tmp_path / "out", recipe=name, overrides=cheap)
     run = Project.open(tmp_path / "out").run()
     train = [one for one in read_events(run.events) if (one["split"], one["name"]) == ("train", "loss")]
-    assert len(train) == sum(KERNELS[name])
+    assert len(train) == sum(lengths)
     assert train[1]["value"] < train[0]["value"]
     assert run.recipe.model.encoder == "own"
     assert result.submission.ids == 6

@@ -16,22 +16,21 @@ from masksmith.core import files
 from masksmith.core.errors import InputError
 from masksmith.core.files import Ledger
 from masksmith.project.folder import Project
-from tests.conftest import TINY
 from tests.test_cli import masksmith
 
 VERBS = {
     "check": lambda data, out: ms.check(data, out),
-    "compete": lambda data, out: ms.compete(data, out=out, overrides=TINY),
+    "compete": lambda data, out: ms.compete(data, out=out, recipe="smoke"),
     "compete with a budget": lambda data, out: ms.compete(data, out=out, budget="5m"),
     "plan": lambda data, out: ms.plan(data, budget="5m", out=out),
-    "folds": lambda _data, out: ms.folds(out, overrides=TINY),
-    "train": lambda _data, out: ms.train(out, overrides=TINY),
+    "folds": lambda _data, out: ms.folds(out, recipe="smoke"),
+    "train": lambda _data, out: ms.train(out, recipe="smoke"),
     "predict": lambda _data, out: ms.predict(out),
     "tune": lambda _data, out: ms.tune(out),
     "submit": lambda _data, out: ms.submit(out),
     "report": lambda _data, out: ms.report(out),
     "noise": lambda _data, out: ms.noise(out),
-    "lr": lambda _data, out: ms.lr(out, overrides=TINY),
+    "lr": lambda _data, out: ms.lr(out, recipe="smoke"),
 }
 NAMES = (
     *(".x.tmp", ".x.12.tmp", ".x.old", ".bashrc.12.old", ".lock", ".hidden", "notes.txt", ".masks.12.old"),

@@ -15,7 +15,6 @@ from masksmith.project.folder import Project
 from masksmith.recipes.recipe import load_recipe, parse_recipe
 from masksmith.steps.predict import weights_of
 from masksmith.steps.train import build, load, scalars_of
-from tests.conftest import TINY
 
 STAGE = {
     "epochs": 2,
@@ -31,7 +30,8 @@ STAGE = {
     "batch_size": 4,
 }
 RICH = {
-    **{key: value for key, value in TINY.items() if "stages" not in key},
+    "model.encoder": "resnet18",
+    "model.decoder_channels": [32, 16, 8],
     "size.resize_hw": [60, 60],
     "size.pad_hw": [64, 64],
     "size.border": "edge",
@@ -61,7 +61,7 @@ RICH = {
 def rich(example, tmp_path_factory):
     """A project whose recipe uses what the default leaves out."""
     out = tmp_path_factory.mktemp("rich") / "project"
-    result = ms.compete(example / "data", out=out, overrides=RICH)
+    result = ms.compete(example / "data", out=out, recipe="smoke", overrides=RICH)
     return Project.open(out), result
 
 
@@ -200,13 +200,13 @@ def test_weights_that_a_training_did_not_keep(project):
 )
 def test_what_cannot_be_is_refused_before_training(project, changes, said):
     with pytest.raises(InputError, match=said):
-        ms.train(project, overrides=TINY | changes)
+        ms.train(project, recipe="smoke", overrides=changes)
 
 
 def test_scalars_with_openvino_are_refused(project):
     changes = {"model.scalars": ["z"], "prediction.runtime": "openvino"}
     with pytest.raises(InputError, match=r"prediction\.runtime: 'openvino' has no form .* scalars \(z\)"):
-        ms.train(project, overrides=TINY | changes)
+        ms.train(project, recipe="smoke", overrides=changes)
 
 
 def test_an_image_without_its_number(project):
@@ -230,14 +230,14 @@ def test_a_callable_of_your_own(project):
         seen.append(image.shape)
         return {"image": image // 2, "mask": mask}
 
-    named = TINY | {"training.augment.custom": "darken"}
+    named = {"training.augment.custom": "darken"}
     with pytest.raises(InputError, match=r"training\.augment\.custom: the recipe names 'darken', .* is None"):
-        ms.train(project, overrides=named)
-    run = ms.train(project, overrides=named, augment=CallableAugment("darken", darken))
+        ms.train(project, recipe="smoke", overrides=named)
+    run = ms.train(project, recipe="smoke", overrides=named, augment=CallableAugment("darken", darken))
     assert seen
     assert run.recipe.training.augment.custom == "darken"
     with pytest.raises(InputError, match=r"the recipe names None, .* is 'darken'"):
-        ms.train(project, overrides=TINY, augment=CallableAugment("darken", darken))
+        ms.train(project, recipe="smoke", augment=CallableAugment("darken", darken))
 
 
 def test_the_recipe_of_the_readme_can_be_read_and_built():
