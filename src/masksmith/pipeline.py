@@ -16,8 +16,8 @@ from masksmith.core import interrupt
 from masksmith.core.errors import InputError
 from masksmith.core.files import folder_lock, write_json, write_text
 from masksmith.core.progress import logger
-from masksmith.data.catalog import read_catalog
 from masksmith.data.checks import CheckReport, check_data
+from masksmith.data.layouts import read_catalog
 from masksmith.data.synthetic import make_example
 from masksmith.folds.table import Folds
 from masksmith.metrics import get_metric

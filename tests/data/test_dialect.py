@@ -5,16 +5,17 @@ import csv
 import cv2
 import numpy as np
 import pytest
-from masksmith.submission.files import write_masks, write_submission
 
 import masksmith as ms
 from masksmith.core.errors import InputError
 from masksmith.core.files import read_json, write_json
 from masksmith.data.cache import build_cache
-from masksmith.data.catalog import Catalog, read_catalog
+from masksmith.data.catalog import Catalog
 from masksmith.data.dialect import Hints, RleRows, infer_dialect
+from masksmith.data.layouts import read_catalog
 from masksmith.data.rle import DIALECTS, encode, encode_rows
 from masksmith.project.folder import Project
+from masksmith.submission.formats import write_outputs
 from masksmith.submission.validate import validate_submission
 
 SHAPE = (30, 44)
@@ -118,8 +119,7 @@ def test_ids_with_endings_and_objects_go_back_as_they_came(tmp_path):
     need_masks(catalog, tmp_path / "cache", masks)
     path, shapes = tmp_path / "submission.csv", dict.fromkeys(form.ids, SHAPE)
     answers = {"t0": masks["a7"], "t1": masks["a1"]}
-    write_masks(tmp_path / "masks", answers.items())
-    write_submission(path, form, answers)
+    write_outputs(tmp_path / "masks", path, form, [answers[name] for name in form.ids])
     written = read_rows(path)
     assert [row[0] for row in written] == ["ImageId", "t1.jpg", "t1.jpg", "t1.jpg", "t0.jpg"]
     assert written[-1] == ["t0.jpg", ""]
@@ -158,7 +158,7 @@ def test_severstal_with_one_class(tmp_path):
         need_masks(catalog, root / "cache", masks)
         corner = np.zeros(SHAPE, np.uint8)
         corner[0, 0] = 1
-        write_submission(root / "out.csv", catalog.submission, {"t0": corner, "t1": corner})
+        write_outputs(root / "masks", root / "out.csv", catalog.submission, [corner, corner])
         assert read_rows(root / "out.csv")[1] == first
         validate_submission(
             root / "out.csv", catalog.submission, dict.fromkeys(("t0", "t1"), SHAPE), masks=None
