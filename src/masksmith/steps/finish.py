@@ -246,7 +246,7 @@ def test_shapes(project: Project) -> dict[str, tuple[int, int]]:
 def report_facts(project: Project, members: Sequence[Member]) -> "ReportFacts":
     """Collect what the report shows."""
     from masksmith.reporting import ReportFacts
-    from masksmith.reporting.tables import Judged, fold_lines, group_lines
+    from masksmith.reporting.tables import ScoredImage, fold_lines, group_lines
 
     oof, tuning = oof_of(project, members), need_tuning(project, members)
     rows = [row for row in project.folds.rows if row.fold in oof and row.id not in project.blank_train]
@@ -255,7 +255,9 @@ def report_facts(project: Project, members: Sequence[Member]) -> "ReportFacts":
     stats = score_rows(metric, predictions_of(oof, rows), masks, rule)
     scores = {name: float(metric.value(row[None])[0]) for name, row in stats.items()}
     labels = project.metric_groups(run.recipe, list(stats))
-    judged = {name: Judged(row, str(group)) for (name, row), group in zip(stats.items(), labels, strict=True)}
+    scored = {
+        name: ScoredImage(row, str(group)) for (name, row), group in zip(stats.items(), labels, strict=True)
+    }
     all_rows = project.folds.rows
     test_shares: list[float] = []
     if project.catalog.test:
@@ -270,8 +272,8 @@ def report_facts(project: Project, members: Sequence[Member]) -> "ReportFacts":
         check=read_json(project.check_json) if project.check_json.exists() else None,
         recipe_yaml=_recipes_text(members),
         environment=(run.path / "environment.txt").read_text(),
-        folds=fold_lines(all_rows, judged, metric),
-        groups=[] if run.recipe.folds.group_by is None else group_lines(all_rows, judged, metric),
+        folds=fold_lines(all_rows, scored, metric),
+        groups=[] if run.recipe.folds.group_by is None else group_lines(all_rows, scored, metric),
         rows=all_rows,
         columns=_columns(project),
         values={sample.id: sample.values for sample in project.catalog.train},
