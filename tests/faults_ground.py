@@ -199,7 +199,7 @@ def steady_machine() -> None:
 
     import masksmith.pipeline as pipeline
     import masksmith.steps.plan as planner
-    from masksmith.steps.runs import resolve
+    from masksmith.steps.resolve import resolve
     from tests.planning.machine import Machine
 
     machine = Machine(largest=8)

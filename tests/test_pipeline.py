@@ -15,8 +15,8 @@ from masksmith.postprocess.operators import Rule, apply_rule
 from masksmith.prediction.store import open_codes
 from masksmith.project.folder import Project
 from masksmith.project.members import members_of_run
-from masksmith.steps.finish import report_facts
-from masksmith.submission.files import read_mask
+from masksmith.steps.report import report_facts
+from masksmith.submission.formats import read_mask
 from masksmith.training.events import read_events
 from tests.conftest import TINY
 

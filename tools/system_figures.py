@@ -23,7 +23,7 @@ from masksmith.reporting import ReportFacts
 from masksmith.reporting.figures import cdf_gap, stage_starts
 from masksmith.reporting.page import class_samples
 from masksmith.reporting.pictures import four_rows, overlay
-from masksmith.steps.finish import report_facts
+from masksmith.steps.report import report_facts
 
 OUT = Path(__file__).parents[1] / "docs" / "systems" / "figures"
 LARGEST = 60_000  # bytes of a file

@@ -9,6 +9,8 @@ neither torch nor numpy; the first verb does.
 """
 
 import importlib
+import sys
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from masksmith.core import torchvision_guard
@@ -16,80 +18,31 @@ from masksmith.core.errors import DiskFullError, DivergedError, InputError
 
 if TYPE_CHECKING:
     from masksmith import preprocess as preprocess
-    from masksmith.pipeline import (
-        check as check,
-    )
-    from masksmith.pipeline import (
-        compete as compete,
-    )
-    from masksmith.pipeline import (
-        convert as convert,
-    )
-    from masksmith.pipeline import (
-        example as example,
-    )
-    from masksmith.pipeline import (
-        folds as folds,
-    )
-    from masksmith.pipeline import (
-        lr as lr,
-    )
-    from masksmith.pipeline import (
-        noise as noise,
-    )
-    from masksmith.pipeline import (
-        plan as plan,
-    )
-    from masksmith.pipeline import (
-        predict as predict,
-    )
-    from masksmith.pipeline import (
-        recipes as recipes,
-    )
-    from masksmith.pipeline import (
-        report as report,
-    )
-    from masksmith.pipeline import (
-        score as score,
-    )
-    from masksmith.pipeline import (
-        submit as submit,
-    )
-    from masksmith.pipeline import (
-        train as train,
-    )
-    from masksmith.pipeline import (
-        tune as tune,
-    )
-    from masksmith.pipeline import (
-        verify as verify,
-    )
-    from masksmith.pipeline import (
-        vocabulary as vocabulary,
-    )
+    from masksmith.pipeline import check as check
+    from masksmith.pipeline import compete as compete
+    from masksmith.pipeline import convert as convert
+    from masksmith.pipeline import example as example
+    from masksmith.pipeline import folds as folds
+    from masksmith.pipeline import lr as lr
+    from masksmith.pipeline import noise as noise
+    from masksmith.pipeline import plan as plan
+    from masksmith.pipeline import predict as predict
+    from masksmith.pipeline import recipes as recipes
+    from masksmith.pipeline import report as report
+    from masksmith.pipeline import score as score
+    from masksmith.pipeline import submit as submit
+    from masksmith.pipeline import train as train
+    from masksmith.pipeline import tune as tune
+    from masksmith.pipeline import verify as verify
+    from masksmith.pipeline import vocabulary as vocabulary
 
 torchvision_guard.install()
 
 __version__ = "0.1.0"
 
 _VERBS = (
-    "check",
-    "compete",
-    "convert",
-    "example",
-    "folds",
-    "lr",
-    "noise",
-    "plan",
-    "predict",
-    "recipes",
-    "report",
-    "score",
-    "submit",
-    "train",
-    "tune",
-    "verify",
-    "vocabulary",
+    *("check", "compete", "convert", "example", "folds", "lr", "noise", "plan", "predict"),
+    *("recipes", "report", "score", "submit", "train", "tune", "verify", "vocabulary"),
 )
 
 __all__ = ["DiskFullError", "DivergedError", "InputError", "__version__", "preprocess", *_VERBS]
@@ -101,6 +54,17 @@ def __getattr__(name: str) -> Any:  # noqa: ANN401
     if name == "preprocess":
         return importlib.import_module("masksmith.preprocess")
     raise AttributeError(f"module 'masksmith' has no attribute {name!r}")
+
+
+class _Package(ModuleType):
+    """Keeps ``masksmith.folds`` and ``masksmith.recipes`` verbs when the packages of these names are imported."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if not (name in _VERBS and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
 
 
 def __dir__() -> list[str]:

@@ -1,52 +1,47 @@
-"""READ FIRST: the whole way, each verb a function.
+"""READ FIRST: the whole way, each verb a function of about ten lines.
 
 ``compete`` = check → folds → train → predict → tune → submit → report. Every verb can be run alone on a project
-folder; what is done and whose inputs have not changed is not done again.
+folder; what is done and whose inputs have not changed is not done again. What a verb does with the project's files is
+in ``steps``.
 """
 
-import contextlib
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+from masksmith import steps
 from masksmith.augment import CallableAugment
 from masksmith.core import interrupt
-from masksmith.core.errors import InputError
-from masksmith.core.files import folder_lock, write_json, write_text
+from masksmith.core.files import folder_lock
 from masksmith.core.progress import logger
-from masksmith.data.catalog import read_catalog
-from masksmith.data.checks import CheckReport, check_data
+from masksmith.data.checks import CheckReport
 from masksmith.data.synthetic import make_example
 from masksmith.folds.table import Folds
 from masksmith.metrics import get_metric
 from masksmith.planning.budget import Budget, parse_duration
-from masksmith.preprocess.inputs import InputConfig, scaling_text
-from masksmith.project.folder import Project, Run, refuse_foreign, refuse_inside
+from masksmith.project.folder import Project, Run
 from masksmith.project.members import read_members
-from masksmith.recipes.describe import EnsembleCard, RecipeCard, describe_ensemble, describe_recipe
-from masksmith.recipes.ensemble import is_ensemble, load_ensemble, load_judge
-from masksmith.recipes.recipe import Listing, Recipe, list_recipes, load_recipe
-from masksmith.steps.compete import compete_units
-from masksmith.steps.finish import report_members, submit_members, test_shapes, tune_members
-from masksmith.steps.lr_test import sweep_lr
-from masksmith.steps.plan import Planner, machine_tools
-from masksmith.steps.predict import predict_member
-from masksmith.steps.pseudo_labels import train_asked
-from masksmith.steps.runs import folds_of
-from masksmith.steps.seed_noise import measure_noise, noise_text, read_noise
-from masksmith.submission.files import Scored, Verdict, score_files, validate_submission
+from masksmith.recipes.ensemble import is_ensemble, load_judge
+from masksmith.recipes.recipe import Listing, list_recipes
+from masksmith.steps.recipes import (
+    Overrides,
+    dotted,
+    last_recipe,
+    load_single,
+    load_to_compete_in_budget,
+    refuse_pseudo_labels,
+)
+from masksmith.steps.result import Result
+from masksmith.submission.score import Scored, score_files
+from masksmith.submission.validate import Verdict, validate_submission
 
 if TYPE_CHECKING:
     from masksmith.models.convert import Converted
+    from masksmith.recipes.describe import EnsembleCard, RecipeCard
     from masksmith.recipes.verify import Verdicts
     from masksmith.recipes.vocabulary import Vocabulary
-    from masksmith.training.lr_finder import LrCurve
-
-Overrides = Sequence[str] | dict[str, Any]
-
-# --- verbs ------------------------------------------------------------------------------------------------
+    from masksmith.steps.lr_test import LrFound
 
 
 def check(data: str | Path, out: str | Path | None = None, *, dialect: str | None = None) -> CheckReport:
@@ -64,31 +59,14 @@ def check(data: str | Path, out: str | Path | None = None, *, dialect: str | Non
     Raises:
         InputError: The data cannot be used, or the folder holds somebody else's files; nothing in it is touched then.
     """
-    if out is None:
-        import tempfile
-
-        with tempfile.TemporaryDirectory() as folder:
-            return check(data, Path(folder) / "project", dialect=dialect)
-    root = Path(out)
-    refuse_foreign(root)  # before the data are read, which can take minutes
-    catalog = read_catalog(Path(data), dialect=dialect or Project.asked_dialect(root))
-    refuse_inside(root, catalog)
-    refuse_foreign(root)
-    with folder_lock(root):
-        project = Project.create(root, catalog)
-        scaling = project.settled_input(InputConfig())
-        report = check_data(
-            catalog, project.cache, scaling=scaling_text(scaling, project.cache.train_images.dtype)
-        )
-        write_json(project.check_json, report.to_json())
-    return report
+    return steps.check.check_folder(Path(data), None if out is None else Path(out), dialect=dialect)
 
 
 def folds(out: str | Path, *, recipe: str = "auto", overrides: Overrides = ()) -> Folds:
     """Make the folds of a project, once; later calls read them."""
-    project, asked = Project.open(Path(out)), load_judge(recipe, _dotted(overrides))
+    project, asked = Project.open(Path(out)), load_judge(recipe, dotted(overrides))
     with folder_lock(project.root):
-        return folds_of(project, asked)
+        return steps.folds.folds_of(project, asked)
 
 
 def train(
@@ -109,19 +87,19 @@ def train(
     Returns:
         The run of the recipe, or of the first recipe of the ensemble.
     """
-    project, asked = Project.open(Path(out)), load_judge(recipe, _dotted(overrides))
+    project, asked = Project.open(Path(out)), load_judge(recipe, dotted(overrides))
     project.custom = augment
-    with folder_lock(project.root), interrupt.graceful(), _threads_put_back():
-        return train_asked(project, asked)
+    with steps.work.working(project):
+        return steps.pseudo_labels.train_asked(project, asked)
 
 
 def predict(out: str | Path, *, run: str | None = None) -> Run:
     """Predict every trained fold's held-out images and the test images."""
     project = Project.open(Path(out))
-    with folder_lock(project.root), interrupt.graceful(), _threads_put_back():
+    with steps.work.working(project):
         members = read_members(project, run)
         for member in members:
-            predict_member(project, member)
+            steps.predict.predict_member(project, member)
         return members[0].run
 
 
@@ -129,179 +107,24 @@ def tune(out: str | Path, *, run: str | None = None) -> dict[str, Any]:
     """Search the triplet rule on out-of-fold probabilities; return what ``tuning.json`` holds."""
     project = Project.open(Path(out))
     with folder_lock(project.root):
-        return tune_members(project, read_members(project, run))
+        return steps.tune.tune_members(project, read_members(project, run))
 
 
 def submit(out: str | Path, *, run: str | None = None, check: str | Path | None = None) -> Verdict:
     """Write masks and a validated submission; with ``check``, only validate that file for this project."""
     project = Project.open(Path(out))
     if check is not None:
-        shapes = test_shapes(project)
+        shapes = steps.submit.test_shapes(project)
         return validate_submission(Path(check), project.catalog.submission, shapes, masks=None)
     with folder_lock(project.root):
-        return submit_members(project, read_members(project, run))
+        return steps.submit.submit_members(project, read_members(project, run))
 
 
 def report(out: str | Path, *, run: str | None = None) -> Path:
     """Write ``report.html`` and return its path."""
     project = Project.open(Path(out))
     with folder_lock(project.root):
-        return report_members(project, read_members(project, run))
-
-
-def noise(out: str | Path, *, recipe: str | None = None, overrides: Overrides = ()) -> dict[str, Any]:
-    """Train fold 0 with three seeds and store the spread of their scores in ``noise.json``.
-
-    Args:
-        out: Project folder, with folds.
-        recipe: A bundled recipe or a YAML file; None takes the recipe of the last run, or the default.
-        overrides: Dotted changes of the recipe.
-    """
-    project = Project.open(Path(out))
-    named = recipe or _last_recipe(project)
-    asked = _load_one(named, _dotted(overrides), what="seed noise is that of")
-    with folder_lock(project.root), interrupt.graceful(), _threads_put_back():
-        folds_of(project, asked)
-        return measure_noise(project, asked)
-
-
-def lr(out: str | Path, *, recipe: str = "auto", overrides: Overrides = ()) -> "LrFound":
-    """Sweep the learning rate over a short training of fold 0, and write ``lr.html``; no run is made.
-
-    Args:
-        out: Project folder.
-        recipe: A bundled recipe's name, or a YAML file; its first stage is trained.
-        overrides: Dotted changes of the recipe.
-
-    Raises:
-        InputError: No such project, or the recipe cannot be trained.
-    """
-    from masksmith.reporting.figures import lr_curve
-
-    project = Project.open(Path(out))
-    asked = _load_one(recipe, _dotted(overrides), what="a range test is made with")
-    first = asked.training.stages[0].optimizer
-    assert first is not None
-    with folder_lock(project.root), interrupt.graceful(), _threads_put_back():
-        folds_of(project, asked)
-        curve = sweep_lr(project, asked)
-        write_text(
-            project.lr_html, lr_curve(curve.rates, curve.losses, suggestion=curve.suggestion, peak=first.lr)
-        )
-    return LrFound(curve, first.lr, project.lr_html)
-
-
-@dataclass(frozen=True)
-class LrFound:
-    """What ``lr`` ends with."""
-
-    curve: "LrCurve"
-    peak: float
-    """Learning rate of the recipe."""
-    page: Path
-
-    def __str__(self) -> str:
-        found = self.curve.suggestion
-        said = (
-            f"suggested learning rate: {found:.2g}"
-            if found is not None
-            else "no suggestion: the loss does not fall at any rate of the sweep"
-        )
-        swept = f"{self.curve.rates[0]:.0e} to {self.curve.rates[-1]:.2g}" if self.curve.rates else "nothing"
-        return f"{said} (the recipe has {self.peak:.2g}; swept {swept})\n{self.page}"
-
-
-def plan(
-    data: str | Path,
-    *,
-    budget: str,
-    out: str | Path | None = None,
-    recipe: str = "auto",
-    overrides: Overrides = (),
-    device: str | None = None,
-    dialect: str | None = None,
-) -> str:
-    """Choose a recipe for a budget, with a reason beside each choice; train nothing.
-
-    Args:
-        data: Folder with the data.
-        budget: Such as "2h".
-        out: Project folder, where ``plan.yaml`` is written too; None leaves nothing behind.
-        recipe: What to start from.
-        overrides: Values that are obeyed.
-        device: "cpu", "cuda", "mps" or "auto".
-        dialect: Of the run-lengths, as for ``check``.
-
-    Returns:
-        The resolved recipe as YAML.
-
-    Raises:
-        InputError: The budget is too short for one epoch, or the device is not there.
-    """
-    if out is None:
-        import tempfile
-
-        with tempfile.TemporaryDirectory() as folder:
-            inside = Path(folder) / "project"
-            return plan(
-                data,
-                budget=budget,
-                out=inside,
-                recipe=recipe,
-                overrides=overrides,
-                device=device,
-                dialect=dialect,
-            )
-    began, duration = time.monotonic(), parse_duration(budget)
-    pinned = _pinned(overrides, device)
-    asked = _load_one(recipe, pinned, what="a budget plans")
-    _refuse_pseudo_in_budget(asked)
-    check(data, out, dialect=dialect)
-    project = Project.open(Path(out))
-    with folder_lock(project.root), interrupt.graceful(), _threads_put_back():
-        folds_of(project, asked)
-        planner = Planner(project, asked, _keys(pinned), machine_tools(project, asked))
-        return planner.propose(duration.seconds - (time.monotonic() - began))
-
-
-@dataclass(frozen=True)
-class Result:
-    """What ``compete`` ends with; ``tuning`` and ``report`` are None where a stop came before anything was trained."""
-
-    project: Path
-    run: str
-    tuning: dict[str, Any] | None
-    submission: Verdict | None
-    report: Path | None
-    members: list[str] = field(default_factory=list)
-    noise: str = ""
-    budget: str = ""
-    stopped: int | None = None
-    """Exit code of the signal that stopped it, None where it came to its end."""
-
-    def __str__(self) -> str:
-        lines = []
-        if self.tuning is not None:
-            scores, chosen = self.tuning["scores"], ", ".join(self.tuning["chosen_on_fold"])
-            lines += [
-                f"{self.tuning['metric']} out of fold: {scores['chosen']:.4f} ± {self.tuning['standard_error']:.4f} "
-                f"(plain {scores['plain']:.4f}, nested {scores['nested']:.4f}, nothing {scores['nothing']:.4f}, "
-                f"everything {scores['everything']:.4f}; {self.tuning['covers']}"
-                f"{chosen and f'; chosen on the same fold: {chosen}'})",
-                self.noise,
-                f"members: {', '.join(self.members)}",
-                f"rule: {self.tuning['rule_text']}",
-            ]
-            if "ensemble" in self.tuning:
-                lines.append(self.tuning["ensemble"]["text"])
-        else:
-            lines.append("nothing is trained yet: the submission is the baseline")
-        lines.append(f"submission: {self.submission or 'none, there are no test images'}")
-        if self.report is not None:
-            lines.append(f"report: {self.report}")
-        if self.budget:
-            lines.append(f"budget: {self.budget}")
-        return "\n".join(lines)
+        return steps.report.report_members(project, read_members(project, run))
 
 
 def compete(
@@ -338,36 +161,98 @@ def compete(
         InputError: Data, recipe, budget or folder cannot be used; nothing already written is lost.
         StoppedError: Stopped before the data had been read.
     """
-    began = time.monotonic()
-    duration = None if budget is None else parse_duration(budget)
-    pinned = _pinned(overrides, device)
-    planned = None if duration is None else _load_to_plan(recipe, pinned)
-    asked = planned or load_judge(recipe, pinned)
+    began, duration = time.monotonic(), None if budget is None else parse_duration(budget)
+    pinned, planned = dotted(overrides, device), duration is not None
+    asked = load_to_compete_in_budget(recipe, pinned) if planned else load_judge(recipe, pinned)
     with interrupt.graceful():
         for line in str(check(data, out, dialect=dialect)).splitlines():
             logger.info("%s", line)
         project = Project.open(Path(out))
         project.custom = augment
-        with folder_lock(project.root), _threads_put_back():
+        with steps.work.working(project):
             clock = Budget(project.budget_json, duration, started=began)
-            with interrupt.listen(clock.beat):
-                logger.info("folds:\n%s", folds_of(project, asked))
-                planner = None
-                if planned is not None:
-                    planner = Planner(project, planned, _keys(pinned), machine_tools(project, planned))
-                done = compete_units(project, asked, planner, clock)
-            clock.write()
-    return Result(
-        project=project.root,
-        run=done.members[0].run.path.name if done.members else "",
-        tuning=done.tuning,
-        submission=done.submission,
-        report=done.report,
-        members=[member.name for member in done.members],
-        noise=noise_text(read_noise(project.noise_json)),
-        budget="" if duration is None else str(clock),
-        stopped=done.stopped,
-    )
+            return steps.compete.compete_project(project, asked, clock, pinned=pinned, planned=planned)
+
+
+def plan(
+    data: str | Path,
+    *,
+    budget: str,
+    out: str | Path | None = None,
+    recipe: str = "auto",
+    overrides: Overrides = (),
+    device: str | None = None,
+    dialect: str | None = None,
+) -> str:
+    """Choose a recipe for a budget, with a reason beside each choice; train nothing.
+
+    Args:
+        data: Folder with the data.
+        budget: Such as "2h".
+        out: Project folder, where ``plan.yaml`` is written too; None leaves nothing behind.
+        recipe: What to start from.
+        overrides: Values that are obeyed.
+        device: "cpu", "cuda", "mps" or "auto".
+        dialect: Of the run-lengths, as for ``check``.
+
+    Returns:
+        The resolved recipe as YAML.
+
+    Raises:
+        InputError: The budget is too short for one epoch, or the device is not there.
+    """
+    if out is None:
+        with TemporaryDirectory() as folder:
+            out = Path(folder) / "project"
+            return plan(
+                data,
+                budget=budget,
+                out=out,
+                recipe=recipe,
+                overrides=overrides,
+                device=device,
+                dialect=dialect,
+            )
+    end = time.monotonic() + parse_duration(budget).seconds
+    pinned = dotted(overrides, device)
+    asked = load_single(recipe, pinned, what="a budget plans")
+    refuse_pseudo_labels(asked)
+    check(data, out, dialect=dialect)
+    project = Project.open(Path(out))
+    with steps.work.working(project):
+        return steps.plan.propose_plan(project, asked, pinned, lambda: end - time.monotonic())
+
+
+def noise(out: str | Path, *, recipe: str | None = None, overrides: Overrides = ()) -> dict[str, Any]:
+    """Train fold 0 with three seeds and store the spread of their scores in ``noise.json``.
+
+    Args:
+        out: Project folder, with folds.
+        recipe: A bundled recipe or a YAML file; None takes the recipe of the last run, or the default.
+        overrides: Dotted changes of the recipe.
+    """
+    project = Project.open(Path(out))
+    asked = load_single(recipe or last_recipe(project), dotted(overrides), what="seed noise is that of")
+    with steps.work.working(project):
+        steps.folds.folds_of(project, asked)
+        return steps.seed_noise.measure_noise(project, asked)
+
+
+def lr(out: str | Path, *, recipe: str = "auto", overrides: Overrides = ()) -> "LrFound":
+    """Sweep the learning rate over a short training of fold 0, and write ``lr.html``; no run is made.
+
+    Args:
+        out: Project folder.
+        recipe: A bundled recipe's name, or a YAML file; its first stage is trained.
+        overrides: Dotted changes of the recipe.
+
+    Raises:
+        InputError: No such project, or the recipe cannot be trained.
+    """
+    project = Project.open(Path(out))
+    asked = load_single(recipe, dotted(overrides), what="a range test is made with")
+    with steps.work.working(project):
+        return steps.lr_test.range_test(project, asked)
 
 
 def score(
@@ -412,9 +297,7 @@ def convert(
     Raises:
         InputError: The file needs code to be read, or holds no weights; the message names what is wrong.
     """
-    from masksmith.models.convert import convert_checkpoint
-
-    return convert_checkpoint(Path(checkpoint), Path(out), key=key, only=only, force=force)
+    return steps.convert.convert_checkpoint(Path(checkpoint), Path(out), key=key, only=only, force=force)
 
 
 def recipes(name: str | None = None) -> "list[Listing] | RecipeCard | EnsembleCard":
@@ -424,7 +307,8 @@ def recipes(name: str | None = None) -> "list[Listing] | RecipeCard | EnsembleCa
     """
     if name is None:
         return list_recipes()
-    return describe_ensemble(name) if is_ensemble(name) else describe_recipe(name)
+    show = steps.show
+    return show.describe_ensemble(name) if is_ensemble(name) else show.describe_recipe(name)
 
 
 def verify(name: str | None = None, *, scale: str = "small") -> "Verdicts":
@@ -439,21 +323,7 @@ def verify(name: str | None = None, *, scale: str = "small") -> "Verdicts":
     Raises:
         InputError: An unknown recipe or scale, or a recipe is not what it was; the message says in what.
     """
-    from masksmith.recipes.verify import Verdicts, golden, refuse_failed, verify_ensemble
-    from masksmith.recipes.verify import verify as verify_recipe
-
-    names = [listing.name for listing in list_recipes()] if name is None else [name]
-    known = golden()
-    with _threads_put_back():
-        checked = [
-            verify_ensemble(one)
-            if is_ensemble(one)
-            else verify_recipe(load_recipe(one), scale=scale, known=known.get(one))
-            for one in names
-        ]
-    verdicts = Verdicts(checked)
-    refuse_failed(verdicts)
-    return verdicts
+    return steps.verify.verify_recipes(name, scale=scale)
 
 
 def vocabulary(kind: str | None = None) -> "Vocabulary":
@@ -462,107 +332,4 @@ def vocabulary(kind: str | None = None) -> "Vocabulary":
     Raises:
         InputError: An unknown kind.
     """
-    from masksmith.recipes.vocabulary import read_vocabulary
-
-    return read_vocabulary(kind)
-
-
-# --- helpers ---
-
-
-@contextlib.contextmanager
-def _threads_put_back() -> Iterator[None]:
-    """Give torch the caller's number of threads back after the block, which sets its own."""
-    import torch
-
-    before = torch.get_num_threads()
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-def _dotted(overrides: Overrides) -> tuple[str, ...]:
-    if isinstance(overrides, dict):
-        import json
-
-        return tuple(f"{key}={json.dumps(value, default=str)}" for key, value in overrides.items())
-    return (overrides,) if isinstance(overrides, str) else tuple(overrides)
-
-
-def _pinned(overrides: Overrides, device: str | None) -> tuple[str, ...]:
-    extra = () if device is None else (f"training.device={device}",)
-    return (*_dotted(overrides), *extra)
-
-
-def _load_one(name: str, overrides: tuple[str, ...], *, what: str) -> Recipe:
-    """Load a recipe; an ensemble is refused, and the message says what is done with one recipe alone."""
-    if is_ensemble(name):
-        members = dict.fromkeys(member.recipe for member in load_ensemble(name).members)
-        untaught = [member for member in members if load_recipe(member).pseudo is None]
-        named = ", ".join(untaught or members)
-        raise InputError(f"recipe {name}: it is an ensemble, and {what} one recipe; take one of {named}")
-    return load_recipe(name, overrides)
-
-
-def _load_to_plan(name: str, pinned: tuple[str, ...]) -> Recipe:
-    """Load a recipe that is trained within a budget.
-
-    Raises:
-        InputError: It is an ensemble, or asks for a refit or pseudo-labels, whose trainings a budget does not plan.
-    """
-    asked = _load_one(name, pinned, what="a budget plans")
-    if asked.folds.refit:
-        raise InputError(
-            "folds.refit: true, with a budget that itself decides what is trained; leave it false, or train without "
-            "--budget"
-        )
-    _refuse_pseudo_in_budget(asked)
-    return asked
-
-
-def _refuse_pseudo_in_budget(asked: Recipe) -> None:
-    if asked.pseudo is not None:
-        raise InputError(
-            f"pseudo: {asked.name} learns from {asked.pseudo.teacher}, and a budget does not plan that training; "
-            f"train without --budget, or give the budget to the recipe {asked.pseudo.teacher}"
-        )
-
-
-def _keys(pinned: Sequence[str]) -> list[str]:
-    return [override.partition("=")[0] for override in pinned]
-
-
-def _last_recipe(project: Project) -> str:
-    """Return the file of the recipe that was worked on last, or the default's name."""
-    try:
-        return str(project.run().path / "recipe.yaml")
-    except InputError:
-        return "auto"
-
-
-__all__ = [
-    "CheckReport",
-    "Recipe",
-    "Result",
-    "Run",
-    "Scored",
-    "Verdict",
-    "check",
-    "compete",
-    "convert",
-    "example",
-    "folds",
-    "lr",
-    "noise",
-    "plan",
-    "predict",
-    "recipes",
-    "report",
-    "score",
-    "submit",
-    "train",
-    "tune",
-    "verify",
-    "vocabulary",
-]
+    return steps.show.read_vocabulary(kind)

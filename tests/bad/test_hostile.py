@@ -11,7 +11,8 @@ import masksmith as ms
 from masksmith.core.errors import InputError
 from masksmith.core.files import read_json, write_json
 from masksmith.data import catalog, tree
-from masksmith.data.catalog import parse_table, read_catalog
+from masksmith.data.catalog import read_catalog
+from masksmith.data.table import parse_table
 from masksmith.data.tree import Tree
 from masksmith.project.folder import Project
 

@@ -7,8 +7,9 @@ import pytest
 from masksmith.core.errors import InputError
 from masksmith.core.files import read_json, write_json
 from masksmith.data.cache import build_cache
-from masksmith.data.catalog import Catalog, by_stem, parse_table, read_catalog
+from masksmith.data.catalog import Catalog, by_stem, read_catalog
 from masksmith.data.checks import check_data, constant_ids, coverage, duplicate_groups
+from masksmith.data.table import parse_table
 from masksmith.data.tree import Tree
 
 

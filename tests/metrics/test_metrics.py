@@ -127,7 +127,7 @@ def test_bad_names():
         ("f_beta_objects(beta=2", r"the bracket of '\(beta=2' is not closed"),
         ("f_beta_objects(2)", "'2' is no parameter; expected name=number"),
         ("f_beta_objects(bata=2)", "f_beta_objects: 'bata' is unknown; did you mean 'beta'"),
-        ("f_beta_objects(beta=2, beta=3)", "'beta' stands twice"),
+        ("f_beta_objects(beta=2, beta=3)", "'beta' is given twice"),
         ("f_beta_objects(beta=two)", "beta: 'two'; expected a number"),
         ("f_beta_objects(beta=nan)", "beta: 'nan'; expected a number"),
         ("f_beta_objects(beta=-1)", "f_beta_objects: beta: -1; expected a number above 0"),

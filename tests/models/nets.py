@@ -1,5 +1,7 @@
 """Small models for tests: every architecture on the smallest encoder that it takes."""
 
+import functools
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -31,6 +33,12 @@ def config_of(name, **changes):
 
 def net_of(name, *, in_channels=3, classes=1, **changes):
     return build_model(config_of(name, **changes), in_channels=in_channels, classes=classes, seed=0)
+
+
+@functools.cache
+def still_net(name):
+    """The net with the defaults, in evaluation mode; many tests share it, so none may change it."""
+    return net_of(name).eval()
 
 
 def sides_of(model):

@@ -26,15 +26,16 @@ def grey(height, width, *, batch=2):
     return torch.from_numpy(np.random.default_rng(0).random((batch, 1, height, width), np.float32))
 
 
-@pytest.mark.parametrize("hw", [(128, 128), (24, 40), (2, 3)])
-def test_the_ramp_of_the_salt_winner(hw):
-    image = grey(*hw)
-    found = depth_ramp(image).numpy()
-    for b in range(2):
-        for row, depth in enumerate(np.linspace(0, 1, hw[0])):
-            np.testing.assert_array_equal(found[b, 0, row], image[b, 0, row])
-            np.testing.assert_allclose(found[b, 1, row], depth, atol=1e-6)
-            np.testing.assert_allclose(found[b, 2, row], image[b, 0, row] * depth, atol=1e-6)
+def test_the_ramp_of_the_salt_winner(subtests):
+    for hw in [(128, 128), (24, 40), (2, 3)]:
+        with subtests.test(hw=hw):
+            image = grey(*hw)
+            found = depth_ramp(image).numpy()
+            for b in range(2):
+                for row, depth in enumerate(np.linspace(0, 1, hw[0])):
+                    np.testing.assert_array_equal(found[b, 0, row], image[b, 0, row])
+                    np.testing.assert_allclose(found[b, 1, row], depth, atol=1e-6)
+                    np.testing.assert_allclose(found[b, 2, row], image[b, 0, row] * depth, atol=1e-6)
 
 
 def test_the_ramp_of_one_row():
@@ -43,17 +44,18 @@ def test_the_ramp_of_one_row():
     )
 
 
-@pytest.mark.parametrize("hw", [(128, 128), (24, 40), (11, 11)])
-def test_the_cumulative_sum_of_the_depth_kernel(hw):
-    image = grey(*hw)
-    found = cumulative_sum(image).numpy()
-    for b in range(2):
-        plane = image[b, 0].numpy().astype(np.float64)
-        total = np.cumsum(plane - plane[5:-5, 5:-5].mean(), axis=0)
-        total -= total[5:-5, 5:-5].mean()
-        total /= max(1e-3, total[5:-5, 5:-5].std())
-        np.testing.assert_array_equal(found[b, 0], image[b, 0])
-        np.testing.assert_allclose(found[b, 1], total, rtol=1e-3, atol=1e-3)
+def test_the_cumulative_sum_of_the_depth_kernel(subtests):
+    for hw in [(128, 128), (24, 40), (11, 11)]:
+        with subtests.test(hw=hw):
+            image = grey(*hw)
+            found = cumulative_sum(image).numpy()
+            for b in range(2):
+                plane = image[b, 0].numpy().astype(np.float64)
+                total = np.cumsum(plane - plane[5:-5, 5:-5].mean(), axis=0)
+                total -= total[5:-5, 5:-5].mean()
+                total /= max(1e-3, total[5:-5, 5:-5].std())
+                np.testing.assert_array_equal(found[b, 0], image[b, 0])
+                np.testing.assert_allclose(found[b, 1], total, rtol=1e-3, atol=1e-3)
 
 
 def test_the_cumulative_sum_of_an_even_image_is_nothing():
@@ -67,33 +69,35 @@ def test_a_canvas_within_the_border():
         cumulative_sum(torch.zeros(1, 1, 10, 64))
 
 
-@pytest.mark.parametrize("kind", sorted(DERIVED))
-def test_the_encoder_sees_them_and_the_model_takes_one_channel(kind):
-    model = net(kind)
-    count = DERIVED_COUNT[kind]
-    assert model.in_channels == 1
-    assert model.encoder.conv1.in_channels == model.mean.shape[1] == count
-    image = grey(32, 48)
-    with torch.no_grad():
-        planes = model.features(image)[0]
-        torch.testing.assert_close(planes * model.std + model.mean, DERIVED[kind](image))
-        upside_down = model(image.flip(2)).mask_logits.flip(2)
-        assert not torch.allclose(model(image).mask_logits, upside_down)
+def test_the_encoder_sees_them_and_the_model_takes_one_channel(subtests):
+    for kind in sorted(DERIVED):
+        with subtests.test(kind=kind):
+            model = net(kind)
+            count = DERIVED_COUNT[kind]
+            assert model.in_channels == 1
+            assert model.encoder.conv1.in_channels == model.mean.shape[1] == count
+            image = grey(32, 48)
+            with torch.no_grad():
+                planes = model.features(image)[0]
+                torch.testing.assert_close(planes * model.std + model.mean, DERIVED[kind](image))
+                upside_down = model(image.flip(2)).mask_logits.flip(2)
+                assert not torch.allclose(model(image).mask_logits, upside_down)
 
 
-@pytest.mark.parametrize("kind", sorted(DERIVED))
-def test_trace_and_memory_count_the_channel_of_the_image(kind):
-    model = net(kind)
-    trace = size_trace(model, in_channels=1, hw=(32, 48))
-    assert (trace[0].block, trace[0].channels) == ("input", 1)
-    assert [line.block for line in trace if line.block.startswith("encoder")] == [
-        f"encoder {i}" for i in (1, 2, 3)
-    ]
-    config = load_recipe().training
-    plain = build_model(small("none"), in_channels=1, seed=0)
-    for footprint in (training_footprint, prediction_footprint):
-        found, known = (footprint(one, config).bytes_at((64, 64), 4) for one in (model, plain))
-        assert 0.9 * known < found < 1.5 * known
+def test_trace_and_memory_count_the_channel_of_the_image(subtests):
+    for kind in sorted(DERIVED):
+        with subtests.test(kind=kind):
+            model = net(kind)
+            trace = size_trace(model, in_channels=1, hw=(32, 48))
+            assert (trace[0].block, trace[0].channels) == ("input", 1)
+            assert [line.block for line in trace if line.block.startswith("encoder")] == [
+                f"encoder {i}" for i in (1, 2, 3)
+            ]
+            config = load_recipe().training
+            plain = build_model(small("none"), in_channels=1, seed=0)
+            for footprint in (training_footprint, prediction_footprint):
+                found, known = (footprint(one, config).bytes_at((64, 64), 4) for one in (model, plain))
+                assert 0.9 * known < found < 1.5 * known
 
 
 def test_with_pretrained_weights_they_are_normalised_as_rgb(tmp_path):
@@ -140,28 +144,29 @@ def test_a_traced_net_serves_other_heights(kind):
     torch.testing.assert_close(torch.from_numpy(found), expected, rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize("channels", [2, 3])
-def test_images_of_more_channels_are_refused(channels):
-    with pytest.raises(
-        InputError, match=f"'depth_ramp' is made of a single channel, .* these images have {channels}"
-    ):
-        build_model(small("depth_ramp"), in_channels=channels, seed=0)
+def test_images_of_more_channels_are_refused(subtests):
+    for channels in [2, 3]:
+        with (
+            subtests.test(channels=channels),
+            pytest.raises(
+                InputError, match=f"'depth_ramp' is made of a single channel, .* these images have {channels}"
+            ),
+        ):
+            build_model(small("depth_ramp"), in_channels=channels, seed=0)
 
 
-@pytest.mark.parametrize(
-    ("override", "message"),
-    [
+def test_a_recipe_that_moves_rows_is_refused(subtests):
+    for override, message in [
         (
             "prediction.tta=[identity, vflip]",
             "prediction.tta: 'vflip' moves rows, .* 'depth_ramp' tells the model",
         ),
         ("prediction.tta=[rot90]", "prediction.tta: 'rot90' moves rows"),
         ("training.crop_hw=[48, 64]", "training.crop_hw: in windows of 48x64 a row lies elsewhere"),
-    ],
-)
-def test_a_recipe_that_moves_rows_is_refused(override, message):
-    derived = "model.derived_channels=depth_ramp"
-    assert load_recipe(overrides=(derived, "prediction.tta=[hflip]"))
-    assert load_recipe(overrides=(override,))
-    with pytest.raises(InputError, match=message):
-        load_recipe(overrides=(derived, override))
+    ]:
+        with subtests.test(override=override):
+            derived = "model.derived_channels=depth_ramp"
+            assert load_recipe(overrides=(derived, "prediction.tta=[hflip]"))
+            assert load_recipe(overrides=(override,))
+            with pytest.raises(InputError, match=message):
+                load_recipe(overrides=(derived, override))

@@ -20,9 +20,8 @@ from masksmith.models.vit import SimpleFeaturePyramid, ViTEncoder
 from tests.models.nets import TAKE_ENCODERS, config_of, net_of, ramp
 
 
-@pytest.mark.parametrize(
-    ("name", "patch"),
-    [
+def test_plain_vits_are_told_from_their_names(subtests):
+    for name, patch in [
         ("vit_small_patch14_dinov2", 14),
         ("tu-vit_small_patch14_dinov2.lvd142m", 14),
         ("samvit_base_patch16", 16),
@@ -37,10 +36,9 @@ from tests.models.nets import TAKE_ENCODERS, config_of, net_of, ramp
         ("vit_relpos_small_patch16_224", None),
         ("vit_base_r50_s16_224", None),
         ("auto", None),
-    ],
-)
-def test_plain_vits_are_told_from_their_names(name, patch):
-    assert vit_patch(name) == patch
+    ]:
+        with subtests.test(name=name, patch=patch):
+            assert vit_patch(name) == patch
 
 
 def test_divisors_of_vits():
@@ -53,17 +51,7 @@ def test_divisors_of_vits():
     assert of("dpt", "vit_base_patch8_224", 4) == 32
 
 
-def _on_a_vit():
-    """Decoder and depth of all that a plain ViT can have: DPT takes taps, FPN five levels, and it cannot be dilated."""
-    for name in TAKE_ENCODERS:
-        deepest = {"deeplabv3": 3, "emanet": 3, "deeplabv3plus": 4, "pan": 4}.get(name, 5)
-        for depth in range(5 if name == "fpn" else 3, deepest + 1):
-            if name != "dpt":
-                yield pytest.param(name, depth, marks=[pytest.mark.slow] if depth < 5 else [])
-
-
-@pytest.mark.parametrize(("name", "depth"), list(_on_a_vit()))
-def test_a_plain_vit_with_every_decoder(name, depth):
+def learns_on_a_vit(name, depth):
     model = net_of(name, encoder="test_vit", encoder_depth=depth, in_channels=1, scalars=["z"])
     side = model.divisor
     output = model(torch.rand(2, 1, 2 * side, 3 * side), torch.rand(2, 1))
@@ -72,6 +60,24 @@ def test_a_plain_vit_with_every_decoder(name, depth):
     grads = [weight.grad for weight in model.parameters() if weight.grad is not None]
     assert all(torch.isfinite(grad).all() for grad in grads)
     assert model.encoder.model.patch_embed.proj.weight.grad.any()
+
+
+DEEPEST = {"deeplabv3": 3, "emanet": 3, "deeplabv3plus": 4, "pan": 4}  # a plain ViT cannot be dilated
+ON_A_VIT = [name for name in TAKE_ENCODERS if name != "dpt"]  # which takes taps
+
+
+def test_a_plain_vit_with_every_decoder(subtests):
+    for name in ON_A_VIT:
+        with subtests.test(name=name):
+            learns_on_a_vit(name, DEEPEST.get(name, 5))
+
+
+@pytest.mark.slow
+def test_a_plain_vit_with_every_decoder_at_other_depths(subtests):
+    for name in ON_A_VIT:
+        for depth in range(5 if name == "fpn" else 3, DEEPEST.get(name, 5)):
+            with subtests.test(name=name, depth=depth):
+                learns_on_a_vit(name, depth)
 
 
 def small_vit(monkeypatch, **options):
@@ -147,33 +153,34 @@ LIBRARY_MODELS = [
 LIBRARY_MODELS += ["UPerNet", "Segformer"]
 
 
-@pytest.mark.parametrize("model_class", LIBRARY_MODELS)
-def test_decoders_are_the_librarys(model_class):
+def test_decoders_are_the_librarys(subtests):
     """With the weights of ours, the library's model gives the same map before its head."""
-    import segmentation_models_pytorch as smp
+    for model_class in LIBRARY_MODELS:
+        with subtests.test(model_class=model_class):
+            import segmentation_models_pytorch as smp
 
-    name = model_class.lower()
-    ours = net_of(name, encoder_depth=5).eval()
-    widths = {
-        "levels": {"decoder_channels": [16] * 5},
-        "linknet": {},
-        "fpn": {"decoder_pyramid_channels": 64, "decoder_segmentation_channels": 32},
-        "pspnet": {"psp_out_channels": 32},
-        "segformer": {"decoder_segmentation_channels": 32},
-    }
-    kind = "levels" if name in ("unet", "unetplusplus", "manet") else name
-    options = widths.get(kind, {"decoder_channels": 32})
-    theirs = getattr(smp, model_class)(
-        "tu-test_resnet", encoder_depth=5, encoder_weights=None, **options
-    ).eval()
-    theirs.encoder.load_state_dict(ours.encoder.state_dict())
-    theirs.decoder.load_state_dict(ours.decoder.state_dict())
-    image = ramp(3, 128, 128)  # 8x8 at stride 16, below which the library's PAN fails
-    with torch.inference_mode():
-        features = theirs.encoder((image - ours.mean) / ours.std)
-        torch.testing.assert_close(
-            ours.decoder(ours.features(image)), theirs.decoder(features), rtol=1e-4, atol=1e-5
-        )
+            name = model_class.lower()
+            ours = net_of(name, encoder_depth=5).eval()
+            widths = {
+                "levels": {"decoder_channels": [16] * 5},
+                "linknet": {},
+                "fpn": {"decoder_pyramid_channels": 64, "decoder_segmentation_channels": 32},
+                "pspnet": {"psp_out_channels": 32},
+                "segformer": {"decoder_segmentation_channels": 32},
+            }
+            kind = "levels" if name in ("unet", "unetplusplus", "manet") else name
+            options = widths.get(kind, {"decoder_channels": 32})
+            theirs = getattr(smp, model_class)(
+                "tu-test_resnet", encoder_depth=5, encoder_weights=None, **options
+            ).eval()
+            theirs.encoder.load_state_dict(ours.encoder.state_dict())
+            theirs.decoder.load_state_dict(ours.decoder.state_dict())
+            image = ramp(3, 128, 128)  # 8x8 at stride 16, below which the library's PAN fails
+            with torch.inference_mode():
+                features = theirs.encoder((image - ours.mean) / ours.std)
+                torch.testing.assert_close(
+                    ours.decoder(ours.features(image)), theirs.decoder(features), rtol=1e-4, atol=1e-5
+                )
 
 
 def test_the_pyramid_of_a_vit():
@@ -225,21 +232,18 @@ def test_other_families_of_encoders(encoder, depth, name):
         assert model(image).mask_logits.shape == (1, 1, *image.shape[-2:])
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
+def test_encoders_that_do_not_fit(subtests):
+    for changes, message in [
         (
             {"encoder": "tu-test_convnext2", "encoder_depth": 5, "stem": "stride1"},
-            "is of no use to 'tu-test_convnext2'",
+            "is not supported by 'tu-test_convnext2'",
         ),
         ({"encoder": "mixer_b16_224"}, "'mixer_b16_224' gives no 4 maps that halve"),
         ({"encoder": "beit_base_patch16_224"}, "'beit_base_patch16_224' gives no 4 maps that halve"),
         ({"encoder": "tu-test_maxvit"}, "'tu-test_maxvit' cannot take images of any size: 32x32 fails"),
-    ],
-)
-def test_encoders_that_do_not_fit(changes, message):
-    with pytest.raises(InputError, match=message):
-        net_of("unet", **changes)
+    ]:
+        with subtests.test(changes=changes, message=message), pytest.raises(InputError, match=message):
+            net_of("unet", **changes)
 
 
 def test_an_encoder_without_a_first_level_and_fpn():
@@ -256,26 +260,22 @@ def test_an_encoder_that_cannot_be_dilated():
         net_of("deeplabv3", encoder="densenet121")
 
 
-@pytest.mark.parametrize(
-    "name", ["resnet18.a1_in1k", "tu-resnet18.a1_in1k", "vit_small_patch14_dinov2", "resnet10t"]
-)
-def test_names_of_timm_need_no_prefix(name):
-    check_encoder(name)
-    assert timm_name(name) == name.removeprefix("tu-")
-    assert hub_source(name).repo_id.startswith("timm/")
+def test_names_of_timm_need_no_prefix(subtests):
+    for name in ["resnet18.a1_in1k", "tu-resnet18.a1_in1k", "vit_small_patch14_dinov2", "resnet10t"]:
+        with subtests.test(name=name):
+            check_encoder(name)
+            assert timm_name(name) == name.removeprefix("tu-")
+            assert hub_source(name).repo_id.startswith("timm/")
 
 
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [
+def test_unknown_names_are_refused_with_the_nearest(subtests):
+    for name, message in [
         ("vit_smal_patch14_dinov2", "did you mean 'vit_small_patch14_dinov2'"),
         ("tu-resnet18.a1_in2k", r"did you mean 'tu-resnet18\.a1_in1k'"),
         ("resnet18.imagnet", r"'resnet18\.imagnet' is unknown; did you mean"),
-    ],
-)
-def test_unknown_names_are_refused_with_the_nearest(name, message):
-    with pytest.raises(InputError, match=message):
-        check_encoder(name)
+    ]:
+        with subtests.test(name=name), pytest.raises(InputError, match=message):
+            check_encoder(name)
 
 
 def test_both_libraries_know_resnet18():
@@ -338,12 +338,13 @@ def test_a_vit_of_another_width_is_counted(tmp_path):
         build_model(config, in_channels=3, seed=0)
 
 
-@pytest.mark.parametrize("name", ["unet", "dpt"])
-def test_position_embeddings_follow_the_size(name):
-    model = net_of(name, encoder="test_vit").eval()
-    with torch.inference_mode():
-        sizes = [model(torch.zeros(1, 3, side, 64)).mask_logits.shape[-2] for side in (32, 96, 224)]
-    assert sizes == [32, 96, 224]
+def test_position_embeddings_follow_the_size(subtests):
+    for name in ["unet", "dpt"]:
+        with subtests.test(name=name):
+            model = net_of(name, encoder="test_vit").eval()
+            with torch.inference_mode():
+                sizes = [model(torch.zeros(1, 3, side, 64)).mask_logits.shape[-2] for side in (32, 96, 224)]
+            assert sizes == [32, 96, 224]
 
 
 @pytest.mark.slow

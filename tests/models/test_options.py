@@ -18,33 +18,34 @@ from masksmith.models.layers import SCSE
 from masksmith.models.library import AnySizeFPA
 from masksmith.models.norms import replace_batch_norm
 from masksmith.models.segmentation import build_model
-from tests.models.nets import NAMES, TAKE_ENCODERS, config_of, net_of, ramp, sides_of
+from tests.models.nets import NAMES, TAKE_ENCODERS, config_of, net_of, ramp, sides_of, still_net
 
 
 def kinds(module):
     return {type(one) for one in module.modules()}
 
 
-@pytest.mark.parametrize("pooling", ["avg", "max", "gem"])
-def test_image_head(pooling):
-    model = net_of("unet", image_head=pooling, classes=2).eval()
-    image = torch.rand(3, 3, 32, 48)
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        output = model(image)
-    assert model.has_image_head
-    assert output.image_logits.shape == (3, 2)
-    assert output.image_logits.dtype == torch.float32
-    deepest = model.features(image)[-1].detach()
-    pooled = {
-        "avg": deepest.mean((2, 3)),
-        "max": deepest.flatten(2).max(-1).values,
-        "gem": (deepest.clamp(min=1e-6) ** 3).mean((2, 3)) ** (1 / 3),
-    }[pooling]
-    linear = model.image_head[1]
-    with torch.no_grad():
-        expected = pooled @ linear.weight.T + linear.bias
-        torch.testing.assert_close(model(image).image_logits, expected, rtol=1e-4, atol=1e-5)
-    assert not net_of("unet").has_image_head
+def test_image_head(subtests):
+    for pooling in ["avg", "max", "gem"]:
+        with subtests.test(pooling=pooling):
+            model = net_of("unet", image_head=pooling, classes=2).eval()
+            image = torch.rand(3, 3, 32, 48)
+            with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+                output = model(image)
+            assert model.has_image_head
+            assert output.image_logits.shape == (3, 2)
+            assert output.image_logits.dtype == torch.float32
+            deepest = model.features(image)[-1].detach()
+            pooled = {
+                "avg": deepest.mean((2, 3)),
+                "max": deepest.flatten(2).max(-1).values,
+                "gem": (deepest.clamp(min=1e-6) ** 3).mean((2, 3)) ** (1 / 3),
+            }[pooling]
+            linear = model.image_head[1]
+            with torch.no_grad():
+                expected = pooled @ linear.weight.T + linear.bias
+                torch.testing.assert_close(model(image).image_logits, expected, rtol=1e-4, atol=1e-5)
+            assert not net_of("unet").has_image_head
 
 
 def test_gem_lies_between_mean_and_maximum_and_learns_its_power():
@@ -59,16 +60,6 @@ def test_gem_lies_between_mean_and_maximum_and_learns_its_power():
         pool.power.fill_(1.0)
     torch.testing.assert_close(pool(features), features.mean((2, 3)))
     assert torch.isfinite(pool(-features)).all()
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_scalars_join_the_deepest_map(name):
-    model = net_of(name, scalars=["z", "year"]).eval()
-    assert (model.takes_scalars, model.num_scalars) == (True, 2)
-    image = ramp(3, *sides_of(model)).expand(2, -1, -1, -1)
-    with torch.no_grad():
-        output = model(image, torch.tensor([[0.0, 0.0], [3.0, -3.0]])).mask_logits
-    assert not torch.allclose(output[0], output[1])
 
 
 def test_scalars_are_standardised_by_what_is_saved_with_the_weights(tmp_path):
@@ -114,20 +105,21 @@ def test_scalars_that_do_not_fit():
             model.set_scalar_statistics(values)
 
 
-@pytest.mark.parametrize("name", ["unet", "unetplusplus", "manet", "linknet", "house_unet"])
-def test_deep_supervision_speaks_in_training_alone(name):
-    model = net_of(name, deep_supervision=True, classes=3)
-    image = torch.rand(2, 3, 32, 48)
-    output = model(image)
-    sizes = [one.shape[-2] for one in output.aux]
-    assert len(sizes) >= 3
-    assert sizes == sorted(sizes)
-    assert {one.shape[:2] for one in output.aux} == {(2, 3)}
-    sum(one.square().mean() for one in output.aux).backward()
-    assert all(head.weight.grad.any() for head in model.aux_heads)
-    assert model.eval()(image).aux == ()
-    names = [key for key, _ in model.named_parameters()]
-    assert len(names) == len(set(names))
+def test_deep_supervision_speaks_in_training_alone(subtests):
+    for name in ["unet", "unetplusplus", "manet", "linknet", "house_unet"]:
+        with subtests.test(name=name):
+            model = net_of(name, deep_supervision=True, classes=3)
+            image = torch.rand(2, 3, 32, 48)
+            output = model(image)
+            sizes = [one.shape[-2] for one in output.aux]
+            assert len(sizes) >= 3
+            assert sizes == sorted(sizes)
+            assert {one.shape[:2] for one in output.aux} == {(2, 3)}
+            sum(one.square().mean() for one in output.aux).backward()
+            assert all(head.weight.grad.any() for head in model.aux_heads)
+            assert model.eval()(image).aux == ()
+            names = [key for key, _ in model.named_parameters()]
+            assert len(names) == len(set(names))
 
 
 def test_deep_supervision_of_a_checkpointed_copy():
@@ -200,42 +192,48 @@ def test_group_norm_after_a_global_pool_is_not_zero():
     assert pooled(torch.rand(2, 8, 3, 3)).abs().max() > 0.1
 
 
-@pytest.mark.parametrize("encoder", ["resnet18", "tu-test_resnet", "tu-test_efficientnet"])
-def test_group_norm_in_the_encoder_keeps_scale_and_activation(encoder):
-    model = net_of("unet", encoder=encoder, encoder_norm="group").eval()
-    assert not [one for one in model.encoder.modules() if isinstance(one, nn.BatchNorm2d)]
-    norms = [one for one in model.encoder.modules() if isinstance(one, nn.GroupNorm)]
-    assert norms
-    assert all(one.num_groups <= 32 and one.num_channels % one.num_groups == 0 for one in norms)
-    image = torch.rand(2, 3, 32, 32)
-    with torch.no_grad():
-        torch.testing.assert_close(
-            model(image).mask_logits[:1], model(image[:1]).mask_logits, rtol=1e-3, atol=1e-4
-        )
-    plain = net_of("unet", encoder=encoder)
-    acts = [type(one.act) for one in plain.encoder.modules() if hasattr(one, "act") and hasattr(one, "drop")]
-    kept = [type(one.act) for one in norms if hasattr(one, "act")]
-    assert kept == [one for one in acts if one is not None][: len(kept)]
+def test_group_norm_in_the_encoder_keeps_scale_and_activation(subtests):
+    for encoder in ["resnet18", "tu-test_resnet", "tu-test_efficientnet"]:
+        with subtests.test(encoder=encoder):
+            model = net_of("unet", encoder=encoder, encoder_norm="group").eval()
+            assert not [one for one in model.encoder.modules() if isinstance(one, nn.BatchNorm2d)]
+            norms = [one for one in model.encoder.modules() if isinstance(one, nn.GroupNorm)]
+            assert norms
+            assert all(one.num_groups <= 32 and one.num_channels % one.num_groups == 0 for one in norms)
+            image = torch.rand(2, 3, 32, 32)
+            with torch.no_grad():
+                torch.testing.assert_close(
+                    model(image).mask_logits[:1], model(image[:1]).mask_logits, rtol=1e-3, atol=1e-4
+                )
+            plain = net_of("unet", encoder=encoder)
+            acts = [
+                type(one.act)
+                for one in plain.encoder.modules()
+                if hasattr(one, "act") and hasattr(one, "drop")
+            ]
+            kept = [type(one.act) for one in norms if hasattr(one, "act")]
+            assert kept == [one for one in acts if one is not None][: len(kept)]
 
 
 def test_group_norm_is_refused_where_there_is_no_batch_norm():
     with pytest.raises(
-        InputError, match="encoder_norm: 'group' is of no use to 'tu-test_convnext', which has no batch"
+        InputError, match="encoder_norm: 'group' is not supported by 'tu-test_convnext', which has no batch"
     ):
         net_of("unet", encoder="tu-test_convnext", encoder_norm="group", encoder_depth=4)
 
 
-@pytest.mark.parametrize("name", ["unet", "unetplusplus", "fpn", "dpt", "house_unet"])
-def test_attention_on_each_encoder_map(name):
-    model = net_of(name, encoder_attention="scse").eval()
-    gates = [one for one in model.scse if isinstance(one, SCSE)]
-    assert len(gates) == 4
-    image = ramp(3, *sides_of(model))
-    plain = net_of(name).eval()
-    with torch.no_grad():
-        found, without = model.features(image), plain.features(image)
-        for gate, one, before in zip(model.scse, found[1:], without[1:], strict=True):
-            torch.testing.assert_close(one, gate(before))
+def test_attention_on_each_encoder_map(subtests):
+    for name in ["unet", "unetplusplus", "fpn", "dpt", "house_unet"]:
+        with subtests.test(name=name):
+            model = net_of(name, encoder_attention="scse").eval()
+            gates = [one for one in model.scse if isinstance(one, SCSE)]
+            assert len(gates) == 4
+            image = ramp(3, *sides_of(model))
+            plain = still_net(name)
+            with torch.no_grad():
+                found, without = model.features(image), plain.features(image)
+                for gate, one, before in zip(model.scse, found[1:], without[1:], strict=True):
+                    torch.testing.assert_close(one, gate(before))
 
 
 def test_attention_of_the_library_needs_channels():
@@ -252,45 +250,45 @@ def test_attention_of_the_library():
         assert SCSEModule in kinds(net_of(name, attention="scse").decoder)
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if "activation" in ARCHITECTURES[name].options])
-def test_activation_of_the_decoder(name):
-    model = net_of(name, activation="elu")
-    assert nn.ELU in kinds(model.decoder)
-    assert nn.ReLU not in kinds(model.decoder) or SCSE in kinds(model.decoder)
+def test_activation_of_the_decoder(subtests):
+    for name in [name for name in NAMES if "activation" in ARCHITECTURES[name].options]:
+        with subtests.test(name=name):
+            model = net_of(name, activation="elu")
+            assert nn.ELU in kinds(model.decoder)
+            assert nn.ReLU not in kinds(model.decoder) or SCSE in kinds(model.decoder)
 
 
 # stems
 
 
-@pytest.mark.parametrize(
-    ("stem", "encoder", "strides"),
-    [
+def test_stems(subtests):
+    for stem, encoder, strides in [
         ("stride1", "resnet18", [1, 1, 1, 2, 4]),
         ("conv3x3", "resnet18", [1, 2, 4, 8, 16]),
         ("conv3x3_stride1", "resnet18", [1, 1, 1, 2, 4]),
         ("conv3x3_stride1", "tu-resnet18", [1, 1, 1, 2, 4]),
         ("stride1", "tu-test_resnet", [1, 1, 1, 2, 4]),
-    ],
-)
-def test_stems(stem, encoder, strides):
-    model = net_of("unet", encoder=encoder, stem=stem).eval()
-    assert model.divisor == strides[-1]
-    with torch.no_grad():
-        maps = model.features(torch.zeros(1, 3, 32, 48))
-        assert [32 // one.shape[-2] for one in maps] == strides
-        assert model(torch.zeros(1, 3, 32, 48)).mask_logits.shape == (1, 1, 32, 48)
-    if stem.startswith("conv3x3"):
-        weights = model.encoder.state_dict()[stem_weight(model.encoder)]
-        assert weights.shape == (64, 3, 3, 3)
+    ]:
+        with subtests.test(stem=stem, encoder=encoder, strides=strides):
+            model = net_of("unet", encoder=encoder, stem=stem).eval()
+            assert model.divisor == strides[-1]
+            with torch.no_grad():
+                maps = model.features(torch.zeros(1, 3, 32, 48))
+                assert [32 // one.shape[-2] for one in maps] == strides
+                assert model(torch.zeros(1, 3, 32, 48)).mask_logits.shape == (1, 1, 32, 48)
+            if stem.startswith("conv3x3"):
+                weights = model.encoder.state_dict()[stem_weight(model.encoder)]
+                assert weights.shape == (64, 3, 3, 3)
 
 
-@pytest.mark.parametrize("name", ["pspnet", "pan", "deeplabv3", "deeplabv3plus", "upernet", "segformer"])
-def test_stems_of_stride_one_with_other_decoders(name):
-    model = net_of(name, encoder="resnet18", stem="stride1", encoder_depth=5).eval()
-    with torch.no_grad():
-        assert model(torch.zeros(1, 3, 24, 32)).mask_logits.shape == (1, 1, 24, 32)
-        deepest = model.features(torch.zeros(1, 3, 32, 32))[-1]
-    assert 32 // deepest.shape[-1] == model.divisor
+def test_stems_of_stride_one_with_other_decoders(subtests):
+    for name in ["pspnet", "pan", "deeplabv3", "deeplabv3plus", "upernet", "segformer"]:
+        with subtests.test(name=name):
+            model = net_of(name, encoder="resnet18", stem="stride1", encoder_depth=5).eval()
+            with torch.no_grad():
+                assert model(torch.zeros(1, 3, 24, 32)).mask_logits.shape == (1, 1, 24, 32)
+                deepest = model.features(torch.zeros(1, 3, 32, 32))[-1]
+            assert 32 // deepest.shape[-1] == model.divisor
 
 
 @pytest.mark.parametrize("channels", [1, 3, 12])
@@ -321,36 +319,38 @@ def test_pretrained_scale_stays_under_group_norm(tmp_path):
     assert "bn1.running_mean" in read_weights(tmp_path / "w.safetensors")
 
 
-@pytest.mark.parametrize(
-    ("encoder", "stem", "message"),
-    [
-        ("mobilenet_v2", "stride1", "stem: 'stride1' is of no use to 'mobilenet_v2', .* or one of resnet18"),
+def test_stems_that_an_encoder_does_not_have(subtests):
+    for encoder, stem, message in [
+        (
+            "mobilenet_v2",
+            "stride1",
+            "stem: 'stride1' is not supported by 'mobilenet_v2', .* or one of resnet18",
+        ),
         ("tu-test_resnet", "conv3x3", "whose first convolution is 3x3 already; choose 'own'"),
         ("tu-test_resnet", "conv3x3_stride1", "3x3 already; choose 'stride1'"),
-    ],
-)
-def test_stems_that_an_encoder_does_not_have(encoder, stem, message):
-    with pytest.raises(InputError, match=message):
-        net_of("unet", encoder=encoder, stem=stem)
+    ]:
+        with subtests.test(encoder=encoder, stem=stem), pytest.raises(InputError, match=message):
+            net_of("unet", encoder=encoder, stem=stem)
 
 
 # gradient checkpointing
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_checkpointing_changes_no_number(name):
-    plain, saving = net_of(name), net_of(name, gradient_checkpointing=True)
-    assert list(saving.state_dict()) == list(plain.state_dict())
-    image = torch.rand(2, 3, *sides_of(plain))
-    for model in (plain, saving):
-        torch.manual_seed(0)  # dropout within the library's decoders
-        model(image).mask_logits.square().mean().backward()
-    for (key, one), two in zip(plain.named_parameters(), saving.parameters(), strict=True):
-        assert (one.grad is None) == (two.grad is None), key
-        if one.grad is not None:
-            torch.testing.assert_close(one.grad, two.grad, rtol=1e-4, atol=1e-6, msg=key)
-    for (key, one), two in zip(plain.named_buffers(), saving.buffers(), strict=True):
-        assert torch.equal(one, two), key  # computed twice, counted once
+def test_checkpointing_changes_no_number(subtests):
+    for name in NAMES:
+        with subtests.test(name=name):
+            plain, saving = net_of(name), net_of(name, gradient_checkpointing=True)
+            assert list(saving.state_dict()) == list(plain.state_dict())
+            image = torch.rand(2, 3, *sides_of(plain))
+            for model in (plain, saving):
+                torch.manual_seed(0)  # dropout within the library's decoders
+                model(image).mask_logits.square().mean().backward()
+            for (key, one), two in zip(plain.named_parameters(), saving.parameters(), strict=True):
+                assert (one.grad is None) == (two.grad is None), key
+                if one.grad is not None:
+                    torch.testing.assert_close(one.grad, two.grad, rtol=1e-4, atol=1e-6, msg=key)
+            for (key, one), two in zip(plain.named_buffers(), saving.buffers(), strict=True):
+                assert torch.equal(one, two), key  # computed twice, counted once
 
 
 def test_checkpointing_keeps_less():

@@ -165,41 +165,42 @@ def test_the_decoder_of_the_resnext_against_its_layers():
 # On Cloud N, third place; SIIM-ACR, first place
 
 
-@pytest.mark.parametrize(
-    ("widths", "attention"), [([64, 32, 24, 16, 8], "none"), ([48, 32, 24, 16, 8], "scse_max")]
-)
-def test_the_cloud_net_against_its_layers(widths, attention):
-    model = net(
-        architecture="cloud_unet",
-        encoder="resnet34",
-        encoder_depth=5,
-        decoder_channels=widths,
-        norm="none",
-        attention=attention,
-    )
-    image = torch.rand(1, 3, 64, 64)
-    with torch.no_grad():
-        features = model.features(image)
-        x = features[-1]
-        for block, skip in zip(model.decoder.blocks, [*features[-2:0:-1], None], strict=True):
-            x = torch.relu(conv(block.before[0], F.interpolate(x, scale_factor=2)))
-            if skip is None:
-                continue
-            x = torch.relu(conv(block.after[0], torch.cat([x, skip], 1)))
-            if attention != "none":
-                squeeze, excite = block.attention.channel[0], block.attention.channel[2]
-                mean = F.adaptive_avg_pool2d(x, 1)
-                channel = torch.sigmoid(conv(excite, torch.relu(conv(squeeze, mean))))
-                x = torch.maximum(x * channel, x * torch.sigmoid(conv(block.attention.space[0], x)))
-        torch.testing.assert_close(model(image).mask_logits, conv(model.head, x), rtol=1e-4, atol=1e-4)
-    decoder = 0
-    for (below, width), skip in zip(pairwise([512, *widths]), [256, 128, 64, 64, 0], strict=True):
-        decoder += 9 * below * width + width
-        decoder += 9 * (width + skip) * width + width if skip else 0
-        hidden = max(4, width // 2)
-        gates = 2 * width * hidden + hidden + width + width
-        decoder += gates if skip and attention != "none" else 0
-    assert sum(weight.numel() for weight in model.decoder.parameters()) == decoder
+def test_the_cloud_net_against_its_layers(subtests):
+    for widths, attention in [([64, 32, 24, 16, 8], "none"), ([48, 32, 24, 16, 8], "scse_max")]:
+        with subtests.test(widths=widths, attention=attention):
+            model = net(
+                architecture="cloud_unet",
+                encoder="resnet34",
+                encoder_depth=5,
+                decoder_channels=widths,
+                norm="none",
+                attention=attention,
+            )
+            image = torch.rand(1, 3, 64, 64)
+            with torch.no_grad():
+                features = model.features(image)
+                x = features[-1]
+                for block, skip in zip(model.decoder.blocks, [*features[-2:0:-1], None], strict=True):
+                    x = torch.relu(conv(block.before[0], F.interpolate(x, scale_factor=2)))
+                    if skip is None:
+                        continue
+                    x = torch.relu(conv(block.after[0], torch.cat([x, skip], 1)))
+                    if attention != "none":
+                        squeeze, excite = block.attention.channel[0], block.attention.channel[2]
+                        mean = F.adaptive_avg_pool2d(x, 1)
+                        channel = torch.sigmoid(conv(excite, torch.relu(conv(squeeze, mean))))
+                        x = torch.maximum(x * channel, x * torch.sigmoid(conv(block.attention.space[0], x)))
+                torch.testing.assert_close(
+                    model(image).mask_logits, conv(model.head, x), rtol=1e-4, atol=1e-4
+                )
+            decoder = 0
+            for (below, width), skip in zip(pairwise([512, *widths]), [256, 128, 64, 64, 0], strict=True):
+                decoder += 9 * below * width + width
+                decoder += 9 * (width + skip) * width + width if skip else 0
+                hidden = max(4, width // 2)
+                gates = 2 * width * hidden + hidden + width + width
+                decoder += gates if skip and attention != "none" else 0
+            assert sum(weight.numel() for weight in model.decoder.parameters()) == decoder
 
 
 # SIIM-ACR, first place: AlbuNet
@@ -301,25 +302,26 @@ def test_output_stride(architecture, given, stride):
 
 
 def test_an_output_stride_of_another_architecture_is_refused():
-    with pytest.raises(ValueError, match="output_stride: 8 is of no use to architecture 'pan'"):
+    with pytest.raises(ValueError, match="output_stride: 8 is not supported by architecture 'pan'"):
         ModelConfig(architecture="pan", decoder_channels=[32], output_stride=8)
 
 
 # attention
 
 
-@pytest.mark.parametrize("name", sorted(ATTENTIONS))
-def test_attentions_differ_in_how_they_join(name):
-    torch.manual_seed(0)
-    gate, x = attention_layer(name, 32), torch.randn(2, 32, 5, 7)
-    hidden = 4 if name == "scse" else 16
-    squeeze, excite, space = gate.channel[0], gate.channel[2], gate.space[0]
-    assert (squeeze.out_channels, space.bias is None) == (hidden, name == "scse_max")
-    assert space.out_channels == (32 if name == "scse_each" else 1)
-    channel = x * torch.sigmoid(conv(excite, torch.relu(conv(squeeze, x.mean((2, 3), keepdim=True)))))
-    by_space = x * torch.sigmoid(conv(space, x))
-    expected = torch.maximum(channel, by_space) if name == "scse_max" else channel + by_space
-    torch.testing.assert_close(gate(x), expected)
+def test_attentions_differ_in_how_they_join(subtests):
+    for name in sorted(ATTENTIONS):
+        with subtests.test(name=name):
+            torch.manual_seed(0)
+            gate, x = attention_layer(name, 32), torch.randn(2, 32, 5, 7)
+            hidden = 4 if name == "scse" else 16
+            squeeze, excite, space = gate.channel[0], gate.channel[2], gate.space[0]
+            assert (squeeze.out_channels, space.bias is None) == (hidden, name == "scse_max")
+            assert space.out_channels == (32 if name == "scse_each" else 1)
+            channel = x * torch.sigmoid(conv(excite, torch.relu(conv(squeeze, x.mean((2, 3), keepdim=True)))))
+            by_space = x * torch.sigmoid(conv(space, x))
+            expected = torch.maximum(channel, by_space) if name == "scse_max" else channel + by_space
+            torch.testing.assert_close(gate(x), expected)
 
 
 def test_no_attention_and_an_unknown_one():
@@ -364,7 +366,9 @@ def test_stages_that_give_no_map_get_no_attention():
 
 
 def test_attention_inside_an_encoder_without_stages():
-    with pytest.raises(InputError, match="encoder_attention: 'scse_inside' is of no use to 'mobilenet_v2'"):
+    with pytest.raises(
+        InputError, match="encoder_attention: 'scse_inside' is not supported by 'mobilenet_v2'"
+    ):
         net(encoder="mobilenet_v2", encoder_attention="scse_inside")
 
 
@@ -411,21 +415,19 @@ def test_a_hyperkernel_net_on_expanded_taps_loads_the_weights_of_a_classifier(tm
     assert model(torch.rand(1, 3, 64, 64)).mask_logits.shape == (1, 1, 64, 64)
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
+def test_expanded_taps_that_do_not_go(subtests):
+    for changes, message in [
         (
             {"encoder": "efficientnet-b4"},
-            "'expanded' goes with timm's EfficientNets, and 'efficientnet-b4' is",
+            "'expanded' needs one of timm's EfficientNets, and 'efficientnet-b4' is",
         ),
-        ({"encoder": "tu-resnet18"}, "'expanded' is of no use to 'resnet18', which has 0 blocks"),
+        ({"encoder": "tu-resnet18"}, "'expanded' is not supported by 'resnet18', which has 0 blocks"),
         (
             {"architecture": "pan", "encoder_depth": 5, "decoder_channels": [32]},
             "'expanded' cannot be dilated to stride 16",
         ),
-    ],
-)
-def test_expanded_taps_that_do_not_go(changes, message):
-    values = {"encoder": "tf_efficientnet_b0", "encoder_taps": "expanded"}
-    with pytest.raises(InputError, match=f"encoder_taps: {message}"):
-        net(**(values | changes))
+    ]:
+        with subtests.test(changes=changes, message=message):
+            values = {"encoder": "tf_efficientnet_b0", "encoder_taps": "expanded"}
+            with pytest.raises(InputError, match=f"encoder_taps: {message}"):
+                net(**(values | changes))

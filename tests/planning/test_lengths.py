@@ -3,7 +3,7 @@ import pytest
 from masksmith.planning.lengths import cycle_of, with_epochs
 from masksmith.planning.rules import load_rules
 from masksmith.recipes.recipe import load_recipe, parse_recipe
-from masksmith.steps.runs import check_prediction
+from masksmith.steps.resolve import check_prediction
 from masksmith.training.machine import settle_machine
 from tests.blends import write_pupil, write_recipe
 

@@ -20,7 +20,7 @@ from masksmith.recipes.ensemble import Ensemble, is_ensemble, load_ensemble, loa
 from masksmith.recipes.recipe import Recipe, list_recipes, load_recipe, load_teacher
 from masksmith.steps.predict import codes_digest, oof_of
 from masksmith.steps.predict import test_of as mean_of_test
-from masksmith.steps.runs import resolve
+from masksmith.steps.resolve import resolve
 from masksmith.steps.train import is_trained
 from masksmith.training import loop
 from tests.blends import write_ensemble, write_pupil, write_recipe
@@ -285,7 +285,7 @@ def test_the_report_compares_it_with_its_recipes(blended):
     project = Project.open(out)
     best = next(row for row in found["table"] if row["run"] == found["best"])
     assert best["folds"] == [0, 1]  # the one of one fold was judged on fewer images
-    from masksmith.steps.tune import plain_score
+    from masksmith.steps.out_of_fold import plain_score
 
     own = [member for member in read_members(project, None) if member.run.path.name == best["run"]]
     assert plain_score(project, own[0].judge, oof_of(project, own)) == best["score"]

@@ -7,7 +7,7 @@ import pytest
 from masksmith.project.folder import Project
 from masksmith.project.members import members_of_run
 from masksmith.reporting import figures, page
-from masksmith.steps.finish import report_facts
+from masksmith.steps.report import report_facts
 
 
 def facts_of(trained, *, higher):

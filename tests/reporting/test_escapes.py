@@ -11,7 +11,7 @@ from masksmith.project.folder import Project
 from masksmith.project.members import read_members
 from masksmith.reporting import write_report
 from masksmith.reporting.tables import GroupLine
-from masksmith.steps.finish import report_facts
+from masksmith.steps.report import report_facts
 
 EVILS = (
     "<script>alert(1)</script>",

@@ -9,7 +9,7 @@ import masksmith as ms
 from masksmith.project.folder import Project
 from masksmith.project.members import members_of_run
 from masksmith.reporting import write_report
-from masksmith.steps.finish import report_facts
+from masksmith.steps.report import report_facts
 from tests.conftest import TINY
 
 

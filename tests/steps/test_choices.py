@@ -16,8 +16,8 @@ from masksmith.project.members import Member, members_of_run
 from masksmith.recipes.recipe import parse_recipe
 from masksmith.steps import compete as steps_compete
 from masksmith.steps.choices import choices_of
-from masksmith.steps.finish import need_tuning
 from masksmith.steps.plan import Plan, Planner
+from masksmith.steps.tune import need_tuning
 from tests.conftest import TINY
 from tests.planning.machine import Machine
 

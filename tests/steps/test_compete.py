@@ -18,9 +18,9 @@ from masksmith.project.folder import Project
 from masksmith.project.members import Member, members_of_run
 from masksmith.recipes.recipe import load_recipe
 from masksmith.steps import compete as steps_compete
-from masksmith.steps.finish import write_baseline
 from masksmith.steps.plan import Plan, Planner, machine_tools
 from masksmith.steps.runs import open_run
+from masksmith.steps.submit import write_baseline
 from masksmith.training import loop
 from masksmith.training.events import read_events
 from tests.blends import write_recipe

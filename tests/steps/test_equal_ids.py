@@ -14,9 +14,9 @@ from masksmith.prediction.store import open_codes
 from masksmith.preprocess.inputs import InputConfig
 from masksmith.project.folder import Project
 from masksmith.recipes.recipe import load_recipe
-from masksmith.steps.finish import write_baseline
+from masksmith.steps.submit import write_baseline
 from masksmith.steps.train import data_of, scalars_of
-from masksmith.submission.files import read_mask
+from masksmith.submission.formats import read_mask
 from tests.blends import write_pupil, write_recipe
 
 IDS = [str(at) for at in range(1, 13)]

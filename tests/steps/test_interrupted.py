@@ -18,6 +18,7 @@ import masksmith as ms
 from masksmith.core import interrupt
 from masksmith.core.errors import StoppedError
 from masksmith.training import loop
+from masksmith.training.state import TrainingState
 from tests.conftest import TINY
 
 PARTS = (
@@ -42,7 +43,7 @@ def stop_at_step(monkeypatch, number, *, sign=signal.SIGTERM):
     def step(*args, **kwargs):
         made[0] += 1
         if made[0] == number:
-            interrupt._on_signal(sign, None)
+            signal.raise_signal(sign)
         return inner(*args, **kwargs)
 
     monkeypatch.setattr(loop, "train_step", step)
@@ -89,7 +90,7 @@ def test_a_stop_in_the_second_fold_leaves_the_first_ones_submission(example, tmp
 
 def test_a_stop_before_the_first_step_leaves_the_baseline(example, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "_begin", lambda *begin: interrupt._on_signal(signal.SIGTERM, None))
+        patch.setattr(TrainingState, "begin_epoch", lambda state: signal.raise_signal(signal.SIGTERM))
         result = ms.compete(example / "data", out=tmp_path / "p", overrides=TINY)
     assert result.stopped == 143
     assert kind_of(tmp_path / "p") == "baseline"
@@ -109,7 +110,7 @@ def test_a_stop_in_the_prediction_finishes_it(example, trained, tmp_path, monkey
                 list(tmp_path.glob("p/runs/*/checkpoints/fold_0/final.json"))
                 and interrupt._State.asked is None
             ):
-                interrupt._on_signal(signal.SIGTERM, None)
+                signal.raise_signal(signal.SIGTERM)
             return inner(*args, **kwargs)
 
         patch.setattr(predict, "_forward", forward)
@@ -127,7 +128,7 @@ def test_a_stop_while_the_data_is_read(example, tmp_path, monkeypatch):
 
     def decode(raw, *, where):
         if interrupt._State.asked is None:
-            interrupt._on_signal(signal.SIGINT, None)
+            signal.raise_signal(signal.SIGINT)
         return inner(raw, where=where)
 
     monkeypatch.setattr(cache, "decode_image", decode)
@@ -141,7 +142,7 @@ def test_the_handlers_are_put_back():
     with interrupt.graceful():
         assert signal.getsignal(signal.SIGTERM) is not before
         with interrupt.graceful():  # inside another one nothing changes
-            interrupt._on_signal(signal.SIGTERM, None)
+            signal.raise_signal(signal.SIGTERM)
         with interrupt.finishing():
             interrupt.beat()  # what finishes is not stopped
         with pytest.raises(StoppedError):

@@ -28,7 +28,7 @@ from masksmith.core.randomness import stream
 from masksmith.data.store import Arrays
 from masksmith.preprocess import TRUE_SIZE, SizeConfig
 
-_AGAIN, _FOCUS, _CUSTOM, _LOOKS, _MIXING = range(5)  # what tells the streams beside a sample's own apart
+_AGAIN, _FOCUS, _CUSTOM, _LOOKS, _MIXING = range(5)  # numbers of the random streams besides a sample's own
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Task:
 
 @runtime_checkable
 class Augmented(Protocol):
-    """What ``check_augmentation`` looks at: the training's configuration, or one like it."""
+    """What ``check_augmentation`` reads: the training's configuration, or one like it."""
 
     @property
     def geometry(self) -> GeometryConfig: ...  # noqa: D102

@@ -338,7 +338,7 @@ def motion_matrix(
     """Return the matrix from pixels (x, y, 1) of the *turned* image to canvas pixels, distortions left out.
 
     The centre of the (scaled) image lies on the centre of the canvas, with an odd pixel of room below and to
-    the right; where the image is larger than the canvas, ``crop_frac`` or ``focus`` says which part is seen.
+    the right; where the image is larger than the canvas, ``crop_frac`` or ``focus`` selects the visible part.
 
     Args:
         motion: What was drawn.

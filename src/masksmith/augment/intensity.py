@@ -108,7 +108,7 @@ class CutoutConfig(Config):
     count_range: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] = (1, 1)
     """How many rectangles."""
     side_frac_range: tuple[Share, Share] = (0.1, 0.3)
-    """Each side as a share of the canvas's; the centre lies anywhere on the canvas."""
+    """Each side as a share of the canvas's; the centre is anywhere on the canvas."""
     fill: Literal["zero", "mean"] = "mean"
     """What is seen in them: 0, or the mean of each channel."""
     mask: Literal["keep", "zero", "ignore"] = "keep"

@@ -30,7 +30,7 @@ class Batch:
     mask: UInt8[np.ndarray, "b h w *k"]
     """Classes (b, h, w), or layers (b, h, w, k)."""
     scalars: Float[np.ndarray, "b s"] | None = None
-    """Numbers that go with each image (a depth), as they stand in the table; the model standardises them."""
+    """Numbers of each image (such as a depth), as in the table; the model standardises them."""
     other_mask: UInt8[np.ndarray, "b h w *k"] | None = None
     """Masks of what was mixed in: the loss is share · loss(mask) + (1 - share) · loss(other_mask)."""
     share: float = 1.0
@@ -56,7 +56,7 @@ class CutmixConfig(Config):
 
 
 class CopyPasteConfig(Config):
-    """Objects of another image of the batch, as it has been augmented, pasted where they lie in it."""
+    """Objects of another (augmented) image of the batch, pasted at their own place."""
 
     probability: Probability = 0.0
     """How often an image gets objects."""
@@ -139,7 +139,7 @@ def mixup(batch: Batch, config: MixupConfig, rng: np.random.Generator, *, partne
 
 
 def cutmix(batch: Batch, config: CutmixConfig, rng: np.random.Generator, *, partner: np.ndarray) -> Batch:
-    """Return the batch with one rectangle of each partner, in image and mask; its centre lies anywhere."""
+    """Return the batch with one rectangle of each partner, in image and mask; its centre is anywhere in the image."""
     height, width = batch.image.shape[2:]
     side = np.sqrt(1 - rng.beta(config.alpha, config.alpha))
     (top, bottom), (left, right) = (

@@ -35,13 +35,13 @@ _MARGIN = 2  # pixels around what is looked at: bilinear interpolation needs one
 
 @dataclass(frozen=True)
 class Source:
-    """The part of the image that a warp looks at, and the map from the canvas to its pixels."""
+    """The part of the image that a warp reads, and the map from the canvas to its pixels."""
 
     rows: slice
     columns: slice
     pad: Pad
     mode: int
-    """OpenCV's border mode for what lies outside the padded part."""
+    """OpenCV's border mode outside the padded part."""
     matrix: Matrix
     """The map, if there is no lattice."""
     lattice: Lattice | None
@@ -98,7 +98,7 @@ def _reach(low: float, high: float, size: int) -> tuple[slice, int, int]:
 
 
 def _seen(inverse: Matrix, canvas_hw: tuple[int, int]) -> tuple[float, float, float, float] | None:
-    """Return the smallest and largest x and y that the canvas looks at; None where it looks beyond the horizon."""
+    """Return the smallest and largest x and y that the canvas reads; None where it reaches beyond the horizon."""
     (a, b, c), (d, e, f), (g, h, i) = inverse.tolist()
     xs, ys = [], []
     for y in (0, canvas_hw[0] - 1):
@@ -114,7 +114,7 @@ def _seen(inverse: Matrix, canvas_hw: tuple[int, int]) -> tuple[float, float, fl
 def _source(
     hw: tuple[int, int], canvas_hw: tuple[int, int], border: Border, inverse: Matrix, lattice: Lattice | None
 ) -> Source:
-    """Return which part of the image is looked at; what lies outside the image is padded beforehand.
+    """Return which part of the image is read; what is outside the image is padded beforehand.
 
     With room around the source OpenCV goes a faster way (38 µs in place of 78 for 101 -> 128, 500 for 600 at 512),
     and only the part of a large image that is needed is touched.

@@ -5,8 +5,6 @@ when the folder is not of its kind. It is recognised by what its files hold, not
 one, write the function and a line in LAYOUTS (see CONTRIBUTING).
 """
 
-import csv
-import io
 import math
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -17,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from masksmith.core.arrays import Mask
-from masksmith.core.config import look_up, suggest
+from masksmith.core.config import look_up
 from masksmith.core.errors import InputError
 from masksmith.data.decode.headers import image_size
 from masksmith.data.decode.pictures import IMAGE_SUFFIXES, decode_image
@@ -37,13 +35,12 @@ from masksmith.data.dialect import (
 from masksmith.data.ids import check_id
 from masksmith.data.masks import is_lossy, mask_levels
 from masksmith.data.rle import DIALECTS, NO_RUNS
+from masksmith.data.table import Table, need_column, parse_table
 from masksmith.data.tree import Tree
 
 ID_COLUMNS = ("id", "imageid", "image_id", "img", "image", "filename")
 RLE_COLUMNS = ("rle_mask", "encodedpixels", "rle", "mask_rle", "annotation")
 CLASS_COLUMNS = ("classid", "class_id")
-MAX_CELL = 2**26
-"""Most signs of a CSV cell: the run-lengths of some 4 million runs."""
 MAX_TEXT = 200
 """Most signs of a text that is kept of an image: a column with longer ones names no group."""
 _MAX_MASK_PIXELS = 2**26  # of all mask files that are decoded to find a dialect
@@ -118,62 +115,8 @@ def _with_rows(sample: dict[str, Any]) -> dict[str, Any]:
     return sample | {"rle": non_empty([text])} if isinstance(text, str) else sample
 
 
-@dataclass(frozen=True)
-class Table:
-    """A CSV file read as text: an id like 0012 or 76e1428103 stays what it is."""
-
-    path: str
-    columns: list[str]
-    rows: list[dict[str, str]]
-
-
-def parse_table(raw: bytes, *, where: str) -> Table:
-    """Parse a CSV file with a header line; all cells are text.
-
-    Raises:
-        InputError: Not UTF-8, no header, a cell of more than MAX_CELL signs, or a row with another number of cells.
-    """
-    try:
-        text = raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError(
-            f"{where}: not a UTF-8 text file (byte {error.start}); save it as CSV in UTF-8"
-        ) from error
-    csv.field_size_limit(MAX_CELL)  # for the whole process; Python's own is less than a large mask's runs
-    reader = csv.reader(io.StringIO(text))
-    try:
-        lines = list(reader)
-    except csv.Error as error:
-        raise InputError(f"{where}: line {reader.line_num}: {error}; is it a CSV file?") from error
-    if not lines:
-        raise InputError(f"{where}: the file is empty; expected a header line with column names")
-    columns = [column.strip() for column in lines[0]]
-    if not any(columns):
-        raise InputError(f"{where}: its first line is blank; expected a header line with column names")
-    rows = []
-    for number, cells in enumerate(lines[1:], start=2):
-        if not cells:
-            continue
-        if len(cells) != len(columns):
-            raise InputError(
-                f"{where}: line {number} has {len(cells)} cells, expected {len(columns)}: {columns}"
-            )
-        rows.append(dict(zip(columns, cells, strict=True)))
-    return Table(where, columns, rows)
-
-
 def _column(table: Table, names: Sequence[str]) -> str | None:
     return next((column for column in table.columns if column.lower() in names), None)
-
-
-def need_column(table: Table, column: str) -> None:
-    """Refuse a table without the column.
-
-    Raises:
-        InputError: The column is missing; the message lists those that are there.
-    """
-    if column not in table.columns:
-        raise InputError(f"{table.path}: the column {column!r} is missing; {suggest(column, table.columns)}")
 
 
 def by_stem(paths: Iterable[str], *, where: str) -> dict[str, str]:

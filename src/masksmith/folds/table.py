@@ -18,7 +18,8 @@ from masksmith.core.arrays import Int, Shaped
 from masksmith.core.config import Config, suggest
 from masksmith.core.errors import InputError
 from masksmith.core.files import digest, write_text
-from masksmith.data.catalog import Sample, need_column, parse_table
+from masksmith.data.catalog import Sample
+from masksmith.data.table import need_column, parse_table
 from masksmith.folds.assignment import assign_folds, deal_folds, hold_out
 
 NUM_CLASSES = 11

@@ -61,7 +61,7 @@ def boundary_bce(logits: Logits, target: Target, *, w0: NonNegative = 10.0, sigm
         logits: Before any sigmoid.
         target: 0, 1 and IGNORE.
         w0: Additional weight at the boundary.
-        sigma: Width of the stressed zone, in pixels.
+        sigma: Width of the emphasised zone, in pixels.
 
     Raises:
         ValueError: The target is a class map.
@@ -83,9 +83,9 @@ def band_bce(
 
     A pixel is in the band where the share of foreground in the window around it, 2 radius + 1 wide, lies strictly
     between 0.005 and 0.995; its weight is ``1 + extra``. The mean over the judged pixels of the batch is weighted, so
-    that the weights do not change the size of the loss. Of public kernels for Kaggle's Carvana contest, which pool the
-    mask so, with a radius of 5 for images 128 wide, 10 for 256 and 512, and 20 for 1024. Unlike ``boundary_bce`` it is
-    quick on any device, and its weights have a step.
+    that the weights do not change the size of the loss. From public kernels for Kaggle's Carvana contest, which pool
+    the mask like this, with a radius of 5 for images 128 wide, 10 for 256 and 512, and 20 for 1024. Unlike
+    ``boundary_bce`` it is fast on any device, and its weights jump at the edge of the band.
 
     Args:
         logits: Before any sigmoid.
@@ -119,8 +119,8 @@ def boundary(logits: Logits, target: Target) -> Scalar:
 
     Kervadec et al. 2019, https://arxiv.org/abs/1812.07032. As in the authors' code, background has its distance d > 0,
     foreground 1 - d <= 0. Mean over the judged pixels and classes of the batch, in pixels. It falls below 0 (a right
-    prediction has the least value, not 0) and says nothing about planes without a boundary: add it with a small
-    weight, such as 0.01, to a loss of regions.
+    prediction has the least value, not 0) and is 0 on planes without a boundary: add it with a small
+    weight, such as 0.01, to a region loss.
     """
     planes = probability_planes(logits, target)
     distances = signed_distances(planes.truth, planes.judged)
@@ -134,12 +134,12 @@ def hausdorff(logits: Logits, target: Target, *, alpha: Positive = 2.0) -> Scala
     d_g is the distance to the boundary of the target and d_p that to the boundary of the prediction (p > 0.5), 0 where
     there is no such boundary. Mean over the judged pixels and classes of the batch. Karimi & Salcudean 2019,
     https://arxiv.org/abs/1904.10030. Where neither has a boundary (an empty mask, predicted empty or full)
-    it is 0 and has no slope: add it to a loss of regions.
+    it is 0 and has no gradient: add it to a region loss.
 
     Args:
         logits: Before any sigmoid or softmax.
         target: Binary, multi-label or a class map.
-        alpha: Power of the distances: how much the farthest errors are stressed.
+        alpha: Power of the distances: how much the farthest errors are emphasised.
     """
     planes = probability_planes(logits, target)
     found = planes.scores.detach() > 0.5
@@ -152,7 +152,7 @@ def active_contour(logits: Logits, target: Target, *, region_weight: NonNegative
 
     The length is the mean over pixels of the norm of the probabilities' forward differences, the area the mean of
     p (1 - g)² + (1 - p) g² over the judged pixels and classes of the batch. Chen et al. 2019, "Learning Active Contour
-    Models for Medical Image Segmentation" (CVPR), with means in the place of sums. A right prediction
+    Models for Medical Image Segmentation" (CVPR), with means instead of sums. A right prediction
     still costs its contour's length; differences to an ignored pixel do not count. Because the differences look
     forward, flipping image and target changes the length a little where the contour is slanted.
 

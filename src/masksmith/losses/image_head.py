@@ -1,4 +1,4 @@
-"""Losses of the image head: does the image show anything?
+"""Losses of the image head: does the image contain any foreground?
 
 The target of an image and a class is 1 where a judged pixel of it is foreground (on a class map: is of that class), 0
 where none of its judged pixels is. An image without a judged pixel is left out. Mean over images and classes.
@@ -36,7 +36,7 @@ def image_bce(
     Args:
         image_logits: Before any sigmoid.
         target: Masks: binary, multi-label or a class map.
-        pos_weight: Factor of the part that falls on images with foreground.
+        pos_weight: Factor of the part of images with foreground.
         label_smoothing: The targets become ``s/2`` and ``1 - s/2``.
     """
     planes = _presence(image_logits, target)
@@ -47,6 +47,6 @@ def image_bce(
 def image_focal(
     image_logits: ImageLogits, target: Target, *, gamma: NonNegative = 2.0, alpha: Share | None = None
 ) -> Scalar:
-    """Focal loss of the image head; see ``focal``: there foreground, here images with foreground."""
+    """Focal loss of the image head; see ``focal``, with images in the place of pixels."""
     planes = _presence(image_logits, target)
     return mean_of_pixels(focal_of_each(*planes[:2], gamma=gamma, alpha=alpha), planes.judged)

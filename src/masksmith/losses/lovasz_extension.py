@@ -2,9 +2,9 @@
 
 Sort the errors of a plane from the worst down; as pixels are added in that order to the set of wrong ones, the
 Jaccard loss of the set grows; the loss is the sum of error times growth. Sources: Berman et al. 2018,
-https://arxiv.org/abs/1705.08790 (Algorithm 1), written anew for all planes at once.
+https://arxiv.org/abs/1705.08790 (Algorithm 1), our own code, for all planes at once.
 
-With max(0, error) only positive errors count, so only they are sorted: late in a training these are few.
+With max(0, error) only positive errors count, so only they are sorted: late in training these are few.
 Dropping the others changes neither value nor gradient.
 """
 
@@ -93,8 +93,8 @@ def lovasz(logits: Logits, target: Target, *, per_image: bool = True, skip_empty
 def lovasz_elu(logits: Logits, target: Target, *, per_image: bool = True, skip_empty: bool = False) -> Scalar:
     """Lovász hinge with ELU(error) + 1 in the place of max(0, error); see ``lovasz`` for the parameters.
 
-    It keeps a gradient on pixels that are already right, so all errors are sorted; the choice of the first place of TGS
-    Salt (https://arxiv.org/abs/1904.04445).
+    It keeps a gradient on pixels that are already right, so all errors are sorted. Used by the first place of TGS Salt
+    (https://arxiv.org/abs/1904.04445).
 
     Raises:
         ValueError: The target is a class map.
@@ -120,7 +120,7 @@ def lovasz_softmax(
         target: A class map; binary and multi-label too, then with the sigmoid.
         per_image: Each class of each image is a plane; False (the paper's choice): each class of the batch.
         skip_empty: Whether classes that are absent from a plane are left out of the mean (the paper's choice);
-            otherwise such a class costs the largest probability that it is given.
+            otherwise such a class costs the largest probability predicted for it.
     """
     planes = probability_planes(logits, target)
     errors = (planes.truth.float() - planes.scores).abs()

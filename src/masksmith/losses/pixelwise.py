@@ -40,8 +40,8 @@ def bce(
     Args:
         logits: Before any sigmoid.
         target: 0, 1 and IGNORE.
-        pos_weight: Factor of the part that falls on foreground; above 1 finds more, below 1 finds less.
-        label_smoothing: The targets become ``s/2`` and ``1 - s/2``; then a sure prediction is not free. Szegedy et al.
+        pos_weight: Factor of the foreground part; above 1 favours recall, below 1 precision.
+        label_smoothing: The targets become ``s/2`` and ``1 - s/2``; confident predictions cost, too. Szegedy et al.
             2016, https://arxiv.org/abs/1512.00567
 
     Raises:
@@ -56,8 +56,9 @@ def balanced_bce(logits: Logits, target: Target) -> Scalar:
     """Binary cross-entropy in which foreground and background weigh the same; binary or multi-label.
 
     The mean over the batch's judged foreground and the mean over its background are averaged, for each class; where
-    there is only one of the two, it counts alone. So it is up to a factor the loss of Xie & Tu 2015,
-    https://arxiv.org/abs/1504.06375, whose weights are the batch's shares, but it does not vanish as one share does.
+    there is only one of the two, it is used alone. Up to a factor this is the loss of Xie & Tu 2015,
+    https://arxiv.org/abs/1504.06375, whose weights are the shares in the batch; unlike theirs, it does not vanish
+    together with one of the shares.
 
     Raises:
         ValueError: The target is a class map.
@@ -86,8 +87,8 @@ def focal_of_each(
 def focal(logits: Logits, target: Target, *, gamma: NonNegative = 2.0, alpha: Share | None = None) -> Scalar:
     """Focal loss -(1 - p_t)^gamma log p_t, mean over the judged pixels of the batch.
 
-    p_t is the probability of the true label (by the softmax on a class map), so pixels that are already right weigh
-    less. Lin et al. 2017, https://arxiv.org/abs/1708.02002
+    p_t is the probability of the true label (by the softmax on a class map), so pixels that are already right get
+    less weight. Lin et al. 2017, https://arxiv.org/abs/1708.02002
 
     Args:
         logits: Before any sigmoid or softmax.
@@ -118,7 +119,7 @@ def cross_entropy(logits: Logits, target: Target, *, label_smoothing: Smoothing 
     Args:
         logits: k >= 2 channels, before any softmax.
         target: A class map (b, h, w).
-        label_smoothing: This share of the target is spread evenly over all classes; then a sure prediction is not free.
+        label_smoothing: This share of the target is spread evenly over all classes; confident predictions cost, too.
 
     Raises:
         ValueError: The target is no class map.

@@ -1,9 +1,9 @@
 """Losses of overlap: ratios of soft areas.
 
 A plane is one class of one image (with ``per_image=False``: of the whole batch). All are means over the planes with a
-judged pixel. An empty plane (nothing is true) counts as well: it costs what is predicted on it, how steeply is up to
-``smooth``. So does a class that is absent from an image. ``skip_empty`` leaves empty planes out: then nothing
-holds false alarms on them down, and another term must.
+judged pixel. An empty plane (no true pixel; a class that is absent from an image) is included: its
+loss grows with what is predicted on it, and ``smooth`` sets how steeply. ``skip_empty`` leaves empty planes out; then
+another term must penalise false positives on them.
 """
 
 from typing import NamedTuple
@@ -54,7 +54,7 @@ def dice(
         logits: Before any sigmoid or softmax.
         target: Binary, multi-label or a class map.
         smooth: In pixels, above and below: an empty plane that is predicted empty costs nothing.
-        per_image: False sums over the batch first: small objects count less, and it depends on what a batch holds.
+        per_image: False sums over the batch first: small objects count less, and the loss depends on the batch.
         skip_empty: Whether planes on which nothing is true are left out ("soft Dice on positives only").
     """
     areas = _areas(logits, target, per_image=per_image, skip_empty=skip_empty)
@@ -87,8 +87,8 @@ def jaccard(
 ) -> Scalar:
     """1 - soft IoU, (overlap + smooth) / (union + smooth).
 
-    The default ``smooth`` is so small that an empty plane costs about 1 until all of it is predicted empty, and has
-    nearly no slope: set it to 1 where many images are empty. Otherwise as in ``dice``. Rahman & Wang 2016,
+    The default ``smooth`` is so small that an empty plane costs about 1 until all of it is predicted empty, with
+    almost no gradient: set it to 1 where many images are empty. Otherwise as in ``dice``. Rahman & Wang 2016,
     https://doi.org/10.1007/978-3-319-50835-1_22
     """
     areas = _areas(logits, target, per_image=per_image, skip_empty=skip_empty)
@@ -144,7 +144,7 @@ def focal_tversky(
     """(1 - Tversky index)^(1/gamma) of each plane; above 1, ``gamma`` makes it steeper where a plane is nearly right.
 
     Abraham & Khan 2018, https://arxiv.org/abs/1810.07842. The other parameters are those of ``tversky``. Below a loss
-    of 1e-6 it is constant: the slope of the root has no end there.
+    of 1e-6 it is constant, because the gradient of the root is unbounded at 0.
     """
     areas = _areas(logits, target, per_image=per_image, skip_empty=skip_empty)
     score = _tversky_score(areas, alpha=alpha, beta=beta, smooth=smooth)

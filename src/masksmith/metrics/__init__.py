@@ -1,11 +1,11 @@
 """Metrics by one protocol: ``stats(pred, target) -> row`` of an image, ``reduce(rows) -> score``.
 
-Because a row says all that a metric needs of an image, the same definition serves validation, the threshold sweep
+A row holds all that a metric needs of an image, so the same definition serves validation, the threshold sweep
 (thousands of rows at once), the bootstrap and ensembles. To add a metric, write a function that returns a Metric, and
 a line in METRICS; its keyword arguments are what a recipe may set, ``metric: f_beta_objects(beta=1)``.
 
 No metric is called just "iou": the name says how images are averaged. Pixels of value IGNORE in the target are not
-judged; each module says how.
+judged; each module describes how.
 """
 
 import inspect
@@ -89,7 +89,7 @@ def _parameters(make: Callable[..., Metric], text: str, *, where: str) -> dict[s
             raise InputError(f"{where}: {part!r} is no parameter; expected name=number")
         default = look_up(known, key, where=where).default
         if key in values:
-            raise InputError(f"{where}: {key!r} stands twice")
+            raise InputError(f"{where}: {key!r} is given twice")
         values[key] = _number(number, type(default), where=f"{where}: {key}")
     return values
 

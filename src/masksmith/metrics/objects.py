@@ -2,7 +2,7 @@
 
 The objects of a binary mask (uint8) are its connected components; an instance map (uint16 or int32) names them: every
 value above 0 is one. Ignored pixels are background in both masks before objects are made, so that what is predicted
-there changes nothing, and an object that lies in them wholly is neither hit, missed nor false.
+there changes nothing, and an object that is entirely inside them is neither hit, missed nor false.
 
 A prediction hits an object of the target if their IoU is above the threshold, strictly. From 0.5 on, an object can be
 hit by one prediction at most, so no assignment has to be solved.

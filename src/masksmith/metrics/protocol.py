@@ -1,6 +1,6 @@
 """What a metric is: rows of images, a value of a row, and an average.
 
-A metric looks at an image once, with ``stats(pred, target) -> row``. ``value(rows)`` is the score of each row, and an
+An image is measured once, by ``stats(pred, target) -> row``. ``value(rows)`` is the score of each row, and an
 average says over what: each image, all images pooled, or groups. A row is made so that it can be summed where its
 metric pools. Rows may have any leading axes, (…, n, k), weights (…, n).
 """

@@ -1,4 +1,4 @@
-"""What each architecture has use for: a table that needs no torch, so that a recipe is checked when it is read.
+"""The options of each architecture: a table that needs no torch, so that a recipe is checked when it is read.
 
 Sources:
     segmentation-models-pytorch 0.6 (https://github.com/qubvel-org/segmentation_models.pytorch, MIT) for the
@@ -112,7 +112,7 @@ ARCHITECTURES: dict[str, Traits] = {
     },
     **OWN_NETS,
 }
-"""Name -> what it has use for; the same keys as MODELS."""
+"""Name -> its options; the same keys as MODELS."""
 
 OWN_ENCODER = "own"
 """What ``model.encoder`` is for a net that brings its own."""
@@ -124,7 +124,7 @@ MAYBE_USELESS = (
     *("block", "upsample", "skip", "norm", "activation", "stem"),
     *("attention", "center", "hypercolumns", "deep_supervision", "output_stride"),
 )
-"""Fields of ModelConfig that not every architecture has use for; the others work with all."""
+"""Fields of ModelConfig that not every architecture supports; the others work with all."""
 
 LEAST_ATTENTION = 16
 """Channels that the library's scSE needs: it has a sixteenth of them in its middle."""
@@ -180,7 +180,7 @@ def _supports(traits: Traits, field: str, value: object) -> bool:
 
 
 def check_options(architecture: str, values: dict[str, Any], defaults: dict[str, Any]) -> None:
-    """Refuse what an architecture has no use for.
+    """Refuse options that an architecture does not support.
 
     Args:
         architecture: A key of ARCHITECTURES.
@@ -198,7 +198,7 @@ def check_options(architecture: str, values: dict[str, Any], defaults: dict[str,
             continue
         able = [name for name, one in ARCHITECTURES.items() if _supports(one, field, value)]
         raise ValueError(
-            f"{field}: {value!r} is of no use to architecture {architecture!r}; leave {field} at "
+            f"{field}: {value!r} is not supported by architecture {architecture!r}; leave {field} at "
             f"{defaults[field]!r}, or choose {' or '.join(able)}"
         )
     _check_depth(architecture, traits, values["encoder_depth"])
@@ -223,13 +223,13 @@ def _check_encoder(architecture: str, traits: Traits, values: dict[str, Any]) ->
         )
     if values["encoder_weights"] not in ("auto", "none"):
         raise ValueError(
-            f"encoder_weights: {values['encoder_weights']!r} is of no use to architecture {architecture!r}, whose "
+            f"encoder_weights: {values['encoder_weights']!r} is not supported by architecture {architecture!r}, whose "
             "encoder begins with random weights; choose 'auto' or 'none'"
         )
     if values["encoder_norm"] != "own":
         raise ValueError(
-            f"encoder_norm: {values['encoder_norm']!r} is of no use to architecture {architecture!r}, which keeps its "
-            "layers as they were published; choose 'own'"
+            f"encoder_norm: {values['encoder_norm']!r} is not supported by architecture {architecture!r}, whose "
+            "layers are as published; choose 'own'"
         )
 
 
@@ -278,20 +278,20 @@ def _check_vit(architecture: str, values: dict[str, Any]) -> None:
         return
     if values["stem"] != "own":
         raise ValueError(
-            f"stem: {values['stem']!r} is of no use to {encoder!r}, which cuts patches; choose 'own'"
+            f"stem: {values['stem']!r} is not supported by {encoder!r}, which cuts patches; choose 'own'"
         )
     if values["encoder_taps"] != "own":
         raise ValueError(
-            f"encoder_taps: {values['encoder_taps']!r} is of no use to {encoder!r}, which has no blocks that halve the "
+            f"encoder_taps: {values['encoder_taps']!r} is not supported by {encoder!r}, whose blocks do not halve the "
             "size; choose 'own'"
         )
     if values["encoder_attention"] == "scse_inside":
         raise ValueError(
-            f"encoder_attention: 'scse_inside' is of no use to {encoder!r}, which has no stages; choose 'scse'"
+            f"encoder_attention: 'scse_inside' is not supported by {encoder!r}, which has no stages; choose 'scse'"
         )
     if values["encoder_norm"] != "own":
         raise ValueError(
-            f"encoder_norm: {values['encoder_norm']!r} is of no use to {encoder!r}, which has layer norm; choose 'own'"
+            f"encoder_norm: {values['encoder_norm']!r} is not supported by {encoder!r} (layer norm); choose 'own'"
         )
     most = most_stride(architecture, values["output_stride"])
     if 2**depth > most:

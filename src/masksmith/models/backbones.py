@@ -29,7 +29,7 @@ _RESNETS = "resnet18 … resnet152, resnext, wide_resnet and timm's ResNets"
 
 @dataclass(frozen=True)
 class Backbone:
-    """An encoder, what stands behind it, and the maps that come out."""
+    """An encoder, the modules after it, and the maps that come out."""
 
     encoder: nn.Module
     neck: nn.Module | None
@@ -44,7 +44,7 @@ def build_backbone(config: ModelConfig, in_channels: int) -> Backbone:
     """Build the encoder of a configuration with random weights.
 
     Raises:
-        InputError: The encoder gives no maps, not as many as ``encoder_depth``, cannot be dilated, or has no use for
+        InputError: The encoder gives no maps, not as many as ``encoder_depth``, cannot be dilated, or does not support
             ``stem``, ``encoder_norm``, ``encoder_taps`` or ``encoder_attention``.
     """
     patch = vit_patch(config.encoder)
@@ -57,7 +57,7 @@ def build_backbone(config: ModelConfig, in_channels: int) -> Backbone:
         replace_stem(encoder, config.stem, name=config.encoder)
     if config.encoder_norm == "group" and not replace_batch_norm(encoder, "group"):
         raise InputError(
-            f"model.encoder_norm: 'group' is of no use to {config.encoder!r}, which has no batch norm; choose 'own'"
+            f"model.encoder_norm: 'group' is not supported by {config.encoder!r}, which has no batch norm; choose 'own'"
         )
     if config.encoder_attention == "scse_inside":
         put_attention_inside(encoder, depth=config.encoder_depth, name=config.encoder)
@@ -118,7 +118,7 @@ def _expanded_encoder(config: ModelConfig, in_channels: int) -> nn.Module:
     name = timm_name(config.encoder)
     if name is None:
         raise InputError(
-            f"model.encoder_taps: 'expanded' goes with timm's EfficientNets, and {config.encoder!r} is "
+            f"model.encoder_taps: 'expanded' needs one of timm's EfficientNets, and {config.encoder!r} is "
             "segmentation-models-pytorch's; expected for example tf_efficientnet_b4"
         )
     stride = most_stride(config.architecture, config.output_stride)
@@ -147,7 +147,7 @@ def put_attention_inside(encoder: nn.Module, *, depth: int, name: str) -> None:
         stage = stages.get(f"layer{at}")
         if not isinstance(stage, nn.Sequential):
             raise InputError(
-                f"model.encoder_attention: 'scse_inside' is of no use to {name!r}, which has no stages of residual "
+                f"model.encoder_attention: 'scse_inside' is not supported by {name!r}, which has no stages of residual "
                 f"blocks; choose 'scse', or one of {_RESNETS}"
             )
         stage.append(gate_after_stage(cast(Any, encoder).out_channels[at + 1]))
@@ -217,13 +217,13 @@ def replace_stem(encoder: nn.Module, stem: str, *, name: str) -> None:
     first = conv[0] if isinstance(conv, nn.Sequential) else conv
     if not isinstance(first, nn.Conv2d) or pool is None:
         raise InputError(
-            f"model.stem: {stem!r} is of no use to {name!r}, which does not begin with a convolution and a pooling; "
-            f"choose 'own', or one of {_RESNETS}"
+            f"model.stem: {stem!r} is not supported by {name!r}, which does not begin with a convolution and a "
+            f"pooling; choose 'own', or one of {_RESNETS}"
         )
     if stem.startswith("conv3x3"):
         if first.kernel_size == (3, 3):
             raise InputError(
-                f"model.stem: {stem!r} is of no use to {name!r}, whose first convolution is 3x3 already; choose "
+                f"model.stem: {stem!r} is not supported by {name!r}, whose first convolution is 3x3 already; choose "
                 f"{'stride1' if stem.endswith('stride1') else 'own'!r}"
             )
         small = nn.Conv2d(

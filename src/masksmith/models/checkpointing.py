@@ -51,12 +51,12 @@ def _checkpointed(kind: Any) -> type[nn.Module]:  # noqa: ANN401
 def checkpoint_blocks(module: nn.Module, *, inside: bool = False) -> int:
     """Make the blocks of an encoder or decoder recompute their activations; return how many there are.
 
-    A block is a module with parts that stands in a list of modules (a residual block, a transformer block, a
+    A block is a module with parts in a list of modules (a residual block, a transformer block, a
     decoder block). Weights and their names stay as they are.
 
     Args:
         module: Whose parts are looked through.
-        inside: Whether ``module`` stands in a list itself.
+        inside: Whether ``module`` is itself in a list.
     """
     count = 0
     for child in module.children():

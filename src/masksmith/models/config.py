@@ -15,22 +15,22 @@ from masksmith.models.architectures import ARCHITECTURES, check_options, divisor
 SCRATCH_ENCODER = "resnet18"
 PRETRAINED_ENCODER = "mobilenet_v2"
 CLASSIFIERS = ("classifier.", "fc.", "head.", "last_linear.")
-"""How the weights of a classifier begin, which an encoder has no use for."""
+"""Prefixes of the weights of a classification head, which an encoder does not have."""
 
 
 class ModelConfig(Config):
     """Which network, and what it starts from."""
 
     architecture: str = "unet"
-    """A key of ARCHITECTURES (and of MODELS), which says what each has use for."""
+    """A key of ARCHITECTURES (and of MODELS), which lists the options of each."""
     encoder: str = "auto"
     """An encoder of segmentation-models-pytorch; a timm name, with or without "tu-" (where both libraries know a name,
-    "tu-" means timm's); or "auto": mobilenet_v2 where pretrained weights are to be had, otherwise resnet18 (plain
-    convolutions learn faster from nothing on a CPU). Plain ViTs (vit_small_patch14_dinov2, samvit_base_patch16, …)
-    get a simple feature pyramid. "own": of an architecture that brings its own encoder, and of no other."""
+    "tu-" means timm's); or "auto": mobilenet_v2 where pretrained weights are available, otherwise resnet18 (plain
+    convolutions train faster from random weights on a CPU). Plain ViTs (vit_small_patch14_dinov2,
+    samvit_base_patch16, …) get a simple feature pyramid. "own": only for an architecture that has its own encoder."""
     encoder_weights: str = "auto"
-    """A safetensors file, "imagenet" (from the hub or its cache), "none", or "auto": what is reachable
-    within three seconds."""
+    """A safetensors file, "imagenet" (from the hub or its cache), "none", or "auto": what is
+    available within three seconds."""
     encoder_weights_hash: str | None = None
     """Hash of the weights' file; filled in when a recipe is resolved, so that a run does not need the file."""
     encoder_depth: int = Field(default=4, ge=3, le=5)
@@ -68,7 +68,7 @@ class ModelConfig(Config):
     """Attention in each decoder block: scSE (of the library's decoders it needs 16 channels); the maximum of its two
     gated maps instead of their sum; or with a space gate for each channel."""
     center: Literal["none", "conv", "fpa", "dilated", "ema"] = "none"
-    """What lies between encoder and decoder: nothing, two convolutions, feature pyramid attention without its 7x7
+    """What is between encoder and decoder: nothing, two convolutions, feature pyramid attention without its 7x7
     branch, stacked dilated convolutions, or expectation-maximisation attention."""
     hypercolumns: bool = False
     """Whether the head sees all decoder levels, resized to the largest and stacked."""
@@ -82,7 +82,7 @@ class ModelConfig(Config):
     derived_channels: Literal["none", "depth_ramp", "cumulative_sum"] = "none"
     """Channels that the model gives a one-channel image on its canvas: none; a ramp of rows from 0 to 1 and its product
     with the image (TGS Salt's first place); or the standardised vertical cumulative sum of the image (U-Net with
-    depth). Both say how deep a row lies: such a model predicts no views that move rows (prediction.tta)."""
+    depth). Both tell the model how deep a row is, so it cannot predict views that move rows (prediction.tta)."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: about a third more time, and an eighth to a third of the memory that
     activations take (benchmarks/checkpointing.py)."""
@@ -131,7 +131,7 @@ class ModelConfig(Config):
         return name
 
     def model_post_init(self, _: Any) -> None:  # noqa: ANN401
-        """Refuse what the architecture or the encoder has no use for."""
+        """Refuse options that the architecture or the encoder does not support."""
         fields = type(self).model_fields
         values = {name: getattr(self, name) for name in fields}
         check_options(

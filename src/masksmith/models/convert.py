@@ -1,7 +1,7 @@
 """A foreign torch checkpoint as safetensors: weights only, no code of the file is ever run.
 
 ``torch.load(weights_only=True)`` builds tensors and plain containers and refuses every other name that a pickle
-calls for; there is no way round it here. Compressed or unfolding files are refused before memory is asked for.
+calls for; this cannot be switched off. Compressed or unfolding files are refused before memory is asked for.
 """
 
 import os
@@ -158,7 +158,7 @@ def _check_archive(source: Path) -> None:
     if packed:
         raise InputError(
             f"{source}: its member {packed[0].filename!r} is compressed, which torch.save never does; unpack the "
-            "archive if a checkpoint lies in it"
+            "archive if it contains a checkpoint"
         )
 
 
@@ -237,7 +237,7 @@ def _at(content: object, key: str, *, where: str) -> Mapping[Any, Any]:
 
 
 def _others(content: Any, wrapper: str) -> list[str]:  # noqa: ANN401
-    """Return the dotted names of what lies beside the weights."""
+    """Return the dotted names of the entries besides the weights."""
     names: list[str] = []
     path: list[str] = []
     for part in wrapper.split(".") if wrapper else []:

@@ -99,7 +99,7 @@ def check_encoder(name: str) -> None:
 
 
 def hub_source(encoder: str) -> HubSource | None:
-    """Return where the ImageNet weights of an encoder lie on the hub, or None where there are none."""
+    """Return where the ImageNet weights of an encoder are on the hub, or None where there are none."""
     name = timm_name(encoder)
     if name is not None:
         config = timm.get_pretrained_cfg(name, allow_unregistered=True)
@@ -113,7 +113,7 @@ def hub_source(encoder: str) -> HubSource | None:
 
 
 def fetch_from_hub(source: HubSource) -> Path | None:
-    """Return the local path of hub weights, downloading them where the hub answers; None where they are out of reach.
+    """Return the local path of hub weights, downloading them where the hub answers; None where they cannot be reached.
 
     The hub's own cache is looked at first (``HF_HOME``), so a machine without internet can be given files.
     """
@@ -137,7 +137,7 @@ def fetch_from_hub(source: HubSource) -> Path | None:
         return None
     try:
         return get(local=False)
-    except Exception as error:  # whatever the network does, it is out of reach
+    except Exception as error:  # any failure of the network means that it cannot be reached
         logger.warning("%s: the hub answered, but the download failed (%s)", source.repo_id, error)
         return None
 
@@ -167,7 +167,7 @@ def settle_encoder(encoder: str, weights: str) -> Settled:
         The encoder's name, and its weights as "none", "imagenet" or the path of a file.
 
     Raises:
-        InputError: Unknown encoder; "imagenet" asked for and out of reach; a file that is not there.
+        InputError: Unknown encoder; "imagenet" was asked for and cannot be reached; a file that is not there.
     """
     if encoder == OWN_ENCODER:
         return Settled(encoder, "none", "the architecture's own, with random weights")
@@ -323,7 +323,7 @@ def load_encoder_weights(
         source = hub_source(encoder_name)
         path = fetch_from_hub(source) if source else None
         if path is None:
-            raise InputError(f"model.encoder_weights: the weights of {encoder_name} are no longer in reach")
+            raise InputError(f"model.encoder_weights: the weights of {encoder_name} can no longer be reached")
     assert path is not None
     own = encoder.state_dict()
     wanted = {name: value for name, value in own.items() if not name.startswith(CLASSIFIERS)}

@@ -1,4 +1,4 @@
-"""What stands behind the encoder beside the decoder: the image head, and scalars joined to the deepest map.
+"""What follows the encoder besides the decoder: the image head, and scalars joined to the deepest map.
 
 Sources:
     Generalised-mean pooling: Radenović et al. 2018, https://arxiv.org/abs/1711.02512
@@ -60,7 +60,7 @@ def build_image_head(pooling: str, channels: int, classes: int) -> nn.Sequential
 
 
 class ScalarJoin(nn.Module):
-    """Joins numbers that go with an image to its deepest map.
+    """Joins an image's numbers (scalars) to its deepest map.
 
     They are standardised, repeated at every pixel and stacked onto the map. Unless that is all (``stacks``), a 1x1
     convolution brings it back to its width, which at first passes the map through, so that pretrained features arrive.

@@ -255,7 +255,8 @@ def build_library_decoder(
         decoder = _dpt(config, encoder_channels, strides[-1])
     else:
         decoder = BUILDERS[config.architecture](config, encoder_channels)
-    # The library draws its own head here, before it draws the decoder anew: so seeds give the weights they always gave.
+    # As in the library, the head is drawn before the decoder is initialised again, so seeds keep giving the same
+    # weights.
     unused = nn.Conv2d(config.decoder_channels[-1], 1, 3)
     initialize_decoder(decoder)
     nn.init.xavier_uniform_(unused.weight)

@@ -56,7 +56,7 @@ def replace_batch_norm(module: nn.Module, name: str, *, pooled: bool = False) ->
 
 
 def _last_conv(module: nn.Module, *, before: str) -> nn.Module:
-    """Return the last convolution within the parts that stand before one: of a separable convolution, say."""
+    """Return the last convolution within the parts before a norm, such as that of a separable convolution."""
     found: list[nn.Module] = []
     for key, child in module.named_children():
         if key == before:

@@ -2,7 +2,7 @@
 
 Sources:
     Encoders and standard decoders: timm and segmentation-models-pytorch, see backbones.py and library.py; our own
-    decoders: the package ``decoders``; whole nets: the package ``published``. Which architecture has use for what, and
+    decoders: the package ``decoders``; whole nets: the package ``published``. The options of each architecture, and
     the papers: architectures.py.
     Deep supervision: Lee et al. 2015, https://arxiv.org/abs/1409.5185. The heads run in float32, because a bfloat16
     logit has 8 bits and the losses sort and sum logits.
@@ -56,7 +56,7 @@ class SegmentationModel(nn.Module):
     """Encoder, decoder and heads behind the house's interface.
 
     Args:
-        config: Whose options stand around encoder and decoder; "auto" is settled.
+        config: The options; "auto" is settled.
         backbone: Encoder, and what makes a pyramid of its map.
         decoder: From the backbone's maps to one map, or to (map, auxiliary maps).
         classes: Number of masks, and of the image head's logits.
@@ -128,7 +128,7 @@ class SegmentationModel(nn.Module):
 
     @property
     def num_scalars(self) -> int:
-        """How many numbers go with each image."""
+        """Numbers per image (scalars)."""
         return len(self.scalar_join.names) if self.scalar_join is not None else 0
 
     @property
@@ -137,7 +137,7 @@ class SegmentationModel(nn.Module):
         return self.num_scalars > 0
 
     def zero_scalars(self, num: int) -> tuple[Tensor, ...]:
-        """Return what ``forward`` wants beside ``num`` images where only time or memory counts: zeros, or nothing."""
+        """Return the scalars that ``forward`` needs with ``num`` images, as zeros, to measure time or memory."""
         return (self.mean.new_zeros(num, self.num_scalars),) if self.takes_scalars else ()
 
     def set_scalar_statistics(self, values: Float[np.ndarray, "n s"]) -> None:
@@ -156,7 +156,7 @@ class SegmentationModel(nn.Module):
 
         Args:
             image: Values in 0…1, height and width multiples of ``divisor``.
-            scalars: Numbers that go with each image (b, num_scalars), as they stand in the table.
+            scalars: Numbers of each image (b, num_scalars), as in the table.
 
         Raises:
             ValueError: Scalars were given to a model that takes none, or are missing, or as many as it does not take.
@@ -251,7 +251,7 @@ MODELS: dict[str, Builder] = {
 }
 """Architecture -> what builds its decoder from the configuration, and the channels and strides of the encoder's maps.
 
-What each has use for stands under the same key in ARCHITECTURES.
+The options of each are under the same key in ARCHITECTURES.
 """
 
 

@@ -46,8 +46,8 @@ class ExpandedTaps(nn.Module):
         halving = list(_halving_blocks(net))
         if len(halving) < _TAPPED:
             raise InputError(
-                f"model.encoder_taps: 'expanded' is of no use to {name!r}, which has {len(halving)} blocks that widen "
-                f"a map before they halve it; expected {_TAPPED}, as in tf_efficientnet_b0 … b7, or encoder_taps 'own'"
+                f"model.encoder_taps: 'expanded' is not supported by {name!r}, which has {len(halving)} blocks that "
+                f"widen a map before they halve it; expected {_TAPPED}, as in tf_efficientnet_b0 … b7, or 'own'"
             )
         self.model = net
         self.depth = depth

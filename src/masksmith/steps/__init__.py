@@ -1,1 +1,32 @@
-"""What each verb does with the files of a project."""
+"""What each verb does with the files of a project.
+
+The modules are imported when they are first used: ``masksmith check`` and the recipes then do not wait for torch.
+"""
+
+import importlib
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from masksmith.steps import check as check
+    from masksmith.steps import compete as compete
+    from masksmith.steps import convert as convert
+    from masksmith.steps import folds as folds
+    from masksmith.steps import lr_test as lr_test
+    from masksmith.steps import plan as plan
+    from masksmith.steps import predict as predict
+    from masksmith.steps import pseudo_labels as pseudo_labels
+    from masksmith.steps import report as report
+    from masksmith.steps import seed_noise as seed_noise
+    from masksmith.steps import show as show
+    from masksmith.steps import submit as submit
+    from masksmith.steps import tune as tune
+    from masksmith.steps import verify as verify
+    from masksmith.steps import work as work
+
+
+def __getattr__(name: str) -> ModuleType:
+    try:
+        return importlib.import_module(f"{__name__}.{name}")
+    except ModuleNotFoundError as error:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from error

@@ -22,22 +22,20 @@ from masksmith.project.folder import Project, with_free_parts
 from masksmith.project.members import Member, write_members
 from masksmith.recipes.ensemble import Judge
 from masksmith.recipes.recipe import Recipe, parse_recipe
-from masksmith.steps.finish import (
-    baseline_scores,
-    report_members,
-    standing_submission,
-    submit_members,
-    tune_members,
-    write_baseline,
-)
-from masksmith.steps.plan import Plan, Planner
+from masksmith.steps.folds import folds_of
+from masksmith.steps.out_of_fold import baseline_scores, plain_score
+from masksmith.steps.plan import Plan, Planner, keys_of, machine_tools
 from masksmith.steps.predict import oof_of, predict_member
 from masksmith.steps.pseudo_labels import make_labels, train_taught, with_teachers
-from masksmith.steps.runs import check_prediction, open_members, open_run
+from masksmith.steps.report import report_members
+from masksmith.steps.resolve import check_prediction
+from masksmith.steps.result import Result
+from masksmith.steps.runs import open_members, open_run
 from masksmith.steps.seed_noise import noise_text, read_noise
+from masksmith.steps.submit import standing_submission, submit_members, write_baseline
 from masksmith.steps.train import is_trained, keep_interim, train_member
-from masksmith.steps.tune import plain_score
-from masksmith.submission.files import Verdict
+from masksmith.steps.tune import tune_members
+from masksmith.submission.validate import Verdict
 from masksmith.training.pace import Deadline, Pace
 
 
@@ -91,6 +89,39 @@ class Session:
         if self.verdict is None and self.project.catalog.test:
             self.verdict = standing_submission(self.project)
         return Outcome(self.members, self.tuning, self.verdict, report, stopped)
+
+
+def compete_project(
+    project: Project, asked: Judge, budget: Budget, *, pinned: Sequence[str], planned: bool
+) -> Result:
+    """Go the way from folds to the report.
+
+    Args:
+        project: Checked.
+        asked: The recipe, or the ensemble.
+        budget: The time.
+        pinned: Overrides of the recipe, which a plan obeys.
+        planned: Whether the recipe is what a budget plans with; False trains what it says.
+    """
+    with interrupt.listen(budget.beat):
+        logger.info("folds:\n%s", folds_of(project, asked))
+        planner = None
+        if planned:
+            assert isinstance(asked, Recipe), asked.name
+            planner = Planner(project, asked, keys_of(pinned), machine_tools(project, asked))
+        done = compete_units(project, asked, planner, budget)
+    budget.write()
+    return Result(
+        project=project.root,
+        run=done.members[0].run.path.name if done.members else "",
+        tuning=done.tuning,
+        submission=done.submission,
+        report=done.report,
+        members=[member.name for member in done.members],
+        noise=noise_text(read_noise(project.noise_json)),
+        budget=str(budget) if planned else "",
+        stopped=done.stopped,
+    )
 
 
 def compete_units(project: Project, asked: Judge, planner: Planner | None, budget: Budget) -> Outcome:

@@ -1,6 +1,6 @@
 """The plan of a project under a budget: ``plan.json``, and planning on this machine."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -12,18 +12,24 @@ from masksmith.core.progress import clock, logger
 from masksmith.data.store import Store
 from masksmith.folds.table import ALL
 from masksmith.models.config import ModelConfig, tensor_names
+from masksmith.models.encoders import settle_encoder
+from masksmith.models.segmentation import build_model
 from masksmith.planning.choose import Choice, Chosen, Tools, choose, second_recipe
 from masksmith.planning.cost import Cost, DataFacts, cost_of, fit, stage_hw
 from masksmith.planning.describe import explain
 from masksmith.planning.lengths import with_epochs
 from masksmith.planning.rules import Candidate, load_rules
+from masksmith.planning.timings import Timings
 from masksmith.planning.units import Reference, Unit, Wish, next_unit
 from masksmith.preprocess import names_by_canvas
 from masksmith.project.folder import Project
 from masksmith.project.members import members_of_run
 from masksmith.recipes.recipe import Recipe
-from masksmith.steps.runs import resolve
+from masksmith.steps.folds import folds_of
+from masksmith.steps.resolve import resolve
 from masksmith.steps.train import is_trained
+from masksmith.training.machine import settle_device
+from masksmith.training.memory import largest_batch
 
 FORMAT_VERSION = 1
 _SLOWER_BOUNDS = (0.3, 8.0)
@@ -265,13 +271,19 @@ class Planner:
         )
 
 
+def propose_plan(project: Project, asked: Recipe, pinned: Sequence[str], seconds: Callable[[], float]) -> str:
+    """Return a plan for the seconds left, as YAML; nothing is trained."""
+    folds_of(project, asked)
+    return Planner(project, asked, keys_of(pinned), machine_tools(project, asked)).propose(seconds())
+
+
+def keys_of(pinned: Sequence[str]) -> list[str]:
+    """Return the dotted keys of overrides of the form KEY=VALUE."""
+    return [override.partition("=")[0] for override in pinned]
+
+
 def machine_tools(project: Project, asked: Recipe) -> Tools:
     """Return the tools of this machine."""
-    from masksmith.models.segmentation import build_model
-    from masksmith.planning.timings import Timings
-    from masksmith.training.machine import settle_device
-    from masksmith.training.memory import largest_batch
-
     device = settle_device(asked.training.device)
     timings = Timings(project.inputs(asked.input).channels)
 
@@ -302,8 +314,6 @@ def weights_for(candidate: Candidate, asked: ModelConfig) -> str | None:
     if weights == "none":
         return None if candidate.pretrained else "none"
     if weights in ("auto", "imagenet"):
-        from masksmith.models.encoders import settle_encoder
-
         if not candidate.pretrained:
             return "none" if weights == "auto" else None
         try:
@@ -318,8 +328,6 @@ def weights_for(candidate: Candidate, asked: ModelConfig) -> str | None:
 
 def _fits(candidate: Candidate, path: str) -> bool:
     from pathlib import Path
-
-    from masksmith.models.segmentation import build_model
 
     tensor_names(Path(path))
     try:

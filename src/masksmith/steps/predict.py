@@ -7,7 +7,8 @@ present ones are refused.
 from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+from lightning_fabric import Fabric
 
 from masksmith.core.arrays import Codes
 from masksmith.core.errors import InputError
@@ -16,17 +17,18 @@ from masksmith.core.progress import logger
 from masksmith.data.store import Store, is_whole
 from masksmith.folds.table import ALL
 from masksmith.metrics import get_metric
+from masksmith.models.segmentation import SegmentationModel, to_channels_last
 from masksmith.postprocess.scoring import score_of, score_rows
+from masksmith.prediction.combine import build_combine
+from masksmith.prediction.gate import choose_runtime
+from masksmith.prediction.predict import predict_batches, write_codes
+from masksmith.prediction.runtimes import Runtime
 from masksmith.prediction.store import MeanCodes, open_codes
 from masksmith.project.folder import Project
 from masksmith.project.members import Member, weights_of_test
 from masksmith.steps.train import build, checksum_of, is_trained, load, scalars_of, train_key
-
-if TYPE_CHECKING:
-    from lightning_fabric import Fabric
-
-    from masksmith.models.segmentation import SegmentationModel
-    from masksmith.prediction.runtimes import Runtime
+from masksmith.training.checkpoint import facts_of
+from masksmith.training.machine import make_fabric
 
 _VERSIONS = {"oof": "2", "test": "2"}
 
@@ -37,9 +39,6 @@ def predict_member(project: Project, member: Member, *, stages: Sequence[str] = 
     Raises:
         InputError: The member is not trained.
     """
-    from masksmith.prediction.predict import predict_batches, write_codes
-    from masksmith.training.machine import make_fabric
-
     if not member.interim and not is_trained(project, member):
         raise InputError(
             f"{member.name} is not trained; run `masksmith train {project.root}` first, or the "
@@ -149,8 +148,6 @@ def weights_of(member: Member) -> list[Path]:
     Raises:
         InputError: The training kept no such weights, or they are no longer there.
     """
-    from masksmith.training.checkpoint import facts_of
-
     kind = member.run.recipe.prediction.weights
     unscored = member.fold == ALL and kind == "top_k"  # nothing was held out that could rank its epochs
     if kind == "final" or member.interim or unscored:
@@ -170,10 +167,8 @@ _KEEPS = {
 }
 
 
-def _trained_models(project: Project, member: Member, fabric: "Fabric") -> "dict[Path, SegmentationModel]":
+def _trained_models(project: Project, member: Member, fabric: Fabric) -> dict[Path, SegmentationModel]:
     """Return a model for each of the member's weights, on the device."""
-    from masksmith.models.segmentation import to_channels_last
-
     models = {}
     for path in weights_of(member):
         model = build(project, member.run, member.fold, load_weights=False)
@@ -186,12 +181,9 @@ def _trained_models(project: Project, member: Member, fabric: "Fabric") -> "dict
 
 
 def _runtime(
-    project: Project, member: Member, fabric: "Fabric", weights: Path, model: "SegmentationModel"
-) -> "Runtime":
+    project: Project, member: Member, fabric: Fabric, weights: Path, model: SegmentationModel
+) -> Runtime:
     """Return what the recipe asks to predict with, or torch where the fold's held-out images speak against it."""
-    from masksmith.prediction.combine import build_combine
-    from masksmith.prediction.gate import choose_runtime
-
     recipe, cache = member.run.recipe, project.cache
     metric, options = get_metric(recipe.metric), recipe.prediction
 

@@ -13,10 +13,11 @@ from masksmith.metrics import get_metric
 from masksmith.project.folder import Project
 from masksmith.project.members import Member
 from masksmith.recipes.recipe import Recipe
+from masksmith.steps.out_of_fold import plain_score
 from masksmith.steps.predict import oof_of, predict_member
 from masksmith.steps.pseudo_labels import train_taught
 from masksmith.steps.runs import open_run
-from masksmith.steps.tune import plain_score
+from masksmith.training.events import read_events
 
 SEEDS = 3
 
@@ -76,8 +77,6 @@ def measure_noise(project: Project, recipe: Recipe) -> dict[str, Any]:
 
 
 def _was_shortened(member: Member) -> bool:
-    from masksmith.training.events import read_events
-
     return any(
         event["fold"] == member.fold and event["name"] == "replanned"
         for event in read_events(member.run.events)

@@ -8,9 +8,9 @@ import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+from lightning_fabric import Fabric
 
 from masksmith.core.config import suggest
 from masksmith.core.errors import InputError
@@ -19,20 +19,31 @@ from masksmith.core.progress import logger
 from masksmith.data.store import Store, is_whole
 from masksmith.folds.table import ALL
 from masksmith.metrics import get_metric
+from masksmith.models.segmentation import SegmentationModel, build_model
 from masksmith.postprocess.scoring import score_rows
+from masksmith.prediction.predict import predict_probs
 from masksmith.prediction.store import to_codes
 from masksmith.preprocess import Frame
 from masksmith.project.folder import Project, Run
 from masksmith.project.members import Member, members_of_run, read_members
 from masksmith.recipes.recipe import Recipe
+from masksmith.training.checkpoint import (
+    Checkpoints,
+    averaged,
+    copy_weights,
+    damage_of,
+    facts_of,
+    load_tensors,
+    save_tensors,
+)
 from masksmith.training.config import TrainingConfig
-
-if TYPE_CHECKING:
-    from lightning_fabric import Fabric
-
-    from masksmith.models.segmentation import SegmentationModel
-    from masksmith.training.data import FoldData
-    from masksmith.training.pace import Pace
+from masksmith.training.data import FoldData, canvas_hw
+from masksmith.training.events import EventLog
+from masksmith.training.loop import train_fold
+from masksmith.training.machine import make_fabric
+from masksmith.training.memory import refuse_too_large
+from masksmith.training.pace import Pace
+from masksmith.training.refit import refit_config
 
 _VERSION = "3"
 _INTERIM = re.compile(
@@ -41,7 +52,7 @@ _INTERIM = re.compile(
 )
 
 
-def train_member(project: Project, member: Member, pace: "Pace | None" = None) -> None:
+def train_member(project: Project, member: Member, pace: Pace | None = None) -> None:
     """Train one fold of a run unless it is trained.
 
     Args:
@@ -53,12 +64,6 @@ def train_member(project: Project, member: Member, pace: "Pace | None" = None) -
         InputError: It would not fit into memory, or what it starts from is not there.
         StoppedError: A stop was asked for; the checkpoint is of that very step.
     """
-    from masksmith.training.checkpoint import damage_of
-    from masksmith.training.events import EventLog
-    from masksmith.training.loop import train_fold
-    from masksmith.training.machine import make_fabric
-    from masksmith.training.pace import Pace
-
     run, fold = member.run, member.fold
     if is_trained(project, member):
         _drop_interim(project, run)
@@ -103,13 +108,8 @@ def _drop_interim(project: Project, run: Run) -> None:
         remove_matching(run.interim, _INTERIM)
 
 
-def check_memory(
-    recipe: Recipe, training: TrainingConfig, model: "SegmentationModel", data: "FoldData"
-) -> None:
+def check_memory(recipe: Recipe, training: TrainingConfig, model: SegmentationModel, data: FoldData) -> None:
     """Refuse a training that would be killed for its memory."""
-    from masksmith.training.data import canvas_hw
-    from masksmith.training.memory import refuse_too_large
-
     canvases = [canvas_hw(training, stage, data, model.divisor) for stage in training.stages]
     sizes = [data.images.shape(name) for name in data.images]
     frames = [Frame.of(hw, recipe.size, divisor=model.divisor).canvas_hw for hw in set(sizes)]
@@ -126,8 +126,6 @@ def check_memory(
 
 def keep_interim(project: Project, member: Member) -> Member | None:
     """Keep the averaged weights of a training under way as an interim member; None where it has no step yet."""
-    from masksmith.training.checkpoint import Checkpoints, averaged, save_tensors
-
     found = Checkpoints(member.run.checkpoints(member.fold)).newest()
     if (
         found is None
@@ -146,8 +144,6 @@ def needed_weights(member: Member) -> list[Path]:
 
     What the training did not keep is not listed; ``weights_of`` refuses that.
     """
-    from masksmith.training.checkpoint import damage_of, facts_of
-
     kind = member.run.recipe.prediction.weights
     if kind == "final" or member.interim or damage_of(member.weights) is not None:
         return [member.weights]
@@ -157,8 +153,6 @@ def needed_weights(member: Member) -> list[Path]:
 
 def is_trained(project: Project, member: Member) -> bool:
     """Whether a fold of a run is trained to its end, on the present data and folds; damaged weights are named."""
-    from masksmith.training.checkpoint import damage_of
-
     if member.fold == ALL and not all(is_trained(project, one) for one in _held_out(member.run)):
         return False  # its length comes from theirs
     if not member.run.ledger.is_done(member.entry("train"), train_key(project, member.run, member.fold)):
@@ -206,9 +200,6 @@ def training_of(project: Project, run: Run, fold: int) -> TrainingConfig:
     Raises:
         InputError: All images are meant, and not all folds that the recipe asks for are trained.
     """
-    from masksmith.training.checkpoint import facts_of
-    from masksmith.training.refit import refit_config
-
     if fold != ALL:
         return run.recipe.training
 
@@ -267,17 +258,13 @@ def _start_weights(project: Project, start_run: str, fold: int) -> Path:
 
 def checksum_of(weights: Path) -> str:
     """Return the checksum that was written beside a checkpoint."""
-    from masksmith.training.checkpoint import facts_of
-
     return str(facts_of(weights)["checksum"])
 
 
 def data_of(
-    project: Project, recipe: Recipe, fold: int, *, key: str, pseudo: "FoldData | None" = None
-) -> "FoldData":
+    project: Project, recipe: Recipe, fold: int, *, key: str, pseudo: FoldData | None = None
+) -> FoldData:
     """Return what a training reads: the images outside its fold that have content, and those held out to be watched."""
-    from masksmith.training.data import FoldData
-
     ids = [name for name in project.folds.outside(fold) if name not in project.blank_train]
     held_out = [name for name in project.folds.inside(fold) if name not in project.blank_train]
     scalars = scalars_of(project, recipe)
@@ -296,13 +283,11 @@ def data_of(
     )
 
 
-def _pseudo_data(project: Project, run: Run, fold: int) -> "FoldData | None":
+def _pseudo_data(project: Project, run: Run, fold: int) -> FoldData | None:
     """Return the test images of a fold's pseudo-labels; None where the recipe has none.
 
     Before they are made it is all test images, with masks that nothing may read: enough to count the work ahead.
     """
-    from masksmith.training.data import FoldData
-
     if run.recipe.pseudo is None:
         return None
     images, labels = project.inputs(run.recipe.input).test, labels_of(run, fold)
@@ -320,13 +305,13 @@ def _pseudo_data(project: Project, run: Run, fold: int) -> "FoldData | None":
     )
 
 
-def learn_scalars(model: "SegmentationModel", data: "FoldData") -> None:
+def learn_scalars(model: SegmentationModel, data: FoldData) -> None:
     """Let a model that takes scalars standardise them as the labelled images of a training have them."""
     if data.scalars:
         model.set_scalar_statistics(np.array([data.scalars[name] for name in data.ids], np.float32))
 
 
-def _fresh_model(project: Project, run: Run, fold: int) -> "SegmentationModel":
+def _fresh_model(project: Project, run: Run, fold: int) -> SegmentationModel:
     """Return the model that a training begins with."""
     start = run.recipe.training.start_run
     model = build(project, run, fold, load_weights=start is None)
@@ -335,10 +320,8 @@ def _fresh_model(project: Project, run: Run, fold: int) -> "SegmentationModel":
     return model
 
 
-def build(project: Project, run: Run, fold: int, *, load_weights: bool) -> "SegmentationModel":
+def build(project: Project, run: Run, fold: int, *, load_weights: bool) -> SegmentationModel:
     """Build a run's model; its random weights depend on the recipe's seed and the fold."""
-    from masksmith.models.segmentation import build_model
-
     seed = run.recipe.seed * 1000 + fold
     seen = project.inputs(run.recipe.input)
     return build_model(
@@ -350,28 +333,22 @@ def build(project: Project, run: Run, fold: int, *, load_weights: bool) -> "Segm
     )
 
 
-def load(model: "SegmentationModel", weights: Path) -> None:
+def load(model: SegmentationModel, weights: Path) -> None:
     """Load a checkpoint's weights into a model.
 
     Raises:
         InputError: The file is damaged, or of another model.
     """
-    from masksmith.training.checkpoint import copy_weights, load_tensors
-
     tensors, _ = load_tensors(weights)
     copy_weights(model, tensors, where=f"checkpoint {weights}")
 
 
-def _evaluator(
-    project: Project, run: Run, fold: int, fabric: "Fabric"
-) -> Callable[["SegmentationModel"], float]:
+def _evaluator(project: Project, run: Run, fold: int, fabric: Fabric) -> Callable[[SegmentationModel], float]:
     """Return a function that scores a model on the fold's held-out images with content: no TTA, threshold 0.5.
 
     The score has its sign such that higher is better. It is of the mask's head alone: what the image head does is a
     part of prediction, which may change after the training.
     """
-    from masksmith.prediction.predict import predict_probs
-
     metric, masks = get_metric(run.recipe.metric), project.cache.train_masks
     images, scalars = project.inputs(run.recipe.input).train, scalars_of(project, run.recipe)
     names = [name for name in project.folds.inside(fold) if name not in project.blank_train]
@@ -379,7 +356,7 @@ def _evaluator(
     if not names:
         raise InputError(f"fold {fold}: none of its held-out images has any content, so it cannot be scored")
 
-    def evaluate(model: "SegmentationModel") -> float:
+    def evaluate(model: SegmentationModel) -> float:
         predictions = (
             (name, to_codes(probs[..., 0]))
             for name, probs in predict_probs(

@@ -1,26 +1,113 @@
-"""Tuning of a run: the out-of-fold probabilities of its folds judged together, and every score of tuning.json."""
+"""Tuning: the out-of-fold probabilities of all members judged together, and every score of tuning.json."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from masksmith.core.arrays import Codes
 from masksmith.core.errors import InputError
-from masksmith.core.randomness import stream
+from masksmith.core.files import read_json, write_json
+from masksmith.core.progress import logger
 from masksmith.folds.assignment import assign_folds
-from masksmith.folds.table import FoldRow
+from masksmith.folds.table import ALL, FoldRow
 from masksmith.metrics import Metric, get_metric
 from masksmith.metrics.protocol import Groups, Row
-from masksmith.postprocess.bootstrap import BOUND_QUANTILE, paired_bootstrap
-from masksmith.postprocess.operators import Rule, plain_rule
-from masksmith.postprocess.scoring import score_of, score_rows
+from masksmith.postprocess.operators import Rule
+from masksmith.postprocess.scoring import score_rows
 from masksmith.postprocess.search import PARTS, Sweep, Tuning, make_sweep, search_rule
 from masksmith.prediction.store import MeanCodes
 from masksmith.project.folder import Project, Run
+from masksmith.project.members import Member
 from masksmith.recipes.ensemble import Ensemble, Judge
+from masksmith.steps.choices import choices_of
+from masksmith.steps.ensemble import compare_members
+from masksmith.steps.out_of_fold import predictions_of
+from masksmith.steps.predict import codes_digest, oof_of
+from masksmith.training.checkpoint import facts_of
 from masksmith.training.config import CHOSEN_ON_HELD_OUT
 from masksmith.training.events import read_events
+
+_VERSION = "6"
+
+
+def tune_members(project: Project, members: Sequence[Member]) -> dict[str, Any]:
+    """Search the rule on the members' out-of-fold probabilities; return what tuning.json holds.
+
+    Raises:
+        InputError: Probabilities are missing or stale.
+    """
+    key = _tune_key(project, members)
+    if project.ledger.is_done("tune", key) and project.tuning_json.exists():
+        stored: dict[str, Any] = read_json(project.tuning_json)
+        return stored
+    recipe, oof = members[0].judge, oof_of(project, members)
+    optimism: dict[str, float] = {}
+    for member in members:
+        found = {} if member.interim or member.fold == ALL else optimism_of(member.run, member.fold)
+        of_run = "" if member.ensemble is None else f"{member.run.path.name} "
+        optimism |= {f"{of_run}{fold}": value for fold, value in found.items()}
+    names = {
+        "members": [member.name for member in members],
+        "run": members[0].run.path.name,
+        "began_from_best": [
+            member.name
+            for member in members
+            if any(stage.start == "best" for stage in member.run.recipe.training.stages)
+        ],
+    }
+    value = names | tune_oof(project, recipe, oof, optimism=optimism)
+    rule = ["thresholds (nested)"] if value["kept"] else []
+    value["chosen_on_fold"] = [*choices_of(project, members), *rule]
+    if isinstance(recipe, Ensemble):
+        value["ensemble"] = compare_members(project, recipe, members, oof)
+    project.ledger.forget("tune")
+    write_json(project.tuning_json, value)
+    value = read_json(project.tuning_json)  # what a notebook gets now is what it will read later
+    project.ledger.mark_done("tune", key)
+    logger.info("tuning: %s", verdict_on(value))
+    return value
+
+
+def verdict_on(tuning: dict[str, Any]) -> str:
+    """Say in a few words what the search of tuning.json came to."""
+    if tuning["num_rules"] == 1:
+        return f"not searched, the recipe gives one rule: '{tuning['found_text']}'"
+    verdict = "kept" if tuning["kept"] else "not kept: no certain gain"
+    return f"found '{tuning['found_text']}' ({verdict})"
+
+
+def need_tuning(project: Project, members: Sequence[Member]) -> dict[str, Any]:
+    """Return tuning.json.
+
+    Raises:
+        InputError: It is missing, or was made from other members, probabilities or settings.
+    """
+    if not project.tuning_json.exists():
+        raise InputError(f"{project.tuning_json}: not there yet; run `masksmith tune {project.root}` first")
+    tuning: dict[str, Any] = read_json(project.tuning_json)
+    names = [member.name for member in members]
+    if tuning["members"] != names:
+        raise InputError(
+            f"{project.tuning_json}: it was made for {', '.join(tuning['members'])}, not {', '.join(names)}; "
+            f"run `masksmith tune {project.root}` for these first (with the same --run, if you gave one)"
+        )
+    if not project.ledger.is_done("tune", _tune_key(project, members)):
+        raise InputError(
+            f"{project.tuning_json}: made from other probabilities or settings than the present ones; run "
+            f"`masksmith tune {project.root}` again"
+        )
+    return tuning
+
+
+def _tune_key(project: Project, members: Sequence[Member]) -> str:
+    recipe = members[0].judge
+    oof = [f"{fold} {codes_digest(codes)}" for fold, codes in oof_of(project, members).items()]
+    names = [
+        member.name if member.ensemble is None else f"{member.name} weighs {member.weight}"
+        for member in members
+    ]
+    parts = (str(recipe.folds.group_by), project.folds.hash, *choices_of(project, members))
+    return project.key(_VERSION, *parts, recipe.metric, str(recipe.tuning), str(recipe.seed), *names, *oof)
 
 
 def tune_oof(
@@ -133,90 +220,8 @@ def optimism_of(run: Run, fold: int) -> dict[str, float]:
 
     Higher is better in both. By the loss it may be below 0; chosen on the fold it is all the same.
     """
-    from masksmith.training.checkpoint import facts_of
-
     if run.recipe.training.select not in CHOSEN_ON_HELD_OUT:
         return {}
     found = [event for event in read_events(run.events) if event["fold"] == fold]
     scores = {e["epoch"]: e["value"] for e in found if (e["split"], e["name"]) == ("fold", "score")}
     return {f"fold_{fold}": scores[facts_of(run.final(fold))["epoch"]] - scores[max(scores)]}
-
-
-def predictions_of(oof: Mapping[int, MeanCodes], rows: Iterable[FoldRow]) -> Iterator[tuple[str, Codes]]:
-    """Yield id and out-of-fold codes (h, w) of training images, one by one."""
-    for row in rows:
-        yield row.id, oof[row.fold][row.id][..., 0]
-
-
-def plain_score(project: Project, recipe: Judge, oof: Mapping[int, MeanCodes]) -> float:
-    """Return the score of the plain rule (threshold 0.5) on the held-out images with content of these folds."""
-    rows = _plain_rows(project, recipe, oof)
-    return score_of(get_metric(recipe.metric), rows, project.metric_groups(recipe, list(rows)))
-
-
-def _plain_rows(project: Project, recipe: Judge, oof: Mapping[int, MeanCodes]) -> dict[str, Row]:
-    """Return the metric's row of each held-out image with content under the plain rule, by id."""
-    rows = [row for row in project.folds.rows if row.fold in oof and row.id not in project.blank_train]
-    rule, masks = plain_rule(recipe.tuning), project.cache.train_masks
-    return score_rows(get_metric(recipe.metric), predictions_of(oof, rows), masks, rule)
-
-
-def compare_recipes(
-    project: Project,
-    ensemble: Ensemble,
-    oof: Mapping[int, MeanCodes],
-    each: Mapping[str, Mapping[int, MeanCodes]],
-    weights: Mapping[str, float],
-) -> dict[str, Any]:
-    """Compare an ensemble with each of its recipes, all under the plain rule on held-out images; return plain values.
-
-    The gain is that over the best recipe among those that cover the most images: a paired bootstrap over groups of the
-    images that it covers. That recipe was chosen on these very images, which flatters it, not the ensemble.
-
-    Args:
-        project: Its folds and masks.
-        ensemble: Its metric, resamples and seed.
-        oof: Fold -> averaged probabilities.
-        each: Name of a recipe's run -> fold -> its own probabilities.
-        weights: Name -> weight.
-    """
-    metric = get_metric(ensemble.metric)
-    blend = _plain_rows(project, ensemble, oof)
-    own = {name: _plain_rows(project, ensemble, codes) for name, codes in each.items()}
-
-    def score(rows: Mapping[str, Row], names: Sequence[str]) -> float:
-        groups = project.metric_groups(ensemble, names)
-        return metric.score(np.stack([rows[name] for name in names]), groups)
-
-    table: list[dict[str, Any]] = [
-        {
-            "run": name,
-            "weight": weights[name],
-            "folds": sorted(each[name]),
-            "images": len(rows),
-            "score": score(rows, list(rows)),
-            "ensemble": score(blend, list(rows)),
-        }
-        for name, rows in own.items()
-    ]
-    best = max(table, key=lambda row: (row["images"], metric.utility(row["score"])))
-    names = list(own[best["run"]])
-    gains, _, _ = paired_bootstrap(
-        metric,
-        np.stack([blend[name] for name in names]),
-        np.stack([own[best["run"]][name] for name in names]),
-        project.folds.groups(names).tolist(),
-        labels=project.metric_groups(ensemble, names).tolist(),
-        resamples=ensemble.tuning.resamples,
-        rng=stream(ensemble.seed),
-    )
-    low, high = np.quantile(gains, [BOUND_QUANTILE, 1 - BOUND_QUANTILE])
-    return {
-        "name": ensemble.name,
-        "table": table,
-        "best": best["run"],
-        "gain_mean": float(gains.mean()),
-        "gain_low": float(low),
-        "gain_high": float(high),
-        "verdict": "better" if low > 0 else "worse" if high < 0 else "no certain difference",
-    }

@@ -1,4 +1,4 @@
-"""The house's own decoders, on the maps of any encoder.
+"""Our own decoders, on the maps of any encoder.
 
 ``HOUSE_ARCHITECTURES`` lists them, without torch; ``build.build_decoder`` builds one.
 """

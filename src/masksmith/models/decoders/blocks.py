@@ -95,7 +95,7 @@ class Upsample(nn.Module):
         return resize_to(self.layer(features), hw, mode=self.mode)
 
     def extra_repr(self) -> str:
-        """Return what a printed model says of it."""
+        """Return what is printed for this module."""
         return "" if self.learned else self.mode
 
 

@@ -96,7 +96,7 @@ def build_decoder(
         join_first: Whether the first map is one of the encoder's (VGG) and joins; False: it is the image itself.
 
     Raises:
-        InputError: Unknown architecture, or widths that do not go with the number of maps or the architecture.
+        InputError: Unknown architecture, or widths that do not fit the number of maps or the architecture.
         ValueError: Channels and strides do not go together.
     """
     if len(encoder_channels) != len(strides) or list(strides) != sorted(strides):

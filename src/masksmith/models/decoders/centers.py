@@ -1,4 +1,4 @@
-"""What lies between encoder and decoder.
+"""What is between encoder and decoder.
 
 Sources:
     Two convolutions: the centre of TernausNet, https://arxiv.org/abs/1801.05746
@@ -107,7 +107,7 @@ class ExpectationMaximizationAttention(nn.Module):
 
     ``bases`` (c, k) is where the steps start: a buffer, drawn at random, that in training follows the mean of the
     images' fitted bases (momentum 0.9). In training a forward pass therefore changes it: do not recompute this module
-    (it stands in no list of blocks, so gradient checkpointing leaves it alone).
+    (it is in no list of blocks, so gradient checkpointing leaves it alone).
     Over several processes the first one's buffer counts (DDP broadcasts buffers).
 
     The published code stops the gradient in all three steps, which leaves its first convolution untrained. Here the

@@ -52,7 +52,7 @@ class LevelDecoder(nn.Module):
     """A centre, then blocks from the deepest to the finest level.
 
     Args:
-        center: What lies between encoder and decoder.
+        center: What is between encoder and decoder.
         blocks: One for each step, deepest first.
         steps: Where the blocks begin and end.
         hypercolumns: Whether the decoded map is that of all blocks, resized to the largest and stacked.

@@ -1,4 +1,4 @@
-"""What each decoder of the house is, and which options it has use for. Imports no torch."""
+"""Our own decoders and the options of each. Imports no torch."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -6,7 +6,7 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Traits:
-    """What an architecture has use for.
+    """The options of an architecture.
 
     Attributes:
         decoder_channels: "levels": one number for each encoder level, deepest first; "one": a single width.

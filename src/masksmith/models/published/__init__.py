@@ -1,6 +1,6 @@
-"""Published nets that bring their own encoder, to the layer: those of the TGS Salt contest's kernels.
+"""Published nets with an encoder of their own, layer for layer: those of the TGS Salt contest's kernels.
 
-``OWN_NETS`` says what there is, without torch; ``build_own_backbone`` and ``build_own_decoder`` are in build.py.
+``OWN_NETS`` lists them, without torch; ``build_own_backbone`` and ``build_own_decoder`` are in build.py.
 """
 
 from masksmith.models.published.traits import OWN_NETS

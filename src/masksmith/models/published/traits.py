@@ -1,4 +1,4 @@
-"""What each net with an encoder of its own is, and what it has use for. Imports no torch.
+"""The nets with an encoder of their own, and their options. Imports no torch.
 
 Sources: the kernels of https://www.kaggle.com/c/tgs-salt-identification-challenge, as two documents describe them: a
 starter kernel of transforms on the "U-Net with depth", and A. Kalapahar's capstone report (its code and its diagram).
@@ -55,4 +55,4 @@ OWN_NETS: dict[str, Traits] = {
         head_kernel=3,
     ),
 }
-"""Nets with an encoder of their own by the name that ``model.architecture`` takes; they go with ``encoder: own``."""
+"""Nets with an encoder of their own by the name that ``model.architecture`` takes; they need ``encoder: own``."""

@@ -1,0 +1,33 @@
+"""The check of a data folder: its project is begun, everything is decoded once, findings are written."""
+
+import tempfile
+from pathlib import Path
+
+from masksmith.core.files import folder_lock, write_json
+from masksmith.data.catalog import read_catalog
+from masksmith.data.checks import CheckReport, check_data
+from masksmith.preprocess.inputs import InputConfig, scaling_text
+from masksmith.project.folder import Project, refuse_foreign, refuse_inside
+
+
+def check_folder(data: Path, out: Path | None, *, dialect: str | None) -> CheckReport:
+    """Check a data folder; ``check.json`` and the cache stay in ``out``, and nothing stays where it is None.
+
+    Raises:
+        InputError: The data cannot be used, or ``out`` holds somebody else's files.
+    """
+    if out is None:
+        with tempfile.TemporaryDirectory() as folder:
+            return check_folder(data, Path(folder) / "project", dialect=dialect)
+    refuse_foreign(out)  # before the data are read, which can take minutes
+    catalog = read_catalog(data, dialect=dialect or Project.asked_dialect(out))
+    refuse_inside(out, catalog)
+    refuse_foreign(out)
+    with folder_lock(out):
+        project = Project.create(out, catalog)
+        scaling = project.settled_input(InputConfig())
+        report = check_data(
+            catalog, project.cache, scaling=scaling_text(scaling, project.cache.train_images.dtype)
+        )
+        write_json(project.check_json, report.to_json())
+    return report

@@ -1,0 +1,108 @@
+"""An ensemble beside its recipes: is the mean better than the best of them?"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from masksmith.core.progress import logger
+from masksmith.core.randomness import stream
+from masksmith.folds.table import ALL
+from masksmith.metrics import get_metric
+from masksmith.metrics.protocol import Row
+from masksmith.postprocess.bootstrap import BOUND_QUANTILE, paired_bootstrap
+from masksmith.prediction.store import MeanCodes
+from masksmith.project.folder import Project
+from masksmith.project.members import Member
+from masksmith.recipes.ensemble import Ensemble
+from masksmith.steps.out_of_fold import plain_rows
+from masksmith.steps.predict import oof_of
+
+
+def compare_members(
+    project: Project, ensemble: Ensemble, members: Sequence[Member], oof: Mapping[int, MeanCodes]
+) -> dict[str, Any]:
+    """Return how the ensemble does beside its recipes."""
+    of_run: dict[str, list[Member]] = {}
+    for member in members:
+        if member.fold != ALL:
+            of_run.setdefault(member.run.path.name, []).append(member)
+    each = {name: oof_of(project, own) for name, own in of_run.items()}
+    weights = {name: own[0].weight for name, own in of_run.items()}
+    found = compare_recipes(project, ensemble, oof, each, weights)
+    text = _text(found)
+    logger.info("%s", text)
+    return found | {"text": text}
+
+
+def _text(found: Mapping[str, Any]) -> str:
+    """Return the sentence on an ensemble beside the best of its recipes."""
+    row = next(row for row in found["table"] if row["run"] == found["best"])
+    if len(found["table"]) == 1:
+        return f"ensemble {found['name']}: so far {row['run']} alone ({row['score']:.4f})"
+    return (
+        f"ensemble {found['name']}: {row['ensemble']:.4f} beside {row['score']:.4f} of {row['run']}, the best of "
+        f"{len(found['table'])} recipes (plain, on the same images); gain {found['gain_mean']:+.4f}, 80% bounds "
+        f"{found['gain_low']:+.4f} … {found['gain_high']:+.4f}: {found['verdict']}"
+    )
+
+
+def compare_recipes(
+    project: Project,
+    ensemble: Ensemble,
+    oof: Mapping[int, MeanCodes],
+    each: Mapping[str, Mapping[int, MeanCodes]],
+    weights: Mapping[str, float],
+) -> dict[str, Any]:
+    """Compare an ensemble with each of its recipes, all under the plain rule on held-out images; return plain values.
+
+    The gain is that over the best recipe among those that cover the most images: a paired bootstrap over groups of the
+    images that it covers. That recipe was chosen on these very images, which flatters it, not the ensemble.
+
+    Args:
+        project: Its folds and masks.
+        ensemble: Its metric, resamples and seed.
+        oof: Fold -> averaged probabilities.
+        each: Name of a recipe's run -> fold -> its own probabilities.
+        weights: Name -> weight.
+    """
+    metric = get_metric(ensemble.metric)
+    blend = plain_rows(project, ensemble, oof)
+    own = {name: plain_rows(project, ensemble, codes) for name, codes in each.items()}
+
+    def score(rows: Mapping[str, Row], names: Sequence[str]) -> float:
+        groups = project.metric_groups(ensemble, names)
+        return metric.score(np.stack([rows[name] for name in names]), groups)
+
+    table: list[dict[str, Any]] = [
+        {
+            "run": name,
+            "weight": weights[name],
+            "folds": sorted(each[name]),
+            "images": len(rows),
+            "score": score(rows, list(rows)),
+            "ensemble": score(blend, list(rows)),
+        }
+        for name, rows in own.items()
+    ]
+    best = max(table, key=lambda row: (row["images"], metric.utility(row["score"])))
+    names = list(own[best["run"]])
+    gains, _, _ = paired_bootstrap(
+        metric,
+        np.stack([blend[name] for name in names]),
+        np.stack([own[best["run"]][name] for name in names]),
+        project.folds.groups(names).tolist(),
+        labels=project.metric_groups(ensemble, names).tolist(),
+        resamples=ensemble.tuning.resamples,
+        rng=stream(ensemble.seed),
+    )
+    low, high = np.quantile(gains, [BOUND_QUANTILE, 1 - BOUND_QUANTILE])
+    return {
+        "name": ensemble.name,
+        "table": table,
+        "best": best["run"],
+        "gain_mean": float(gains.mean()),
+        "gain_low": float(low),
+        "gain_high": float(high),
+        "verdict": "better" if low > 0 else "worse" if high < 0 else "no certain difference",
+    }

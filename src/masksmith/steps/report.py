@@ -1,0 +1,116 @@
+"""What the report shows of a project."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from masksmith.core.files import read_json
+from masksmith.core.progress import clock
+from masksmith.folds.table import fold_name
+from masksmith.metrics import get_metric
+from masksmith.postprocess.operators import Rule, apply_rule
+from masksmith.postprocess.scoring import RuleMasks, score_rows
+from masksmith.project.folder import Project
+from masksmith.project.members import Member
+from masksmith.reporting import ReportFacts, write_report
+from masksmith.reporting.tables import ScoredImage, fold_lines, group_lines
+from masksmith.steps.choices import plan_of
+from masksmith.steps.out_of_fold import predictions_of
+from masksmith.steps.predict import oof_of, test_of
+from masksmith.steps.pseudo_labels import labelling_of
+from masksmith.steps.seed_noise import noise_text, read_noise
+from masksmith.steps.tune import need_tuning
+from masksmith.training.events import read_events
+
+
+def report_members(project: Project, members: Sequence[Member]) -> Path:
+    """Write the report."""
+    return write_report(project.report_html, report_facts(project, members))
+
+
+def report_facts(project: Project, members: Sequence[Member]) -> ReportFacts:
+    """Collect what the report shows."""
+    oof, tuning = oof_of(project, members), need_tuning(project, members)
+    rows = [row for row in project.folds.rows if row.fold in oof and row.id not in project.blank_train]
+    run, judge, masks = members[0].run, members[0].judge, project.cache.train_masks
+    rule, metric = Rule(**tuning["rule"]), get_metric(judge.metric)
+    stats = score_rows(metric, predictions_of(oof, rows), masks, rule)
+    scores = {name: float(metric.value(row[None])[0]) for name, row in stats.items()}
+    labels = project.metric_groups(run.recipe, list(stats))
+    scored = {
+        name: ScoredImage(row, str(group)) for (name, row), group in zip(stats.items(), labels, strict=True)
+    }
+    all_rows = project.folds.rows
+    test_shares: list[float] = []
+    if project.catalog.test:
+        codes = test_of(project, members)
+        test_shares = [
+            float(apply_rule(codes[name][..., 0], rule).mean()) for name in project.catalog.submission.ids
+        ]
+    return ReportFacts(
+        title=Path(project.catalog.root).name,
+        run=judge.name if members[0].ensemble else run.path.name,
+        members=[member.name for member in members],
+        check=read_json(project.check_json) if project.check_json.exists() else None,
+        recipe_yaml=_recipes_text(members),
+        environment=(run.path / "environment.txt").read_text(),
+        folds=fold_lines(all_rows, scored, metric),
+        groups=[] if run.recipe.folds.group_by is None else group_lines(all_rows, scored, metric),
+        rows=all_rows,
+        columns=_columns(project),
+        values={sample.id: sample.values for sample in project.catalog.train},
+        tuning=tuning,
+        interim=any(member.interim for member in members),
+        noise=noise_text(read_noise(project.noise_json)),
+        plan=plan_of(project, members),
+        budget=_budget_text(project),
+        events=_events(members),
+        coverage_test=test_shares,
+        scores=scores,
+        images=project.cache.train_images,
+        view=run.recipe.input.view,
+        masks=masks,
+        preds=RuleMasks({row.id: oof[row.fold] for row in rows}, rule),
+        labels=[f"{name}: {made}" for name, made in labelling_of(members).items()],
+    )
+
+
+def _columns(project: Project) -> dict[str, tuple[list[float], list[float]]]:
+    """Return each column of numbers in the side tables -> its values of the training and of the test images."""
+    catalog = project.catalog
+    names = sorted({name for sample in catalog.train for name in sample.values})
+    return {
+        name: (
+            [sample.values[name] for sample in catalog.train if name in sample.values],
+            [sample.values[name] for sample in catalog.test if name in sample.values],
+        )
+        for name in names
+    }
+
+
+def _recipes_text(members: Sequence[Member]) -> str:
+    """Return the recipe as YAML, or the ensemble and the recipes of its members."""
+    run, ensemble = members[0].run, members[0].ensemble
+    if ensemble is None:
+        return run.recipe.to_yaml()
+    recipes = {member.run.path.name: member.run.recipe for member in members}
+    texts = [f"# {name}\n{recipe.to_yaml()}" for name, recipe in recipes.items()]
+    return "---\n".join([ensemble.to_yaml(), *texts])
+
+
+def _budget_text(project: Project) -> str:
+    """Return what was spent of the budget until now, for people."""
+    if not project.budget_json.exists():
+        return ""
+    value = read_json(project.budget_json)
+    return f"{clock(value['spent_s'])} of {clock(value['total_s'])} before this page was written"
+
+
+def _events(members: Sequence[Member]) -> list[dict[str, Any]]:
+    """Return the events of the members' folds, each with the name of its curve."""
+    several = len({member.run.path.name for member in members}) > 1
+    events = []
+    for member in members:
+        label = member.name if several else fold_name(member.fold).replace("_", " ")
+        events += [{**e, "curve": label} for e in read_events(member.run.events) if e["fold"] == member.fold]
+    return events

@@ -1,0 +1,98 @@
+"""From what is asked to a recipe without "auto"; what the data or the machine cannot do is refused before training."""
+
+from masksmith.augment import CallableAugment, check_augmentation
+from masksmith.core.config import look_up
+from masksmith.core.errors import InputError
+from masksmith.core.progress import logger
+from masksmith.losses.options import check_losses
+from masksmith.models.encoders import settle_encoder
+from masksmith.models.segmentation import MODELS
+from masksmith.prediction.config import check_combine
+from masksmith.prediction.runtimes import check_runtime
+from masksmith.preprocess import Frame
+from masksmith.project.folder import Project
+from masksmith.recipes.recipe import Recipe
+from masksmith.training.config import TrainingConfig
+from masksmith.training.machine import settle_machine
+
+
+def resolve(project: Project, recipe: Recipe) -> Recipe:
+    """Settle every "auto" for the project's data: what is written into the run's recipe.yaml is fixed."""
+    look_up(MODELS, recipe.model.architecture, where="model.architecture")
+    for i, stage in enumerate(recipe.training.stages):
+        check_losses(
+            stage.loss,
+            where=f"training.stages[{i}].loss",
+            image_head=recipe.model.image_head != "none",
+        )
+    settled = settle_encoder(recipe.model.encoder, recipe.model.encoder_weights)
+    logger.info("encoder: %s (%s)", settled.encoder, settled.reason)
+    model = recipe.model.model_copy(update={"encoder": settled.encoder, "encoder_weights": settled.weights})
+    if settled.weights not in ("none", "imagenet"):
+        model = model.model_copy(update={"encoder_weights_hash": model.weights_identity()})
+    training = settle_machine(recipe.training)
+    seen = project.settled_input(recipe.input)
+    resolved = recipe.model_copy(update={"model": model, "training": training, "input": seen})
+    check_prediction(resolved)
+    return resolved
+
+
+def check_prediction(recipe: Recipe) -> None:
+    """Refuse a prediction that the model or the machine cannot do: it can be asked of a run that is trained, too.
+
+    Raises:
+        InputError: As check_runtime and check_combine.
+    """
+    training, model = recipe.training, recipe.model
+    check_runtime(
+        recipe.prediction.runtime,
+        device=training.device,
+        precision=training.precision,
+        scalars=model.scalars,
+    )
+    check_combine(recipe.prediction, image_head=model.image_head)
+    cycles = any(stage.schedule is not None and stage.schedule.cuts for stage in training.stages)
+    if recipe.prediction.weights == "snapshots" and not cycles:
+        raise InputError(
+            "prediction.weights: 'snapshots', but no stage of the training has a schedule of cosine_restarts that "
+            "would take them; give one that, or set prediction.weights to final"
+        )
+    if recipe.prediction.weights == "top_k" and not training.top_k:
+        raise InputError(
+            "prediction.weights: 'top_k', but training.top_k is 0 and none are kept; set it to the number to keep, or "
+            "prediction.weights to final"
+        )
+
+
+def check_stages(training: TrainingConfig, *, channels: int, custom: CallableAugment | None) -> None:
+    """Refuse augmentation that the images cannot have, in any stage.
+
+    Raises:
+        InputError: As check_augmentation.
+    """
+    for i, stage in enumerate(training.stages):
+        own = {
+            "geometry": stage.geometry or training.geometry,
+            "intensity": stage.intensity or training.intensity,
+        }
+        where = f"training.stages[{i}]" if stage.geometry or stage.intensity else "training"
+        check_augmentation(
+            training.model_copy(update=own),
+            channels=channels,
+            custom=custom,
+            where=where,
+            batch_size=training.batches_of(stage)[0],
+        )
+
+
+def check_sizes(project: Project, recipe: Recipe) -> None:
+    """Refuse a size rule that the model or an image does not allow.
+
+    Raises:
+        InputError: As canvas_of.
+    """
+    if recipe.size.pad_hw is None:
+        return
+    stores = (project.cache.train_images, project.cache.test_images)
+    for hw in {images.shape(name) for images in stores for name in images}:
+        Frame.of(hw, recipe.size, divisor=recipe.model.divisor)

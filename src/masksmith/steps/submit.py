@@ -1,0 +1,101 @@
+"""Masks and the submission: of the members, or of a baseline before anything is trained."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from masksmith.core.arrays import Mask
+from masksmith.core.errors import InputError
+from masksmith.core.files import write_json
+from masksmith.core.progress import logger
+from masksmith.metrics import get_metric
+from masksmith.postprocess.operators import Rule, apply_rule
+from masksmith.project.folder import Project
+from masksmith.project.members import Member
+from masksmith.recipes.ensemble import Judge
+from masksmith.steps.out_of_fold import baseline_scores
+from masksmith.steps.predict import codes_digest, test_of
+from masksmith.steps.tune import need_tuning
+from masksmith.submission.formats import write_outputs
+from masksmith.submission.validate import Verdict, validate_submission
+
+_VERSION = "1"
+
+
+def write_baseline(project: Project, recipe: Judge) -> Verdict:
+    """Write a submission before anything is trained: nothing or everything, what scores better on the training masks.
+
+    ``submission.json`` calls it a baseline. The images without content are left out of its score.
+    """
+    scores = baseline_scores(project, recipe)
+    metric = get_metric(recipe.metric)
+    best = max(scores, key=lambda name: metric.utility(scores[name]))
+    shapes, value = test_shapes(project), int(best == "everything")
+    masks = (
+        np.full(shapes[name], 0 if name in project.blank_test else value, np.uint8)
+        for name in project.catalog.submission.ids
+    )
+    project.ledger.forget("submit")
+    verdict = _write(
+        project, masks, {"kind": "baseline", "masks": best, "score": scores[best], "members": []}
+    )
+    logger.info(
+        "baseline submission: every mask %s; %s %.4f on the training masks",
+        {"nothing": "empty", "everything": "full"}[best], recipe.metric, scores[best],
+    )  # fmt: skip
+    return verdict
+
+
+def standing_submission(project: Project) -> Verdict | None:
+    """Return the verdict on the submission that is there, None if there is none or it is not whole."""
+    try:
+        return validate_submission(
+            project.submission_csv, project.catalog.submission, test_shapes(project), masks=project.masks_dir
+        )
+    except InputError:
+        return None
+
+
+def submit_members(project: Project, members: Sequence[Member]) -> Verdict:
+    """Write masks and submission, and validate both.
+
+    Raises:
+        InputError: There are no test images, or the tuning is missing or stale.
+    """
+    tuning = need_tuning(project, members)
+    rule = Rule(**tuning["rule"])
+    form = project.catalog.submission
+    if not form.ids:
+        raise InputError(f"{project.catalog.root}: there are no test images, so there is nothing to submit")
+    codes = test_of(project, members)
+    key = project.key(_VERSION, str(rule), codes_digest(codes))
+    if project.ledger.is_done("submit", key):
+        if (verdict := standing_submission(project)) is not None:
+            return verdict
+        logger.warning("%s or its masks are no longer whole; writing them again", project.submission_csv)
+    project.ledger.forget("submit")
+    masks = (apply_rule(codes[name][..., 0], rule) for name in form.ids)
+    kind = "interim" if any(member.interim for member in members) else "trained"
+    facts = {
+        "kind": kind,
+        "rule": tuning["rule_text"],
+        "score": tuning["scores"]["chosen"],
+        "members": [member.name for member in members],
+    }
+    verdict = _write(project, masks, facts)
+    project.ledger.mark_done("submit", key)
+    return verdict
+
+
+def _write(project: Project, masks: Iterable[Mask], facts: dict[str, Any]) -> Verdict:
+    form = project.catalog.submission
+    write_outputs(project.masks_dir, project.submission_csv, form, masks)
+    write_json(project.submission_json, facts)
+    return validate_submission(project.submission_csv, form, test_shapes(project), masks=project.masks_dir)
+
+
+def test_shapes(project: Project) -> dict[str, tuple[int, int]]:
+    """Return the size of every test image."""
+    images = project.cache.test_images
+    return {name: images.shape(name) for name in images}

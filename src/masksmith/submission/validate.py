@@ -1,0 +1,123 @@
+"""Validation of a submission, as the judge would and more strictly, one image in memory at a time."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+
+import numpy as np
+
+from masksmith.core.arrays import Mask
+from masksmith.core.config import look_up
+from masksmith.core.errors import InputError
+from masksmith.data.catalog import SubmissionFormat
+from masksmith.data.ids import check_id
+from masksmith.data.rle import DIALECTS, Dialect, mask_to_runs, runs_to_mask
+from masksmith.data.table import iterate_table, need_column
+from masksmith.submission.formats import read_mask
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Result of a validation that found nothing wrong."""
+
+    path: str
+    ids: int
+    empty: int
+    compared: int
+
+    def __str__(self) -> str:
+        masks = f", all equal to the {self.compared} saved masks" if self.compared else ""
+        return f"{self.path}: valid: {self.ids} ids in the right order, {self.empty} empty{masks}"
+
+
+def validate_submission(
+    path: Path, form: SubmissionFormat, shapes: Mapping[str, tuple[int, int]], *, masks: Path | None
+) -> Verdict:
+    """Check a submission as the judge would, and more strictly.
+
+    Every id once and in order (in dialects of objects in adjacent rows); runs sorted, inside the image, neither
+    overlapping nor touching; decoded back to exactly the saved masks.
+
+    Args:
+        path: The CSV file.
+        form: What the judge expects.
+        shapes: Id -> (height, width).
+        masks: Folder of saved masks, or None to leave that comparison out.
+
+    Raises:
+        InputError: The first thing that is wrong, with its id.
+    """
+    ids = [row[form.id_column] for row in _rows(path, form)]
+    how = look_up(DIALECTS, form.dialect, where="dialect")
+    _check_ids([name for name, _ in groupby(ids)] if how.by_object else ids, form, path)
+    names = {form.spelled.get(name, name): name for name in form.ids}
+    empty = 0
+    for cell, rows in groupby(_rows(path, form), key=lambda row: row[form.id_column]):
+        name, texts = names[cell], [row[form.rle_column] for row in rows]
+        where = f"{path}: id {name!r}"
+        mask = _strict_mask(texts, how, shape=shapes[name], where=where)
+        empty += not mask.any()
+        saved = masks and masks / f"{check_id(name, where=where)}.png"
+        if saved is not None and not np.array_equal(mask, read_mask(saved)):
+            raise InputError(
+                f"{where}: the runs do not decode to the saved mask in {masks}; run `masksmith submit` again"
+            )
+    return Verdict(str(path), len(names), empty, len(names) if masks else 0)
+
+
+def _rows(path: Path, form: SubmissionFormat) -> Iterator[dict[str, str]]:
+    """Yield the rows of a submission, one in memory at a time."""
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; expected a submission in CSV")
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        table = iterate_table(file, where=str(path))
+        for column in (form.id_column, form.rle_column, *form.more):
+            need_column(table, column)
+        yield from table.rows
+
+
+def _strict_mask(texts: list[str], how: Dialect, *, shape: tuple[int, int], where: str) -> Mask:
+    """Return the mask of an image's rows.
+
+    Raises:
+        InputError: Runs that are not sorted, touch or overlap, or an empty row beside others.
+    """
+    mask = np.zeros(shape, np.uint8)
+    for text in texts:
+        runs = how.read(text, where=where)
+        if not len(runs) and len(texts) > 1:
+            raise InputError(f"{where}: an empty row beside {len(texts) - 1} others; expected runs in each")
+        painted = runs_to_mask(runs, shape=shape, where=where, order=how.order)
+        canonical = mask_to_runs(painted, order=how.order)
+        if not np.array_equal(runs, canonical):
+            raise InputError(
+                f"{where}: the runs are not sorted or two of them touch; expected {len(canonical)} runs in order"
+            )
+        if (mask & painted).any():
+            raise InputError(
+                f"{where}: {int((mask & painted).sum())} pixels are in two rows; expected in one"
+            )
+        mask |= painted
+    return mask
+
+
+def _check_ids(ids: list[str], form: SubmissionFormat, path: Path) -> None:
+    expected = [form.spelled.get(name, name) for name in form.ids]
+    if len(set(ids)) != len(ids):
+        twice = next(name for at, name in enumerate(ids) if name in ids[:at])
+        raise InputError(f"{path}: the id {twice!r} stands twice; expected each id once")
+    given_ids, expected_ids = set(ids), set(expected)
+    missing = [name for name in expected if name not in given_ids]
+    if missing:
+        raise InputError(
+            f"{path}: {len(expected)} ids expected ({form.source}), {len(ids)} given; missing: {missing[0]!r}"
+        )
+    unknown = [name for name in ids if name not in expected_ids]
+    if unknown:
+        raise InputError(
+            f"{path}: the id {unknown[0]!r} is not among the {len(expected)} ids of {form.source}"
+        )
+    for line, (given, wanted) in enumerate(zip(ids, expected, strict=True), start=2):
+        if given != wanted:
+            raise InputError(f"{path}: line {line}: id {given!r}, expected {wanted!r} as in {form.source}")
