@@ -294,7 +294,7 @@ def _terminated(_signal: int, _frame: object) -> None:
 
 def main() -> None:
     """Run the command line; see errors.py for the exit codes."""
-    signal.signal(signal.SIGTERM, _terminated)  # long verbs answer it between two steps: see pulse.py
+    signal.signal(signal.SIGTERM, _terminated)  # long verbs answer it between two steps: see core.interrupt
     try:
         code = app(standalone_mode=False)
     except InputError as error:

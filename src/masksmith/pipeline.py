@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from masksmith import steps
 from masksmith.augment import CallableAugment
 from masksmith.core import interrupt
-from masksmith.core.files import folder_lock
+from masksmith.core.locks import folder_lock
 from masksmith.core.progress import logger
 from masksmith.data.checks import CheckReport
 from masksmith.data.synthetic import make_example

@@ -2,13 +2,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from masksmith.submission.formats import write_masks, write_submission
 
 from masksmith.core.errors import InputError
 from masksmith.data.catalog import SubmissionFormat
 from masksmith.data.rle import encode
 from masksmith.metrics import get_metric
-from masksmith.submission.formats import read_mask
+from masksmith.submission.formats import read_mask, write_masks, write_submission
 from masksmith.submission.score import score_files
 from masksmith.submission.validate import validate_submission
 

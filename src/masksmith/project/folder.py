@@ -15,7 +15,9 @@ import numpy as np
 from masksmith.augment import CallableAugment
 from masksmith.core.arrays import Shaped
 from masksmith.core.errors import InputError
-from masksmith.core.files import Ledger, digest, is_begun, no_room, read_json, remove, write_json, write_text
+from masksmith.core.files import digest, no_room, read_json, remove, write_json, write_text
+from masksmith.core.ledger import Ledger
+from masksmith.core.locks import is_leftover
 from masksmith.data.cache import VERSION as CACHE_VERSION
 from masksmith.data.cache import Cache, build_cache
 from masksmith.data.catalog import Catalog
@@ -327,7 +329,7 @@ def refuse_foreign(root: Path) -> None:
         what = "a link that leads nowhere" if root.is_symlink() and not root.exists() else "a file"
         raise InputError(f"{root}: cannot be written as a folder, it is {what}; choose another --out")
     with no_room(root), os.scandir(root) as entries:
-        foreign = sorted(entry.name for entry in entries if not is_begun(entry))
+        foreign = sorted(entry.name for entry in entries if not is_leftover(entry))
     if foreign and _read_catalog_json(root / "data.json") is None:
         more = f" and {len(foreign) - 1} more" if len(foreign) > 1 else ""
         raise InputError(

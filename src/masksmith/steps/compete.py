@@ -75,13 +75,13 @@ class Session:
         """Make tuning and submission of the members, if there are any."""
         if not self.members:
             return
-        interrupt.tick()
+        interrupt.heartbeat()
         write_members(self.project, self.members)
         self.tuning = tune_members(self.project, self.members)
-        interrupt.tick()
+        interrupt.heartbeat()
         if self.project.catalog.test:
             self.verdict = submit_members(self.project, self.members)
-        interrupt.tick()
+        interrupt.heartbeat()
 
     def outcome(self, *, stopped: int | None = None) -> Outcome:
         """Write the report and return what there is."""
@@ -103,7 +103,7 @@ def compete_project(
         pinned: Overrides of the recipe, which a plan obeys.
         planned: Whether the recipe is what a budget plans with; False trains what it says.
     """
-    with interrupt.listen(budget.beat):
+    with interrupt.on_heartbeat(budget.beat):
         logger.info("folds:\n%s", folds_of(project, asked))
         planner = None
         if planned:
