@@ -222,7 +222,7 @@ def recipes(
 ) -> None:
     """List the bundled recipes by contest, or show one: header, every value, weights, size trace."""
     from masksmith.recipes.listing import listing_table
-    from masksmith.recipes.recipe import list_recipes
+    from masksmith.recipes.sources import list_recipes
 
     if verify:
         print(masksmith.verify(name, scale=scale))

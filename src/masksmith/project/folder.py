@@ -24,7 +24,7 @@ from masksmith.data.catalog import Catalog
 from masksmith.data.checks import constant_ids
 from masksmith.folds.table import Folds, fold_name, group_values, read_folds
 from masksmith.preprocess.inputs import InputConfig, Inputs, make_inputs, settle_scaling
-from masksmith.recipes.ensemble import Judge
+from masksmith.recipes.ensemble import AnyRecipe
 from masksmith.recipes.recipe import Recipe, parse_recipe
 
 FORMAT_VERSION = 1
@@ -228,7 +228,7 @@ class Project:
             raise InputError(f"{self.folds_csv}: not there yet; run `masksmith folds {self.root}` first")
         return read_folds(self.folds_csv, ids=[sample.id for sample in self.catalog.train])
 
-    def metric_groups(self, recipe: Judge, names: Sequence[str]) -> Shaped[np.ndarray, " n"]:
+    def metric_groups(self, recipe: AnyRecipe, names: Sequence[str]) -> Shaped[np.ndarray, " n"]:
         """Return the group of each image that a metric of groups means: its value of ``folds.group_by``.
 
         Without a column (and for similar images) it is the group of ``folds.csv``, which may hold more: values that

@@ -16,7 +16,7 @@ from masksmith.core.errors import InputError
 from masksmith.core.files import read_json, write_json
 from masksmith.folds.table import ALL, fold_name
 from masksmith.project.folder import Project, Run
-from masksmith.recipes.ensemble import Ensemble, Judge
+from masksmith.recipes.ensemble import AnyRecipe, Ensemble
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,8 @@ class Member:
     """The ensemble of recipes that it is a part of."""
 
     @property
-    def judge(self) -> Judge:
-        """What it is judged by, together with the other members: its ensemble, or its own recipe."""
+    def scored_by(self) -> AnyRecipe:
+        """Its ensemble, or its own recipe: the metric and tuning that the members are scored with."""
         return self.ensemble or self.run.recipe
 
     @property

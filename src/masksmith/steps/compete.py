@@ -20,7 +20,7 @@ from masksmith.planning.lengths import fit_weights
 from masksmith.planning.units import Unit
 from masksmith.project.folder import Project, with_free_parts
 from masksmith.project.members import Member, write_members
-from masksmith.recipes.ensemble import Judge
+from masksmith.recipes.ensemble import AnyRecipe
 from masksmith.recipes.recipe import Recipe, parse_recipe
 from masksmith.steps.folds import folds_of
 from masksmith.steps.out_of_fold import baseline_scores, plain_score
@@ -92,7 +92,7 @@ class Session:
 
 
 def compete_project(
-    project: Project, asked: Judge, budget: Budget, *, pinned: Sequence[str], planned: bool
+    project: Project, asked: AnyRecipe, budget: Budget, *, pinned: Sequence[str], planned: bool
 ) -> Result:
     """Go the way from folds to the report.
 
@@ -124,7 +124,7 @@ def compete_project(
     )
 
 
-def compete_units(project: Project, asked: Judge, planner: Planner | None, budget: Budget) -> Outcome:
+def compete_units(project: Project, asked: AnyRecipe, planner: Planner | None, budget: Budget) -> Outcome:
     """Train what is missing, unit after unit, and keep the best submission so far.
 
     Args:
@@ -150,7 +150,7 @@ def compete_units(project: Project, asked: Judge, planner: Planner | None, budge
         return session.outcome()
 
 
-def train_folds(session: Session, asked: Judge) -> Iterator[None]:
+def train_folds(session: Session, asked: AnyRecipe) -> Iterator[None]:
     """Train the folds that a recipe or an ensemble asks for, each after its teachers."""
     project = session.project
     session.wanted = open_members(project, asked)
