@@ -20,8 +20,9 @@ from masksmith.data.synthetic import make_example
 from masksmith.folds.table import Folds
 from masksmith.metrics import get_metric
 from masksmith.planning.budget import Budget, parse_duration
-from masksmith.project.folder import Project, Run
+from masksmith.project.folder import Project
 from masksmith.project.members import read_members
+from masksmith.project.runs import Run
 from masksmith.recipes.ensemble import is_ensemble, load_any
 from masksmith.recipes.sources import Listing, list_recipes
 from masksmith.steps.recipes import (
@@ -87,8 +88,7 @@ def train(
     Returns:
         The run of the recipe, or of the first recipe of the ensemble.
     """
-    project, asked = Project.open(Path(out)), load_any(recipe, dotted(overrides))
-    project.custom = augment
+    project, asked = Project.open(Path(out), augment=augment), load_any(recipe, dotted(overrides))
     with steps.work.working(project):
         return steps.pseudo_labels.train_asked(project, asked)
 
@@ -167,8 +167,7 @@ def compete(
     with interrupt.graceful():
         for line in str(check(data, out, dialect=dialect)).splitlines():
             logger.info("%s", line)
-        project = Project.open(Path(out))
-        project.custom = augment
+        project = Project.open(Path(out), augment=augment)
         with steps.work.working(project):
             clock = Budget(project.budget_json, duration, started=began)
             return steps.compete.compete_project(project, asked, clock, pinned=pinned, planned=planned)

@@ -18,8 +18,9 @@ from masksmith.metrics import get_metric
 from masksmith.planning.budget import Budget
 from masksmith.planning.lengths import fit_weights
 from masksmith.planning.units import Unit
-from masksmith.project.folder import Project, with_free_parts
+from masksmith.project.folder import Project
 from masksmith.project.members import Member, write_members
+from masksmith.project.runs import with_free_parts
 from masksmith.recipes.ensemble import AnyRecipe
 from masksmith.recipes.recipe import Recipe, parse_recipe
 from masksmith.steps.folds import folds_of

@@ -22,8 +22,9 @@ from masksmith.core.progress import logger
 from masksmith.data.store import StoreWriter
 from masksmith.folds.table import ALL, NUM_CLASSES, fold_name
 from masksmith.prediction.store import MeanCodes, code_of
-from masksmith.project.folder import Project, Run
+from masksmith.project.folder import Project
 from masksmith.project.members import Member, write_members
+from masksmith.project.runs import Run
 from masksmith.recipes.ensemble import AnyRecipe
 from masksmith.recipes.recipe import PseudoConfig
 from masksmith.steps.predict import codes_digest, predict_member, test_of

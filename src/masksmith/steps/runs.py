@@ -3,8 +3,9 @@
 from dataclasses import replace
 
 from masksmith.core.errors import InputError
-from masksmith.project.folder import Project, Run, with_free_parts
+from masksmith.project.folder import Project
 from masksmith.project.members import Member, members_of_run
+from masksmith.project.runs import Run, with_free_parts
 from masksmith.recipes.ensemble import AnyRecipe, member_recipes
 from masksmith.recipes.recipe import Recipe, load_teacher
 from masksmith.steps.folds import folds_of
@@ -17,7 +18,7 @@ def open_run(project: Project, asked: Recipe) -> Run:
     """Return the run of a recipe, made and resolved now if there is none."""
     made = folds_of(project, asked)
     channels = project.inputs(asked.input).channels
-    check_stages(asked.training, channels=channels, custom=project.custom)
+    check_stages(asked.training, channels=channels, custom=project.augment)
     asked.model.check_channels(channels)
     check_sizes(project, asked)
     if asked.folds.refit:

@@ -16,8 +16,9 @@ from masksmith.postprocess.operators import Rule
 from masksmith.postprocess.scoring import score_rows
 from masksmith.postprocess.search import PARTS, Sweep, Tuning, make_sweep, search_rule
 from masksmith.prediction.store import MeanCodes
-from masksmith.project.folder import Project, Run
+from masksmith.project.folder import Project
 from masksmith.project.members import Member
+from masksmith.project.runs import Run
 from masksmith.recipes.ensemble import AnyRecipe, Ensemble
 from masksmith.steps.choices import choices_of
 from masksmith.steps.ensemble import compare_members
