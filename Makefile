@@ -13,7 +13,6 @@ help:  ## list the targets
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@echo "== environment: building $(VENV) (about a minute with a warm package cache)"
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "masksmith needs Python 3.11 or newer; try make PYTHON=python3.11")'
-	@if [ ! -e $(VENV) ]; then mkdir -p $(VENV) && touch $(VENV)/.made-by-make; fi
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/pip install -q -c constraints.txt -e '.[dev]'
 	@touch $@
@@ -21,19 +20,13 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 env: $(VENV)/.installed  ## build the environment
 
 demo: env  ## generate a data set and go the whole way: demo/submission.csv, demo/report.html
-	@echo "== demo: 600 seismic-like training images in Kaggle's layout, 100 for the test"
-	@$(BIN)/python tools/made.py remove .demo-made.json
-	@for folder in demo demo-data; do if [ -e $$folder ] || [ -L $$folder ]; then \
-	    echo "$$folder: there already, and not as make demo left it; move it away"; exit 2; fi; done
-	@trap '$(BIN)/python tools/made.py record .demo-made.json demo demo-data' EXIT; trap 'exit 130' INT TERM; set -e; \
-	$(BIN)/masksmith example demo-data --train 600 --test 100; \
-	echo "== demo: check, folds, train one fold of five, predict, tune, submit, report (about two minutes)"; \
-	$(BIN)/masksmith compete demo-data/data --out demo --set folds.train=1 --set model.encoder_weights=none \
-	    --set training.stages.0.epochs=12 --set training.stages.1.epochs=2 --set training.stages.2.epochs=14 \
-	    --set training.batch_size=16; \
-	echo "== demo: the submission against the answers, which the program had not seen"; \
-	$(BIN)/masksmith score demo/submission.csv demo-data/solution.csv --metric tgs_map --shape 101x101; \
-	echo "== demo: open demo/report.html"
+	@echo "== demo: 600 seismic-like training images in Kaggle's layout, 100 for the test, in demo-data/"
+	@$(BIN)/masksmith example demo-data --train 600 --test 100
+	@echo "== demo: check, folds, plan, train, predict, tune, submit, report: three minutes, in demo/"
+	@$(BIN)/masksmith compete demo-data/data --out demo --budget 3m
+	@echo "== demo: the submission against the answers, which the program had not seen"
+	@$(BIN)/masksmith score demo/submission.csv demo-data/solution.csv --metric tgs_map --shape 101x101
+	@echo "== demo: open demo/report.html"
 
 test: lint unit  ## everything that must pass: style, types, layers, tests
 
@@ -68,6 +61,4 @@ bench: env  ## measure what the documents claim (needs a quiet machine)
 	@OMP_NUM_THREADS=1 $(BIN)/python benchmarks/checkpointing.py
 
 clean:  ## remove the environment and what the demo made
-	@$(PYTHON) tools/made.py remove .demo-made.json
-	@if [ -e $(VENV)/.made-by-make ]; then rm -rf $(VENV); \
-	elif [ -e $(VENV) ]; then echo "$(VENV): kept, make did not make it"; fi
+	rm -rf $(VENV) demo demo-data

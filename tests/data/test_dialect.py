@@ -5,7 +5,6 @@ import csv
 import cv2
 import numpy as np
 import pytest
-from masksmith.submission.files import write_masks, write_submission
 
 import masksmith as ms
 from masksmith.core.errors import InputError
@@ -15,6 +14,7 @@ from masksmith.data.catalog import Catalog, read_catalog
 from masksmith.data.dialect import Hints, RleRows, infer_dialect
 from masksmith.data.rle import DIALECTS, encode, encode_rows
 from masksmith.project.folder import Project
+from masksmith.submission.formats import write_outputs
 from masksmith.submission.validate import validate_submission
 
 SHAPE = (30, 44)
@@ -118,8 +118,7 @@ def test_ids_with_endings_and_objects_go_back_as_they_came(tmp_path):
     need_masks(catalog, tmp_path / "cache", masks)
     path, shapes = tmp_path / "submission.csv", dict.fromkeys(form.ids, SHAPE)
     answers = {"t0": masks["a7"], "t1": masks["a1"]}
-    write_masks(tmp_path / "masks", answers.items())
-    write_submission(path, form, answers)
+    write_outputs(tmp_path / "masks", path, form, [answers[name] for name in form.ids])
     written = read_rows(path)
     assert [row[0] for row in written] == ["ImageId", "t1.jpg", "t1.jpg", "t1.jpg", "t0.jpg"]
     assert written[-1] == ["t0.jpg", ""]
@@ -158,7 +157,9 @@ def test_severstal_with_one_class(tmp_path):
         need_masks(catalog, root / "cache", masks)
         corner = np.zeros(SHAPE, np.uint8)
         corner[0, 0] = 1
-        write_submission(root / "out.csv", catalog.submission, {"t0": corner, "t1": corner})
+        write_outputs(
+            root / "out", root / "out.csv", catalog.submission, [corner] * len(catalog.submission.ids)
+        )
         assert read_rows(root / "out.csv")[1] == first
         validate_submission(
             root / "out.csv", catalog.submission, dict.fromkeys(("t0", "t1"), SHAPE), masks=None

@@ -226,25 +226,3 @@ def test_example_replaces_only_what_it_made(tmp_path):
     ):
         make(out)
     assert look(out) == before
-
-
-def test_only_what_a_command_made_is_removed(tmp_path):
-    def made(*arguments):
-        tool = Path(__file__).parents[2] / "tools" / "made.py"
-        subprocess.run(
-            [sys.executable, tool, *arguments], check=True, cwd=tmp_path, stdout=subprocess.DEVNULL
-        )
-
-    plant(
-        tmp_path / "demo",
-        {"data.json": b"ours", "runs": {"a": b"ours", "b": b"ours"}, "cache": {"c": b"ours"}},
-    )
-    made("record", "list.json", "demo", "demo-data")
-    (tmp_path / "demo" / "runs" / "b").write_text("edited")
-    plant(tmp_path / "demo" / "mine", {"c": b"ours"})
-    made("remove", "list.json")
-    made("remove", "list.json")
-    left = {
-        str(Path(name).relative_to(tmp_path)) for name, value in look(tmp_path).items() if value is not None
-    }
-    assert left == {"demo/runs/b", "demo/mine/c"}

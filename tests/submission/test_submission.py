@@ -7,7 +7,7 @@ from masksmith.core.errors import InputError
 from masksmith.data.catalog import SubmissionFormat
 from masksmith.data.rle import encode
 from masksmith.metrics import get_metric
-from masksmith.submission.formats import read_mask, write_masks, write_submission
+from masksmith.submission.formats import read_mask, write_outputs
 from masksmith.submission.score import score_files
 from masksmith.submission.validate import validate_submission
 
@@ -25,8 +25,7 @@ def masks():
 
 @pytest.fixture
 def written(masks, tmp_path):
-    write_masks(tmp_path / "masks", masks.items())
-    write_submission(tmp_path / "submission.csv", FORM, masks)
+    write_outputs(tmp_path / "masks", tmp_path / "submission.csv", FORM, [masks[name] for name in FORM.ids])
     return tmp_path
 
 
@@ -82,7 +81,9 @@ def test_missing_parts(written):
 @pytest.mark.parametrize("name", ["../evil", "a/b", "/evil"])
 def test_ids_that_would_leave_their_folder(tmp_path, name):
     with pytest.raises(InputError, match=r"masks: the id .* cannot be a file name"):
-        write_masks(tmp_path / "masks", [(name, np.ones(SHAPE, np.uint8))])
+        write_outputs(
+            tmp_path / "masks", tmp_path / "s.csv", replace(FORM, ids=[name]), [np.ones(SHAPE, np.uint8)]
+        )
     assert not list(tmp_path.iterdir())
 
 

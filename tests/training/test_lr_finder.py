@@ -7,7 +7,7 @@ import torch
 
 import masksmith as ms
 from masksmith.core.errors import InputError
-from masksmith.pipeline import LrFound
+from masksmith.steps.lr_test import LrFound
 from masksmith.training import OptimizerConfig
 from masksmith.training.lr_finder import LrCurve, find_lr, steepest
 from masksmith.training.machine import make_fabric

@@ -83,13 +83,8 @@ class Budget:
     @property
     def spent(self) -> float:
         """Seconds spent on this project under a budget, in all calls."""
-        now = self.clock()
-        gap, self._last = now - self._last, now
-        if gap > _LONGEST_GAP_S:
-            logger.warning("%s went by in one go; it is not counted as work", readable(gap))
-        elif gap > 0:
-            self._before += gap
-        return self._before
+        gap = self.clock() - self._last
+        return self._before + (gap if 0 < gap <= _LONGEST_GAP_S else 0.0)
 
     @property
     def left(self) -> float:
@@ -97,12 +92,13 @@ class Budget:
         return self.total - self.spent
 
     def beat(self) -> None:
-        """Write the seconds spent, every two seconds at most."""
-        if math.isinf(self.total):
-            return
-        spent = self.spent
-        if spent - self._written >= _WRITE_EVERY_S:
-            self._written = spent
+        """Count the time since the last call, and write the seconds spent, every two seconds at most."""
+        now = self.clock()
+        if now - self._last > _LONGEST_GAP_S:
+            logger.warning("%s went by in one go; it is not counted as work", readable(now - self._last))
+        self._before, self._last = self.spent, now
+        if not math.isinf(self.total) and self._before - self._written >= _WRITE_EVERY_S:
+            self._written = self._before
             self.write()
 
     def write(self) -> None:

@@ -1,6 +1,6 @@
 """The plan of a project under a budget: ``plan.json``, and planning on this machine."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
