@@ -15,7 +15,7 @@ def test_folds_are_read_once_and_again_after_a_change(project):
     assert opened.folds is not folds
     assert opened.folds == folds
     opened.folds_csv.write_text(opened.folds_csv.read_text() + "9999,0,0,9999\n")
-    with pytest.raises(InputError, match=r"folds\.csv: .*9999"):
+    with pytest.raises(InputError, match=r"folds\.csv: line 42 has 4 cells"):
         opened.folds  # noqa: B018
     opened.folds_csv.unlink()
     with pytest.raises(InputError, match=r"folds\.csv: not there yet; run `masksmith folds"):
