@@ -243,7 +243,7 @@ def test_file_round_trip(tmp_path):
     ("old", "new", "message"),
     [
         ("0003,0003", "x,0003", "the id 'x' is not in the data set"),
-        ("0003,0003", "0004,0004", "the id '0004' stands twice"),
+        ("0003,0003", "0004,0004", "the id '0004' appears twice"),
         ("id,group", "id,grup", "the column 'group' is missing; did you mean 'grup'"),
     ],
 )
