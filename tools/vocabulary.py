@@ -11,7 +11,7 @@ PAGE = Path(__file__).parent.parent / "docs" / "vocabulary.md"
 HEAD = """# The vocabulary of a recipe
 
 Written by `python tools/vocabulary.py`; the same on a terminal: `masksmith vocabulary [KIND]`. Papers and formulas
-stand beside each function in the source. Pictures of the augmentation: [augmentation.md](augmentation.md).
+are beside each function in the source. Pictures of the augmentation: [augmentation.md](augmentation.md).
 """
 
 

@@ -14,7 +14,8 @@ import masksmith as ms
 from masksmith import cli
 from masksmith.core.errors import DiskFullError, InputError
 from masksmith.core.files import no_room
-from masksmith.recipes.recipe import parse_recipe, recipe_source
+from masksmith.recipes.recipe import parse_recipe
+from masksmith.recipes.sources import recipe_source
 
 EYE = cv2.imencode(".png", np.eye(9, dtype=np.uint8))[1].tobytes()
 

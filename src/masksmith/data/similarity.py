@@ -14,7 +14,6 @@ Sources:
     k-means++: Arthur & Vassilvitskii 2007, SODA.
 """
 
-
 import cv2
 import numpy as np
 
