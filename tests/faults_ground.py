@@ -111,7 +111,7 @@ def ask_to_stop() -> None:
     """Send SIGTERM to this process, once."""
     from masksmith.core import interrupt
 
-    if interrupt._State.asked is None:
+    if not interrupt.stop_requested():
         signal.raise_signal(signal.SIGTERM)
 
 

@@ -66,7 +66,8 @@ def test_importing_the_package_imports_neither_torch_nor_numpy():
 def test_reading_recipes_imports_no_torch():
     code = (
         "import sys, masksmith\n"
-        "from masksmith.recipes.recipe import list_recipes, load_recipe\n"
+        "from masksmith.recipes.recipe import load_recipe\n"
+        "from masksmith.recipes.sources import list_recipes\n"
         "names = [one.name for one in list_recipes('recipe')]\n"
         "hashes = {load_recipe(name).hash for name in names}\n"
         "assert len(names) == len(hashes) > 20, names\n"

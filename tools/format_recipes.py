@@ -17,7 +17,8 @@ import yaml
 
 from masksmith.core.config import validate
 from masksmith.recipes.ensemble import Ensemble
-from masksmith.recipes.recipe import Recipe, parse_table_of
+from masksmith.recipes.recipe import Recipe
+from masksmith.recipes.sources import parse_table_of
 
 WIDTH = 118
 

@@ -354,7 +354,7 @@ def test_a_really_full_disk():
 def test_a_recipe_with_an_unknown_key_or_a_wrong_type(
     monkeypatch, capsys, example, tmp_path, old, new, message
 ):
-    from masksmith.recipes.recipe import recipe_source
+    from masksmith.recipes.sources import recipe_source
 
     text, _ = recipe_source("auto")
     assert old in text

@@ -10,9 +10,9 @@ import pytest
 import masksmith as ms
 from masksmith.core.errors import InputError
 from masksmith.core.files import read_json, write_json
-from masksmith.data import catalog, tree
-from masksmith.data.catalog import read_catalog
-from masksmith.data.table import parse_table
+from masksmith.data import tree
+from masksmith.data.layouts import read_catalog
+from masksmith.data.table import MAX_CELL, parse_table
 from masksmith.data.tree import Tree
 from masksmith.project.folder import Project
 
@@ -238,7 +238,7 @@ def test_large_honest_cells_pass():
     runs = "1 2 " * 200_000  # six times Python's own limit
     table = parse_table(f"id,rle\na,{runs}\n".encode(), where="x.csv")
     assert table.rows[0]["rle"] == runs
-    assert catalog.MAX_CELL == 2**26
+    assert MAX_CELL == 2**26
 
 
 def test_side_values_that_are_no_numbers_are_passed_over(download):

@@ -162,7 +162,7 @@ def test_fewer_rows_than_the_header_says():
 
 
 def test_a_decoder_that_sees_another_size(monkeypatch):
-    monkeypatch.setattr(images, "need_sane_size", lambda _raw, *, where: (20, 10))
+    monkeypatch.setattr(pictures, "need_sane_size", lambda _raw, *, where: (20, 10))
     with pytest.raises(InputError, match="a: the header claims 20x10, the pixels are 10x10"):
         decode_image(png(10, 10), where="a")
 

@@ -10,8 +10,8 @@ import tifffile
 import masksmith as ms
 from masksmith.core.errors import InputError
 from masksmith.data.cache import build_cache
-from masksmith.data.catalog import read_catalog
 from masksmith.data.georeference import Georeference, differing_grids
+from masksmith.data.layouts import read_catalog
 from masksmith.data.masks import find_convention, is_lossy, look_at_mask, mask_levels
 
 HW = (24, 20)

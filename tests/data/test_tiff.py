@@ -146,7 +146,7 @@ def test_other_types_are_refused(dtype):
 
 
 def test_what_would_not_fit_is_refused_before_memory_is_asked_for(monkeypatch):
-    monkeypatch.setattr(bands, "MAX_BYTES", 24 * 32 * 5 * 2 - 1)
+    monkeypatch.setattr(decode_tiff, "MAX_BYTES", 24 * 32 * 5 * 2 - 1)
     message = r"a.tif: 5 bands of 24x32 take 7,680 bytes; at most 7,679"
     for options in ({"planarconfig": "contig"}, {}):
         image = numbers(np.int16) if options else np.moveaxis(numbers(np.int16), 2, 0)

@@ -1,3 +1,5 @@
+from types import FunctionType
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -361,3 +363,11 @@ def test_folds_that_were_made_without_the_column(tmp_path):
 def test_groups_of_images():
     folds = make()
     assert folds.groups(["0003", "0001"]).tolist() == ["0003", "0001"]
+
+
+def test_verbs_named_as_packages_stay_verbs():
+    import masksmith.folds.table
+    import masksmith.recipes.recipe
+
+    assert isinstance(masksmith.folds, FunctionType)
+    assert isinstance(masksmith.recipes, FunctionType)

@@ -16,8 +16,9 @@ from masksmith.folds.table import ALL
 from masksmith.prediction.store import MeanCodes
 from masksmith.project.folder import Project
 from masksmith.project.members import Member, read_members, weights_of_test
-from masksmith.recipes.ensemble import Ensemble, is_ensemble, load_ensemble, load_judge, member_recipes
-from masksmith.recipes.recipe import Recipe, list_recipes, load_recipe, load_teacher
+from masksmith.recipes.ensemble import Ensemble, is_ensemble, load_any, load_ensemble, member_recipes
+from masksmith.recipes.recipe import Recipe, load_recipe, load_teacher
+from masksmith.recipes.sources import list_recipes
 from masksmith.steps.predict import codes_digest, oof_of
 from masksmith.steps.predict import test_of as mean_of_test
 from masksmith.steps.resolve import resolve
@@ -41,8 +42,8 @@ def two(tmp_path):
 def test_a_file_with_members_is_an_ensemble(two):
     assert is_ensemble(two)
     assert not is_ensemble("auto")
-    assert isinstance(load_judge(two), Ensemble)
-    assert isinstance(load_judge("auto"), Recipe)
+    assert isinstance(load_any(two), Ensemble)
+    assert isinstance(load_any("auto"), Recipe)
     ensemble = load_ensemble(two)
     assert [(one.weight, one.set) for one in ensemble.members] == [(1.0, []), (3.0, [])]
     assert [recipe.name for recipe in member_recipes(ensemble)] == ["a", "b"]
@@ -288,7 +289,7 @@ def test_the_report_compares_it_with_its_recipes(blended):
     from masksmith.steps.out_of_fold import plain_score
 
     own = [member for member in read_members(project, None) if member.run.path.name == best["run"]]
-    assert plain_score(project, own[0].judge, oof_of(project, own)) == best["score"]
+    assert plain_score(project, own[0].scored_by, oof_of(project, own)) == best["score"]
     assert best["ensemble"] == result.tuning["plain"]
     assert found["gain_low"] <= found["gain_mean"] <= found["gain_high"]
     page = (out / "report.html").read_text()

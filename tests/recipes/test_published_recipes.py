@@ -12,7 +12,8 @@ import torch
 from masksmith.data.store import Store, StoreWriter
 from masksmith.models.segmentation import build_model
 from masksmith.recipes.ensemble import load_ensemble, member_recipes
-from masksmith.recipes.recipe import list_recipes, load_recipe
+from masksmith.recipes.recipe import load_recipe
+from masksmith.recipes.sources import list_recipes
 from masksmith.recipes.verify import scaled, train_one_epoch
 from masksmith.training.config import TrainingConfig
 from masksmith.training.data import FoldData

@@ -7,7 +7,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from masksmith.recipes.recipe import list_recipes
+from masksmith.recipes.sources import list_recipes
 
 ROOT = Path(__file__).parents[1]
 SYSTEMS = ROOT / "docs" / "systems"

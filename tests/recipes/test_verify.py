@@ -7,7 +7,8 @@ import pytest
 import masksmith as ms
 from masksmith.core.errors import InputError
 from masksmith.preprocess import SizeConfig
-from masksmith.recipes.recipe import list_recipes, load_recipe
+from masksmith.recipes.recipe import load_recipe
+from masksmith.recipes.sources import list_recipes
 from masksmith.recipes.verify import (
     SCALES,
     Facts,

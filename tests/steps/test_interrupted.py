@@ -108,7 +108,7 @@ def test_a_stop_in_the_prediction_finishes_it(example, trained, tmp_path, monkey
         def forward(*args, **kwargs):
             if (
                 list(tmp_path.glob("p/runs/*/checkpoints/fold_0/final.json"))
-                and interrupt._State.asked is None
+                and not interrupt.stop_requested()
             ):
                 signal.raise_signal(signal.SIGTERM)
             return inner(*args, **kwargs)
@@ -127,7 +127,7 @@ def test_a_stop_while_the_data_is_read(example, tmp_path, monkeypatch):
     inner = cache.decode_image
 
     def decode(raw, *, where):
-        if interrupt._State.asked is None:
+        if not interrupt.stop_requested():
             signal.raise_signal(signal.SIGINT)
         return inner(raw, where=where)
 
@@ -144,19 +144,19 @@ def test_the_handlers_are_put_back():
         with interrupt.graceful():  # inside another one nothing changes
             signal.raise_signal(signal.SIGTERM)
         with interrupt.finishing():
-            interrupt.beat()  # what finishes is not stopped
+            interrupt.check_stop()  # what finishes is not stopped
         with pytest.raises(StoppedError):
-            interrupt.beat()
+            interrupt.check_stop()
     assert signal.getsignal(signal.SIGTERM) is before
-    interrupt.beat()  # the request ended with the block
+    interrupt.check_stop()  # the request ended with the block
 
 
-def test_listeners_hear_every_beat():
+def test_listeners_hear_every_heartbeat():
     heard = []
-    with interrupt.listen(lambda: heard.append(1)):
-        interrupt.beat()
-        interrupt.beat()
-    interrupt.beat()
+    with interrupt.on_heartbeat(lambda: heard.append(1)):
+        interrupt.check_stop()
+        interrupt.check_stop()
+    interrupt.check_stop()
     assert len(heard) == 2
 
 
@@ -168,7 +168,7 @@ def test_outside_the_main_thread_there_are_no_handlers():
     def work():
         try:
             with interrupt.graceful():
-                interrupt.beat()
+                interrupt.check_stop()
         except BaseException as error:
             failures.append(error)
 

@@ -24,7 +24,8 @@ from pydantic import Field
 from masksmith.core.arrays import Float, Image, Shaped, UInt16
 from masksmith.core.config import Config
 from masksmith.core.errors import InputError
-from masksmith.core.files import Ledger, digest, read_json, remove, write_json
+from masksmith.core.files import digest, read_json, remove, write_json
+from masksmith.core.ledger import Ledger
 from masksmith.core.progress import logger, track
 from masksmith.data.checks import SENTINELS, is_picture
 from masksmith.data.store import Store, StoreWriter

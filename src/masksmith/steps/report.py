@@ -32,8 +32,8 @@ def report_facts(project: Project, members: Sequence[Member]) -> ReportFacts:
     """Collect what the report shows."""
     oof, tuning = oof_of(project, members), need_tuning(project, members)
     rows = [row for row in project.folds.rows if row.fold in oof and row.id not in project.blank_train]
-    run, judge, masks = members[0].run, members[0].judge, project.cache.train_masks
-    rule, metric = Rule(**tuning["rule"]), get_metric(judge.metric)
+    run, recipe, masks = members[0].run, members[0].scored_by, project.cache.train_masks
+    rule, metric = Rule(**tuning["rule"]), get_metric(recipe.metric)
     stats = score_rows(metric, predictions_of(oof, rows), masks, rule)
     scores = {name: float(metric.value(row[None])[0]) for name, row in stats.items()}
     labels = project.metric_groups(run.recipe, list(stats))
@@ -49,7 +49,7 @@ def report_facts(project: Project, members: Sequence[Member]) -> ReportFacts:
         ]
     return ReportFacts(
         title=Path(project.catalog.root).name,
-        run=judge.name if members[0].ensemble else run.path.name,
+        run=recipe.name if members[0].ensemble else run.path.name,
         members=[member.name for member in members],
         check=read_json(project.check_json) if project.check_json.exists() else None,
         recipe_yaml=_recipes_text(members),
