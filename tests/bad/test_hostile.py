@@ -122,7 +122,7 @@ def test_other_packings(tmp_path, method):
 @pytest.mark.filterwarnings("ignore:Duplicate name")
 def test_a_member_that_stands_twice(tmp_path, second):
     packed(tmp_path / "a.zip", [("a/b.csv", b"x"), (second, b"y")])
-    with pytest.raises(InputError, match=r"stands twice; pack the archive again"):
+    with pytest.raises(InputError, match=r"appears twice; pack the archive again"):
         Tree(tmp_path)
 
 

@@ -255,7 +255,7 @@ def test_rows_that_stand_twice(tmp_path):
     masks = truth()
     rows = told(masks, "airbus")
     catalog = read_catalog(download(tmp_path / "twice", rows=[*rows, rows[0]]))
-    assert catalog.notes == ["train.csv: 1 rows stand twice, word for word, and count once"]
+    assert catalog.notes == ["train.csv: 1 rows are repeated word for word and count once"]
     with pytest.raises(InputError, match="the id 'a0' has an empty row beside run-lengths"):
         read_catalog(download(tmp_path / "empty", rows=[*rows, ("a0", "")]))
     siim = told(masks, "siim")

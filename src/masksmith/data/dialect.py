@@ -3,7 +3,7 @@
 The name of a column says little: ``EncodedPixels`` heads absolute starts in some competitions and relative gaps in
 others. Four readings are tried, and the evidence counts in this order: equality with mask files; runs that
 leave the image or overlap; starts that ascend (absolute) or do not (gaps); what only hints: how empty masks are
-written, and the column's name. Where two readings fit, that is said.
+written, and the column's name. Where two readings fit, a doubt is reported.
 """
 
 from collections.abc import Mapping, Sequence
@@ -77,7 +77,7 @@ class _Evidence:
 
 
 def non_empty(texts: Sequence[str]) -> list[str]:
-    """Return the rows of an image that hold runs; a row that stands twice, word for word, counts once."""
+    """Return the rows of an image that hold runs; a row that is repeated word for word counts once."""
     stripped = dict.fromkeys(text.strip() for text in texts)
     return [text for text in stripped if text not in NO_RUNS]
 

@@ -14,8 +14,6 @@ Sources:
     k-means++: Arthur & Vassilvitskii 2007, SODA.
 """
 
-from typing import Any
-
 import cv2
 import numpy as np
 
@@ -94,8 +92,8 @@ def cluster(points: Float[np.ndarray, "n k"], count: int, *, seed: int) -> Int[n
     different, home = np.unique(points.astype(np.float32), axis=0, return_inverse=True)
     cv2.setRNGSeed(int(stream(seed).integers(2**31)))
     stop = (cv2.TERM_CRITERIA_MAX_ITER, _MOST_ROUNDS, 0.0)
-    unset: Any = None  # labels to start from
-    _, found, _ = cv2.kmeans(different, count, unset, stop, _STARTS, cv2.KMEANS_PP_CENTERS)
+    found = np.zeros((len(different), 1), np.int32)
+    cv2.kmeans(different, count, found, stop, _STARTS, cv2.KMEANS_PP_CENTERS)
     labels = found[home.ravel(), 0].tolist()
     order = list(dict.fromkeys(labels))
     return np.array([order.index(label) for label in labels])

@@ -171,28 +171,38 @@ def drawn_images(recipe: Recipe) -> Iterator[FoldData]:
 
     If the recipe takes all bands, the images are grey.
     """
+    hw = recipe.size.resize_hw or recipe.size.pad_hw or (48, 48)
+    pairs = [_draw(stream(7, i), hw, recipe.input.channels(1)) for i in range(IMAGES)]
     with tempfile.TemporaryDirectory() as folder:
-        yield _draw_fold(recipe, Path(folder))
+        yield write_fold(recipe, Path(folder), pairs)
 
 
-def _draw_fold(recipe: Recipe, folder: Path) -> FoldData:
-    size, channels, scalars = recipe.size, recipe.input.channels(1), len(recipe.model.scalars)
-    hw = size.resize_hw or size.pad_hw or (48, 48)
-    names = [f"drawn_{i}" for i in range(IMAGES)]
-    images = StoreWriter(folder / "images.npy", [(name, (*hw, channels)) for name in names], dtype=np.uint8)
-    masks = StoreWriter(folder / "masks.npy", [(name, (*hw, 1)) for name in names], dtype=np.uint8)
-    for i, name in enumerate(names):
-        image, mask = _draw(stream(7, i), hw, channels)
+def write_fold(recipe: Recipe, folder: Path, pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> FoldData:
+    """Write images (h, w, c) and masks (h, w) of one shape into ``folder``; return them as the data of a fold."""
+    names, shape = [f"drawn_{i}" for i in range(len(pairs))], pairs[0][0].shape
+    images = StoreWriter(folder / "images.npy", [(name, shape) for name in names], dtype=np.uint8)
+    masks = StoreWriter(folder / "masks.npy", [(name, (*shape[:2], 1)) for name in names], dtype=np.uint8)
+    for name, (image, mask) in zip(names, pairs, strict=True):
         images.write(name, image)
         masks.write(name, mask[..., None])
     images.close()
     masks.close()
+    scalars = len(recipe.model.scalars)
     numbers = {name: tuple(float(i + at) for at in range(scalars)) for i, name in enumerate(names)}
-    stores = Store(folder / "images.npy"), Store(folder / "masks.npy")
-    return FoldData(0, names, *stores, seed=0, key="drawn", size=size, scalars=numbers if scalars else {})
+    return FoldData(
+        0,
+        names,
+        Store(folder / "images.npy"),
+        Store(folder / "masks.npy"),
+        seed=0,
+        key="drawn",
+        size=recipe.size,
+        scalars=numbers if scalars else {},
+    )
 
 
-def _new_training(recipe: Recipe, training: TrainingConfig, data: FoldData) -> TrainingState:
+def begin_training(recipe: Recipe, training: TrainingConfig, data: FoldData) -> TrainingState:
+    """Return a training of the recipe's network at its beginning."""
     model = build_model(recipe.model, in_channels=data.images.channels, seed=0)
     if data.scalars:
         model.set_scalar_statistics(np.array([data.scalars[name] for name in data.ids], np.float32))
@@ -214,7 +224,7 @@ def four_losses(recipe: Recipe, data: FoldData) -> list[float]:
     """Return the losses of four steps of a scaled recipe's first stage."""
     training = _ends_at_once(recipe.training, STEPS)
     with torch.random.fork_rng():
-        state = _new_training(recipe, training, data)
+        state = begin_training(recipe, training, data)
         losses = [train_one_epoch(state) for _ in range(STEPS)]
     return losses
 
@@ -236,7 +246,7 @@ def learn(recipe: Recipe, data: FoldData) -> float:
     ).model_copy(update={"mixing": MixingConfig(), "augment": AugmentConfig(), "clip_norm": _LEARN_CLIP_NORM})
     iou = 0.0
     with torch.random.fork_rng():
-        state = _new_training(recipe, training, data)
+        state = begin_training(recipe, training, data)
         _switch_dropout_off(state.raw)
         for epoch in range(1, _LEARN_EPOCHS + 1):
             train_one_epoch(state)
@@ -333,7 +343,8 @@ class Verified:
         )
 
 
-def _differences(found: Facts, known: dict[str, Any] | None, *, scale: str) -> list[str]:
+def differences(found: Facts, known: dict[str, Any] | None, *, scale: str) -> list[str]:
+    """Return what differs from an entry of golden.json, a message each."""
     if known is None:
         return ["nothing is written down of it; run `python tools/golden.py`"]
     failures = []
@@ -364,7 +375,7 @@ def verify(recipe: Recipe, *, scale: str = "small", known: dict[str, Any] | None
     small = scaled(recipe, scale)
     with drawn_images(small) as data:
         facts, iou = facts_of(recipe, data, scale=scale), learn(small, data)
-    failures = _differences(facts, known, scale=scale)
+    failures = differences(facts, known, scale=scale)
     if not iou > _IOU_LEAST:
         failures.append(f"IoU {iou:.3f} on the eight images, expected above {_IOU_LEAST}")
     return Verified(recipe.name, facts, iou, failures, scale)

@@ -248,11 +248,9 @@ class _Labels:
         need_one_class(self.table)
 
     def repeated(self) -> list[str]:
-        """Return a note on rows that stand twice, word for word."""
+        """Return a note on rows that are repeated word for word."""
         count = sum(len(texts) - len({text.strip() for text in texts}) for texts in self.rows.values())
-        return (
-            [f"{self.table.path}: {count} rows stand twice, word for word, and count once"] if count else []
-        )
+        return [f"{self.table.path}: {count} rows are repeated word for word and count once"] if count else []
 
 
 def _find_labels(
