@@ -250,9 +250,7 @@ class _Labels:
     def repeated(self) -> list[str]:
         """Return a note on rows that are repeated word for word."""
         count = sum(len(texts) - len({text.strip() for text in texts}) for texts in self.rows.values())
-        return (
-            [f"{self.table.path}: {count} rows are repeated word for word and count once"] if count else []
-        )
+        return [f"{self.table.path}: {count} rows are repeated word for word and count once"] if count else []
 
 
 def _find_labels(
