@@ -2,10 +2,10 @@
 
     python benchmarks/folds.py [--sets 20] [--folds 5]        (needs scikit-learn)
 
-Random sets of 100 to 2,000 images in 11 coverage classes, about 40% of them empty. In half of the sets one image in
-eight belongs to a group (identical images, such as black ones), in the others all do (a patient, a location); images
-of a group have similar coverage. Printed for either half: the mean and the largest spread (most minus fewest images
-of a fold) of the fold sizes and of the classes, and the seconds for all of its sets.
+Random sets of 100 to 2,000 images in 11 coverage classes, about 40% of them empty. In one half of the sets one image in
+eight belongs to a group (identical images, such as black ones), in the other all do (a patient, a location); images of
+a group have similar coverage. Printed for either half: the mean and the largest spread (most minus fewest images of a
+fold) of the fold sizes and of the classes, and the seconds for all of its sets.
 """
 
 import argparse
