@@ -10,9 +10,9 @@ import pytest
 import masksmith as ms
 from masksmith.core.errors import InputError
 from masksmith.core.files import read_json, write_json
-from masksmith.data import catalog, tree
-from masksmith.data.catalog import read_catalog
-from masksmith.data.table import parse_table
+from masksmith.data import tree
+from masksmith.data.layouts import read_catalog
+from masksmith.data.table import MAX_CELL, parse_table
 from masksmith.data.tree import Tree
 from masksmith.project.folder import Project
 
@@ -122,7 +122,7 @@ def test_other_packings(tmp_path, method):
 @pytest.mark.filterwarnings("ignore:Duplicate name")
 def test_a_member_that_stands_twice(tmp_path, second):
     packed(tmp_path / "a.zip", [("a/b.csv", b"x"), (second, b"y")])
-    with pytest.raises(InputError, match=r"stands twice; pack the archive again"):
+    with pytest.raises(InputError, match=r"appears twice; pack the archive again"):
         Tree(tmp_path)
 
 
@@ -238,7 +238,7 @@ def test_large_honest_cells_pass():
     runs = "1 2 " * 200_000  # six times Python's own limit
     table = parse_table(f"id,rle\na,{runs}\n".encode(), where="x.csv")
     assert table.rows[0]["rle"] == runs
-    assert catalog.MAX_CELL == 2**26
+    assert MAX_CELL == 2**26
 
 
 def test_side_values_that_are_no_numbers_are_passed_over(download):

@@ -7,8 +7,9 @@ import pytest
 from masksmith.core.errors import InputError
 from masksmith.core.files import read_json, write_json
 from masksmith.data.cache import build_cache
-from masksmith.data.catalog import Catalog, by_stem, read_catalog
+from masksmith.data.catalog import Catalog
 from masksmith.data.checks import check_data, constant_ids, coverage, duplicate_groups
+from masksmith.data.layouts import read_catalog
 from masksmith.data.table import parse_table
 from masksmith.data.tree import Tree
 
@@ -90,10 +91,6 @@ def test_ids_stay_text(tmp_path):
 def test_bad_tables(raw, message):
     with pytest.raises(InputError, match=message):
         parse_table(raw, where="depths.csv")
-
-
-def test_by_stem():
-    assert by_stem(["x/a.png", "x/b.jpg"], where="x") == {"a": "x/a.png", "b": "x/b.jpg"}
 
 
 def test_colour_and_grey_images_mix_as_colour(tmp_path):

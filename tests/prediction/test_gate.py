@@ -15,7 +15,6 @@ from masksmith.prediction.gate import (
     Finding,
     choose_runtime,
     compare_runtime,
-    worth_converting,
 )
 from masksmith.prediction.runtimes import RUNTIMES, torch_runtime
 from masksmith.prediction.store import open_codes
@@ -97,15 +96,6 @@ def test_the_rule():
         assert dataclasses.replace(fine, **change).accepted is accepted, change
 
 
-@pytest.mark.parametrize(("batches", "worth"), [(0, False), (10, False), (11, True), (1000, True)])
-def test_the_cost_model(batches, worth):
-    assert worth_converting(5.0, 0.75, 0.25, batches) is worth
-
-
-def test_a_runtime_that_is_slower_is_never_worth_it():
-    assert not worth_converting(0.0, 0.1, 0.2, 10**6)
-
-
 def test_the_sample_is_bounded_and_spread(images, monkeypatch):
     assert gate._sample(images, NAMES) == NAMES
     monkeypatch.setattr(gate, "_IMAGES", 3)
@@ -114,9 +104,7 @@ def test_the_sample_is_bounded_and_spread(images, monkeypatch):
     assert gate._sample(images, NAMES) == ["a"]
 
 
-def choose(
-    fabric, images, record, *, model=None, names=NAMES, key="k", name="openvino", batches=1, canvases=1
-):
+def choose(fabric, images, record, *, model=None, names=NAMES, key="k", name="openvino"):
     return choose_runtime(
         name,
         fabric,
@@ -125,24 +113,9 @@ def choose(
         names,
         mean_prob,
         batch_size=4,
-        batches=batches,
-        canvases=canvases,
         record=record,
         key=key,
     )
-
-
-def test_conversions_are_counted_by_canvas(fabric, images, tmp_path, monkeypatch, caplog):
-    """A runtime ten times as fast after half a second for each canvas: 99 passes on one repay it, on four not."""
-    caplog.set_level(logging.INFO, "masksmith")
-    pace = {"torch_s_per_batch": 0.01, "s_per_batch": 0.001, "conversion_s": 0.5}
-    finding, runtime = compare_runtime("torch", fabric, tiny(), images, NAMES, mean_prob, batch_size=4)
-    fast = dataclasses.replace(finding, **pace)
-    monkeypatch.setattr(gate, "compare_runtime", lambda *args, **options: (fast, runtime))
-    for canvases, said in ((1, False), (4, True)):
-        caplog.clear()
-        choose(fabric, images, tmp_path / f"{canvases}.json", batches=99, canvases=canvases)
-        assert ("saves no time in 99 forward passes" in caplog.text) is said
 
 
 def test_a_bad_runtime_is_refused_and_the_choice_is_kept(fabric, images, tmp_path, monkeypatch, caplog):
@@ -153,7 +126,6 @@ def test_a_bad_runtime_is_refused_and_the_choice_is_kept(fabric, images, tmp_pat
     runtime = choose(fabric, images, record, model=model)
     np.testing.assert_array_equal(runtime(planes), torch_runtime(fabric, model)(planes))
     assert "openvino is not used: the score falls" in caplog.text
-    assert "saves no time in 1 forward passes" in caplog.text
     written = read_json(record)
     assert (written["asked"], written["runtime"], written["key"]) == ("openvino", "torch", "k")
     assert written["finding"]["accepted"] is False

@@ -172,8 +172,13 @@ def one(probs):
     return lambda finished: [[("b", probs)]]
 
 
-def test_damaged_probabilities_are_refused(fabric, images, tmp_path):
+def test_checksums_are_compared_once_and_damaged_probabilities_are_refused(images, tmp_path, monkeypatch):
     write_codes(tmp_path / "p.npy", images, ["b"], one(np.ones((16, 16, 1))), blank=set())
+    compared, damaged = [], Store.damaged
+    monkeypatch.setattr(Store, "damaged", lambda store: compared.append(store.path) or damaged(store))
+    open_codes(tmp_path / "p.npy")
+    open_codes(tmp_path / "p.npy")
+    assert len(compared) == 1
     flat = np.load(tmp_path / "p.npy", mmap_mode="r+")
     flat[3] = 0
     flat.flush()

@@ -63,7 +63,7 @@ class InputConfig(Config):
     It decides nothing else."""
 
     def model_post_init(self, _: Any) -> None:  # noqa: ANN401
-        """Refuse limits that are missing or of no use, and bands that stand twice."""
+        """Refuse limits that are missing or unused, and bands that are named twice."""
         _refuse_twice(self.bands or [], "bands")
         self._check_limits()
         for band, values in self.one_hot.items():
@@ -71,7 +71,7 @@ class InputConfig(Config):
                 raise ValueError(f"one_hot: {band!r} is no band; expected its number, from 0")
             if int(band) in (self.bands or ()):
                 raise ValueError(
-                    f"one_hot: band {band} stands in bands too; its values are amounts or names, not both"
+                    f"one_hot: band {band} is in bands too; its values are amounts or names, not both"
                 )
             if not values:
                 raise ValueError(f"one_hot.{band}: [] makes no channel; name the values")
@@ -123,7 +123,7 @@ class InputConfig(Config):
 def _refuse_twice(values: list[int], what: str) -> None:
     twice = [value for at, value in enumerate(values) if value in values[:at]]
     if twice:
-        raise ValueError(f"{what}: {twice[0]} stands twice; name it once")
+        raise ValueError(f"{what}: {twice[0]} is named twice; name it once")
 
 
 @dataclass(frozen=True)

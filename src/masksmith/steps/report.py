@@ -13,7 +13,7 @@ from masksmith.postprocess.scoring import RuleMasks, score_rows
 from masksmith.project.folder import Project
 from masksmith.project.members import Member
 from masksmith.reporting import ReportFacts, write_report
-from masksmith.reporting.tables import Judged, fold_lines, group_lines
+from masksmith.reporting.tables import ScoredImage, fold_lines, group_lines
 from masksmith.steps.choices import plan_of
 from masksmith.steps.out_of_fold import predictions_of
 from masksmith.steps.predict import oof_of, test_of
@@ -37,7 +37,9 @@ def report_facts(project: Project, members: Sequence[Member]) -> ReportFacts:
     stats = score_rows(metric, predictions_of(oof, rows), masks, rule)
     scores = {name: float(metric.value(row[None])[0]) for name, row in stats.items()}
     labels = project.metric_groups(run.recipe, list(stats))
-    judged = {name: Judged(row, str(group)) for (name, row), group in zip(stats.items(), labels, strict=True)}
+    scored = {
+        name: ScoredImage(row, str(group)) for (name, row), group in zip(stats.items(), labels, strict=True)
+    }
     all_rows = project.folds.rows
     test_shares: list[float] = []
     if project.catalog.test:
@@ -52,8 +54,8 @@ def report_facts(project: Project, members: Sequence[Member]) -> ReportFacts:
         check=read_json(project.check_json) if project.check_json.exists() else None,
         recipe_yaml=_recipes_text(members),
         environment=(run.path / "environment.txt").read_text(),
-        folds=fold_lines(all_rows, judged, metric),
-        groups=[] if run.recipe.folds.group_by is None else group_lines(all_rows, judged, metric),
+        folds=fold_lines(all_rows, scored, metric),
+        groups=[] if run.recipe.folds.group_by is None else group_lines(all_rows, scored, metric),
         rows=all_rows,
         columns=_columns(project),
         values={sample.id: sample.values for sample in project.catalog.train},
