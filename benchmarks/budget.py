@@ -2,9 +2,9 @@
 
     python benchmarks/budget.py [--budgets 90s 3m] [--neighbours 0 2] [--train 600]
 
-Each row is a fresh project on generated images. A neighbour multiplies matrices without end on one thread, begun 20
-seconds after the command. What counts is the whole command, imports and report included. Allowed: 5% and 30 seconds
-more than the budget. "replanned" is how often the training was shortened or lengthened.
+Each row is a fresh project on generated images. A neighbour is a process that multiplies matrices on one thread, from
+20 seconds after the command on. The time is that of the whole command, imports and report included. Allowed: 5% and 30
+seconds more than the budget. "replanned" counts how often the training was shortened or lengthened.
 """
 
 import argparse

@@ -1,10 +1,15 @@
-"""The estimate of memory beside the truth: real training steps with a checkpoint, and real forward passes.
+"""Memory: the estimate of a training beside the truth, and the peaks of submit, tune and report.
 
     python benchmarks/memory.py [--threads 1] [--encoders mobilenet_v2 resnet18]
+    python benchmarks/memory.py submit [--images 250 500 1000] [--side 1024]
 
-Every line is a process of its own. The truth is what its largest resident size (VmHWM) has grown by since the
+Estimate: every line is a process of its own. The truth is the growth of its largest resident size (VmHWM) since the
 libraries were loaded: four steps with the memory kept as in training, then the tensors of a checkpoint; or four
 forward passes, less the second copy of the weights that is held here.
+
+Submit: the largest resident size of `masksmith submit`, `tune` and `report`, each a process of its own, on generated
+images. The probabilities are real predictions, at the true size, of a net that works at 64x64. Where memory is flat in
+the number of images, the peaks are equal. The disk holds up to 4 GB at 1,000 images of 1024x1024, deleted afterwards.
 """
 
 import argparse
@@ -13,11 +18,17 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 SIZES = [(8, 64), (32, 64), (32, 112), (16, 224)]
 MIB = 2**20
+FEW = 64  # images of the set that a command does not go through; enough for a net that finds discs
+TINY = [
+    *("--recipe", "smoke", "--set", "size.resize_hw=[64, 64]", "--set", "size.pad_hw=[64, 64]"),
+    *("--set", "training.stages.0.epochs=8", "--set", "folds.count=2", "--set", "folds.train=null"),
+]
 
 
 def measure(
@@ -90,23 +101,68 @@ def estimate(
     return {"estimate": found / MIB, "seconds": time.perf_counter() - start}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--encoders", nargs="+", default=["mobilenet_v2", "resnet18"])
-    parser.add_argument("--one", help=argparse.SUPPRESS)
-    chosen = parser.parse_args()
-    if chosen.one:
-        task = json.loads(chosen.one)
-        print(json.dumps((measure if task.pop("measure") else estimate)(**task)))
-        return
+def write_images(data: Path, side: int, train: int, test: int) -> None:
+    """Write a folder of images and masks: bright discs, one or none an image."""
+    import cv2
+    import numpy as np
+
+    for name in ("images", "masks", "test"):
+        (data / name).mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for at in range(train + test):
+        mask = np.zeros((side, side), np.uint8)
+        if at % 4:
+            spot = [int(one) for one in rng.integers(0, side, 2)]
+            cv2.circle(mask, spot, int(rng.integers(side // 16, side // 4)), 255, -1)
+        ramp = np.linspace(rng.integers(20, 60), rng.integers(60, 120), side, dtype=np.float32)
+        image = (ramp + 0.5 * mask).astype(np.uint8)
+        cv2.imwrite(str(data / ("images" if at < train else "test") / f"{at}.png"), image)
+        if at < train:
+            cv2.imwrite(str(data / "masks" / f"{at}.png"), mask)
+
+
+def peak_mib(*arguments: object) -> float:
+    """Run a command of masksmith and return its largest resident size."""
+    command = [sys.executable, "-m", "masksmith", "-q", *map(str, arguments)]
+    child = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(child.pid, 0)
+    if status:
+        raise SystemExit(f"masksmith {arguments[0]} ended with {os.waitstatus_to_exitcode(status)}")
+    return usage.ru_maxrss / 1024
+
+
+def peaks(side: int, train: int, test: int, verbs: list[str]) -> dict[str, float]:
+    """Return the peak of each verb in MiB, in a fresh project."""
+    with tempfile.TemporaryDirectory() as name:
+        data, project = Path(name) / "data", Path(name) / "project"
+        # a process of its own: a child's peak begins with the size of its parent
+        task = json.dumps({"data": str(data), "side": side, "train": train, "test": test})
+        subprocess.run([sys.executable, __file__, "--write", task], check=True)
+        peak_mib("check", data, "--out", project)
+        peak_mib("train", project, *TINY)
+        peak_mib("predict", project)
+        return {verb: peak_mib(verb, project) for verb in verbs}
+
+
+def report_submit(counts: list[int], side: int) -> None:
+    print(f"peak in MiB, {side}x{side}   " + " ".join(f"{count:>8d}" for count in counts) + "     last/first")
+    found: dict[str, list[float]] = {"submit": [], "tune": [], "report": []}
+    for count in counts:
+        found["submit"].append(peaks(side, FEW, count, ["tune", "submit"])["submit"])
+        for verb, peak in peaks(side, count, FEW, ["tune", "report"]).items():
+            found[verb].append(peak)
+    for verb, row in found.items():
+        print(f"{verb:24s}  " + " ".join(f"{peak:8.0f}" for peak in row) + f"  {row[-1] / row[0]:12.2f}")
+
+
+def report_estimate(encoders: list[str], threads: int) -> None:
     print("encoder       work        precision   batch  size  truth MiB  estimate MiB  ratio  seconds")
-    for encoder in chosen.encoders:
+    for encoder in encoders:
         for work in ("training", "prediction"):
             for precision in ("bf16-mixed", "32-true"):
                 for batch_size, side in SIZES:
                     task = {"encoder": encoder, "precision": precision, "batch_size": batch_size}
-                    task |= {"side": side, "threads": chosen.threads, "work": work}
+                    task |= {"side": side, "threads": threads, "work": work}
                     found: dict[str, float] = {}
                     for half in (True, False):
                         one = json.dumps(task | {"measure": half})
@@ -118,6 +174,30 @@ def main() -> None:
                         f"{found['estimate']:13.0f} {found['estimate'] / found['truth']:6.2f} {found['seconds']:8.2f}",
                         flush=True,
                     )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("part", nargs="?", choices=["estimate", "submit"], default="estimate")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--encoders", nargs="+", default=["mobilenet_v2", "resnet18"])
+    parser.add_argument("--images", nargs="+", type=int, default=[250, 500, 1000])
+    parser.add_argument("--side", type=int, default=1024)
+    parser.add_argument("--one", help=argparse.SUPPRESS)
+    parser.add_argument("--write", help=argparse.SUPPRESS)
+    chosen = parser.parse_args()
+    if chosen.one:
+        task = json.loads(chosen.one)
+        print(json.dumps((measure if task.pop("measure") else estimate)(**task)))
+    elif chosen.write:
+        task = json.loads(chosen.write)
+        write_images(Path(task.pop("data")), **task)
+    elif chosen.part == "submit":
+        report_submit(chosen.images, chosen.side)
+    else:
+        report_estimate(chosen.encoders, chosen.threads)
 
 
 if __name__ == "__main__":

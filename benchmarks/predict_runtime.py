@@ -1,8 +1,8 @@
-"""Images a second of prediction: torch as the house runs it, against OpenVINO.
+"""Images a second of prediction: torch against OpenVINO.
 
     python benchmarks/predict_runtime.py [--threads 2] [--rounds 5] [--cpu-time]
 
-The network is the default recipe's, with random weights. "forward" is the runtime alone on a batch of numpy planes,
+The network is that of `auto`, with random weights. "forward" is the runtime alone on a batch of numpy planes,
 "predict_probs" the whole path: reading the images, padding 101 to 112, two views, sigmoid, mean. Each runtime works
 in a process of its own, the runtimes in turn, so that a drifting machine hits all alike. Printed: median images/s over
 the rounds with minimum and maximum, the ratio to torch's, and the seconds until the first batch is done.

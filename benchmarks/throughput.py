@@ -86,7 +86,7 @@ def line(name, facts):
 
 
 def main():
-    from masksmith.recipes.recipe import list_recipes
+    from masksmith.recipes.sources import list_recipes
 
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter

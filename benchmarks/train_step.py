@@ -1,4 +1,4 @@
-"""Images a second of a training step: the plain way, and each thing that the house adds to it.
+"""Images a second of a training step: plain PyTorch, and each thing that masksmith adds.
 
     python benchmarks/train_step.py [--threads 2] [--rounds 3]
 

@@ -51,5 +51,5 @@ def stop(pattern, *, items=0, sign=signal.SIGTERM, phase="renamed"):
             if len(heard) == items + 1:
                 signal.raise_signal(sign)
 
-    with at_write(pattern, lambda: begun.append(1), phase=phase), interrupt.listen(listen):
+    with at_write(pattern, lambda: begun.append(1), phase=phase), interrupt.on_heartbeat(listen):
         yield

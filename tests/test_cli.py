@@ -40,7 +40,8 @@ for arguments in (["--help"], ["train", "--help"], ["--version"]):
     except SystemExit as end:
         assert not end.code, end.code
 none_of("torch", "numpy", "cv2", "pandas", "plotly", "lightning_fabric")
-from masksmith.recipes.recipe import list_recipes, load_recipe
+from masksmith.recipes.recipe import load_recipe
+from masksmith.recipes.sources import list_recipes
 names = [one.name for one in list_recipes("recipe")]
 assert len({load_recipe(name).hash for name in names}) == len(names) > 20, names
 none_of("torch", "timm", "plotly", "lightning_fabric")

@@ -1,9 +1,9 @@
-"""Write the bundled recipes in the house's form: every field named, in the order of the configuration, none twice.
+"""Format the bundled recipes: every field named, in the order of the configuration, none twice.
 
     python tools/format_recipes.py [--check]
 
-The comment lines at the top stay as they are. A table that fits on a line stands on one. ``--check`` changes nothing
-and fails where a file is not in that form.
+The comment lines at the top are kept. A table that fits on a line is written on one. ``--check`` changes nothing and
+fails if a file is not formatted.
 """
 
 import argparse
@@ -17,7 +17,8 @@ import yaml
 
 from masksmith.core.config import validate
 from masksmith.recipes.ensemble import Ensemble
-from masksmith.recipes.recipe import Recipe, parse_table_of
+from masksmith.recipes.recipe import Recipe
+from masksmith.recipes.sources import parse_table_of
 
 WIDTH = 118
 
@@ -85,7 +86,7 @@ def listed(items: list[dict[str, Any]], indent: int) -> list[str]:
 
 
 def formatted(text: str, *, where: str) -> str:
-    """Return a recipe's text in the house's form."""
+    """Return a recipe's formatted text."""
     header = []
     for line in text.splitlines():
         if not line.startswith("#"):
@@ -113,7 +114,7 @@ def main() -> None:
             if not options.check:
                 path.write_text(wanted)
     if changed:
-        print("not in the house's form:" if options.check else "formatted:", ", ".join(changed))
+        print("not formatted:" if options.check else "formatted:", ", ".join(changed))
     sys.exit(bool(changed and options.check))
 
 

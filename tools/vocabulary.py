@@ -1,4 +1,4 @@
-"""Write docs/vocabulary.md: every word of a recipe, from the tables that the program itself looks names up in.
+"""Write docs/vocabulary.md: every option of a recipe, from the tables that masksmith looks names up in.
 
 python tools/vocabulary.py
 """
@@ -11,16 +11,19 @@ PAGE = Path(__file__).parent.parent / "docs" / "vocabulary.md"
 HEAD = """# The vocabulary of a recipe
 
 Written by `python tools/vocabulary.py`; the same on a terminal: `masksmith vocabulary [KIND]`. Papers and formulas
-stand beside each function in the source. Pictures of the augmentation: [augmentation.md](augmentation.md).
+are beside each function in the source. Pictures of the augmentation: [augmentation.md](augmentation.md).
 """
 
 
 def page() -> str:
     """Return the page."""
     parts = [HEAD]
-    for kind, words in ms.vocabulary().words.items():
+    for kind, options in ms.vocabulary().options.items():
         parts.append(f"## {kind.capitalize()}\n")
-        parts += [f"- `{word.shown}`" + (f": {word.describes}" if word.describes else "") for word in words]
+        parts += [
+            f"- `{option.shown}`" + (f": {option.description}" if option.description else "")
+            for option in options
+        ]
         parts.append("")
     return "\n".join(parts)
 

@@ -222,7 +222,7 @@ def recipes(
 ) -> None:
     """List the bundled recipes by contest, or show one: header, every value, weights, size trace."""
     from masksmith.recipes.listing import listing_table
-    from masksmith.recipes.recipe import list_recipes
+    from masksmith.recipes.sources import list_recipes
 
     if verify:
         print(masksmith.verify(name, scale=scale))
@@ -294,7 +294,7 @@ def _terminated(_signal: int, _frame: object) -> None:
 
 def main() -> None:
     """Run the command line; see errors.py for the exit codes."""
-    signal.signal(signal.SIGTERM, _terminated)  # long verbs answer it between two steps: see pulse.py
+    signal.signal(signal.SIGTERM, _terminated)  # long verbs answer it between two steps: see core.interrupt
     try:
         code = app(standalone_mode=False)
     except InputError as error:

@@ -13,17 +13,18 @@ from typing import TYPE_CHECKING, Any
 from masksmith import steps
 from masksmith.augment import CallableAugment
 from masksmith.core import interrupt
-from masksmith.core.files import folder_lock
+from masksmith.core.locks import folder_lock
 from masksmith.core.progress import logger
 from masksmith.data.checks import CheckReport
 from masksmith.data.synthetic import make_example
 from masksmith.folds.table import Folds
 from masksmith.metrics import get_metric
 from masksmith.planning.budget import Budget, parse_duration
-from masksmith.project.folder import Project, Run
+from masksmith.project.folder import Project
 from masksmith.project.members import read_members
-from masksmith.recipes.ensemble import is_ensemble, load_judge
-from masksmith.recipes.recipe import Listing, list_recipes
+from masksmith.project.runs import Run
+from masksmith.recipes.ensemble import is_ensemble, load_any
+from masksmith.recipes.sources import Listing, list_recipes
 from masksmith.steps.recipes import (
     Overrides,
     dotted,
@@ -38,7 +39,7 @@ from masksmith.submission.validate import Verdict, validate_submission
 
 if TYPE_CHECKING:
     from masksmith.models.convert import Converted
-    from masksmith.recipes.describe import EnsembleCard, RecipeCard
+    from masksmith.recipes.describe import EnsembleSummary, RecipeSummary
     from masksmith.recipes.verify import Verdicts
     from masksmith.recipes.vocabulary import Vocabulary
     from masksmith.steps.lr_test import LrFound
@@ -64,7 +65,7 @@ def check(data: str | Path, out: str | Path | None = None, *, dialect: str | Non
 
 def folds(out: str | Path, *, recipe: str = "auto", overrides: Overrides = ()) -> Folds:
     """Make the folds of a project, once; later calls read them."""
-    project, asked = Project.open(Path(out)), load_judge(recipe, dotted(overrides))
+    project, asked = Project.open(Path(out)), load_any(recipe, dotted(overrides))
     with folder_lock(project.root):
         return steps.folds.folds_of(project, asked)
 
@@ -87,8 +88,7 @@ def train(
     Returns:
         The run of the recipe, or of the first recipe of the ensemble.
     """
-    project, asked = Project.open(Path(out)), load_judge(recipe, dotted(overrides))
-    project.custom = augment
+    project, asked = Project.open(Path(out), augment=augment), load_any(recipe, dotted(overrides))
     with steps.work.working(project):
         return steps.pseudo_labels.train_asked(project, asked)
 
@@ -163,12 +163,11 @@ def compete(
     """
     began, duration = time.monotonic(), None if budget is None else parse_duration(budget)
     pinned, planned = dotted(overrides, device), duration is not None
-    asked = load_to_compete_in_budget(recipe, pinned) if planned else load_judge(recipe, pinned)
+    asked = load_to_compete_in_budget(recipe, pinned) if planned else load_any(recipe, pinned)
     with interrupt.graceful():
         for line in str(check(data, out, dialect=dialect)).splitlines():
             logger.info("%s", line)
-        project = Project.open(Path(out))
-        project.custom = augment
+        project = Project.open(Path(out), augment=augment)
         with steps.work.working(project):
             clock = Budget(project.budget_json, duration, started=began)
             return steps.compete.compete_project(project, asked, clock, pinned=pinned, planned=planned)
@@ -300,10 +299,10 @@ def convert(
     return steps.convert.convert_checkpoint(Path(checkpoint), Path(out), key=key, only=only, force=force)
 
 
-def recipes(name: str | None = None) -> "list[Listing] | RecipeCard | EnsembleCard":
+def recipes(name: str | None = None) -> "list[Listing] | RecipeSummary | EnsembleSummary":
     """Return the bundled recipes, or all about one: header, every value, weights, size trace.
 
-    Of an ensemble: header, every value, and the cards of its recipes.
+    Of an ensemble: header, every value, and the summaries of its recipes.
     """
     if name is None:
         return list_recipes()

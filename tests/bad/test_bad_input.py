@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 import zipfile
 from pathlib import Path
 
@@ -13,6 +14,10 @@ import masksmith as ms
 from masksmith import cli
 from masksmith.core.errors import DiskFullError, InputError
 from masksmith.core.files import no_room
+from masksmith.recipes.recipe import parse_recipe
+from masksmith.recipes.sources import recipe_source
+
+EYE = cv2.imencode(".png", np.eye(9, dtype=np.uint8))[1].tobytes()
 
 
 def run(monkeypatch, capsys, *arguments):
@@ -40,140 +45,162 @@ def rewrite(path, change):
     path.write_text(change(path.read_text()))
 
 
-def first_row(path, *, nonempty=True):
-    lines = path.read_text().splitlines()
-    return next(line for line in lines[1:] if not nonempty or line.partition(",")[2])
+def first_row(path):
+    return next(line for line in path.read_text().splitlines()[1:] if line.partition(",")[2])
 
 
-def test_no_such_folder(check, tmp_path):
-    check(tmp_path / "nowhere", "nowhere: no such folder")
+def test_folders_without_what_is_needed(check, tmp_path):
+    cases = {
+        "nowhere": (None, ["nowhere: no such folder"]),
+        "empty": ({}, ["the folder is empty"]),
+        "notes": ({"notes.txt": "x"}, ["no images (.png, ", "known layouts: kaggle_rle, paired_folders"]),
+        "bare": ({"images/a.png": EYE}, ["1 images (for example 'images/a.png') but no masks"]),
+        "pair": (
+            dict.fromkeys(["images/a.png", "images/b.png", "masks/a.png"], EYE),
+            ["no mask for the image 'b' of"],
+        ),
+    }
+    for name, (files, parts) in cases.items():
+        if files is not None:
+            (tmp_path / name).mkdir()
+        for path, content in (files or {}).items():
+            (tmp_path / name / path).parent.mkdir(exist_ok=True)
+            (tmp_path / name / path).write_bytes(content if isinstance(content, bytes) else content.encode())
+        check(tmp_path / name, *parts)
 
 
-def test_empty_folder(check, tmp_path):
-    (tmp_path / "data").mkdir()
-    check(tmp_path / "data", "the folder is empty")
+def first(folder, at=0):
+    return sorted(folder.iterdir())[at]
 
 
-def test_no_images(check, tmp_path):
-    (tmp_path / "data").mkdir()
-    (tmp_path / "data" / "notes.txt").write_text("x")
-    check(tmp_path / "data", "no images (.png, ", "known layouts: kaggle_rle, paired_folders")
+def clear(*folders):
+    for folder in folders:
+        for path in folder.iterdir():
+            path.unlink()
 
 
-def test_no_masks_in_a_folder_of_images(check, tmp_path):
-    (tmp_path / "data" / "images").mkdir(parents=True)
-    cv2.imwrite(str(tmp_path / "data" / "images" / "a.png"), np.zeros((5, 5), np.uint8))
-    check(tmp_path / "data", "1 images (for example 'images/a.png') but no masks")
+def without_labels(data):
+    clear(data / "train" / "masks")
+    (data / "train.csv").unlink()
 
 
-def test_no_masks_in_a_download(check, download):
-    for path in (download / "train" / "masks").iterdir():
-        path.unlink()
-    (download / "train.csv").unlink()
-    check(download, "no masks: neither a table with run-lengths of the images nor a folder of masks")
+def ids_of(path):
+    return [line.partition(",")[0] for line in path.read_text().splitlines()[1:]]
 
 
-def test_no_training_images(check, download):
-    for path in (download / "train" / "images").iterdir():
-        path.unlink()
-    for path in (download / "train" / "masks").iterdir():
-        path.unlink()
-    check(download, "no training images; expected them in train.zip or train/images/")
+def rle_of_first(runs):
+    def change(data):
+        row = first_row(data / "train.csv")
+        rewrite(data / "train.csv", lambda text: text.replace(row, f"{row.split(',')[0]},{runs}"))
+
+    return change
 
 
-def test_an_image_without_any_mask(check, download):
-    cv2.imwrite(str(download / "train" / "images" / "bare.png"), np.eye(101, dtype=np.uint8))
-    check(download, "no mask for the training image 'bare'")
+def empty_masks(data):
+    (data / "train.csv").write_text(
+        "id,rle_mask\n" + "".join(f"{one},\n" for one in ids_of(data / "train.csv"))
+    )
+    for path in (data / "train" / "masks").iterdir():
+        cv2.imwrite(str(path), np.zeros((101, 101), np.uint8))
 
 
-def test_an_image_without_its_pair(check, tmp_path):
-    for folder, name in (("images", "a"), ("images", "b"), ("masks", "a")):
-        (tmp_path / "data" / folder).mkdir(parents=True, exist_ok=True)
-        cv2.imwrite(str(tmp_path / "data" / folder / f"{name}.png"), np.eye(9, dtype=np.uint8))
-    check(tmp_path / "data", "no mask for the image 'b' of images/")
+def empty_runs(data):
+    empty_masks(data)
+    clear(data / "train" / "masks")
 
 
-def test_a_sample_submission_without_run_lengths_or_ids(check, download):
-    path = download / "sample_submission.csv"
-    ids = [line.partition(",")[0] for line in path.read_text().splitlines()[1:]]
-    path.write_text("id,rle_musk\n" + "".join(f"{name},none\n" for name in ids))
-    check(download, "sample_submission.csv: the column 'rle_mask' is missing; did you mean 'rle_musk'?")
-    path.write_text("picture_no,rle_mask\n7,1 1\n")
-    check(download, "sample_submission.csv: the column 'id' is missing")
+def zipped(name):
+    def change(data):
+        with zipfile.ZipFile(data / "extra.zip", "w") as archive:
+            archive.writestr(name, b"x")
+
+    return change
 
 
-def test_an_unknown_id(check, download):
-    rewrite(download / "train.csv", lambda text: text + "unknown99,1 1\n")
-    check(download, "train.csv: unknown id 'unknown99'", "40 images were found")
+def appended(table, text):
+    return lambda data: rewrite(data / table, lambda old: old + (text or first_row(data / table) + "\n"))
 
 
-def test_an_id_twice(check, download):
-    rewrite(download / "train.csv", lambda text: text + first_row(download / "train.csv") + "\n")
-    check(download, "train.csv: the id '", "stands twice; expected one row an image")
+SAMPLE = "sample_submission.csv"
+DAMAGED_DOWNLOADS = [
+    (without_labels, "no masks: neither a table with run-lengths of the images nor a folder of masks"),
+    (
+        lambda data: clear(data / "train" / "images", data / "train" / "masks"),
+        "no training images; expected them in train.zip or train/images/",
+    ),
+    (
+        lambda data: (data / "train" / "images" / "bare.png").write_bytes(EYE),
+        "no mask for the training image 'bare'",
+    ),
+    (
+        lambda data: rewrite(
+            data / SAMPLE, lambda text: text.replace("rle_mask", "rle_musk").replace("1 1", "none")
+        ),
+        "sample_submission.csv: the column 'rle_mask' is missing; did you mean 'rle_musk'?",
+    ),
+    (
+        lambda data: (data / SAMPLE).write_text("picture_no,rle_mask\n7,1 1\n"),
+        "sample_submission.csv: the column 'id' is missing",
+    ),
+    (
+        lambda data: (data / SAMPLE).write_text("id,rle_mask\n"),
+        f"{SAMPLE}: no rows, so the test set is empty",
+    ),
+    (appended("train.csv", "unknown99,1 1\n"), "train.csv: unknown id 'unknown99'", "40 images were found"),
+    (appended("train.csv", None), "train.csv: the id '", "stands twice; expected one row an image"),
+    (appended(SAMPLE, "absent11,1 1\n"), "no test image for the id 'absent11'; 8 test images were found"),
+    (rle_of_first("1 2 3"), "run-lengths of training image", "3 run values, an odd number"),
+    (rle_of_first("10201 2"), "the run at pixel 10201 with length 2 leaves the image of 101x101"),
+    (rle_of_first("1 5 3 2"), "the run at pixel 3 overlaps the run 1..5"),
+    (rle_of_first("1 five"), "'five' is not a whole number"),
+    (rle_of_first("1 1"), "its mask file", "and its run-lengths differ in"),
+    (empty_masks, "every mask is empty; there is nothing to learn"),
+    (empty_runs, "every mask is empty; there is nothing to learn"),
+    (
+        lambda data: os.truncate(first(data / "train" / "images", 3), 300),
+        "train/images/",
+        "the file is cut off after 300 bytes",
+    ),
+    (
+        lambda data: first(data / "test" / "images").write_text("this is a text"),
+        "test/images/",
+        "the file is not an image (it begins with b'this is a te')",
+    ),
+    (
+        lambda data: cv2.imwrite(str(first(data / "train" / "images")), np.eye(101, dtype=np.uint16)),
+        "images of types uint16 and uint8 mixed",
+    ),
+    (
+        lambda data: cv2.imwrite(str(first(data / "train" / "masks")), np.zeros((100, 101), np.uint8)),
+        "train/masks/",
+        "the mask is 100x101 but its image",
+        "is 101x101",
+    ),
+    (
+        lambda data: first(data / "train" / "images").with_suffix(".jpg").write_bytes(EYE),
+        "both have the id '",
+        "keep one file an id",
+    ),
+    (
+        lambda data: clear(data / "test" / "images"),
+        "the test set is empty: expected images in test.zip or test/images/",
+    ),
+    (zipped("../../evil.png"), "extra.zip: the member '../../evil.png' climbs out of the archive"),
+    (zipped("/etc/evil.png"), "climbs out of the archive"),
+    (zipped("..\\..\\evil.png"), "climbs out of the archive"),
+    (zipped("C:/evil.png"), "climbs out of the archive"),
+    (
+        lambda data: (data / "extra.zip").write_bytes(b"PK nothing"),
+        "extra.zip: not a whole zip archive",
+    ),
+]
 
 
-def test_a_test_id_without_an_image(check, download):
-    rewrite(download / "sample_submission.csv", lambda text: text + "absent11,1 1\n")
-    check(download, "sample_submission.csv: no test image for the id 'absent11'; 8 test images were found")
-
-
-@pytest.mark.parametrize(
-    ("runs", "message"),
-    [
-        ("1 2 3", "3 run values, an odd number"),
-        ("10201 2", "the run at pixel 10201 with length 2 leaves the image of 101x101"),
-        ("1 5 3 2", "the run at pixel 3 overlaps the run 1..5"),
-        ("1 five", "'five' is not a whole number"),
-    ],
-)
-def test_bad_runs(check, download, runs, message):
-    row = first_row(download / "train.csv")
-    name = row.split(",")[0]
-    rewrite(download / "train.csv", lambda text: text.replace(row, f"{name},{runs}"))
-    check(download, f"run-lengths of training image {name!r}: {message}")
-
-
-def test_runs_that_contradict_the_mask_file(check, download):
-    row = first_row(download / "train.csv")
-    name = row.split(",")[0]
-    rewrite(download / "train.csv", lambda text: text.replace(row, f"{name},1 1"))
-    check(download, f"training image {name!r}: its mask file", "and its run-lengths differ in")
-
-
-def test_a_truncated_png(check, download):
-    path = sorted((download / "train" / "images").iterdir())[3]
-    path.write_bytes(path.read_bytes()[:-200])
-    check(download, f"train/images/{path.name}: the file is cut off after")
-
-
-def test_a_text_file_named_png(check, download):
-    path = sorted((download / "test" / "images").iterdir())[0]
-    path.write_text("this is a text")
-    check(download, f"test/images/{path.name}: the file is not an image (it begins with b'this is a te')")
-
-
-def test_images_of_two_depths(check, download):
-    path = sorted((download / "train" / "images").iterdir())[0]
-    cv2.imwrite(str(path), np.eye(101, dtype=np.uint16))
-    check(download, "images of types uint16 and uint8 mixed")
-
-
-def test_a_zip_with_a_member_that_climbs_out(check, download):
-    with zipfile.ZipFile(download / "extra.zip", "w") as archive:
-        archive.writestr("../../evil.png", b"x")
-    check(download, "extra.zip: the member '../../evil.png' climbs out of the archive")
-
-
-@pytest.mark.parametrize("name", ["/etc/evil.png", "..\\..\\evil.png", "C:/evil.png"])
-def test_other_ways_to_climb(check, download, name):
-    with zipfile.ZipFile(download / "extra.zip", "w") as archive:
-        archive.writestr(name, b"x")
-    check(download, "climbs out of the archive")
-
-
-def test_a_broken_zip(check, download):
-    (download / "extra.zip").write_bytes(b"PK nothing")
-    check(download, "extra.zip: not a whole zip archive")
+def test_damaged_downloads(check, download, tmp_path):
+    for at, (damage, *parts) in enumerate(DAMAGED_DOWNLOADS):
+        data = shutil.copytree(download, tmp_path / f"download {at}")
+        damage(data)
+        check(data, *parts)
 
 
 def damage_a_member(path, deflated):
@@ -201,49 +228,6 @@ def test_a_link_that_leads_out(check, download, tmp_path):
     (tmp_path / "secret.png").write_bytes(b"x")
     (download / "train" / "images" / "link.png").symlink_to(tmp_path / "secret.png")
     check(download, "link.png: the link leads out of")
-
-
-def test_masks_of_another_size(check, download):
-    path = sorted((download / "train" / "masks").iterdir())[0]
-    cv2.imwrite(str(path), np.zeros((100, 101), np.uint8))
-    check(download, f"train/masks/{path.name}: the mask is 100x101 but its image", "is 101x101")
-
-
-def test_two_files_with_one_stem(check, download):
-    path = sorted((download / "train" / "images").iterdir())[0]
-    cv2.imwrite(str(path.with_suffix(".jpg")), np.zeros((101, 101), np.uint8))
-    check(download, f"both have the id '{path.stem}'; keep one file an id")
-
-
-def test_an_empty_test_set(check, download):
-    for path in (download / "test" / "images").iterdir():
-        path.unlink()
-    check(download, "the test set is empty: expected images in test.zip or test/images/")
-
-
-def test_an_empty_sample_submission(check, download):
-    (download / "sample_submission.csv").write_text("id,rle_mask\n")
-    check(download, "sample_submission.csv: no rows, so the test set is empty")
-
-
-def test_only_empty_masks(check, download):
-    rewrite(
-        download / "train.csv",
-        lambda text: "\n".join(line.split(",")[0] + "," for line in text.splitlines()[1:]),
-    )
-    rewrite(download / "train.csv", lambda text: "id,rle_mask\n" + text + "\n")
-    for path in (download / "train" / "masks").iterdir():
-        cv2.imwrite(str(path), np.zeros((101, 101), np.uint8))
-    check(download, "every mask is empty; there is nothing to learn")
-
-
-def test_only_empty_runs(check, download):
-    for path in (download / "train" / "masks").iterdir():
-        path.unlink()
-    lines = (download / "train.csv").read_text().splitlines()
-    text = "\n".join([lines[0], *(line.split(",")[0] + "," for line in lines[1:])])
-    (download / "train.csv").write_text(text + "\n")
-    check(download, "every mask is empty; there is nothing to learn")
 
 
 def test_an_output_folder_of_another_data_set(check, example, download, tmp_path):
@@ -330,9 +314,32 @@ def test_a_really_full_disk():
         full.write_bytes(b"x")
 
 
+def test_a_recipe_that_is_a_list(tmp_path):
+    with pytest.raises(InputError, match="a recipe is a table of keys, this is list"):
+        parse_recipe("- 1", where="x.yaml")
+
+
 @pytest.mark.parametrize(
-    ("old", "new", "message"),
-    [
+    ("name", "message"),
+    [("auot", "did you mean 'auto'"), ("nowhere.yaml", "recipe nowhere.yaml: no such file")],
+)
+def test_unknown_recipes(monkeypatch, capsys, name, message):
+    code, text = run(monkeypatch, capsys, "recipes", name)
+    assert code == 2
+    assert message in text
+
+
+def test_other_folds_than_were_made(monkeypatch, capsys, project):
+    code, text = run(monkeypatch, capsys, "folds", project, "--set", "folds.count=7")
+    assert code == 2
+    assert "folds.count: 7 was asked for, but" in text
+    assert "holds 3" in text
+
+
+def test_recipes_and_overrides_that_are_wrong(monkeypatch, capsys, example, tmp_path):
+    text, path = recipe_source("auto")[0], tmp_path / "mine.yaml"
+    ms.check(example / "data", tmp_path / "out")
+    for old, new, message in (
         ("  batch_size: 32", "  batchsize: 32", "training.batchsize: unknown key; did you mean 'batch_size'"),
         ("seed: 0", "sed: 0", "sed: unknown key; did you mean 'seed'"),
         (
@@ -349,57 +356,17 @@ def test_a_really_full_disk():
         ("      epochs: 14", "      epochs: 0", "training.stages[0].epochs: 0 is a whole number, expected"),
         ("metric: tgs_map", "metric: tgs", "metric: 'tgs' is unknown; did you mean 'tgs_map'"),
         ("  train: null", "  train: 9", "folds.train: 9 of 5 folds"),
-    ],
-)
-def test_a_recipe_with_an_unknown_key_or_a_wrong_type(
-    monkeypatch, capsys, example, tmp_path, old, new, message
-):
-    from masksmith.recipes.recipe import recipe_source
-
-    text, _ = recipe_source("auto")
-    assert old in text
-    path = tmp_path / "mine.yaml"
-    path.write_text(text.replace(old, new, 1))
-    ms.check(example / "data", tmp_path / "out")
-    code, said = run(monkeypatch, capsys, "train", tmp_path / "out", "--recipe", path)
-    assert code == 2
-    assert message in said
-    assert str(path) in said
-
-
-def test_a_recipe_that_is_a_list(tmp_path):
-    from masksmith.recipes.recipe import parse_recipe
-
-    with pytest.raises(InputError, match="a recipe is a table of keys, this is list"):
-        parse_recipe("- 1", where="x.yaml")
-
-
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [("auot", "did you mean 'auto'"), ("nowhere.yaml", "recipe nowhere.yaml: no such file")],
-)
-def test_unknown_recipes(monkeypatch, capsys, name, message):
-    code, text = run(monkeypatch, capsys, "recipes", name)
-    assert code == 2
-    assert message in text
-
-
-def test_an_override_with_a_typo(monkeypatch, capsys, example, tmp_path):
-    ms.check(example / "data", tmp_path / "out")
-    code, text = run(monkeypatch, capsys, "train", tmp_path / "out", "--set", "training.stages.0.epoch=3")
-    assert code == 2
-    assert "--set training.stages.0.epoch=3: no key 'epoch'; did you mean 'epochs'" in text
-
-
-def test_an_override_of_a_wrong_type(monkeypatch, capsys, example, tmp_path):
-    ms.check(example / "data", tmp_path / "out")
-    code, text = run(monkeypatch, capsys, "train", tmp_path / "out", "--set", "training.batch_size=many")
-    assert code == 2
-    assert "training.batch_size: 'many' is text, expected" in text
-
-
-def test_other_folds_than_were_made(monkeypatch, capsys, project):
-    code, text = run(monkeypatch, capsys, "folds", project, "--set", "folds.count=7")
-    assert code == 2
-    assert "folds.count: 7 was asked for, but" in text
-    assert "holds 3" in text
+    ):
+        assert old in text
+        path.write_text(text.replace(old, new, 1))
+        code, said = run(monkeypatch, capsys, "train", tmp_path / "out", "--recipe", path)
+        assert code == 2
+        assert message in said
+        assert str(path) in said
+    for override, message in (
+        ("training.stages.0.epoch=3", "training.stages.0.epoch=3: no key 'epoch'; did you mean 'epochs'"),
+        ("training.batch_size=many", "training.batch_size: 'many' is text, expected"),
+    ):
+        code, said = run(monkeypatch, capsys, "train", tmp_path / "out", "--set", override)
+        assert code == 2
+        assert message in said

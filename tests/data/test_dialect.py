@@ -10,8 +10,9 @@ import masksmith as ms
 from masksmith.core.errors import InputError
 from masksmith.core.files import read_json, write_json
 from masksmith.data.cache import build_cache
-from masksmith.data.catalog import Catalog, read_catalog
+from masksmith.data.catalog import Catalog
 from masksmith.data.dialect import Hints, RleRows, infer_dialect
+from masksmith.data.layouts import read_catalog
 from masksmith.data.rle import DIALECTS, encode, encode_rows
 from masksmith.project.folder import Project
 from masksmith.submission.formats import write_outputs
@@ -157,9 +158,7 @@ def test_severstal_with_one_class(tmp_path):
         need_masks(catalog, root / "cache", masks)
         corner = np.zeros(SHAPE, np.uint8)
         corner[0, 0] = 1
-        write_outputs(
-            root / "out", root / "out.csv", catalog.submission, [corner] * len(catalog.submission.ids)
-        )
+        write_outputs(root / "masks", root / "out.csv", catalog.submission, [corner, corner])
         assert read_rows(root / "out.csv")[1] == first
         validate_submission(
             root / "out.csv", catalog.submission, dict.fromkeys(("t0", "t1"), SHAPE), masks=None
@@ -256,7 +255,7 @@ def test_rows_that_stand_twice(tmp_path):
     masks = truth()
     rows = told(masks, "airbus")
     catalog = read_catalog(download(tmp_path / "twice", rows=[*rows, rows[0]]))
-    assert catalog.notes == ["train.csv: 1 rows stand twice, word for word, and count once"]
+    assert catalog.notes == ["train.csv: 1 rows are repeated word for word and count once"]
     with pytest.raises(InputError, match="the id 'a0' has an empty row beside run-lengths"):
         read_catalog(download(tmp_path / "empty", rows=[*rows, ("a0", "")]))
     siim = told(masks, "siim")

@@ -10,8 +10,8 @@ import tifffile
 import masksmith as ms
 from masksmith.core.errors import InputError
 from masksmith.data.cache import build_cache
-from masksmith.data.catalog import read_catalog
 from masksmith.data.georeference import Georeference, differing_grids
+from masksmith.data.layouts import read_catalog
 from masksmith.data.masks import find_convention, is_lossy, look_at_mask, mask_levels
 
 HW = (24, 20)
@@ -88,7 +88,7 @@ def test_a_file_with_1_and_255_proves_that_255_is_not_judged():
     found = look([0, 1, 255], [0, 1], [-1, 0])
     assert meaning(found, [-1, 0, 1, 255]) == [255, 0, 1, 255]
     (said,) = found.findings
-    assert said.detail == "255 stands beside 1 in 1 masks, so it is not judged (14.29% of all pixels)"
+    assert said.detail == "255 occurs beside 1 in 1 masks, so it is not judged (14.29% of all pixels)"
     found = look([0, 1, 255], [0, 1], [0, 255], [0, 255])
     assert meaning(found, [0, 255]) == [0, 255]
     doubt = found.findings[1]
@@ -101,7 +101,7 @@ def test_values_that_can_be_read_in_two_ways_are_refused():
         (([0, 1], [255, 255]), r"1 masks hold 1, and 1 hold 255 alone: either .*; write 1 in them.*: 1.png"),
         (
             ([0, 1, 255], [0, 255], [0, 255]),
-            r"255 stands beside 1 in 1 masks \(0.png\), .* without 1 in 2 \(1.png, 2.png\)",
+            r"255 occurs beside 1 in 1 masks \(0.png\), .* without 1 in 2 \(1.png, 2.png\)",
         ),
         (([0, 1, 2], [0, 1]), r"3 different values \(0, 1, 2\); .*1 of 2 masks: 0.png: 0, 1, 2"),
         (([0, 1], [0, 1], [0, 38]), r"3 different values \(0, 1, 38\); .*1 of 3 masks: 2.png: 0, 38"),
@@ -185,7 +185,7 @@ def test_jpeg_masks_of_several_classes_are_refused(tmp_path):
         masks_of(folder(tmp_path / "a", classes, suffixes=(".jpg",)), tmp_path / "cache a")
     assert str(caught.value).count("a JPEG mask with values near") == 5
     near = re.search(
-        r"0.jpg: a JPEG mask with values near ([\d, ]+);.* export it anew as PNG", str(caught.value)
+        r"0.jpg: a JPEG mask with values near ([\d, ]+);.* export it as PNG again", str(caught.value)
     )
     np.testing.assert_allclose(list(map(int, near[1].split(", "))), [0, 85, 170, 255], atol=9)
     one = [disc(0, 255, hw=(80, 80)), disc(0, 128, 255, hw=(80, 80))]

@@ -59,22 +59,17 @@ def test_a_cut_off_writer_leaves_no_store(tmp_path):
     ]
 
 
-def test_damage_is_found(tmp_path):
-    filled(tmp_path / "x.npy")
-    flat = np.load(tmp_path / "x.npy", mmap_mode="r+")
-    flat[0] ^= 1
-    flat.flush()
-    assert Store(tmp_path / "x.npy").damaged() == ["a"]
-
-
-def test_absent(tmp_path):
+def test_absent_and_empty_stores(tmp_path):
     with pytest.raises(InputError, match=r"x\.npy: not there"):
         Store(tmp_path / "x.npy")
-
-
-def test_empty_store(tmp_path):
     StoreWriter(tmp_path / "x.npy", [], dtype=np.uint8).close()
     assert len(Store(tmp_path / "x.npy")) == 0
+
+
+def flip_first_bit(path):
+    flat = np.load(path, mmap_mode="r+")
+    flat[0] ^= 1
+    flat.flush()
 
 
 def begin(path, key="k", shapes=SHAPES, dtype=np.uint16):
@@ -106,56 +101,45 @@ def test_a_writer_with_a_key_goes_on(tmp_path):
         assert (tmp_path / f"x{ending}").read_bytes() == (tmp_path / f"clean{ending}").read_bytes()
 
 
-@pytest.mark.parametrize(
-    "change", [{"key": "other"}, {"key": None}, {"dtype": np.int16}, {"shapes": [*SHAPES, ("b", (1, 1, 1))]}]
-)
-def test_a_writer_of_something_else_begins_anew(tmp_path, change):
-    part, journal = half(tmp_path / "x.npy")
-    writer = begin(tmp_path / "x.npy", **change)
-    assert writer.written == set()
-    assert part.exists() == journal.exists() == (change.get("key", "k") is not None)
+def test_a_writer_of_something_else_begins_again(tmp_path):
+    for at, change in enumerate(
+        ({"key": "other"}, {"key": None}, {"dtype": np.int16}, {"shapes": [*SHAPES, ("b", (1, 1, 1))]})
+    ):
+        folder = tmp_path / str(at)
+        folder.mkdir()
+        part, journal = half(folder / "x.npy")
+        assert begin(folder / "x.npy", **change).written == set()
+        assert part.exists() == journal.exists() == (change.get("key", "k") is not None)
 
 
-def test_an_entry_whose_checksum_does_not_hold_is_written_again(tmp_path):
-    part, _ = half(tmp_path / "x.npy")
-    flat = np.load(part, mmap_mode="r+")
-    flat[0] ^= 1
-    flat.flush()
-    assert begin(tmp_path / "x.npy").written == {"0012"}
+def test_what_is_damaged_of_a_part_is_written_again(tmp_path):
+    def torn(part, journal):
+        journal.write_text(journal.read_text()[:-4] + "\n\nunknown,1\n0012")
+
+    for at, (damage, kept) in enumerate(
+        (
+            (lambda part, _: flip_first_bit(part), {"0012"}),
+            (torn, {"a"}),
+            (lambda part, _: os.truncate(part, part.stat().st_size - 2), set()),
+            (lambda part, _: part.unlink(), set()),
+            (lambda part, _: part.write_text("text"), set()),
+            # death between the last rename and the index
+            (lambda part, _: part.rename(part.with_name("x.npy")), {"a", "0012"}),
+        )
+    ):
+        folder = tmp_path / str(at)
+        folder.mkdir()
+        damage(*half(folder / "x.npy"))
+        assert begin(folder / "x.npy").written == kept
 
 
-def test_a_torn_journal(tmp_path):
-    _, journal = half(tmp_path / "x.npy")
-    journal.write_text(journal.read_text()[:-4] + "\n\nunknown,1\n0012")
-    assert begin(tmp_path / "x.npy").written == {"a"}
-
-
-@pytest.mark.parametrize("damage", ["cut", "gone", "text"])
-def test_a_part_that_is_not_as_it_was_claimed(tmp_path, damage):
-    part, _ = half(tmp_path / "x.npy")
-    if damage == "cut":
-        os.truncate(part, part.stat().st_size - 2)
-    elif damage == "gone":
-        part.unlink()
-    else:
-        part.write_text("text")
-    assert begin(tmp_path / "x.npy").written == set()
-
-
-def test_death_between_the_last_rename_and_the_index(tmp_path):
-    part, _ = half(tmp_path / "x.npy")
-    part.rename(tmp_path / "x.npy")
-    assert begin(tmp_path / "x.npy").written == {"a", "0012"}
-
-
-def test_a_checked_read(tmp_path):
+def test_damage_is_found_by_a_checked_read(tmp_path):
     filled(tmp_path / "x.npy")
     told = []
     store = Store(tmp_path / "x.npy", on_damage=lambda: told.append(1))
     np.testing.assert_array_equal(store.checked("0012"), arrays()["0012"])
-    flat = np.load(tmp_path / "x.npy", mmap_mode="r+")
-    flat[0] ^= 1
-    flat.flush()
+    flip_first_bit(tmp_path / "x.npy")
+    assert store.damaged() == ["a"]
     with pytest.raises(
         InputError, match=r"x\.npy: 'a' in it was damaged since it was written .* repeat the command"
     ):
@@ -189,10 +173,11 @@ def test_a_file_that_is_cut_off(tmp_path):
         Store(tmp_path / "x.npy")
 
 
-@pytest.mark.parametrize(("old", "new"), [("a,0,", "a,many,"), ("0012,6,", "0012,600,")])
-def test_an_index_that_makes_no_sense(tmp_path, old, new):
+def test_an_index_that_makes_no_sense(tmp_path):
     filled(tmp_path / "x.npy")
     index = tmp_path / "x.csv"
-    index.write_text(index.read_text().replace(old, new))
-    with pytest.raises(InputError, match=r"x\.npy: it or its index was cut off or changed"):
-        Store(tmp_path / "x.npy")
+    text = index.read_text()
+    for old, new in (("a,0,", "a,many,"), ("0012,6,", "0012,600,")):
+        index.write_text(text.replace(old, new))
+        with pytest.raises(InputError, match=r"x\.npy: it or its index was cut off or changed"):
+            Store(tmp_path / "x.npy")

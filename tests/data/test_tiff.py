@@ -31,84 +31,63 @@ def numbers(dtype, shape=SHAPE):
     return rng.integers(info.min, info.max, shape, dtype=dtype, endpoint=True)
 
 
-@pytest.mark.parametrize("dtype", decode_tiff.TYPES)
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"planarconfig": "contig"},
-        {"planarconfig": "contig", "compression": "zlib"},
-        {"planarconfig": "contig", "tile": (16, 16)},
-        {"planarconfig": "contig", "byteorder": ">"},
-        {"planarconfig": "separate"},
-        {"planarconfig": "separate", "compression": "zlib", "tile": (16, 16)},
-        {},  # a page a band
-    ],
-)
-def test_every_layout_and_type(dtype, options):
-    image = numbers(dtype)
-    planes = image if options.get("planarconfig") == "contig" else np.moveaxis(image, 2, 0)
-    found = decode_image(tiff(planes, **options), where="a.tif")
-    assert found.dtype == dtype
-    assert found.dtype.isnative
-    assert found.flags.c_contiguous
-    np.testing.assert_array_equal(found, image)
-
-
-def test_differences_of_neighbours():
-    image = numbers(np.int16)
-    raw = tiff(image, planarconfig="contig", compression="zlib", predictor=True)
-    np.testing.assert_array_equal(decode_image(raw, where="a.tif"), image)
-
-
-@pytest.mark.parametrize("channels", [1, 2, 4, 13])
-def test_any_number_of_bands(channels):
-    image = numbers(np.int16, (9, 7, channels))
-    raw = tiff(image, planarconfig="contig") if channels > 1 else tiff(image[..., 0])
+def same(raw, image):
+    """Whether the file is decoded into these values, of this type, in the machine's order."""
     found = decode_image(raw, where="a.tif")
+    assert (found.dtype, found.dtype.isnative, found.flags.c_contiguous) == (image.dtype, True, True)
     np.testing.assert_array_equal(found, image)
+
+
+def test_every_layout_and_type():
+    for dtype in decode_tiff.TYPES:
+        image = numbers(dtype)
+        for options in (
+            {"planarconfig": "contig"},
+            {"planarconfig": "contig", "compression": "zlib"},
+            {"planarconfig": "contig", "tile": (16, 16)},
+            {"planarconfig": "contig", "byteorder": ">"},
+            {"planarconfig": "separate"},
+            {"planarconfig": "separate", "compression": "zlib", "tile": (16, 16)},
+            {},  # a page a band
+        ):
+            planes = image if options.get("planarconfig") == "contig" else np.moveaxis(image, 2, 0)
+            same(tiff(planes, **options), image)
+    image = numbers(np.int16)
+    same(tiff(image, planarconfig="contig", compression="zlib", predictor=True), image)
+    same(tiff(numbers(np.uint16, (9, 7, 3)), planarconfig="contig"), numbers(np.uint16, (9, 7, 3)))
+    for channels in (1, 2, 4, 13):
+        image = numbers(np.int16, (9, 7, channels))
+        same(tiff(image, planarconfig="contig") if channels > 1 else tiff(image[..., 0]), image)
 
 
 def test_pictures_are_read_as_before():
-    """Grey, colours, and colours with a fourth sample that the file calls alpha."""
-    rgb = numbers(np.uint8, (9, 7, 3))
-    np.testing.assert_array_equal(decode_image(tiff(rgb, photometric="rgb"), where="a.tif"), rgb)
-    grey = numbers(np.uint16, (9, 7))
-    np.testing.assert_array_equal(decode_image(tiff(grey), where="a.tif")[..., 0], grey)
+    """Grey, colours, and colours with a fourth sample, which is dropped where the file calls it alpha."""
+    rgb, grey = numbers(np.uint8, (9, 7, 3)), numbers(np.uint16, (9, 7))
+    same(tiff(rgb, photometric="rgb"), rgb)
+    same(tiff(grey), grey[..., None])
     alpha = np.concatenate([rgb, np.full((9, 7, 1), 255, np.uint8)], axis=2)
     raw = tiff(alpha, photometric="rgb", extrasamples=["unassalpha"])
-    np.testing.assert_array_equal(decode_image(raw, where="a.tif"), rgb)
+    same(raw, rgb)
     assert decode_tiff.decode_bands(raw, where="a.tif") is None
+    same(tiff(alpha, photometric="rgb", extrasamples=["unspecified"]), alpha)
+    same(tiff(alpha, planarconfig="contig"), alpha)
+    floats = numbers(np.float32, (6, 8))
+    same(cv2.imencode(".tiff", floats, [cv2.IMWRITE_TIFF_COMPRESSION, 1])[1].tobytes(), floats[..., None])
 
 
-@pytest.mark.parametrize("planarconfig", ["contig", "separate"])
-@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-@pytest.mark.parametrize(
-    ("channels", "options"),
-    [
+def test_pictures_in_planes_and_of_16_bits():
+    """OpenCV alone misreads half of these forms."""
+    for channels, options in (
         (3, {"photometric": "rgb"}),
         (4, {"photometric": "rgb", "extrasamples": ["assocalpha"]}),
         (2, {"extrasamples": ["unassalpha"]}),
-    ],
-)
-def test_pictures_in_planes_and_of_16_bits(channels, options, dtype, planarconfig):
-    """OpenCV alone misreads half of these forms."""
-    image = numbers(dtype, (9, 7, channels))
-    laid = image if planarconfig == "contig" else np.moveaxis(image, 2, 0)
-    found = decode_image(tiff(laid, planarconfig=planarconfig, **options), where="a.tif")
-    assert (found.dtype, found.flags.c_contiguous) == (dtype, True)
-    np.testing.assert_array_equal(found, image[..., : 3 if channels > 2 else 1])
-
-
-def test_a_fourth_band_that_is_no_alpha_stays():
-    image = numbers(np.uint8, (9, 7, 4))
-    raw = tiff(image, photometric="rgb", extrasamples=["unspecified"])
-    np.testing.assert_array_equal(decode_image(raw, where="a.tif"), image)
-    np.testing.assert_array_equal(decode_image(tiff(image, planarconfig="contig"), where="a.tif"), image)
-
-
-def test_three_bands_keep_their_order():
-    image = numbers(np.uint16, (9, 7, 3))
-    np.testing.assert_array_equal(decode_image(tiff(image, planarconfig="contig"), where="a.tif"), image)
+    ):
+        for dtype in (np.uint8, np.uint16):
+            image = numbers(dtype, (9, 7, channels))
+            for planarconfig in ("contig", "separate"):
+                laid = image if planarconfig == "contig" else np.moveaxis(image, 2, 0)
+                wanted = image[..., : 3 if channels > 2 else 1]
+                same(tiff(laid, planarconfig=planarconfig, **options), wanted)
 
 
 def test_smaller_copies_are_no_bands():
@@ -116,60 +95,55 @@ def test_smaller_copies_are_no_bands():
     with tifffile.TiffWriter(file) as writer:
         writer.write(image, photometric="minisblack", planarconfig="contig")
         writer.write(image[::2, ::2], photometric="minisblack", planarconfig="contig", subfiletype=1)
-    np.testing.assert_array_equal(decode_image(file.getvalue(), where="a.tif"), image)
+    same(file.getvalue(), image)
 
 
-@pytest.mark.parametrize("declared", ["nan", "-9999", "-3.4028234663852886e+38"])
-def test_no_data_of_floats_is_nan(declared):
-    image = numbers(np.float32)
-    image[0, 0, 0], image[1, 1, 1], image[2, 2, 2] = np.nan, np.inf, np.float32(declared)
-    raw = tiff(image, planarconfig="contig", extratags=[(42113, "s", 0, declared, True)])
-    found = decode_image(raw, where="a.tif")
-    assert np.isnan(found[[0, 1, 2], [0, 1, 2], [0, 1, 2]]).all()
-    assert np.isnan(found).sum() == 3
-
-
-def test_whole_numbers_stay_as_they_are():
+def test_no_data_of_floats_is_nan_and_whole_numbers_stay():
+    for declared in ("nan", "-9999", "-3.4028234663852886e+38"):
+        image = numbers(np.float32)
+        image[0, 0, 0], image[1, 1, 1], image[2, 2, 2] = np.nan, np.inf, np.float32(declared)
+        raw = tiff(image, planarconfig="contig", extratags=[(42113, "s", 0, declared, True)])
+        found = decode_image(raw, where="a.tif")
+        assert np.isnan(found[[0, 1, 2], [0, 1, 2], [0, 1, 2]]).all()
+        assert np.isnan(found).sum() == 3
     image = numbers(np.int16)
     image[0, 0, 0] = -9999
-    raw = tiff(image, planarconfig="contig", extratags=[(42113, "s", 0, "-9999", True)])
-    np.testing.assert_array_equal(decode_image(raw, where="a.tif"), image)
+    same(tiff(image, planarconfig="contig", extratags=[(42113, "s", 0, "-9999", True)]), image)
 
 
-@pytest.mark.parametrize("dtype", ["float64", "int32", "uint32", "int8", "complex64"])
-def test_other_types_are_refused(dtype):
-    raw = tiff(np.ones(SHAPE, dtype), planarconfig="contig")
-    with pytest.raises(
-        InputError, match=f"a.tif: pixels of type {dtype}, expected uint8, uint16, int16, float32"
+def test_forms_that_are_refused():
+    for raw, message in (
+        *(
+            (
+                tiff(np.ones(SHAPE, dtype), planarconfig="contig"),
+                f"pixels of type {dtype}, expected uint8, uint16, int16",
+            )
+            for dtype in ("float64", "int32", "uint32", "int8", "complex64")
+        ),
+        (tiff(np.ones((3, *SHAPE), np.int16), planarconfig="contig"), "3 pages of 5 bands each"),
+        (
+            tiff(numbers(np.int16), planarconfig="contig", extratags=[(274, "H", 1, 6, True)]),
+            r"to be turned \(orientation 6\)",
+        ),
+        (
+            tiff(np.ones((16, 32, 32), np.int16), tile=(16, 16, 16), volumetric=True),
+            "pixels in the order ZYX; expected rows, columns and bands",
+        ),
     ):
-        decode_image(raw, where="a.tif")
+        with pytest.raises(InputError, match=f"a.tif: .*{message}"):
+            decode_image(raw, where="a.tif")
+    raw = tiff(np.ones((4, 4), np.float32))
+    with pytest.raises(InputError, match=r"m.tif: a mask of float32; expected whole numbers"):
+        mask_levels(decode_image(raw, where="m.tif"), where="m.tif")
 
 
 def test_what_would_not_fit_is_refused_before_memory_is_asked_for(monkeypatch):
-    monkeypatch.setattr(bands, "MAX_BYTES", 24 * 32 * 5 * 2 - 1)
+    monkeypatch.setattr(decode_tiff, "MAX_BYTES", 24 * 32 * 5 * 2 - 1)
     message = r"a.tif: 5 bands of 24x32 take 7,680 bytes; at most 7,679"
     for options in ({"planarconfig": "contig"}, {}):
         image = numbers(np.int16) if options else np.moveaxis(numbers(np.int16), 2, 0)
         with pytest.raises(InputError, match=message):
             decode_image(tiff(image, **options), where="a.tif")
-
-
-def test_pages_of_several_bands_are_refused():
-    raw = tiff(np.ones((3, *SHAPE), np.int16), planarconfig="contig")
-    with pytest.raises(InputError, match="3 pages of 5 bands each"):
-        decode_image(raw, where="a.tif")
-
-
-def test_an_image_that_is_to_be_turned_is_refused():
-    raw = tiff(numbers(np.int16), planarconfig="contig", extratags=[(274, "H", 1, 6, True)])
-    with pytest.raises(InputError, match=r"to be turned \(orientation 6\)"):
-        decode_image(raw, where="a.tif")
-
-
-def test_volumes_are_refused():
-    raw = tiff(np.ones((16, 32, 32), np.int16), tile=(16, 16, 16), volumetric=True)
-    with pytest.raises(InputError, match="pixels in the order ZYX; expected rows, columns and bands"):
-        decode_image(raw, where="a.tif")
 
 
 def test_a_compression_without_its_package_names_it(monkeypatch):
@@ -181,18 +155,14 @@ def test_a_compression_without_its_package_names_it(monkeypatch):
         decode_image(tiff(numbers(np.int16), planarconfig="contig"), where="a.tif")
 
 
-@pytest.mark.parametrize("options", [{}, {"compression": "zlib"}, {"tile": (16, 16), "compression": "zlib"}])
-@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
-def test_a_file_that_is_cut_off(options, share):
-    raw = tiff(numbers(np.int16), planarconfig="contig", **options)
-    # tifffile writes the pixels last: what is lost is not in the header
-    with pytest.raises(
-        InputError, match=r"a.tif: (a block of pixels is missing|the file is damaged|the file c)"
-    ):
-        decode_image(raw[: int(share * len(raw))], where="a.tif")
-
-
-def test_a_damaged_block():
+def test_files_that_are_cut_off_or_damaged():
+    for options in ({}, {"compression": "zlib"}, {"tile": (16, 16), "compression": "zlib"}):
+        raw = tiff(numbers(np.int16), planarconfig="contig", **options)
+        for share in (0.1, 0.5, 0.9):  # tifffile writes the pixels last: what is lost is not in the header
+            with pytest.raises(
+                InputError, match=r"a.tif: (a block of pixels is missing|the file is damaged|the file c)"
+            ):
+                decode_image(raw[: int(share * len(raw))], where="a.tif")
     raw = bytearray(tiff(numbers(np.int16), planarconfig="contig", compression="zlib"))
     at = len(raw) // 2
     raw[at : at + 40] = bytes(40)
@@ -223,27 +193,12 @@ def test_pages_in_a_circle():
         decode_image(bytes(raw), where="a.tif")
 
 
-@pytest.mark.parametrize("seed", range(40))
-def test_damage_anywhere_is_refused_or_harmless(seed):
+def test_damage_anywhere_is_refused_or_harmless():
     """Whatever bytes are overwritten, the answer is an image or an InputError."""
-    rng = np.random.default_rng(seed)
-    raw = bytearray(tiff(numbers(np.int16, (8, 8, 3)), planarconfig="contig", compression="zlib"))
-    for at in rng.integers(8, len(raw), 6):
-        raw[at] = int(rng.integers(256))
-    with contextlib.suppress(InputError):
-        assert decode_image(bytes(raw), where="a.tif").ndim == 3
-
-
-# --- masks ------------------------------------------------------------------------------------------------
-
-
-def test_a_mask_of_floats_is_refused():
-    raw = tiff(np.ones((4, 4), np.float32))
-    with pytest.raises(InputError, match=r"m.tif: a mask of float32; expected whole numbers"):
-        mask_levels(decode_image(raw, where="m.tif"), where="m.tif")
-
-
-def test_a_float_picture_of_opencv():
-    image = numbers(np.float32, (6, 8))
-    raw = cv2.imencode(".tiff", image, [cv2.IMWRITE_TIFF_COMPRESSION, 1])[1].tobytes()
-    np.testing.assert_array_equal(decode_image(raw, where="a.tif")[..., 0], image)
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        raw = bytearray(tiff(numbers(np.int16, (8, 8, 3)), planarconfig="contig", compression="zlib"))
+        for at in rng.integers(8, len(raw), 6):
+            raw[at] = int(rng.integers(256))
+        with contextlib.suppress(InputError):
+            assert decode_image(bytes(raw), where="a.tif").ndim == 3

@@ -10,14 +10,12 @@ from lightning_fabric import Fabric
 import masksmith as ms
 from masksmith.core.errors import InputError
 from masksmith.core.files import read_json, write_json
-from masksmith.prediction import gate
 from masksmith.prediction.gate import (
     FLIP_TOLERANCE,
     SCORE_TOLERANCE,
     Finding,
     choose_runtime,
     compare_runtime,
-    worth_converting,
 )
 from masksmith.prediction.predict import predict_probs
 from masksmith.prediction.runtimes import RUNTIMES, torch_runtime
@@ -84,7 +82,7 @@ def test_the_finding_by_hand(fabric, images, monkeypatch):
     assert "of the pixels change sides, allowed 0.25%" in finding.refusal
 
 
-def test_the_rule_and_the_cost_model():
+def test_the_rule():
     fine = Finding("openvino", 1, 0.8, 0.8, 0.1, 0.1, 0.0, 1.0, 1.0, 1.0, 1.0, 1.0)
     assert fine.accepted
     for change, accepted in (
@@ -97,9 +95,6 @@ def test_the_rule_and_the_cost_model():
         ({"s_per_batch": 9.0}, True),  # time does not decide
     ):
         assert dataclasses.replace(fine, **change).accepted is accepted, change
-    for batches, worth in ((0, False), (10, False), (11, True), (1000, True)):
-        assert worth_converting(5.0, 0.75, 0.25, batches) is worth
-    assert not worth_converting(0.0, 0.1, 0.2, 10**6)  # slower: never
 
 
 def test_the_sample_is_bounded_and_spread(fabric, tmp_path, monkeypatch):
@@ -117,26 +112,10 @@ def test_the_sample_is_bounded_and_spread(fabric, tmp_path, monkeypatch):
     assert np.ptp(np.diff(sorted(left_out))) <= 1
 
 
-def choose(
-    fabric, images, record, *, model=None, names=NAMES, key="k", name="openvino", batches=1, canvases=1
-):
+def choose(fabric, images, record, *, model=None, names=NAMES, key="k", name="openvino"):
     return choose_runtime(
-        name, fabric, model or tiny(), images, names, mean_prob,
-        batch_size=4, batches=batches, canvases=canvases, record=record, key=key,
-    )  # fmt: skip
-
-
-def test_conversions_are_counted_by_canvas(fabric, images, tmp_path, monkeypatch, caplog):
-    """A runtime ten times as fast after half a second for each canvas: 99 passes on one repay it, on four not."""
-    caplog.set_level(logging.INFO, "masksmith")
-    pace = {"torch_s_per_batch": 0.01, "s_per_batch": 0.001, "conversion_s": 0.5}
-    finding, runtime = compare_runtime("torch", fabric, tiny(), images, NAMES, mean_prob, batch_size=4)
-    fast = dataclasses.replace(finding, **pace)
-    monkeypatch.setattr(gate, "compare_runtime", lambda *args, **options: (fast, runtime))
-    for canvases, said in ((1, False), (4, True)):
-        caplog.clear()
-        choose(fabric, images, tmp_path / f"{canvases}.json", batches=99, canvases=canvases)
-        assert ("saves no time in 99 forward passes" in caplog.text) is said
+        name, fabric, model or tiny(), images, names, mean_prob, batch_size=4, record=record, key=key
+    )
 
 
 def test_a_bad_runtime_is_refused_and_the_choice_is_kept(fabric, images, tmp_path, monkeypatch, caplog):
@@ -147,7 +126,6 @@ def test_a_bad_runtime_is_refused_and_the_choice_is_kept(fabric, images, tmp_pat
     runtime = choose(fabric, images, record, model=model)
     np.testing.assert_array_equal(runtime(planes), torch_runtime(fabric, model)(planes))
     assert "openvino is not used: the score falls" in caplog.text
-    assert "saves no time in 1 forward passes" in caplog.text
     written = read_json(record)
     assert (written["asked"], written["runtime"], written["key"]) == ("openvino", "torch", "k")
     assert written["finding"]["accepted"] is False

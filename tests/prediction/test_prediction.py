@@ -188,8 +188,13 @@ def test_a_stopped_prediction_goes_on_in_whole_batches(fabric, images, tmp_path)
     assert not list(tmp_path.glob(".p*"))
 
 
-def test_what_is_damaged_is_refused(fabric, images, tmp_path):
+def test_checksums_are_compared_once_and_what_is_damaged_is_refused(fabric, images, tmp_path, monkeypatch):
     write_codes(tmp_path / "p.npy", images, ["b"], one(np.ones((16, 16, 1))), blank=set())
+    compared, damaged = [], Store.damaged
+    monkeypatch.setattr(Store, "damaged", lambda store: compared.append(store.path) or damaged(store))
+    open_codes(tmp_path / "p.npy")
+    open_codes(tmp_path / "p.npy")
+    assert len(compared) == 1
     for path in (tmp_path / "p.npy", images.path):
         flat = np.load(path, mmap_mode="r+")
         flat[0] ^= 1

@@ -62,7 +62,7 @@ def prepare(images, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"bands": [1, 2, 1]}, "bands: 1 stands twice"),
+        ({"bands": [1, 2, 1]}, "bands: 1 is named twice"),
         ({"bands": []}, "leaves a model nothing to see"),
         ({"low": [0.0]}, "low: .0.0., but scaling 'auto' has no use for it"),
         ({"scaling": "min_max", "high": [1.0]}, "high: .1.0., but scaling 'min_max' has no use for it"),
@@ -80,8 +80,8 @@ def prepare(images, tmp_path):
         ({"one_hot": {"x": [1]}}, "one_hot: 'x' is no band"),
         ({"one_hot": {"03": [1]}}, "one_hot: '03' is no band"),
         ({"one_hot": {"3": []}}, r"one_hot.3: \[\] makes no channel"),
-        ({"one_hot": {"3": [1, 2, 1]}}, "one_hot.3: 1 stands twice"),
-        ({"bands": [0, 3], "one_hot": {"3": [1]}}, "band 3 stands in bands too"),
+        ({"one_hot": {"3": [1, 2, 1]}}, "one_hot.3: 1 is named twice"),
+        ({"bands": [0, 3], "one_hot": {"3": [1]}}, "band 3 is in bands too"),
     ],
 )
 def test_configurations_that_cannot_be(options, message):

@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import masksmith as ms
 from masksmith.augment.geometry import Motion
 from masksmith.augment.warp import warp
 from masksmith.core.errors import InputError
@@ -39,32 +38,29 @@ def picture(hw, channels=1, seed=0, dtype=np.uint8):
 
 def test_winners_padding():
     """The first place of TGS Salt: 101 to 128 by 13 above and left, 14 below and right."""
-    assert Pad.to_divisor((101, 101), 128) == Pad(13, 14, 13, 14)
-    assert Pad.to_divisor((101, 101), 16) == Pad(5, 6, 5, 6)
-    assert round_up(96, 16) == 96
+    assert Pad.to_size((101, 101), (128, 128)) == Pad(13, 14, 13, 14)
+    assert [round_up(side, 16) for side in (96, 101)] == [96, 112]
 
 
 @given(hw=SIDES, channels=st.integers(1, 6), divisor=st.sampled_from([1, 8, 16]), border=BORDERS)
-def test_padding_is_undone_exactly(hw, channels, divisor, border):
-    image = picture(hw, channels)
-    pad = Pad.to_divisor(hw, divisor, border)
-    padded = pad.apply(image)
-    assert padded.shape[0] % divisor == 0
-    assert padded.shape[1] % divisor == 0
-    np.testing.assert_array_equal(pad.undo(padded), image)
+def test_padding_is_numpys_and_undone_exactly(hw, channels, divisor, border):
+    images, canvas = stack(hw, channels=channels), tuple(round_up(side, divisor) for side in hw)
+    step = PadTo(canvas, border).fit(images)
+    padded, pad = step.transform(images), step.pad_
+    np.testing.assert_array_equal(step.inverse_transform(padded), images)
     if min(hw) > divisor:  # numpy mirrors a mirror image otherwise than OpenCV
         mode = {"reflect": "reflect", "edge": "edge", "zero": "constant"}[border]
-        borders = ((pad.top, pad.bottom), (pad.left, pad.right), (0, 0))
-        np.testing.assert_array_equal(padded, np.pad(image, borders, mode=mode))
+        borders = ((0, 0), (pad.top, pad.bottom), (pad.left, pad.right), (0, 0))
+        np.testing.assert_array_equal(padded, np.pad(images, borders, mode=mode))
 
 
-@pytest.mark.parametrize("channels", [1, 6])  # OpenCV's and numpy's form of the same border
-@pytest.mark.parametrize(("border", "corner"), [("reflect", 5), ("edge", 1), ("zero", 0)])
-def test_what_the_border_shows(border, corner, channels):
-    image = np.repeat(np.array([[[1], [2]], [[4], [5]]], np.uint8), channels, axis=2)
-    padded = Pad(1, 0, 1, 0, border).apply(image)
-    assert (padded[0, 0] == corner).all()
-    assert padded.shape == (3, 3, channels)
+def test_what_the_border_shows():
+    for channels in (1, 6):  # OpenCV's and numpy's form of the same border
+        image = np.repeat(np.array([[[1], [2]], [[4], [5]]], np.uint8), channels, axis=2)
+        for border, corner in (("reflect", 5), ("edge", 1), ("zero", 0)):
+            padded = Pad(1, 0, 1, 0, border).apply(image)
+            assert (padded[0, 0] == corner).all()
+            assert padded.shape == (3, 3, channels)
 
 
 @given(
@@ -80,55 +76,47 @@ def test_a_frame_of_any_rule_is_undone_to_the_true_size(hw, channels, inner, ext
     np.testing.assert_array_equal(frame.undo(level), np.full((*hw, 2), 0.25, np.float32))
 
 
-def test_without_a_resize_a_frame_is_undone_bit_for_bit():
-    frame = Frame.of((101, 101), SizeConfig(pad_hw=(128, 128)), divisor=32)
-    image = picture((101, 101), 3)
-    np.testing.assert_array_equal(frame.undo(frame.apply(image)), image)
-
-
 def test_a_resize_and_its_undoing_do_not_shift():
     """A ramp stays a ramp: no half pixel is lost on the way to 192, 224 and back (TGS Salt's ResNeXt50)."""
     frame = Frame.of((101, 101), SizeConfig(resize_hw=(192, 192), pad_hw=(224, 224)), divisor=32)
     ramp = np.linspace(0, 1, 101, dtype=np.float32)[None, :, None].repeat(101, axis=0)
     back = frame.undo(frame.apply(ramp))
     np.testing.assert_allclose(back[:, 2:-2], ramp[:, 2:-2], atol=1e-5)
-    assert frame.padding.pad_ == Pad(16, 16, 16, 16)
+    assert frame.chain.steps[1].pad_ == Pad(16, 16, 16, 16)
 
 
-@pytest.mark.parametrize("channels", [1, 3, 7])
-@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-def test_resize_of_many_channels_is_that_of_each(channels, dtype):
-    image = picture((20, 30), channels, dtype=dtype)
-    found = resize(image, (13, 41))
-    assert found.dtype == dtype
-    for channel in range(channels):
-        alone = cv2.resize(image[..., channel], (41, 13), interpolation=cv2.INTER_LINEAR)
-        np.testing.assert_allclose(found[..., channel].astype(int), alone.astype(int), atol=1)
-    assert resize(image, (20, 30)) is image
+def test_resize_of_many_channels_is_that_of_each():
+    for channels in (1, 3, 7):
+        for dtype in (np.uint8, np.uint16):
+            image = picture((20, 30), channels, dtype=dtype)
+            found = resize(image, (13, 41))
+            assert found.dtype == dtype
+            for channel in range(channels):
+                alone = cv2.resize(image[..., channel], (41, 13), interpolation=cv2.INTER_LINEAR)
+                np.testing.assert_allclose(found[..., channel].astype(int), alone.astype(int), atol=1)
+            assert resize(image, (20, 30)) is image
 
 
-@pytest.mark.parametrize(
-    "size",
-    [
+def test_training_lays_an_image_where_prediction_does():
+    """The warp of training, with nothing drawn, is the frame of prediction (to the rounding of OpenCV's weights)."""
+    hw, divisor = (40, 33), 8
+    smooth = cv2.GaussianBlur(picture(hw, 1), (0, 0), 3)[..., None]
+    mask = np.zeros(hw, np.uint8)
+    for size in (
         SizeConfig(),
         SizeConfig(pad_hw=(64, 48)),
         SizeConfig(resize_hw=(80, 60)),
         SizeConfig(resize_hw=(50, 30), pad_hw=(64, 48), border="edge"),
         SizeConfig(pad_hw=(64, 48), border="zero"),
-    ],
-)
-def test_training_lays_an_image_where_prediction_does(size):
-    """The warp of training, with nothing drawn, is the frame of prediction (to the rounding of OpenCV's weights)."""
-    hw, divisor = (40, 33), 8
-    smooth = cv2.GaussianBlur(picture(hw, 1), (0, 0), 3)[..., None]
-    framed = Frame.of(hw, size, divisor=divisor).apply(smooth)
-    canvas = canvas_of(size, [hw], divisor=divisor)
-    mask = np.zeros(hw, np.uint8)
-    moved, _ = warp(smooth, mask, Motion(), canvas_hw=canvas, zoom_yx=size.zoom_yx(hw), border=size.border)
-    assert framed.shape == moved.shape
-    apart = np.abs(framed.astype(int) - moved.astype(int))[3:-3, 3:-3]
-    # a resized image ends in half pixels, which the warp takes from the border and the frame from the edge
-    assert (apart > 3).mean() < (0.001 if size.resize_hw is None else 0.06)
+    ):
+        framed = Frame.of(hw, size, divisor=divisor).apply(smooth)
+        canvas = canvas_of(size, [hw], divisor=divisor)
+        zoom = size.zoom_yx(hw)
+        moved, _ = warp(smooth, mask, Motion(), canvas_hw=canvas, zoom_yx=zoom, border=size.border)
+        assert framed.shape == moved.shape
+        apart = np.abs(framed.astype(int) - moved.astype(int))[3:-3, 3:-3]
+        # a resized image ends in half pixels, which the warp takes from the border and the frame from the edge
+        assert (apart > 3).mean() < (0.001 if size.resize_hw is None else 0.06)
 
 
 def test_names_by_canvas():
@@ -157,18 +145,20 @@ def test_the_canvas_of_a_stage():
     assert canvas_of(winner, [(101, 101)], divisor=16, crop_hw=(96, 96)) == (96, 96)
 
 
-def test_a_size_that_the_divisor_refuses():
-    with pytest.raises(
-        InputError, match=r"size\.pad_hw: 100x128 is no multiple of the model's divisor 32; .*128x128"
+def test_sizes_that_do_not_fit():
+    for size, hw, divisor, message in (
+        (
+            SizeConfig(pad_hw=(100, 128)),
+            (90, 90),
+            32,
+            "100x128 is no multiple of the model's divisor 32; .*128x128",
+        ),
+        (SizeConfig(pad_hw=(64, 64)), (101, 101), 32, "64x64 is smaller than an image of 101x101"),
     ):
-        Frame.of((90, 90), SizeConfig(pad_hw=(100, 128)), divisor=32)
+        with pytest.raises(InputError, match=rf"size\.pad_hw: {message}"):
+            Frame.of(hw, size, divisor=divisor)
     with pytest.raises(InputError, match=r"size\.pad_hw: 108x112 is no multiple .* divisor 16; .*112x112"):
         canvas_of(SizeConfig(pad_hw=(108, 112)), [(101, 101)], divisor=16, scale=0.5)
-
-
-def test_a_canvas_smaller_than_the_image():
-    with pytest.raises(InputError, match=r"size\.pad_hw: 64x64 is smaller than an image of 101x101"):
-        Frame.of((101, 101), SizeConfig(pad_hw=(64, 64)), divisor=32)
 
 
 def stack(hw, *, num=3, channels=1):
@@ -182,20 +172,16 @@ def test_a_frame_is_resize_and_pad_bit_for_bit():
     pad = Pad.to_size((60, 50), (64, 64))
     np.testing.assert_array_equal(frame.apply(image), pad.apply(resize(image, (60, 50))))
     probs = np.random.default_rng(1).random((64, 64, 2), np.float32)
-    wanted = resize(np.ascontiguousarray(pad.undo(probs)), hw)
-    np.testing.assert_array_equal(frame.undo(probs), wanted)
+    inner = probs[pad.top : 64 - pad.bottom, pad.left : 64 - pad.right]
+    np.testing.assert_array_equal(frame.undo(probs), resize(np.ascontiguousarray(inner), hw))
 
 
-def test_the_example_of_the_module_holds():
+def test_the_example_of_the_module_holds_and_is_imported_late():
     import masksmith.preprocess
 
     found = doctest.testmod(masksmith.preprocess)
     assert found.attempted > 5
     assert found.failed == 0
-
-
-def test_the_package_names_it_and_imports_it_late():
-    assert ms.preprocess.Chain is Chain
     code = """
 import sys, masksmith
 assert "numpy" not in sys.modules
@@ -213,28 +199,15 @@ def test_a_chain_that_only_pads_is_undone_bit_for_bit(hw, ratio, channels, borde
     assert changed.shape == (3, 256, 256, channels)
     np.testing.assert_array_equal(chain.inverse_transform(changed), images)
     np.testing.assert_array_equal(chain.transform(images), changed)
-    np.testing.assert_array_equal(chain.transform_masks(images[..., 0]), changed[..., 0])
 
 
 @given(hw=SIDES, target=SIDES, channels=st.integers(1, 6))
 def test_a_scaled_stack_comes_back_at_its_size(hw, target, channels):
-    """A level stays a level, the type stays, and masks get no value that they did not have."""
+    """A level stays a level, and the type stays."""
     chain = Chain([Scale(target), PadTo((64, 64), "zero")]).fit(stack(hw))
-    level = np.full((2, 64, 64, channels), 0.75, np.float32)
-    back = chain.inverse_transform(level)
+    back = chain.inverse_transform(np.full((2, 64, 64, channels), 0.75, np.float32))
     assert (back.shape, back.dtype) == ((2, *hw, channels), np.float32)
     np.testing.assert_allclose(back, 0.75, atol=1e-6)
-    masks = np.where(stack(hw)[..., 0] > 200, 255, stack(hw)[..., 0] % 2).astype(np.uint8)
-    assert set(np.unique(chain.transform_masks(masks))) <= {0, 1, 255}
-
-
-def test_a_mask_is_scaled_where_its_image_is():
-    """A bar that is bright in the image is the same bar in the mask: nothing shifts by half a pixel."""
-    images = np.zeros((2, 40, 40, 1), np.uint8)
-    images[0, 8:24], images[1, :, 12:32] = 255, 255
-    chain = Chain([Refract(0.8), Scale((120, 90))]).fit(images)
-    bright, masks = chain.transform(images)[..., 0] > 127, chain.transform_masks(images[..., 0] // 255)
-    np.testing.assert_array_equal(masks, bright)
 
 
 @given(hw=SIDES, ratio=st.floats(0.1, 1), cardinality=st.integers(1, 4), seed=st.integers(0, 2**32))
@@ -251,7 +224,7 @@ def test_windows_are_of_their_image_and_masks_follow(hw, ratio, cardinality, see
         np.testing.assert_array_equal(
             window, places[top : top + height, left : left + width], err_msg=str(at)
         )
-    np.testing.assert_array_equal(crop.transform_masks(images[..., 0]), windows[..., 0])
+    np.testing.assert_array_equal(crop.transform(images % 2), windows % 2)  # masks, say
     np.testing.assert_array_equal(crop.transform(images[:1]), windows[:cardinality])
 
 
@@ -265,106 +238,80 @@ def test_the_kernels_order_of_steps():
     """Crop 0.9, refract 0.9, scale to 128: 100 to 90, 100 and 128, twice as many images."""
     chain = Chain([Crop(0.9, cardinality=2), Refract(0.9), Scale((128, 128))])
     assert chain.fit_transform(stack((100, 100))).shape == (6, 128, 128, 1)
-    assert [step.hw_out_ for step in (chain.steps[0], chain.steps[2])] == [(90, 90), (128, 128)]
-    assert chain.steps[1].inner_.hw == (100, 100)
-    expected = (
-        "Crop(ratio=0.9, cardinality=2, seed=0), Refract(ratio=0.9, border='reflect'), Scale(hw=(128, 128))"
-    )
-    assert repr(chain) == f"Chain(steps=[{expected}])"
+    assert (chain.steps[0].hw_out_, chain.steps[1].inner_.hw) == ((90, 90), (100, 100))
     with pytest.raises(
         InputError, match=r"Crop: random windows cannot be undone; predict with a chain without"
     ):
         chain.inverse_transform(np.zeros((6, 128, 128, 1)))
 
 
-MAKERS = {"scale": lambda: Scale((9, 9)), "pad": lambda: PadTo((9, 9)), "refract": Refract, "crop": Crop}
-CASES = [  # a crop is never undone
-    (name, way)
-    for name in MAKERS
-    for way in ("transform", "transform_masks", "inverse_transform")
-    if (name, way) != ("crop", "inverse_transform")
-]
+def test_steps_refuse_what_they_are_not_fitted_to():
+    images, other = stack((8, 8)), stack((7, 8))
+    for make in (lambda: Scale((9, 9)), lambda: PadTo((9, 9)), Refract, Crop):
+        for way in ("transform", "inverse_transform"):
+            if way == "inverse_transform" and make is Crop:
+                continue
+            with pytest.raises(InputError, match=r"it is not fitted.*call fit"):
+                getattr(make(), way)(images)
+            with pytest.raises(
+                InputError, match=r"images of 7x8, expected [89]x[89] as it was fitted; fit another"
+            ):
+                getattr(make().fit(images), way)(other)
 
 
-@pytest.mark.parametrize(("name", "way"), CASES)
-def test_what_is_not_fitted_refuses(name, way):
-    images = stack((8, 8))
-    with pytest.raises(InputError, match=r"it is not fitted.*call fit"):
-        getattr(MAKERS[name](), way)(images[..., 0] if way == "transform_masks" else images)
-
-
-@pytest.mark.parametrize(("name", "way"), CASES)
-def test_another_size_than_the_fitted_one_is_refused(name, way):
-    step, other = MAKERS[name]().fit(stack((8, 8))), stack((7, 8))
-    with pytest.raises(InputError, match=r"images of 7x8, expected [89]x[89] as it was fitted; fit another"):
-        getattr(step, way)(other[..., 0] if way == "transform_masks" else other)
-
-
-@pytest.mark.parametrize("dtype", ["bool", "int8", "int64", "float16"])
-def test_types_that_cannot_be_interpolated_are_refused(dtype):
-    step, images = Scale((9, 9)).fit(stack((8, 8))), np.ones((2, 8, 8, 1), dtype)
-    message = (
-        rf"images of {dtype}, which cannot be interpolated; expected uint8, .*: convert them with astype"
-    )
-    with pytest.raises(InputError, match=f"Scale: {message}"):
-        step.transform(images)
-    with pytest.raises(InputError, match=f"Scale, backwards: {message}"):
-        step.inverse_transform(np.ones((2, 9, 9, 1), dtype))
-    assert step.transform_masks(images[..., 0]).dtype == dtype
-
-
-@pytest.mark.parametrize("dtype", ["uint8", "uint16", "int16", "float32", "float64"])
-def test_other_types_are_interpolated(dtype):
+def test_types_that_can_and_cannot_be_interpolated():
     step = Scale((9, 9)).fit(stack((8, 8)))
-    assert step.transform(np.ones((2, 8, 8, 5), dtype)).dtype == dtype
+    for dtype in ("bool", "int8", "int64", "float16"):
+        message = rf"images of {dtype}, which cannot be interpolated; expected uint8, .*: convert them"
+        with pytest.raises(InputError, match=f"Scale: {message}"):
+            step.transform(np.ones((2, 8, 8, 1), dtype))
+        with pytest.raises(InputError, match=f"Scale, backwards: {message}"):
+            step.inverse_transform(np.ones((2, 9, 9, 1), dtype))
+    for dtype in ("uint8", "uint16", "int16", "float32", "float64"):
+        assert step.transform(np.ones((2, 8, 8, 5), dtype)).dtype == dtype
 
 
-@pytest.mark.parametrize(
-    "step", ["Scale((9, 9))", "PadTo((9, 9))", "Refract()", "Crop()", "Scale((9, 9)).fit(images)"]
-)
-def test_a_stack_without_channels_is_refused(step):
+def test_a_stack_without_channels_is_refused():
     """In a process of its own: here, array types are checked before the transform sees the array."""
-    code = f"""
+    code = """
 import numpy as np
 from masksmith.preprocess import *
 images = np.zeros((2, 8, 8, 1), np.uint8)
-step = {step}
-try:
-    step.transform(images[0]) if "fit" in {step!r} else step.fit(images[0])
-except ValueError as error:
-    print(error)
+steps = (Scale((9, 9)), PadTo((9, 9)), Refract(), Crop())
+for call in (*(step.fit for step in steps), Scale((9, 9)).fit(images).transform):
+    try:
+        call(images[0])
+    except ValueError as error:
+        print(error)
 """
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
-    assert "an array of shape (8, 8, 1); expected images (n, h, w, c), or masks (n, h, w)" in done.stdout
+    assert done.stdout.count("an array of shape (8, 8, 1); expected images (n, h, w, c), or masks as") == 5
 
 
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
+def test_a_transform_refuses_what_it_cannot_do():
+    for make, message in (
         (lambda: Refract(0), r"Refract: ratio 0; expected a share of the sides, above 0 and at most 1"),
         (lambda: Crop(1.5), r"Crop: ratio 1\.5; expected a share"),
         (lambda: Crop(cardinality=0), r"Crop: cardinality 0; expected 1 or more windows an image"),
         (
             lambda: PadTo((7, 9)).fit(stack((8, 8))),
-            r"PadTo: images of 8x8 are larger than 7x9; give a larger size, or scale",
+            r"images of 8x8 are larger than 7x9; give a larger size, or",
         ),
         (lambda: Standardize(["z"]).transform(np.ones((2, 1))), r"Standardize: it is not fitted"),
         (lambda: Standardize(["z"]).inverse_transform(np.ones((2, 1))), r"Standardize: it is not fitted"),
         (lambda: Standardize(["z"]).fit(np.ones((0, 1))), r"Standardize: no rows; expected the numbers"),
         (
             lambda: Standardize(["z"]).fit(np.ones((3, 2))),
-            r"shape \(3, 2\); expected \(images, 1\) for the columns z",
+            r"shape \(3, 2\); expected \(images, 1\) for the .* z",
         ),
         (
             lambda: Standardize(["z"]).fit(np.array([[1.0], [np.nan]])),
             r"'z' is nan in row 1; expected a finite",
         ),
         (lambda: Standardize(["z"]).fit(np.ones((3, 1))), r"'z' is 1\.0 everywhere; leave this column out"),
-    ],
-)
-def test_a_transform_refuses_what_it_cannot_do(make, message):
-    with pytest.raises(InputError, match=message):
-        make()
+    ):
+        with pytest.raises(InputError, match=message):
+            make()
 
 
 @given(st.lists(st.floats(-1e3, 1e3), min_size=2, max_size=20).filter(lambda v: max(v) - min(v) > 1e-2))

@@ -1,4 +1,4 @@
-"""Nothing of a person's is touched: refused folders stay as they are, and so do foreign files inside a project."""
+"""Foreign files are never touched: refused folders stay as they are, and so do foreign files inside a project."""
 
 import itertools
 import json
@@ -12,9 +12,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import masksmith as ms
-from masksmith.core import files
 from masksmith.core.errors import InputError
-from masksmith.core.files import Ledger
+from masksmith.core.ledger import Ledger
+from masksmith.core.locks import LOCK
 from masksmith.project.folder import Project
 from tests.test_cli import masksmith
 
@@ -34,17 +34,7 @@ VERBS = {
 }
 NAMES = (
     *(".x.tmp", ".x.12.tmp", ".x.old", ".bashrc.12.old", ".lock", ".hidden", "notes.txt", ".masks.12.old"),
-    *(
-        "cache",
-        "masks",
-        "runs",
-        "ensemble",
-        "report.html",
-        "lr.html",
-        "check.json",
-        "data.json",
-        "submission.csv",
-    ),
+    *("cache", "masks", "runs", "ensemble", "report.html", "check.json", "data.json", "submission.csv"),
 )
 CONTENTS = st.one_of(
     st.binary(max_size=8), st.sampled_from([b"{}", b"[]", b"5", b'{"format": 1}', b"pid 5 on host\n"])
@@ -102,14 +92,10 @@ def test_a_refused_folder_is_as_it_was(example, tmp_path_factory, tree):
         assert look(root) == before, verb
 
 
-def test_what_is_no_folder_is_refused_and_nothing_is_made(example, download, tmp_path):
+def test_a_path_that_is_not_a_folder_is_refused_and_nothing_is_created(example, download, tmp_path):
     (tmp_path / "file").write_text("mine")
-    for name, target in (
-        ("dangling", "nowhere"),
-        ("loop", "loop"),
-        ("linked", "home"),
-        ("to a file", "file"),
-    ):
+    links = {"dangling": "nowhere", "loop": "loop", "linked": "home", "to a file": "file"}
+    for name, target in links.items():
         (tmp_path / name).symlink_to(target)
     plant(tmp_path / "home", {"a.txt": b"mine"})
     places = {
@@ -123,9 +109,7 @@ def test_what_is_no_folder_is_refused_and_nothing_is_made(example, download, tmp
         "loop/below": "below: cannot be written as a folder",
     }
     before = look(tmp_path)
-    for (place, message), verb in itertools.product(
-        places.items(), ("check", "compete", "plan", "folds", "lr")
-    ):
+    for (place, message), verb in itertools.product(places.items(), ("check", "compete", "plan", "folds")):
         said = refused_by(verb, example / "data", tmp_path / place)
         assert message in said or f"{place}: not a masksmith project (no data.json)" in said, (verb, said)
         assert look(tmp_path) == before, (place, verb)
@@ -155,7 +139,7 @@ def test_a_first_check_that_was_killed_anywhere_can_be_repeated(download, tmp_pa
     """At each write point until the catalogue is there, and a little later."""
     code = (
         "import os, sys, masksmith as ms\n"
-        "from masksmith import files\n"
+        "from masksmith.core import files\n"
         "check = ms.check\n"  # imported before the forks
         "for at in range(6):\n"
         "    if not os.fork():\n"
@@ -167,7 +151,7 @@ def test_a_first_check_that_was_killed_anywhere_can_be_repeated(download, tmp_pa
     )
     subprocess.run([sys.executable, "-c", code, download, tmp_path], check=True, timeout=120)
     left = [{path.name for path in (tmp_path / str(at)).glob("*")} for at in range(6)]
-    assert {files.LOCK} in left
+    assert {LOCK} in left
     assert any("masksmith-tmp" in name for names in left if "data.json" not in names for name in names)
     assert "data.json" in left[-1]
     for at in range(6):
@@ -177,13 +161,12 @@ def test_a_first_check_that_was_killed_anywhere_can_be_repeated(download, tmp_pa
 
 def test_foreign_files_in_a_project_stay_through_every_verb(example, project):
     run = Project.open(project).run()
+    names = (
+        *(".x.tmp", ".x.12.tmp", ".x.12.old", ".lock", "notes.csv", "notes.npy", "notes.json"),
+        *("weights_mine.txt", "epoch_0001.txt", "top_ten.txt", "best_of.json", "last.txt"),
+    )
     mine = {
-        **dict.fromkeys(
-            (".x.tmp", ".x.12.tmp", ".x.12.old", ".lock", "notes.csv", "notes.npy", "notes.json"), b"mine"
-        ),
-        **dict.fromkeys(
-            ("weights_mine.txt", "epoch_0001.txt", "top_ten.txt", "best_of.json", "last.txt"), b"mine"
-        ),
+        **dict.fromkeys(names, b"mine"),
         **{".d.tmp": {"a": b"mine"}, ".d.12.old": {"a": b"mine"}, "empty": {}, "link": Path("nowhere")},
     }
     plant(project / "ensemble", {})

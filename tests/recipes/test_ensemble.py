@@ -1,4 +1,4 @@
-"""Ensembles of recipes: the file, the average, the report; all the way, stopped and gone on with."""
+"""Ensembles of recipes: the file, the average, the report; end to end, stopped and continued."""
 
 import json
 import shutil
@@ -9,23 +9,37 @@ import numpy as np
 import pytest
 
 import masksmith as ms
-from masksmith.core import interrupt
 from masksmith.core.errors import InputError
 from masksmith.data.store import Store, StoreWriter
 from masksmith.folds.table import ALL
 from masksmith.prediction.store import MeanCodes
 from masksmith.project.folder import Project
 from masksmith.project.members import Member, read_members, weights_of_test
-from masksmith.recipes.ensemble import Ensemble, is_ensemble, load_ensemble, load_judge, member_recipes
-from masksmith.recipes.recipe import Recipe, list_recipes, load_recipe, load_teacher
+from masksmith.recipes.ensemble import Ensemble, is_ensemble, load_any, load_ensemble, member_recipes
+from masksmith.recipes.recipe import Recipe, load_recipe, load_teacher
+from masksmith.recipes.sources import list_recipes
+from masksmith.steps.out_of_fold import plain_score
 from masksmith.steps.predict import codes_digest, oof_of
 from masksmith.steps.predict import test_of as mean_of_test
 from masksmith.steps.resolve import resolve
 from masksmith.steps.train import is_trained
 from masksmith.training import loop
-from tests.blends import write_ensemble, write_pupil, write_recipe
+from tests.blends import dotted, write_ensemble, write_pupil
 
 ONE = {"folds.train": 1}
+TWO_FOLDS = ["members.0.set=[folds.train=2]", "members.2.set=[folds.train=2]"]
+TINY = {
+    "folds.train": None, "training.threads": 1, "training.precision": "32-true", "training.stages.0.epochs": 2,
+    "size.resize_hw": [48, 48],
+}  # fmt: skip
+STEPS = 2 * (26 // 8)  # of a fold
+
+
+def write_recipe(folder, name, **changes):
+    """Write a recipe of the smallest net and two epochs; return its path."""
+    path = folder / f"{name}.yaml"
+    path.write_text(load_recipe("smoke", (f"name={name}", *dotted(TINY | changes))).to_yaml())
+    return str(path)
 
 
 # --- the file ---------------------------------------------------------------------------------------------
@@ -38,22 +52,24 @@ def two(tmp_path):
     return write_ensemble(tmp_path, "two", first, {"recipe": second, "weight": 3})
 
 
-def test_a_file_with_members_is_an_ensemble(two):
+def test_a_file_with_members_is_an_ensemble(two, tmp_path):
     assert is_ensemble(two)
     assert not is_ensemble("auto")
-    assert isinstance(load_judge(two), Ensemble)
-    assert isinstance(load_judge("auto"), Recipe)
+    assert isinstance(load_any(two), Ensemble)
+    assert isinstance(load_any("auto"), Recipe)
     ensemble = load_ensemble(two)
     assert [(one.weight, one.set) for one in ensemble.members] == [(1.0, []), (3.0, [])]
     assert [recipe.name for recipe in member_recipes(ensemble)] == ["a", "b"]
+    (tmp_path / "again.yaml").write_text(ensemble.to_yaml())
+    assert load_ensemble(str(tmp_path / "again.yaml")) == ensemble
+    with pytest.raises(InputError, match="it has members, so it is an ensemble; a single recipe is expected"):
+        load_recipe(two)
+    for listing in list_recipes():
+        assert is_ensemble(listing.name) == (listing.kind == "ensemble")
+    assert {listing.kind for listing in list_recipes("ensemble")} == {"ensemble"}
 
 
-def test_its_yaml_is_read_again(two, tmp_path):
-    (tmp_path / "again.yaml").write_text(load_ensemble(two).to_yaml())
-    assert load_ensemble(str(tmp_path / "again.yaml")) == load_ensemble(two)
-
-
-def test_overrides_go_where_they_belong(two):
+def test_overrides_go_where_they_belong(two, tmp_path):
     changes = ("members.0.weight=2", "tuning.resamples=300", "folds.train=1", "training.batch_size=4")
     ensemble = load_ensemble(two, changes)
     assert [one.weight for one in ensemble.members] == [2.0, 3.0]
@@ -61,26 +77,21 @@ def test_overrides_go_where_they_belong(two):
     recipes = member_recipes(ensemble)
     assert [(one.folds.train, one.training.batch_size) for one in recipes] == [(1, 4), (1, 4)]
     assert {one.tuning.resamples for one in recipes} == {200}
-
-
-def test_what_a_member_sets_is_its_own(tmp_path):
-    same = write_recipe(tmp_path, "a")
-    variant = {"recipe": same, "set": ["name=wide", "model.decoder_channels=[16, 8, 8]"]}
-    first, second = member_recipes(load_ensemble(write_ensemble(tmp_path, "e", same, variant)))
-    assert (first.name, second.name) == ("a", "wide")
-    assert second.model.decoder_channels == [16, 8, 8]
-
-
-def test_members_may_train_other_numbers_of_folds(tmp_path):
-    few = {"recipe": write_recipe(tmp_path, "b", seed=1), "set": ["folds.train=2"]}
-    path = write_ensemble(tmp_path, "e", write_recipe(tmp_path, "a"), few)
-    assert [one.folds.train for one in member_recipes(load_ensemble(path))] == [None, 2]
+    # the set of a member is its own, and members may train other numbers of folds
+    variant = {
+        "recipe": f"{tmp_path}/a.yaml",
+        "set": ["name=c", "prediction.batch_size=4", "seed=2", "folds.train=2"],
+    }
+    path = write_ensemble(tmp_path, "e", f"{tmp_path}/a.yaml", variant)
+    first, second = member_recipes(load_ensemble(path))
+    assert (first.name, first.prediction.batch_size, first.folds.train) == ("a", 32, None)
+    assert (second.name, second.prediction.batch_size, second.folds.train) == ("c", 4, 2)
     assert [one.folds.train for one in member_recipes(load_ensemble(path, ("folds.train=1",)))] == [1, 1]
 
 
-@pytest.mark.parametrize(
-    ("change", "said"),
-    [
+def test_members_that_do_not_fit_are_refused(two, tmp_path):
+    first, second = f"{tmp_path}/a.yaml", f"{tmp_path}/b.yaml"
+    for change, message in (
         ({"set": ["folds.seed=4"]}, r'members\[1\] \(b\): folds\.seed: 4, but the ensemble has 0.*add "folds\.seed=0"'),
         ({"set": ["metric=dice_per_image"]}, r"members\[1\] \(b\): metric: 'dice_per_image', but the ensemble has"),
         ({"set": ["folds.refit=true"]}, r"folds\.refit: True, but the ensemble has False"),
@@ -89,66 +100,36 @@ def test_members_may_train_other_numbers_of_folds(tmp_path):
         ({"recipe": "auot"}, r"members\[1\]: recipe: 'auot' is neither .*did you mean 'auto'"),
         ({"weight": 0}, r"members\[1\]\.weight: 0"),
         ({"weights": 1}, r"members\[1\]\.weights: unknown key; did you mean 'weight'"),
-    ],
-)  # fmt: skip
-def test_members_that_do_not_fit_are_refused(tmp_path, change, said):
-    second = {"recipe": write_recipe(tmp_path, "b", seed=1)} | change
-    path = write_ensemble(tmp_path, "e", write_recipe(tmp_path, "a"), second)
-    with pytest.raises(InputError, match=said):
-        load_ensemble(path)
-
-
-def test_folds_train_of_the_ensemble_is_that_of_all(tmp_path):
-    folds = {"count": 3, "train": 2}
-    path = write_ensemble(
-        tmp_path, "e", write_recipe(tmp_path, "a"), write_recipe(tmp_path, "b"), folds=folds
-    )
+        ({"recipe": two}, r"members\[1\]: .*two\.yaml: it has members, so it is an ensemble"),
+    ):  # fmt: skip
+        with pytest.raises(InputError, match=message):
+            load_ensemble(write_ensemble(tmp_path, "e", first, {"recipe": second} | change))
+    with pytest.raises(InputError, match=r"members: .*at least 2"):
+        load_ensemble(write_ensemble(tmp_path, "alone", first))
+    path = write_ensemble(tmp_path, "e", first, second, folds={"count": 3, "train": 2})
     with pytest.raises(InputError, match=r'folds\.train: None, but the ensemble has 2.*add "folds\.train=2"'):
         load_ensemble(path)
+    other = {"recipe": first, "set": ["prediction.batch_size=4"]}
+    with pytest.raises(InputError, match=r"a is a member and a teacher, .* in two ways"):
+        load_ensemble(write_ensemble(tmp_path, "e", write_pupil(tmp_path, "p", first), other))
 
 
-def test_an_ensemble_of_ensembles_and_one_of_one_are_refused(two, tmp_path):
-    outer = write_ensemble(tmp_path, "outer", write_recipe(tmp_path, "c"), two)
-    with pytest.raises(InputError, match=r"members\[1\]: .*two\.yaml: it has members, so it is an ensemble"):
-        load_ensemble(outer)
-    with pytest.raises(InputError, match=r"members: .*at least 2"):
-        load_ensemble(write_ensemble(tmp_path, "alone", write_recipe(tmp_path, "d")))
-
-
-def test_a_training_that_would_predict_in_two_ways_is_refused(tmp_path):
-    teacher = write_recipe(tmp_path, "t")
-    pupil = write_pupil(tmp_path, "p", teacher)
-    other = {"recipe": teacher, "set": ["prediction.tta=[identity]"]}
-    with pytest.raises(InputError, match=r"t is a member and a teacher, .* in two ways"):
-        load_ensemble(write_ensemble(tmp_path, "e", pupil, other))
-
-
-@pytest.mark.parametrize(
-    "override",
-    [
-        "prediction.tta=[identity]",
-        "prediction.batch_size=4",
-        "training.batch_size=8",
-        "model.encoder_weights=none",
-        "training.stages.0.epochs=3",
-        "folds.train=1",
-        "seed=7",
-    ],
-)
-def test_a_teacher_that_is_a_member_gets_what_the_member_gets(override):
-    teacher, pupil = member_recipes(load_ensemble("tgs-winner", (override,)))
-    assert load_teacher(pupil).hash == teacher.hash
-    assert load_teacher(pupil).prediction == teacher.prediction
-    key, value = override.split("=")
-    for recipe in (teacher, pupil):
-        assert str(look_up_path(recipe, key)).replace("'", "") == value
-
-
-def look_up_path(recipe, key):
-    value = recipe.model_dump()
-    for part in key.split("."):
-        value = value[int(part)] if part.isdigit() else value[part]
-    return value
+def test_a_teacher_that_is_a_member_gets_the_overrides_of_the_member():
+    for key, value in (
+        ("prediction.tta", "[identity]"),
+        ("training.batch_size", "8"),
+        ("model.encoder_weights", "none"),
+        ("training.stages.0.epochs", "3"),
+        ("folds.train", "1"),
+    ):
+        teacher, pupil = member_recipes(load_ensemble("tgs-winner", (f"{key}={value}",)))
+        assert load_teacher(pupil).hash == teacher.hash
+        assert load_teacher(pupil).prediction == teacher.prediction
+        for recipe in (teacher, pupil):
+            found = recipe.model_dump()
+            for part in key.split("."):
+                found = found[int(part)] if part.isdigit() else found[part]
+            assert str(found).replace("'", "") == value
 
 
 def test_overrides_reach_teachers_of_teachers_and_no_strangers(tmp_path):
@@ -165,16 +146,6 @@ def test_overrides_reach_teachers_of_teachers_and_no_strangers(tmp_path):
     path = write_ensemble(tmp_path, "f", second, {"recipe": second, "set": ["name=b2", "seed=1"]})
     strangers = member_recipes(load_ensemble(path, override))
     assert [load_teacher(one).training.batch_size for one in strangers] == [8, 8]
-
-
-def test_the_listing_knows_both_kinds():
-    kinds = {listing.name: listing.kind for listing in list_recipes()}
-    assert kinds["auto"] == "recipe"
-    assert [one.name for one in list_recipes("ensemble")] == [
-        n for n, kind in kinds.items() if kind == "ensemble"
-    ]
-    for listing in list_recipes():
-        assert is_ensemble(listing.name) == (listing.kind == "ensemble")
 
 
 # --- the average ------------------------------------------------------------------------------------------
@@ -223,7 +194,7 @@ def files(tmp_path_factory):
     """Three recipes of other seeds, sizes and weights, and their ensemble."""
     folder = tmp_path_factory.mktemp("recipes")
     first = write_recipe(folder, "first")
-    small = {"recipe": first, "weight": 2, "set": ["name=small", "size.resize_hw=[64, 64]", "folds.train=1"]}
+    small = {"recipe": first, "weight": 2, "set": ["name=small", "size.resize_hw=[32, 32]", "folds.train=1"]}
     return write_ensemble(folder, "trio", first, small, write_recipe(folder, "third", seed=3)), folder
 
 
@@ -231,8 +202,7 @@ def files(tmp_path_factory):
 def blended(example, files, tmp_path_factory):
     """A project that an ensemble went the whole way in: two folds of two members, one of the other (read only)."""
     out = tmp_path_factory.mktemp("blended") / "p"
-    changes = ["members.0.set=[folds.train=2]", "members.2.set=[folds.train=2]"]
-    return out, ms.compete(example / "data", out=out, recipe=files[0], overrides=changes)
+    return out, ms.compete(example / "data", out=out, recipe=files[0], overrides=TWO_FOLDS)
 
 
 @pytest.mark.slow
@@ -285,10 +255,8 @@ def test_the_report_compares_it_with_its_recipes(blended):
     project = Project.open(out)
     best = next(row for row in found["table"] if row["run"] == found["best"])
     assert best["folds"] == [0, 1]  # the one of one fold was judged on fewer images
-    from masksmith.steps.out_of_fold import plain_score
-
     own = [member for member in read_members(project, None) if member.run.path.name == best["run"]]
-    assert plain_score(project, own[0].judge, oof_of(project, own)) == best["score"]
+    assert plain_score(project, own[0].scored_by, oof_of(project, own)) == best["score"]
     assert best["ensemble"] == result.tuning["plain"]
     assert found["gain_low"] <= found["gain_mean"] <= found["gain_high"]
     page = (out / "report.html").read_text()
@@ -320,8 +288,9 @@ def test_other_weights_make_another_average_of_the_same_trainings(example, blend
     out = shutil.copytree(blended[0], tmp_path / "p")
     stamps = {path: path.stat().st_mtime_ns for path in out.glob("runs/*/*/*/final.safetensors")}
     before = codes_digest(mean_of_test(Project.open(out), read_members(Project.open(out), None)))
-    changes = ["members.0.set=[folds.train=2]", "members.2.set=[folds.train=2]", "members.2.weight=9"]
-    result = ms.compete(example / "data", out=out, recipe=files[0], overrides=changes)
+    result = ms.compete(
+        example / "data", out=out, recipe=files[0], overrides=[*TWO_FOLDS, "members.2.weight=9"]
+    )
     assert {path: path.stat().st_mtime_ns for path in stamps} == stamps
     assert codes_digest(mean_of_test(Project.open(out), read_members(Project.open(out), None))) != before
     assert [row["weight"] for row in result.tuning["ensemble"]["table"]] == [1.0, 2.0, 9.0]
@@ -352,58 +321,42 @@ def stop_after(monkeypatch, number):
     def step(*args, **kwargs):
         made[0] += 1
         if made[0] == number:
-            interrupt._on_signal(signal.SIGTERM, None)
+            signal.raise_signal(signal.SIGTERM)
         return inner(*args, **kwargs)
 
     monkeypatch.setattr(loop, "train_step", step)
 
 
 @pytest.mark.slow
-def test_a_stop_leaves_what_there_is_and_it_goes_on_exactly(example, files, tmp_path, monkeypatch):
-    whole, out = tmp_path / "whole", tmp_path / "p"
-    ms.compete(example / "data", out=whole, recipe=files[0], overrides=ONE)
-    steps = 3 * (26 // 8)  # of a fold
-    kinds = []
-    for number in (2, steps, steps):  # in the first member, in the second, in the third
+def test_a_stop_leaves_what_there_is_and_it_goes_on_exactly(example, files, blended, tmp_path, monkeypatch):
+    out, kinds = tmp_path / "p", []
+    for number in (2, STEPS, STEPS):  # in the first member, in the second, in the third
         with monkeypatch.context() as patch:
             stop_after(patch, number)
-            result = ms.compete(example / "data", out=out, recipe=files[0], overrides=ONE)
+            result = ms.compete(example / "data", out=out, recipe=files[0], overrides=TWO_FOLDS)
         assert result.stopped == 143
         assert ms.submit(out, check=out / "submission.csv").ids == 8
         kinds.append((json.loads((out / "submission.json").read_text())["kind"], len(result.members)))
     assert kinds == [("interim", 1), ("trained", 1), ("trained", 2)]
-    assert ms.compete(example / "data", out=out, recipe=files[0], overrides=ONE).stopped is None
-    assert content(out) == content(whole)
+    assert ms.compete(example / "data", out=out, recipe=files[0], overrides=TWO_FOLDS).stopped is None
+    assert content(out) == content(blended[0])
 
 
 @pytest.mark.slow
 def test_with_a_refit_each_recipe_predicts_the_test_images_with_one_more(example, two, tmp_path):
-    result = ms.compete(
-        example / "data", out=tmp_path / "p", recipe=two, overrides=ONE | {"folds.refit": True}
-    )
-    assert [name.split("/")[1] for name in result.members] == ["fold 0", "fold 0", "fold all", "fold all"]
+    ms.check(example / "data", tmp_path / "p")
+    ms.folds(tmp_path / "p", recipe=two)
+    ms.train(tmp_path / "p", recipe=two, overrides=ONE | {"folds.refit": True})
     project = Project.open(tmp_path / "p")
-    assert weights_of_test(read_members(project, None)) == [0.5, 1.5, 0.5, 1.5]
-    assert all(is_trained(project, member) for member in read_members(project, None))
+    members = read_members(project, None)
+    assert [(member.run.recipe.name, member.fold) for member in members] == [
+        ("a", 0), ("b", 0), ("a", ALL), ("b", ALL)
+    ]  # fmt: skip
+    assert weights_of_test(members) == [0.5, 1.5, 0.5, 1.5]
+    assert all(is_trained(project, member) for member in members)
 
 
-# --- members.json, other verbs ----------------------------------------------------------------------------
-
-
-def test_members_of_older_versions_and_edited_ones(project):
-    opened = Project.open(project)
-    entry = {"run": opened.run().path.name, "fold": 0, "interim": False}
-    opened.members_json.parent.mkdir(exist_ok=True)
-    opened.members_json.write_text(json.dumps({"members": [entry, entry | {"fold": 1}]}))
-    read = read_members(opened, None)
-    assert [(one.fold, one.weight, one.ensemble) for one in read] == [(0, 1.0, None), (1, 1.0, None)]
-    for broken in ({"members": [{"fold": 0}]}, [1], {"members": [entry | {"weight": "much"}]}):
-        opened.members_json.write_text(json.dumps(broken))
-        with pytest.raises(InputError, match=r"members\.json: not what masksmith writes"):
-            read_members(opened, None)
-    opened.members_json.write_text(json.dumps({"members": [entry], "ensemble": {"name": "x"}}))
-    with pytest.raises(InputError, match=r"members\.json: members: missing"):
-        read_members(opened, None)
+# --- other verbs ----------------------------------------------------------------------------------------
 
 
 def test_what_is_for_one_recipe_refuses_an_ensemble(example, project, two, tmp_path):
@@ -417,11 +370,8 @@ def test_what_is_for_one_recipe_refuses_an_ensemble(example, project, two, tmp_p
             InputError, match=r"it is an ensemble, and .* one recipe; take one of .*a\.yaml, .*b\.yaml"
         ):
             call()
-
-
-def test_a_member_that_has_to_be_taught_is_not_offered(example, tmp_path):
     with pytest.raises(InputError, match=r"recipe tgs-best: it is an ensemble.*; take one of auto$"):
-        ms.compete(example / "data", out=tmp_path / "p", recipe="tgs-best", budget="5m")
+        ms.plan(example / "data", recipe="tgs-best", budget="5m")  # its other member needs a teacher
 
 
 def test_two_members_that_are_one_training_on_this_machine(project, tmp_path):
@@ -435,25 +385,16 @@ def test_two_members_that_are_one_training_on_this_machine(project, tmp_path):
         ms.train(project, recipe=write_ensemble(tmp_path, "e", first, same), overrides=ONE)
 
 
-def test_its_card_shows_the_nets_of_its_members(two):
-    card = ms.recipes(two)
-    text = str(card)
+def test_its_summary_and_verify_look_at_its_members(two, tmp_path):
+    summary = ms.recipes(two)
+    text = str(summary)
     assert "name: two" in text
     assert "member 0: a, weight 1 (" in text
     assert "member 1: b, weight 3 (" in text
     assert text.count("weights: ") == text.count("size trace") == 2
-    assert card.members[0][1].num_weights > 1000
-
-
-def test_verify_looks_at_its_members(two, tmp_path):
+    assert summary.members[0][1].num_weights > 1000
     assert "two.yaml: 2 members that agree on folds and metric: a, b" in str(ms.verify(two))
     Path(tmp_path / "b.yaml").unlink()
-    with pytest.raises(
-        InputError, match=r"two\.yaml failed the check:\n.*members\[1\]: recipe .*b\.yaml: no such file"
-    ):
+    message = r"two\.yaml failed the check:\n.*members\[1\]: recipe .*b\.yaml: no such file"
+    with pytest.raises(InputError, match=message):
         ms.verify(two)
-
-
-def test_a_single_recipe_is_still_one(tmp_path, two):
-    with pytest.raises(InputError, match="it has members, so it is an ensemble; a single recipe is expected"):
-        load_recipe(two)

@@ -1,4 +1,4 @@
-"""Every bundled recipe trains on real images: two epochs at the small scale, on eight of TGS Salt."""
+"""Every bundled recipe trains on real images, and keeps the numbers of its source."""
 
 import csv
 import itertools
@@ -9,18 +9,14 @@ import numpy as np
 import pytest
 import torch
 
-from masksmith.data.store import Store, StoreWriter
-from masksmith.models.segmentation import build_model
+from masksmith.preprocess import canvas_of
 from masksmith.recipes.ensemble import load_ensemble, member_recipes
-from masksmith.recipes.recipe import list_recipes, load_recipe
-from masksmith.recipes.verify import scaled, train_one_epoch
+from masksmith.recipes.recipe import load_recipe
+from masksmith.recipes.sources import list_recipes
+from masksmith.recipes.verify import begin_training, scaled, train_one_epoch, write_fold
 from masksmith.training.config import TrainingConfig
-from masksmith.training.data import FoldData
-from masksmith.training.machine import make_fabric
-from masksmith.training.state import TrainingState
 
-SIDE = 64  # of images that a recipe takes at their true size
-BUNDLED = [listing.name for listing in list_recipes("recipe")]
+SIDE = 64  # of images that a recipe takes at their original size
 
 
 @pytest.fixture(scope="module")
@@ -44,62 +40,49 @@ def _decode(file):
     return plane if plane.ndim == 2 else plane[..., 0]
 
 
-def data_of(recipe, pairs, folder):
-    """The images as the data of a fold, small, with as many equal channels as the recipe's input has."""
-    given = recipe.input
-    channels = len(given.bands or [0]) + sum(len(values) for values in given.one_hot.values())
-    names = [f"salt_{i}" for i in range(len(pairs))]
-    hw = recipe.size.resize_hw or recipe.size.pad_hw or (SIDE, SIDE)
-    images = StoreWriter(folder / "images.npy", [(name, (*hw, channels)) for name in names], dtype=np.uint8)
-    masks = StoreWriter(folder / "masks.npy", [(name, (*hw, 1)) for name in names], dtype=np.uint8)
-    for name, (image, mask) in zip(names, pairs, strict=True):
-        images.write(name, np.repeat(cv2.resize(image, hw[::-1])[..., None], channels, axis=2))
-        masks.write(name, cv2.resize(mask, hw[::-1], interpolation=cv2.INTER_NEAREST)[..., None])
-    images.close()
-    masks.close()
-    scalars = {name: (float(at),) * len(recipe.model.scalars) for at, name in enumerate(names)}
-    stores = Store(folder / "images.npy"), Store(folder / "masks.npy")
-    return FoldData(
-        0, names, *stores, seed=0, size=recipe.size, scalars=scalars if recipe.model.scalars else {}
-    )
+def resized(recipe, pairs):
+    """Return the images small, with as many equal channels as the recipe's input has."""
+    channels, hw = recipe.input.channels(1), recipe.size.resize_hw or recipe.size.pad_hw or (SIDE, SIDE)
+    return [
+        (
+            np.repeat(cv2.resize(image, hw[::-1])[..., None], channels, axis=2),
+            cv2.resize(mask, hw[::-1], interpolation=cv2.INTER_NEAREST),
+        )
+        for image, mask in pairs
+    ]
 
 
 def two_epochs(training):
-    """The first and the last stage, an epoch each; of a single stage two."""
+    """Return the first and the last stage, an epoch each; of a single stage two."""
     chosen = training.stages[:1] if len(training.stages) == 1 else [training.stages[0], training.stages[-1]]
     short = {"until_plateau": None, "batch_size": None, "accumulate": None, "data": "labelled"}
+    short["epochs"] = 2 // len(chosen)
     stages = [
         stage.model_copy(
-            update=short
-            | {
-                "epochs": 2 // len(chosen),
-                "schedule": stage.schedule and stage.schedule.model_copy(update={"cycles": 1}),
-            }
+            update=short | {"schedule": stage.schedule and stage.schedule.model_copy(update={"cycles": 1})}
         )
         for stage in chosen
     ]
-    calm = {"early_stop": None, "select": "last", "keep": [], "top_k": 0, "swa": None, "accumulate": 1}
-    return TrainingConfig(**{**dict(training), **calm, "stages": stages})
+    plain = {"early_stop": None, "select": "last", "keep": [], "top_k": 0, "swa": None, "accumulate": 1}
+    return TrainingConfig(**{**dict(training), **plain, "stages": stages})
 
 
 @pytest.mark.real
-@pytest.mark.parametrize("name", BUNDLED)
+@pytest.mark.parametrize("name", [listing.name for listing in list_recipes("recipe")])
 def test_two_epochs_on_salt(name, eight, tmp_path):
     recipe = scaled(load_recipe(name), "small")
-    data = data_of(recipe, eight, tmp_path)
-    training = two_epochs(recipe.training)
+    recipe = recipe.model_copy(update={"training": two_epochs(recipe.training)})
+    data = write_fold(recipe, tmp_path, resized(recipe, eight))
     with torch.random.fork_rng():
-        model = build_model(recipe.model, in_channels=data.images.channels, seed=0)
-        if data.scalars:
-            model.set_scalar_statistics(np.array(list(data.scalars.values()), np.float32))
-        before = {key: value.clone() for key, value in model.state_dict().items()}
-        state = TrainingState(make_fabric(training), model, training, data)
+        state = begin_training(recipe, recipe.training, data)
+        model = state.raw
+        before = {key: weight.detach().clone() for key, weight in model.named_parameters()}
         for _ in range(2):
             assert np.isfinite(train_one_epoch(state))
     moved = [key for key, weight in model.named_parameters() if not torch.equal(weight, before[key])]
     assert any(key.startswith("decoder") for key in moved)
     assert "head.weight" in moved
-    if "encoder" not in training.stages[-1].freeze:
+    if "encoder" not in recipe.training.stages[-1].freeze:
         assert any(key.startswith("encoder") for key in moved)
     side = max(2 * model.divisor, 32)
     image = torch.rand(2, data.images.channels, side, side)
@@ -188,11 +171,10 @@ def value_at(value, path):
     return value
 
 
-@pytest.mark.parametrize("name", sorted(PUBLISHED))
-def test_recipes_keep_the_numbers_of_their_sources(name):
-    recipe = load_recipe(name)
-    for path, expected in PUBLISHED[name].items():
-        assert value_at(recipe, path) == expected, path
+def test_recipes_keep_the_numbers_of_their_sources():
+    for name, values in PUBLISHED.items():
+        recipe = load_recipe(name)
+        assert {path: value_at(recipe, path) for path in values} == values, name
 
 
 def first_place(weights, *, small_first):
@@ -255,18 +237,26 @@ def stages_of(recipe):
     ]
 
 
-@pytest.mark.parametrize("name", sorted(STAGES))
-def test_every_stage_is_that_of_its_source(name):
-    assert stages_of(load_recipe(name)) == STAGES[name]
-
-
-def test_the_pretraining_alone_sees_pseudo_labels():
+def test_every_stage_is_that_of_its_source():
+    assert {name: stages_of(load_recipe(name)) for name in STAGES} == STAGES
     stages = load_recipe("tgs-resnet34-hyper").training.stages
-    assert [stage.data for stage in stages] == ["pseudo"] * 3 + ["labelled"]
+    assert [stage.data for stage in stages] == ["pseudo"] * 3 + [
+        "labelled"
+    ]  # pseudo-labels in pretraining only
+    for name, weights in {
+        "siim-two-heads": {"bce": 2.7, "dice": 0.9, "image_bce": 0.1},
+        "siim-mask-and-class": {"bce": 1024, "image_bce": 1},
+    }.items():
+        for stage in load_recipe(name).training.stages:
+            assert {term.name: term.weight for term in stage.loss} == weights, name
+    for name in ("siim-albunet-resnet34", "siim-unet-resnet50", "siim-scse-seresnext50"):
+        shares = [stage.sampler.non_empty_frac for stage in load_recipe(name).training.stages]
+        assert shares[0] == (0.8, 0.8), name
+        assert shares[-3:] == [(0.8, 0.8), (0.6, 0.6), (0.4, 0.4)], name
 
 
 def members_of(name):
-    """The recipes of an ensemble whose members weigh the same, as in all the published ones."""
+    """The recipes of an ensemble whose members have equal weights, as in all the published ones."""
     ensemble = load_ensemble(name)
     assert {member.weight for member in ensemble.members} == {1.0}
     return member_recipes(ensemble)
@@ -300,11 +290,8 @@ def test_eight_nets_of_the_clouds():
     ]
 
 
-def test_two_families_of_the_salt():
+def test_members_of_the_other_ensembles():
     assert [recipe.name for recipe in members_of("tgs-winner")] == ["tgs-resnext50", "tgs-resnet34-hyper"]
-
-
-def test_six_nets_of_the_blog():
     found = [
         (recipe.model.architecture, recipe.model.encoder, recipe.folds.train, recipe.seed)
         for recipe in members_of("siim-fpn-pan-ema")
@@ -319,46 +306,17 @@ def test_six_nets_of_the_blog():
     ]
 
 
-def test_two_resolutions_of_the_radiographs():
+def test_the_two_resolutions_and_the_ladder_of_siim():
     small, large = members_of("siim-two-resolutions")
     assert (small.size.resize_hw, large.size.resize_hw) == ((512, 512), (768, 768))
     assert stages_of(small) == STAGES["siim-unetpp-b4"][:3]
     assert stages_of(large) == STAGES["siim-unetpp-b4"]
     assert [round(stage.scale * 512) for stage in small.training.stages] == [256, 512, 512]
     assert small.training.swa.start == 75 + 50 + 10 - 3 + 1  # the last three epochs
-
-
-@pytest.mark.parametrize(
-    ("name", "weights"),
-    [
-        ("siim-albunet-resnet34", {"bce": 3, "dice": 1, "focal": 4}),
-        ("siim-unet-resnet50", {"bce": 2, "dice": 1, "focal": 2}),
-        ("siim-scse-seresnext50", {"bce": 3, "dice": 1, "focal": 4}),
-        ("siim-two-heads", {"bce": 2.7, "dice": 0.9, "image_bce": 0.1}),
-        ("siim-mask-and-class", {"bce": 1024, "image_bce": 1}),
-    ],
-)
-def test_weights_of_the_losses(name, weights):
-    for stage in load_recipe(name).training.stages:
-        assert {term.name: term.weight for term in stage.loss} == weights
-
-
-@pytest.mark.parametrize("name", ["siim-albunet-resnet34", "siim-unet-resnet50", "siim-scse-seresnext50"])
-def test_the_positive_share_slides(name):
-    shares = [stage.sampler.non_empty_frac for stage in load_recipe(name).training.stages]
-    assert shares[0] == (0.8, 0.8)
-    assert shares[-3:] == [(0.8, 0.8), (0.6, 0.6), (0.4, 0.4)]
-
-
-def test_the_ladder_of_siim():
-    from masksmith.preprocess import canvas_of
-
     recipe = load_recipe("siim-unetpp-b4")
     sides = [
         canvas_of(recipe.size, [(1024, 1024)], divisor=recipe.model.divisor, scale=stage.scale)
         for stage in recipe.training.stages
     ]
     assert sides == [(256, 256), (512, 512), (512, 512), (768, 768), (768, 768)]
-    epochs = [stage.epochs for stage in recipe.training.stages]
-    assert epochs == [75, 50, 10, 45, 19]
-    assert recipe.training.swa.start == sum(epochs[:-1]) + 8
+    assert recipe.training.swa.start == 75 + 50 + 10 + 45 + 8

@@ -1,4 +1,4 @@
-"""docs/systems: every recipe has a place there, every link and figure exists, and the words of the tips are words."""
+"""docs/systems: every recipe is named there, every link and figure exists, and the options of the tips exist."""
 
 import re
 import sys
@@ -7,12 +7,13 @@ from xml.etree import ElementTree
 
 import pytest
 
-from masksmith.recipes.recipe import list_recipes
+from masksmith.recipes.sources import list_recipes
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SYSTEMS = ROOT / "docs" / "systems"
-PAGES = sorted(SYSTEMS.glob("*.md"))
-BUNDLED = {listing.name for listing in list_recipes()}
+PAGES = {path: path.read_text() for path in sorted(SYSTEMS.glob("*.md"))}
+TEXT = "\n".join(PAGES.values())
+BUNDLED = {listing.name: listing.text for listing in list_recipes()}
 TIPS = {
     "External data": 5, "Exploration": 2, "Preprocessing": 18, "Augmentation": 17, "Modelling": 49, "Losses": 28,
     "Training": 25, "Evaluation": 7, "Ensembling": 9, "Post-processing": 6,
@@ -20,69 +21,42 @@ TIPS = {
 FILES = {"metrics.jsonl", "environment.txt", "report.html", "recipe.yaml"}
 
 
-@pytest.fixture
-def tools(monkeypatch):
-    """The script's modules, imported as it imports them."""
-    monkeypatch.syspath_prepend(str(ROOT / "tools"))
-    import system_figures
-
-    yield system_figures
-    for name in ("system_figures", "system_drawings", "drawing"):
-        sys.modules.pop(name, None)
-
-
-def test_every_bundled_recipe_is_named_on_a_page():
-    text = "\n".join(page.read_text() for page in PAGES)
-    assert [name for name in sorted(BUNDLED) if f"`{name}`" not in text] == []
-
-
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_every_recipe_of_a_page_is_bundled(page):
-    assert sorted(recipes_named(page.read_text()) - BUNDLED) == []
-
-
 def recipes_named(text):
-    """What a page calls a recipe: commands, words in code with the prefix of one, and first cells that are code."""
+    """What a page calls a recipe: commands, code that begins like a recipe's name, and first cells that are code."""
     prefixes = "|".join(sorted({name.partition("-")[0] for name in BUNDLED if "-" in name}))
     patterns = r"--recipe ([a-z0-9_-]+)", rf"`((?:{prefixes})-[^`]*)`", r"^\| `([^`]*)` \|"
     return {name for pattern in patterns for name in re.findall(pattern, text, re.M)}
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
+def test_every_bundled_recipe_is_named_and_every_named_one_is_bundled():
+    assert [name for name in BUNDLED if f"`{name}`" not in TEXT] == []
+    assert recipes_named(TEXT) - set(BUNDLED) == set()
+    for text in (
         "    masksmith compete DATA --out PROJECT --recipe tgs-modell",
         "as `siim-unet-b5` does",
         "| `unett` | 3 |",
         "| winner | `cloud-unets` |",
-    ],
-)
-def test_a_misspelt_recipe_of_a_page_is_found(text):
-    assert len(recipes_named(text) - BUNDLED) == 1
+    ):
+        assert len(recipes_named(text) - set(BUNDLED)) == 1, text
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_links_and_figures_exist(page):
-    links = re.findall(r"\]\(([^)]+)\)", page.read_text())
-    local = [link for link in links if not link.startswith("https://")]
-    assert [link for link in local if not (page.parent / link.partition("#")[0]).is_file()] == []
-    assert page.name == "README.md" or page.name in (SYSTEMS / "README.md").read_text()
-
-
-def test_every_figure_is_shown_small_and_whole():
-    text = "\n".join(page.read_text() for page in PAGES)
+def test_links_and_figures_exist():
+    for path, text in PAGES.items():
+        links = [link for link in re.findall(r"\]\(([^)]+)\)", text) if not link.startswith("https://")]
+        assert [link for link in links if not (SYSTEMS / link.partition("#")[0]).is_file()] == [], path
+        assert path.name == "README.md" or path.name in PAGES[SYSTEMS / "README.md"]
     figures = sorted((SYSTEMS / "figures").iterdir())
     assert len(figures) > 15
     for path in figures:
-        assert f"figures/{path.name}" in text, path
+        assert f"figures/{path.name}" in TEXT, path
         assert path.stat().st_size < 60_000, path
         assert ElementTree.parse(path).getroot().get("width") == "760"
 
 
 def tips():
-    """Return section -> (numbers, words in the last column) of the tables of kaggle-39.md."""
+    """Return section -> (numbers, cells of the last column) of the tables of kaggle-39.md."""
     found = {}
-    for section in (SYSTEMS / "kaggle-39.md").read_text().split("\n### ")[1:]:
+    for section in PAGES[SYSTEMS / "kaggle-39.md"].split("\n### ")[1:]:
         title, _, body = section.partition("\n")
         rows = [row.strip("|").split("|") for row in body.splitlines() if re.match(r"\| \d", row)]
         found[title] = ([number for row in rows for number in numbers(row[0])], [row[-1] for row in rows])
@@ -96,61 +70,56 @@ def numbers(cell):
     return map(int, cell.split(","))
 
 
-@pytest.mark.parametrize(("section", "count"), TIPS.items())
-def test_every_tip_of_the_blog_has_a_row(section, count):
-    assert sorted(tips()[section][0]) == list(range(1, count + 1))
-
-
-def test_the_words_of_the_tips_are_in_the_vocabulary():
-    known = (ROOT / "docs" / "vocabulary.md").read_text() + next(
-        listing.text for listing in list_recipes() if listing.name == "auto"
-    )
-    words = {
-        word for _, cells in tips().values() for cell in cells for word in re.findall(r"`([^`]+)`", cell)
+def test_every_tip_of_the_blog_has_a_row_and_its_options_exist():
+    found = tips()
+    assert {title: sorted(found[title][0]) for title in TIPS} == {
+        title: list(range(1, count + 1)) for title, count in TIPS.items()
     }
-    recipes = {word for word in words if "-" in word}
-    keys = {
-        re.split(r"[:(=]", word)[0].rpartition(".")[2].removesuffix("[]") for word in words - recipes - FILES
-    }
+    known = (ROOT / "docs" / "vocabulary.md").read_text() + BUNDLED["auto"]
+    words = {word for _, cells in found.values() for cell in cells for word in re.findall(r"`([^`]+)`", cell)}
+    options = {word for word in words if "-" not in word} - FILES
+    keys = {re.split(r"[:(=]", word)[0].rpartition(".")[2].removesuffix("[]") for word in options}
     keys -= {"members", "masksmith check", "masksmith lr"}
     assert len(keys) > 60
     assert sorted(key for key in keys if not re.search(rf"\b{key}\b", known)) == []
 
 
-def test_the_script_draws_any_project(tools, trained, tmp_path):
-    tools.main(["--project", str(trained), "--pictures", str(trained), "--out", str(tmp_path)])
-    drawn = {path.name for path in tmp_path.iterdir()}
-    assert drawn == {path.name for path in (SYSTEMS / "figures").iterdir()}
-    for path in tmp_path.iterdir():
-        ElementTree.parse(path)
-    assert "of 40 masks are empty" in (tmp_path / "coverage.svg").read_text()
+@pytest.fixture
+def tools(monkeypatch):
+    """The script's modules, imported as it imports them."""
+    monkeypatch.syspath_prepend(str(ROOT / "tools"))
+    import system_figures
+
+    yield system_figures
+    for name in ("system_figures", "system_drawings", "drawing"):
+        sys.modules.pop(name, None)
 
 
-def test_a_project_without_numbers_beside_its_images_has_no_column(tools, trained, tmp_path):
+def test_the_script_draws_any_project(tools, trained, tmp_path, monkeypatch):
     import dataclasses
 
-    facts = dataclasses.replace(tools.facts_of(trained), columns={})
+    out = tmp_path / "figures"
+    tools.main(["--project", str(trained), "--pictures", str(trained), "--out", str(out)])
+    assert {path.name for path in out.iterdir()} == {path.name for path in (SYSTEMS / "figures").iterdir()}
+    for path in out.iterdir():
+        ElementTree.parse(path)
+    assert "of 40 masks are empty" in (out / "coverage.svg").read_text()
+    facts = dataclasses.replace(tools.facts_of(trained), columns={})  # no numbers beside the images
     assert tools.column(facts) is None
     assert tools.draw({"column": None}, tmp_path) == []
-
-
-def test_a_figure_that_is_too_large_is_refused(tools, tmp_path, monkeypatch):
     monkeypatch.setattr(tools, "LARGEST", 100)
     with pytest.raises(ValueError, match=r"net-depth-unet\.svg: \d+ bytes; expected at most 100"):
-        tools.main(["--out", str(tmp_path / "figures")])
+        tools.main(["--out", str(out)])
 
 
-def test_names_are_escaped(tools):
+def test_drawings_escape_names_and_have_round_ticks(tools):
+    from drawing import nice_ticks
+
     drawing = tools.Drawing(100, 100, "<a> & b")
     drawing.text(1, 1, "<script>")
     assert all("<script>" not in part for part in drawing.parts)
     assert "&lt;a&gt; &amp; b" in drawing.parts[0]
-
-
-@pytest.mark.parametrize(("low", "high"), [(0, 1), (-1.2, 3), (0, 0.011), (50, 960), (0, 1272.3), (0, 1e-5)])
-def test_ticks_are_round_and_inside(tools, low, high):
-    from drawing import nice_ticks
-
-    ticks = nice_ticks(low, high)
-    assert 2 <= len(ticks) <= 8
-    assert all(low <= tick <= high for tick in ticks)
+    for low, high in ((0, 1), (-1.2, 3), (0, 0.011), (50, 960), (0, 1272.3), (0, 1e-5)):
+        ticks = nice_ticks(low, high)
+        assert 2 <= len(ticks) <= 8
+        assert all(low <= tick <= high for tick in ticks)

@@ -5,44 +5,34 @@ import pytest
 
 import masksmith as ms
 from masksmith.core.errors import InputError
-from masksmith.recipes.vocabulary import KINDS, Word, field_texts
+from masksmith.losses.build import LOSSES
+from masksmith.metrics import METRICS
+from masksmith.models.segmentation import MODELS
+from masksmith.preprocess import SizeConfig
+from masksmith.recipes.vocabulary import KINDS, Option, field_texts
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
-def test_every_table_is_listed_with_what_it_does():
-    words = ms.vocabulary().words
-    assert set(words) == set(KINDS)
+def test_every_table_is_listed_with_descriptions():
+    options = ms.vocabulary().options
+    assert set(options) == set(KINDS)
     for kind in ("models", "losses", "metrics", "schedules", "augmentation", "model options", "sampling"):
-        assert words[kind], kind
-        undescribed = [word.name for word in words[kind] if not word.describes]
-        assert not undescribed, (kind, undescribed)
-
-
-def test_a_word_that_is_listed_can_be_used():
-    from masksmith.losses.build import LOSSES
-    from masksmith.metrics import METRICS
-    from masksmith.models.segmentation import MODELS
-
-    words = ms.vocabulary().words
+        assert options[kind], kind
+        assert [option.name for option in options[kind] if not option.description] == [], kind
     for kind, table in (("losses", LOSSES), ("metrics", METRICS), ("models", MODELS)):
-        assert [word.name for word in words[kind]] == list(table), kind
+        assert [option.name for option in options[kind]] == list(table), kind
 
 
-def test_parameters_stand_with_their_defaults():
-    words = {word.name: word for word in ms.vocabulary("losses").words["losses"]}
-    assert words["focal"].shown == "focal(gamma=2.0, alpha=None)"
-    fields = {word.name: word for word in ms.vocabulary("augmentation").words["augmentation"]}
+def test_options_show_their_defaults_and_the_docstrings_of_their_fields():
+    losses = {option.name: option for option in ms.vocabulary("losses").options["losses"]}
+    assert losses["focal"].shown == "focal(gamma=2.0, alpha=None)"
+    fields = {option.name: option for option in ms.vocabulary("augmentation").options["augmentation"]}
     assert fields["scale_range"].shown == "scale_range: [1.0, 1.0]"
     assert fields["elastic"].shown.startswith("elastic: {probability: 0.0, ")
-    assert str(Word("a", "b")) == f"{'a':34s} b"
-
-
-def test_texts_of_fields_are_those_of_the_source():
-    from masksmith.preprocess import SizeConfig
-
+    assert str(Option("a", "b")) == f"{'a':34s} b"
     assert set(field_texts(SizeConfig)) == {"resize_hw", "pad_hw", "border"}
-    assert field_texts(SizeConfig)["border"].startswith("What the padding shows")
+    assert field_texts(SizeConfig)["border"]
 
 
 def test_an_unknown_kind():

@@ -3,7 +3,7 @@ import pytest
 
 from masksmith.folds.table import FoldRow, coverage_class
 from masksmith.metrics import get_metric
-from masksmith.reporting.tables import Judged, fold_lines, group_lines
+from masksmith.reporting.tables import ScoredImage, fold_lines, group_lines
 
 FULL, EMPTY = np.ones((2, 2), np.uint8), np.zeros((2, 2), np.uint8)
 
@@ -13,7 +13,7 @@ def row(name, *, fold, target, group="g"):
 
 
 def judged(metric, pred, target, group):
-    return Judged(metric.stats(pred, target), group)
+    return ScoredImage(metric.stats(pred, target), group)
 
 
 def test_folds_with_and_without_a_score():

@@ -8,7 +8,7 @@ import pytest
 import masksmith as ms
 from masksmith.core.errors import InputError
 from masksmith.core.files import read_json, write_json
-from masksmith.data.catalog import read_catalog
+from masksmith.data.layouts import read_catalog
 from masksmith.metrics import get_metric
 from masksmith.postprocess.operators import PLAIN, apply_rule
 from masksmith.prediction.store import open_codes

@@ -79,23 +79,23 @@ def test_a_stop_while_the_data_is_read(example, tmp_path):
 
 def test_handlers_and_listeners_last_as_long_as_their_block():
     before, heard = signal.getsignal(signal.SIGTERM), []
-    with interrupt.graceful(), interrupt.listen(lambda: heard.append(1)):
+    with interrupt.graceful(), interrupt.on_heartbeat(lambda: heard.append(1)):
         assert signal.getsignal(signal.SIGTERM) is not before
         with interrupt.graceful():  # inside another one nothing changes
             signal.raise_signal(signal.SIGTERM)
         with interrupt.finishing():
-            interrupt.beat()  # what finishes is not stopped
+            interrupt.check_stop()  # what finishes is not stopped
         with pytest.raises(StoppedError, match="SIGTERM"):
-            interrupt.beat()
+            interrupt.check_stop()
     assert signal.getsignal(signal.SIGTERM) is before
-    interrupt.beat()  # the request ended with the block
+    interrupt.check_stop()  # the request ended with the block
     assert len(heard) == 2
     failures = []
 
     def work():  # outside the main thread there are no handlers
         try:
             with interrupt.graceful():
-                interrupt.beat()
+                interrupt.check_stop()
         except BaseException as error:
             failures.append(error)
 

@@ -10,7 +10,7 @@ import pytest
 import masksmith as ms
 from masksmith.core.arrays import IGNORE
 from masksmith.core.errors import InputError
-from masksmith.core.files import Ledger
+from masksmith.core.ledger import Ledger
 from masksmith.data.store import Store, StoreWriter
 from masksmith.folds.table import ALL
 from masksmith.project.folder import Project

@@ -1,1 +1,1 @@
-"""What every package needs: errors, files, configuration, randomness, progress, stopping. Imports no torch."""
+"""Errors, files, configuration, randomness, progress and interrupts, for every package. Imports no torch."""

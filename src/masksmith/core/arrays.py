@@ -1,4 +1,4 @@
-"""The axis legend of the whole house, and the array types that carry it.
+"""The names of axes in all annotations, and the array types that use them.
 
 ====== =============================================================
 letter axis
@@ -12,7 +12,7 @@ t      threshold
 ====== =============================================================
 
 Images are ``(h, w, c)`` in numpy and ``(b, c, h, w)`` in torch. Masks are uint8: 0 background,
-1 foreground, ``IGNORE`` not judged.
+1 foreground, ``IGNORE`` left out of losses and scores.
 """
 
 import numpy as np

@@ -1,4 +1,4 @@
-"""Configuration: frozen pydantic models, strict YAML, dotted overrides, and errors a person can act on."""
+"""Configuration: frozen pydantic models, strict YAML, dotted overrides, and error messages that say what to do."""
 
 import difflib
 import json
@@ -29,11 +29,11 @@ _MAX_NODES = 100_000  # … and 150 values; aliases of aliases can make billions
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML in which ``1e-3`` is a number and a key may stand only once."""
+    """Safe YAML in which ``1e-3`` is a number and duplicate keys are an error."""
 
 
 class _Dumper(yaml.SafeDumper):
-    """Writes what _Loader reads: a text that looks like ``1e-3`` gets quotes."""
+    """Writes what _Loader reads: text that looks like ``1e-3`` is quoted."""
 
 
 for _side in (_Loader, _Dumper):
@@ -44,31 +44,29 @@ for _side in (_Loader, _Dumper):
     )
 
 
-def _mapping_once(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[Any, Any]:
+def _mapping_without_duplicates(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[Any, Any]:
     seen: dict[Any, Any] = {}
     for key_node, value_node in node.value:
         key = loader.construct_object(key_node, deep=True)
         if not isinstance(key, _SCALARS):
             raise yaml.constructor.ConstructorError(
-                None, None, "a key is no word or number", key_node.start_mark
+                None, None, "a key must be text or a number", key_node.start_mark
             )
         if key in seen:
-            raise yaml.constructor.ConstructorError(
-                None, None, f"the key {key!r} stands twice", key_node.start_mark
-            )
+            raise yaml.constructor.ConstructorError(None, None, f"duplicate key {key!r}", key_node.start_mark)
         seen[key] = loader.construct_object(value_node, deep=True)
     return seen
 
 
-_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping_once)
+_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping_without_duplicates)
 
 
 def read_yaml(text: str, *, where: str) -> Any:  # noqa: ANN401
     """Parse YAML safely.
 
     Raises:
-        InputError: ``where`` is not valid YAML, a key stands twice, a value is of a kind that JSON does not have (a
-            date), or the text is, or unfolds to, more than any recipe is.
+        InputError: ``where`` is not valid YAML, has a duplicate key or a value of a type that JSON lacks (a date), or
+            is larger than any recipe, as text or with its aliases expanded.
     """
     if len(text) > _MAX_TEXT:
         raise InputError(
@@ -78,7 +76,7 @@ def read_yaml(text: str, *, where: str) -> Any:  # noqa: ANN401
         value = yaml.load(text, Loader=_Loader)
         if _count_nodes(value, {}) > _MAX_NODES:
             raise InputError(
-                f"{where}: it unfolds to more than {_MAX_NODES:,} values; write the values out, without aliases"
+                f"{where}: it expands to more than {_MAX_NODES:,} values; write the values out, without aliases"
             )
         return value
     except RecursionError as error:
@@ -91,12 +89,12 @@ def read_yaml(text: str, *, where: str) -> Any:  # noqa: ANN401
         ) from error
     except InputError:
         raise
-    except (ValueError, TypeError) as error:  # a date that is none, a number of thousands of digits, …
+    except (ValueError, TypeError) as error:  # an impossible date, a number of thousands of digits, …
         raise InputError(f"{where}: a value cannot be read ({error}); put it in quotes") from error
 
 
 def _count_nodes(value: Any, known: dict[int, int]) -> int:  # noqa: ANN401
-    """Return how many values a parsed YAML is when every alias is written out; shared parts are visited once."""
+    """Return the number of values of parsed YAML with every alias expanded; shared parts are visited once."""
     if isinstance(value, _SCALARS):
         return 1
     if not isinstance(value, dict | list):
@@ -113,7 +111,7 @@ def write_yaml(value: Any) -> str:  # noqa: ANN401
 
 
 def suggest(word: object, known: Iterable[object]) -> str:
-    """Return " Did you mean 'x'? Known: a, b, x", for the end of an error message."""
+    """Return "did you mean 'x'? Known: a, b, x", for the end of an error message."""
     names = [str(name) for name in known]
     close = difflib.get_close_matches(str(word), names, n=1, cutoff=0.5)
     hint = f"did you mean {close[0]!r}? " if close else ""
@@ -185,10 +183,10 @@ def apply_overrides(value: dict[str, Any], overrides: Iterable[str]) -> dict[str
     Args:
         value: A complete recipe as plain dicts and lists.
         overrides: ``KEY=VALUE``; the value is read as YAML, list items are addressed by number. A last number with a
-            colon means the items from there on: ``training.stages.3:=[]`` leaves only the first three stages.
+            colon means the items from there on: ``training.stages.3:=[]`` keeps only the first three stages.
 
     Raises:
-        InputError: No "=", a key that is not there (with the nearest one that is), or no list for items of a list.
+        InputError: No "=", an unknown key (with the nearest known one), or items of a list replaced by no list.
     """
     changed = json.loads(json.dumps(value))
     for override in overrides:
@@ -229,7 +227,7 @@ def _set_rest(items: list[Any], first: str, value: Any, *, where: str) -> None: 
     """Replace the items of a list from number ``first`` on."""
     if not first.isdigit() or int(first) > len(items):
         raise InputError(
-            f"{where}: {first!r} is no place in a list of {len(items)}; expected 0 to {len(items)}"
+            f"{where}: {first!r} is not a position in a list of {len(items)}; expected 0 to {len(items)}"
         )
     if not isinstance(value, list):
         raise InputError(

@@ -6,19 +6,19 @@ EXIT_TERMINATED = 143
 
 
 class InputError(ValueError):
-    """Input was refused: the message says where, what came, what was expected and what to do."""
+    """Input was refused: the message says where, what was given, what was expected and what to do."""
 
 
 class DiskFullError(InputError):
-    """There was no room to finish a file; what had been written before is whole."""
+    """No room to finish a file; files written before are complete."""
 
 
 class DivergedError(RuntimeError):
-    """Training left the finite numbers twice; the last good checkpoint is kept."""
+    """The loss became infinite or NaN twice; the last good checkpoint is kept."""
 
 
 class StoppedError(Exception):
-    """A request to stop (Ctrl-C, SIGTERM) was noticed between two steps; what was finished is whole."""
+    """A request to stop (Ctrl-C, SIGTERM), raised between two steps; finished files are complete."""
 
     def __init__(self, message: str, *, exit_code: int) -> None:
         super().__init__(message)

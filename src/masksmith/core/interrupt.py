@@ -1,7 +1,7 @@
-"""What long loops call between two items: the time spent is written down, a request to stop is answered.
+"""Stop between two items of a long loop when Ctrl-C or SIGTERM asked for it.
 
-Signal handlers only set a flag (they may run in the middle of anything); ``beat`` looks at it. A second
-Ctrl-C ends the process at once: every file is written whole or not at all, so nothing is lost by it.
+The signal handlers only set a flag; ``check_stop`` looks at it. A second signal ends the process at once: every file is
+written atomically, so nothing is lost.
 """
 
 import contextlib
@@ -16,73 +16,77 @@ _EXIT_CODES = {signal.SIGINT: EXIT_INTERRUPTED, signal.SIGTERM: EXIT_TERMINATED}
 _NAMES = {EXIT_INTERRUPTED: "Ctrl-C", EXIT_TERMINATED: "SIGTERM"}
 
 
-class _State:
-    """The flag that the handlers set, and who wants to hear every beat."""
+class _Process:
+    """State of the process, which a signal handler cannot be passed."""
 
-    asked: int | None = None  # exit code of the signal that came
+    exit_code: int | None = None  # of the signal that came
     finishing = False
-    listening = False
     listeners: tuple[Callable[[], None], ...] = ()
 
 
-def tick() -> None:
+def heartbeat() -> None:
     """Call the listeners."""
-    for listener in _State.listeners:
+    for listener in _Process.listeners:
         listener()
 
 
-def beat() -> None:
-    """Call the listeners, then answer a request to stop.
+def stop_requested() -> bool:
+    """Whether a signal asked for a stop."""
+    return _Process.exit_code is not None
+
+
+def check_stop() -> None:
+    """Call the listeners, then stop if that was asked for.
 
     Raises:
-        StoppedError: A stop was asked for, and what runs is not the finishing itself.
+        StoppedError: A stop was asked for, outside ``finishing``.
     """
-    tick()
-    if _State.asked is not None and not _State.finishing:
-        raise StoppedError(f"stopped by {_NAMES[_State.asked]}", exit_code=_State.asked)
+    heartbeat()
+    if _Process.exit_code is not None and not _Process.finishing:
+        raise StoppedError(f"stopped by {_NAMES[_Process.exit_code]}", exit_code=_Process.exit_code)
 
 
 def _on_signal(number: int, _frame: object) -> None:
     code = _EXIT_CODES[signal.Signals(number)]
-    if _State.asked is not None:
+    if _Process.exit_code is not None:
         os._exit(code)
-    _State.asked = code
+    _Process.exit_code = code
 
 
 @contextlib.contextmanager
 def graceful() -> Iterator[None]:
-    """Answer SIGINT and SIGTERM between two items while the block runs; the handlers are put back after it.
+    """Let SIGINT and SIGTERM ask for a stop during the block; the previous handlers are restored after it.
 
-    Inside another such block, or outside the main thread, where Python allows no handlers, nothing changes.
+    Nested in another such block, or outside the main thread, where Python allows no handlers, it changes nothing.
     """
-    if _State.listening or threading.current_thread() is not threading.main_thread():
+    nested = signal.getsignal(signal.SIGINT) is _on_signal
+    if nested or threading.current_thread() is not threading.main_thread():
         yield
         return
     before = {number: signal.signal(number, _on_signal) for number in _EXIT_CODES}
-    _State.listening = True
     try:
         yield
     finally:
-        _State.listening, _State.asked = False, None
+        _Process.exit_code = None
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
 @contextlib.contextmanager
 def finishing() -> Iterator[None]:
-    """Let the block run to its end although a stop was asked for (a second Ctrl-C still ends the process)."""
-    outer, _State.finishing = _State.finishing, True
+    """Let the block run to its end although a stop was asked for; a second signal still ends the process."""
+    outer, _Process.finishing = _Process.finishing, True
     try:
         yield
     finally:
-        _State.finishing = outer
+        _Process.finishing = outer
 
 
 @contextlib.contextmanager
-def listen(listener: Callable[[], None]) -> Iterator[None]:
-    """Call ``listener`` at every beat while the block runs."""
-    outer, _State.listeners = _State.listeners, (*_State.listeners, listener)
+def on_heartbeat(listener: Callable[[], None]) -> Iterator[None]:
+    """Call ``listener`` at every heartbeat during the block."""
+    outer, _Process.listeners = _Process.listeners, (*_Process.listeners, listener)
     try:
         yield
     finally:
-        _State.listeners = outer
+        _Process.listeners = outer

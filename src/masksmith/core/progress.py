@@ -1,4 +1,4 @@
-"""What a long command says while it works: log lines always, a bar on a terminal."""
+"""Progress of a long command: log lines always, a bar on a terminal."""
 
 import logging
 import sys
@@ -13,7 +13,7 @@ logger = logging.getLogger("masksmith")
 
 
 def clock(seconds: float) -> str:
-    """Return seconds as a person reads them: ``48s``, ``12m30s``, ``2h05m``."""
+    """Return seconds as text: ``48s``, ``12m30s``, ``2h05m``."""
     whole = max(0, round(seconds))
     if whole < 60:
         return f"{whole}s"
@@ -23,7 +23,7 @@ def clock(seconds: float) -> str:
 
 
 def track(items: Iterable[Item], *, total: int, what: str) -> Iterator[Item]:
-    """Yield the items; show a bar with the time left on a terminal, nothing elsewhere.
+    """Yield the items; on a terminal show a bar with the time left.
 
     Raises:
         StoppedError: A stop was asked for; raised before the next item.
@@ -34,5 +34,5 @@ def track(items: Iterable[Item], *, total: int, what: str) -> Iterator[Item]:
 
         items = bar(items, total=total, description=what, console=Console(stderr=True), transient=True)
     for item in items:
-        interrupt.beat()
+        interrupt.check_stop()
         yield item

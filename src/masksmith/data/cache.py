@@ -13,7 +13,8 @@ import numpy as np
 
 from masksmith.core.arrays import Image, Mask, Shaped
 from masksmith.core.errors import InputError
-from masksmith.core.files import Ledger, digest, read_json, remove, write_json
+from masksmith.core.files import digest, read_json, remove, write_json
+from masksmith.core.ledger import Ledger
 from masksmith.core.progress import logger, track
 from masksmith.data.catalog import Catalog, Sample
 from masksmith.data.decode.pictures import decode_image, is_grey

@@ -1,9 +1,9 @@
-"""Which run-length dialect is this table in? Inferred from the rows, the images' sizes and the mask files.
+"""Which run-length dialect is a table in? It is inferred from the rows, the images' sizes and the mask files.
 
 The name of a column says little: ``EncodedPixels`` heads absolute starts in some competitions and relative gaps in
 others. Four readings are tried, and the evidence counts in this order: equality with mask files; runs that
 leave the image or overlap; starts that ascend (absolute) or do not (gaps); what only hints: how empty masks are
-written, and the column's name. Where two readings fit, that is said.
+written, and the column's name. Where two readings fit, a doubt is reported.
 """
 
 from collections.abc import Mapping, Sequence
@@ -63,9 +63,11 @@ class Inferred:
 
 @dataclass(frozen=True)
 class _Evidence:
-    rows: int
+    """What speaks for a reading, and how often something speaks against it."""
+
     equal: int
     """Images whose rows give exactly their mask file."""
+    unequal: int
     broken: int
     """Rows that leave the image or overlap."""
     unlikely: int
@@ -75,7 +77,7 @@ class _Evidence:
 
 
 def non_empty(texts: Sequence[str]) -> list[str]:
-    """Return the rows of an image that hold runs; a row that stands twice, word for word, counts once."""
+    """Return the rows of an image that hold runs; a row that is repeated word for word counts once."""
     stripped = dict.fromkeys(text.strip() for text in texts)
     return [text for text in stripped if text not in NO_RUNS]
 
@@ -121,13 +123,9 @@ def infer_dialect(images: Sequence[RleRows], hints: Hints) -> Inferred:
         hints: What else the table says.
     """
     found = {reading: _evidence(images, reading) for reading in _READINGS}
-    best = max(one.equal for one in found.values())
-    kept = [reading for reading in _READINGS if found[reading].equal == best]
-    least = min(found[reading].broken for reading in kept)
-    whole = [reading for reading in kept if found[reading].broken == least]
-    told = _of_order(whole, found)
-    relative, reason, doubt = _relative(kept, whole, told, found, hints, best)
-    row_major, order_reason = _row_major(told, relative, found, best)
+    fitting, reason, doubt = _starts(found, hints, has_rows=bool(images))
+    row_major, order_reason = _row_major(fitting, found)
+    relative = _is_relative(fitting[0])
     base = "siim" if relative else "severstal" if hints.by_class else "airbus" if hints.repeats else "tgs"
     dialect = f"{base}_row_major" if row_major else base
     if doubt:
@@ -137,7 +135,7 @@ def infer_dialect(images: Sequence[RleRows], hints: Hints) -> Inferred:
         doubt = f"the runs go row by row ({order_reason}): read as {dialect}, and the submission is written so too"
     starts = "relative gaps" if relative else "absolute starts"
     order = f"{'row by row' if row_major else 'column by column'} ({order_reason})"
-    return Inferred(dialect, f"{starts} ({reason}), {order}", doubt, best)
+    return Inferred(dialect, f"{starts} ({reason}), {order}", doubt, found[fitting[0]].equal)
 
 
 def check_dialect(images: Sequence[RleRows], dialect: str, hints: Hints) -> Inferred:
@@ -179,10 +177,13 @@ def _advice(fits: str, asked: str) -> str:
     return "the rows look right otherwise, correct this one" if fits == asked else f"{fits} fits better"
 
 
+def _is_relative(reading: str) -> bool:
+    return reading.startswith("siim")
+
+
 def _evidence(images: Sequence[RleRows], reading: str) -> _Evidence:
     how = DIALECTS[reading]
-    absolute = not reading.startswith("siim")
-    equal = broken = unlikely = crossing = 0
+    equal = unequal = broken = unlikely = crossing = 0
     for image in images:
         for text in image.texts:
             try:
@@ -191,11 +192,12 @@ def _evidence(images: Sequence[RleRows], reading: str) -> _Evidence:
             except InputError:
                 broken += 1
                 continue
-            unlikely += not _ascend(runs) if absolute else _could_be_starts(text)
+            unlikely += _could_be_starts(text) if _is_relative(reading) else not _ascend(runs)
             crossing += _crossing(runs, image.shape[0 if how.order == "F" else 1])
         if image.mask is not None:
-            equal += _equals(image, reading)
-    return _Evidence(sum(len(image.texts) for image in images), equal, broken, unlikely, crossing)
+            is_equal = _equals(image, reading)
+            equal, unequal = equal + is_equal, unequal + (not is_equal)
+    return _Evidence(equal, unequal, broken, unlikely, crossing)
 
 
 def _equals(image: RleRows, reading: str) -> bool:
@@ -223,43 +225,38 @@ def _could_be_starts(text: str) -> bool:
     return len(runs) >= 3 and bool((runs[1:, 0] >= runs[:-1].sum(axis=1)).all())
 
 
-def _of_order(whole: list[str], found: dict[str, _Evidence]) -> list[str]:
-    """Return the readings whose rows are in the likelier order."""
-    least = min(found[reading].unlikely for reading in whole)
-    return [reading for reading in whole if found[reading].unlikely == least]
-
-
-def _kinds(readings: Sequence[str]) -> set[bool]:
-    return {reading.startswith("siim") for reading in readings}
-
-
-def _relative(
-    kept: list[str], whole: list[str], told: list[str], found: dict[str, _Evidence], hints: Hints, equal: int
-) -> tuple[bool, str, str]:
-    """Return whether starts are relative, why, and what else fits."""
-    if len(_kinds(kept)) == 1:
-        return _kinds(kept).pop(), f"as in {equal} mask files", ""
-    if len(_kinds(whole)) == 1:
-        other = next(reading for reading in kept if _kinds([reading]) != _kinds(whole))
-        return _kinds(whole).pop(), f"otherwise {found[other].broken} rows leave their image or overlap", ""
-    if len(_kinds(told)) == 1:
-        relative = _kinds(told).pop()
-        other = next(reading for reading in whole if _kinds([reading]) != _kinds(told))
-        reason = f"the numbers of {found[other].unlikely} rows {'do not ascend' if relative else 'ascend'}"
-        weak = found[other].unlikely - found[told[0]].unlikely < _FEW
-        return relative, reason, "both tgs and siim fit" if weak else ""
+def _starts(found: Mapping[str, _Evidence], hints: Hints, *, has_rows: bool) -> tuple[list[str], str, str]:
+    """Return the readings that fit best, all with absolute starts or all with gaps, why these, and a doubt."""
+    left, reason, doubt = list(_READINGS), "", ""
+    for clue in ("unequal", "broken", "unlikely"):  # in the order in which they count
+        against = {reading: getattr(found[reading], clue) for reading in left}
+        best = [reading for reading in left if against[reading] == min(against.values())]
+        others = [reading for reading in left if _is_relative(reading) != _is_relative(best[0])]
+        if others and not set(others) & set(best):
+            count = against[others[0]]
+            reason = {
+                "unequal": f"as in {found[best[0]].equal} mask files",
+                "broken": f"otherwise {count} rows leave their image or overlap",
+                "unlikely": f"the numbers of {count} rows {'do not ascend' if _is_relative(best[0]) else 'ascend'}",
+            }[clue]
+            if clue == "unlikely" and count - against[best[0]] < _FEW:
+                doubt = "both tgs and siim fit"
+        left = best
+    if reason:
+        return left, reason, doubt
     if hints.minus_one:
-        return True, "empty masks are written as -1", ""
-    named = hints.column.lower() == "encodedpixels"
-    told_by_name = named or any(one.rows for one in found.values())
-    return named, f"the column is called {hints.column!r}", "both tgs and siim fit" if told_by_name else ""
+        return [reading for reading in left if _is_relative(reading)], "empty masks are written as -1", ""
+    relative = hints.column.lower() == "encodedpixels"
+    doubt = "both tgs and siim fit" if relative or has_rows else ""
+    left = [reading for reading in left if _is_relative(reading) == relative]
+    return left, f"the column is called {hints.column!r}", doubt
 
 
-def _row_major(told: list[str], relative: bool, found: dict[str, _Evidence], equal: int) -> tuple[bool, str]:
+def _row_major(fitting: list[str], found: Mapping[str, _Evidence]) -> tuple[bool, str]:
     """Return whether runs go row by row, and why."""
-    column, row = ("siim", "siim_row_major") if relative else ("tgs", "tgs_row_major")
-    if row not in told or column not in told:
-        return column not in told, f"as in {equal} mask files"
+    if len(fitting) == 1:
+        return DIALECTS[fitting[0]].order == "C", f"as in {found[fitting[0]].equal} mask files"
+    column, row = fitting
     if not found[row].crossing and found[column].crossing >= _FEW:
         return True, f"otherwise {found[column].crossing} runs go on in the next column"
     return False, "as usual; nothing tells otherwise"

@@ -65,7 +65,7 @@ def read_georeference(raw: bytes) -> Georeference | None:
 
 
 def _keys(tags: dict[int, Any]) -> dict[int, int]:
-    """Return the keys whose value stands in the directory itself."""
+    """Return the keys whose value is in the directory itself."""
     directory = np.ravel(tags.get(_KEYS, ()))[4:]
     entries = directory[: len(directory) // 4 * 4].reshape(-1, 4).tolist()
     return {key: value for key, place, _, value in entries if place == 0}

@@ -1,8 +1,7 @@
-"""What the values of mask files mean: found over the whole set and in each file, and said.
+"""What the values of mask files mean: found over the whole set and in each file, and reported.
 
 A set can mix conventions: some files hold 0 and 1, others 0 and 255, some were saved with 16 bits, some as JPEG. The
-union of all values does not tell 255 that is foreground from 255 that is not judged; what stands together in one file
-does.
+union of all values does not tell 255 that is foreground from 255 that is not judged; the values of one file do.
 """
 
 from collections import Counter
@@ -198,14 +197,14 @@ def _with_ignored(
     plain = any(1 in file.values and IGNORE not in file.values for file in files)
     if len(alone) > len(proof) and not plain:
         raise InputError(
-            f"{where}: 255 stands beside 1 in {len(proof)} masks ({some([file.path for file in proof])}), where it is "
+            f"{where}: 255 occurs beside 1 in {len(proof)} masks ({some([file.path for file in proof])}), where it is "
             f"not judged, and without 1 in {len(alone)} ({some([file.path for file in alone])}), where it may be the "
             "foreground; correct the few, or write 0 and 1, and 255 for what is not judged, in all"
         )
     share = sum(file.counts.get(IGNORE, 0) for file in files) / sum(
         sum(file.counts.values()) for file in files
     )
-    detail = f"255 stands beside 1 in {len(proof)} masks, so it is not judged ({share:.2%} of all pixels)"
+    detail = f"255 occurs beside 1 in {len(proof)} masks, so it is not judged ({share:.2%} of all pixels)"
     findings = [Finding("note", "masks with pixels not judged", detail, [file.id for file in proof])]
     if alone:
         detail = (
@@ -227,7 +226,7 @@ def _lossy_findings(files: Sequence[MaskFile], *, where: str) -> list[Finding]:
     refuse_all(
         [
             f"{file.path}: a JPEG mask with values near {some(file.modes, most=9)}; expected near 0 and near 255 "
-            "alone, for JPEG blurs classes into each other; export it anew as PNG"
+            "alone, for JPEG blurs classes into each other; export it as PNG again"
             for file in files
             if file.modes
         ],

@@ -133,7 +133,7 @@ class StoreWriter:
             path: The ``.npy`` file; the index lies beside it with the ending ``.csv``.
             shapes: (id, (h, w, channels)) of every entry, in order.
             dtype: Element type.
-            key: What the arrays are made from; None begins anew and leaves nothing when the process dies.
+            key: What the arrays are made from; None begins again and leaves nothing when the process dies.
 
         Raises:
             DiskFullError: The file does not fit; it is claimed as a whole before anything is computed.

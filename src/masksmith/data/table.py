@@ -42,7 +42,7 @@ def iterate_table(lines: Iterable[str], *, where: str) -> RowStream:
     """
     csv.field_size_limit(MAX_CELL)  # for the whole process; Python's own is less than a large mask's runs
     reader = csv.reader(lines)
-    lines_read = _refusing_csv_errors(reader, where)
+    lines_read = _lines(reader, where)
     first = next(lines_read, None)
     if first is None:
         raise InputError(f"{where}: the file is empty; expected a header line with column names")
@@ -62,11 +62,11 @@ def iterate_table(lines: Iterable[str], *, where: str) -> RowStream:
     return RowStream(where, columns, rows())
 
 
-def _refusing_csv_errors(reader: Iterator[list[str]], where: str) -> Iterator[list[str]]:
+def _lines(reader: "csv.Reader", where: str) -> Iterator[list[str]]:
     try:
         yield from reader
     except csv.Error as error:
-        raise InputError(f"{where}: {error}; is it a CSV file?") from error
+        raise InputError(f"{where}: line {reader.line_num}: {error}; is it a CSV file?") from error
     except UnicodeDecodeError as error:
         raise InputError(f"{where}: not a UTF-8 text file; save it as CSV in UTF-8") from error
 

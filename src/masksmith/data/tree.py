@@ -41,7 +41,7 @@ def _check_members(path: Path, infos: list[zipfile.ZipInfo]) -> None:
     """Refuse an archive that would unpack to more than it can honestly hold, or that is not to be read plainly.
 
     Raises:
-        InputError: A member climbs out, is encrypted, stands twice, is packed in a way that cannot be bounded, claims
+        InputError: A member climbs out, is encrypted, appears twice, is packed in a way that cannot be bounded, claims
             too much, or shares its bytes with another.
     """
     seen: set[PurePosixPath] = set()
@@ -51,7 +51,7 @@ def _check_members(path: Path, infos: list[zipfile.ZipInfo]) -> None:
         if not inner.parts or inner.is_absolute() or ".." in inner.parts or ":" in inner.parts[0]:
             raise InputError(f"{member} climbs out of the archive; do not trust this file")
         if inner in seen:
-            raise InputError(f"{member} stands twice; pack the archive again with one file a name")
+            raise InputError(f"{member} appears twice; pack the archive again with one file a name")
         seen.add(inner)
         if info.flag_bits & _ENCRYPTED:
             raise InputError(f"{member} is encrypted; unpack the archive with its password")

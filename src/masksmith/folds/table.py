@@ -1,4 +1,4 @@
-"""Honest folds: stratified by how much of an image is foreground, identical images and groups kept together.
+"""Folds: stratified by how much of an image is foreground, identical images and groups kept together.
 
 Folds are written once to ``folds.csv`` and never computed again: scores of different days stay comparable.
 """
@@ -52,7 +52,7 @@ class FoldsConfig(Config):
     group_by: str | None = None
     """Column of a side table (a location, a patient): images of the same value stay in one fold, and are a group of
     the metrics of groups and of the bootstrap. Where no table says so, "similar(count=10)" makes so many groups of
-    images whose bands are alike (k-means, seeded by ``seed``). None: only identical images are kept together."""
+    images with similar bands (k-means, seeded by ``seed``). None: only identical images are kept together."""
 
     @property
     def similar_count(self) -> int | None:
@@ -71,7 +71,7 @@ class FoldsConfig(Config):
 
     @property
     def kind(self) -> str:
-        """What decides who is held out together, besides seed and groups, as text: it is kept beside the folds."""
+        """The rule of the folds besides seed and groups, as text; it is kept beside the folds."""
         return f"holdout_frac {self.holdout_frac}, stratify {self.stratify}, deal_by {self.deal_by}"
 
     def model_post_init(self, _: Any) -> None:  # noqa: ANN401
@@ -194,8 +194,8 @@ def merge_groups(
     Args:
         duplicates: Id -> key, equal for identical images.
         values: Id -> value of ``folds.group_by``.
-        blank: Images without content: they are out of training, so that they can be alike in many groups without tying
-            those together.
+        blank: Images without content: they are out of training, so that one in two groups
+            does not merge them.
     """
     parent = {value: value for value in values.values()}
 
@@ -230,7 +230,7 @@ def need_groups(folds: Folds, values: Mapping[str, str], path: Path, *, column: 
         if other.group != row.group:
             raise InputError(
                 f"folds.group_by: {column!r} was asked for, but {path} has {values[row.id]!r} in two groups (images "
-                f"{other.id!r} and {row.id!r}), and folds are never made anew; choose another --out"
+                f"{other.id!r} and {row.id!r}), and folds are never made again; choose another --out"
             )
 
 
@@ -347,7 +347,7 @@ def _check_folds(rows: list[FoldRow], ids: set[str], path: Path) -> None:
             raise InputError(f"{path}: the id {name!r} is not in the data set")
     if len(set(names)) != len(names):
         twice = next(name for name in names if names.count(name) > 1)
-        raise InputError(f"{path}: the id {twice!r} stands twice")
+        raise InputError(f"{path}: the id {twice!r} appears twice")
     if len(names) < len(ids):
         raise InputError(
             f"{path}: {len(ids) - len(names)} training images have no fold, for example {min(ids - set(names))!r}"

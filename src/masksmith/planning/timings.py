@@ -98,7 +98,7 @@ class Timings:
 
     def _once(self, key: Hashable, measured: Callable[[], Timing | None]) -> Timing | None:
         if key not in self._known:
-            interrupt.beat()
+            interrupt.check_stop()
             began = self.clock()
             self._known[key] = measured()
             self.spent_s += self.clock() - began

@@ -1,11 +1,10 @@
-"""How the image head has a say in a prediction: "is there anything?" together with "where is it?".
+"""Combine the image head ("does the image have a mask?") with the mask head ("where is it?").
 
-Each function makes logits of the mask from a model's output, so that everything after it (test-time
-augmentation, codes, thresholds) does not know of the second head. Probabilities of the two heads are combined for each
-view, before views are averaged.
+Each function turns a model's output into mask logits, so test-time augmentation, codes and thresholds handle a single
+head. The heads are combined for each view, before views are averaged.
 
 Sources:
-    The classifier that gates the masks: several places of SIIM-ACR 2019; a two-headed net in
+    A classifier that gates the masks: several solutions of SIIM-ACR 2019, among them the two-headed net of
     https://github.com/sneddy/pneumothorax-segmentation.
 """
 
@@ -22,10 +21,10 @@ from masksmith.models.segmentation import Output
 from masksmith.prediction.config import PredictionConfig
 
 Combine = Callable[[Output], Tensor]
-"""From a model's output to the mask logits (b, k, h, w) that count."""
+"""From a model's output to mask logits (b, k, h, w)."""
 
-_SURE = 1e-6  # log-probabilities stay below minus this: at 0 the logit would be infinite
-_NEVER = -30.0  # the logit of a gated pixel: its probability is 0 as a code
+_LOG_PROB_EPS = 1e-6  # log-probabilities are at most minus this: at 0 the logit would be infinite
+_EMPTY_LOGIT = -30.0  # of a gated pixel: its code is 0
 
 
 def mask_only(output: Output) -> Float[Tensor, "b k h w"]:
@@ -39,21 +38,21 @@ def _image_logits(output: Output) -> Float[Tensor, "b k 1 1"]:
 
 
 def multiply(output: Output) -> Float[Tensor, "b k h w"]:
-    """Return the logits of p(pixel) · p(image): the pixel belongs to the mask *and* the image has one."""
+    """Return the logits of p(pixel) · p(image)."""
     both = F.logsigmoid(output.mask_logits.float()) + F.logsigmoid(_image_logits(output))
-    both = both.clamp(max=-_SURE)
+    both = both.clamp(max=-_LOG_PROB_EPS)
     return both - torch.log(-torch.expm1(both))  # log p - log(1 - p)
 
 
 def gate(output: Output, *, threshold: float) -> Float[Tensor, "b k h w"]:
-    """Return the mask logits where p(image) is above ``threshold`` (0…1), otherwise those of an empty mask."""
+    """Return the mask logits if p(image) is above ``threshold`` (0…1), else those of an empty mask."""
     edge = math.log(threshold / (1 - threshold))
     mask = output.mask_logits.float()
-    return torch.where(_image_logits(output) > edge, mask, torch.full_like(mask, _NEVER))
+    return torch.where(_image_logits(output) > edge, mask, torch.full_like(mask, _EMPTY_LOGIT))
 
 
 def build_combine(config: PredictionConfig) -> Combine:
-    """Return how the heads are combined."""
+    """Return the function that ``config.image_head`` names."""
     if config.image_head == "multiply":
         return multiply
     if config.image_head == "gate":

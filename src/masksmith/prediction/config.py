@@ -9,26 +9,26 @@ from masksmith.core.errors import InputError
 
 
 class PredictionConfig(Config):
-    """How probabilities are made from a trained model."""
+    """How a trained model predicts."""
 
     batch_size: int = Field(default=32, ge=1)
-    """Images a forward pass."""
+    """Images per forward pass."""
     tta: list[str] = Field(default=["identity", "hflip"], min_length=1)
     """Keys of TTA; the probabilities are averaged."""
     weights: Literal["final", "snapshots", "top_k"] = "final"
-    """Which weights of a training predict: the final ones, or the mean of its snapshots or of its best checkpoints (a
-    refit has no scores, and with top_k predicts with its final ones)."""
+    """Predict with the final weights, or average the probabilities of the snapshots or of the best checkpoints (a refit
+    has no scores, so with top_k it uses its final weights)."""
     image_head: Literal["ignore", "multiply", "gate"] = "ignore"
-    """What the image head does to a mask: nothing; its probability multiplies every pixel's; or it empties the masks of
-    images at or below ``image_threshold``."""
+    """Ignore the image head; multiply every pixel's probability by that of the image; or empty the mask of an image
+    whose probability is at or below ``image_threshold``."""
     image_threshold: float = Field(default=0.5, gt=0, lt=1)
-    """Probability that an image must exceed to have a mask at all (with ``image_head: gate``)."""
+    """With ``image_head: gate``: an image at or below this probability gets an empty mask."""
     runtime: Literal["torch", "openvino"] = "torch"
-    """A key of RUNTIMES: what computes the logits. OpenVINO needs a CPU and `pip install masksmith[openvino]`; it is
-    used for a fold only where held-out images show that it agrees with torch (see gate)."""
+    """A key of RUNTIMES. OpenVINO needs a CPU and `pip install masksmith[openvino]`; a fold uses it only if it agrees
+    with torch on the held-out images (see gate)."""
 
     def model_post_init(self, _: Any) -> None:  # noqa: ANN401
-        """Refuse a threshold that nothing would read."""
+        """Refuse a threshold that has no effect."""
         if self.image_threshold != 0.5 and self.image_head != "gate":
             raise ValueError(
                 f"image_threshold: {self.image_threshold} has no effect with image_head {self.image_head!r}; "
@@ -37,14 +37,14 @@ class PredictionConfig(Config):
 
 
 def check_combine(config: PredictionConfig, *, image_head: str) -> None:
-    """Refuse a use of the image head by a model that has none, before anything is trained.
+    """Refuse to use the image head of a model that has none. Called before training.
 
     Args:
-        config: Of prediction.
+        config: The configuration of prediction.
         image_head: ``ModelConfig.image_head``.
 
     Raises:
-        InputError: The head is to be used and not there.
+        InputError: The configuration uses an image head and the model has none.
     """
     if config.image_head != "ignore" and image_head == "none":
         raise InputError(

@@ -1,9 +1,9 @@
-"""The gate before a faster runtime: same images, same weights, both runtimes; the metric and the pixels decide.
+"""The gate before a faster runtime: it is used only if it agrees with torch on held-out images.
 
-The rule: the metric may fall by at most SCORE_TOLERANCE, and at most FLIP_TOLERANCE of the pixels may change sides of
-0.5. Both were set from what two bfloat16 computations of one trained net differ by (TGS Salt, MobileNetV2 U-Net, 645
-held-out images): the score by 0.0002 with a standard error of 0.0006, and 0.11% of the pixels; torch's own bfloat16
-flips 0.10% against float32. Time does not decide, so the choice is the same on every machine; it is reported.
+The metric may fall by at most SCORE_TOLERANCE, and at most FLIP_TOLERANCE of the pixels may change sides of 0.5. Two
+bfloat16 computations of one trained net (TGS Salt, MobileNetV2 U-Net, 645 held-out images) differ by 0.0002 of the
+score, with a standard error of 0.0006, and by 0.11% of the pixels; torch's own bfloat16 flips 0.10% against float32.
+Times are reported but do not decide, so the choice is the same on every machine.
 """
 
 import time
@@ -29,15 +29,15 @@ from masksmith.preprocess import TRUE_SIZE, SizeConfig
 
 SCORE_TOLERANCE = 0.001
 FLIP_TOLERANCE = 0.0025
-_IMAGES = 1024  # the most images of a comparison
-_PIXELS = 2**27  # and the most pixels: their codes are held in memory, two bytes each
+_IMAGES = 1024  # compared at most
+_PIXELS = 2**27  # compared at most: torch's codes are held in memory, two bytes each
 
 Score = Callable[[Iterable[tuple[str, Codes]]], float]
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What the comparison of a runtime with torch found; differences are of probabilities, to within a code."""
+    """The comparison of a runtime with torch. Differences are of probabilities, to within a code."""
 
     runtime: str
     images: int
@@ -48,15 +48,15 @@ class Finding:
     flipped_share: float
     torch_s: float
     seconds: float
-    """Of the same forward passes, conversion included."""
+    """Of the same forward passes and the conversion."""
     conversion_s: float
-    """Of one canvas."""
+    """For one canvas."""
     torch_s_per_batch: float
     s_per_batch: float
 
     @property
     def refusal(self) -> str:
-        """Why the runtime is not to be used; empty where it is accepted."""
+        """Why the runtime is refused; empty if it is accepted."""
         reasons = []
         if not self.torch_score - self.score <= SCORE_TOLERANCE:
             reasons.append(
@@ -70,7 +70,7 @@ class Finding:
 
     @property
     def accepted(self) -> bool:
-        """Whether the runtime may take torch's place."""
+        """Whether the runtime may replace torch."""
         return not self.refusal
 
     def __str__(self) -> str:
@@ -83,19 +83,12 @@ class Finding:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain values, the verdict among them."""
+        """Return the fields and the verdict as plain values."""
         return {**asdict(self), "accepted": self.accepted, "refusal": self.refusal}
 
 
-def worth_converting(
-    conversion_s: float, torch_s_per_batch: float, openvino_s_per_batch: float, batches: int
-) -> bool:
-    """Whether converting and then predicting ``batches`` batches takes less time than torch takes for them."""
-    return conversion_s + openvino_s_per_batch * batches < torch_s_per_batch * batches
-
-
 class _Timed:
-    """A runtime with a stopwatch: seconds of the first pass of each shape, which compiles, and of all others."""
+    """A runtime whose passes are timed; the first pass of a shape, which compiles, apart from the others."""
 
     def __init__(self, runtime: Runtime) -> None:
         self.runtime = runtime
@@ -119,24 +112,24 @@ class _Timed:
 
     @property
     def typical(self) -> float:
-        """Median seconds of a pass that is not the first of its shape, or of all where there is no other."""
+        """Median seconds of the later passes, or of the first ones if there are no later ones."""
         return float(np.median(self.later or list(self.first.values())))
 
     @property
     def extra(self) -> float:
-        """Median seconds that the first pass of a shape takes beyond the typical."""
+        """Median seconds that the first pass of a shape takes beyond ``typical``."""
         return max(0.0, float(np.median(list(self.first.values()))) - self.typical)
 
 
 def _sample(images: Store, names: Sequence[str]) -> list[str]:
-    """Return names evenly over ``names``, within the limits of images and pixels."""
+    """Return at most _IMAGES names with at most _PIXELS pixels, evenly spaced over ``names``."""
     mean_area = sum(h * w for h, w in map(images.shape, names)) / len(names)
     count = max(1, min(len(names), _IMAGES, int(_PIXELS / mean_area)))
     return [names[i * len(names) // count] for i in range(count)]
 
 
 class _Differences:
-    """Sums of the differences between the codes kept of torch and those that pass by."""
+    """Sums of the differences between torch's codes and those of another runtime."""
 
     def __init__(self, kept: dict[str, Codes]) -> None:
         self.kept = kept
@@ -171,16 +164,16 @@ def compare_runtime(
     Args:
         name: A key of RUNTIMES.
         fabric: Device and precision.
-        model: Trained weights.
-        images: Where the images are.
-        names: Held-out images, at least one; at most about a thousand of them are used.
-        score: The metric of (id, codes (h, w)) at the threshold 0.5, higher is better; goes through them once.
-        batch_size: Images a forward pass.
-        size: How images lie on the canvas.
-        combine: What the image head does to the mask.
+        model: The trained model.
+        images: The images.
+        names: Ids of held-out images, at least one; at most about a thousand are compared.
+        score: The metric of (id, codes (h, w)) at the threshold 0.5, higher is better; iterates over them once.
+        batch_size: Images per forward pass.
+        size: How images are resized and padded.
+        combine: How the image head changes the mask.
 
     Returns:
-        The finding, and the runtime that was judged.
+        The comparison, and the runtime that was compared.
     """
     chosen = _sample(images, names)
 
@@ -233,30 +226,26 @@ def choose_runtime(
     batch_size: int,
     size: SizeConfig = TRUE_SIZE,
     combine: Combine = mask_only,
-    batches: int,
-    canvases: int,
     record: Path,
     key: str,
 ) -> Runtime:
-    """Return the runtime to predict with: the asked one if the gate accepts it, torch otherwise.
+    """Return the runtime ``name`` if the gate accepts it, otherwise torch.
 
-    The choice is written to ``record`` and read from there when it was made under the same key, so that held-out and
-    test images, today and after an interruption, are predicted alike.
+    The choice is written to ``record`` and read back under the same key, so held-out and test images are predicted by
+    one runtime, also after an interruption.
 
     Args:
         name: A key of RUNTIMES.
         fabric: Device and precision.
-        model: Trained weights.
-        images: Where the held-out images are.
-        names: Held-out images with content.
+        model: The trained model.
+        images: The images.
+        names: Ids of held-out images with content.
         score: See compare_runtime.
-        batch_size: Images a forward pass.
-        size: How images lie on the canvas.
-        combine: What the image head does to the mask.
-        batches: Forward passes ahead, for the report of what the conversion saves.
-        canvases: Different canvases ahead; each is converted for.
+        batch_size: Images per forward pass.
+        size: How images are resized and padded.
+        combine: How the image head changes the mask.
         record: The JSON file of the choice.
-        key: What the choice depends on: data, weights, settings.
+        key: Hash of what the choice depends on: data, weights, settings.
     """
     if name == "torch":
         return torch_runtime(fabric, model, combine)
@@ -270,11 +259,9 @@ def choose_runtime(
         finding, runtime = compare_runtime(
             name, fabric, model, images, names, score, batch_size=batch_size, size=size, combine=combine
         )
-        reason, conversion_s = finding.refusal, finding.conversion_s * canvases
+        reason = finding.refusal
         verdict["finding"] = finding.to_json()
         logger.info("%s", finding)
-        if not worth_converting(conversion_s, finding.torch_s_per_batch, finding.s_per_batch, batches):
-            logger.info("converting to %s saves no time in %d forward passes", name, batches)
     if reason or runtime is None:
         logger.warning("%s is not used: %s; predicting with torch", name, reason)
         name, runtime = "torch", torch_runtime(fabric, model, combine)

@@ -1,4 +1,4 @@
-"""Run a trained model over a store of images."""
+"""Predict a store of images: batches of one canvas, test-time augmentation, probabilities at the true size."""
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache, partial
@@ -19,7 +19,7 @@ from masksmith.prediction.tta import TTA, Symmetry
 from masksmith.preprocess import TRUE_SIZE, Frame, SizeConfig, names_by_canvas
 
 FrameOf = Callable[[tuple[int, int]], Frame]
-"""True (height, width) -> how an image of that size lies on its canvas."""
+"""True (height, width) -> how an image of that size is resized and padded."""
 
 
 def _cached_frames(size: SizeConfig, divisor: int) -> FrameOf:
@@ -39,7 +39,7 @@ def _forward(
     max_value: int,
     scalars: Float[np.ndarray, "b s"] | None = None,
 ) -> list[Float[np.ndarray, "_ _ k"]]:
-    """Return the mean probabilities of all runtimes for one view of a batch, each image at its own true size."""
+    """Return the mean probabilities of all runtimes for one view of a batch, each at its image's true size."""
     frames = [frame_of((image.shape[0], image.shape[1])) for image in images]
     framed = np.stack(
         [frame.apply(np.ascontiguousarray(one)) for frame, one in zip(frames, images, strict=True)]
@@ -50,14 +50,6 @@ def _forward(
     mean = each[0] if len(each) == 1 else torch.stack(each).mean(0)
     probs = mean.permute(0, 2, 3, 1).numpy()  # (b, k, h, w) -> (b, h, w, k)
     return [frame.undo(one) for frame, one in zip(frames, probs, strict=True)]
-
-
-def _undone(symmetry: Symmetry, probs: Iterable[np.ndarray]) -> list[np.ndarray]:
-    return [symmetry.undo(one[None])[0] for one in probs]
-
-
-def _listed(runtime: Runtime | Sequence[Runtime]) -> list[Runtime]:
-    return [runtime] if callable(runtime) else list(runtime)
 
 
 def predict_batches(
@@ -74,55 +66,45 @@ def predict_batches(
     scalars: Mapping[str, Sequence[float]] | None = None,
     finished: Collection[str] = (),
 ) -> Iterator[list[tuple[str, Float[np.ndarray, "h w k"]]]]:
-    """Yield the batches of (id, probabilities (h, w, k) at the true size), grouped by canvas (see names_by_canvas).
+    """Yield batches of (id, probabilities (h, w, k) at the true size); a batch has one canvas (see names_by_canvas).
 
     Args:
         fabric: Device and precision.
-        model: Its weights; it is put into evaluation mode and back.
-        images: Where the images are.
+        model: The model; evaluated in evaluation mode, and put back into its own mode.
+        images: The images.
         names: Ids to predict.
         tta: Keys of TTA whose probabilities are averaged.
-        batch_size: Images a forward pass.
-        size: How images lie on the canvas.
-        what: What the progress bar says.
-        runtime: What computes the logits; None calls the model itself; of several, the probabilities are averaged.
-        scalars: Id -> numbers for a model that takes them.
-        finished: Ids that need not be predicted. Only whole batches of them are left out: the last bits of a
-            probability depend on how many images went through the model together.
+        batch_size: Images per forward pass.
+        size: How images are resized and padded.
+        what: Text of the progress bar.
+        runtime: Computes the logits; None: the model itself. The probabilities of several runtimes are averaged.
+        scalars: Id -> numbers, for a model that takes them.
+        finished: Ids to leave out, in whole batches only: the last bits of a probability depend on how many images
+            go through the model together.
 
     Raises:
-        InputError: An unknown key of TTA, or an image was damaged since it was written.
+        InputError: An unknown key of TTA, or a damaged image.
     """
     symmetries = [look_up(TTA, key, where="prediction.tta") for key in tta]
     max_value = int(np.iinfo(images.dtype).max)
     upright, turned = (_cached_frames(one, model.divisor) for one in (size, size.turned()))
-    runtimes = _listed(runtime or torch_runtime(fabric, model))
+    runtime = runtime or torch_runtime(fabric, model)
+    runtimes = [runtime] if callable(runtime) else list(runtime)
+    by_canvas = names_by_canvas({name: images.shape(name) for name in names}, size, divisor=model.divisor)
+    batches = [one for one in _batches(by_canvas.values(), batch_size) if not set(one) <= set(finished)]
+
+    def predict(view: Symmetry, planes: Sequence[np.ndarray], numbers: np.ndarray | None) -> list[np.ndarray]:
+        seen, frames = [view.apply(one[None])[0] for one in planes], turned if view.turns else upright
+        return [view.undo(one[None])[0] for one in _forward(runtimes, frames, seen, max_value, numbers)]
+
     training = model.training
     model.eval()
     try:
         with torch.inference_mode():
-            by_canvas = names_by_canvas(
-                {name: images.shape(name) for name in names}, size, divisor=model.divisor
-            )
-            batches = [
-                one for one in _batches(by_canvas.values(), batch_size) if not set(one) <= set(finished)
-            ]
             for batch in track(batches, total=len(batches), what=what):
                 planes = [images.checked(name) for name in batch]
                 numbers = np.array([scalars[name] for name in batch], np.float32) if scalars else None
-                views = [
-                    _undone(
-                        one,
-                        _forward(
-                            runtimes,
-                            turned if one.turns else upright,
-                            [one.apply(image[None])[0] for image in planes],
-                            max_value,
-                            numbers,
-                        ),
-                    )
-                    for one in symmetries
-                ]
+                views = [predict(view, planes, numbers) for view in symmetries]
                 yield [(name, np.mean(probs, axis=0)) for name, *probs in zip(batch, *views, strict=True)]
     finally:
         model.train(training)
@@ -170,13 +152,13 @@ def write_codes(
 
     Args:
         path: The ``.npy`` file.
-        images: For the sizes.
+        images: The images, for their sizes.
         names: Ids, in the order of the store.
-        batches: ``batches(finished=ids)`` gives the batches of (id, probabilities or codes) of all but these ids, in
-            any order, without the blank ones.
+        batches: ``batches(finished=ids)`` yields batches of (id, probabilities or codes), in any order, of all ids but
+            these and the blank ones.
         blank: Ids of images without content: their probability is 0.
-        key: What the probabilities are made from. With it every batch outlasts the process, and the same call goes on
-            after the last one.
+        key: Hash of what the probabilities depend on. With it every batch is kept if the process dies, and the same
+            call continues after the last one.
     """
     shapes = [(name, (*images.shape(name), 1)) for name in names]
     writer = StoreWriter(path, shapes, dtype=np.uint16, key=key)

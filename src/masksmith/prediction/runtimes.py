@@ -1,12 +1,12 @@
-"""Runtimes: what computes the logits of a batch in prediction. torch is the reference, OpenVINO the fast one.
+"""Runtimes compute the logits of a batch: torch is the reference, OpenVINO is faster on a CPU.
 
-A runtime is a function from planes to logits, both numpy, so that padding, test-time augmentation and codes do not
-know which one they call. To add one, write its builder and a line in RUNTIMES.
+A runtime is a function from image planes to logits, both numpy arrays, so padding, test-time augmentation and codes do
+not depend on it. To add one, write its builder and a line in RUNTIMES.
 
-OpenVINO (CPU only) takes the traced network, folds the normalisation layers into the convolutions and runs in
-bfloat16 where training did. Its own choice of precision depends on the machine, so it is always given. Three things
-are kept as torch has them: logits are float32 (see ``_Float32Head``), threads are torch's, and no shape is padded
-beyond the model's divisor.
+OpenVINO (CPU only) takes the traced network, folds normalisation layers into convolutions and computes in the
+precision of training. That precision is always set, because OpenVINO's default depends on the machine. As in torch,
+logits are float32 (see ``_Float32Head``), the number of threads is torch's, and no shape is padded beyond the model's
+divisor.
 """
 
 import copy
@@ -31,11 +31,11 @@ Planes = Float[np.ndarray, "b c h w"]
 Logits = Float[np.ndarray, "b k h w"]
 Scalars = Float[np.ndarray, "b s"]
 Runtime = Callable[..., Logits]
-"""``runtime(planes)``, or ``runtime(planes, scalars)`` for a model that takes numbers beside the image."""
+"""``runtime(planes)``, or ``runtime(planes, scalars)`` for a model that takes scalars."""
 
 _OPENVINO_PRECISIONS = {"bf16-mixed": "bf16", "32-true": "f32"}
-_EXAMPLE_SIDE = 32  # of the image that a net of any size is traced with: it still halves it four times
-_COMPILED = 8  # compiled shapes kept at a time; each holds a copy of the weights
+_EXAMPLE_SIDE = 32  # of the image that a model with divisor 1 is traced with; it can be halved four times
+_COMPILED = 8  # compiled shapes that are kept; each holds a copy of the weights
 _TELEMETRY = "openvino_telemetry"
 
 
@@ -44,8 +44,8 @@ def torch_runtime(fabric: Fabric, model: SegmentationModel, combine: Combine = m
 
     Args:
         fabric: Device and precision.
-        model: On that device; whoever calls the runtime puts it into evaluation mode.
-        combine: What the image head does to the mask.
+        model: A model on that device. The caller puts it into evaluation mode.
+        combine: How the image head changes the mask.
     """
 
     def forward(planes: Planes, scalars: Scalars | None = None) -> Logits:
@@ -62,10 +62,9 @@ def torch_runtime(fabric: Fabric, model: SegmentationModel, combine: Combine = m
 class _Float32Head(nn.Module):
     """The 1x1 head as a weighted sum over channels.
 
-    OpenVINO computes every convolution and matrix product in bfloat16 when asked for it, the logits included: 8 bits,
-    so that many pixels share a probability. Elementwise work after the last convolution stays float32. Measured on a
-    trained net: mean difference of probabilities from float32 0.00108 in this form, 0.00132 as a convolution, 0.00113
-    for torch's autocast.
+    In bfloat16 OpenVINO computes every convolution and matrix product with 8 bits, the logits too, so many pixels share
+    a probability. Elementwise operations after the last convolution stay float32. Mean difference of probabilities from
+    float32 on a trained net: 0.00108 in this form, 0.00132 as a convolution, 0.00113 with torch's autocast.
     """
 
     def __init__(self, head: nn.Conv2d) -> None:
@@ -79,7 +78,7 @@ class _Float32Head(nn.Module):
 
 
 class _Traced(nn.Module):
-    """A copy of a model on its way to OpenVINO: evaluation mode, combined mask logits only, float32 head."""
+    """A copy of a model for tracing: evaluation mode, combined mask logits only, float32 head."""
 
     def __init__(self, model: SegmentationModel, combine: Combine) -> None:
         super().__init__()
@@ -95,14 +94,14 @@ class _Traced(nn.Module):
 
 
 def _import_openvino() -> Any:  # noqa: ANN401
-    """Import OpenVINO without its telemetry, which would otherwise report the import and each conversion to its makers.
+    """Import OpenVINO without its telemetry, which reports the import and each conversion to its makers.
 
     Raises:
-        InputError: It is not installed.
+        InputError: OpenVINO cannot be imported.
     """
     silenced = _TELEMETRY not in sys.modules
     if silenced:
-        sys.modules[_TELEMETRY] = cast(Any, None)  # "not installed": openvino has a stub for that case
+        sys.modules[_TELEMETRY] = cast(Any, None)  # as if not installed; openvino has a stub for that case
     try:
         import openvino
         import openvino.tools.ovc
@@ -118,11 +117,11 @@ def _import_openvino() -> Any:  # noqa: ANN401
 
 
 def _convert(openvino: Any, model: SegmentationModel, combine: Combine) -> Any:  # noqa: ANN401
-    """Trace a model once and return OpenVINO's network of it, of any batch and size."""
+    """Trace a model and return it as an OpenVINO network of any batch and image size."""
     channels, side = model.in_channels, 2 * model.divisor if model.divisor > 1 else _EXAMPLE_SIDE
     example = torch.zeros(1, channels, side, side)
     with torch.no_grad(), warnings.catch_warnings():
-        # sizes that Python looks at while tracing; the gate sees whether the result is right
+        # Python reads sizes while tracing; the gate tests whether the result is right
         warnings.simplefilter("ignore", torch.jit.TracerWarning)
         try:
             traced = _Traced(model, combine)
@@ -136,18 +135,18 @@ def _convert(openvino: Any, model: SegmentationModel, combine: Combine) -> Any: 
 def openvino_runtime(
     model: SegmentationModel, *, precision: str, threads: int | None = None, combine: Combine = mask_only
 ) -> Runtime:
-    """Convert a model and return the runtime that OpenVINO makes of it; the model itself is not changed.
+    """Convert a model and return its OpenVINO runtime; the model itself is not changed.
 
-    The network is traced once for any size. Each (b, h, w) is then compiled with fixed sizes when it first comes, and
-    the last few are kept; prediction comes canvas by canvas. A batch is filled up to the next power of two by repeating
-    its last image, and the surplus cut off: so its numbers never depend on what was computed before, as in an
-    interrupted prediction that goes on.
+    The network is traced once for any size. Each (b, h, w) is compiled with fixed sizes when it first occurs, and the
+    last few are kept, which is enough because prediction goes canvas by canvas. A batch is filled up to the next power
+    of two by repeating its last image, so its numbers do not depend on what was computed before, for example before an
+    interruption.
 
     Args:
-        model: On the CPU.
+        model: A model on the CPU.
         precision: "bf16" or "f32".
-        threads: Threads of a forward pass; None takes torch's.
-        combine: What the image head does to the mask.
+        threads: Threads of a forward pass; None: torch's.
+        combine: How the image head changes the mask.
 
     Raises:
         InputError: OpenVINO is not installed, or cannot convert this network.
@@ -186,17 +185,17 @@ def openvino_runtime(
 
 
 def check_runtime(name: str, *, device: str, precision: str, scalars: Sequence[str] = ()) -> None:
-    """Refuse a runtime that cannot work here, before anything is trained.
+    """Refuse a runtime that cannot be used here. Called before training.
 
     Args:
         name: A key of RUNTIMES.
         device: "cpu", "cuda" or "mps".
-        precision: Of training, with "auto" settled.
+        precision: Precision of training, with "auto" resolved.
         scalars: ``ModelConfig.scalars``.
 
     Raises:
-        InputError: Unknown runtime; OpenVINO on another device than the CPU, in another precision, for a model that
-            takes scalars, or not installed.
+        InputError: The runtime is unknown; or it is OpenVINO and the device is not the CPU, the precision has no
+            counterpart, the model takes scalars, or it is not installed.
     """
     look_up(RUNTIMES, name, where="prediction.runtime")
     if name != "openvino":

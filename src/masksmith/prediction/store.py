@@ -1,7 +1,7 @@
-"""Probabilities as 16-bit codes ``q = rint(p * 65535)``: half of float32, exact to compare.
+"""Stored probabilities: 16-bit codes ``q = rint(p * 65535)``, half the size of float32 and exact to compare.
 
-A threshold is a code too, and the decision is ``q > t`` everywhere: in the search, the submission and the
-pictures, so that they agree on every pixel.
+A threshold is a code too. The decision is ``q > t`` in the search, the submission and the report, so they agree on
+every pixel.
 """
 
 from collections.abc import Sequence
@@ -14,6 +14,9 @@ from masksmith.core.errors import InputError
 from masksmith.data.store import Store
 
 MAX_CODE = 65535
+
+_checked: set[tuple[Path, int, int]] = set()
+"""(path, modification time in ns, bytes) of the files whose checksums this process has found right."""
 
 
 def to_codes(probs: Shaped[np.ndarray, "..."]) -> UInt16[np.ndarray, "..."]:
@@ -32,31 +35,34 @@ def prob_of(code: int) -> float:
 
 
 def open_codes(path: Path) -> Store:
-    """Open a store of probabilities.
+    """Open a store of probabilities. Its checksums are compared once per process, and again if the file changes.
 
     Raises:
-        InputError: It is not there, or an array's checksum is wrong.
+        InputError: The store does not exist, or a checksum is wrong.
     """
-    store = Store(path)
-    if damaged := store.damaged():
-        raise InputError(
-            f"{path}: the probabilities of {damaged[0]!r} are damaged; remove the file and predict again"
-        )
+    store, found = Store(path), path.stat()
+    version = (path.absolute(), found.st_mtime_ns, found.st_size)
+    if version not in _checked:
+        if damaged := store.damaged():
+            raise InputError(
+                f"{path}: the probabilities of {damaged[0]!r} are damaged; remove the file and predict again"
+            )
+        _checked.add(version)
     return store
 
 
 class MeanCodes:
-    """The mean of several stores' probabilities, image by image, as codes; of one store: that store's.
+    """The weighted mean of several stores, computed image by image and rounded to codes.
 
     Args:
-        stores: The probabilities, of the same images.
-        weights: What each store weighs (above 0, of any sum); None: all the same.
+        stores: Probabilities of the same images.
+        weights: Weight of each store, above 0; they need not sum to 1. None: equal weights.
     """
 
     def __init__(self, stores: Sequence[Store], weights: Sequence[float] | None = None) -> None:
         self.stores = stores
         self.weights = None if weights is None or len(set(weights)) == 1 else list(weights)
-        """None where all weigh the same, whatever that was."""
+        """None if all weights are equal."""
         assert self.weights is None or len(self.weights) == len(stores), (weights, len(stores))
 
     @property

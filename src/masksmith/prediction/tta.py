@@ -20,7 +20,7 @@ class Symmetry(NamedTuple):
     apply: Callable[[Planes], Planes]
     undo: Callable[[Planes], Planes]
     turns: bool = False
-    """Whether rows become columns: a size rule for 64x256 then means 256x64."""
+    """Whether height and width are swapped: a size rule for 64x256 becomes one for 256x64."""
 
 
 def _same(planes: Planes) -> Planes:
@@ -40,7 +40,7 @@ def _transpose(planes: Planes) -> Planes:
 
 
 def _turned(quarters: int) -> Callable[[Planes], Planes]:
-    """Return the turn by so many quarters against the clock."""
+    """Return a rotation by ``quarters`` * 90 degrees, counterclockwise."""
 
     def turn(planes: Planes) -> Planes:
         return np.rot90(planes, quarters, axes=(1, 2))

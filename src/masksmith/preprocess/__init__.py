@@ -6,13 +6,13 @@ it, on four images of 101x101:
 >>> import numpy as np
 >>> from masksmith.preprocess import Chain, Crop, Refract, Scale, Standardize
 >>> images = np.random.default_rng(0).integers(0, 256, (4, 101, 101, 1)).astype(np.uint8)
->>> masks = (images[..., 0] > 127).astype(np.uint8)
+>>> masks = np.where(images > 127, 255, 0).astype(np.uint8)  # as images of 0 and 255
 
-For training: two windows an image, their edges mirrored outwards, then the size of the model. Masks are moved alike.
+For training: two windows an image, their edges mirrored outwards, then the size of the model. Masks get the same.
 
 >>> training = Chain([Crop(0.9, cardinality=2), Refract(0.9), Scale((128, 128))])
->>> training.fit_transform(images).shape, training.transform_masks(masks).shape
-((8, 128, 128, 1), (8, 128, 128))
+>>> training.fit_transform(images).shape, (training.transform(masks) > 127).shape
+((8, 128, 128, 1), (8, 128, 128, 1))
 
 For prediction: whole images, and the probabilities (n, h, w, k) come back at the true size. Rounding is a threshold.
 

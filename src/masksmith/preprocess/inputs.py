@@ -24,7 +24,8 @@ from pydantic import Field
 from masksmith.core.arrays import Float, Image, Shaped, UInt16
 from masksmith.core.config import Config
 from masksmith.core.errors import InputError
-from masksmith.core.files import Ledger, digest, read_json, remove, write_json
+from masksmith.core.files import digest, read_json, remove, write_json
+from masksmith.core.ledger import Ledger
 from masksmith.core.progress import logger, track
 from masksmith.data.checks import SENTINELS, is_picture
 from masksmith.data.store import Store, StoreWriter
@@ -62,7 +63,7 @@ class InputConfig(Config):
     It decides nothing else."""
 
     def model_post_init(self, _: Any) -> None:  # noqa: ANN401
-        """Refuse limits that are missing or of no use, and bands that stand twice."""
+        """Refuse limits that are missing or unused, and bands that are named twice."""
         _refuse_twice(self.bands or [], "bands")
         self._check_limits()
         for band, values in self.one_hot.items():
@@ -70,7 +71,7 @@ class InputConfig(Config):
                 raise ValueError(f"one_hot: {band!r} is no band; expected its number, from 0")
             if int(band) in (self.bands or ()):
                 raise ValueError(
-                    f"one_hot: band {band} stands in bands too; its values are amounts or names, not both"
+                    f"one_hot: band {band} is in bands too; its values are amounts or names, not both"
                 )
             if not values:
                 raise ValueError(f"one_hot.{band}: [] makes no channel; name the values")
@@ -122,7 +123,7 @@ class InputConfig(Config):
 def _refuse_twice(values: list[int], what: str) -> None:
     twice = [value for at, value in enumerate(values) if value in values[:at]]
     if twice:
-        raise ValueError(f"{what}: {twice[0]} stands twice; name it once")
+        raise ValueError(f"{what}: {twice[0]} is named twice; name it once")
 
 
 @dataclass(frozen=True)

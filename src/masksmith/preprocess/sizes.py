@@ -102,6 +102,7 @@ class Frame:
     """Where an image of one size lies on its canvas: a chain of Scale and PadTo, fitted to that size."""
 
     chain: Chain
+    canvas_hw: tuple[int, int]
 
     @classmethod
     def of(cls, hw: tuple[int, int], size: SizeConfig, *, divisor: int) -> "Frame":
@@ -112,19 +113,7 @@ class Frame:
         """
         canvas = canvas_of(size, [hw], divisor=divisor)
         chain = Chain([Scale(size.inner_hw(hw)), PadTo(canvas, size.border)])
-        return cls(chain.fit(np.empty((0, *hw, 1), np.uint8)))
-
-    @property
-    def canvas_hw(self) -> tuple[int, int]:
-        """Height and width of the canvas."""
-        return self.padding.hw
-
-    @property
-    def padding(self) -> PadTo:
-        """The step that pads."""
-        step = self.chain.steps[-1]
-        assert isinstance(step, PadTo)
-        return step
+        return cls(chain.fit(np.empty((0, *hw, 1), np.uint8)), canvas)
 
     def apply(self, image: Shaped[np.ndarray, "h w c"]) -> Shaped[np.ndarray, "H W c"]:
         """Bring an image onto its canvas."""
@@ -141,9 +130,9 @@ def names_by_canvas(
     """Return the names of the images that lie on each canvas, both in the order of ``sizes``.
 
     Images of one canvas can share a batch, whatever their own sizes are, and a runtime that is compiled for a shape is
-    compiled once for all of them. The canvas hangs on the image's own size and the recipe alone: the next multiples of
-    the divisor, or ``pad_hw``. It never hangs on what else there is, so that an image alone is predicted as in a set.
-    It is not made larger to have fewer canvases either: a border that is not needed changes what is predicted near it.
+    compiled once for all of them. The canvas depends on the image's own size and the recipe alone: the next multiples
+    of the divisor, or ``pad_hw``. It does not depend on other images, so an image alone is predicted as in a set, and
+    is not enlarged to have fewer canvases: a needless border changes predictions near it.
 
     Args:
         sizes: Id -> true (height, width).

@@ -1,8 +1,10 @@
 """Transforms of image stacks in scikit-learn's form: ``fit``, ``transform``, ``inverse_transform``, and chains of them.
 
-Stacks are (n, h, w, c), masks (n, h, w). ``fit`` learns the size of the images (a name with a trailing underscore is
-learnt); a stack of another size is refused later. Padding is undone bit for bit, scaling by interpolation; random
-windows cannot be undone. ``Frame`` in ``sizes`` is such a chain: the program itself goes this way.
+Stacks are (n, h, w, c). ``fit`` learns the size of the images (a name with a trailing underscore is learnt); a stack of
+another size is refused later. Padding is undone bit for bit, scaling by interpolation; random windows cannot be undone.
+
+Prediction uses ``Scale`` and ``PadTo``: ``Frame`` in ``sizes`` is a chain of both. ``Refract`` and ``Crop`` are for
+notebooks that follow the TGS Salt kernel which they come from; no recipe uses them.
 """
 
 from collections.abc import Callable, Sequence
@@ -43,7 +45,7 @@ def round_up(size: int, divisor: int) -> int:
 
 @dataclass(frozen=True)
 class Pad:
-    """Pad an image outwards; ``undo`` cuts the border off again."""
+    """Pad an image outwards."""
 
     top: int
     bottom: int
@@ -58,11 +60,6 @@ class Pad:
         assert min(extra_h, extra_w) >= 0, (hw, target_hw)
         return cls(extra_h // 2, extra_h - extra_h // 2, extra_w // 2, extra_w - extra_w // 2, border)
 
-    @classmethod
-    def to_divisor(cls, hw: HW, divisor: int, border: Border = "reflect") -> "Pad":
-        """Return the padding up to the next multiples of ``divisor``."""
-        return cls.to_size(hw, (round_up(hw[0], divisor), round_up(hw[1], divisor)), border)
-
     def apply(self, image: Shaped[np.ndarray, "h w c"]) -> Shaped[np.ndarray, "H W c"]:
         """Pad (h, w, c) to (h + top + bottom, w + left + right, c)."""
         if image.shape[2] <= 4:
@@ -72,10 +69,6 @@ class Pad:
             return padded.reshape(*padded.shape[:2], image.shape[2])
         widths = ((self.top, self.bottom), (self.left, self.right), (0, 0))
         return np.pad(image, widths, mode=_NUMPY_MODES[self.border])
-
-    def undo(self, image: Shaped[np.ndarray, "H W *c"]) -> Shaped[np.ndarray, "h w *c"]:
-        """Cut the padding off."""
-        return image[self.top : image.shape[0] - self.bottom, self.left : image.shape[1] - self.right]
 
 
 def resize(image: Shaped[np.ndarray, "h w c"], hw: HW) -> Shaped[np.ndarray, "H W c"]:
@@ -95,7 +88,6 @@ def resize(image: Shaped[np.ndarray, "h w c"], hw: HW) -> Shaped[np.ndarray, "H 
 # --- stacks ---
 
 Stack = Shaped[np.ndarray, "n h w c"]
-Masks = Shaped[np.ndarray, "n h w"]
 
 
 @runtime_checkable
@@ -108,10 +100,6 @@ class Transform(Protocol):
 
     def transform(self, images: Stack) -> Shaped[np.ndarray, "m H W c"]:
         """Return the changed images."""
-        ...
-
-    def transform_masks(self, masks: Masks) -> Shaped[np.ndarray, "m H W"]:
-        """Return masks moved as the images; their values stay what they are."""
         ...
 
     def inverse_transform(self, images: Shaped[np.ndarray, "n H W k"]) -> Shaped[np.ndarray, "n h w k"]:
@@ -130,8 +118,7 @@ def _size_of(who: str, images: Stack) -> HW:
     """Return the size of the images of a stack."""
     if images.ndim != 4:
         raise InputError(
-            f"{who}: an array of shape {images.shape}; expected images (n, h, w, c), or masks (n, h, w) for "
-            "transform_masks"
+            f"{who}: an array of shape {images.shape}; expected images (n, h, w, c), or masks as images of one channel"
         )
     return images.shape[1], images.shape[2]
 
@@ -163,20 +150,14 @@ def _scaled(who: str, images: Stack, hw: HW) -> Shaped[np.ndarray, "n H W c"]:
     if images.dtype.name not in _INTERPOLATED:
         raise InputError(
             f"{who}: images of {images.dtype}, which cannot be interpolated; expected {', '.join(_INTERPOLATED)}: "
-            "convert them with astype, and give masks to transform_masks"
+            "convert them with astype"
         )
     return _each(images, partial(resize, hw=hw), hw)
-
-
-def _nearest(mask: Shaped[np.ndarray, "h w 1"], hw: HW) -> Shaped[np.ndarray, "H W 1"]:
-    return cv2.resize(mask, hw[::-1], interpolation=cv2.INTER_NEAREST_EXACT)[..., None]
 
 
 @dataclass
 class Scale:
     """Scale images to ``hw``, and what lies on them back: bilinear, pixel centres at half.
-
-    Masks take the nearest value: they stay 0 and 1, and what is not judged stays so.
 
     Raises:
         InputError: In use: it is not fitted, or the images have another size or a type that is not interpolated.
@@ -184,11 +165,6 @@ class Scale:
 
     hw: HW
     hw_in_: HW | None = field(default=None, init=False, repr=False)
-
-    @property
-    def hw_out_(self) -> HW:
-        """Size of the changed images."""
-        return self.hw
 
     def fit(self, images: Stack) -> "Scale":
         """Learn the size to go back to."""
@@ -199,12 +175,6 @@ class Scale:
         """Return the images at ``hw``; those that have it already as they are."""
         _check("Scale", images, _need("Scale", self.hw_in_))
         return _scaled("Scale", images, self.hw)
-
-    def transform_masks(self, masks: Masks) -> Shaped[np.ndarray, "n H W"]:
-        """Return the masks at ``hw``."""
-        planes = masks[..., None]
-        _check("Scale", planes, _need("Scale", self.hw_in_))
-        return _each(planes, partial(_nearest, hw=self.hw), self.hw)[..., 0]
 
     def inverse_transform(self, images: Shaped[np.ndarray, "n H W k"]) -> Shaped[np.ndarray, "n h w k"]:
         """Return planes at ``hw`` at the size that the images had."""
@@ -224,11 +194,6 @@ class PadTo:
     hw: HW
     border: Border = "reflect"
     hw_in_: HW | None = field(default=None, init=False, repr=False)
-
-    @property
-    def hw_out_(self) -> HW:
-        """Size of the changed images."""
-        return self.hw
 
     @property
     def pad_(self) -> Pad:
@@ -251,10 +216,6 @@ class PadTo:
         pad = self.pad_
         _check("PadTo", images, _need("PadTo", self.hw_in_))
         return _each(images, pad.apply, self.hw)
-
-    def transform_masks(self, masks: Masks) -> Shaped[np.ndarray, "n H W"]:
-        """Return the masks padded as the images are: where these are mirrored, the masks are too."""
-        return self.transform(masks[..., None])[..., 0]
 
     def inverse_transform(self, images: Shaped[np.ndarray, "n H W k"]) -> Shaped[np.ndarray, "n h w k"]:
         """Return the planes without the border."""
@@ -296,10 +257,6 @@ class Refract:
         """Return the images with their mirrored border."""
         return self._padding.transform(images)
 
-    def transform_masks(self, masks: Masks) -> Shaped[np.ndarray, "n H W"]:
-        """Return the masks with theirs."""
-        return self._padding.transform_masks(masks)
-
     def inverse_transform(self, images: Shaped[np.ndarray, "n H W k"]) -> Shaped[np.ndarray, "n h w k"]:
         """Return the planes without the border."""
         return self._padding.inverse_transform(images)
@@ -309,8 +266,8 @@ class Refract:
 class Crop:
     """Cut ``cardinality`` windows at random from every image, of ``ratio`` of its sides: for training only.
 
-    The windows of an image follow each other. They are drawn from (seed, place of the image, number of the window), so
-    that images and masks get the same ones, in whatever order they are asked for.
+    The windows of an image follow each other. They are drawn from (seed, index of the image, number of the window), so
+    a stack of masks gets the same windows.
 
     Raises:
         InputError: ``ratio`` is not in (0, 1] or ``cardinality`` below 1; in use: it is not fitted, or the images have
@@ -351,10 +308,6 @@ class Crop:
             windows[at] = images[index, top : top + height, left : left + width]
         return windows
 
-    def transform_masks(self, masks: Masks) -> Shaped[np.ndarray, "m H W"]:
-        """Return the same windows of the masks."""
-        return self.transform(masks[..., None])[..., 0]
-
     def inverse_transform(self, images: Shaped[np.ndarray, "n H W k"]) -> Shaped[np.ndarray, "n h w k"]:
         """Refuse: what lay outside a window is lost."""
         raise InputError("Crop: random windows cannot be undone; predict with a chain without Crop")
@@ -391,12 +344,6 @@ class Chain:
         for step in self.steps:
             images = step.transform(images)
         return images
-
-    def transform_masks(self, masks: Masks) -> Shaped[np.ndarray, "m H W"]:
-        """Return the masks moved as the images."""
-        for step in self.steps:
-            masks = step.transform_masks(masks)
-        return masks
 
     def inverse_transform(self, images: Shaped[np.ndarray, "n H W k"]) -> Shaped[np.ndarray, "n h w k"]:
         """Return what lies on changed images at the size that the images had before the first step."""

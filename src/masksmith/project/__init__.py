@@ -1,1 +1,1 @@
-"""The project folder: its files, its runs, and the members whose predictions are averaged."""
+"""The project folder: its files, its runs, and the ensemble members whose predictions are averaged."""

@@ -1,12 +1,9 @@
-"""The project folder: one data set, one ``folds.csv``, many runs. Names of files live here and nowhere else."""
+"""The project folder: one data set, one ``folds.csv``, many runs. File names are defined here and in ``runs`` only."""
 
 import json
 import os
-import platform
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 from functools import cached_property
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -15,71 +12,35 @@ import numpy as np
 from masksmith.augment import CallableAugment
 from masksmith.core.arrays import Shaped
 from masksmith.core.errors import InputError
-from masksmith.core.files import Ledger, digest, is_begun, no_room, read_json, remove, write_json, write_text
+from masksmith.core.files import digest, no_room, read_json, remove, write_json, write_text
+from masksmith.core.ledger import Ledger
+from masksmith.core.locks import is_leftover
 from masksmith.data.cache import VERSION as CACHE_VERSION
 from masksmith.data.cache import Cache, build_cache
 from masksmith.data.catalog import Catalog
 from masksmith.data.checks import constant_ids
-from masksmith.folds.table import Folds, fold_name, group_values, read_folds
+from masksmith.folds.table import Folds, group_values, read_folds
 from masksmith.preprocess.inputs import InputConfig, Inputs, make_inputs, settle_scaling
-from masksmith.recipes.ensemble import Judge
+from masksmith.project.runs import Run, environment, with_free_parts
+from masksmith.recipes.ensemble import AnyRecipe
 from masksmith.recipes.recipe import Recipe, parse_recipe
 
 FORMAT_VERSION = 1
 _CATALOG_KEYS = {"format", "root", "layout", "content_hash", "train", "test", "submission"}  # since format 1
 
 
-@dataclass(frozen=True)
-class Run:
-    """One recipe trained on the project's folds: ``runs/NAME-HASH/``."""
-
-    path: Path
-    recipe: Recipe
-
-    @property
-    def ledger(self) -> Ledger:
-        """What has been done."""
-        return Ledger(self.path)
-
-    @property
-    def events(self) -> Path:
-        """The log of record."""
-        return self.path / "metrics.jsonl"
-
-    def checkpoints(self, fold: int) -> Path:
-        """Folder of a fold's checkpoints."""
-        return self.path / "checkpoints" / fold_name(fold)
-
-    def final(self, fold: int) -> Path:
-        """Weights of a trained fold."""
-        return self.checkpoints(fold) / "final.safetensors"
-
-    @property
-    def interim(self) -> Path:
-        """Folder of what was predicted by a training that is not finished."""
-        return self.path / "interim"
-
-    def oof(self, fold: int) -> Path:
-        """Out-of-fold probabilities of a fold."""
-        return self.path / "oof" / f"{fold_name(fold)}.npy"
-
-    def test(self, fold: int) -> Path:
-        """Test probabilities of a fold."""
-        return self.path / "test" / f"{fold_name(fold)}.npy"
-
-    def pseudo(self, fold: int) -> Path:
-        """Pseudo-labels that a fold is trained on: masks of those test images that its teacher is sure of."""
-        return self.path / "pseudo" / f"{fold_name(fold)}.npy"
-
-
 class Project:
-    """A project folder, opened."""
+    """An open project folder.
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    Args:
+        root: The folder.
+        augment: A callable of the user that trainings augment with.
+    """
+
+    def __init__(self, root: Path, *, augment: CallableAugment | None = None) -> None:
+        self.root, self.augment = root, augment
         self._inputs: dict[str, Inputs] = {}
-        self.custom: CallableAugment | None = None
-        """A callable of the user's, given from Python, that trainings augment with."""
+        self._folds: tuple[tuple[int, ...], Folds] | None = None
         self.data_json = root / "data.json"
         self.check_json = root / "check.json"
         self.folds_csv = root / "folds.csv"
@@ -100,10 +61,10 @@ class Project:
 
     @classmethod
     def create(cls, root: Path, catalog: Catalog) -> "Project":
-        """Make or reuse the folder for this data set.
+        """Create or reuse the folder for this data set.
 
         Raises:
-            InputError: The folder belongs to another data set whose folds are made.
+            InputError: The folder belongs to another data set and already has folds or runs.
         """
         project = cls(root)
         if project.data_json.exists():
@@ -127,28 +88,28 @@ class Project:
 
     @classmethod
     def asked_dialect(cls, root: Path) -> str | None:
-        """Return the run-length dialect that was asked for when the folder was made, None where there was none."""
+        """Return the run-length dialect that was asked for when the folder was created, or None."""
         project = cls(root)
         form = project.catalog.submission if project.data_json.exists() else None
         return form.dialect if form and form.asked else None
 
     @classmethod
-    def open(cls, root: Path) -> "Project":
+    def open(cls, root: Path, *, augment: CallableAugment | None = None) -> "Project":
         """Open an existing project.
 
         Raises:
             InputError: There is none, or a newer masksmith made it.
         """
-        project = cls(root)
+        project = cls(root, augment=augment)
         project.catalog  # noqa: B018  (reads and checks it)
         return project
 
     @cached_property
     def catalog(self) -> Catalog:
-        """What the data set holds.
+        """The images, masks and tables of the data set.
 
         Raises:
-            InputError: This is no project, or a newer masksmith made it.
+            InputError: This is not a project, or a newer masksmith made it.
         """
         value = _read_catalog_json(self.data_json)
         if value is None:
@@ -165,21 +126,21 @@ class Project:
 
     @cached_property
     def cache(self) -> Cache:
-        """The decoded data, made now if it is not there."""
+        """The decoded data, created at the first access."""
         return build_cache(self.catalog, self.cache_dir)
 
     @cached_property
     def blank_train(self) -> Collection[str]:
-        """Ids of the training images without content: kept out of training and of scores."""
+        """Ids of the training images without content, which are left out of training and scores."""
         return frozenset(constant_ids(self.cache.train_images))
 
     @cached_property
     def blank_test(self) -> Collection[str]:
-        """Ids of the test images without content: predicted empty. A training image may have the same id."""
+        """Ids of the test images without content, which are predicted empty. A training image may have the same id."""
         return frozenset(constant_ids(self.cache.test_images))
 
     def inputs(self, config: InputConfig) -> Inputs:
-        """Return the images as a model with this configuration sees them, made now if they are not there.
+        """Return the images as a model with this configuration sees them, created if needed.
 
         Raises:
             InputError: The images do not allow it (see make_inputs).
@@ -212,25 +173,32 @@ class Project:
 
     @property
     def ledger(self) -> Ledger:
-        """What has been done outside the runs."""
+        """The finished stages outside the runs."""
         return Ledger(self.root)
 
     @property
     def folds(self) -> Folds:
-        """The folds.
+        """The folds; ``folds.csv`` is read again only after it has changed.
 
         Raises:
-            InputError: They have not been made yet, or the file was edited into something inconsistent.
+            InputError: There are none yet, or the file was edited and is inconsistent.
         """
-        if not self.folds_csv.exists():
-            raise InputError(f"{self.folds_csv}: not there yet; run `masksmith folds {self.root}` first")
-        return read_folds(self.folds_csv, ids=[sample.id for sample in self.catalog.train])
+        try:
+            stat = self.folds_csv.stat()
+        except FileNotFoundError:
+            raise InputError(
+                f"{self.folds_csv}: not there yet; run `masksmith folds {self.root}` first"
+            ) from None
+        version = stat.st_ino, stat.st_mtime_ns, stat.st_size
+        if self._folds is None or self._folds[0] != version:
+            self._folds = version, read_folds(self.folds_csv, ids=[one.id for one in self.catalog.train])
+        return self._folds[1]
 
-    def metric_groups(self, recipe: Judge, names: Sequence[str]) -> Shaped[np.ndarray, " n"]:
-        """Return the group of each image that a metric of groups means: its value of ``folds.group_by``.
+    def metric_groups(self, recipe: AnyRecipe, names: Sequence[str]) -> Shaped[np.ndarray, " n"]:
+        """Return the group of each image for a metric that averages over groups: its value of ``folds.group_by``.
 
-        Without a column (and for similar images) it is the group of ``folds.csv``, which may hold more: values that
-        share an identical image.
+        Without a column, and for groups of similar images, it is the group of ``folds.csv``. That one may join several
+        values of a column, because identical images are in one group.
         """
         column = recipe.folds.group_by
         if column is None or recipe.folds.similar_count is not None:
@@ -239,15 +207,15 @@ class Project:
         return np.array([values[name] for name in names])
 
     def run_of(self, asked: Recipe) -> Run | None:
-        """Return the run that this recipe was resolved into before, None if there is none.
+        """Return the run of this recipe, or None if there is none.
 
-        What does not decide the weights (``folds.train``, prediction, tuning) is taken over from ``asked``.
+        Values that do not determine the weights (``folds.train``, prediction, tuning) are taken from ``asked``.
         """
         run = self.find_run(asked)
         return None if run is None else self.set_free_parts(run, asked)
 
     def find_run(self, asked: Recipe) -> Run | None:
-        """Return the run that this recipe was resolved into before, as it is, None if there is none."""
+        """Return the run of this recipe unchanged, or None if there is none."""
         requests = self.runs_dir / "requests.json"
         name = read_json(requests).get(asked.hash) if requests.exists() else None
         if not isinstance(name, str) or not (self.runs_dir / name / "recipe.yaml").exists():
@@ -255,12 +223,12 @@ class Project:
         return self.run(name)
 
     def set_free_parts(self, run: Run, recipe: Recipe) -> Run:
-        """Return the run with the parts of ``recipe`` that do not decide the weights: prediction and tuning."""
+        """Return the run with the parts of ``recipe`` that do not determine the weights."""
         free = with_free_parts(run.recipe, recipe)
         return self._write_run(run.path, free)
 
     def add_run(self, asked: Recipe, resolved: Recipe) -> Run:
-        """Create the run's folder with its resolved recipe, or return it if it is there."""
+        """Create the run's folder with its resolved recipe, or return the existing run."""
         path = self.runs_dir / f"{resolved.name}-{resolved.hash[:8]}"
         if not (path / "recipe.yaml").exists():
             write_text(path / "environment.txt", environment())
@@ -277,7 +245,7 @@ class Project:
         return Run(path, recipe)
 
     def run(self, name: str | None = None) -> Run:
-        """Return a run by name, or the one that was worked on last.
+        """Return a run by name, or the current one.
 
         Raises:
             InputError: No such run, or none yet.
@@ -294,17 +262,17 @@ class Project:
         return Run(path, parse_recipe((path / "recipe.yaml").read_text(), where=str(path / "recipe.yaml")))
 
     def make_current(self, run: Run) -> None:
-        """Remember the run as the one that the next verbs mean, in the place of an ensemble."""
+        """Make the run the one that the next verbs use, instead of an ensemble."""
         write_json(self.runs_dir / "current.json", run.path.name)
         remove(self.members_json)
 
     def key(self, *parts: str) -> str:
-        """Return a stage's key: the data and whatever else went into it."""
+        """Return the key of a stage: a hash of the data and its other inputs."""
         return digest(self.catalog.content_hash, *parts)
 
 
 def _read_catalog_json(path: Path) -> dict[str, Any] | None:
-    """Return what a project's ``data.json`` holds, None if it is absent or anything else."""
+    """Return the content of a project's ``data.json``, None if it is absent or not ours."""
     try:
         value = None if path.is_symlink() else json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError):  # not there, not text, not JSON
@@ -314,12 +282,12 @@ def _read_catalog_json(path: Path) -> dict[str, Any] | None:
 
 
 def refuse_foreign(root: Path) -> None:
-    """Refuse an output folder that is neither absent, nor empty, nor a project; nothing is touched.
+    """Refuse an output folder that is neither absent, nor empty, nor a project; nothing in it is touched.
 
-    What a killed masksmith leaves before ``data.json`` is there counts as nothing.
+    Leftovers of a masksmith that was killed before it wrote ``data.json`` are ignored.
 
     Raises:
-        InputError: It holds somebody else's files, or is no folder.
+        InputError: It contains foreign files, or is not a folder.
     """
     if not os.path.lexists(root):
         return
@@ -327,7 +295,7 @@ def refuse_foreign(root: Path) -> None:
         what = "a link that leads nowhere" if root.is_symlink() and not root.exists() else "a file"
         raise InputError(f"{root}: cannot be written as a folder, it is {what}; choose another --out")
     with no_room(root), os.scandir(root) as entries:
-        foreign = sorted(entry.name for entry in entries if not is_begun(entry))
+        foreign = sorted(entry.name for entry in entries if not is_leftover(entry))
     if foreign and _read_catalog_json(root / "data.json") is None:
         more = f" and {len(foreign) - 1} more" if len(foreign) > 1 else ""
         raise InputError(
@@ -343,31 +311,3 @@ def refuse_inside(root: Path, catalog: Catalog) -> None:
     """
     if Path(os.path.realpath(root)).is_relative_to(catalog.root):
         raise InputError(f"{root}: the output folder lies inside the data; choose one outside {catalog.root}")
-
-
-def with_free_parts(resolved: Recipe, asked: Recipe) -> Recipe:
-    """Return ``resolved`` with those parts of ``asked`` that do not decide the weights."""
-    folds = resolved.folds.model_copy(update={"train": asked.folds.train, "refit": asked.folds.refit})
-    seen = resolved.input.model_copy(update={"view": asked.input.view})
-    parts = {"folds": folds, "input": seen, "prediction": asked.prediction, "tuning": asked.tuning}
-    return resolved.model_copy(update=parts)
-
-
-def environment() -> str:
-    """Return the versions that a run was made with, a line each."""
-    names = (
-        "masksmith",
-        "torch",
-        "torchvision",
-        "timm",
-        "segmentation-models-pytorch",
-        "lightning-fabric",
-        "numpy",
-    )
-    lines = [f"python {platform.python_version()}", f"platform {platform.platform()}"]
-    for name in (*names, "opencv-python-headless", "openvino"):
-        try:
-            lines.append(f"{name} {metadata.version(name)}")
-        except metadata.PackageNotFoundError:
-            lines.append(f"{name} not installed")
-    return "\n".join(lines) + "\n"

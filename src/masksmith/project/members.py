@@ -1,8 +1,8 @@
-"""Members: the trained folds whose probabilities are averaged into one prediction.
+"""Ensemble members: the trained folds whose probabilities are averaged.
 
-A fold's held-out images are predicted by the mean of the members trained without that fold, test images by the
-mean of all members. All weigh the same, but in an ensemble of recipes, where each recipe has its weight. A member
-trained on all images (a refit) has no held-out images: it predicts test images only.
+Held-out images of a fold are predicted by the mean of the members trained without that fold, test images by the mean of
+all members. Weights are equal except in an ensemble of recipes, where each recipe has its own. A member trained on all
+images (a refit) has no held-out images and predicts test images only.
 """
 
 from collections import Counter
@@ -15,30 +15,31 @@ from masksmith.core.config import validate
 from masksmith.core.errors import InputError
 from masksmith.core.files import read_json, write_json
 from masksmith.folds.table import ALL, fold_name
-from masksmith.project.folder import Project, Run
-from masksmith.recipes.ensemble import Ensemble, Judge
+from masksmith.project.folder import Project
+from masksmith.project.runs import Run
+from masksmith.recipes.ensemble import AnyRecipe, Ensemble
 
 
 @dataclass(frozen=True)
 class Member:
-    """One fold of one run; ``interim`` where its training is not finished."""
+    """One fold of one run; ``interim`` if its training was stopped."""
 
     run: Run
     fold: int
     interim: bool = False
     weight: float = 1.0
-    """What the recipe weighs beside the others of an ensemble."""
+    """Weight of its recipe in an ensemble."""
     ensemble: Ensemble | None = None
-    """The ensemble of recipes that it is a part of."""
+    """The ensemble of recipes that it belongs to."""
 
     @property
-    def judge(self) -> Judge:
-        """What it is judged by, together with the other members: its ensemble, or its own recipe."""
+    def scored_by(self) -> AnyRecipe:
+        """Its ensemble, or its own recipe: the metric and tuning that the members are scored with."""
         return self.ensemble or self.run.recipe
 
     @property
     def name(self) -> str:
-        """Its name for people and files."""
+        """Its name in messages and files."""
         what = fold_name(self.fold).replace("_", " ")
         return f"{self.run.path.name}/{'interim ' if self.interim else ''}{what}"
 
@@ -56,11 +57,11 @@ class Member:
         return self.run.oof(self.fold) if stage == "oof" else self.run.test(self.fold)
 
     def entry(self, stage: str) -> str:
-        """Its line in the run's ledger."""
+        """Its entry in the run's ledger."""
         return f"{'interim_' if self.interim else ''}{fold_name(self.fold)}/{stage}"
 
     def to_json(self) -> dict[str, Any]:
-        """Return it as plain values."""
+        """Return plain values."""
         value = {"run": self.run.path.name, "fold": self.fold, "interim": self.interim}
         return value if self.ensemble is None else value | {"weight": self.weight}
 
@@ -73,10 +74,10 @@ def members_of_run(run: Run) -> list[Member]:
 
 
 def weights_of_test(members: Sequence[Member]) -> list[float]:
-    """Return what each member weighs in the prediction of test images.
+    """Return the weight of each member in the prediction of test images.
 
-    In an ensemble the members of one run share the weight of their recipe, so that a recipe of five folds does not
-    weigh more than one of two: just as on held-out images, where each recipe has one fold's member.
+    In an ensemble the members of a run share the weight of their recipe, so that a recipe of five folds does not count
+    more than one of two. Held-out images need no such sharing: each recipe predicts them with one member.
     """
     of_run = Counter(member.run.path for member in members)
     shared = [member.weight / of_run[member.run.path] for member in members]
@@ -86,7 +87,7 @@ def weights_of_test(members: Sequence[Member]) -> list[float]:
 
 
 def write_members(project: Project, members: Sequence[Member]) -> None:
-    """Make these (one or more) the members that the next verbs mean."""
+    """Make these (one or more) the members that the next verbs use."""
     first = members[0].run
     if list(members) == members_of_run(first):
         project.make_current(first)
@@ -100,7 +101,7 @@ def write_members(project: Project, members: Sequence[Member]) -> None:
 
 
 def read_members(project: Project, run: str | None) -> list[Member]:
-    """Return the trained folds of a run by name, or the members that were worked on last.
+    """Return the trained folds of a run by name, or the current members.
 
     Raises:
         InputError: No such run, or members.json was edited.

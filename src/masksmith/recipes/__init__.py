@@ -1,1 +1,1 @@
-"""Recipes and ensembles: every value of a training, as YAML; read without torch."""
+"""Recipes and ensembles: every value of a training as YAML, read without torch."""

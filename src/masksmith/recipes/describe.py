@@ -1,4 +1,4 @@
-"""All about one recipe or ensemble: header, every value, number of weights, size trace."""
+"""Summaries of one recipe or ensemble: header, every value, number of weights, size trace."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -8,12 +8,13 @@ from masksmith.models.encoders import settle_encoder
 from masksmith.models.segmentation import build_model, size_trace
 from masksmith.preprocess import Frame
 from masksmith.recipes.ensemble import Ensemble, load_ensemble, member_recipes
-from masksmith.recipes.recipe import Recipe, load_recipe, parse_header, recipe_source
+from masksmith.recipes.recipe import Recipe, load_recipe
+from masksmith.recipes.sources import parse_header, recipe_source
 
 
 @dataclass(frozen=True)
-class RecipeCard:
-    """All about one recipe."""
+class RecipeSummary:
+    """Header, values, number of weights and size trace of a recipe."""
 
     name: str
     header: dict[str, str]
@@ -28,7 +29,7 @@ class RecipeCard:
         return "\n".join([*lines, "", self.values.rstrip(), "", *self.net_lines()])
 
     def net_lines(self) -> list[str]:
-        """Return the lines on the net: its weights and its size trace."""
+        """Return the lines about the network: number of weights and size trace."""
         seen = "one channel" if self.channels == 1 else f"{self.channels} channels"
         where = f"101x101 on a canvas of {self.canvas_hw[0]}x{self.canvas_hw[1]}"
         trace = [f"  {line.block:12s} {line.channels:5d} x {line.hw[0]}x{line.hw[1]}" for line in self.trace]
@@ -36,41 +37,41 @@ class RecipeCard:
 
 
 @dataclass(frozen=True)
-class EnsembleCard:
-    """All about one ensemble."""
+class EnsembleSummary:
+    """Header and values of an ensemble, and the summaries of its members."""
 
     name: str
     header: dict[str, str]
     values: str
-    members: list[tuple[str, RecipeCard]]
-    """A line on each member, and the card of its recipe as the ensemble changes it."""
+    members: list[tuple[str, RecipeSummary]]
+    """A line about each member, and the summary of its recipe with the member's overrides."""
 
     def __str__(self) -> str:
         lines = [*(f"# {key}: {text}" for key, text in self.header.items()), "", self.values.rstrip()]
-        for line, card in self.members:
-            lines += ["", line, *card.net_lines()]
+        for line, summary in self.members:
+            lines += ["", line, *summary.net_lines()]
         return "\n".join(lines)
 
 
-def describe_recipe(name: str) -> RecipeCard:
+def describe_recipe(name: str) -> RecipeSummary:
     """Return header, values, number of weights and size trace of a recipe; weights are not loaded."""
-    return _card(load_recipe(name), recipe_source(name)[0])
+    return _summary(load_recipe(name), recipe_source(name)[0])
 
 
-def describe_ensemble(name: str) -> EnsembleCard:
-    """Return header and values of an ensemble, and the cards of its members; weights are not loaded."""
+def describe_ensemble(name: str) -> EnsembleSummary:
+    """Return header and values of an ensemble, and the summaries of its members; weights are not loaded."""
     ensemble: Ensemble = load_ensemble(name)
-    cards = []
+    summaries = []
     for at, (member, recipe) in enumerate(zip(ensemble.members, member_recipes(ensemble), strict=True)):
         changes = f" with {', '.join(member.set)}" if member.set else ""
         line = f"member {at}: {recipe.name}, weight {member.weight:g} ({member.recipe}{changes})"
-        cards.append((line, _card(recipe, recipe_source(member.recipe)[0])))
+        summaries.append((line, _summary(recipe, recipe_source(member.recipe)[0])))
     header = parse_header(recipe_source(name)[0])
-    return EnsembleCard(ensemble.name, header, ensemble.to_yaml(), cards)
+    return EnsembleSummary(ensemble.name, header, ensemble.to_yaml(), summaries)
 
 
-def _card(recipe: Recipe, text: str) -> RecipeCard:
-    """Return the card of a recipe whose header stands in ``text``."""
+def _summary(recipe: Recipe, text: str) -> RecipeSummary:
+    """Return the summary of a recipe whose header is in ``text``."""
     settled = settle_encoder(recipe.model.encoder, "none") if recipe.model.encoder == "auto" else None
     encoder = settled.encoder if settled else recipe.model.encoder
     model_config: ModelConfig = recipe.model.model_copy(
@@ -81,6 +82,6 @@ def _card(recipe: Recipe, text: str) -> RecipeCard:
     canvas_hw = Frame.of((101, 101), recipe.size, divisor=model.divisor).canvas_hw
     trace = size_trace(model, in_channels=channels, hw=canvas_hw)
     num_weights = sum(weight.numel() for weight in model.parameters())
-    return RecipeCard(
+    return RecipeSummary(
         recipe.name, parse_header(text), recipe.to_yaml(), num_weights, channels, canvas_hw, trace
     )

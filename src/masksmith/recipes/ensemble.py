@@ -1,7 +1,7 @@
-"""Ensembles: recipes whose probabilities are averaged, written as one YAML file.
+"""Ensembles: recipes whose probabilities are averaged, as one YAML file. Read without torch.
 
-Members may differ in everything but what makes their scores comparable: the folds and the metric. An image is predicted
-at its true size by each of them, so sizes, channels and architectures mix. Imports no torch.
+Members share the folds and the metric, so that their scores can be compared; all else may differ. Each member predicts
+an image at its original size, so input sizes, channels and architectures mix.
 """
 
 import json
@@ -20,10 +20,9 @@ from masksmith.recipes.recipe import (
     first_difference,
     load_recipe,
     load_teacher,
-    parse_table_of,
     reaches_teacher,
-    recipe_source,
 )
+from masksmith.recipes.sources import parse_table_of, recipe_source
 
 _OWN = {"name", "members", "tuning"}
 _SHARED = {"seed", "metric", "folds"}  # of the ensemble, and of each of its members
@@ -35,26 +34,26 @@ class EnsembleMember(Config):
     recipe: str
     """A bundled recipe or a YAML file."""
     weight: float = Field(default=1.0, gt=0)
-    """What its probabilities weigh beside those of the others; the weights of those that are there are made to sum to
-    1. The trained folds of a recipe share its weight."""
+    """Weight of its probabilities; the weights of the trained members are normalised to sum to 1. The trained folds of
+    a recipe share its weight."""
     set: list[str] = Field(default_factory=list)
-    """Changes of the recipe, as texts of the form KEY=VALUE: ``name=…`` gives a variant a name of its own."""
+    """Overrides of the recipe, each KEY=VALUE; ``name=…`` gives a variant a name of its own."""
 
 
 class Ensemble(Config):
-    """Recipes that predict together."""
+    """Recipes whose predictions are averaged."""
 
     name: str = Field(pattern=NAME)
     """Name of the ensemble."""
     seed: int = Field(default=0, ge=0)
-    """Seed of the bootstrap; each member draws by the seed of its own recipe."""
+    """Seed of the bootstrap; each member trains with the seed of its own recipe."""
     metric: str = "tgs_map"
     """As in a recipe; the members must have the same."""
     folds: FoldsConfig = FoldsConfig()
-    """The folds of all members. Only ``train`` may differ, where it is null here: each member then trains as many folds
-    as its own recipe says."""
+    """The folds of all members. Only ``train`` may differ, if it is null here: each member then trains as many folds as
+    its own recipe says."""
     tuning: TuningConfig = TuningConfig()
-    """The search on the averaged probabilities; what the members' recipes say of it is not used."""
+    """The search on the averaged probabilities; the ``tuning`` of the members' recipes is not used."""
     members: list[EnsembleMember] = Field(min_length=2)
     """The recipes."""
 
@@ -63,18 +62,20 @@ class Ensemble(Config):
         return write_yaml(self.model_dump(mode="json"))
 
 
-Judge = Recipe | Ensemble
-"""What has a metric, folds, a search and a seed: masks are judged by it."""
+AnyRecipe = Recipe | Ensemble
+"""Both have a metric, folds, tuning and a seed."""
 
 
 def parse_ensemble(text: str, *, where: str, overrides: tuple[str, ...] = ()) -> Ensemble:
     """Parse and check an ensemble and its members, then apply dotted overrides.
 
-    Overrides of name, members and tuning change the ensemble, those of seed, metric and folds the ensemble and every
-    member, all others every member. A teacher that is a member too gets what that member gets: they stay one training.
+    Overrides of name, members and tuning change the ensemble; those of seed, metric and folds the ensemble and every
+    member; all others every member. A teacher that is also a member gets that member's overrides, so that it is
+    trained once.
 
     Raises:
-        InputError: Unknown or missing key, wrong type, a member that cannot be read, or one that disagrees.
+        InputError: Unknown or missing key, wrong type, a member that cannot be read, or other folds or another
+            metric of one.
     """
     ensemble = validate(Ensemble, parse_table_of(text, where=where), where=where)
     own = [override for override in overrides if _head(override) in _OWN | _SHARED]
@@ -89,7 +90,7 @@ def parse_ensemble(text: str, *, where: str, overrides: tuple[str, ...] = ()) ->
 
 
 def _changed(ensemble: Ensemble, overrides: list[str], *, where: str) -> list[EnsembleMember]:
-    """Return the members with the overrides, which their teachers get too where these are members themselves."""
+    """Return the members with the overrides, which also apply to teachers that are members themselves."""
     shared = [override for override in overrides if reaches_teacher(override)]
     before = [
         _load_member(one, shared, at=f"{where}: members[{i}]") for i, one in enumerate(ensemble.members)
@@ -122,8 +123,8 @@ def member_recipes(ensemble: Ensemble, *, where: str | None = None) -> list[Reci
     """Return the recipes of the members, in their order.
 
     Raises:
-        InputError: One cannot be read, is an ensemble itself, has other folds or another metric, or is there twice; a
-            training that is there as a member and as a teacher, or as the teacher of two, predicts in two ways.
+        InputError: One cannot be read, is an ensemble itself, has other folds or another metric, or is a duplicate; a
+            training that is both member and teacher, or teacher of two members, has two prediction settings.
     """
     where = where or f"ensemble {ensemble.name}"
     recipes: list[Recipe] = []
@@ -143,7 +144,7 @@ def member_recipes(ensemble: Ensemble, *, where: str | None = None) -> list[Reci
 
 
 def _check_predictions(recipes: list[Recipe], *, where: str) -> None:
-    """Refuse a training that would be predicted with in two ways: a run holds one set of probabilities."""
+    """Refuse a training with two prediction settings: a run holds one set of probabilities."""
     seen: dict[str, Recipe] = {}
     for recipe in recipes:
         one: Recipe | None = recipe
@@ -158,7 +159,7 @@ def _check_predictions(recipes: list[Recipe], *, where: str) -> None:
 
 
 def _check_agrees(ensemble: Ensemble, recipe: Recipe, *, at: str) -> None:
-    """Refuse a member whose scores could not be compared with those of the others."""
+    """Refuse a member whose scores cannot be compared with those of the others."""
     found: tuple[str, Any, Any] | None = None
     if recipe.metric != ensemble.metric:
         found = "metric", recipe.metric, ensemble.metric
@@ -180,7 +181,7 @@ def is_ensemble(name: str) -> bool:
     """Whether a bundled name or a YAML file is an ensemble: it has the key ``members``.
 
     Raises:
-        InputError: Neither, or no YAML.
+        InputError: Neither, or not YAML.
     """
     text, where = recipe_source(name)
     return "members" in parse_table_of(text, where=where)
@@ -192,6 +193,6 @@ def load_ensemble(name: str, overrides: tuple[str, ...] = ()) -> Ensemble:
     return parse_ensemble(text, where=where, overrides=overrides)
 
 
-def load_judge(name: str, overrides: tuple[str, ...] = ()) -> Judge:
-    """Load a recipe or an ensemble, whichever it is."""
+def load_any(name: str, overrides: tuple[str, ...] = ()) -> AnyRecipe:
+    """Load a recipe or an ensemble."""
     return load_ensemble(name, overrides) if is_ensemble(name) else load_recipe(name, overrides)

@@ -1,21 +1,17 @@
-"""A recipe: every value of a training and of what follows it, as one YAML file. Read and checked without torch.
+"""A recipe: every value of training, prediction and tuning as one YAML file. Read and checked without torch.
 
-A bundled recipe names every field and inherits from nothing. Its header, the comment lines at the top, says
-where it comes from, what was claimed, what we measured, what it costs and how it differs.
+A bundled recipe names every field and inherits nothing. Its header (the comment lines at the top) gives its source, the
+published score, our score, the cost, and how it differs from the source.
 """
 
 import json
-import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 from functools import lru_cache
-from importlib import resources
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import Field
 
-from masksmith.core.config import Config, apply_overrides, look_up, read_yaml, suggest, validate, write_yaml
+from masksmith.core.config import Config, apply_overrides, look_up, validate, write_yaml
 from masksmith.core.errors import InputError
 from masksmith.core.files import digest
 from masksmith.folds.table import FoldsConfig
@@ -27,41 +23,41 @@ from masksmith.prediction.config import PredictionConfig, check_combine
 from masksmith.prediction.tta import TTA
 from masksmith.preprocess import SizeConfig
 from masksmith.preprocess.inputs import InputConfig
+from masksmith.recipes.sources import parse_table_of, recipe_source
 from masksmith.training.config import TrainingConfig
 
 _AUX_WEIGHT = TrainingConfig.model_fields["aux_weight"].default
 _ROWS_STAY = ("identity", "hflip")
-HEADER_KEYS = ("source", "published", "ours", "cost", "differences")
 NAME = r"^[a-z0-9][a-z0-9-]*$"
-_TAUGHT_TOO = ("folds", "metric", "training.device", "training.precision", "training.threads")
-"""Overrides of a recipe that its teacher gets too: they belong to the project or to the machine."""
+_SHARED_WITH_TEACHER = ("folds", "metric", "training.device", "training.precision", "training.threads")
+"""Overrides of a recipe that also apply to its teacher: they belong to the project or to the machine."""
 
 
 class PseudoConfig(Config):
-    """Pseudo-labels: which predictions on the test images are trusted as their masks.
+    """Pseudo-labels: predictions of a teacher on the test images, used as masks to train a student.
 
-    Honest by construction: the training that is validated on fold k gets the labels of the teacher's fold k alone, a
-    model that has not seen fold k either; a training on all images gets the mean of the teacher's folds.
+    No leak: the student that is validated on fold k gets the labels of the teacher's fold k alone, which has not seen
+    fold k either. A student trained on all images gets the mean of the teacher's folds.
     """
 
     teacher: str
-    """Recipe whose predictions become labels: a bundled one or a YAML file. It is trained first, in this project."""
+    """Recipe whose predictions become labels: bundled, or a YAML file. It is trained first, in the same project."""
     set: list[str] = Field(default_factory=list)
-    """Changes of the teacher's recipe, as texts of the form KEY=VALUE; ``--set`` of folds, metric, device, precision
-    and threads are added to them."""
+    """Overrides of the teacher's recipe, each KEY=VALUE; ``--set`` of folds, metric, device, precision and threads are
+    added to them."""
     teacher_run: str | None = Field(default=None, pattern=NAME)
-    """The teacher's run in the project; settled when the recipe is resolved, null before."""
+    """The teacher's run in the project; set when the recipe is resolved, null before."""
     threshold: float = Field(default=0.5, gt=0, lt=1)
     """Pixels above this probability are foreground."""
     unsure: tuple[float, float] = (0.2, 0.8)
-    """Pixels with a probability within are unsure, the others confident."""
+    """Pixels with a probability in this range are unsure, all others confident."""
     min_confident_frac: float = Field(default=0.9, ge=0, le=1)
-    """Least share of confident pixels of an image that is used."""
+    """Minimum share of confident pixels for an image to be used."""
     ignore_unsure: bool = False
-    """Whether unsure pixels are left out of the loss; False: the threshold decides them too."""
+    """Whether unsure pixels are left out of the loss; False applies the threshold to them too."""
 
     def model_post_init(self, _: Any) -> None:  # noqa: ANN401
-        """Refuse a band of unsure probabilities that the threshold does not lie in."""
+        """Refuse a range of unsure probabilities that does not contain the threshold."""
         low, high = self.unsure
         if not 0 <= low <= self.threshold <= high <= 1:
             raise ValueError(
@@ -71,14 +67,14 @@ class PseudoConfig(Config):
 
 
 class Recipe(Config):
-    """The configurations of all stages."""
+    """All values of a run."""
 
     name: str = Field(pattern=NAME)
-    """Name of the recipe; the run's folder is called NAME-HASH."""
+    """Name of the recipe; the run's folder is NAME-HASH."""
     seed: int = Field(default=0, ge=0)
-    """Seed of everything that is drawn."""
+    """Seed of all random draws."""
     metric: str = "tgs_map"
-    """A key of METRICS, or one with numbers as in f_beta_objects(beta=1): what every choice is judged by."""
+    """A key of METRICS, or one with numbers as in f_beta_objects(beta=1); all choices are made by it."""
     folds: FoldsConfig = FoldsConfig()
     input: InputConfig = InputConfig()
     size: SizeConfig = SizeConfig()
@@ -94,13 +90,13 @@ class Recipe(Config):
 
     @property
     def hash(self) -> str:
-        """A hash over what decides the weights.
+        """A hash of the values that determine the weights.
 
-        Not over ``folds.train``, ``folds.refit``, ``input.view``, prediction and tuning. Where weights come from a
-        file, its content counts and not its path; so does the content of a teacher's recipe.
+        It ignores ``folds.train``, ``folds.refit``, ``input.view``, prediction and tuning. For weights from a file it
+        uses the content, not the path; for a teacher, the content of its recipe.
 
         Raises:
-            InputError: The file of the weights, or the teacher's recipe, is not there.
+            InputError: The file of the weights, or the teacher's recipe, does not exist.
         """
         plain = self.model_dump(mode="json", exclude={"prediction", "tuning"})
         del plain["folds"]["train"], plain["folds"]["refit"], plain["input"]["view"]
@@ -114,104 +110,21 @@ class Recipe(Config):
 
 @lru_cache(maxsize=256)
 def _digest_of(plain: str) -> str:
-    """Return the hash of a recipe's YAML, given as JSON: to write YAML takes 30 ms, and a hash is asked for often."""
+    """Return the hash of a recipe's YAML, given as JSON; cached because writing YAML takes 30 ms."""
     return digest(write_yaml(json.loads(plain)))
 
 
-Kind = Literal["recipe", "ensemble"]
-
-
-@dataclass(frozen=True)
-class Listing:
-    """A bundled recipe or ensemble as `masksmith recipes` shows it."""
-
-    name: str
-    header: dict[str, str]
-    text: str
-    kind: Kind = "recipe"
-    """An ensemble names recipes as its ``members``."""
-
-
-def _bundled() -> dict[str, str]:
-    folder = resources.files("masksmith") / "recipes"
-    return {
-        entry.name.removesuffix(".yaml"): entry.read_text()
-        for entry in sorted(folder.iterdir(), key=lambda entry: entry.name.removesuffix(".yaml"))
-        if entry.name.endswith(".yaml")
-    }
-
-
-def parse_header(text: str) -> dict[str, str]:
-    """Return the comment lines at the top of a recipe as key -> text; a line without a key continues the one above."""
-    header: dict[str, str] = {}
-    last = ""
-    for line in text.splitlines():
-        if not line.startswith("#"):
-            break
-        content = line.removeprefix("#").strip()
-        key, colon, rest = content.partition(":")
-        if colon and key in HEADER_KEYS:
-            last = key
-            header[key] = rest.strip()
-        elif last:
-            header[last] += " " + content
-    return header
-
-
-def list_recipes(kind: Kind | None = None) -> list[Listing]:
-    """Return the bundled recipes and ensembles by name, or those of one kind."""
-    listed = [Listing(name, parse_header(text), text, _kind_of(text)) for name, text in _bundled().items()]
-    return [one for one in listed if kind in (None, one.kind)]
-
-
-def _kind_of(text: str) -> Kind:
-    """Return what a bundled file holds; its tables begin at the margin (see tools/format_recipes.py)."""
-    return "ensemble" if re.search(r"^members:", text, re.MULTILINE) else "recipe"
-
-
-def recipe_source(name: str) -> tuple[str, str]:
-    """Return (text, where) of a bundled recipe's name or a YAML file's path.
-
-    Raises:
-        InputError: Neither, or no text file; the message suggests the nearest bundled recipe.
-    """
-    bundled = _bundled()
-    if name in bundled:
-        return bundled[name], f"recipe {name}"
-    path = Path(name)
-    if path.suffix in (".yaml", ".yml"):
-        if not path.is_file():
-            raise InputError(f"recipe {name}: no such file")
-        try:
-            return path.read_text(encoding="utf-8"), name
-        except UnicodeDecodeError as error:
-            raise InputError(f"recipe {name}: not a UTF-8 text file (byte {error.start})") from error
-    raise InputError(f"recipe: {name!r} is neither a file nor a bundled recipe; {suggest(name, bundled)}")
-
-
-def parse_table_of(text: str, *, where: str) -> dict[str, Any]:
-    """Return the table of keys that a recipe or an ensemble is.
-
-    Raises:
-        InputError: No YAML, or no table.
-    """
-    value = read_yaml(text, where=where)
-    if not isinstance(value, dict):
-        raise InputError(f"{where}: a recipe is a table of keys, this is {type(value).__name__}")
-    return value
-
-
 def parse_recipe(
-    text: str, *, where: str, overrides: tuple[str, ...] = (), taught: tuple[str, ...] = ()
+    text: str, *, where: str, overrides: tuple[str, ...] = (), students: tuple[str, ...] = ()
 ) -> Recipe:
     """Parse and check a recipe, then apply dotted overrides.
 
     Args:
         text: YAML.
         where: The file, for messages.
-        overrides: Texts of the form KEY=VALUE. Those of folds, metric, device, precision and threads go to the
-            recipe's teacher too.
-        taught: The recipes that wait for this one as their teacher, as ``where`` names them.
+        overrides: Texts of the form KEY=VALUE. Those of folds, metric, device, precision and threads also apply to
+            the recipe's teacher.
+        students: The recipes that have this one as their teacher, as ``where`` names them.
 
     Raises:
         InputError: Unknown or missing key, wrong type, unknown metric; one line for each. An ensemble, or a teacher
@@ -238,7 +151,7 @@ def parse_recipe(
         )
     _check_heads(recipe, where=where)
     _check_derived(recipe, where=where)
-    _check_pseudo(recipe, where=where, taught=taught)
+    _check_pseudo(recipe, where=where, students=students)
     for name in recipe.prediction.tta:
         look_up(TTA, name, where=f"{where}: prediction.tta")
     if recipe.folds.train is not None and not 1 <= recipe.folds.train <= recipe.folds.count:
@@ -249,7 +162,7 @@ def parse_recipe(
 
 
 def _check_heads(recipe: Recipe, *, where: str) -> None:
-    """Refuse losses that are unknown or need a head that the model lacks, and heads that nothing trains.
+    """Refuse unknown losses, losses that need a head the model lacks, and heads that no loss trains.
 
     Raises:
         InputError: With the path of the value.
@@ -272,7 +185,7 @@ def _check_heads(recipe: Recipe, *, where: str) -> None:
 
 
 def _check_derived(recipe: Recipe, *, where: str) -> None:
-    """Refuse what would give a row another depth than it has, where the model is told the depth of rows.
+    """Refuse test-time views and crops that move rows if the model is told the depth of each row.
 
     Raises:
         InputError: With the path of the value.
@@ -296,12 +209,12 @@ def _check_derived(recipe: Recipe, *, where: str) -> None:
 
 
 def reaches_teacher(override: str) -> bool:
-    """Whether a teacher gets an override of its pupil too: it belongs to the project or to the machine."""
-    return override.startswith(_TAUGHT_TOO)
+    """Whether an override of a student also applies to its teacher: it belongs to the project or to the machine."""
+    return override.startswith(_SHARED_WITH_TEACHER)
 
 
 def _with_teacher_set(recipe: Recipe, overrides: Iterable[str]) -> Recipe:
-    """Return the recipe whose teacher gets those overrides that belong to the project or to the machine."""
+    """Return the recipe with the shared overrides added to those of its teacher."""
     if recipe.pseudo is None:
         return recipe
     shared = [override for override in overrides if reaches_teacher(override)]
@@ -309,8 +222,8 @@ def _with_teacher_set(recipe: Recipe, overrides: Iterable[str]) -> Recipe:
     return recipe.model_copy(update={"pseudo": pseudo})
 
 
-def _check_pseudo(recipe: Recipe, *, where: str, taught: tuple[str, ...]) -> None:
-    """Refuse stages on pseudo-labels that nobody makes, labels that no stage uses, and a teacher that cannot be one.
+def _check_pseudo(recipe: Recipe, *, where: str, students: tuple[str, ...]) -> None:
+    """Refuse stages on pseudo-labels without a teacher, labels that no stage uses, and a teacher that does not fit.
 
     Raises:
         InputError: With the path of the value.
@@ -329,17 +242,17 @@ def _check_pseudo(recipe: Recipe, *, where: str, taught: tuple[str, ...]) -> Non
             "pseudo to null"
         )
     if recipe.pseudo.teacher_run is None:
-        _check_teacher(recipe, recipe.pseudo, where=where, taught=taught)
+        _check_teacher(recipe, recipe.pseudo, where=where, students=students)
 
 
-def _check_teacher(recipe: Recipe, pseudo: PseudoConfig, *, where: str, taught: tuple[str, ...]) -> None:
-    at, chain = f"{where}: pseudo.teacher: {pseudo.teacher!r}", (*taught, where)
+def _check_teacher(recipe: Recipe, pseudo: PseudoConfig, *, where: str, students: tuple[str, ...]) -> None:
+    at, chain = f"{where}: pseudo.teacher: {pseudo.teacher!r}", (*students, where)
     _, source = recipe_source(pseudo.teacher)
     if source in chain:
         raise InputError(
             f"{at} would be taught by itself ({' ← '.join((*chain, source))}); a teacher is trained before its pupil"
         )
-    teacher = load_recipe(pseudo.teacher, tuple(pseudo.set), taught=chain)
+    teacher = load_recipe(pseudo.teacher, tuple(pseudo.set), students=chain)
     if found := first_difference(teacher.folds, recipe.folds):
         key, its, own = found
         raise InputError(
@@ -349,7 +262,7 @@ def _check_teacher(recipe: Recipe, pseudo: PseudoConfig, *, where: str, taught: 
 
 
 def first_difference(folds: FoldsConfig, other: FoldsConfig) -> tuple[str, Any, Any] | None:
-    """Return (field, value, other value) of the first field that would make other folds; None where they are one."""
+    """Return (field, value, other value) of the first field that would make other folds; None if they are equal."""
     for key in FoldsConfig.model_fields:
         if key not in ("train", "refit") and getattr(folds, key) != getattr(other, key):
             return key, getattr(folds, key), getattr(other, key)
@@ -357,7 +270,7 @@ def first_difference(folds: FoldsConfig, other: FoldsConfig) -> tuple[str, Any, 
 
 
 def load_teacher(recipe: Recipe) -> Recipe:
-    """Return the recipe of the teacher; it trains the folds that its pupil trains, and never on all images.
+    """Return the recipe of the teacher; it trains the folds that its student trains, and never on all images.
 
     Raises:
         InputError: It cannot be read.
@@ -369,8 +282,8 @@ def load_teacher(recipe: Recipe) -> Recipe:
 
 
 def load_recipe(
-    name: str = "auto", overrides: tuple[str, ...] = (), *, taught: tuple[str, ...] = ()
+    name: str = "auto", overrides: tuple[str, ...] = (), *, students: tuple[str, ...] = ()
 ) -> Recipe:
     """Load a bundled recipe by name, or one from a file, and apply dotted overrides; see parse_recipe."""
     text, where = recipe_source(name)
-    return parse_recipe(text, where=where, overrides=overrides, taught=taught)
+    return parse_recipe(text, where=where, overrides=overrides, students=students)

@@ -1,17 +1,17 @@
-"""Is a recipe what it was? Weights and size trace at full width; four losses and eight learnt images at a small scale.
+"""Regression test of a recipe: weights and size trace at full width, four losses and eight learnt images when small.
 
-A scale makes a recipe cheap without another code path: it divides the decoder's channels, brings its sizes down to a
-longest side, and puts a small encoder of the same kind in the place of a large one. At full width the net is built and
-its sizes are traced without computing anything. The four losses are those of four real training steps (batches,
-augmentation, optimizer, schedule) on eight drawn images, in float32 on one thread; what they should be stands in
-``recipes/golden.json``, written by ``python tools/golden.py``. A change of them is a change of numbers, and belongs in
-the change log.
+A scale makes a recipe cheap without another code path: it divides the decoder's channels, limits the longest side of
+its images, and replaces a large encoder by a small one of the same kind. At full width the network is built and its
+sizes are traced without computing anything. The four losses are those of four real training steps (batches,
+augmentation, optimizer, schedule) on eight drawn images, in float32 on one thread. Their expected values are in
+``recipes/golden.json``, written by ``python tools/golden.py``; a change of them belongs in the change log.
 """
 
+import contextlib
 import json
 import re
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -44,9 +44,9 @@ IMAGES = 8
 STEPS = 4
 _TOLERANCE = 1e-3  # of a loss: processors round sums in other orders, and Adam's first steps are signs
 _IOU_LEAST = 0.95
-_LEARN_EPOCHS = 300  # the most; it stops as soon as the images are learnt
+_LEARN_EPOCHS = 300  # at most; it stops as soon as the images are learnt
 _LEARN_CLIP_NORM = 1.0
-_LOOK_EVERY = 10
+_SCORE_EVERY = 10
 _LEARN_RATE = 3e-3
 _LEARN_RATE_UNNORMALISED = 2e-4  # a net without normalisation diverges at the other
 _WRITTEN_AT = "small"  # the scale of the losses in golden.json
@@ -54,14 +54,14 @@ _WRITTEN_AT = "small"  # the scale of the losses in golden.json
 
 @dataclass(frozen=True)
 class Scale:
-    """How a recipe is made cheap."""
+    """How to make a recipe cheap."""
 
     width: int
-    """What the decoder's channels are divided by, down to 16 (scSE has no use for fewer)."""
+    """Divisor of the decoder's channels, down to 16 (scSE needs as many)."""
     side: int
-    """Longest side of a canvas, in pixels; half of it where the stem keeps the image's size."""
+    """Longest side of a canvas, in pixels; half of it for a stem of stride 1."""
     encoders: tuple[tuple[str, str], ...] = ()
-    """Patterns of encoders' names, and the small ones of their kind."""
+    """Patterns of encoder names, and the small encoder that replaces them."""
 
 
 _SMALL_ENCODERS = (
@@ -78,7 +78,7 @@ SCALES: dict[str, Scale] = {
 
 
 def scaled_size(size: SizeConfig, divisor: int, side: int) -> SizeConfig:
-    """Return a size rule whose canvas is at most ``side`` pixels long, in multiples of the divisor."""
+    """Return a size rule whose canvas has at most ``side`` pixels, in multiples of the divisor."""
     longest = max(size.pad_hw or size.resize_hw or (0, 0))
     if longest <= side:
         return size
@@ -106,7 +106,7 @@ def scaled(recipe: Recipe, name: str) -> Recipe:
         encoder = settle_encoder("auto", "none").encoder
     encoder = next((small for large, small in scale.encoders if re.fullmatch(large, encoder)), encoder)
     if encoder == "tu-test_resnet" and recipe.model.stem.startswith("conv3x3"):
-        encoder = "resnet18"  # the smaller one has such a stem by itself
+        encoder = "resnet18"  # test_resnet always has such a stem
     channels = [
         width if width <= 16 else max(16, width // scale.width) for width in recipe.model.decoder_channels
     ]
@@ -125,9 +125,9 @@ def scaled(recipe: Recipe, name: str) -> Recipe:
 
 
 def _ends_at_once(training: TrainingConfig, epochs: int, **changes: Any) -> TrainingConfig:  # noqa: ANN401
-    """Return the first stage alone, ``epochs`` epochs of one step, with nothing that looks at a score.
+    """Return the first stage alone, ``epochs`` epochs of one step, without anything that needs a score.
 
-    All drawn images have foreground, so none are sampled by what they show.
+    All drawn images have foreground, so the sampler is plain.
     """
     first = training.stages[0]
     assert first.schedule is not None
@@ -165,24 +165,44 @@ def _draw(rng: np.random.Generator, hw: tuple[int, int], channels: int) -> tuple
     return np.clip(image, 0, 255).astype(np.uint8), mask
 
 
-def eight_images(folder: Path, *, scalars: int, size: SizeConfig, channels: int) -> FoldData:
-    """Write eight drawn images and their masks into ``folder``; return them as the data of a fold."""
-    hw = size.resize_hw or size.pad_hw or (48, 48)
-    names = [f"drawn_{i}" for i in range(IMAGES)]
-    images = StoreWriter(folder / "images.npy", [(name, (*hw, channels)) for name in names], dtype=np.uint8)
-    masks = StoreWriter(folder / "masks.npy", [(name, (*hw, 1)) for name in names], dtype=np.uint8)
-    for i, name in enumerate(names):
-        image, mask = _draw(stream(7, i), hw, channels)
+@contextlib.contextmanager
+def drawn_images(recipe: Recipe) -> Iterator[FoldData]:
+    """Yield eight drawn images and their masks as the data of a fold, in the size and channels of a scaled recipe.
+
+    If the recipe takes all bands, the images are grey.
+    """
+    hw = recipe.size.resize_hw or recipe.size.pad_hw or (48, 48)
+    pairs = [_draw(stream(7, i), hw, recipe.input.channels(1)) for i in range(IMAGES)]
+    with tempfile.TemporaryDirectory() as folder:
+        yield write_fold(recipe, Path(folder), pairs)
+
+
+def write_fold(recipe: Recipe, folder: Path, pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> FoldData:
+    """Write images (h, w, c) and masks (h, w) of one shape into ``folder``; return them as the data of a fold."""
+    names, shape = [f"drawn_{i}" for i in range(len(pairs))], pairs[0][0].shape
+    images = StoreWriter(folder / "images.npy", [(name, shape) for name in names], dtype=np.uint8)
+    masks = StoreWriter(folder / "masks.npy", [(name, (*shape[:2], 1)) for name in names], dtype=np.uint8)
+    for name, (image, mask) in zip(names, pairs, strict=True):
         images.write(name, image)
         masks.write(name, mask[..., None])
     images.close()
     masks.close()
+    scalars = len(recipe.model.scalars)
     numbers = {name: tuple(float(i + at) for at in range(scalars)) for i, name in enumerate(names)}
-    stores = Store(folder / "images.npy"), Store(folder / "masks.npy")
-    return FoldData(0, names, *stores, seed=0, key="drawn", size=size, scalars=numbers if scalars else {})
+    return FoldData(
+        0,
+        names,
+        Store(folder / "images.npy"),
+        Store(folder / "masks.npy"),
+        seed=0,
+        key="drawn",
+        size=recipe.size,
+        scalars=numbers if scalars else {},
+    )
 
 
-def _new_training(recipe: Recipe, training: TrainingConfig, data: FoldData) -> TrainingState:
+def begin_training(recipe: Recipe, training: TrainingConfig, data: FoldData) -> TrainingState:
+    """Return a training of the recipe's network at its beginning."""
     model = build_model(recipe.model, in_channels=data.images.channels, seed=0)
     if data.scalars:
         model.set_scalar_statistics(np.array([data.scalars[name] for name in data.ids], np.float32))
@@ -204,17 +224,16 @@ def four_losses(recipe: Recipe, data: FoldData) -> list[float]:
     """Return the losses of four steps of a scaled recipe's first stage."""
     training = _ends_at_once(recipe.training, STEPS)
     with torch.random.fork_rng():
-        state = _new_training(recipe, training, data)
+        state = begin_training(recipe, training, data)
         losses = [train_one_epoch(state) for _ in range(STEPS)]
     return losses
 
 
 def learn(recipe: Recipe, data: FoldData) -> float:
-    """Learn the eight images by heart with the recipe's net and first loss; return the pooled IoU at the end.
+    """Overfit the eight images with the recipe's network and first loss; return the pooled IoU at the end.
 
-    Without augmentation and dropout, with clipped gradients, by AdamW at 3e-3 (without normalisation 2e-4; nets with an
-    encoder of their own at the recipe's rate where that is lower): it is the net that is looked at, and the loss, not
-    the schedule.
+    It tests network and loss, not the schedule: no augmentation, no dropout, clipped gradients, AdamW at 3e-3 (2e-4
+    without normalisation; the recipe's rate, if that is lower, for a network with its own encoder).
     """
     training = _ends_at_once(
         recipe.training,
@@ -227,11 +246,11 @@ def learn(recipe: Recipe, data: FoldData) -> float:
     ).model_copy(update={"mixing": MixingConfig(), "augment": AugmentConfig(), "clip_norm": _LEARN_CLIP_NORM})
     iou = 0.0
     with torch.random.fork_rng():
-        state = _new_training(recipe, training, data)
+        state = begin_training(recipe, training, data)
         _switch_dropout_off(state.raw)
         for epoch in range(1, _LEARN_EPOCHS + 1):
             train_one_epoch(state)
-            if epoch % _LOOK_EVERY == 0 and (iou := _iou(state.raw, data)) > _IOU_LEAST:
+            if epoch % _SCORE_EVERY == 0 and (iou := _iou(state.raw, data)) > _IOU_LEAST:
                 break
     return iou
 
@@ -251,7 +270,7 @@ def _switch_dropout_off(model: SegmentationModel) -> None:
 
 
 def _iou(model: SegmentationModel, data: FoldData) -> float:
-    """Return the pooled IoU of a net on the images of ``data``, normalised by the batch as in training."""
+    """Return the pooled IoU of a network on the images of ``data``, with batch statistics as in training."""
     frame = Frame.of(data.images.shape(data.ids[0]), data.size, divisor=model.divisor)
     planes = np.stack([frame.apply(np.ascontiguousarray(data.images[name])) for name in data.ids])
     image = torch.from_numpy(planes.astype(np.float32) / 255).permute(0, 3, 1, 2)
@@ -266,12 +285,12 @@ def _iou(model: SegmentationModel, data: FoldData) -> float:
     return float((found & truth).sum() / max(1, (found | truth).sum()))
 
 
-# --- what is written down ---------------------------------------------------------------------------------
+# --- golden values ----------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What a recipe's net is at full width, and how it begins to learn at the small scale."""
+    """A recipe's network at full width, and its first losses at the small scale."""
 
     weights: int
     trace: list[str]
@@ -287,20 +306,17 @@ class Facts:
 
 
 def golden() -> dict[str, Any]:
-    """Return what is written down of the bundled recipes, by name."""
+    """Return the expected facts of the bundled recipes, by name."""
     value: dict[str, Any] = json.loads((resources.files("masksmith") / "recipes" / "golden.json").read_text())
     return value
 
 
 def facts_of(recipe: Recipe, data: FoldData, *, scale: str) -> Facts:
-    """Return the facts of a recipe: of images of 101x101 at full width, and of the drawn ones at a scale.
-
-    Images have the channels that the recipe names; where it takes all bands, they are grey.
-    """
+    """Return the facts of a recipe: for images of 101x101 at full width, and for the drawn images at a scale."""
     whole, channels = scaled(recipe, "full"), data.images.channels
     model = build_model(whole.model, in_channels=channels, seed=0)
     hw = Frame.of((101, 101), whole.size, divisor=model.divisor).canvas_hw
-    with FakeTensorMode(allow_non_fake_inputs=True):  # shapes alone: large nets cost nothing
+    with FakeTensorMode(allow_non_fake_inputs=True):  # shapes only: large networks cost nothing
         lines = size_trace(model, in_channels=channels, hw=hw)
     trace = [f"{line.block} {line.channels} {line.hw[0]}x{line.hw[1]}" for line in lines]
     weights = sum(weight.numel() for weight in model.parameters())
@@ -309,7 +325,7 @@ def facts_of(recipe: Recipe, data: FoldData, *, scale: str) -> Facts:
 
 @dataclass(frozen=True)
 class Verified:
-    """What the check of a recipe found; ``failures`` is empty where all is as it was."""
+    """Result of verifying a recipe; ``failures`` is empty if nothing has changed."""
 
     name: str
     facts: Facts
@@ -327,7 +343,8 @@ class Verified:
         )
 
 
-def _differences(found: Facts, known: dict[str, Any] | None, *, scale: str) -> list[str]:
+def differences(found: Facts, known: dict[str, Any] | None, *, scale: str) -> list[str]:
+    """Return what differs from an entry of golden.json, a message each."""
     if known is None:
         return ["nothing is written down of it; run `python tools/golden.py`"]
     failures = []
@@ -345,24 +362,20 @@ def _differences(found: Facts, known: dict[str, Any] | None, *, scale: str) -> l
 
 
 def verify(recipe: Recipe, *, scale: str = "small", known: dict[str, Any] | None) -> Verified:
-    """Check a recipe against what is written down of it, and that its net learns eight images by heart.
+    """Compare a recipe with its golden values, and check that its network can overfit eight images.
 
     Args:
         recipe: A bundled recipe.
-        scale: A key of SCALES; what is written down are the losses at "small".
-        known: Its entry of golden.json; None where there is none.
+        scale: A key of SCALES; losses are compared at "small" only.
+        known: Its entry of golden.json; None if there is none.
 
     Raises:
         InputError: An unknown scale.
     """
     small = scaled(recipe, scale)
-    with tempfile.TemporaryDirectory() as folder:
-        channels = small.input.channels(1)
-        data = eight_images(
-            Path(folder), scalars=len(small.model.scalars), size=small.size, channels=channels
-        )
+    with drawn_images(small) as data:
         facts, iou = facts_of(recipe, data, scale=scale), learn(small, data)
-    failures = _differences(facts, known, scale=scale)
+    failures = differences(facts, known, scale=scale)
     if not iou > _IOU_LEAST:
         failures.append(f"IoU {iou:.3f} on the eight images, expected above {_IOU_LEAST}")
     return Verified(recipe.name, facts, iou, failures, scale)
@@ -370,7 +383,7 @@ def verify(recipe: Recipe, *, scale: str = "small", known: dict[str, Any] | None
 
 @dataclass(frozen=True)
 class VerifiedEnsemble:
-    """What the check of an ensemble found."""
+    """Result of verifying an ensemble."""
 
     name: str
     members: list[str]
@@ -382,10 +395,9 @@ class VerifiedEnsemble:
 
 
 def verify_ensemble(name: str) -> VerifiedEnsemble:
-    """Check that the members of an ensemble are there, can be read, and agree.
+    """Check that the members of an ensemble exist, can be read, and agree.
 
-    Their nets are not built here: that of a bundled recipe is checked by ``verify`` of that recipe, and what a member's
-    ``set`` makes of it is only read.
+    Their networks are not built: ``verify`` of a bundled recipe checks its own.
     """
     try:
         return VerifiedEnsemble(name, [recipe.name for recipe in member_recipes(load_ensemble(name))], [])
@@ -395,13 +407,13 @@ def verify_ensemble(name: str) -> VerifiedEnsemble:
 
 @dataclass(frozen=True)
 class Verdicts:
-    """The checks of several recipes and ensembles; ``print`` shows a line for each."""
+    """Results of several recipes and ensembles; ``print`` shows a line for each."""
 
     each: Sequence[Verified | VerifiedEnsemble]
 
     @property
     def failed(self) -> list[str]:
-        """Names of the recipes that are not what they were."""
+        """Names of the recipes that failed."""
         return [one.name for one in self.each if one.failures]
 
     def __str__(self) -> str:
@@ -412,6 +424,6 @@ class Verdicts:
 
 
 def refuse_failed(verdicts: Verdicts) -> None:
-    """Raise InputError where a recipe is not what it was."""
+    """Raise InputError if a recipe failed."""
     if verdicts.failed:
         raise InputError(f"recipes: {', '.join(verdicts.failed)} failed the check:\n{verdicts}")

@@ -1,6 +1,6 @@
-"""The words of a recipe: every model, loss, metric, schedule … with its parameters and one line on what it does.
+"""The options of a recipe: every model, loss, metric, schedule … with its parameters and one line of description.
 
-Read from the tables that the program itself looks names up in, so a word that is listed can be used.
+Read from the tables that masksmith looks names up in, so every listed option can be used.
 """
 
 import ast
@@ -35,16 +35,16 @@ _FROM_PYTHON = {"cross_entropy": " From Python only: the masks of a recipe have 
 
 
 @dataclass(frozen=True)
-class Word:
-    """One name that a recipe can hold."""
+class Option:
+    """One name that a recipe can contain."""
 
     name: str
-    describes: str
-    """One line; empty where the name says it."""
+    description: str
+    """One line; empty if the name says it all."""
     params: str = ""
     """Its parameters with their defaults, such as "gamma=2.0, alpha=None"."""
     default: str = ""
-    """For a field: its default, as it stands in a recipe."""
+    """For a field: its default, as written in a recipe."""
 
     @property
     def shown(self) -> str:
@@ -54,9 +54,9 @@ class Word:
         return f"{self.name}({self.params})" if self.params else self.name
 
     def __str__(self) -> str:
-        if len(self.shown) > _COLUMN and self.describes:
-            return f"{self.shown}\n{'':{_COLUMN + 3}s}{self.describes}"
-        return f"{self.shown:{_COLUMN}s} {self.describes}".rstrip()
+        if len(self.shown) > _COLUMN and self.description:
+            return f"{self.shown}\n{'':{_COLUMN + 3}s}{self.description}"
+        return f"{self.shown:{_COLUMN}s} {self.description}".rstrip()
 
 
 def _first_line(documented: object) -> str:
@@ -67,32 +67,32 @@ def _parameters(function: Callable[..., object]) -> list[inspect.Parameter]:
     return [one for one in inspect.signature(function).parameters.values() if one.kind is one.KEYWORD_ONLY]
 
 
-def _of_function(name: str, function: Callable[..., object], *, params: bool) -> Word:
+def _of_function(name: str, function: Callable[..., object], *, params: bool) -> Option:
     keywords = _parameters(function)
     shown = ", ".join(f"{one.name}={one.default!r}" for one in keywords) if params else ""
-    return Word(name, _first_line(function) + _FROM_PYTHON.get(name, ""), shown)
+    return Option(name, _first_line(function) + _FROM_PYTHON.get(name, ""), shown)
 
 
-def _functions(table: Mapping[str, Callable[..., object]], *, params: bool = False) -> list[Word]:
+def _functions(table: Mapping[str, Callable[..., object]], *, params: bool = False) -> list[Option]:
     return [_of_function(name, function, params=params) for name, function in table.items()]
 
 
-def _names(table: Iterable[str]) -> list[Word]:
-    return [Word(name, "") for name in table]
+def _names(table: Iterable[str]) -> list[Option]:
+    return [Option(name, "") for name in table]
 
 
-def _choices(model: type[BaseModel], field: str) -> list[Word]:
+def _choices(model: type[BaseModel], field: str) -> list[Option]:
     return _names(typing.get_args(model.model_fields[field].annotation))
 
 
-def _fields(*models: type[BaseModel]) -> list[Word]:
-    """Return the fields of configurations, each described by the text under it."""
-    words = []
+def _fields(*models: type[BaseModel]) -> list[Option]:
+    """Return the fields of configurations, each described by the docstring under it."""
+    options = []
     for model in models:
         texts = field_texts(model)
         for name, field in model.model_fields.items():
-            words.append(Word(name, texts.get(name, ""), default=_in_yaml(field)))
-    return words
+            options.append(Option(name, texts.get(name, ""), default=_in_yaml(field)))
+    return options
 
 
 def _in_yaml(field: FieldInfo) -> str:
@@ -111,28 +111,28 @@ def _in_yaml(field: FieldInfo) -> str:
 
 
 def field_texts(model: type[BaseModel]) -> dict[str, str]:
-    """Return the texts that stand under the fields of a configuration in its source, on one line each."""
+    """Return the docstrings under the fields of a configuration, each on one line."""
     body = ast.parse(textwrap.dedent(inspect.getsource(model))).body[0]
     assert isinstance(body, ast.ClassDef)
     texts = {}
     for statement, after in zip(body.body, body.body[1:], strict=False):
         named = isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name)
-        told = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
-        if named and told:
+        documented = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
+        if named and documented:
             name = typing.cast(Any, statement).target.id
             texts[name] = " ".join(str(typing.cast(Any, after).value.value).split())
     return texts
 
 
-def _metrics() -> list[Word]:
+def _metrics() -> list[Option]:
     return [
-        Word(name, make().describes, ", ".join(f"{one.name}={one.default!r}" for one in _parameters(make)))
+        Option(name, make().describes, ", ".join(f"{one.name}={one.default!r}" for one in _parameters(make)))
         for name, make in METRICS.items()
     ]
 
 
-KINDS: dict[str, Callable[[], list[Word]]] = {
-    "models": lambda: [Word(name, traits.describes) for name, traits in ARCHITECTURES.items()],
+KINDS: dict[str, Callable[[], list[Option]]] = {
+    "models": lambda: [Option(name, traits.describes) for name, traits in ARCHITECTURES.items()],
     "losses": lambda: _functions(LOSSES, params=True),
     "metrics": _metrics,
     "augmentation": lambda: _fields(GeometryConfig, IntensityConfig, MixingConfig, AugmentConfig),
@@ -149,23 +149,24 @@ KINDS: dict[str, Callable[[], list[Word]]] = {
     "views": lambda: _names(TTA),
     "runtimes": lambda: _names(RUNTIMES),
 }
-"""Kind of word -> all words of that kind."""
+"""Kind of option -> function that lists all options of that kind."""
 
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """Words by kind; ``print`` shows them."""
+    """Options by kind; ``print`` shows them."""
 
-    words: dict[str, list[Word]]
+    options: dict[str, list[Option]]
 
     def __str__(self) -> str:
         return "\n\n".join(
-            "\n".join([f"{kind}:", *(f"  {word}" for word in words)]) for kind, words in self.words.items()
+            "\n".join([f"{kind}:", *(f"  {option}" for option in options)])
+            for kind, options in self.options.items()
         )
 
 
 def read_vocabulary(kind: str | None = None) -> Vocabulary:
-    """Return the words of a kind, or of all.
+    """Return the options of a kind, or all.
 
     Raises:
         InputError: An unknown kind; the message suggests the nearest.

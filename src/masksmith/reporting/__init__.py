@@ -1,4 +1,4 @@
-"""Pages for people."""
+"""The report: one HTML page about data, training and score."""
 
 from masksmith.reporting.page import ReportFacts, write_report
 

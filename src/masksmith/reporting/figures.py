@@ -23,7 +23,7 @@ _LAYOUT: dict[str, Any] = {
 
 
 def _html(figure: go.Figure) -> str:
-    # the page holds plotly.js once, above all charts
+    # plotly.js is in the page once, for all charts
     return figure.to_html(
         full_html=False, include_plotlyjs=False, config={"displayModeBar": False, "responsive": True}
     )
@@ -45,15 +45,15 @@ def learning_curves(
     *,
     dashed: tuple[str, str, str] | None = None,
 ) -> str:
-    """Return one line for each ``curve`` of the events (a fold of a run) over the epochs, the stages marked.
+    """Draw a logged value over the epochs, with a line for each ``curve`` (a fold of a run) and marks at stages.
 
     Args:
         events: The log.
-        split: Of the value that is drawn.
-        name: Of that value.
-        title: Of the chart.
-        axis: What is drawn, with its unit.
-        dashed: Split, name and label of a second value, whose line is broken; left out where none was logged.
+        split: Split of the value.
+        name: Name of the value.
+        title: Title of the chart.
+        axis: Label of the y axis.
+        dashed: Split, name and label of a second value, drawn as a dashed line for the curves that have it.
     """
     figure = go.Figure()
     for at, curve in enumerate(sorted({event["curve"] for event in events})):
@@ -76,7 +76,7 @@ def learning_curves(
 
 
 def stage_starts(events: list[dict[str, Any]]) -> set[tuple[float, int]]:
-    """Return (first epoch, stage) of every stage but the first one; curves that differ have marks of their own."""
+    """Return (first epoch, stage) of every stage after the first, for each curve."""
     starts = set()
     for curve in {event["curve"] for event in events}:
         epochs, stages = _series(events, curve, "train", "stage")
@@ -88,7 +88,7 @@ def stage_starts(events: list[dict[str, Any]]) -> set[tuple[float, int]]:
 def threshold_curve(
     curve: Sequence[Sequence[float]], *, metric: str, chosen: float, plain: float, higher_is_better: bool
 ) -> str:
-    """Return the score of a single threshold, with the best, the plain and the chosen one marked."""
+    """Draw the score over a single threshold and mark the best, the plain and the chosen one."""
     ordered = sorted((float(at), float(score)) for at, score in curve)
     figure = go.Figure()
     figure.add_scatter(
@@ -115,7 +115,7 @@ def threshold_curve(
     )
     figure.add_hline(y=plain, line_dash="dot", line_color=_FAINT)
     figure.update_layout(
-        title="score of one threshold for all pixels",
+        title="score over the threshold",
         xaxis_title="threshold",
         yaxis_title=metric,
         showlegend=False,
@@ -125,7 +125,7 @@ def threshold_curve(
 
 
 def _mark_best(figure: go.Figure, ordered: list[tuple[float, float]], higher_is_better: bool) -> None:
-    """Mark the best point; of several, the one nearest 0.5."""
+    """Mark the best point; of equal ones, that nearest to 0.5."""
     sign = 1 if higher_is_better else -1
     at, score = max(ordered, key=lambda point: (sign * point[1], -abs(point[0] - 0.5)))
     figure.add_scatter(
@@ -138,12 +138,12 @@ def _mark_best(figure: go.Figure, ordered: list[tuple[float, float]], higher_is_
 def lr_curve(
     rates: Sequence[float], losses: Sequence[float], *, suggestion: float | None, peak: float
 ) -> str:
-    """Return a whole page that needs no network: smoothed loss over the rate, the suggested and the recipe's one."""
+    """Return an offline page: smoothed loss over the learning rate, with the suggested rate and the recipe's."""
     figure = go.Figure()
     figure.add_scatter(x=list(rates), y=list(losses), mode="lines", name="loss", line_color=_COLOURS[0])
     if suggestion is not None:
         _mark_rate(figure, suggestion, f"suggested {suggestion:.2g}", at=1.0, colour="#dc2626", dash="solid")
-    before = suggestion is not None and peak < suggestion  # its text must not lie on the other line
+    before = suggestion is not None and peak < suggestion  # keeps the text off the other line
     _mark_rate(figure, peak, f"recipe {peak:.2g}", at=0.9, colour=_FAINT, dash="dot", before=before)
     figure.update_layout(
         title="learning-rate range test",
@@ -158,16 +158,16 @@ def lr_curve(
 def _mark_rate(
     figure: go.Figure, rate: float, text: str, *, at: float, colour: str, dash: str, before: bool = False
 ) -> None:
-    """Draw a line at a rate, with its text at a height (0…1 of the figure); the axis is logarithmic."""
+    """Draw a line at a rate with a text at the height ``at`` (0…1 of the figure); the axis is logarithmic."""
     figure.add_vline(x=rate, line_color=colour, line_dash=dash)
-    figure.add_annotation(  # a line's own text would stand at 10^rate
+    figure.add_annotation(  # the text of add_vline would be placed at 10^rate
         x=math.log10(rate), y=at, yref="paper", text=text, showarrow=False, font_color=colour,
         xanchor="right" if before else "left", xshift=-4 if before else 4,
     )  # fmt: skip
 
 
 def coverage_histogram(shares: dict[str, list[float]]) -> str:
-    """Return the share of images in each coverage class, a bar for each set of masks."""
+    """Draw the share of images in each coverage class, with a bar for each set of masks."""
     labels = ["empty", *(f"≤{10 * i}%" for i in range(1, 11))]
     figure = go.Figure()
     for at, (name, values) in enumerate(shares.items()):
@@ -180,7 +180,7 @@ def coverage_histogram(shares: dict[str, list[float]]) -> str:
             marker_color=_COLOURS[at],
         )
     figure.update_layout(
-        title="coverage: foreground of an image",
+        title="coverage: share of foreground pixels",
         yaxis_title="share of images",
         barmode="group",
         **_LAYOUT,
@@ -190,8 +190,8 @@ def coverage_histogram(shares: dict[str, list[float]]) -> str:
 
 
 def score_histogram(scores: list[float], *, metric: str) -> str:
-    """Return how the images' own scores are spread."""
-    shares = max(scores, default=0.0) <= 1  # a distance in pixels gets bins of its own
+    """Draw the distribution of the images' scores."""
+    shares = max(scores, default=0.0) <= 1  # plotly chooses the bins of distances in pixels
     bins = {"start": -0.05, "end": 1.05, "size": 0.1} if shares else None
     figure = go.Figure(go.Histogram(x=scores, xbins=bins, marker_color=_COLOURS[0]))
     figure.update_layout(
@@ -206,7 +206,7 @@ def score_histogram(scores: list[float], *, metric: str) -> str:
 
 
 def coverage_distribution(coverages: Sequence[float]) -> str:
-    """Return how the coverage of the training masks that are not empty is spread, with the share of empty ones."""
+    """Draw the distribution of the coverage of non-empty training masks; the title has the share of empty ones."""
     filled = [share for share in coverages if share > 0]
     empty_frac = 1 - len(filled) / max(len(coverages), 1)
     counts, edges = np.histogram(filled, bins=_BINS, range=(0, 1))
@@ -224,11 +224,11 @@ def coverage_distribution(coverages: Sequence[float]) -> str:
 
 
 def value_distribution(name: str, train: Sequence[float], test: Sequence[float]) -> str:
-    """Return how a column of numbers is spread over the training and, where there are some, the test images."""
+    """Draw the distribution of a numeric column over the training images and, if it is there, the test images."""
     sets = {"training": np.array(train), "test": np.array(test)}
     sets = {label: values for label, values in sets.items() if len(values)}
     edges = _bin_edges(np.concatenate(list(sets.values())))
-    with np.errstate(over="ignore"):  # a range that no number holds
+    with np.errstate(over="ignore"):  # the range may exceed the largest float
         widths = np.diff(edges)
     figure = go.Figure()
     for at, (label, values) in enumerate(sets.items()):
@@ -250,7 +250,7 @@ def value_distribution(name: str, train: Sequence[float], test: Sequence[float])
 
 
 def _bin_edges(values: Float[np.ndarray, " n"]) -> Float[np.ndarray, " edges"]:
-    """Return the edges of equal bins over finite values; of one bin where their range cannot be divided."""
+    """Return the edges of equal bins over finite values, or of one bin if their range cannot be divided."""
     low, high = float(values.min()), float(values.max())
     with np.errstate(over="ignore", invalid="ignore"):
         edges = np.linspace(low, high, min(_BINS, math.ceil(math.sqrt(len(values)))) + 1)
@@ -259,7 +259,7 @@ def _bin_edges(values: Float[np.ndarray, " n"]) -> Float[np.ndarray, " edges"]:
 
 
 def cdf_gap(one: Sequence[float], other: Sequence[float]) -> float:
-    """Return the largest gap between two cumulative shares (Kolmogorov and Smirnov): 0 alike … 1 apart."""
+    """Return the largest gap between two cumulative distributions (Kolmogorov-Smirnov): 0 for equal ones, at most 1."""
     points = np.concatenate([one, other])
     shares = [np.searchsorted(np.sort(values), points, side="right") / len(values) for values in (one, other)]
     return float(np.abs(shares[0] - shares[1]).max())

@@ -1,4 +1,4 @@
-"""``report.html``: one file that needs no network. Everything that came from the data is escaped."""
+"""Write ``report.html``: one file that needs no network. All text from the data is escaped."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
+from plotly.offline import get_plotlyjs
 
 from masksmith.core.arrays import Image, Mask
 from masksmith.core.files import write_text
@@ -22,14 +23,14 @@ from masksmith.reporting.pictures import Picture, Thumbnail, data_uri, error_cau
 from masksmith.reporting.tables import SHOWN_GROUPS, FoldLine, GroupLine
 
 _SHOWN = 8  # samples in each part of the check plot
-_A_CLASS = 3  # samples of each coverage class
-_COLUMNS = 12  # columns of numbers with a chart of their own
-_NOTED = 2  # numbers written under a thumbnail
+_PER_CLASS = 3  # samples of each coverage class
+_COLUMNS = 12  # numeric columns with a chart
+_NOTED = 2  # numbers on a thumbnail
 
 
 @dataclass(frozen=True)
 class ReportFacts:
-    """All that the page shows."""
+    """Everything the page shows."""
 
     title: str
     run: str
@@ -39,11 +40,11 @@ class ReportFacts:
     environment: str
     folds: list[FoldLine]
     groups: list[GroupLine]
-    """Of the metric's groups; empty where the recipe names none."""
+    """Lines of the metric's groups; empty if the recipe has no groups."""
     rows: list[FoldRow]
     """All training images with their coverage."""
     columns: dict[str, tuple[list[float], list[float]]]
-    """Column of numbers in a side table -> its values of the training and of the test images."""
+    """Numeric column of a side table -> values of the training images, values of the test images."""
     values: dict[str, dict[str, float]]
     """Training id -> column -> number."""
     tuning: dict[str, Any]
@@ -56,28 +57,28 @@ class ReportFacts:
     scores: dict[str, float]
     images: Store
     view: tuple[int, int, int] | None
-    """Bands of the images that are shown in red, green and blue; None: the first."""
+    """Bands shown as red, green and blue; None: the first ones."""
     masks: Store
     preds: Mapping[str, Mask]
-    """Id of a held-out image -> its predicted mask, made when it is asked for."""
+    """Id of a held-out image -> predicted mask, computed on access."""
     labels: list[str]
-    """A line on the pseudo-labels of each member that was trained on some."""
+    """A line for each member that was trained on pseudo-labels."""
 
 
 @dataclass(frozen=True)
 class Summary:
-    """What the page says of all predicted masks, without holding any of them."""
+    """What the page needs of a predicted mask."""
 
     coverage: float
     wrong_px: int
     visible: bool
-    """Whether there is a true or a predicted mask."""
+    """Whether the true or the predicted mask is not empty."""
     cause: str
-    """What is wrong; see error_cause."""
+    """The kind of error; see error_cause."""
 
 
 def summaries(facts: ReportFacts) -> dict[str, Summary]:
-    """Look at each predicted mask once, one in memory at a time."""
+    """Summarise every predicted mask, with one in memory at a time."""
     found = {}
     for name in facts.scores:
         pred, target = facts.preds[name], np.asarray(facts.masks[name][..., 0])
@@ -89,38 +90,36 @@ def summaries(facts: ReportFacts) -> dict[str, Summary]:
 
 def write_report(path: Path, facts: ReportFacts) -> Path:
     """Write the page and return its path."""
-    looked = summaries(facts)
+    per_image = summaries(facts)
     environment = Environment(
         loader=PackageLoader("masksmith", "reporting"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
     )
-    from plotly.offline import get_plotlyjs
-
     html = environment.get_template("report.html").render(
         facts=facts,
         tuning=facts.tuning,
         scores=facts.tuning["scores"],
         style=Markup((resources.files("masksmith") / "reporting" / "report.css").read_text()),
         plotly=Markup(get_plotlyjs()),
-        charts={name: Markup(chart) for name, chart in _charts(facts, looked).items()},
+        charts={name: Markup(chart) for name, chart in _charts(facts, per_image).items()},
         distributions=[Markup(chart) for chart in _distributions(facts)],
         columns_left_out=max(0, len(facts.columns) - _COLUMNS),
         class_samples=class_samples(facts),
         worst_groups=facts.groups[:SHOWN_GROUPS],
-        gallery=gallery(facts, looked),
-        causes=causes(facts, looked),
+        gallery=gallery(facts, per_image),
+        causes=causes(facts, per_image),
         pace=_pace(facts.events),
     )
     write_text(path, html)
     return path
 
 
-def _charts(facts: ReportFacts, looked: Mapping[str, Summary]) -> dict[str, str]:
+def _charts(facts: ReportFacts, per_image: Mapping[str, Summary]) -> dict[str, str]:
     tuning, metric = facts.tuning, facts.tuning["metric"]
     coverage = {"training, true": [row.coverage for row in facts.rows]}
-    coverage["out of fold, predicted"] = [one.coverage for one in looked.values()]
+    coverage["out of fold, predicted"] = [one.coverage for one in per_image.values()]
     if facts.coverage_test:
         coverage["test, predicted"] = facts.coverage_test
     return {
@@ -153,7 +152,7 @@ def _charts(facts: ReportFacts, looked: Mapping[str, Summary]) -> dict[str, str]
 
 
 def _distributions(facts: ReportFacts) -> list[str]:
-    """Return the charts of the training masks' coverage and of each column of numbers."""
+    """Return the charts of the training masks' coverage and of each numeric column."""
     columns = list(facts.columns.items())[:_COLUMNS]
     return [
         figures.coverage_distribution([row.coverage for row in facts.rows]),
@@ -162,12 +161,12 @@ def _distributions(facts: ReportFacts) -> list[str]:
 
 
 def class_samples(facts: ReportFacts) -> list[tuple[int, int, list[Thumbnail]]]:
-    """Return (coverage class, images, some of them drawn at random) for each class that is there."""
+    """Return (coverage class, number of images, random samples) for each class with images."""
     found = []
     for kind in range(NUM_CLASSES):
         rows = [row for row in facts.rows if row.coverage_class == kind]
         if rows:
-            drawn = stream(0, kind).permutation(len(rows))[:_A_CLASS]
+            drawn = stream(0, kind).permutation(len(rows))[:_PER_CLASS]
             found.append((kind, len(rows), [_thumbnail(facts, rows[i]) for i in drawn]))
     return found
 
@@ -179,16 +178,16 @@ def _thumbnail(facts: ReportFacts, row: FoldRow) -> Thumbnail:
 
 
 def _bands(facts: ReportFacts, name: str) -> Image:
-    """Return the bands of an image that are shown."""
+    """Return the bands of an image to show."""
     image = np.asarray(facts.images[name])
     return image if facts.view is None else image[..., facts.view]
 
 
-def gallery(facts: ReportFacts, looked: Mapping[str, Summary]) -> dict[str, list[Picture]]:
-    """Return samples at random, and the worst, median and best ones among those with a true or predicted mask."""
-    visible = [name for name, one in looked.items() if one.visible]
+def gallery(facts: ReportFacts, per_image: Mapping[str, Summary]) -> dict[str, list[Picture]]:
+    """Return random samples, and the worst, median and best ones with a true or a predicted mask."""
+    visible = [name for name, one in per_image.items() if one.visible]
     sign = 1 if facts.tuning["higher_is_better"] else -1
-    ordered = sorted(visible, key=lambda name: (sign * facts.scores[name], -looked[name].wrong_px, name))
+    ordered = sorted(visible, key=lambda name: (sign * facts.scores[name], -per_image[name].wrong_px, name))
     middle = max(0, (len(ordered) - _SHOWN) // 2)
     every = sorted(facts.scores)
     parts = {
@@ -197,22 +196,23 @@ def gallery(facts: ReportFacts, looked: Mapping[str, Summary]) -> dict[str, list
         "median": ordered[middle : middle + _SHOWN],
         "best": ordered[::-1][:_SHOWN],
     }
-    return {part: [_picture(facts, name) for name in names] for part, names in parts.items()}
+    return {part: [_picture(facts, name, per_image[name]) for name in names] for part, names in parts.items()}
 
 
-def _picture(facts: ReportFacts, name: str) -> Picture:
-    target, pred = np.asarray(facts.masks[name][..., 0]), facts.preds[name]
-    panels = four_rows(_bands(facts, name), target, pred)
-    return Picture(name, facts.scores[name], data_uri(panels), error_cause(target, pred))
+def _picture(facts: ReportFacts, name: str, summary: Summary) -> Picture:
+    panels = four_rows(
+        _bands(facts, name), np.asarray(facts.masks[name][..., 0]), np.asarray(facts.preds[name])
+    )
+    return Picture(name, facts.scores[name], data_uri(panels), summary.cause)
 
 
-def causes(facts: ReportFacts, looked: Mapping[str, Summary]) -> list[tuple[str, int, float]]:
-    """Return (cause, images, score lost by them as a share of all images), the costliest first."""
+def causes(facts: ReportFacts, per_image: Mapping[str, Summary]) -> list[tuple[str, int, float]]:
+    """Return (kind of error, number of images, what they cost the mean score), the costliest first."""
     best, sign = (1.0, 1) if facts.tuning["higher_is_better"] else (0.0, -1)
     images: Counter[str] = Counter()
     lost: dict[str, float] = {}
     for name, score in facts.scores.items():
-        cause = looked[name].cause
+        cause = per_image[name].cause
         images[cause] += 1
         lost[cause] = lost.get(cause, 0.0) + sign * (best - score) / len(facts.scores)
     return sorted(((cause, images[cause], lost[cause]) for cause in images), key=lambda row: -row[2])

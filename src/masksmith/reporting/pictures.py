@@ -1,4 +1,4 @@
-"""Pictures of samples and predictions, as PNG inside the page."""
+"""Pictures of samples and predictions, embedded in the page as PNG."""
 
 import base64
 from dataclasses import dataclass
@@ -11,15 +11,15 @@ from masksmith.core.arrays import IGNORE, Float, Image, Mask, UInt8
 FALSE_POSITIVE = (31, 160, 70)  # green
 FALSE_NEGATIVE = (214, 39, 40)  # red
 TRUTH_GREEN = (60, 200, 90)  # a true mask over its image
-_GAP = 2  # pixels; the page enlarges the whole picture
-_LARGEST = 256  # pixels of a panel's side: a page of a hundred panels stays small
+_GAP = 2  # pixels between panels; the page enlarges the whole picture
+_LARGEST = 256  # side of a panel in pixels, so that a page of a hundred panels stays small
 
 RGB = UInt8[np.ndarray, "h w 3"]
 
 
 @dataclass(frozen=True)
 class Picture:
-    """One sample of the check plot; ``src`` is a data URI."""
+    """A sample of the check plot; ``src`` is a data URI."""
 
     id: str
     score: float
@@ -29,7 +29,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Thumbnail:
-    """One training image with its mask; ``numbers`` are those of the side tables, ``src`` is a data URI."""
+    """A training image with its mask; ``numbers`` come from side tables, ``src`` is a data URI."""
 
     id: str
     coverage_class: int
@@ -39,10 +39,10 @@ class Thumbnail:
 
 
 def to_rgb(image: Image) -> RGB:
-    """Return an image of any bands and type as 8-bit RGB: its first three bands, or the first in grey.
+    """Return an image of any bands and type as 8-bit RGB: its first three bands, or its first band in grey.
 
-    Stretched between the 1% and 99% quantiles: of all three bands of a picture (8 or 16 bits without sign), so that
-    its colours stay; of each band by itself where bands have no common scale. No data (NaN) is black.
+    Values are stretched between the 1% and 99% quantiles: those of all bands for a picture (unsigned, at most three
+    bands), which keeps its colours; those of each band otherwise, as bands may have different units. NaN is black.
     """
     shown = image[..., :3] if image.shape[2] >= 3 else np.repeat(image[..., :1], 3, axis=2)
     if image.shape[2] <= 3 and image.dtype.kind == "u":
@@ -62,7 +62,7 @@ def _stretched(band: Float[np.ndarray, "h w"]) -> Float[np.ndarray, "h w"]:
 
 
 def difference(image: Image, target: Mask, pred: Mask) -> RGB:
-    """Return the faded image with false positives in green and false negatives in red; ignored pixels stay grey."""
+    """Return the faded image with false positives in green, false negatives in red and ignored pixels in grey."""
     faded = (to_rgb(image) // 2 + 96).astype(np.uint8)
     faded[(pred == 1) & (target == 0)] = FALSE_POSITIVE
     faded[(pred == 0) & (target == 1)] = FALSE_NEGATIVE
@@ -79,7 +79,7 @@ def _tinted(image: Image, mask: Mask, colour: tuple[int, int, int]) -> RGB:
 
 
 def four_rows(image: Image, target: Mask, pred: Mask) -> UInt8[np.ndarray, "high side 3"]:
-    """Return image, truth, prediction and difference below one another, each fitted into the same square."""
+    """Return image, truth, prediction and difference below each other, each fitted into a square."""
     panels = [
         to_rgb(image),
         _tinted(image, target, (255, 190, 30)),
@@ -92,12 +92,12 @@ def four_rows(image: Image, target: Mask, pred: Mask) -> UInt8[np.ndarray, "high
 
 
 def overlay(image: Image, mask: Mask) -> UInt8[np.ndarray, "side side 3"]:
-    """Return the image with its true mask in green, fitted into a square."""
+    """Return the image with its true mask in green, in a square."""
     return fit(_tinted(image, mask, TRUTH_GREEN), min(max(image.shape[:2]), _LARGEST))
 
 
 def fit(rgb: RGB, side: int) -> UInt8[np.ndarray, "side side 3"]:
-    """Return a picture in the middle of a white square, made smaller (never larger) to lie within."""
+    """Return a picture centred in a white square; it is shrunk to fit, never enlarged."""
     scale = min(1.0, side / max(rgb.shape[:2]))
     if scale < 1:
         height, width = (max(1, round(scale * length)) for length in rgb.shape[:2])
@@ -110,13 +110,13 @@ def fit(rgb: RGB, side: int) -> UInt8[np.ndarray, "side side 3"]:
 
 def data_uri(rgb: RGB) -> str:
     """Return a picture as a PNG data URI."""
-    fine, raw = cv2.imencode(".png", np.ascontiguousarray(rgb[..., ::-1]))
-    assert fine
+    encoded, raw = cv2.imencode(".png", np.ascontiguousarray(rgb[..., ::-1]))
+    assert encoded
     return "data:image/png;base64," + base64.b64encode(raw.tobytes()).decode()
 
 
 def error_cause(target: Mask, pred: Mask) -> str:
-    """Name what is wrong: nothing found, something where nothing is, too much, too little, or the border."""
+    """Name the kind of error: missed, false alarm, beside, too much, too little, border; or "empty, right"."""
     truth, found = target == 1, (pred == 1) & (target != IGNORE)
     if not truth.any():
         return "false alarm" if found.any() else "empty, right"

@@ -1,4 +1,4 @@
-"""The tables of the report: one line a fold, one line a group."""
+"""The tables of the report: a line for each fold, a line for each group."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,8 +13,8 @@ SHOWN_GROUPS = 40
 
 
 @dataclass(frozen=True)
-class Judged:
-    """What is known of a judged image: its row of the metric, and its group of the metric."""
+class ScoredImage:
+    """A held-out image that was scored: its row of the metric, and its group of the metric."""
 
     stats: Float[np.ndarray, " k"]
     group: str
@@ -22,7 +22,7 @@ class Judged:
 
 @dataclass(frozen=True)
 class FoldLine:
-    """One fold: its size, its coverage and, where it was predicted, its score under the rule in use."""
+    """A fold: its size, its coverage and, if it was predicted, its score under the rule in use."""
 
     fold: int
     images: int
@@ -33,7 +33,7 @@ class FoldLine:
 
 @dataclass(frozen=True)
 class GroupLine:
-    """One group of the metric, of its judged images."""
+    """A group of the metric: size, coverage and score of its scored images."""
 
     group: str
     images: int
@@ -41,42 +41,44 @@ class GroupLine:
     score: float
 
 
-def fold_lines(rows: Sequence[FoldRow], judged: Mapping[str, Judged], metric: Metric) -> list[FoldLine]:
+def fold_lines(rows: Sequence[FoldRow], scored: Mapping[str, ScoredImage], metric: Metric) -> list[FoldLine]:
     """Return a line for each fold.
 
     Args:
         rows: All rows of folds.csv.
-        judged: Id -> what is known of the images that were predicted out of fold.
-        metric: What is scored.
+        scored: Id -> scored image.
+        metric: The metric of the recipe.
     """
     lines = []
     for fold in sorted({row.fold for row in rows}):
         inside = [row for row in rows if row.fold == fold]
         counts = np.bincount([row.coverage_class for row in inside], minlength=NUM_CLASSES).tolist()
         mean = float(np.mean([row.coverage for row in inside]))
-        found = [judged[row.id] for row in inside if row.id in judged]
+        found = [scored[row.id] for row in inside if row.id in scored]
         lines.append(FoldLine(fold, len(inside), mean, counts, _score(found, metric) if found else None))
     return lines
 
 
-def group_lines(rows: Sequence[FoldRow], judged: Mapping[str, Judged], metric: Metric) -> list[GroupLine]:
-    """Return a line for each group of the judged images, the worst first; see fold_lines for the arguments."""
+def group_lines(
+    rows: Sequence[FoldRow], scored: Mapping[str, ScoredImage], metric: Metric
+) -> list[GroupLine]:
+    """Return a line for each group of scored images, the worst first; see fold_lines for the arguments."""
     members: dict[str, list[FoldRow]] = {}
     for row in rows:
-        if row.id in judged:
-            members.setdefault(judged[row.id].group, []).append(row)
+        if row.id in scored:
+            members.setdefault(scored[row.id].group, []).append(row)
     lines = [
         GroupLine(
             group,
             len(inside),
             float(np.mean([row.coverage for row in inside])),
-            _score([judged[row.id] for row in inside], metric),
+            _score([scored[row.id] for row in inside], metric),
         )
         for group, inside in members.items()
     ]
     return sorted(lines, key=lambda line: (metric.utility(line.score), line.group))
 
 
-def _score(found: Sequence[Judged], metric: Metric) -> float:
+def _score(found: Sequence[ScoredImage], metric: Metric) -> float:
     groups = np.array([one.group for one in found]) if metric.by_group else None
     return metric.score(np.stack([one.stats for one in found]), groups)

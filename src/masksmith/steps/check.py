@@ -3,9 +3,10 @@
 import tempfile
 from pathlib import Path
 
-from masksmith.core.files import folder_lock, write_json
-from masksmith.data.catalog import read_catalog
+from masksmith.core.files import write_json
+from masksmith.core.locks import folder_lock
 from masksmith.data.checks import CheckReport, check_data
+from masksmith.data.layouts import read_catalog
 from masksmith.preprocess.inputs import InputConfig, scaling_text
 from masksmith.project.folder import Project, refuse_foreign, refuse_inside
 

@@ -18,9 +18,10 @@ from masksmith.metrics import get_metric
 from masksmith.planning.budget import Budget
 from masksmith.planning.lengths import fit_weights
 from masksmith.planning.units import Unit
-from masksmith.project.folder import Project, with_free_parts
+from masksmith.project.folder import Project
 from masksmith.project.members import Member, write_members
-from masksmith.recipes.ensemble import Judge
+from masksmith.project.runs import with_free_parts
+from masksmith.recipes.ensemble import AnyRecipe
 from masksmith.recipes.recipe import Recipe, parse_recipe
 from masksmith.steps.folds import folds_of
 from masksmith.steps.out_of_fold import baseline_scores, plain_score
@@ -75,13 +76,13 @@ class Session:
         """Make tuning and submission of the members, if there are any."""
         if not self.members:
             return
-        interrupt.tick()
+        interrupt.heartbeat()
         write_members(self.project, self.members)
         self.tuning = tune_members(self.project, self.members)
-        interrupt.tick()
+        interrupt.heartbeat()
         if self.project.catalog.test:
             self.verdict = submit_members(self.project, self.members)
-        interrupt.tick()
+        interrupt.heartbeat()
 
     def outcome(self, *, stopped: int | None = None) -> Outcome:
         """Write the report and return what there is."""
@@ -92,7 +93,7 @@ class Session:
 
 
 def compete_project(
-    project: Project, asked: Judge, budget: Budget, *, pinned: Sequence[str], planned: bool
+    project: Project, asked: AnyRecipe, budget: Budget, *, pinned: Sequence[str], planned: bool
 ) -> Result:
     """Go the way from folds to the report.
 
@@ -103,7 +104,7 @@ def compete_project(
         pinned: Overrides of the recipe, which a plan obeys.
         planned: Whether the recipe is what a budget plans with; False trains what it says.
     """
-    with interrupt.listen(budget.beat):
+    with interrupt.on_heartbeat(budget.beat):
         logger.info("folds:\n%s", folds_of(project, asked))
         planner = None
         if planned:
@@ -124,7 +125,7 @@ def compete_project(
     )
 
 
-def compete_units(project: Project, asked: Judge, planner: Planner | None, budget: Budget) -> Outcome:
+def compete_units(project: Project, asked: AnyRecipe, planner: Planner | None, budget: Budget) -> Outcome:
     """Train what is missing, unit after unit, and keep the best submission so far.
 
     Args:
@@ -150,7 +151,7 @@ def compete_units(project: Project, asked: Judge, planner: Planner | None, budge
         return session.outcome()
 
 
-def train_folds(session: Session, asked: Judge) -> Iterator[None]:
+def train_folds(session: Session, asked: AnyRecipe) -> Iterator[None]:
     """Train the folds that a recipe or an ensemble asks for, each after its teachers."""
     project = session.project
     session.wanted = open_members(project, asked)

@@ -15,10 +15,10 @@ from masksmith.folds.table import (
     write_folds,
 )
 from masksmith.project.folder import Project
-from masksmith.recipes.ensemble import Judge
+from masksmith.recipes.ensemble import AnyRecipe
 
 
-def folds_of(project: Project, recipe: Judge) -> Folds:
+def folds_of(project: Project, recipe: AnyRecipe) -> Folds:
     """Read the folds, or make them if there are none.
 
     Raises:

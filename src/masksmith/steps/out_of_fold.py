@@ -10,7 +10,7 @@ from masksmith.postprocess.operators import plain_rule
 from masksmith.postprocess.scoring import constant, score_of, score_rows
 from masksmith.prediction.store import MeanCodes
 from masksmith.project.folder import Project
-from masksmith.recipes.ensemble import Judge
+from masksmith.recipes.ensemble import AnyRecipe
 
 
 def predictions_of(oof: Mapping[int, MeanCodes], rows: Iterable[FoldRow]) -> Iterator[tuple[str, Codes]]:
@@ -19,20 +19,20 @@ def predictions_of(oof: Mapping[int, MeanCodes], rows: Iterable[FoldRow]) -> Ite
         yield row.id, oof[row.fold][row.id][..., 0]
 
 
-def plain_score(project: Project, recipe: Judge, oof: Mapping[int, MeanCodes]) -> float:
+def plain_score(project: Project, recipe: AnyRecipe, oof: Mapping[int, MeanCodes]) -> float:
     """Return the score of the plain rule (threshold 0.5) on the held-out images with content of these folds."""
     rows = plain_rows(project, recipe, oof)
     return score_of(get_metric(recipe.metric), rows, project.metric_groups(recipe, list(rows)))
 
 
-def plain_rows(project: Project, recipe: Judge, oof: Mapping[int, MeanCodes]) -> dict[str, Row]:
+def plain_rows(project: Project, recipe: AnyRecipe, oof: Mapping[int, MeanCodes]) -> dict[str, Row]:
     """Return the metric's row of each held-out image with content under the plain rule, by id."""
     rows = [row for row in project.folds.rows if row.fold in oof and row.id not in project.blank_train]
     rule, masks = plain_rule(recipe.tuning), project.cache.train_masks
     return score_rows(get_metric(recipe.metric), predictions_of(oof, rows), masks, rule)
 
 
-def baseline_scores(project: Project, recipe: Judge, *, fold: int | None = None) -> dict[str, float]:
+def baseline_scores(project: Project, recipe: AnyRecipe, *, fold: int | None = None) -> dict[str, float]:
     """Return the scores of "nothing" and "everything" on the training images with content, or on a fold's."""
     metric, masks = get_metric(recipe.metric), project.cache.train_masks
     names = list(masks) if fold is None else project.folds.inside(fold)

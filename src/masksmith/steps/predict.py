@@ -24,10 +24,8 @@ from masksmith.prediction.gate import choose_runtime
 from masksmith.prediction.predict import predict_batches, write_codes
 from masksmith.prediction.runtimes import Runtime
 from masksmith.prediction.store import MeanCodes, open_codes
-from masksmith.preprocess import names_by_canvas
 from masksmith.project.folder import Project
 from masksmith.project.members import Member, weights_of_test
-from masksmith.recipes.recipe import Recipe
 from masksmith.steps.train import build, checksum_of, is_trained, load, scalars_of, train_key
 from masksmith.training.checkpoint import facts_of
 from masksmith.training.machine import make_fabric
@@ -194,7 +192,6 @@ def _runtime(
         return metric.utility(score_of(metric, rows, project.metric_groups(recipe, list(rows))))
 
     names = [name for name in project.folds.inside(member.fold) if name not in project.blank_train]
-    passes, canvases = _work_ahead(project, recipe, names, divisor=model.divisor)
     return choose_runtime(
         options.runtime,
         fabric,
@@ -205,8 +202,6 @@ def _runtime(
         batch_size=options.batch_size,
         size=recipe.size,
         combine=build_combine(options),
-        batches=passes,
-        canvases=canvases,
         record=_runtime_record(member, weights),
         key=_predict_key(project, member, "oof"),
     )
@@ -218,19 +213,6 @@ def chose_runtime(member: Member) -> bool:
         return False
     records = [_runtime_record(member, weights) for weights in weights_of(member)]
     return any("finding" in read_json(record) for record in records if record.exists())
-
-
-def _work_ahead(
-    project: Project, recipe: Recipe, held_out: Sequence[str], *, divisor: int
-) -> tuple[int, int]:
-    """Return how many batches of held-out and test images go through a net, all views, and on how many canvases."""
-    cache, options = project.cache, recipe.prediction
-    batches, canvases = 0, set[tuple[int, int]]()
-    for images, names in ((cache.train_images, held_out), (cache.test_images, cache.test_images.ids)):
-        found = names_by_canvas({name: images.shape(name) for name in names}, recipe.size, divisor=divisor)
-        batches += sum(-(-len(same) // options.batch_size) for same in found.values())
-        canvases |= found.keys()
-    return batches * len(options.tta), len(canvases)
 
 
 def _runtime_record(member: Member, weights: Path) -> Path:

@@ -22,9 +22,10 @@ from masksmith.core.progress import logger
 from masksmith.data.store import StoreWriter
 from masksmith.folds.table import ALL, NUM_CLASSES, fold_name
 from masksmith.prediction.store import MeanCodes, code_of
-from masksmith.project.folder import Project, Run
+from masksmith.project.folder import Project
 from masksmith.project.members import Member, write_members
-from masksmith.recipes.ensemble import Judge
+from masksmith.project.runs import Run
+from masksmith.recipes.ensemble import AnyRecipe
 from masksmith.recipes.recipe import PseudoConfig
 from masksmith.steps.predict import codes_digest, predict_member, test_of
 from masksmith.steps.runs import open_members
@@ -79,7 +80,7 @@ def train_taught(project: Project, member: Member) -> None:
     train_member(project, member)
 
 
-def train_asked(project: Project, asked: Judge) -> Run:
+def train_asked(project: Project, asked: AnyRecipe) -> Run:
     """Train the members that a recipe or an ensemble asks for, where they are not; return the run of the first."""
     members = open_members(project, asked)
     write_members(project, members)

@@ -13,7 +13,7 @@ from masksmith.postprocess.scoring import RuleMasks, score_rows
 from masksmith.project.folder import Project
 from masksmith.project.members import Member
 from masksmith.reporting import ReportFacts, write_report
-from masksmith.reporting.tables import Judged, fold_lines, group_lines
+from masksmith.reporting.tables import ScoredImage, fold_lines, group_lines
 from masksmith.steps.choices import plan_of
 from masksmith.steps.out_of_fold import predictions_of
 from masksmith.steps.predict import oof_of, test_of
@@ -32,12 +32,14 @@ def report_facts(project: Project, members: Sequence[Member]) -> ReportFacts:
     """Collect what the report shows."""
     oof, tuning = oof_of(project, members), need_tuning(project, members)
     rows = [row for row in project.folds.rows if row.fold in oof and row.id not in project.blank_train]
-    run, judge, masks = members[0].run, members[0].judge, project.cache.train_masks
-    rule, metric = Rule(**tuning["rule"]), get_metric(judge.metric)
+    run, recipe, masks = members[0].run, members[0].scored_by, project.cache.train_masks
+    rule, metric = Rule(**tuning["rule"]), get_metric(recipe.metric)
     stats = score_rows(metric, predictions_of(oof, rows), masks, rule)
     scores = {name: float(metric.value(row[None])[0]) for name, row in stats.items()}
     labels = project.metric_groups(run.recipe, list(stats))
-    judged = {name: Judged(row, str(group)) for (name, row), group in zip(stats.items(), labels, strict=True)}
+    scored = {
+        name: ScoredImage(row, str(group)) for (name, row), group in zip(stats.items(), labels, strict=True)
+    }
     all_rows = project.folds.rows
     test_shares: list[float] = []
     if project.catalog.test:
@@ -47,13 +49,13 @@ def report_facts(project: Project, members: Sequence[Member]) -> ReportFacts:
         ]
     return ReportFacts(
         title=Path(project.catalog.root).name,
-        run=judge.name if members[0].ensemble else run.path.name,
+        run=recipe.name if members[0].ensemble else run.path.name,
         members=[member.name for member in members],
         check=read_json(project.check_json) if project.check_json.exists() else None,
         recipe_yaml=_recipes_text(members),
         environment=(run.path / "environment.txt").read_text(),
-        folds=fold_lines(all_rows, judged, metric),
-        groups=[] if run.recipe.folds.group_by is None else group_lines(all_rows, judged, metric),
+        folds=fold_lines(all_rows, scored, metric),
+        groups=[] if run.recipe.folds.group_by is None else group_lines(all_rows, scored, metric),
         rows=all_rows,
         columns=_columns(project),
         values={sample.id: sample.values for sample in project.catalog.train},

@@ -3,9 +3,10 @@
 from dataclasses import replace
 
 from masksmith.core.errors import InputError
-from masksmith.project.folder import Project, Run, with_free_parts
+from masksmith.project.folder import Project
 from masksmith.project.members import Member, members_of_run
-from masksmith.recipes.ensemble import Judge, member_recipes
+from masksmith.project.runs import Run, with_free_parts
+from masksmith.recipes.ensemble import AnyRecipe, member_recipes
 from masksmith.recipes.recipe import Recipe, load_teacher
 from masksmith.steps.folds import folds_of
 from masksmith.steps.resolve import check_prediction, check_sizes, check_stages, resolve
@@ -17,7 +18,7 @@ def open_run(project: Project, asked: Recipe) -> Run:
     """Return the run of a recipe, made and resolved now if there is none."""
     made = folds_of(project, asked)
     channels = project.inputs(asked.input).channels
-    check_stages(asked.training, channels=channels, custom=project.custom)
+    check_stages(asked.training, channels=channels, custom=project.augment)
     asked.model.check_channels(channels)
     check_sizes(project, asked)
     if asked.folds.refit:
@@ -66,7 +67,7 @@ def _need_teacher(project: Project, name: str) -> None:
     project.run(name)  # it can be read
 
 
-def open_members(project: Project, asked: Judge) -> list[Member]:
+def open_members(project: Project, asked: AnyRecipe) -> list[Member]:
     """Return the members that a recipe or an ensemble asks for, their runs made if there are none.
 
     Those of an ensemble come fold by fold, so that its first submission has something of each recipe early.

@@ -13,7 +13,7 @@ from masksmith.metrics import get_metric
 from masksmith.postprocess.operators import Rule, apply_rule
 from masksmith.project.folder import Project
 from masksmith.project.members import Member
-from masksmith.recipes.ensemble import Judge
+from masksmith.recipes.ensemble import AnyRecipe
 from masksmith.steps.out_of_fold import baseline_scores
 from masksmith.steps.predict import codes_digest, test_of
 from masksmith.steps.tune import need_tuning
@@ -23,7 +23,7 @@ from masksmith.submission.validate import Verdict, validate_submission
 _VERSION = "1"
 
 
-def write_baseline(project: Project, recipe: Judge) -> Verdict:
+def write_baseline(project: Project, recipe: AnyRecipe) -> Verdict:
     """Write a submission before anything is trained: nothing or everything, what scores better on the training masks.
 
     ``submission.json`` calls it a baseline. The images without content are left out of its score.

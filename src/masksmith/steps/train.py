@@ -24,8 +24,9 @@ from masksmith.postprocess.scoring import score_rows
 from masksmith.prediction.predict import predict_probs
 from masksmith.prediction.store import to_codes
 from masksmith.preprocess import Frame
-from masksmith.project.folder import Project, Run
+from masksmith.project.folder import Project
 from masksmith.project.members import Member, members_of_run, read_members
+from masksmith.project.runs import Run
 from masksmith.recipes.recipe import Recipe
 from masksmith.training.checkpoint import (
     Checkpoints,
@@ -277,7 +278,7 @@ def data_of(
         key,
         size=recipe.size,
         scalars={name: scalars[name] for name in [*ids, *held_out]} if scalars else {},
-        custom=project.custom,
+        custom=project.augment,
         pseudo=pseudo,
         held_out=held_out,
     )
@@ -301,7 +302,7 @@ def _pseudo_data(project: Project, run: Run, fold: int) -> FoldData | None:
         run.recipe.seed,
         size=run.recipe.size,
         scalars={name: scalars[name] for name in masks} if scalars else {},
-        custom=project.custom,
+        custom=project.augment,
     )
 
 

@@ -16,9 +16,10 @@ from masksmith.postprocess.operators import Rule
 from masksmith.postprocess.scoring import score_rows
 from masksmith.postprocess.search import PARTS, Sweep, Tuning, make_sweep, search_rule
 from masksmith.prediction.store import MeanCodes
-from masksmith.project.folder import Project, Run
+from masksmith.project.folder import Project
 from masksmith.project.members import Member
-from masksmith.recipes.ensemble import Ensemble, Judge
+from masksmith.project.runs import Run
+from masksmith.recipes.ensemble import AnyRecipe, Ensemble
 from masksmith.steps.choices import choices_of
 from masksmith.steps.ensemble import compare_members
 from masksmith.steps.out_of_fold import predictions_of
@@ -40,7 +41,7 @@ def tune_members(project: Project, members: Sequence[Member]) -> dict[str, Any]:
     if project.ledger.is_done("tune", key) and project.tuning_json.exists():
         stored: dict[str, Any] = read_json(project.tuning_json)
         return stored
-    recipe, oof = members[0].judge, oof_of(project, members)
+    recipe, oof = members[0].scored_by, oof_of(project, members)
     optimism: dict[str, float] = {}
     for member in members:
         found = {} if member.interim or member.fold == ALL else optimism_of(member.run, member.fold)
@@ -100,7 +101,7 @@ def need_tuning(project: Project, members: Sequence[Member]) -> dict[str, Any]:
 
 
 def _tune_key(project: Project, members: Sequence[Member]) -> str:
-    recipe = members[0].judge
+    recipe = members[0].scored_by
     oof = [f"{fold} {codes_digest(codes)}" for fold, codes in oof_of(project, members).items()]
     names = [
         member.name if member.ensemble is None else f"{member.name} weighs {member.weight}"
@@ -111,7 +112,7 @@ def _tune_key(project: Project, members: Sequence[Member]) -> str:
 
 
 def tune_oof(
-    project: Project, recipe: Judge, oof: Mapping[int, MeanCodes], *, optimism: dict[str, float]
+    project: Project, recipe: AnyRecipe, oof: Mapping[int, MeanCodes], *, optimism: dict[str, float]
 ) -> dict[str, Any]:
     """Search the rule on the out-of-fold probabilities and return all scores as plain values.
 

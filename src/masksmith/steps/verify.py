@@ -1,7 +1,8 @@
 """Bundled recipes checked against what they were."""
 
 from masksmith.recipes.ensemble import is_ensemble
-from masksmith.recipes.recipe import list_recipes, load_recipe
+from masksmith.recipes.recipe import load_recipe
+from masksmith.recipes.sources import list_recipes
 from masksmith.recipes.verify import Verdicts, golden, refuse_failed, verify, verify_ensemble
 from masksmith.steps.work import restored_threads
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import torch
 
 from masksmith.core import interrupt
-from masksmith.core.files import folder_lock
+from masksmith.core.locks import folder_lock
 from masksmith.project.folder import Project
 
 

@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 
 from masksmith.core.errors import InputError
-from masksmith.data.catalog import CLASS_COLUMNS, ID_COLUMNS, RLE_COLUMNS
 from masksmith.data.dialect import (
     Hints,
     Inferred,
@@ -19,6 +18,7 @@ from masksmith.data.dialect import (
     non_empty,
 )
 from masksmith.data.rle import decode_rows
+from masksmith.data.run_tables import CLASS_COLUMNS, ID_COLUMNS, RLE_COLUMNS
 from masksmith.data.table import Table, need_column, parse_table
 from masksmith.metrics import Metric
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from masksmith.core.arrays import Image
 from masksmith.core.errors import InputError
-from masksmith.data.decode.headers import MAX_BYTES, num_pages
+from masksmith.data.decode.headers import MAX_BYTES, check_pages
 
 if TYPE_CHECKING:
     from tifffile import TiffFile, TiffPage
@@ -38,7 +38,7 @@ def decode_bands(raw: bytes, *, where: str) -> Image | None:
     """
     import tifffile
 
-    num_pages(raw, where=where)  # tifffile would follow a circle of pages until memory ends
+    check_pages(raw, where=where)  # tifffile would follow a circle of pages until memory ends
     try:
         with tifffile.TiffFile(io.BytesIO(raw)) as file:
             pages = _band_pages(file)

@@ -1,0 +1,38 @@
+"""``stage.json``: which stages of a folder are done."""
+
+from pathlib import Path
+
+from masksmith.core.files import read_json, write_json
+
+
+class Ledger:
+    """The finished stages of a folder, each with the key of its inputs.
+
+    A stage is skipped when it is recorded with the same key. The key hashes everything that the stage reads and the
+    version of its code.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "stage.json"
+
+    def _read(self) -> dict[str, str]:
+        return read_json(self.path) if self.path.exists() else {}
+
+    def is_done(self, stage: str, key: str) -> bool:
+        """Whether ``stage`` ran to its end with this key."""
+        return self._read().get(stage) == key
+
+    def knows(self, stage: str) -> bool:
+        """Whether anything is recorded for ``stage``."""
+        return stage in self._read()
+
+    def forget(self, stage: str) -> None:
+        """Record that ``stage`` is not done: its outputs are about to be replaced."""
+        entries = self._read()
+        if entries.pop(stage, None) is not None:
+            write_json(self.path, entries)
+
+    def mark_done(self, stage: str, key: str) -> None:
+        """Record that ``stage`` ran to its end with this key."""
+        if not self.is_done(stage, key):
+            write_json(self.path, self._read() | {stage: key})

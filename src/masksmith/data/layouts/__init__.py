@@ -1,0 +1,57 @@
+"""Which layout is this? One file a layout, and the table of them.
+
+A layout is a function from a Tree and the run-length dialect that was asked for (or None) to a Catalog, or to None
+where the folder is not of its kind. It is recognised by what its files hold, not by what they are called. To add one,
+write the function in a file of its own and a line in LAYOUTS (see CONTRIBUTING).
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from masksmith.core.config import look_up
+from masksmith.core.errors import InputError
+from masksmith.data.catalog import Catalog
+from masksmith.data.decode.pictures import IMAGE_SUFFIXES
+from masksmith.data.layouts.kaggle_rle import kaggle_rle
+from masksmith.data.layouts.paired_folders import paired_folders
+from masksmith.data.rle import DIALECTS
+from masksmith.data.tree import Tree
+
+LAYOUTS: dict[str, Callable[[Tree, str | None], Catalog | None]] = {
+    "kaggle_rle": kaggle_rle,
+    "paired_folders": paired_folders,
+}
+
+
+def read_catalog(root: Path, *, dialect: str | None = None) -> Catalog:
+    """Recognise the layout of a data folder and list what is in it; no image is decoded, and few masks.
+
+    Args:
+        root: The data folder.
+        dialect: Of the run-lengths, a key of DIALECTS; None infers it.
+
+    Raises:
+        InputError: The folder is empty, has no masks or no known layout, its tables contradict its images, or the
+            dialect contradicts its tables.
+    """
+    if dialect is not None:
+        look_up(DIALECTS, dialect, where="--dialect")
+    tree = Tree(root)
+    for layout in LAYOUTS.values():
+        catalog = layout(tree, dialect)
+        if catalog is not None:
+            return catalog
+    images = [path for folder in tree.folders for path in tree.files(folder, suffixes=IMAGE_SUFFIXES)]
+    if not tree.folders:
+        raise InputError(
+            f"{root}: the folder is empty; expected images and masks, or a competition's download"
+        )
+    if images:
+        raise InputError(
+            f"{root}: {len(images)} images (for example {images[0]!r}) but no masks: expected a folder 'masks' beside "
+            "the images with the same file names, or a train.csv with run-lengths"
+        )
+    raise InputError(
+        f"{root}: no images ({', '.join(IMAGE_SUFFIXES)}) in {len(tree.folders)} folders; "
+        f"known layouts: {', '.join(LAYOUTS)}"
+    )

@@ -1,0 +1,313 @@
+"""Kaggle's layout: folders or archives of images, and CSV tables with the run-lengths of masks."""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from masksmith.core.arrays import Mask
+from masksmith.core.errors import InputError
+from masksmith.data.catalog import Catalog, SubmissionFormat
+from masksmith.data.decode.headers import image_size
+from masksmith.data.decode.pictures import decode_image
+from masksmith.data.dialect import (
+    MAX_IMAGES,
+    MAX_MASKS,
+    Hints,
+    Inferred,
+    RleRows,
+    check_dialect,
+    group_rows,
+    has_repeats,
+    infer_dialect,
+    need_rows,
+    non_empty,
+)
+from masksmith.data.layouts.folders import (
+    TEST_FOLDERS,
+    TRAIN_FOLDERS,
+    find_test_images,
+    first_images,
+    make_samples,
+    masks_of,
+    some_ids,
+    stray_masks,
+)
+from masksmith.data.masks import is_lossy, mask_levels
+from masksmith.data.run_tables import (
+    RunTable,
+    find_rle_column,
+    is_rle_name,
+    need_one_class,
+    read_run_table,
+)
+from masksmith.data.side_tables import collect_facts, read_tables
+from masksmith.data.table import Table, need_column
+from masksmith.data.tree import Tree
+
+_MAX_MASK_PIXELS = 2**26  # of all mask files that are decoded to find a dialect
+
+
+def kaggle_rle(tree: Tree, dialect: str | None = None) -> Catalog | None:
+    """Kaggle: train and test images, and a table with run-lengths of either: training masks or a sample submission."""
+    tables, errors = read_tables(tree)
+    folder, images = first_images(tree, TRAIN_FOLDERS)
+    masks = masks_of(tree, folder) if images else {}
+    sample = _sample_table(tables, images, first_images(tree, TEST_FOLDERS)[1])
+    labels = _find_labels(tree, tables, images, masks, sample)
+    if sample is None and labels is None and not any(map(_is_sample_name, errors)):
+        return None
+    for error in errors.values():
+        raise error
+    if not images:
+        raise InputError(f"{tree.root}: no training images; expected them in train.zip or train/images/")
+    if labels is None and not masks:
+        raise InputError(
+            f"{tree.root}: no masks: neither a table with run-lengths of the images nor a folder of masks"
+        )
+    return _catalog(tree, tables, images, masks, sample, labels, dialect)
+
+
+def _catalog(
+    tree: Tree,
+    tables: dict[str, Table],
+    images: dict[str, str],
+    masks: dict[str, str],
+    sample: RunTable | None,
+    labels: "_Labels | None",
+    dialect: str | None,
+) -> Catalog:
+    test = find_test_images(tree)
+    notes = stray_masks(masks, images)
+    if labels is not None:
+        labels.check(images)
+    form = _submission_format(sample, labels, test, dialect)
+    beside = dict(tables)
+    rows: dict[str, list[str]] = {}
+    if labels is not None:
+        need_rows(labels.rows, form.dialect, where=labels.table.path)
+        rows = dict(labels.rows)
+        notes += labels.repeated()
+        beside[labels.table.path] = _without_runs(beside[labels.table.path], labels.table)
+    if sample is not None:
+        del beside[sample.path]
+        if len(sample.ids) > len(form.ids):
+            notes.append(
+                f"{sample.path}: {len(sample.ids)} rows for {len(form.ids)} ids; repeated ones count once"
+            )
+    bare = set(images) - set(masks) - set(rows)
+    if bare and labels is not None and labels.table.classes:
+        notes.append(
+            f"{len(bare)} images have no row in {labels.table.path}: read as without objects: {some_ids(bare)}"
+        )
+        rows |= {name: [] for name in bare}
+    elif bare:
+        raise InputError(
+            f"{tree.root}: no mask for the training image {some_ids(bare)}; add masks or take the images out"
+        )
+    facts = collect_facts(beside.values(), {"train": images, "test": test})
+    return Catalog(
+        root=str(tree.root.resolve()),
+        layout="kaggle_rle",
+        content_hash=tree.content_hash,
+        train=make_samples("train", images, facts, masks=masks, rows=rows),
+        test=make_samples("test", test, facts),
+        submission=form,
+        notes=notes + facts.notes,
+    )
+
+
+def _without_runs(table: Table, runs: RunTable) -> Table:
+    """Return a table with the ids of images, and without their run-lengths."""
+    columns = [column for column in table.columns if column != runs.rle_column]
+    rows = [row | {runs.id_column: name} for row, name in zip(table.rows, runs.ids, strict=True)]
+    return Table(table.path, columns, rows)
+
+
+# --- the sample submission ---
+
+
+def _is_sample_name(path: str) -> bool:
+    return "sample_submission" in path.lower()
+
+
+def _sample_table(
+    tables: Mapping[str, Table], images: Collection[str], test: Collection[str]
+) -> RunTable | None:
+    """Return the sample submission: by its name, else a table with run-lengths of the test images.
+
+    Raises:
+        InputError: One that is named so has no run-lengths or no ids.
+    """
+    found = []
+    for path, table in tables.items():
+        column = next(filter(is_rle_name, table.columns), None) or find_rle_column(table, bare=True)
+        if _is_sample_name(path) and column is None:
+            need_column(table, "rle_mask")
+        runs = read_run_table(table, column, test) if column else None
+        if _is_sample_name(path) and runs is None:
+            need_column(table, "id")
+        if runs is not None:
+            known = len(set(runs.ids) & set(test))
+            found.append((_is_sample_name(path), known, known > len(set(runs.ids) & set(images)), runs))
+    named = [(known, runs) for is_named, known, _, runs in found if is_named]
+    others = [(known, runs) for _, known, more, runs in found if more]
+    return max(named or others, key=lambda one: one[0], default=(0, None))[1]
+
+
+def _submission_format(
+    sample: RunTable | None, labels: "_Labels | None", test: dict[str, str], dialect: str | None
+) -> SubmissionFormat:
+    """Return what the judge expects, with the dialect that was asked for or fits.
+
+    Raises:
+        InputError: The dialect contradicts the labels, or as _sample_ids.
+    """
+    table = sample or (labels.table if labels else None)
+    assert table is not None
+    if labels:
+        inferred = labels.infer(dialect)
+    else:
+        hints = Hints(table.rle_column, table.has_minus_one)
+        inferred = check_dialect([], dialect, hints) if dialect else infer_dialect([], hints)
+    form = replace(
+        SubmissionFormat.assumed(test, dialect),
+        id_column=table.id_column,
+        rle_column=table.rle_column,
+        dialect=inferred.dialect,
+        reason=inferred.reason,
+        doubt=inferred.doubt,
+    )
+    if sample is None:
+        return form
+    ids = _sample_ids(sample, test)
+    need_one_class(*([labels.table] if labels else []), sample)
+    first = dict(zip(reversed(sample.ids), reversed(sample.cells), strict=True))
+    return replace(
+        form,
+        ids=ids,
+        source=sample.path,
+        spelled={name: first[name] for name in sample.ids if first[name] != name},
+        more={sample.class_column: sample.classes[0]} if sample.class_column else {},
+    )
+
+
+def _sample_ids(sample: RunTable, test: Collection[str]) -> list[str]:
+    """Return the ids of a sample submission, each once.
+
+    Raises:
+        InputError: There are none, or one without a test image.
+    """
+    if not sample.ids:
+        raise InputError(f"{sample.path}: no rows, so the test set is empty; expected one row a test image")
+    absent = set(sample.ids) - set(test)
+    if absent:
+        raise InputError(
+            f"{sample.path}: no test image for the id {some_ids(absent)}; {len(test)} test images were found"
+        )
+    return list(dict.fromkeys(sample.ids))
+
+
+# --- the labels ---
+
+
+@dataclass(frozen=True)
+class _Labels:
+    """The run-lengths of the training images, and what tells their dialect."""
+
+    table: RunTable
+    rows: dict[str, list[str]]
+    hints: Hints
+    looked_at: list[RleRows]
+
+    @classmethod
+    def read(cls, tree: Tree, table: RunTable, images: dict[str, str], masks: dict[str, str]) -> "_Labels":
+        rows = group_rows(table.ids, table.texts)
+        hints = Hints(
+            table.rle_column,
+            table.has_minus_one,
+            has_repeats(rows) and not table.classes,
+            bool(table.classes),
+        )
+        return cls(table, rows, hints, _look(tree, table.path, rows, images, masks))
+
+    def infer(self, asked: str | None) -> Inferred:
+        """Return the dialect: the one asked for if nothing speaks against it, else the likeliest."""
+        if asked is None:
+            return infer_dialect(self.looked_at, self.hints)
+        return check_dialect(self.looked_at, asked, self.hints)
+
+    def check(self, images: Collection[str]) -> None:
+        """Refuse rows of unknown images, and several classes."""
+        unknown = set(self.table.ids) - set(images)
+        if unknown:
+            raise InputError(
+                f"{self.table.path}: unknown id {some_ids(unknown)}: no training image of that name; "
+                f"{len(images)} images were found, for example {some_ids(images)}"
+            )
+        need_one_class(self.table)
+
+    def repeated(self) -> list[str]:
+        """Return a note on rows that are repeated word for word."""
+        count = sum(len(texts) - len({text.strip() for text in texts}) for texts in self.rows.values())
+        return [f"{self.table.path}: {count} rows are repeated word for word and count once"] if count else []
+
+
+def _find_labels(
+    tree: Tree,
+    tables: Mapping[str, Table],
+    images: dict[str, str],
+    masks: dict[str, str],
+    sample: RunTable | None,
+) -> _Labels | None:
+    """Return the run-lengths of the training images from the table with most of them, None if there is none.
+
+    A column without a known name beside a mask for each image counts only where it says the same as the masks: a box is
+    also four whole numbers.
+    """
+    found: list[_Labels] = []
+    for path, table in tables.items():
+        if _is_sample_name(path) or (sample and path == sample.path):
+            continue
+        column = find_rle_column(table, bare=not masks)
+        runs = read_run_table(table, column, images) if column else None
+        redundant = 0 < len(images) == len(set(images) & set(masks))
+        if runs is None or (redundant and not set(runs.ids) & set(images)):
+            continue
+        labels = _Labels.read(tree, runs, images, masks)
+        if redundant and not is_rle_name(runs.rle_column) and not labels.infer(None).equal:
+            continue
+        found.append(labels)
+    return max(found, key=lambda one: len(set(one.table.ids) & set(images)), default=None)
+
+
+def _look(
+    tree: Tree, path: str, rows: dict[str, list[str]], images: dict[str, str], masks: dict[str, str]
+) -> list[RleRows]:
+    """Return what is looked at to find a dialect: images with objects, evenly spaced in the table."""
+    told = [name for name, texts in rows.items() if name in images and non_empty(texts)]
+    looked_at: list[RleRows] = []
+    num_masks = pixels = 0
+    for name in told[:: max(1, -(-len(told) // MAX_IMAGES))]:
+        shape = image_size(tree.read(images[name]))
+        if shape is None:
+            continue
+        mask = None
+        pixels += shape[0] * shape[1]
+        if name in masks and num_masks < MAX_MASKS and pixels <= _MAX_MASK_PIXELS:
+            num_masks += 1
+            mask = _foreground(tree, masks[name], shape)
+        looked_at.append(RleRows(non_empty(rows[name]), shape, mask, f"{path}: id {name!r}"))
+    return looked_at
+
+
+def _foreground(tree: Tree, path: str, shape: tuple[int, int]) -> Mask | None:
+    """Return a mask file's foreground, None where it is lossy, of another size or no mask: others refuse it."""
+    raw = tree.read(path)
+    if is_lossy(raw):
+        return None
+    try:
+        levels = mask_levels(decode_image(raw, where=path), where=path)
+    except InputError:
+        return None
+    return (levels > 0).astype(np.uint8) if levels.shape == shape else None

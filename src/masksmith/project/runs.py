@@ -1,0 +1,85 @@
+"""A run: one recipe trained on the project's folds, and the paths of its files."""
+
+import platform
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+from masksmith.core.ledger import Ledger
+from masksmith.folds.table import fold_name
+from masksmith.recipes.recipe import Recipe
+
+_LIBRARIES = (
+    *(
+        "masksmith",
+        "torch",
+        "torchvision",
+        "timm",
+        "segmentation-models-pytorch",
+        "lightning-fabric",
+        "numpy",
+    ),
+    *("opencv-python-headless", "openvino"),
+)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One recipe trained on the project's folds: ``runs/NAME-HASH/``."""
+
+    path: Path
+    recipe: Recipe
+
+    @property
+    def ledger(self) -> Ledger:
+        """The finished stages of the run."""
+        return Ledger(self.path)
+
+    @property
+    def events(self) -> Path:
+        """The log of all events of the trainings."""
+        return self.path / "metrics.jsonl"
+
+    def checkpoints(self, fold: int) -> Path:
+        """Folder of a fold's checkpoints."""
+        return self.path / "checkpoints" / fold_name(fold)
+
+    def final(self, fold: int) -> Path:
+        """Weights of a trained fold."""
+        return self.checkpoints(fold) / "final.safetensors"
+
+    @property
+    def interim(self) -> Path:
+        """Folder of weights and predictions of a training that was stopped."""
+        return self.path / "interim"
+
+    def oof(self, fold: int) -> Path:
+        """Out-of-fold probabilities of a fold."""
+        return self.path / "oof" / f"{fold_name(fold)}.npy"
+
+    def test(self, fold: int) -> Path:
+        """Test probabilities of a fold."""
+        return self.path / "test" / f"{fold_name(fold)}.npy"
+
+    def pseudo(self, fold: int) -> Path:
+        """Pseudo-labels that a fold is trained on: masks of the test images on which its teacher is confident."""
+        return self.path / "pseudo" / f"{fold_name(fold)}.npy"
+
+
+def with_free_parts(resolved: Recipe, asked: Recipe) -> Recipe:
+    """Return ``resolved`` with the parts of ``asked`` that do not determine the weights."""
+    folds = resolved.folds.model_copy(update={"train": asked.folds.train, "refit": asked.folds.refit})
+    seen = resolved.input.model_copy(update={"view": asked.input.view})
+    parts = {"folds": folds, "input": seen, "prediction": asked.prediction, "tuning": asked.tuning}
+    return resolved.model_copy(update=parts)
+
+
+def environment() -> str:
+    """Return the installed versions of Python and the libraries, one a line."""
+    lines = [f"python {platform.python_version()}", f"platform {platform.platform()}"]
+    for name in _LIBRARIES:
+        try:
+            lines.append(f"{name} {metadata.version(name)}")
+        except metadata.PackageNotFoundError:
+            lines.append(f"{name} not installed")
+    return "\n".join(lines) + "\n"
