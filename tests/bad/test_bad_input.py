@@ -147,7 +147,7 @@ DAMAGED_DOWNLOADS = [
         f"{SAMPLE}: no rows, so the test set is empty",
     ),
     (appended("train.csv", "unknown99,1 1\n"), "train.csv: unknown id 'unknown99'", "40 images were found"),
-    (appended("train.csv", None), "train.csv: the id '", "stands twice; expected one row an image"),
+    (appended("train.csv", None), "train.csv: the id '", "appears twice; expected one row an image"),
     (appended(SAMPLE, "absent11,1 1\n"), "no test image for the id 'absent11'; 8 test images were found"),
     (rle_of_first("1 2 3"), "run-lengths of training image", "3 run values, an odd number"),
     (rle_of_first("10201 2"), "the run at pixel 10201 with length 2 leaves the image of 101x101"),

@@ -126,7 +126,7 @@ def test_ids_with_endings_and_objects_go_back_as_they_came(tmp_path):
     verdict = validate_submission(path, form, shapes, masks=tmp_path / "masks")
     assert (verdict.ids, verdict.empty, verdict.compared) == (2, 1, 2)
     for rows, message in (
-        ([*written[1:], written[1]], "'t1.jpg' stands twice"),
+        ([*written[1:], written[1]], "'t1.jpg' appears twice"),
         ([*written[1:4], ["t1.jpg", ""], written[4]], "id 't1': an empty row beside 3 others"),
         ([*written[1:4], written[3], written[4]], "id 't1': 72 pixels are in two rows; expected in one"),
         ([*written[1:3], written[4]], "id 't1': the runs do not decode to the saved mask"),

@@ -24,7 +24,7 @@ from masksmith.steps.predict import test_of as mean_of_test
 from masksmith.steps.resolve import resolve
 from masksmith.steps.train import is_trained
 from masksmith.training import loop
-from tests.blends import dotted, write_ensemble, write_pupil
+from tests.blends import write_ensemble, write_pupil
 
 ONE = {"folds.train": 1}
 TWO_FOLDS = ["members.0.set=[folds.train=2]", "members.2.set=[folds.train=2]"]
@@ -38,7 +38,12 @@ STEPS = 2 * (26 // 8)  # of a fold
 def write_recipe(folder, name, **changes):
     """Write a recipe of the smallest net and two epochs; return its path."""
     path = folder / f"{name}.yaml"
-    path.write_text(load_recipe("smoke", (f"name={name}", *dotted(TINY | changes))).to_yaml())
+    path.write_text(
+        load_recipe(
+            "smoke",
+            tuple(f"{key}={json.dumps(value)}" for key, value in ({"name": name} | TINY | changes).items()),
+        ).to_yaml()
+    )
     return str(path)
 
 

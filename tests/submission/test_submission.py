@@ -49,7 +49,7 @@ def test_invalid(written):
     for changed, message in (
         (rows[:-1], "3 ids expected .sample_submission.csv., 2 given; missing: '7e10'"),
         ([rows[1], rows[0], rows[2]], "line 2: id 'a', expected '0003'"),
-        ([*rows, rows[0]], "the id '0003' stands twice"),
+        ([*rows, rows[0]], "the id '0003' appears twice"),
         ([*rows, "new,"], "the id 'new' is not among the 3 ids"),
         (["0003,5 1 1 2", *rows[1:]], "id '0003': the runs are not sorted or two of them touch"),
         (["0003,1 2 3 2", *rows[1:]], "two of them touch; expected 1 runs in order"),
@@ -106,7 +106,7 @@ def test_score_refuses(written, tmp_path):
         ("id,rle_mask\nother,\n", "1 ids of .* are missing, for example 'other'"),
         ("id,mask\na,\n", "the column 'rle_mask' is missing"),
         ("name,rle_mask\na,\n", "the column 'id' is missing"),
-        ("id,rle_mask\na,\na,\n", "the id 'a' stands twice"),
+        ("id,rle_mask\na,\na,\n", "the id 'a' appears twice"),
     ):
         (tmp_path / "solution.csv").write_text(text)
         with pytest.raises(InputError, match=message):

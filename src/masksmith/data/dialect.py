@@ -107,7 +107,7 @@ def need_rows(rows: Mapping[str, Sequence[str]], dialect: str, *, where: str) ->
             continue
         if not how.repeats:
             raise InputError(
-                f"{where}: the id {name!r} stands twice; expected one row an image (dialect {dialect})"
+                f"{where}: the id {name!r} appears twice; expected one row an image (dialect {dialect})"
             )
         if non_empty(texts) and any(text.strip() in NO_RUNS for text in texts):
             raise InputError(

@@ -1,4 +1,4 @@
-"""Anytime: unit after unit of training, and after each a better submission.
+"""Competing: unit after unit of training, and after each a better submission.
 
 A baseline submission is written in the first second. Each unit (one training of one fold) is trained and predicted, and
 becomes a member of the ensemble if that helps; then tuning and submission are repeated. A stop leaves a complete

@@ -70,5 +70,5 @@ def _refuse_other_folds(project: Project, asked: FoldsConfig) -> None:
     else:
         return
     raise InputError(
-        f"{what} was asked for, but {path} {made}, and folds are never made anew; choose another --out"
+        f"{what} was asked for, but {path} {made}, and folds are made once; choose another --out"
     )

@@ -106,7 +106,7 @@ def _check_ids(ids: list[str], form: SubmissionFormat, path: Path) -> None:
     expected = [form.spelled.get(name, name) for name in form.ids]
     if len(set(ids)) != len(ids):
         twice = next(name for at, name in enumerate(ids) if name in ids[:at])
-        raise InputError(f"{path}: the id {twice!r} stands twice; expected each id once")
+        raise InputError(f"{path}: the id {twice!r} appears twice; expected each id once")
     given_ids, expected_ids = set(ids), set(expected)
     missing = [name for name in expected if name not in given_ids]
     if missing:
