@@ -1,4 +1,4 @@
-"""Assignment of groups of images to folds: by class, as one held-out part, or in turn by a number. No group is divided."""
+"""Groups of images assigned to folds: by class, as one held-out part, or in turn by a number. No group is divided."""
 
 from collections.abc import Sequence
 
