@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 JOBS ?= 2
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help env demo test lint unit faults audit bench clean
+.PHONY: help env demo quick test style lint unit faults audit bench clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/ -/'
@@ -28,15 +28,21 @@ demo: env  ## generate a data set and go the whole way: demo/submission.csv, dem
 	@$(BIN)/masksmith score demo/submission.csv demo-data/solution.csv --metric tgs_map --shape 101x101
 	@echo "== demo: open demo/report.html"
 
-test: lint unit  ## everything that must pass: style, types, layers, tests
+quick: style  ## style, types, layers and the fast unit tests: under two minutes on two cores
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m "not slow and not real"
 
-lint: env
-	@echo "== style, types, spelling, layers"
+test: lint unit  ## everything that must pass: style, types, spelling, layers, all tests: under eight minutes
+
+style: env
+	@echo "== style, types, layers"
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check -q .
 	@$(BIN)/mypy
-	@$(BIN)/codespell src tests tools docs benchmarks *.md
 	@$(BIN)/lint-imports --no-logo
+
+lint: style
+	@echo "== spelling"
+	@$(BIN)/codespell src tests tools docs benchmarks *.md
 
 unit: env
 	@echo "== tests ($(JOBS) processes of one thread; with real data where MASKSMITH_SHARED names it: $${MASKSMITH_SHARED:-not set})"

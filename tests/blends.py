@@ -9,10 +9,13 @@ THREE = {"count": 3}
 SMALL = {"folds.train": None, "training.stages.0.epochs": 3}
 
 
+def dotted(changes):
+    return tuple(f"{key}={json.dumps(value)}" for key, value in changes.items())
+
+
 def small_recipe(name, changes):
     """The recipe "smoke" of three epochs, on all three folds, with dotted changes."""
-    settings = SMALL | {"name": name} | changes
-    return load_recipe("smoke", tuple(f"{key}={json.dumps(value)}" for key, value in settings.items()))
+    return load_recipe("smoke", (f"name={name}", *dotted(SMALL | changes)))
 
 
 def write_recipe(folder, name, **changes):

@@ -98,6 +98,7 @@ def answer(*entries):
     return json.dumps({"dependencies": list(entries), "fixes": []})
 
 
+@pytest.mark.slow
 def test_the_answer_of_the_service(monkeypatch, capsys):
     """pip-audit calls a set of packages clean of which its service knew none."""
     known, unknown = {"name": "a", "version": "1"}, {"name": "b", "skip_reason": "not found"}

@@ -87,16 +87,17 @@ def test_shapes():
 
 
 def test_compete_hands_the_budget_on_and_exits_as_it_ended(monkeypatch, tmp_path):
-    calls = []
+    calls, ends = [], []
 
     def compete(data, **options):
         calls.append(options)
-        return Result(tmp_path, "r", None, None, None, budget="1s of 20m00s", stopped=stopped)
+        return Result(tmp_path, "r", None, None, None, budget="1s of 20m00s", stopped=ends.pop())
 
     monkeypatch.setattr(ms, "compete", compete, raising=False)
     asked = {"budget": "20m", "device": "cpu", "dialect": "dsb"}
     options = [f"--{key}={value}" for key, value in asked.items()]
     for stopped, code in ((None, 0), (130, 130), (143, 143)):
+        ends.append(stopped)
         done = CliRunner().invoke(app, ["compete", str(tmp_path), "--out", "p", *options])
         assert done.exit_code == code
         assert calls.pop() == {"out": Path("p"), "recipe": "auto", "overrides": (), **asked}

@@ -196,6 +196,7 @@ DAMAGED_DOWNLOADS = [
 ]
 
 
+@pytest.mark.slow
 def test_damaged_downloads(check, download, tmp_path):
     for at, (damage, *parts) in enumerate(DAMAGED_DOWNLOADS):
         data = shutil.copytree(download, tmp_path / f"download {at}")
@@ -276,6 +277,7 @@ def test_a_project_that_is_none(monkeypatch, capsys, tmp_path):
         assert "not a masksmith project (no data.json); begin with `masksmith check DATA" in text
 
 
+@pytest.mark.slow
 def test_a_newer_project(project):
     rewrite(project / "data.json", lambda text: text.replace('"format": 1', '"format": 99', 1))
     with pytest.raises(InputError, match="made by a newer masksmith"):

@@ -76,6 +76,7 @@ def need_masks(catalog, folder, masks):
         np.testing.assert_array_equal(cache.train_masks[name][..., 0], mask)
 
 
+@pytest.mark.slow
 def test_each_dialect_is_found_with_and_without_mask_files(tmp_path):
     masks, twins = truth(), {"dsb": "airbus", "severstal": "tgs"}  # the same rows in a table without classes
     for dialect in DIALECTS:

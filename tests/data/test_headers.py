@@ -146,6 +146,7 @@ def test_a_decoder_that_sees_another_size(monkeypatch):
         decode_image(png(10, 10), where="a")
 
 
+@pytest.mark.slow
 def test_compressed_texts_are_not_unpacked():
     import resource
 

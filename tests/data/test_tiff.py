@@ -193,6 +193,7 @@ def test_pages_in_a_circle():
         decode_image(bytes(raw), where="a.tif")
 
 
+@pytest.mark.slow
 def test_damage_anywhere_is_refused_or_harmless():
     """Whatever bytes are overwritten, the answer is an image or an InputError."""
     for seed in range(40):

@@ -20,6 +20,8 @@ from masksmith.models.segmentation import MODELS, build_model, size_trace, to_ch
 from masksmith.preprocess import Frame, SizeConfig
 from tests.models.nets import NAMES, config_of, net_of, ramp, sides_of, still_net
 
+pytestmark = pytest.mark.slow
+
 
 def test_the_table_without_torch_names_every_model():
     assert set(MODELS) == set(ARCHITECTURES)
@@ -285,7 +287,6 @@ def test_the_trace_ends_at_the_size_of_the_image_and_scalars_change_the_logits(s
             assert not torch.allclose(output[0], output[1])
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_every_architecture_overfits_eight_images(name):
     # of 32 pixels these keep 2x2 or 4x4 otherwise, which cannot show where an object ends

@@ -187,6 +187,7 @@ def test_first_map_joins_where_it_is_an_encoder_map(subtests):
                 assert same is not join_first
 
 
+@pytest.mark.slow
 def test_channels_last_and_bfloat16(subtests):
     for name, options in EXTREMES:
         with subtests.test(name=name):

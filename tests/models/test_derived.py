@@ -12,6 +12,8 @@ from masksmith.prediction.runtimes import _import_openvino
 from masksmith.recipes.recipe import load_recipe
 from masksmith.training.footprint import prediction_footprint, training_footprint
 
+pytestmark = pytest.mark.slow
+
 
 def small(kind, **changes):
     values = {"encoder": "resnet18", "encoder_weights": "none", "encoder_depth": 3} | changes

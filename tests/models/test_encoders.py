@@ -66,6 +66,7 @@ DEEPEST = {"deeplabv3": 3, "emanet": 3, "deeplabv3plus": 4, "pan": 4}  # a plain
 ON_A_VIT = [name for name in TAKE_ENCODERS if name != "dpt"]  # which takes taps
 
 
+@pytest.mark.slow
 def test_a_plain_vit_with_every_decoder(subtests):
     for name in ON_A_VIT:
         with subtests.test(name=name):
@@ -153,6 +154,7 @@ LIBRARY_MODELS = [
 LIBRARY_MODELS += ["UPerNet", "Segformer"]
 
 
+@pytest.mark.slow
 def test_decoders_are_the_librarys(subtests):
     """With the weights of ours, the library's model gives the same map before its head."""
     for model_class in LIBRARY_MODELS:

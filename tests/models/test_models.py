@@ -18,6 +18,7 @@ from masksmith.models.encoders import (
     settle_encoder,
 )
 from masksmith.models.segmentation import build_model, size_trace
+from masksmith.preprocess.inputs import Statistics
 
 SMALL = {"encoder": "resnet18", "encoder_weights": "none", "encoder_depth": 3, "decoder_channels": [16, 8, 8]}
 

@@ -336,6 +336,7 @@ def test_stems_that_an_encoder_does_not_have(subtests):
 # gradient checkpointing
 
 
+@pytest.mark.slow
 def test_checkpointing_changes_no_number(subtests):
     for name in NAMES:
         with subtests.test(name=name):

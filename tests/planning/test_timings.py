@@ -62,6 +62,7 @@ def test_real_seconds_are_in_order_and_the_random_numbers_are_left():
     assert timing.first_step_s >= 0
 
 
+@pytest.mark.slow
 def test_each_model_and_size_is_measured_once():
     timings, hw = m.Timings(1, clock=_Ticking()), (16, 16)
     first = timings.of_model(MODEL, CONFIG, hw, 2)

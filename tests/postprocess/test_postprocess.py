@@ -53,6 +53,7 @@ def test_histogram_counts_equal_counting(seed):
         assert above[at] == (codes > threshold).sum()
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=5)
 @given(seed=st.integers(0, 1000))
 def test_sweep_equals_making_every_mask(seed):
@@ -247,6 +248,7 @@ def speckled(num=40):
     return data
 
 
+@pytest.mark.slow
 def test_the_search_gains_with_every_metric():
     """Plain, tuned, nested, bootstrap and verdict; of a distance the scores fall, and the gain is above 0."""
     data = speckled()

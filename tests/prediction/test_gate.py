@@ -97,6 +97,7 @@ def test_the_rule():
         assert dataclasses.replace(fine, **change).accepted is accepted, change
 
 
+@pytest.mark.slow
 def test_the_sample_is_bounded_and_spread(fabric, tmp_path, monkeypatch):
     monkeypatch.setitem(RUNTIMES, "openvino", shifted(0.0))
     names, seen = [f"{at:04d}" for at in range(1030)], []

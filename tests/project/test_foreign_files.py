@@ -18,6 +18,8 @@ from masksmith.core.locks import LOCK
 from masksmith.project.folder import Project
 from tests.test_cli import masksmith
 
+pytestmark = pytest.mark.slow
+
 VERBS = {
     "check": lambda data, out: ms.check(data, out),
     "compete": lambda data, out: ms.compete(data, out=out, recipe="smoke"),

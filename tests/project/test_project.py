@@ -36,5 +36,5 @@ def test_members_of_older_versions_and_edited_ones(project):
     opened.members_json.write_text(json.dumps({"members": [entry], "ensemble": {"name": "x"}}))
     with pytest.raises(InputError, match=r"members\.json: members: missing"):
         read_members(opened, None)
-    with pytest.raises(InputError, match=r"no run 'other'; there are auto-"):
+    with pytest.raises(InputError, match=r"no run 'other'; there are smoke-"):
         opened.run("other")

@@ -119,6 +119,7 @@ def test_members_that_do_not_fit_are_refused(two, tmp_path):
         load_ensemble(write_ensemble(tmp_path, "e", write_pupil(tmp_path, "p", first), other))
 
 
+@pytest.mark.slow
 def test_a_teacher_that_is_a_member_gets_the_overrides_of_the_member():
     for key, value in (
         ("prediction.tta", "[identity]"),
@@ -137,6 +138,7 @@ def test_a_teacher_that_is_a_member_gets_the_overrides_of_the_member():
             assert str(found).replace("'", "") == value
 
 
+@pytest.mark.slow
 def test_overrides_reach_teachers_of_teachers_and_no_strangers(tmp_path):
     first = write_recipe(tmp_path, "a")
     second = write_pupil(tmp_path, "b", first, set=["training.threads=2"])

@@ -12,6 +12,7 @@ def keys_of(value, path=""):
     return {path} | {found for key, part in parts for found in keys_of(part, f"{path}.{key}")}
 
 
+@pytest.mark.slow
 def test_bundled_recipes_are_complete_have_their_header_and_round_trip():
     for listing in list_recipes():
         name, recipe = listing.name, load_any(listing.name)

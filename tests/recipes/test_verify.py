@@ -24,11 +24,12 @@ from masksmith.recipes.verify import (
     scaled_size,
 )
 
+pytestmark = pytest.mark.slow
+
 BUNDLED = [listing.name for listing in list_recipes("recipe")]
 FACTS = Facts(100, ["input 1 8x8", "head 1 8x8"], [1.0, 0.9, 0.8, 0.7])
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", BUNDLED)
 def test_bundled_recipes_have_their_golden_values(name):
     print(ms.verify(name))

@@ -22,6 +22,8 @@ from masksmith.steps.predict import weights_of
 from masksmith.steps.train import build, load, scalars_of
 from masksmith.training.machine import make_fabric
 
+pytestmark = pytest.mark.slow
+
 STAGE = {
     "epochs": 2,
     "loss": [
@@ -72,7 +74,6 @@ def rich(example, tmp_path_factory):
     return Project.open(out), result
 
 
-@pytest.mark.slow
 def test_the_resolved_recipe_spells_out_every_value(rich):
     project, result = rich
     recipe = project.run().recipe
@@ -81,7 +82,6 @@ def test_the_resolved_recipe_spells_out_every_value(rich):
     assert result.submission is not None
 
 
-@pytest.mark.slow
 def test_snapshots_predict_together(rich):
     project, _ = rich
     member = read_members(project, None)[0]
@@ -116,7 +116,6 @@ def test_snapshots_predict_together(rich):
     assert np.abs(each[0] - each[1]).max() > 1e-4  # two snapshots, not one twice
 
 
-@pytest.mark.slow
 def test_scalars_are_standardised_by_the_training_images(rich):
     project, _ = rich
     run = project.run()
@@ -132,7 +131,6 @@ def test_scalars_are_standardised_by_the_training_images(rich):
     np.testing.assert_allclose(std.flatten(), values.std(0), rtol=1e-3)
 
 
-@pytest.mark.slow
 def test_top_k_can_predict_in_their_place(rich):
     project, _ = rich
     run = project.run()

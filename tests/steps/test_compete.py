@@ -177,6 +177,7 @@ def test_a_stop_in_a_budget_and_on(example, tmp_path, machine):
     assert len(kinds(tmp_path)) == 1  # the unit was gone on with
 
 
+@pytest.mark.slow
 def test_what_a_budget_refuses(example, trained, tmp_path, machine):
     with pytest.raises(
         InputError, match=r"8s are left, but one epoch of tu-test_resnet .*\(6s\).* on this machine"
@@ -304,6 +305,7 @@ def test_a_member_predicts_with_weights_that_its_training_kept(project, monkeypa
     assert [member.run.recipe.prediction.weights for member in session.members] == ["final"]
 
 
+@pytest.mark.slow
 def test_a_run_that_cannot_predict_as_the_plan_asks_goes_on_as_it_did(example, tmp_path, caplog):
     ms.check(example / "data", tmp_path / "p")
     project = Project.open(tmp_path / "p")

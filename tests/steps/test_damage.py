@@ -61,6 +61,7 @@ def test_a_cache_that_becomes_unreadable_while_it_is_trained_on(example, trained
     assert differences(trained, out) == []
 
 
+@pytest.mark.slow
 def test_a_damaged_cache_is_made_again(project, caplog):
     path = project / "cache" / "test_images.npy"
     whole = path.read_bytes()

@@ -291,6 +291,7 @@ def unread(example, tmp_path):
     return Project.open(tmp_path / "p")
 
 
+@pytest.mark.slow
 def test_a_pupil_leaves_the_folds_and_the_tuning_of_its_teacher(unread, tmp_path):
     teacher = write_recipe(tmp_path, "t", **{"tuning.resamples": 300})
     one_fold = {"folds.train": 1, "seed": 5}

@@ -17,10 +17,11 @@ from masksmith.steps.train import is_trained, training_of
 from masksmith.training.checkpoint import facts_of
 from masksmith.training.refit import refit_config
 
+pytestmark = pytest.mark.slow
+
 REFIT = {"folds.refit": True}
 
 
-@pytest.mark.slow
 def test_a_refit_joins_the_test_prediction_and_no_score(trained, project, example):
     """As long as the fold, on all images; done once, and stale where the fold that it follows is damaged."""
 
@@ -56,7 +57,6 @@ def test_a_refit_joins_the_test_prediction_and_no_score(trained, project, exampl
         training_of(opened, run, ALL)
 
 
-@pytest.mark.slow
 def test_with_top_k_it_predicts_with_its_final_weights(project, example):
     changes = REFIT | {"training.top_k": 1, "prediction.weights": "top_k", "training.stages.0.epochs": 2}
     result = ms.compete(example / "data", out=project, recipe="smoke", overrides=changes)

@@ -19,6 +19,8 @@ from masksmith.training.state import TrainingState
 from masksmith.training.step import losses_of
 from tests.training.tiny import TinyNet, config, events, leave_at, make_data, run, stage
 
+pytestmark = pytest.mark.slow
+
 SETS = ("pseudo", "both", "labelled")
 
 

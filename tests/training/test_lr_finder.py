@@ -14,6 +14,8 @@ from masksmith.training.machine import make_fabric
 from tests.blends import write_pupil, write_recipe
 from tests.training.tiny import TinyNet, config, make_data, same, stage
 
+pytestmark = pytest.mark.slow
+
 
 def sweep(data, *, model=None, settings=None, **options):
     settings = settings or config(stage(optimizer=OptimizerConfig(name="sgd", lr=0.5)), clip_norm=None)

@@ -91,6 +91,7 @@ def test_no_groups_and_no_limits_leave_all(tmp_path):
     assert memory.cgroup_bytes(tmp_path) is None
 
 
+@pytest.mark.slow
 def test_kept_memory_counts_as_available_and_a_limit_of_the_address_space_is_seen():
     code = (
         "import masksmith, resource, torch\n"

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import pytest
 import torch
 from lightning_fabric import Fabric
 from lightning_fabric.strategies import DDPStrategy
@@ -11,6 +12,8 @@ from masksmith.training.checkpoint import load_tensors, save_tensors
 from masksmith.training.loop import train_step
 from masksmith.training.state import TrainingState
 from tests.training.tiny import TinyNet, config, make_data, same
+
+pytestmark = pytest.mark.slow
 
 
 def _group_norm_net():

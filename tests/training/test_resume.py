@@ -12,6 +12,8 @@ from masksmith.training import (
 )
 from tests.training.tiny import config, content, events, leave_at, make_data, run, score_of, stage
 
+pytestmark = pytest.mark.slow
+
 SGD = OptimizerConfig(name="sgd", lr=0.05)
 RESTARTS = ScheduleConfig(name="cosine_restarts", cycles=2, warmup_frac=0.1)
 ON_LOSS = StallConfig(watch="loss", patience=1, min_delta=0.5)

@@ -24,6 +24,8 @@ from masksmith.training.machine import (
 from masksmith.training.optim import build_optimizer, lr_factor
 from tests.training.tiny import BCE, TinyNet, config, events, leave_at, make_data, run, same, stage
 
+pytestmark = pytest.mark.slow
+
 
 class KilledError(Exception):
     pass
