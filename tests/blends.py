@@ -6,7 +6,7 @@ from masksmith.core.config import write_yaml
 from masksmith.recipes.recipe import load_recipe
 
 THREE = {"count": 3}
-SMALL = {"folds.train": None, "training.stages.0.epochs": 3}
+SMALL = {"folds.train": None, "size.resize_hw": [48, 48], "training.stages.0.epochs": 3}
 
 
 def dotted(changes):

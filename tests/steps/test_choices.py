@@ -17,6 +17,7 @@ from masksmith.recipes.recipe import load_recipe
 from masksmith.steps import compete as steps_compete
 from masksmith.steps.choices import choices_of
 from masksmith.steps.plan import Plan, Planner
+from masksmith.steps.tune import need_tuning
 from tests.planning.machine import Machine
 
 

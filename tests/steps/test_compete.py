@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
+import yaml
 
 import masksmith as ms
 from masksmith import pipeline
@@ -36,6 +37,7 @@ MODEL = {  # of the recipe auto, whose stages a budget shortens
     "model.encoder_weights": "none",
     "model.encoder_depth": 3,
     "model.decoder_channels": [8, 8, 8],
+    "size.resize_hw": [32, 32],
     "training.batch_size": 8,
     "tuning": load_recipe("smoke").tuning.model_dump(mode="json"),
 }
@@ -197,7 +199,9 @@ def test_what_a_budget_refuses(example, trained, tmp_path, machine):
 def test_plan_only_writes_the_recipe(example, tmp_path, machine):
     path = tmp_path / "p" / "plan.yaml"
     text = ms.plan(example / "data", budget="10m", out=path.parent, overrides=MODEL)
-    assert path.read_text() == text == ms.plan(example / "data", budget="10m", overrides=MODEL)
+    assert path.read_text() == text
+    again = ms.plan(example / "data", budget="10m", overrides=MODEL)  # a second later the comments may differ
+    assert yaml.safe_load(again) == yaml.safe_load(text)
     assert not (tmp_path / "p" / "runs").exists()
     short = {f"training.stages.{stage}.epochs": 1 for stage in range(3)}
     run = ms.train(path.parent, recipe=str(path), overrides=short)  # it is a recipe

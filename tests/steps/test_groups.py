@@ -148,4 +148,4 @@ def test_the_whole_way(sites, tmp_path):
         assert sign * facts["best_score"] >= 0
         assert metric in page
         assert "<h3>Groups</h3>" in page
-        assert re.search(r"\d groups of the held-out images, the worst first\.", page)
+        assert re.search(r"\d groups of held-out images, the worst first", page)

@@ -10,7 +10,7 @@ from masksmith.augment import AugmentConfig, GeometryConfig, IntensityConfig
 from masksmith.core.errors import InputError, StoppedError
 from masksmith.data.store import JoinedStore, Store, StoreWriter
 from masksmith.training.config import LossTerm, SamplerConfig, ScheduleConfig, Stage, TrainingConfig
-from masksmith.training.data import canvas_hw
+from masksmith.training.data import EpochBatches, canvas_hw
 from masksmith.training.epochs import build_epochs
 from masksmith.training.held_out import HeldOut
 from masksmith.training.machine import make_fabric
@@ -62,8 +62,9 @@ def test_both_are_read_from_where_they_lie(data):
 def test_an_image_is_trained_with_its_own_mask_whatever_its_id(data):
     """A batch of both sets, by hand: no geometry, so that a sample's mask is the mask in the store."""
     plain = {"geometry": GeometryConfig(), "intensity": IntensityConfig(), "batch_size": 14}
-    trainer = trainer_of(config(stage(1, data="both"), **plain), data)
-    (batch,) = trainer.batches(trainer.plan[0], np.arange(14)).make(0).batches
+    state = state_of(config(stage(1, data="both"), **plain), data)
+    used = data.of(state.config.stages[0])
+    (batch,) = EpochBatches(state.tasks[0], used, state.epochs[0], np.arange(14)).make(0).batches
     drawn = [(data, f"s{i}") for i in range(10)] + [(data.pseudo, f"s{i}") for i in range(4)]
     for at, (part, name) in enumerate(drawn):
         np.testing.assert_array_equal(batch.mask[at], part.masks[name][..., 0])
