@@ -2,14 +2,13 @@
 
 import json
 import shutil
-import signal
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import masksmith as ms
-from masksmith.core.errors import InputError
+from masksmith.core.errors import InputError, StoppedError
 from masksmith.data.store import Store, StoreWriter
 from masksmith.folds.table import ALL
 from masksmith.prediction.store import MeanCodes
@@ -322,13 +321,13 @@ def content(project):
 
 
 def stop_after(monkeypatch, number):
-    """Ask for a stop after so many steps of this process."""
+    """Stop in the place of a step of this process, as check_stop does after a signal."""
     made, inner = [0], loop.train_step
 
     def step(*args, **kwargs):
         made[0] += 1
         if made[0] == number:
-            signal.raise_signal(signal.SIGTERM)
+            raise StoppedError("stopped by SIGTERM", exit_code=143)
         return inner(*args, **kwargs)
 
     monkeypatch.setattr(loop, "train_step", step)
