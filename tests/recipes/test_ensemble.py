@@ -336,7 +336,7 @@ def stop_after(monkeypatch, number):
 @pytest.mark.slow
 def test_a_stop_leaves_what_there_is_and_it_goes_on_exactly(example, files, blended, tmp_path, monkeypatch):
     out, kinds = tmp_path / "p", []
-    for number in (2, STEPS, STEPS):  # in the first member, in the second, in the third
+    for number in (2, STEPS, STEPS + 1):  # in the first member, in the second, in the third
         with monkeypatch.context() as patch:
             stop_after(patch, number)
             result = ms.compete(example / "data", out=out, recipe=files[0], overrides=TWO_FOLDS)
