@@ -31,7 +31,7 @@ from masksmith.models.layers import (
     resize_to,
     up_convolution,
 )
-from masksmith.prediction.runtimes import _import_openvino
+from masksmith.prediction.runtimes import import_openvino, openvino_core
 from tests.models.nets import assert_drawn_as_in_keras, bring_to_life, keras_norm, keras_up
 
 NAMES = sorted(HOUSE_ARCHITECTURES)
@@ -856,7 +856,7 @@ class Net(nn.Module):
 def test_openvino_agrees_with_torch(name, options):
     """Traced at 2x2 deepest pixels and used at 3x5, where pooling rounds up."""
     pytest.importorskip("openvino")
-    openvino = _import_openvino()
+    openvino = import_openvino()
     net = Net(name, **options)
     net(torch.rand(4, 1, 24, 40))  # its norms have seen something
     net.eval()
@@ -866,6 +866,6 @@ def test_openvino_agrees_with_torch(name, options):
     traced.reshape([3, 1, 24, 40])
     options = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
     image = torch.rand(3, 1, 24, 40)
-    found = openvino.Core().compile_model(traced, "CPU", options)(image.numpy())[0]
+    found = openvino_core(openvino).compile_model(traced, "CPU", options)(image.numpy())[0]
     with torch.inference_mode():
         torch.testing.assert_close(torch.from_numpy(found), net(image), rtol=1e-3, atol=1e-4)

@@ -8,7 +8,7 @@ from masksmith.core.errors import InputError
 from masksmith.models.config import ModelConfig
 from masksmith.models.derived import DERIVED, DERIVED_COUNT, cumulative_sum, depth_ramp
 from masksmith.models.segmentation import build_model, size_trace
-from masksmith.prediction.runtimes import _import_openvino
+from masksmith.prediction.runtimes import import_openvino, openvino_core
 from masksmith.recipes.recipe import load_recipe
 from masksmith.training.footprint import prediction_footprint, training_footprint
 
@@ -125,7 +125,7 @@ def test_weights_travel(tmp_path):
 @pytest.mark.parametrize("kind", sorted(DERIVED))
 def test_a_traced_net_serves_other_heights(kind):
     pytest.importorskip("openvino")
-    openvino = _import_openvino()
+    openvino = import_openvino()
 
     class Logits(torch.nn.Module):
         def __init__(self):
@@ -142,7 +142,7 @@ def test_a_traced_net_serves_other_heights(kind):
         expected = logits(image)
     traced.reshape([2, 1, 40, 24])
     options = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
-    found = openvino.Core().compile_model(traced, "CPU", options)(image.numpy())[0]
+    found = openvino_core(openvino).compile_model(traced, "CPU", options)(image.numpy())[0]
     torch.testing.assert_close(torch.from_numpy(found), expected, rtol=1e-3, atol=1e-3)
 
 

@@ -175,3 +175,22 @@ assert not [name for name in sys.modules if name.startswith("openvino_telemetry"
     environment = {"HOME": str(tmp_path), "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
     subprocess.run([sys.executable, "-c", code], check=True, env=environment)
     assert not list(tmp_path.iterdir())  # the telemetry would leave its identifier here
+
+
+@pytest.mark.slow
+def test_a_signal_is_handled_after_several_runtimes():
+    """OpenVINO gives its thread a stack for signals; a freed one would end the process with a segmentation fault."""
+    code = """
+import gc, signal
+from masksmith.prediction.runtimes import openvino_runtime
+from tests.prediction.nets import planes_of, tiny
+came = []
+signal.signal(signal.SIGTERM, lambda number, frame: came.append(number))
+for _ in range(3):
+    openvino_runtime(tiny(), precision="f32", threads=1)(planes_of(1, 1, 16, 16))
+    gc.collect()
+    signal.raise_signal(signal.SIGTERM)
+assert came == [signal.SIGTERM] * 3
+"""
+    path = ":".join(path for path in sys.path if path)
+    subprocess.run([sys.executable, "-c", code], check=True, env={"OMP_NUM_THREADS": "1", "PYTHONPATH": path})

@@ -14,6 +14,7 @@ import sys
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any, cast
 
 import numpy as np
@@ -93,7 +94,7 @@ class _Traced(nn.Module):
         return self.combine(self.model(image))
 
 
-def _import_openvino() -> Any:  # noqa: ANN401
+def import_openvino() -> Any:  # noqa: ANN401
     """Import OpenVINO without its telemetry, which reports the import and each conversion to its makers.
 
     Raises:
@@ -114,6 +115,16 @@ def _import_openvino() -> Any:  # noqa: ANN401
         if silenced:
             del sys.modules[_TELEMETRY]
     return openvino
+
+
+@cache
+def openvino_core(openvino: Any) -> Any:  # noqa: ANN401
+    """Return the one core of this process, which lives as long as it.
+
+    Each core gives its thread a stack for signals and frees it at the end. After two cores the thread is left with the
+    freed stack of the first, and the next signal, a Ctrl-C for example, ends the process with a segmentation fault.
+    """
+    return openvino.Core()
 
 
 def _convert(openvino: Any, model: SegmentationModel, combine: Combine) -> Any:  # noqa: ANN401
@@ -151,7 +162,7 @@ def openvino_runtime(
     Raises:
         InputError: OpenVINO is not installed, or cannot convert this network.
     """
-    openvino = _import_openvino()
+    openvino = import_openvino()
     network = _convert(openvino, model, combine)
     options = {
         "INFERENCE_PRECISION_HINT": precision,
@@ -160,7 +171,7 @@ def openvino_runtime(
         "NUM_STREAMS": 1,
         "ENABLE_CPU_PINNING": False,  # two processes would be pinned to the same cores
     }
-    core = openvino.Core()
+    core = openvino_core(openvino)
     compiled: OrderedDict[tuple[int, ...], Any] = OrderedDict()
 
     def compiled_for(num: int, rest: tuple[int, ...]) -> tuple[int, Any]:
@@ -215,7 +226,7 @@ def check_runtime(name: str, *, device: str, precision: str, scalars: Sequence[s
             f"prediction.runtime: 'openvino' has no form for a model that takes scalars ({', '.join(scalars)}); "
             "choose prediction.runtime=torch"
         )
-    _import_openvino()
+    import_openvino()
 
 
 def _openvino_of(fabric: Fabric, model: SegmentationModel, combine: Combine) -> Runtime:
