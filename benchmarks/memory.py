@@ -65,10 +65,10 @@ def measure(
     if work == "training":
         from safetensors.torch import save
 
-        from masksmith.training.checkpoint import _contiguous, pack_state
+        from masksmith.training.checkpoint import contiguous, pack_state
 
         save(
-            _contiguous(
+            contiguous(
                 pack_state(stepper.raw, {"average": stepper.average.model}, stepper.optimizer.optimizer)
             )
         )

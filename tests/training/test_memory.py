@@ -104,7 +104,7 @@ def test_kept_memory_counts_as_available_and_a_limit_of_the_address_space_is_see
         "freed = memory.kept_bytes() - before\n"
         "used = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()\n"
         "resource.setrlimit(resource.RLIMIT_AS, (used + (300 << 20), -1))\n"
-        "print(freed >> 20, memory._address_bytes() >> 20, memory.available_bytes('cpu') >> 20)"
+        "print(freed >> 20, memory.address_bytes() >> 20, memory.available_bytes('cpu') >> 20)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     freed, address, available = map(int, done.stdout.split())
@@ -120,7 +120,7 @@ def test_available_is_no_more_than_the_machine_has():
 
 def test_where_proc_is_absent_the_pages_are_asked_for(tmp_path):
     total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    assert 0 < memory._machine_bytes(tmp_path) <= total
+    assert 0 < memory.machine_bytes(tmp_path) <= total
 
 
 def test_on_a_gpu_what_torch_holds_unused_counts(monkeypatch):

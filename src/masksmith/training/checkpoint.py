@@ -21,14 +21,14 @@ FORMAT_VERSION = 1
 _NAME = re.compile(r"epoch_(\d{4,})(?:_step_(\d{6,}))?")  # finished epochs, and steps into the next
 
 
-def _contiguous(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def contiguous(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     # safetensors refuses channels-last strides; the layout is restored when a tensor is copied back
     return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
     """Write ``path`` (.safetensors) and, last, the JSON beside it."""
-    raw = save(_contiguous(tensors))
+    raw = save(contiguous(tensors))
     write_bytes(path, raw)
     write_json(path.with_suffix(".json"), {"format": FORMAT_VERSION, "checksum": digest(raw), **facts})
 

@@ -64,7 +64,7 @@ def cgroup_bytes(root: Path = Path("/")) -> int | None:
     return min((room for room in rooms if room is not None), default=None)
 
 
-def _address_bytes(root: Path = Path("/")) -> int | None:
+def address_bytes(root: Path = Path("/")) -> int | None:
     """Return what the limit of the address space (ulimit -v) leaves; None without a limit."""
     limit = resource.getrlimit(resource.RLIMIT_AS)[0]
     statm = read_text(root / "proc/self/statm")
@@ -94,7 +94,7 @@ def kept_bytes() -> int:
     return min(int(mallinfo().fordblks), resident)
 
 
-def _machine_bytes(root: Path = Path("/")) -> int:
+def machine_bytes(root: Path = Path("/")) -> int:
     stated = parse_meminfo(read_text(root / "proc/meminfo") or "")
     if stated is not None:
         return stated
@@ -116,7 +116,7 @@ def available_bytes(device: str) -> int:
     """
     if settle_device(device) == "cuda":
         return torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
-    rooms = (_machine_bytes(), cgroup_bytes(), _address_bytes())
+    rooms = (machine_bytes(), cgroup_bytes(), address_bytes())
     return max(0, min(room for room in rooms if room is not None)) + kept_bytes()
 
 
