@@ -22,7 +22,10 @@ _NAME = re.compile(r"epoch_(\d{4,})(?:_step_(\d{6,}))?")  # finished epochs, and
 
 
 def contiguous(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    # safetensors refuses channels-last strides; the layout is restored when a tensor is copied back
+    """Return copies on the CPU as safetensors takes them.
+
+    It refuses channels-last strides; the layout is restored when a tensor is copied back.
+    """
     return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
 
 

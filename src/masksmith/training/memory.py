@@ -95,6 +95,7 @@ def kept_bytes() -> int:
 
 
 def machine_bytes(root: Path = Path("/")) -> int:
+    """Return what the machine says is available; where it says nothing, its free pages."""
     stated = parse_meminfo(read_text(root / "proc/meminfo") or "")
     if stated is not None:
         return stated
