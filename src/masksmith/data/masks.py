@@ -6,7 +6,7 @@ union of all values does not tell 255 that is foreground from 255 that is not ju
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import cv2
 import numpy as np
@@ -16,6 +16,7 @@ from masksmith.core.errors import InputError
 from masksmith.data.decode.headers import JPEG
 from masksmith.data.decode.pictures import is_grey
 from masksmith.data.findings import Finding, refuse_all, some
+from masksmith.data.target import BINARY, Target, Task
 
 THRESHOLD = 128
 """Value from which on a pixel of a JPEG mask is foreground."""
@@ -23,7 +24,11 @@ _TOP = 65535
 _UNJUDGED = -1
 _BETWEEN = (32, 224)
 """Values of a JPEG mask that are near neither 0 nor 255: its noise stays below 32, edges lie within."""
-_MOST_VALUES = 9  # kept of a file: a mask of more is refused anyway
+_MOST_VALUES = 257  # kept of a file: a mask of more is refused anyway
+_MOST_CLASSES = 255
+_FLAT_CLASSES = 0.5
+"""Share of the pixels between the least and the largest value that have an equal neighbour: more in maps of classes,
+less where a binary mask was resized or smoothed."""
 # Pixels between lie on edges, one or two wide, where a mask is binary: at qualities 10 to 95 at most 2% of them have a
 # 3x3 neighbourhood of about their own value. In masks of three or four classes 40% to 95% have (at 101x101 and more).
 _FLAT_RANGE, _FLAT_SHARE, _FLAT_PIXELS = 24, 0.1, 16
@@ -63,6 +68,8 @@ class MaskFile:
     """Pixels of a JPEG near neither 0 nor 255."""
     modes: tuple[int, ...] = ()
     """Values that a JPEG's areas have where some of them lie between: classes, not edges."""
+    inner: tuple[int, int] = (0, 0)
+    """Pixels between the least and the largest value, and how many of them have an equal neighbour."""
 
     @property
     def values(self) -> frozenset[int]:
@@ -74,7 +81,8 @@ def look_at_mask(levels: Shaped[np.ndarray, "h w"], *, name: str, path: str, los
     """Return what decides the meaning of a file's values (after mask_levels)."""
     if not lossy:
         values, pixels = (one[:_MOST_VALUES].tolist() for one in np.unique(levels, return_counts=True))
-        return MaskFile(name, path, dict(zip(map(int, values), pixels, strict=True)))
+        counts = dict(zip(map(int, values), pixels, strict=True))
+        return MaskFile(name, path, counts, inner=_inner(levels) if len(values) > 2 else (0, 0))
     between = (levels >= _BETWEEN[0]) & (levels < _BETWEEN[1])
     high, faint = int((levels >= THRESHOLD).sum()), int(((levels > 0) & (levels < THRESHOLD)).sum())
     counts = {0: levels.size - high - faint, 1: faint, IGNORE: high}
@@ -86,6 +94,18 @@ def look_at_mask(levels: Shaped[np.ndarray, "h w"], *, name: str, path: str, los
         between=int(between.sum()),
         modes=_modes(levels, between),
     )
+
+
+def _inner(levels: Shaped[np.ndarray, "h w"]) -> tuple[int, int]:
+    """Return the pixels between the least and the largest value, and how many of them have an equal neighbour."""
+    inner = (levels > levels.min()) & (levels < levels.max())
+    down, right = levels[1:] == levels[:-1], levels[:, 1:] == levels[:, :-1]
+    equal = np.zeros(levels.shape, bool)
+    equal[1:] |= down
+    equal[:-1] |= down
+    equal[:, 1:] |= right
+    equal[:, :-1] |= right
+    return int(inner.sum()), int((inner & equal).sum())
 
 
 def _modes(levels: Shaped[np.ndarray, "h w"], between: Shaped[np.ndarray, "h w"]) -> tuple[int, ...]:
@@ -109,12 +129,15 @@ class MaskConvention:
     """What the values of a set's mask files mean."""
 
     table: dict[int, int]
-    """Value -> 0 (background), 1 (foreground) or IGNORE, in files that keep values; JPEG is cut at THRESHOLD."""
+    """Value -> 0 (background), 1 (foreground) or another class, or IGNORE, in files that keep values; JPEG is cut at
+    THRESHOLD."""
     findings: list[Finding]
     """What was not plain, for a person to read."""
+    target: Target = BINARY
+    """The task and its classes."""
 
     def apply(self, levels: Shaped[np.ndarray, "h w"], *, lossy: bool) -> Mask:
-        """Return a mask of 0, 1 and IGNORE from a file's values (after mask_levels)."""
+        """Return a mask of classes and IGNORE from a file's values (after mask_levels)."""
         if lossy:
             return (levels >= THRESHOLD).astype(np.uint8)
         lowest = min(0, *self.table)
@@ -124,32 +147,121 @@ class MaskConvention:
         return lut[levels.astype(np.int32) - lowest]
 
 
-def find_convention(files: Iterable[MaskFile], *, where: str) -> MaskConvention:
+@dataclass(frozen=True)
+class MaskHints:
+    """What is known of the masks besides their values."""
+
+    task: Task | None = None
+    """The task that was asked for."""
+    ignore: tuple[int, ...] = ()
+    """Values that are not judged."""
+    names: dict[int, str] = field(default_factory=dict)
+    """Value -> name of its class."""
+    palette: tuple[tuple[int, int, int], ...] = ()
+    """Colour of each value, where the files have a palette."""
+
+
+NO_HINTS = MaskHints()
+
+
+def find_convention(files: Iterable[MaskFile], *, where: str, hints: MaskHints = NO_HINTS) -> MaskConvention:
     """Decide, from *all* mask files of a set, what each value means; -1 always means "not judged".
 
     Files of 0 and 1 and files of 0 and 255 are one binary set. A file that holds 1 and 255 proves that 255 is not
-    judged, in the whole set. Any other two values are background and foreground.
+    judged, in the whole set. Any other two values are background and foreground; three and more are the classes of a
+    map.
 
     Args:
         files: What look_at_mask found.
         where: What to call the masks in an error.
+        hints: The task that was asked for, and what else is known.
 
     Raises:
-        InputError: Other values than these, JPEG files of several classes or without contrast, or values that can be
-            read in two ways.
+        InputError: A task that the values contradict, JPEG files of several classes or without contrast, or values
+            that can be read in two ways.
     """
     every = list(files)
     lossy = [file for file in every if file.lossy]
-    table, findings = _exact_convention([file for file in every if not file.lossy], where=where)
+    exact = [file for file in every if not file.lossy]
+    found = sorted(frozenset().union(*(file.values for file in exact)) - set(hints.ignore))
+    several = found != [0, 1, IGNORE] and any(len(file.values - {*hints.ignore}) > 2 for file in exact)
+    if hints.task == "multiclass" or (hints.task is None and several and not lossy and found[0] >= 0):
+        return _class_convention(exact, lossy, found, hints, where=where)
+    table, findings = _exact_convention(exact, found, hints, where=where)
     return MaskConvention(table, findings + _lossy_findings(lossy, where=where))
+
+
+# --- class maps -------------------------------------------------------------------------------------------
+
+
+def _class_convention(
+    files: Sequence[MaskFile], lossy: Sequence[MaskFile], found: list[int], hints: MaskHints, *, where: str
+) -> MaskConvention:
+    if lossy:
+        raise InputError(
+            f"{where}: {len(lossy)} masks are JPEG, which blurs classes into each other; expected files that keep "
+            f"their values, such as PNG: {some([file.path for file in lossy])}"
+        )
+    if len(found) > _MOST_CLASSES:
+        raise InputError(
+            f"{where}: {len(found)} values and more; expected at most {_MOST_CLASSES} classes. If each value is an "
+            "object, name the task: --task instances"
+        )
+    if hints.task is None:
+        _refuse_smooth(files, found, where=where)
+    findings = []
+    ignored = {_UNJUDGED, *hints.ignore} & frozenset().union(*(file.counts for file in files))
+    others = [value for value in found if value != IGNORE]
+    if IGNORE in found and IGNORE not in hints.names and others and others[-1] < THRESHOLD:
+        ignored |= {IGNORE}
+        found = others
+    total = sum(sum(file.counts.values()) for file in files)
+    if ignored:
+        share = sum(file.counts.get(value, 0) for file in files for value in ignored) / total
+        named = " and ".join(
+            f"{value}{f' ({hints.names[value]})' if value in hints.names else ''}" for value in sorted(ignored)
+        )
+        findings.append(
+            Finding("note", "masks with pixels not judged", f"{named} is not judged ({share:.2%} of all pixels)")
+        )
+    values = sorted(({*found} | {*hints.names}) - ignored)
+    if values and 0 <= values[0] and values[-1] < 2 * len(values) and not hints.names:
+        values = list(range(values[-1] + 1))  # numbers of classes, some of which may be nowhere
+    absent = [value for value in values if value not in found]
+    names = [hints.names.get(value, str(value)) for value in values]
+    if absent:
+        shown = some([hints.names.get(value, str(value)) for value in absent], most=8)
+        detail = f"{len(absent)} of {len(values)} classes occur in no mask: {shown}; they keep their numbers"
+        findings.append(Finding("warning", "classes that never occur", detail))
+    if len(values) < 2:
+        raise InputError(
+            f"{where}: one class only ({some(names)}); expected two or more, or masks of 0 and 255 of one foreground"
+        )
+    palette = tuple(hints.palette[value] for value in values) if len(hints.palette) > values[-1] else ()
+    target = Target("multiclass", tuple(names), tuple(values), palette, tuple(sorted(ignored)))
+    table = {value: at for at, value in enumerate(values)} | dict.fromkeys(ignored, IGNORE)
+    return MaskConvention(table, findings, target)
+
+
+def _refuse_smooth(files: Sequence[MaskFile], found: list[int], *, where: str) -> None:
+    """Refuse binary masks whose edges were smoothed, which look like many classes."""
+    inner, equal = (sum(file.inner[at] for file in files) for at in (0, 1))
+    if inner and equal < _FLAT_CLASSES * inner:
+        raise InputError(
+            f"{where}: {len(found)} different values ({some(found, most=8)}), and {1 - equal / inner:.0%} of the pixels "
+            "between the least and the largest have no equal neighbour: smoothed edges of two values, not classes; "
+            "threshold them and write 0 and 255, or name the task: --task multiclass"
+        )
 
 
 # --- files that keep values -------------------------------------------------------------------------------
 
 
-def _exact_convention(files: Sequence[MaskFile], *, where: str) -> tuple[dict[int, int], list[Finding]]:
-    found = sorted(frozenset().union(*(file.values for file in files)))
-    unjudged = {_UNJUDGED: IGNORE} if any(_UNJUDGED in file.counts for file in files) else {}
+def _exact_convention(
+    files: Sequence[MaskFile], found: list[int], hints: MaskHints, *, where: str
+) -> tuple[dict[int, int], list[Finding]]:
+    present = frozenset().union(*(file.counts for file in files)) if files else frozenset()
+    unjudged = dict.fromkeys({_UNJUDGED, *hints.ignore} & present, IGNORE)
     if found in ([], [0]):
         return unjudged | {0: 0}, []
     if len(found) <= 2:
@@ -169,7 +281,7 @@ def _refuse_values(files: Sequence[MaskFile], found: list[int], *, where: str) -
     shown = [f"{file.path}: {some(sorted(file.values), most=8)}" for file in odd]
     raise InputError(
         f"{where}: {len(found)} different values ({some(found, most=8)}); expected two (background and foreground), or "
-        f"0, 1 and 255 (not judged); -1 is not judged either. {len(odd)} of {len(files)} masks: "
+        f"0, 1 and 255 (not judged); -1 is not judged either; several classes: --task multiclass. {len(odd)} of {len(files)} masks: "
         f"{some(shown, apart='; ')}"
     )
 
