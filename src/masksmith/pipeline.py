@@ -45,7 +45,14 @@ if TYPE_CHECKING:
     from masksmith.steps.lr_test import LrFound
 
 
-def check(data: str | Path, out: str | Path | None = None, *, dialect: str | None = None) -> CheckReport:
+def check(
+    data: str | Path,
+    out: str | Path | None = None,
+    *,
+    dialect: str | None = None,
+    task: Task | None = None,
+    ignore: Sequence[int] = (),
+) -> CheckReport:
     """Recognise the layout, decode everything once, and say what is wrong with the data.
 
     Args:
@@ -53,6 +60,8 @@ def check(data: str | Path, out: str | Path | None = None, *, dialect: str | Non
         out: Project folder to begin or go on with: absent, empty, or made by masksmith; None uses a temporary one.
         dialect: Of the run-lengths: tgs, siim, airbus, dsb, severstal, or one of them with ``_row_major``. None infers
             it, or takes the one that the project was begun with.
+        task: What the masks mean: binary, multiclass, multilabel or instances. None lets their values decide.
+        ignore: Values of mask files that are not judged.
 
     Returns:
         Facts and findings; ``print`` shows them.
@@ -60,7 +69,8 @@ def check(data: str | Path, out: str | Path | None = None, *, dialect: str | Non
     Raises:
         InputError: The data cannot be used, or the folder holds somebody else's files; nothing in it is touched then.
     """
-    return steps.check.check_folder(Path(data), None if out is None else Path(out), dialect=dialect)
+    folder = None if out is None else Path(out)
+    return steps.check.check_folder(Path(data), folder, dialect=dialect, task=task, ignore=ignore)
 
 
 def folds(out: str | Path, *, recipe: str = "auto", overrides: Overrides = ()) -> Folds:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from masksmith.core.arrays import Image, Mask, Shaped
+from masksmith.core.arrays import IGNORE, Image, Mask, Shaped
 from masksmith.core.errors import InputError
 from masksmith.core.files import digest, read_json, remove, write_json
 from masksmith.core.ledger import Ledger
@@ -20,25 +20,36 @@ from masksmith.data.catalog import Catalog, Sample
 from masksmith.data.decode.pictures import decode_image, is_grey
 from masksmith.data.findings import Finding, refuse_all
 from masksmith.data.georeference import Georeference, differing_grids, read_georeference
-from masksmith.data.masks import MaskConvention, find_convention, is_lossy, look_at_mask, mask_levels
+from masksmith.data.masks import (
+    MaskConvention,
+    MaskHints,
+    find_convention,
+    is_lossy,
+    look_at_mask,
+    mask_levels,
+)
 from masksmith.data.rle import decode_rows
 from masksmith.data.store import Store, StoreWriter
+from masksmith.data.target import BINARY, Target
 from masksmith.data.tree import Tree
 
-VERSION = "cache 4"  # of the decoded arrays: what is prepared from them counts it in
+VERSION = "cache 5"  # of the decoded arrays: what is prepared from them counts it in
 _STORES = ("train_images", "train_masks", "test_images")
 _FINDINGS = "masks.json"
+_TARGET = "target.json"
 
 
 @dataclass(frozen=True)
 class Cache:
-    """The decoded data: images (h, w, c) of the files' own type (of TYPES), masks (h, w, 1) of uint8."""
+    """The decoded data: images (h, w, c) of the files' own type (of TYPES), masks (h, w, 1) of uint8 (see Target)."""
 
     train_images: Store
     train_masks: Store
     test_images: Store
     mask_findings: list[Finding]
     """What the values of the mask files were found to mean, where that was not plain."""
+    target: Target = BINARY
+    """The task and its classes."""
 
     @property
     def channels(self) -> int:
@@ -143,9 +154,11 @@ def _drawn_mask(tree: Tree, sample: Sample, kind: _Kind) -> _DrawnMask:
     return _DrawnMask(levels, is_lossy(raw))
 
 
-def _convention(tree: Tree, samples: list[Sample], kind: _Kind) -> MaskConvention:
+def _convention(tree: Tree, catalog: Catalog, kind: _Kind) -> MaskConvention:
     files, problems = [], []
-    with_file = [(sample, sample.mask) for sample in samples if sample.mask]
+    with_file = [(sample, sample.mask) for sample in catalog.train if sample.mask]
+    if not with_file and catalog.asked.task == "multiclass":
+        raise InputError(f"{tree.root}: --task multiclass needs mask files of classes, and there are run-lengths only")
     for sample, path in track(with_file, total=len(with_file), what="looking at masks"):
         try:
             drawn = _drawn_mask(tree, sample, kind)
@@ -154,7 +167,8 @@ def _convention(tree: Tree, samples: list[Sample], kind: _Kind) -> MaskConventio
             continue
         files.append(look_at_mask(drawn.levels, name=sample.id, path=path, lossy=drawn.lossy))
     refuse_all(problems, what="masks")
-    return find_convention(files, where=f"{tree.root} (masks)")
+    hints = MaskHints(catalog.asked.task, tuple(catalog.asked.ignore), catalog.asked.names)
+    return find_convention(files, where=f"{tree.root} (masks)", hints=hints)
 
 
 def _mask(tree: Tree, sample: Sample, convention: MaskConvention, kind: _Kind, dialect: str) -> Mask:
@@ -178,9 +192,9 @@ def _mask(tree: Tree, sample: Sample, convention: MaskConvention, kind: _Kind, d
     return told if drawn is None else drawn
 
 
-def _write_masks(path: Path, tree: Tree, catalog: Catalog, kind: _Kind) -> list[Finding]:
+def _write_masks(path: Path, tree: Tree, catalog: Catalog, kind: _Kind) -> MaskConvention:
     """Write the masks; return what was found out about their values."""
-    convention = _convention(tree, catalog.train, kind)
+    convention = _convention(tree, catalog, kind)
     shapes = [(sample.id, (*kind.sizes[sample.image], 1)) for sample in catalog.train]
     writer = StoreWriter(path, shapes, dtype=np.uint8)
     foreground, problems = 0, []
@@ -190,13 +204,13 @@ def _write_masks(path: Path, tree: Tree, catalog: Catalog, kind: _Kind) -> list[
         except InputError as error:
             problems.append(str(error))
             continue
-        foreground += int((mask == 1).sum())
+        foreground += int(((mask > 0) & (mask != IGNORE)).sum())
         writer.write(sample.id, mask[..., None])
     refuse_all(problems, what="masks")
     writer.close()
     if not foreground:
         raise InputError(f"{tree.root} (masks): every mask is empty; there is nothing to learn")
-    return convention.findings
+    return convention
 
 
 def build_cache(catalog: Catalog, folder: Path) -> Cache:
@@ -206,7 +220,7 @@ def build_cache(catalog: Catalog, folder: Path) -> Cache:
         InputError: An image or mask is damaged, sizes differ, mask values or run-lengths make no sense.
     """
     ledger = Ledger(folder)
-    key = digest(catalog.content_hash, catalog.submission.dialect)
+    key = digest(catalog.content_hash, catalog.submission.dialect, str(catalog.asked))
     if ledger.is_done(VERSION, key):
         try:
             return open_cache(folder)
@@ -219,10 +233,11 @@ def build_cache(catalog: Catalog, folder: Path) -> Cache:
         remove(folder / f"{name}{ending}")
     kind = _survey(tree, catalog)
     _write_images(folder / "train_images.npy", tree, catalog.train, kind)
-    findings = _write_masks(folder / "train_masks.npy", tree, catalog, kind)
-    for finding in findings:
+    convention = _write_masks(folder / "train_masks.npy", tree, catalog, kind)
+    for finding in convention.findings:
         logger.info("%s: %s: %s", finding.level, finding.title, finding.detail)
-    write_json(folder / _FINDINGS, [asdict(finding) for finding in findings])
+    write_json(folder / _FINDINGS, [asdict(finding) for finding in convention.findings])
+    write_json(folder / _TARGET, convention.target.to_json())
     _write_images(folder / "test_images.npy", tree, catalog.test, kind)
     ledger.mark_done(VERSION, key)
     return open_cache(folder)
@@ -233,10 +248,12 @@ def open_cache(folder: Path) -> Cache:
     train, masks, test = (
         Store(folder / f"{name}.npy", on_damage=lambda: forget_cache(folder)) for name in _STORES
     )
-    path = folder / _FINDINGS
-    if not path.exists():
-        raise InputError(f"{path}: it is not there; the next command decodes the data again")
-    return Cache(train, masks, test, [Finding(**one) for one in read_json(path)])
+    findings, target = folder / _FINDINGS, folder / _TARGET
+    for path in (findings, target):
+        if not path.exists():
+            raise InputError(f"{path}: it is not there; the next command decodes the data again")
+    found = [Finding(**one) for one in read_json(findings)]
+    return Cache(train, masks, test, found, Target.from_json(read_json(target)))
 
 
 def forget_cache(folder: Path) -> None:

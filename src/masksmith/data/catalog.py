@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from masksmith.data.dialect import non_empty
+from masksmith.data.target import Task
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,8 @@ class Sample:
     """Columns of numbers in the side tables (depths.csv: z)."""
     texts: dict[str, str] = field(default_factory=dict)
     """Columns of the side tables as text (a location, a patient), without run-lengths."""
+    held_out: bool = False
+    """Whether the data set itself holds it out of training (a folder ``val``): then it is fold 0."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,22 @@ class SubmissionFormat:
 
 
 @dataclass(frozen=True)
+class AskedTarget:
+    """What was asked for, and what the layout knows of the masks' values; the masks themselves decide the rest."""
+
+    task: Task | None = None
+    ignore: list[int] = field(default_factory=list)
+    """Values of mask files that are not judged."""
+    names: dict[int, str] = field(default_factory=dict)
+    """Value -> name of its class."""
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> "AskedTarget":
+        """Rebuild it: JSON has texts as keys."""
+        return cls(value["task"], value["ignore"], {int(key): name for key, name in value["names"].items()})
+
+
+@dataclass(frozen=True)
 class Catalog:
     """Everything that is known of a data folder before an image is decoded."""
 
@@ -60,6 +79,7 @@ class Catalog:
     test: list[Sample]
     submission: SubmissionFormat
     notes: list[str]
+    asked: AskedTarget = AskedTarget()
 
     def to_json(self) -> dict[str, Any]:
         """Return plain dicts and lists for ``data.json``."""
@@ -72,6 +92,7 @@ class Catalog:
         plain["train"] = [Sample(**_with_rows(sample)) for sample in value["train"]]
         plain["test"] = [Sample(**sample) for sample in value["test"]]
         plain["submission"] = SubmissionFormat(**value["submission"])
+        plain["asked"] = AskedTarget.from_json(value["asked"]) if "asked" in value else AskedTarget()
         return cls(**plain)
 
 

@@ -24,6 +24,7 @@ _TOP = 65535
 _UNJUDGED = -1
 _BETWEEN = (32, 224)
 """Values of a JPEG mask that are near neither 0 nor 255: its noise stays below 32, edges lie within."""
+_MOST_ALONE = 10  # files of 0 and 255 for each of 0, 1 and 255, where others hold 0 and 1
 _MOST_VALUES = 257  # kept of a file: a mask of more is refused anyway
 _MOST_CLASSES = 255
 _FLAT_CLASSES = 0.5
@@ -264,6 +265,11 @@ def _exact_convention(
     unjudged = dict.fromkeys({_UNJUDGED, *hints.ignore} & present, IGNORE)
     if found in ([], [0]):
         return unjudged | {0: 0}, []
+    if found == [1, IGNORE]:
+        raise InputError(
+            f"{where}: 1 and 255 and no 0: 1 may be the background, or 255 what is not judged; write 0 for the "
+            f"background: {some([file.path for file in files])}"
+        )
     if len(found) <= 2:
         return unjudged | {value: int(value == found[-1]) for value in found}, []
     if found != [0, 1, IGNORE]:
@@ -307,7 +313,7 @@ def _with_ignored(
     """255 is not judged, as a file proves that holds it beside 1."""
     alone = [file for file in files if IGNORE in file.values and 1 not in file.values]
     plain = any(1 in file.values and IGNORE not in file.values for file in files)
-    if len(alone) > len(proof) and not plain:
+    if len(alone) > (_MOST_ALONE if plain else 1) * len(proof):
         raise InputError(
             f"{where}: 255 occurs beside 1 in {len(proof)} masks ({some([file.path for file in proof])}), where it is "
             f"not judged, and without 1 in {len(alone)} ({some([file.path for file in alone])}), where it may be the "

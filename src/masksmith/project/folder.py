@@ -17,8 +17,9 @@ from masksmith.core.ledger import Ledger
 from masksmith.core.locks import is_leftover
 from masksmith.data.cache import VERSION as CACHE_VERSION
 from masksmith.data.cache import Cache, build_cache
-from masksmith.data.catalog import Catalog
+from masksmith.data.catalog import AskedTarget, Catalog
 from masksmith.data.checks import constant_ids
+from masksmith.data.target import Target
 from masksmith.folds.table import Folds, group_values, read_folds
 from masksmith.preprocess.inputs import InputConfig, Inputs, make_inputs, settle_scaling
 from masksmith.project.runs import Run, environment, with_free_parts
@@ -80,6 +81,11 @@ class Project:
                     f"{root}: it was begun with run-lengths read as {old.submission.dialect}, now as "
                     f"{catalog.submission.dialect}; choose another --out, or --dialect {old.submission.dialect}"
                 )
+            if old.asked != catalog.asked and begun:
+                raise InputError(
+                    f"{root}: it was begun with --task {old.asked.task} and values {old.asked.ignore} not judged, now "
+                    f"{catalog.asked.task} and {catalog.asked.ignore}; choose another --out, or the same"
+                )
             if old == catalog:  # an older masksmith may have kept less of the same data
                 return project
             del project.catalog
@@ -92,6 +98,12 @@ class Project:
         project = cls(root)
         form = project.catalog.submission if project.data_json.exists() else None
         return form.dialect if form and form.asked else None
+
+    @classmethod
+    def asked_target(cls, root: Path) -> AskedTarget:
+        """Return the task and the values without judgement that the folder was created with; none for a new one."""
+        project = cls(root)
+        return project.catalog.asked if project.data_json.exists() else AskedTarget()
 
     @classmethod
     def open(cls, root: Path, *, augment: CallableAugment | None = None) -> "Project":
@@ -128,6 +140,11 @@ class Project:
     def cache(self) -> Cache:
         """The decoded data, created at the first access."""
         return build_cache(self.catalog, self.cache_dir)
+
+    @property
+    def target(self) -> Target:
+        """The task and its classes."""
+        return self.cache.target
 
     @cached_property
     def blank_train(self) -> Collection[str]:

@@ -1,17 +1,26 @@
 """The check of a data folder: its project is begun, everything is decoded once, findings are written."""
 
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from masksmith.core.files import write_json
 from masksmith.core.locks import folder_lock
 from masksmith.data.checks import CheckReport, check_data
 from masksmith.data.layouts import read_catalog
+from masksmith.data.target import Task
 from masksmith.preprocess.inputs import InputConfig, scaling_text
 from masksmith.project.folder import Project, refuse_foreign, refuse_inside
 
 
-def check_folder(data: Path, out: Path | None, *, dialect: str | None) -> CheckReport:
+def check_folder(
+    data: Path,
+    out: Path | None,
+    *,
+    dialect: str | None,
+    task: Task | None = None,
+    ignore: Sequence[int] = (),
+) -> CheckReport:
     """Check a data folder; ``check.json`` and the cache stay in ``out``, and nothing stays where it is None.
 
     Raises:
@@ -19,9 +28,15 @@ def check_folder(data: Path, out: Path | None, *, dialect: str | None) -> CheckR
     """
     if out is None:
         with tempfile.TemporaryDirectory() as folder:
-            return check_folder(data, Path(folder) / "project", dialect=dialect)
+            return check_folder(data, Path(folder) / "project", dialect=dialect, task=task, ignore=ignore)
     refuse_foreign(out)  # before the data are read, which can take minutes
-    catalog = read_catalog(data, dialect=dialect or Project.asked_dialect(out))
+    before = Project.asked_target(out)
+    catalog = read_catalog(
+        data,
+        dialect=dialect or Project.asked_dialect(out),
+        task=task or before.task,
+        ignore=ignore or before.ignore,
+    )
     refuse_inside(out, catalog)
     refuse_foreign(out)
     with folder_lock(out):

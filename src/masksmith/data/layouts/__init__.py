@@ -5,7 +5,8 @@ where the folder is not of its kind. It is recognised by what its files hold, no
 write the function in a file of its own and a line in LAYOUTS (see CONTRIBUTING).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from masksmith.core.config import look_up
@@ -15,6 +16,7 @@ from masksmith.data.decode.pictures import IMAGE_SUFFIXES
 from masksmith.data.layouts.kaggle_rle import kaggle_rle
 from masksmith.data.layouts.paired_folders import paired_folders
 from masksmith.data.rle import DIALECTS
+from masksmith.data.target import TASKS, Task
 from masksmith.data.tree import Tree
 
 LAYOUTS: dict[str, Callable[[Tree, str | None], Catalog | None]] = {
@@ -23,12 +25,16 @@ LAYOUTS: dict[str, Callable[[Tree, str | None], Catalog | None]] = {
 }
 
 
-def read_catalog(root: Path, *, dialect: str | None = None) -> Catalog:
+def read_catalog(
+    root: Path, *, dialect: str | None = None, task: Task | None = None, ignore: Sequence[int] = ()
+) -> Catalog:
     """Recognise the layout of a data folder and list what is in it; no image is decoded, and few masks.
 
     Args:
         root: The data folder.
         dialect: Of the run-lengths, a key of DIALECTS; None infers it.
+        task: What the masks mean; None lets their values decide.
+        ignore: Values of mask files that are not judged, besides those that the layout knows.
 
     Raises:
         InputError: The folder is empty, has no masks or no known layout, its tables contradict its images, or the
@@ -36,11 +42,15 @@ def read_catalog(root: Path, *, dialect: str | None = None) -> Catalog:
     """
     if dialect is not None:
         look_up(DIALECTS, dialect, where="--dialect")
+    if task is not None:
+        look_up(dict.fromkeys(TASKS), task, where="--task")
     tree = Tree(root)
     for layout in LAYOUTS.values():
         catalog = layout(tree, dialect)
         if catalog is not None:
-            return catalog
+            known = catalog.asked
+            asked = replace(known, task=task or known.task, ignore=sorted({*known.ignore, *ignore}))
+            return replace(catalog, asked=asked)
     images = [path for folder in tree.folders for path in tree.files(folder, suffixes=IMAGE_SUFFIXES)]
     if not tree.folders:
         raise InputError(

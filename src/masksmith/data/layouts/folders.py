@@ -1,6 +1,6 @@
 """What layouts share: folders of images and masks, found by their usual names, and samples made of them."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import PurePosixPath
 
 from masksmith.core.errors import InputError
@@ -97,6 +97,7 @@ def make_samples(
     *,
     masks: Mapping[str, str] | None = None,
     rows: Mapping[str, list[str]] | None = None,
+    held_out: Collection[str] = (),
 ) -> list[Sample]:
     """Return the samples of a split, sorted by id.
 
@@ -106,6 +107,7 @@ def make_samples(
         facts: What side tables say.
         masks: Id -> path of its mask file.
         rows: Id -> its run-length texts.
+        held_out: Ids that the data set itself holds out.
 
     Raises:
         InputError: An id that cannot be a file name.
@@ -119,6 +121,7 @@ def make_samples(
             non_empty(rows[name]) if name in rows else None,
             facts.values.get((split, name), {}),
             facts.texts.get((split, name), {}),
+            name in held_out,
         )
         for name, path in sorted(images.items())
     ]

@@ -1,9 +1,10 @@
 """A folder of images and a folder of masks with the same file names."""
 
+from collections.abc import Mapping
 from pathlib import PurePosixPath
 
 from masksmith.core.errors import InputError
-from masksmith.data.catalog import Catalog, SubmissionFormat
+from masksmith.data.catalog import AskedTarget, Catalog, SubmissionFormat
 from masksmith.data.layouts.folders import (
     TRAIN_FOLDERS,
     find_test_images,
@@ -17,6 +18,10 @@ from masksmith.data.side_tables import collect_facts, read_tables
 from masksmith.data.tree import Tree
 
 
+VALIDATION = ("val", "valid", "validation")
+"""Names of a folder that the data set itself holds out of training."""
+
+
 def paired_folders(tree: Tree, dialect: str | None = None) -> Catalog | None:
     """A folder of images and a folder of masks with the same file names; ``test/`` and tables by id are optional."""
     for folder in (*TRAIN_FOLDERS, *_nested_image_folders(tree)):
@@ -24,6 +29,8 @@ def paired_folders(tree: Tree, dialect: str | None = None) -> Catalog | None:
         masks = masks_of(tree, folder) if images else {}
         if not masks:
             continue
+        held_out, held_out_masks = _held_out(tree, folder, images)
+        images, masks = images | held_out, masks | held_out_masks
         bare = set(images) - set(masks)
         if bare:
             raise InputError(
@@ -36,12 +43,41 @@ def paired_folders(tree: Tree, dialect: str | None = None) -> Catalog | None:
             root=str(tree.root.resolve()),
             layout="paired_folders",
             content_hash=tree.content_hash,
-            train=make_samples("train", images, facts, masks=masks),
+            train=make_samples("train", images, facts, masks=masks, held_out=held_out),
             test=make_samples("test", test, facts),
             submission=SubmissionFormat.assumed(test, dialect),
             notes=stray_masks(masks, images) + [str(error) for error in errors.values()] + facts.notes,
+            asked=_CAMVID if tree.has("trainannot") and tree.has("valannot") else AskedTarget(),
         )
     return None
+
+
+_CAMVID_CLASSES = "sky building pole road pavement tree sign fence car pedestrian cyclist void"
+_CAMVID = AskedTarget(ignore=[11], names=dict(enumerate(_CAMVID_CLASSES.split())))
+"""CamVid with the eleven classes of SegNet (arXiv 1511.00561), which calls its folders so; 11 is not judged."""
+
+
+def _held_out(tree: Tree, folder: str, images: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
+    """Return the images and masks of the validation set beside a folder ``train``, by id; none where there is none.
+
+    Raises:
+        InputError: An id is in both.
+    """
+    parts = PurePosixPath(folder).parts
+    if "train" not in parts:
+        return {}, {}
+    for name in VALIDATION:
+        other = str(PurePosixPath(*(name if part == "train" else part for part in parts)))
+        found = images_of(tree, other)
+        masks = masks_of(tree, other) if found else {}
+        if masks:
+            if both := set(found) & set(images):
+                raise InputError(
+                    f"{tree.root}: {folder}/ and {other}/ both have the image {some_ids(both)}; rename them in one of "
+                    "the two, with their masks"
+                )
+            return found, masks
+    return {}, {}
 
 
 def _nested_image_folders(tree: Tree) -> list[str]:
@@ -49,5 +85,5 @@ def _nested_image_folders(tree: Tree) -> list[str]:
     found = [
         PurePosixPath(folder) for folder in tree.folders if PurePosixPath(folder).name in ("images", "imgs")
     ]
-    kept = [path for path in found if not {"test", "val", "valid", "validation"} & set(path.parts)]
+    kept = [path for path in found if not {"test", *VALIDATION} & set(path.parts)]
     return [str(path) for path in sorted(kept, key=lambda path: ("train" not in path.parts, path))]
