@@ -47,6 +47,13 @@ Dialect = Annotated[
     str | None,
     typer.Option("--dialect", help="Of run-lengths: tgs, siim, airbus, dsb, severstal; default: inferred."),
 ]
+Task = Annotated[
+    str | None,
+    typer.Option("--task", help="binary, multiclass, multilabel or instances; default: by the masks' values."),
+]
+Ignore = Annotated[
+    list[int] | None, typer.Option("--ignore", metavar="VALUE", help="Value of mask files that is not judged.")
+]
 
 
 @app.command()
@@ -61,6 +68,9 @@ def compete(
     ] = None,
     device: Device = None,
     dialect: Dialect = None,
+    task: Task = None,
+    ignore: Ignore = None,
+    metric: Annotated[str | None, typer.Option("--metric", "-m", help="The metric to win.")] = None,
 ) -> None:
     """Go the whole way: check, folds, train, predict, tune, submit, report."""
     result = masksmith.compete(
@@ -71,6 +81,9 @@ def compete(
         budget=budget,
         device=device,
         dialect=dialect,
+        task=task,
+        ignore=ignore or (),
+        metric=metric,
     )
     print(result)
     if result.stopped is not None:
@@ -130,9 +143,11 @@ def check(
         Path | None, typer.Option("--out", "-o", help="Project folder: absent, empty, or ours.")
     ] = None,
     dialect: Dialect = None,
+    task: Task = None,
+    ignore: Ignore = None,
 ) -> None:
     """Recognise the layout and say what is wrong with the data."""
-    print(masksmith.check(data, out, dialect=dialect))
+    print(masksmith.check(data, out, dialect=dialect, task=task, ignore=ignore or ()))
 
 
 @app.command()

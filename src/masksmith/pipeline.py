@@ -6,6 +6,7 @@ in ``steps``.
 """
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -24,10 +25,12 @@ from masksmith.project.folder import Project
 from masksmith.project.members import read_members
 from masksmith.project.runs import Run
 from masksmith.recipes.ensemble import is_ensemble, load_any
+from masksmith.recipes.recipe import Recipe
 from masksmith.recipes.sources import Listing, list_recipes
 from masksmith.steps.recipes import (
     Overrides,
     dotted,
+    for_data,
     last_recipe,
     load_single,
     load_to_compete_in_budget,
@@ -50,7 +53,7 @@ def check(
     out: str | Path | None = None,
     *,
     dialect: str | None = None,
-    task: Task | None = None,
+    task: str | None = None,
     ignore: Sequence[int] = (),
 ) -> CheckReport:
     """Recognise the layout, decode everything once, and say what is wrong with the data.
@@ -75,9 +78,10 @@ def check(
 
 def folds(out: str | Path, *, recipe: str = "auto", overrides: Overrides = ()) -> Folds:
     """Make the folds of a project, once; later calls read them."""
-    project, asked = Project.open(Path(out)), load_any(recipe, dotted(overrides))
+    project, changes = Project.open(Path(out)), dotted(overrides)
+    asked = load_any(recipe, changes)
     with folder_lock(project.root):
-        return steps.folds.folds_of(project, asked)
+        return steps.folds.folds_of(project, for_data(project, asked, recipe, changes))
 
 
 def train(
@@ -98,9 +102,10 @@ def train(
     Returns:
         The run of the recipe, or of the first recipe of the ensemble.
     """
-    project, asked = Project.open(Path(out), augment=augment), load_any(recipe, dotted(overrides))
+    project, changes = Project.open(Path(out), augment=augment), dotted(overrides)
+    asked = load_any(recipe, changes)
     with steps.work.working(project):
-        return steps.pseudo_labels.train_asked(project, asked)
+        return steps.pseudo_labels.train_asked(project, for_data(project, asked, recipe, changes))
 
 
 def predict(out: str | Path, *, run: str | None = None) -> Run:
@@ -147,6 +152,9 @@ def compete(
     device: str | None = None,
     augment: CallableAugment | None = None,
     dialect: str | None = None,
+    task: str | None = None,
+    ignore: Sequence[int] = (),
+    metric: str | None = None,
 ) -> Result:
     """Go the whole way from a data folder to a validated submission, masks and a report.
 
@@ -166,18 +174,22 @@ def compete(
         augment: A callable of your own in albumentations' form; the recipe must name it in
             ``training.augment.custom``, so that the name stands in its hash.
         dialect: Of the run-lengths, as for ``check``.
+        task: As for ``check``.
+        ignore: As for ``check``.
+        metric: The metric to win; the same as the override ``metric=…``.
 
     Raises:
         InputError: Data, recipe, budget or folder cannot be used; nothing already written is lost.
         StoppedError: Stopped before the data had been read.
     """
     began, duration = time.monotonic(), None if budget is None else parse_duration(budget)
-    pinned, planned = dotted(overrides, device), duration is not None
+    pinned, planned = dotted(overrides, device, metric), duration is not None
     asked = load_to_compete_in_budget(recipe, pinned) if planned else load_any(recipe, pinned)
     with interrupt.graceful():
-        for line in str(check(data, out, dialect=dialect)).splitlines():
+        for line in str(check(data, out, dialect=dialect, task=task, ignore=ignore)).splitlines():
             logger.info("%s", line)
         project = Project.open(Path(out), augment=augment)
+        asked = for_data(project, asked, recipe, pinned)
         with steps.work.working(project):
             clock = Budget(project.budget_json, duration, started=began)
             return steps.compete.compete_project(project, asked, clock, pinned=pinned, planned=planned)
@@ -228,8 +240,10 @@ def plan(
     refuse_pseudo_labels(asked)
     check(data, out, dialect=dialect)
     project = Project.open(Path(out))
+    single = for_data(project, asked, recipe, pinned)
+    assert isinstance(single, Recipe), single.name
     with steps.work.working(project):
-        return steps.plan.propose_plan(project, asked, pinned, lambda: end - time.monotonic())
+        return steps.plan.propose_plan(project, single, pinned, lambda: end - time.monotonic())
 
 
 def noise(out: str | Path, *, recipe: str | None = None, overrides: Overrides = ()) -> dict[str, Any]:

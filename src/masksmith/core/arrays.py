@@ -12,7 +12,7 @@ t      threshold
 ====== =============================================================
 
 Images are ``(h, w, c)`` in numpy and ``(b, c, h, w)`` in torch. Masks are uint8: 0 background,
-1 foreground, ``IGNORE`` left out of losses and scores.
+1 foreground or 0…k-1 classes, ``IGNORE`` left out of losses and scores.
 """
 
 import numpy as np
@@ -22,7 +22,8 @@ IGNORE = 255
 
 Image = Shaped[np.ndarray, "h w c"]
 Mask = UInt8[np.ndarray, "h w"]
-Codes = UInt16[np.ndarray, "h w"]
+Codes = UInt16[np.ndarray, "h w *k"]
+"""Probabilities as codes: of one foreground (h, w) or (h, w, 1), or of k classes."""
 Rows = Float[np.ndarray, "*lead n k"]
 
 __all__ = [

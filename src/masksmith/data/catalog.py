@@ -8,6 +8,9 @@ from masksmith.data.dialect import non_empty
 from masksmith.data.target import Task
 
 
+_ASSUMED = "no sample_submission.csv"
+
+
 @dataclass(frozen=True)
 class Sample:
     """One image; ``image`` and ``mask`` are paths in the data's Tree."""
@@ -45,10 +48,15 @@ class SubmissionFormat:
     asked: bool = False
     """Whether the dialect was asked for."""
 
+    @property
+    def is_assumed(self) -> bool:
+        """Whether no table told the format."""
+        return self.source.startswith(_ASSUMED)
+
     @classmethod
     def assumed(cls, test: Iterable[str], dialect: str | None) -> "SubmissionFormat":
         """Return the format where no table tells: test images by name, and the dialect asked for, else ``tgs``."""
-        source = "no sample_submission.csv: ids are the test images in the order of their names"
+        source = f"{_ASSUMED}: ids are the test images in the order of their names"
         return cls("id", "rle_mask", dialect or "tgs", sorted(test), source, asked=dialect is not None)
 
 

@@ -10,8 +10,9 @@ import numpy as np
 from masksmith.core.arrays import IGNORE, Image, Shaped
 from masksmith.data.cache import Cache
 from masksmith.data.catalog import Catalog
-from masksmith.data.findings import Finding
+from masksmith.data.findings import Finding, some
 from masksmith.data.store import Store
+from masksmith.data.target import Target
 
 MAX_NAMES = 64
 """A band with no more different whole values may hold names (classes of land cover, flags) in the place of amounts."""
@@ -117,7 +118,7 @@ def coverage(masks: Store) -> dict[str, float]:
     for name in masks:
         mask = masks[name]
         judged = int((mask != IGNORE).sum())
-        shares[name] = float((mask == 1).sum() / judged) if judged else 0.0
+        shares[name] = float(((mask > 0) & (mask != IGNORE)).sum() / judged) if judged else 0.0
     return shares
 
 
@@ -139,6 +140,7 @@ def check_data(catalog: Catalog, cache: Cache, *, scaling: str) -> CheckReport:
         "size": ", ".join(f"{size} ({count})" for size, count in sizes.most_common(3)),
         "channels": cache.channels,
         "bits": _bits(cache.train_images.dtype),
+        "task": _task_text(cache.target),
         "empty masks": f"{len(empty)} ({len(empty) / len(shares):.1%})",
         "mean coverage": f"{np.mean(list(shares.values())):.3f}",
         "submission": f"{catalog.submission.source} ({len(catalog.submission.ids)} ids, {catalog.submission.dialect})",
@@ -159,6 +161,10 @@ def check_data(catalog: Catalog, cache: Cache, *, scaling: str) -> CheckReport:
     findings += _duplicate_findings(train, test, cache)
     findings += _mask_findings(shares)
     return CheckReport(catalog.layout, facts, findings)
+
+
+def _task_text(target: Target) -> str:
+    return target.task if target.task == "binary" else f"{target.task}: {len(target.classes)} classes ({some(target.classes, most=20)})"
 
 
 def is_picture(images: Store) -> bool:

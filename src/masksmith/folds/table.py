@@ -14,11 +14,12 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field, field_validator
 
-from masksmith.core.arrays import Int, Shaped
+from masksmith.core.arrays import IGNORE, Int, Shaped
 from masksmith.core.config import Config, suggest
 from masksmith.core.errors import InputError
 from masksmith.core.files import digest, write_text
 from masksmith.data.catalog import Sample
+from masksmith.data.store import Arrays
 from masksmith.data.table import need_column, parse_table
 from masksmith.folds.assignment import assign_folds, deal_folds, hold_out
 
@@ -240,6 +241,8 @@ def make_folds(
     config: FoldsConfig,
     *,
     values: Mapping[str, float] | None = None,
+    kinds: Mapping[str, int] | None = None,
+    held_out: Collection[str] = (),
 ) -> Folds:
     """Make folds, groups kept together: stratified, at random, of one split, or dealt out by a number.
 
@@ -248,6 +251,8 @@ def make_folds(
         groups: Id -> group (equal for identical images, or see merge_groups).
         config: Which rule, number of folds and seed.
         values: Id -> the number of ``config.deal_by`` (see deal_values); not looked at without it.
+        kinds: Id -> what is spread evenly in place of coverage: the rarest class of a class map.
+        held_out: Ids of fold 0, where the data set has a split of its own; all others are fold 1.
 
     Raises:
         InputError: Fewer groups than folds, or groups too large for the share that is held out.
@@ -255,26 +260,59 @@ def make_folds(
     names = sorted(counts)
     classes = [coverage_class(*counts[name]) for name in names]
     homes = [groups[name] for name in names]
-    if config.deal_by is not None:
+    if held_out:
+        assigned = np.array([int(name not in held_out) for name in names])
+        _refuse_divided(homes, assigned)
+    elif config.deal_by is not None:
         assert values is not None, config.deal_by
         assigned = deal_folds([values[name] for name in names], homes, count=config.count)
     else:
-        kinds = {
-            "coverage": classes,
+        spread = {
+            "coverage": classes if kinds is None else [kinds[name] for name in names],
             "non_empty": [int(kind > 0) for kind in classes],
             "none": [0] * len(classes),
         }[config.stratify]
         share = config.holdout_frac
         if share is None or share == 1 / config.count:  # halves are folds of equal size
-            assigned = assign_folds(kinds, homes, count=config.count, seed=config.seed)
+            assigned = assign_folds(spread, homes, count=config.count, seed=config.seed)
         else:
-            assigned = hold_out(kinds, homes, share=share, seed=config.seed)
+            assigned = hold_out(spread, homes, share=share, seed=config.seed)
     return Folds(
         [
             FoldRow(name, groups[name], counts[name][0] / max(counts[name][1], 1), kind, int(fold))
             for name, kind, fold in zip(names, classes, assigned, strict=True)
         ]
     )
+
+
+def _refuse_divided(groups: Sequence[str], folds: Int[np.ndarray, " n"]) -> None:
+    """Refuse a data set's own split that has an image in both parts.
+
+    Raises:
+        InputError: A group of identical images is divided.
+    """
+    both = {group for group, fold in zip(groups, folds, strict=True) if fold} & {
+        group for group, fold in zip(groups, folds, strict=True) if not fold
+    }
+    if both:
+        raise InputError(
+            f"folds: {len(both)} groups of identical images are in the data's training and in its validation set; "
+            "take them out of one, or make folds of your own with folds.count=5"
+        )
+
+
+def rarest_classes(masks: Arrays, num_classes: int) -> dict[str, int]:
+    """Return id -> the rarest class that its class map (h, w, 1) holds; 0 where nothing is judged.
+
+    Rare is what few images hold; of two in as many images the one of fewer pixels.
+    """
+    present, pixels = {}, np.zeros(num_classes, np.int64)
+    for name in masks:
+        found = np.bincount(masks[name].ravel(), minlength=IGNORE + 1)[:num_classes]
+        present[name], pixels = found > 0, pixels + found
+    images = np.sum(list(present.values()), axis=0)
+    order = np.lexsort((pixels, images))  # the rarest first
+    return {name: int(next((at for at in order if held[at]), 0)) for name, held in present.items()}
 
 
 def deal_values(samples: Sequence[Sample], column: str) -> dict[str, float]:

@@ -51,7 +51,7 @@ LossOf = Callable[[Output, Target], Scalar]
 
 
 def build_loss(
-    terms: Sequence[Term], *, where: str, image_head: bool = True, classes: int = 1, aux_weight: float = 0.4
+    terms: Sequence[Term], *, where: str, image_head: bool = True, classes: int = 1, exclusive: bool = False, aux_weight: float = 0.4
 ) -> LossOf:
     """Return the weighted sum of terms as one function of a model's output, computed in float32.
 
@@ -60,6 +60,7 @@ def build_loss(
         where: Path of the list in the recipe, for messages.
         image_head: Whether the model has an image head.
         classes: Channels of the mask's logits.
+        exclusive: Whether the classes exclude each other.
         aux_weight: What the outputs of deep supervision weigh together, 1 being the mask itself: the mask's losses
             are computed on each, resized bilinearly to the target's size, and averaged. Image losses are not. (0.4:
             the auxiliary loss of PSPNet, https://arxiv.org/abs/1612.01105)
@@ -67,7 +68,7 @@ def build_loss(
     Raises:
         InputError: As check_losses.
     """
-    checked = check_losses(terms, where=where, image_head=image_head, classes=classes)
+    checked = check_losses(terms, where=where, image_head=image_head, classes=classes, exclusive=exclusive)
 
     def values(output: Output, target: Target) -> Iterator[Scalar]:
         maps = list(_maps(output, target, aux_weight=aux_weight))

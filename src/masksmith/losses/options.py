@@ -52,6 +52,9 @@ MASK_PARAMETERS: dict[str, Parameters] = {
 IMAGE_PARAMETERS: dict[str, Parameters] = {"image_bce": _BCE, "image_focal": _FOCAL}
 """Losses of the image head's logits."""
 
+EACH_CLASS_ALONE = {"bce", "balanced_bce", "lovasz", "lovasz_elu", "boundary_bce", "band_bce"}
+"""Losses that maps of classes cannot have."""
+
 PARAMETERS = MASK_PARAMETERS | IMAGE_PARAMETERS
 
 
@@ -81,7 +84,7 @@ class CheckedTerm(NamedTuple):
 
 
 def check_losses(
-    terms: Sequence[Term], *, where: str, image_head: bool = True, classes: int = 1
+    terms: Sequence[Term], *, where: str, image_head: bool = True, classes: int | None = 1, exclusive: bool = False
 ) -> list[CheckedTerm]:
     """Return the terms of a loss, checked.
 
@@ -89,19 +92,22 @@ def check_losses(
         terms: Summands.
         where: Path of the list in the recipe, for messages.
         image_head: Whether the model has an image head.
-        classes: Channels of the mask's logits.
+        classes: Channels of the mask's logits; None: not known yet, and every loss goes.
+        exclusive: Whether the classes exclude each other.
 
     Raises:
         InputError: A name or a parameter is unknown, a parameter has the wrong type or range, or a loss does not go
-            with the model.
+            with the model or the task.
     """
     return [
-        _checked(term, where=f"{where}[{i}]", image_head=image_head, classes=classes)
+        _checked(term, where=f"{where}[{i}]", image_head=image_head, classes=classes, exclusive=exclusive)
         for i, term in enumerate(terms)
     ]
 
 
-def _checked(term: Term, *, where: str, image_head: bool, classes: int) -> CheckedTerm:
+def _checked(
+    term: Term, *, where: str, image_head: bool, classes: int | None, exclusive: bool
+) -> CheckedTerm:
     known = look_up(PARAMETERS, term.name, where=f"{where}.name")
     if term.name in IMAGE_PARAMETERS and not image_head:
         raise InputError(
@@ -110,6 +116,11 @@ def _checked(term: Term, *, where: str, image_head: bool, classes: int) -> Check
     if term.name == "cross_entropy" and classes == 1:
         raise InputError(
             f"{where}.name: 'cross_entropy' needs 2 classes or more, the model has 1; use 'bce' for a single class"
+        )
+    if exclusive and term.name in EACH_CLASS_ALONE:
+        raise InputError(
+            f"{where}.name: {term.name!r} judges each class alone, and the masks are maps of {classes} classes that "
+            "exclude each other; use cross_entropy, focal, dice, jaccard, tversky, mse or lovasz_softmax"
         )
     params = _checked_params(term, known, where=f"{where}.params")
     if term.name in ("tversky", "focal_tversky") and params.get("alpha") == params.get("beta") == 0:

@@ -55,7 +55,7 @@ METRICS: dict[str, Callable[..., Metric]] = {
     "hausdorff_95": hausdorff_95,
 }
 
-__all__ = ["COUNTS", "IGNORE_OBJECT", "METRICS", "Metric", "count_stats", "get_metric"]
+__all__ = ["COUNTS", "IGNORE_OBJECT", "METRICS", "Metric", "count_stats", "get_metric", "metric_for"]
 
 
 def get_metric(text: str, *, where: str = "metric") -> Metric:
@@ -75,6 +75,13 @@ def get_metric(text: str, *, where: str = "metric") -> Metric:
         raise InputError(f"{where}: {name}: {error}") from error
     written = ", ".join(f"{key}={value:g}" for key, value in values.items())
     return replace(metric, name=f"{name}({written})" if written else name)
+
+
+def metric_for(text: str, *, task: str, classes: int) -> Metric:
+    """Interim."""
+    if task == "multiclass" and "(" not in text and text == "miou":
+        text = f"miou(num_classes={classes})"
+    return get_metric(text)
 
 
 def _parameters(make: Callable[..., Metric], text: str, *, where: str) -> dict[str, float]:

@@ -62,8 +62,10 @@ class SegmentationModel(nn.Module):
         classes: Number of masks, and of the image head's logits.
         mean: Mean of the images, (1, c, 1, 1), for values in 0…1; of derived channels too.
         std: Standard deviation of the images, (1, c, 1, 1).
+        exclusive: Whether each pixel has one of several classes, so that probabilities are a softmax.
 
     Attributes:
+        exclusive: As given.
         in_channels: Channels of the images; the encoder sees more where ``derived_channels`` makes some.
     """
 
@@ -79,8 +81,10 @@ class SegmentationModel(nn.Module):
         classes: int,
         mean: Tensor,
         std: Tensor,
+        exclusive: bool = False,
     ) -> None:
         super().__init__()
+        self.exclusive = exclusive
         self.encoder, self.neck, self.decoder = backbone.encoder, backbone.neck, decoder
         self.derived = config.derived_channels
         self.in_channels = mean.shape[1] if self.derived == "none" else 1
@@ -125,6 +129,10 @@ class SegmentationModel(nn.Module):
     def classes(self) -> int:
         """Number of masks."""
         return self.head.out_channels
+
+    def target_shape(self, num: int, hw: tuple[int, int]) -> tuple[int, ...]:
+        """Return the shape of the targets of ``num`` images: a map each, or layers where several labels overlap."""
+        return (num, *hw) if self.exclusive or self.classes == 1 else (num, self.classes, *hw)
 
     @property
     def num_scalars(self) -> int:
@@ -261,6 +269,7 @@ def build_model(
     in_channels: int,
     seed: int,
     classes: int = 1,
+    exclusive: bool = False,
     load_weights: bool = True,
     statistics: Statistics | None = None,
 ) -> SegmentationModel:
@@ -271,6 +280,7 @@ def build_model(
         in_channels: Channels of the images.
         seed: Seed of the random weights; the global generator is left as it was.
         classes: Number of masks (of classes, or of labels).
+        exclusive: Whether the classes exclude each other (see SegmentationModel).
         load_weights: False skips the pretrained weights (a checkpoint will be loaded).
         statistics: Mean and standard deviation of each channel over the training images, by which the model then
             normalises; None: fixed numbers (see normalisation).
@@ -294,7 +304,7 @@ def build_model(
             encoder=config.encoder,
             statistics=statistics if planes == in_channels else None,
         )
-        model = SegmentationModel(config, backbone, decoder, classes=classes, mean=mean, std=std)
+        model = SegmentationModel(config, backbone, decoder, classes=classes, mean=mean, std=std, exclusive=exclusive)
     if load_weights:
         load_encoder_weights(
             model.encoder,

@@ -12,6 +12,7 @@ from masksmith.planning.lengths import whole_epochs, with_epochs
 from masksmith.planning.rules import Candidate, Rules
 from masksmith.preprocess import round_up
 from masksmith.recipes.recipe import Recipe
+from masksmith.recipes.sources import is_auto
 
 _WEIGHTS = {"encoder_weights", "encoder_weights_hash"}  # fields of ModelConfig that pin no model
 
@@ -129,7 +130,7 @@ def _sized(asked: Recipe, case: _Case) -> Recipe:
     """Settle batch, window and length."""
     training: dict[str, Any] = {}
     facts, rule = case.facts, case.rules.size
-    if "training.batch_size" in case.keys or asked.name != "auto":
+    if "training.batch_size" in case.keys or not is_auto(asked.name):
         case.note("training.batch_size", str(asked.training.batch_size), "as asked")
     else:
         batch = next(line.batch_size for line in case.rules.batch if facts.train >= line.images)
@@ -147,7 +148,7 @@ def _sized(asked: Recipe, case: _Case) -> Recipe:
         )
     case.note("training.crop_hw", size, why)
     recipe = asked.model_copy(update={"training": asked.training.model_copy(update=training)})
-    if asked.name != "auto":
+    if not is_auto(asked.name):
         return recipe
     return with_epochs(recipe, whole_epochs(case.rules.length, facts.train), case.rules.length)
 
@@ -230,7 +231,7 @@ def _fitting(recipe: Recipe, pinned: Iterable[str], facts: DataFacts, tools: Too
 def _views(recipe: Recipe, case: _Case) -> Recipe:
     """Settle test-time augmentation."""
     asked, rule = recipe.prediction.tta, case.rules.prediction
-    if "prediction.tta" in case.keys or recipe.name != "auto":
+    if "prediction.tta" in case.keys or not is_auto(recipe.name):
         case.note("prediction.tta", ", ".join(asked), "as asked")
         return recipe
     view_s, views = case.cost_of(recipe).view_s, rule.tta
@@ -245,7 +246,7 @@ def _views(recipe: Recipe, case: _Case) -> Recipe:
 def _runtime(recipe: Recipe, case: _Case) -> tuple[Recipe, Cost]:
     """Settle the prediction runtime: OpenVINO where its conversion pays. The held-out images may still refuse it."""
     asked, rule = recipe.prediction.runtime, case.rules.prediction
-    if "prediction.runtime" in case.keys or recipe.name != "auto" or case.tools.device != "cpu":
+    if "prediction.runtime" in case.keys or not is_auto(recipe.name) or case.tools.device != "cpu":
         case.note("prediction.runtime", asked, "as asked")
         return recipe, case.cost_of(recipe, in_torch=False)
     prediction = recipe.prediction.model_copy(update={"runtime": "openvino"})

@@ -52,8 +52,15 @@ class Timing:
 class Timings:
     """Measured times of models, each measured once a process."""
 
-    def __init__(self, in_channels: int, *, clock: Clock = time.monotonic) -> None:
-        self.in_channels, self.clock = in_channels, clock
+    def __init__(
+        self,
+        in_channels: int,
+        *,
+        classes: int = 1,
+        exclusive: bool = False,
+        clock: Clock = time.monotonic,
+    ) -> None:
+        self.in_channels, self.classes, self.exclusive, self.clock = in_channels, classes, exclusive, clock
         self.spent_s = 0.0
         """Seconds spent on measuring so far."""
         self._known: dict[Hashable, Timing | None] = {}
@@ -65,7 +72,8 @@ class Timings:
 
         def measured() -> Timing:
             timing = measure(
-                model, training, in_channels=self.in_channels, canvas_hw=hw, batch_size=batch_size,
+                model, training, in_channels=self.in_channels, classes=self.classes,
+                exclusive=self.exclusive, canvas_hw=hw, batch_size=batch_size,
                 seconds=_MEASURE_S, clock=self.clock,
             )  # fmt: skip
             logger.info(
@@ -87,8 +95,8 @@ class Timings:
         def measured() -> Timing | None:
             try:
                 return measure_runtime(
-                    model, training, runtime=runtime, in_channels=self.in_channels, canvas_hw=hw,
-                    batch_size=batch_size, seconds=_FORWARD_SHARE * _MEASURE_S, clock=self.clock,
+                    model, training, runtime=runtime, in_channels=self.in_channels,
+                    classes=self.classes, exclusive=self.exclusive, canvas_hw=hw, batch_size=batch_size, seconds=_FORWARD_SHARE * _MEASURE_S, clock=self.clock,
                 )  # fmt: skip
             except InputError as error:
                 logger.info("%s", error)
@@ -131,6 +139,8 @@ class Stepper:
         canvas_hw: tuple[int, int],
         batch_size: int,
         loss: Sequence[LossTerm],
+        classes: int = 1,
+        exclusive: bool = False,
     ) -> None:
         """Build the model and its optimizer; sets the number of threads (see make_fabric).
 
@@ -141,12 +151,16 @@ class Stepper:
             canvas_hw: Height and width, multiples of the model's divisor.
             batch_size: Images a step.
             loss: Summands of the loss.
+            classes: Number of masks (see build_model).
+            exclusive: Whether the classes exclude each other.
 
         Raises:
             InputError: An unknown architecture, encoder, loss or device.
         """
         self.fabric, self.config = make_fabric(config), config
-        self.raw = build_model(model_config, in_channels=in_channels, seed=0)
+        self.raw = build_model(
+            model_config, in_channels=in_channels, seed=0, classes=classes, exclusive=exclusive
+        )
         self.fabric.to_device(self.raw)
         if config.channels_last:
             to_channels_last(self.raw)
@@ -154,12 +168,13 @@ class Stepper:
             slice_strided_depthwise(self.raw)
         decay = config.ema_decay
         self.average = None if decay is None else MovingAverage(self.raw, decay=decay)
-        self.loss_of = build_loss(loss, where="loss")
+        self.loss_of = build_loss(loss, where="loss", classes=classes, exclusive=exclusive)
         optimizer = build_optimizer(self.raw, _optimizer(config), fused=config.precision != "16-mixed")
         self.model, self.optimizer = self.fabric.setup(self.raw, optimizer)
         draw = torch.Generator().manual_seed(0)
         image = torch.rand(batch_size, in_channels, *canvas_hw, generator=draw)
-        mask = (torch.rand(batch_size, *canvas_hw, generator=draw) < 0.3).to(torch.uint8)
+        shape = self.raw.target_shape(batch_size, canvas_hw)
+        mask = (torch.rand(shape, generator=draw) < 0.3).to(torch.uint8)
         self.image, self.mask = self.fabric.to_device(image), self.fabric.to_device(mask)
 
     def step(self) -> None:
@@ -223,6 +238,8 @@ def measure(
     canvas_hw: tuple[int, int],
     batch_size: int,
     seconds: float,
+    classes: int = 1,
+    exclusive: bool = False,
     clock: Clock = time.monotonic,
 ) -> Timing:
     """Build the model and time its steps and forward passes on random data.
@@ -239,6 +256,8 @@ def measure(
         canvas_hw: Height and width, multiples of the model's divisor.
         batch_size: Images a step and a forward pass.
         seconds: Time for the steps; a slow machine takes longer, for one of them.
+        classes: Number of masks (see build_model).
+        exclusive: Whether the classes exclude each other.
         clock: Seconds that only grow.
 
     Raises:
@@ -254,6 +273,8 @@ def measure(
             canvas_hw=canvas_hw,
             batch_size=batch_size,
             loss=config.stages[-1].loss,
+            classes=classes,
+            exclusive=exclusive,
         )
         built = clock()
         first_s, step_s = time_repeated(stepper.step, seconds, clock)
@@ -270,6 +291,8 @@ def measure_runtime(
     canvas_hw: tuple[int, int],
     batch_size: int,
     seconds: float,
+    classes: int = 1,
+    exclusive: bool = False,
     clock: Clock = time.monotonic,
 ) -> Timing:
     """Time a prediction runtime: ``build_s`` is its conversion with the first batch, ``forward_s`` each further batch.
@@ -283,7 +306,14 @@ def measure_runtime(
     check_runtime(runtime, device=config.device, precision=config.precision, scalars=model_config.scalars)
     with torch.random.fork_rng():
         fabric = make_fabric(config)
-        model = build_model(model_config, in_channels=in_channels, seed=0, load_weights=False)
+        model = build_model(
+            model_config,
+            in_channels=in_channels,
+            seed=0,
+            classes=classes,
+            exclusive=exclusive,
+            load_weights=False,
+        )
         draw = np.random.default_rng(0)
         planes = draw.random((batch_size, in_channels, *canvas_hw), dtype=np.float32)
         numbers = [zeros.numpy() for zeros in model.zero_scalars(batch_size)]

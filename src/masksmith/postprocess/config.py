@@ -25,5 +25,7 @@ class TuningConfig(Config):
     component_area_frac: float = Field(default=0.0, ge=0, lt=1)
     """Connected regions of a mask (8 neighbours) that are not larger than this share of the image's area are removed,
     after the thresholds and whatever the search finds; 0 keeps all."""
+    class_weights: bool = True
+    """Whether weights of the classes of a class map are searched; False takes the most probable class."""
     resamples: int = Field(default=2000, ge=100)
     """Bootstrap resamples."""

@@ -74,8 +74,8 @@ def remove_small(mask: Mask, area_frac: float) -> Mask:
     return large.astype(np.uint8)[labels]
 
 
-def apply_rule(codes: Codes, rule: Rule) -> Mask:
-    """Return the mask of 0 and 1 that the rule makes of an image's codes."""
+def triplet_mask(codes: Codes, rule: Rule) -> Mask:
+    """Return the mask of 0 and 1 that the rule makes of an image's codes (h, w)."""
     if np.count_nonzero(codes > rule.top) < rule.least_of(codes.size):
         return np.zeros(codes.shape, np.uint8)
     return remove_small((codes > rule.bottom).astype(np.uint8), rule.component_area_frac)

@@ -7,7 +7,7 @@ import numpy as np
 
 from masksmith.core.arrays import Codes, Mask, Shaped
 from masksmith.metrics.protocol import Groups, Metric, Row
-from masksmith.postprocess.operators import PLAIN, Rule, apply_rule
+from masksmith.postprocess.rules import AnyRule, apply_rule
 from masksmith.prediction.store import MAX_CODE
 
 
@@ -20,19 +20,21 @@ class Arrays(Protocol):
 
 
 def score_rows(
-    metric: Metric, predictions: Iterable[tuple[str, Codes]], targets: Arrays, rule: Rule = PLAIN
+    metric: Metric, predictions: Iterable[tuple[str, Codes]], targets: Arrays, rule: AnyRule
 ) -> dict[str, Row]:
     """Return the metric's row of each image whose probabilities become a mask by ``rule``, by id.
 
     One image is in memory at a time. ``metric.score`` of the rows is the score of the set (see score_of).
 
     Args:
-        metric: Of binary masks.
-        predictions: Id and codes (h, w) of each image.
-        targets: Id -> true mask (h, w, 1).
+        metric: One that can drive the targets' task.
+        predictions: Id and codes (h, w, k) of each image.
+        targets: Id -> true mask (h, w, 1), or layers.
         rule: How a mask is made of codes.
     """
-    return {name: metric.stats(apply_rule(codes, rule), targets[name][..., 0]) for name, codes in predictions}
+    return {
+        name: metric.stats(apply_rule(codes, rule), one_layer(targets[name])) for name, codes in predictions
+    }
 
 
 def score_of(metric: Metric, rows: Mapping[str, Row], groups: Groups | None = None) -> float:
@@ -40,22 +42,32 @@ def score_of(metric: Metric, rows: Mapping[str, Row], groups: Groups | None = No
     return metric.score(np.stack(list(rows.values())), groups)
 
 
-def constant(shapes: Iterable[tuple[str, tuple[int, int]]], *, full: bool) -> Iterator[tuple[str, Codes]]:
-    """Yield predictions of nothing, or with ``full`` of everything, for images of these sizes."""
+def constant(
+    shapes: Iterable[tuple[str, tuple[int, int]]], *, channels: int = 1, on: int | None
+) -> Iterator[tuple[str, Codes]]:
+    """Yield codes for images of these sizes that are full in channel ``on`` and 0 elsewhere; None: 0 everywhere."""
     for name, shape in shapes:
-        yield name, np.full(shape, MAX_CODE if full else 0, np.uint16)
+        codes = np.zeros((*shape, channels), np.uint16)
+        if on is not None:
+            codes[..., on] = MAX_CODE
+        yield name, codes
+
+
+def one_layer(mask: Shaped[np.ndarray, "h w k"]) -> Shaped[np.ndarray, "h w *k"]:
+    """Return a stored mask of one layer as (h, w); of several layers as it is."""
+    return mask[..., 0] if mask.shape[2] == 1 else mask
 
 
 class RuleMasks(Mapping[str, Mask]):
     """Id -> the mask that a rule makes of stored codes, made when it is asked for: no two are in memory."""
 
-    def __init__(self, codes: Mapping[str, Arrays], rule: Rule) -> None:
-        """Keep where the codes (h, w, 1) of each id are read from."""
+    def __init__(self, codes: Mapping[str, Arrays], rule: AnyRule) -> None:
+        """Keep where the codes (h, w, k) of each id are read from."""
         self.codes, self.rule = codes, rule
 
     def __getitem__(self, name: str) -> Mask:
-        """Return the mask of 0 and 1 (h, w)."""
-        return apply_rule(self.codes[name][name][..., 0], self.rule)
+        """Return the mask (h, w)."""
+        return apply_rule(self.codes[name][name], self.rule)
 
     def __iter__(self) -> Iterator[str]:
         """Yield the ids."""

@@ -24,6 +24,7 @@ from masksmith.metrics.protocol import Groups, Metric
 from masksmith.postprocess.bootstrap import BOUND_QUANTILE, paired_bootstrap
 from masksmith.postprocess.config import TuningConfig
 from masksmith.postprocess.operators import Rule, plain_rule, remove_small
+from masksmith.postprocess.rules import AnyRule, apply_rule
 from masksmith.prediction.store import code_of, prob_of
 
 Pairs = Iterable[tuple[UInt16[np.ndarray, "..."], UInt8[np.ndarray, "..."]]]
@@ -47,8 +48,9 @@ class Sweep:
     empty: Float[np.ndarray, "n k"]
     full: Float[np.ndarray, "n k"]
 
-    def rows_of(self, rule: Rule) -> Float[np.ndarray, "n k"]:
+    def rows_of(self, rule: AnyRule) -> Float[np.ndarray, "n k"]:
         """Return each image's row under a rule whose thresholds are among ``thresholds``."""
+        assert isinstance(rule, Rule), rule
         top, bottom = np.searchsorted(self.thresholds, [rule.top, rule.bottom])
         has_mask = self.above[:, top] >= rule.least_of(self.areas)
         return np.where(has_mask[:, None], self.rows[:, bottom], self.empty)
@@ -63,6 +65,40 @@ class Sweep:
             self.empty[chosen],
             self.full[chosen],
         )
+
+
+@dataclass(frozen=True)
+class RuleSweep:
+    """Rows of every image under each of a list of rules: ``rows[i, r]`` is the row of image i under ``rules[r]``."""
+
+    rules: tuple[AnyRule, ...]
+    rows: Float[np.ndarray, "n r k"]
+
+    def rows_of(self, rule: AnyRule) -> Float[np.ndarray, "n k"]:
+        """Return each image's row under one of the rules."""
+        return self.rows[:, self.rules.index(rule)]
+
+    def part(self, chosen: Any) -> "RuleSweep":  # noqa: ANN401
+        """Return the sweep of some images (an index array or a boolean one)."""
+        return RuleSweep(self.rules, self.rows[chosen])
+
+
+AnySweep = Sweep | RuleSweep
+
+
+def sweep_rules(pairs: Pairs, rules: Sequence[AnyRule], metric: Metric) -> RuleSweep:
+    """Make every image's mask under every rule, one image in memory at a time."""
+    rows = [np.stack([metric.stats(apply_rule(codes, rule), target) for rule in rules]) for codes, target in pairs]
+    return RuleSweep(tuple(rules), np.stack(rows))
+
+
+def curve_of(sweep: AnySweep, metric: Metric, groups: Groups) -> list[tuple[float, float]]:
+    """Return (threshold, score) of each single threshold; [] where the rules have none."""
+    if isinstance(sweep, RuleSweep):
+        return []
+    return [
+        (prob_of(int(t)), metric.score(sweep.rows_of(Rule(int(t), 0, int(t))), groups)) for t in sweep.thresholds
+    ]
 
 
 def _counts_by_table(
@@ -169,8 +205,8 @@ def candidate_rules(config: TuningConfig, *, median_area: float) -> list[Rule]:
 
 
 def best_rule(
-    sweep: Sweep, rules: Sequence[Rule], metric: Metric, groups: Groups | None = None
-) -> tuple[Rule, float]:
+    sweep: AnySweep, rules: Sequence[Any], metric: Metric, groups: Groups | None = None
+) -> tuple[Any, float]:
     """Return the rule with the best score, and that score."""
     scores = [metric.score(sweep.rows_of(rule), groups) for rule in rules]
     useful = [metric.utility(score) for score in scores]
@@ -182,9 +218,9 @@ def best_rule(
 class Tuning:
     """What the search found, and whether it is kept; a gain above 0 is for the better, whatever the metric."""
 
-    rule: Rule
+    rule: AnyRule
     kept: bool
-    found: Rule
+    found: AnyRule
     plain: float
     tuned: float
     nested: float
@@ -195,7 +231,7 @@ class Tuning:
     """Of the score that is shown: the nested one where the rule is kept, else the plain one."""
     standard_error_plain: float
     curve: list[tuple[float, float]]
-    parts: list[tuple[Rule, float]]
+    parts: list[tuple[AnyRule, float]]
 
     def to_json(self) -> dict[str, Any]:
         """Return plain dicts and lists."""
@@ -203,9 +239,9 @@ class Tuning:
 
 
 def search_rule(
-    sweep: Sweep,
+    sweep: AnySweep,
     metric: Metric,
-    rules: Sequence[Rule],
+    rules: Sequence[AnyRule],
     *,
     parts: Int[np.ndarray, " n"],
     groups: Sequence[str],
@@ -245,10 +281,6 @@ def search_rule(
     )
     low, high = np.quantile(gains, [BOUND_QUANTILE, 1 - BOUND_QUANTILE])
     kept = bool(low > 0)
-    curve = [
-        (prob_of(int(t)), metric.score(sweep.rows_of(Rule(int(t), 0, int(t))), members))
-        for t in sweep.thresholds
-    ]
     return Tuning(
         rule=found if kept else plain,
         kept=kept,
@@ -261,6 +293,6 @@ def search_rule(
         gain_high=float(high),
         standard_error=float((nested_scores if kept else plain_scores).std()),
         standard_error_plain=float(plain_scores.std()),
-        curve=curve,
+        curve=curve_of(sweep, metric, members),
         parts=chosen,
     )

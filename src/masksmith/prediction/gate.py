@@ -189,7 +189,7 @@ def compare_runtime(
             what=what,
             runtime=runtime,
         )
-        return ((one, to_codes(prob[..., 0])) for one, prob in probs)
+        return ((one, to_codes(prob)) for one, prob in probs)
 
     reference = _Timed(torch_runtime(fabric, model, combine))
     kept = dict(codes_of(reference, "torch"))

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from lightning_fabric import Fabric
+from torch import Tensor
 
 from masksmith.core.arrays import Float, Shaped, UInt16
 from masksmith.core.config import look_up
@@ -37,7 +38,8 @@ def _forward(
     frame_of: FrameOf,
     images: Sequence[Shaped[np.ndarray, "_ _ c"]],
     max_value: int,
-    scalars: Float[np.ndarray, "b s"] | None = None,
+    scalars: Float[np.ndarray, "b s"] | None,
+    activation: Callable[[Tensor], Tensor],
 ) -> list[Float[np.ndarray, "_ _ k"]]:
     """Return the mean probabilities of all runtimes for one view of a batch, each at its image's true size."""
     frames = [frame_of((image.shape[0], image.shape[1])) for image in images]
@@ -46,7 +48,7 @@ def _forward(
     )
     planes = (framed.astype(np.float32) / max_value).transpose(0, 3, 1, 2)  # (b, h, w, c) -> (b, c, h, w)
     inputs = (planes,) if scalars is None else (planes, scalars)
-    each = [torch.sigmoid(torch.from_numpy(runtime(*inputs))) for runtime in runtimes]
+    each = [activation(torch.from_numpy(runtime(*inputs))) for runtime in runtimes]
     mean = each[0] if len(each) == 1 else torch.stack(each).mean(0)
     probs = mean.permute(0, 2, 3, 1).numpy()  # (b, k, h, w) -> (b, h, w, k)
     return [frame.undo(one) for frame, one in zip(frames, probs, strict=True)]
@@ -90,12 +92,13 @@ def predict_batches(
     upright, turned = (_cached_frames(one, model.divisor) for one in (size, size.turned()))
     runtime = runtime or torch_runtime(fabric, model)
     runtimes = [runtime] if callable(runtime) else list(runtime)
+    activation = partial(torch.softmax, dim=1) if model.exclusive else torch.sigmoid
     by_canvas = names_by_canvas({name: images.shape(name) for name in names}, size, divisor=model.divisor)
     batches = [one for one in _batches(by_canvas.values(), batch_size) if not set(one) <= set(finished)]
 
     def predict(view: Symmetry, planes: Sequence[np.ndarray], numbers: np.ndarray | None) -> list[np.ndarray]:
         seen, frames = [view.apply(one[None])[0] for one in planes], turned if view.turns else upright
-        return [view.undo(one[None])[0] for one in _forward(runtimes, frames, seen, max_value, numbers)]
+        return [view.undo(one[None])[0] for one in _forward(runtimes, frames, seen, max_value, numbers, activation)]
 
     training = model.training
     model.eval()
@@ -146,6 +149,7 @@ def write_codes(
     batches: Callable[..., Iterable[Sequence[tuple[str, Shaped[np.ndarray, "h w k"]]]]],
     *,
     blank: Collection[str],
+    channels: int = 1,
     key: str | None = None,
 ) -> None:
     """Write probabilities as codes into a store in the order of ``names``.
@@ -157,10 +161,11 @@ def write_codes(
         batches: ``batches(finished=ids)`` yields batches of (id, probabilities or codes), in any order, of all ids but
             these and the blank ones.
         blank: Ids of images without content: their probability is 0.
+        channels: Of the probabilities.
         key: Hash of what the probabilities depend on. With it every batch is kept if the process dies, and the same
             call continues after the last one.
     """
-    shapes = [(name, (*images.shape(name), 1)) for name in names]
+    shapes = [(name, (*images.shape(name), channels)) for name in names]
     writer = StoreWriter(path, shapes, dtype=np.uint16, key=key)
     for batch in batches(finished=frozenset(writer.written)):
         for name, value in batch:
@@ -169,5 +174,5 @@ def write_codes(
         writer.commit()
     for name in names:
         if name in blank:
-            writer.write(name, np.zeros((*images.shape(name), 1), np.uint16))
+            writer.write(name, np.zeros((*images.shape(name), channels), np.uint16))
     writer.close()

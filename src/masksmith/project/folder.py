@@ -21,6 +21,7 @@ from masksmith.data.catalog import AskedTarget, Catalog
 from masksmith.data.checks import constant_ids
 from masksmith.data.target import Target
 from masksmith.folds.table import Folds, group_values, read_folds
+from masksmith.metrics import Metric, metric_for
 from masksmith.preprocess.inputs import InputConfig, Inputs, make_inputs, settle_scaling
 from masksmith.project.runs import Run, environment, with_free_parts
 from masksmith.recipes.ensemble import AnyRecipe
@@ -145,6 +146,14 @@ class Project:
     def target(self) -> Target:
         """The task and its classes."""
         return self.cache.target
+
+    def metric(self, recipe: AnyRecipe) -> Metric:
+        """Return the recipe's metric for the project's task.
+
+        Raises:
+            InputError: It cannot drive the task.
+        """
+        return metric_for(recipe.metric, task=self.target.task, classes=len(self.target.classes))
 
     @cached_property
     def blank_train(self) -> Collection[str]:

@@ -140,10 +140,6 @@ def parse_recipe(
         recipe = validate(Recipe, changed, where=f"{where} with --set {' --set '.join(overrides)}")
         recipe = _with_teacher_set(recipe, overrides)
     metric = get_metric(recipe.metric, where=f"{where}: metric")
-    if metric.needs == "classes":
-        raise InputError(
-            f"{where}: metric: {metric.name!r} needs class maps; a recipe makes masks of 0 and 1"
-        )
     if metric.by_group and recipe.folds.group_by is None:
         raise InputError(
             f"{where}: metric: {metric.name!r} is a mean over groups, and folds.group_by is null; set it to the column "
@@ -169,7 +165,7 @@ def _check_heads(recipe: Recipe, *, where: str) -> None:
     """
     has_head, stages = recipe.model.image_head != "none", recipe.training.stages
     for i, stage in enumerate(stages):
-        check_losses(stage.loss, where=f"{where}: training.stages[{i}].loss", image_head=has_head)
+        check_losses(stage.loss, where=f"{where}: training.stages[{i}].loss", image_head=has_head, classes=None)
     check_combine(recipe.prediction, image_head=recipe.model.image_head)
     trained = any(term.name in IMAGE_PARAMETERS for stage in stages for term in stage.loss)
     if recipe.prediction.image_head != "ignore" and not trained:

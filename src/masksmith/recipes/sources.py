@@ -13,6 +13,15 @@ HEADER_KEYS = ("source", "published", "ours", "cost", "differences")
 Kind = Literal["recipe", "ensemble"]
 
 
+AUTO_OF = {"binary": "auto", "multiclass": "auto-classes"}
+"""Task -> the bundled recipe that `auto` takes for it."""
+
+
+def is_auto(name: str) -> bool:
+    """Whether a recipe is one of the defaults, whose model, batch, views and runtime a budget chooses."""
+    return name in AUTO_OF.values()
+
+
 @dataclass(frozen=True)
 class Listing:
     """A bundled recipe or ensemble in the list of `masksmith recipes`."""

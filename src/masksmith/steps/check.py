@@ -8,7 +8,6 @@ from masksmith.core.files import write_json
 from masksmith.core.locks import folder_lock
 from masksmith.data.checks import CheckReport, check_data
 from masksmith.data.layouts import read_catalog
-from masksmith.data.target import Task
 from masksmith.preprocess.inputs import InputConfig, scaling_text
 from masksmith.project.folder import Project, refuse_foreign, refuse_inside
 
@@ -18,7 +17,7 @@ def check_folder(
     out: Path | None,
     *,
     dialect: str | None,
-    task: Task | None = None,
+    task: str | None = None,
     ignore: Sequence[int] = (),
 ) -> CheckReport:
     """Check a data folder; ``check.json`` and the cache stay in ``out``, and nothing stays where it is None.

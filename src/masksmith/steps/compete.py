@@ -14,7 +14,6 @@ from masksmith.core import interrupt
 from masksmith.core.errors import DiskFullError, DivergedError, InputError, StoppedError
 from masksmith.core.progress import logger
 from masksmith.folds.table import ALL
-from masksmith.metrics import get_metric
 from masksmith.planning.budget import Budget
 from masksmith.planning.lengths import fit_weights
 from masksmith.planning.units import Unit
@@ -283,7 +282,7 @@ def accept_unit(project: Project, unit: Unit, member: Member, members: Sequence[
     if not members or member.fold == ALL:  # nothing is held out to decide by
         return replace(unit, joined=True)
     recipe, others = member.run.recipe, [one for one in members if one.fold == member.fold]
-    utility = get_metric(recipe.metric).utility
+    utility = project.metric(recipe).utility
     after = plain_score(project, recipe, oof_of(project, [*others, member]))
     if others:
         before, beaten = plain_score(project, recipe, oof_of(project, others)), "without it"

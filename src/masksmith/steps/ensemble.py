@@ -8,7 +8,6 @@ import numpy as np
 from masksmith.core.progress import logger
 from masksmith.core.randomness import stream
 from masksmith.folds.table import ALL
-from masksmith.metrics import get_metric
 from masksmith.metrics.protocol import Row
 from masksmith.postprocess.bootstrap import BOUND_QUANTILE, paired_bootstrap
 from masksmith.prediction.store import MeanCodes
@@ -66,7 +65,7 @@ def compare_recipes(
         each: Name of a recipe's run -> fold -> its own probabilities.
         weights: Name -> weight.
     """
-    metric = get_metric(ensemble.metric)
+    metric = project.metric(ensemble)
     blend = plain_rows(project, ensemble, oof)
     own = {name: plain_rows(project, ensemble, codes) for name, codes in each.items()}
 

@@ -1,6 +1,8 @@
 """The folds of a project: made once, then read."""
 
-from masksmith.core.arrays import IGNORE
+import numpy as np
+
+from masksmith.core.arrays import IGNORE, Shaped
 from masksmith.core.errors import InputError
 from masksmith.data.checks import duplicate_groups
 from masksmith.data.similarity import similar_groups
@@ -12,6 +14,7 @@ from masksmith.folds.table import (
     make_folds,
     merge_groups,
     need_groups,
+    rarest_classes,
     write_folds,
 )
 from masksmith.project.folder import Project
@@ -34,18 +37,31 @@ def folds_of(project: Project, recipe: AnyRecipe) -> Folds:
         return project.folds
     numbers = None if asked.deal_by is None else deal_values(project.catalog.train, asked.deal_by)
     masks, images = project.cache.train_masks, project.cache.train_images
-    counts = {name: (int((masks[name] == 1).sum()), int((masks[name] != IGNORE).sum())) for name in masks}
+    counts = {name: _counts(masks[name]) for name in masks}
+    kinds = rarest_classes(masks, project.target.outputs) if project.target.exclusive else None
+    held_out = {sample.id for sample in project.catalog.train if sample.held_out} if _is_plain(asked) else set()
     groups = {name: key for key, names in duplicate_groups(images).items() for name in names}
     if similar is not None:
         values = similar_groups(images, similar, seed=asked.seed)
     if values is not None:
         groups = merge_groups(groups, values, blank=project.blank_train)
-    made = make_folds(counts, groups, asked, values=numbers)
+    made = make_folds(counts, groups, asked, values=numbers, kinds=kinds, held_out=held_out)
     project.ledger.mark_done("folds.seed", str(asked.seed))
     project.ledger.mark_done("folds.group_by", repr(column))
     project.ledger.mark_done("folds.kind", asked.kind)
     write_folds(made, project.folds_csv)
     return project.folds
+
+
+def _is_plain(asked: FoldsConfig) -> bool:
+    """Whether the data set's own split is taken, where it has one: a single split, and no rule asked for."""
+    return (asked.count, asked.train) == (2, 1) and asked.kind == FoldsConfig().kind and asked.group_by is None
+
+
+def _counts(mask: Shaped[np.ndarray, "h w k"]) -> tuple[int, int]:
+    """Return the pixels of any foreground, and the judged ones."""
+    judged = mask != IGNORE
+    return int(((mask > 0) & judged).any(axis=-1).sum()), int(judged.any(axis=-1).sum())
 
 
 def _refuse_other_folds(project: Project, asked: FoldsConfig) -> None:

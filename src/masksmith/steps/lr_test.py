@@ -72,7 +72,14 @@ def sweep_lr(project: Project, asked: Recipe, *, fold: int = 0) -> LrCurve:
     fabric = make_fabric(training)
     seed = recipe.seed * 1000 + fold
     seen = project.inputs(recipe.input)
-    model = build_model(recipe.model, in_channels=seen.channels, seed=seed, statistics=seen.statistics)
+    model = build_model(
+        recipe.model,
+        in_channels=seen.channels,
+        seed=seed,
+        classes=project.target.outputs,
+        exclusive=project.target.exclusive,
+        statistics=seen.statistics,
+    )
     data = data_of(project, recipe, fold, key="")
     learn_scalars(model, data)
     check_memory(recipe, training, model, data)

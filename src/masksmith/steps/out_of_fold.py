@@ -1,12 +1,13 @@
 """Scores of stored out-of-fold predictions: of the plain rule, and of predicting nothing or everything."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from masksmith.core.arrays import Codes
+import numpy as np
+
+from masksmith.core.arrays import IGNORE, Codes, Float
 from masksmith.folds.table import FoldRow
-from masksmith.metrics import get_metric
 from masksmith.metrics.protocol import Row
-from masksmith.postprocess.operators import plain_rule
+from masksmith.postprocess.rules import plain_of
 from masksmith.postprocess.scoring import constant, score_of, score_rows
 from masksmith.prediction.store import MeanCodes
 from masksmith.project.folder import Project
@@ -14,32 +15,57 @@ from masksmith.recipes.ensemble import AnyRecipe
 
 
 def predictions_of(oof: Mapping[int, MeanCodes], rows: Iterable[FoldRow]) -> Iterator[tuple[str, Codes]]:
-    """Yield id and out-of-fold codes (h, w) of training images, one by one."""
+    """Yield id and out-of-fold codes (h, w, k) of training images, one by one."""
     for row in rows:
-        yield row.id, oof[row.fold][row.id][..., 0]
+        yield row.id, oof[row.fold][row.id]
 
 
 def plain_score(project: Project, recipe: AnyRecipe, oof: Mapping[int, MeanCodes]) -> float:
     """Return the score of the plain rule (threshold 0.5) on the held-out images with content of these folds."""
     rows = plain_rows(project, recipe, oof)
-    return score_of(get_metric(recipe.metric), rows, project.metric_groups(recipe, list(rows)))
+    return score_of(project.metric(recipe), rows, project.metric_groups(recipe, list(rows)))
 
 
 def plain_rows(project: Project, recipe: AnyRecipe, oof: Mapping[int, MeanCodes]) -> dict[str, Row]:
     """Return the metric's row of each held-out image with content under the plain rule, by id."""
     rows = [row for row in project.folds.rows if row.fold in oof and row.id not in project.blank_train]
-    rule, masks = plain_rule(recipe.tuning), project.cache.train_masks
-    return score_rows(get_metric(recipe.metric), predictions_of(oof, rows), masks, rule)
+    rule, masks = plain_of(project.target, recipe.tuning), project.cache.train_masks
+    return score_rows(project.metric(recipe), predictions_of(oof, rows), masks, rule)
 
 
-def baseline_scores(project: Project, recipe: AnyRecipe, *, fold: int | None = None) -> dict[str, float]:
-    """Return the scores of "nothing" and "everything" on the training images with content, or on a fold's."""
-    metric, masks = get_metric(recipe.metric), project.cache.train_masks
-    names = list(masks) if fold is None else project.folds.inside(fold)
-    names = [name for name in names if name not in project.blank_train] or names
+def trivial_predictions(project: Project) -> dict[str, int | None]:
+    """Return a name for each trivial prediction -> the channel that it predicts everywhere; None predicts nothing."""
+    if not project.target.exclusive:
+        return {"nothing": None, "everything": 0}
+    most = int(class_shares(project).argmax())
+    return {f"{project.target.classes[most]} everywhere": most}
+
+
+def class_shares(project: Project) -> Float[np.ndarray, " k"]:
+    """Return the share of each class among the judged pixels of all training masks."""
+    masks, counts = project.cache.train_masks, np.zeros(IGNORE + 1, np.int64)
+    for name in masks:
+        counts += np.bincount(masks[name].ravel(), minlength=IGNORE + 1)
+    judged = counts[: project.target.outputs]
+    return judged / max(1, judged.sum())
+
+
+def baseline_scores(
+    project: Project, recipe: AnyRecipe, *, fold: int | None = None, names: Sequence[str] | None = None
+) -> dict[str, float]:
+    """Return the score of each trivial prediction on the training images with content, on a fold's, or on these.
+
+    Nothing and everything; of a class map its most frequent class everywhere.
+    """
+    metric, masks = project.metric(recipe), project.cache.train_masks
+    plain = plain_of(project.target, recipe.tuning)
+    if names is None:
+        names = list(masks) if fold is None else project.folds.inside(fold)
+        names = [name for name in names if name not in project.blank_train] or names
     scores = {}
     groups = project.metric_groups(recipe, names) if metric.by_group else None
-    for label in ("nothing", "everything"):
-        predictions = constant(((name, masks.shape(name)) for name in names), full=label == "everything")
-        scores[label] = score_of(metric, score_rows(metric, predictions, masks), groups)
+    for label, channel in trivial_predictions(project).items():
+        shapes = ((name, masks.shape(name)) for name in names)
+        predictions = constant(shapes, channels=project.target.outputs, on=channel)
+        scores[label] = score_of(metric, score_rows(metric, predictions, masks, plain), groups)
     return scores

@@ -285,10 +285,12 @@ def keys_of(pinned: Sequence[str]) -> list[str]:
 def machine_tools(project: Project, asked: Recipe) -> Tools:
     """Return the tools of this machine."""
     device = settle_device(asked.training.device)
-    timings = Timings(project.inputs(asked.input).channels)
+    target = project.target
+    kind: Any = {"classes": target.outputs, "exclusive": target.exclusive}
+    timings = Timings(project.inputs(asked.input).channels, **kind)
 
     def batch_that_fits(recipe: Recipe, facts: DataFacts) -> int:
-        model = build_model(recipe.model, in_channels=facts.channels, seed=0, load_weights=False)
+        model = build_model(recipe.model, in_channels=facts.channels, seed=0, load_weights=False, **kind)
         stages = recipe.training.stages
         canvases = [stage_hw(recipe.training, stage, facts, model.divisor) for stage in stages]
         largest = max(canvases, key=lambda hw: hw[0] * hw[1])

@@ -16,8 +16,8 @@ from masksmith.core.files import digest, read_json
 from masksmith.core.progress import logger
 from masksmith.data.store import Store, is_whole
 from masksmith.folds.table import ALL
-from masksmith.metrics import get_metric
 from masksmith.models.segmentation import SegmentationModel, to_channels_last
+from masksmith.postprocess.rules import plain_of
 from masksmith.postprocess.scoring import score_of, score_rows
 from masksmith.prediction.combine import build_combine
 from masksmith.prediction.gate import choose_runtime
@@ -74,7 +74,7 @@ def predict_member(project: Project, member: Member, *, stages: Sequence[str] = 
             runtime=runtimes,
             scalars=scalars_of(project, member.run.recipe, stage),
         )
-        write_codes(path, images_of[stage], names, batches, blank=set(names) - set(seen), key=key)
+        write_codes(path, images_of[stage], names, batches, blank=set(names) - set(seen), channels=project.target.outputs, key=key)
         ledger.mark_done(member.entry(stage), key)
 
 
@@ -185,10 +185,11 @@ def _runtime(
 ) -> Runtime:
     """Return what the recipe asks to predict with, or torch where the fold's held-out images speak against it."""
     recipe, cache = member.run.recipe, project.cache
-    metric, options = get_metric(recipe.metric), recipe.prediction
+    metric, options = project.metric(recipe), recipe.prediction
+    rule = plain_of(project.target, recipe.tuning)
 
     def score(codes: Iterable[tuple[str, Codes]]) -> float:
-        rows = score_rows(metric, codes, cache.train_masks)
+        rows = score_rows(metric, codes, cache.train_masks, rule)
         return metric.utility(score_of(metric, rows, project.metric_groups(recipe, list(rows))))
 
     names = [name for name in project.folds.inside(member.fold) if name not in project.blank_train]

@@ -5,21 +5,24 @@ from collections.abc import Sequence
 from typing import Any
 
 from masksmith.core.errors import InputError
+from masksmith.core.progress import logger
 from masksmith.project.folder import Project
-from masksmith.recipes.ensemble import is_ensemble, load_ensemble
+from masksmith.recipes.ensemble import AnyRecipe, is_ensemble, load_ensemble
 from masksmith.recipes.recipe import Recipe, load_recipe
+from masksmith.recipes.sources import AUTO_OF
 
 Overrides = Sequence[str] | dict[str, Any]
 """Changes of a recipe: texts of the form KEY=VALUE, or dotted keys with their values."""
 
 
-def dotted(overrides: Overrides, device: str | None = None) -> tuple[str, ...]:
-    """Return overrides as texts of the form KEY=VALUE, with ``training.device`` where one is asked for."""
+def dotted(overrides: Overrides, device: str | None = None, metric: str | None = None) -> tuple[str, ...]:
+    """Return overrides as texts of the form KEY=VALUE, with ``training.device`` and ``metric`` where asked for."""
     if isinstance(overrides, dict):
         texts = tuple(f"{key}={json.dumps(value, default=str)}" for key, value in overrides.items())
     else:
         texts = (overrides,) if isinstance(overrides, str) else tuple(overrides)
-    return texts if device is None else (*texts, f"training.device={device}")
+    extra = {"training.device": device, "metric": metric}
+    return (*texts, *(f"{key}={value}" for key, value in extra.items() if value is not None))
 
 
 def load_single(name: str, overrides: tuple[str, ...], *, what: str) -> Recipe:
@@ -30,6 +33,65 @@ def load_single(name: str, overrides: tuple[str, ...], *, what: str) -> Recipe:
         named = ", ".join(untaught or members)
         raise InputError(f"recipe {name}: it is an ensemble, and {what} one recipe; take one of {named}")
     return load_recipe(name, overrides)
+
+
+def for_data(project: Project, asked: AnyRecipe, name: str, overrides: tuple[str, ...]) -> AnyRecipe:
+    """Return the recipe that ``auto`` means for a project's data: that of its task, with a metric of its data.
+
+    Any other recipe is returned as it is, if it goes with the task.
+
+    Args:
+        project: Checked.
+        asked: What ``name`` and ``overrides`` were loaded as.
+        name: As the user gave it.
+        overrides: Of the user; they win.
+
+    Raises:
+        InputError: No recipe for the task, or a metric or a loss that cannot drive it.
+    """
+    target, keys = project.target, {override.partition("=")[0] for override in overrides}
+    if name == "auto":
+        if target.task not in AUTO_OF:
+            raise InputError(
+                f"{project.catalog.root}: the masks are {target.task}, which no recipe trains yet; known: "
+                f"{', '.join(AUTO_OF)}"
+            )
+        chosen, why = [], []
+        if AUTO_OF[target.task] != "auto":
+            why.append(f"recipe {AUTO_OF[target.task]}: the masks are {target.task}")
+        if "metric" not in keys and target.task == "binary":
+            metric, reason = _metric_of(project)
+            if metric != asked.metric:
+                chosen.append(f"metric={metric}")
+                why.append(f"metric {metric}: {reason}")
+        if not keys & {"folds", "folds.count", "folds.train"} and any(one.held_out for one in project.catalog.train):
+            chosen += ["folds.count=2", "folds.train=1"]
+            why.append("one fold: the data have a validation set of their own")
+        if why:
+            asked = load_recipe(AUTO_OF[target.task], (*chosen, *overrides))
+        for line in why:
+            logger.info("auto: %s", line)
+    project.metric(asked)
+    return asked
+
+
+def _metric_of(project: Project) -> tuple[str, str]:
+    """Return the metric of a binary data set: that of the contest whose form its submission has, else Dice."""
+    form = project.catalog.submission
+    if form.is_assumed:
+        return "dice_per_image", "the data name none; --metric sets another"
+    metric = CONTEST_METRICS.get(form.dialect.removesuffix("_row_major"), "dice_per_image")
+    return metric, f"that of the contest with run-lengths as {form.dialect}"
+
+
+CONTEST_METRICS = {
+    "tgs": "tgs_map",
+    "siim": "dice_per_image",
+    "airbus": "f_beta_objects",
+    "severstal": "dice_per_image",
+    "dsb": "dsb_map",
+}
+"""Dialect of the run-lengths -> metric of the contest that it is named after."""
 
 
 def load_to_compete_in_budget(name: str, pinned: tuple[str, ...]) -> Recipe:

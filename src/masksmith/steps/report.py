@@ -7,8 +7,7 @@ from typing import Any
 from masksmith.core.files import read_json
 from masksmith.core.progress import clock
 from masksmith.folds.table import fold_name
-from masksmith.metrics import get_metric
-from masksmith.postprocess.operators import Rule, apply_rule
+from masksmith.postprocess.rules import apply_rule, read_rule
 from masksmith.postprocess.scoring import RuleMasks, score_rows
 from masksmith.project.folder import Project
 from masksmith.project.members import Member
@@ -33,7 +32,7 @@ def report_facts(project: Project, members: Sequence[Member]) -> ReportFacts:
     oof, tuning = oof_of(project, members), need_tuning(project, members)
     rows = [row for row in project.folds.rows if row.fold in oof and row.id not in project.blank_train]
     run, recipe, masks = members[0].run, members[0].scored_by, project.cache.train_masks
-    rule, metric = Rule(**tuning["rule"]), get_metric(recipe.metric)
+    rule, metric = read_rule(tuning["rule"]), project.metric(recipe)
     stats = score_rows(metric, predictions_of(oof, rows), masks, rule)
     scores = {name: float(metric.value(row[None])[0]) for name, row in stats.items()}
     labels = project.metric_groups(run.recipe, list(stats))
@@ -45,7 +44,7 @@ def report_facts(project: Project, members: Sequence[Member]) -> ReportFacts:
     if project.catalog.test:
         codes = test_of(project, members)
         test_shares = [
-            float(apply_rule(codes[name][..., 0], rule).mean()) for name in project.catalog.submission.ids
+            float((apply_rule(codes[name], rule) > 0).mean()) for name in project.catalog.submission.ids
         ]
     return ReportFacts(
         title=Path(project.catalog.root).name,

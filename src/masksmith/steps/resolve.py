@@ -24,6 +24,8 @@ def resolve(project: Project, recipe: Recipe) -> Recipe:
             stage.loss,
             where=f"training.stages[{i}].loss",
             image_head=recipe.model.image_head != "none",
+            classes=project.target.outputs,
+            exclusive=project.target.exclusive,
         )
     settled = settle_encoder(recipe.model.encoder, recipe.model.encoder_weights)
     logger.info("encoder: %s (%s)", settled.encoder, settled.reason)

@@ -26,10 +26,10 @@ class Result:
         lines = []
         if self.tuning is not None:
             scores, chosen = self.tuning["scores"], ", ".join(self.tuning["chosen_on_fold"])
+            trivial = ", ".join(f"{name} {scores[name]:.4f}" for name in self.tuning["baselines"])
             lines += [
                 f"{self.tuning['metric']} out of fold: {scores['chosen']:.4f} ± {self.tuning['standard_error']:.4f} "
-                f"(plain {scores['plain']:.4f}, nested {scores['nested']:.4f}, nothing {scores['nothing']:.4f}, "
-                f"everything {scores['everything']:.4f}; {self.tuning['covers']}"
+                f"(plain {scores['plain']:.4f}, nested {scores['nested']:.4f}, {trivial}; {self.tuning['covers']}"
                 f"{chosen and f'; chosen on the same fold: {chosen}'})",
                 self.noise,
                 f"members: {', '.join(self.members)}",

@@ -9,7 +9,6 @@ import numpy as np
 from masksmith.core.errors import InputError
 from masksmith.core.files import read_json, write_json
 from masksmith.core.progress import logger
-from masksmith.metrics import get_metric
 from masksmith.project.folder import Project
 from masksmith.project.members import Member
 from masksmith.recipes.recipe import Recipe
@@ -63,7 +62,7 @@ def measure_noise(project: Project, recipe: Recipe) -> dict[str, Any]:
         logger.info("seed %s: %s %.4f", name, recipe.metric, scores[name])
     sd = float(np.std(list(scores.values()), ddof=1))
     value = {
-        "metric": get_metric(recipe.metric).name,
+        "metric": project.metric(recipe).name,
         "recipe": members[0].run.path.name,
         "runs": [member.run.path.name for member in members],
         "fold": 0,

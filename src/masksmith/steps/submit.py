@@ -9,12 +9,11 @@ from masksmith.core.arrays import Mask
 from masksmith.core.errors import InputError
 from masksmith.core.files import write_json
 from masksmith.core.progress import logger
-from masksmith.metrics import get_metric
-from masksmith.postprocess.operators import Rule, apply_rule
+from masksmith.postprocess.rules import apply_rule, read_rule
 from masksmith.project.folder import Project
 from masksmith.project.members import Member
 from masksmith.recipes.ensemble import AnyRecipe
-from masksmith.steps.out_of_fold import baseline_scores
+from masksmith.steps.out_of_fold import baseline_scores, trivial_predictions
 from masksmith.steps.predict import codes_digest, test_of
 from masksmith.steps.tune import need_tuning
 from masksmith.submission.formats import write_outputs
@@ -29,11 +28,12 @@ def write_baseline(project: Project, recipe: AnyRecipe) -> Verdict:
     ``submission.json`` calls it a baseline. The images without content are left out of its score.
     """
     scores = baseline_scores(project, recipe)
-    metric = get_metric(recipe.metric)
+    metric = project.metric(recipe)
     best = max(scores, key=lambda name: metric.utility(scores[name]))
-    shapes, value = test_shapes(project), int(best == "everything")
+    shapes, value = test_shapes(project), trivial_predictions(project)[best]
+    full = (0 if value is None else 1) if not project.target.exclusive else int(value or 0)
     masks = (
-        np.full(shapes[name], 0 if name in project.blank_test else value, np.uint8)
+        np.full(shapes[name], 0 if name in project.blank_test else full, np.uint8)
         for name in project.catalog.submission.ids
     )
     project.ledger.forget("submit")
@@ -42,7 +42,7 @@ def write_baseline(project: Project, recipe: AnyRecipe) -> Verdict:
     )
     logger.info(
         "baseline submission: every mask %s; %s %.4f on the training masks",
-        {"nothing": "empty", "everything": "full"}[best], recipe.metric, scores[best],
+        {"nothing": "empty", "everything": "full"}.get(best, best), recipe.metric, scores[best],
     )  # fmt: skip
     return verdict
 
@@ -64,7 +64,7 @@ def submit_members(project: Project, members: Sequence[Member]) -> Verdict:
         InputError: There are no test images, or the tuning is missing or stale.
     """
     tuning = need_tuning(project, members)
-    rule = Rule(**tuning["rule"])
+    rule = read_rule(tuning["rule"])
     form = project.catalog.submission
     if not form.ids:
         raise InputError(f"{project.catalog.root}: there are no test images, so there is nothing to submit")
@@ -75,7 +75,7 @@ def submit_members(project: Project, members: Sequence[Member]) -> Verdict:
             return verdict
         logger.warning("%s or its masks are no longer whole; writing them again", project.submission_csv)
     project.ledger.forget("submit")
-    masks = (apply_rule(codes[name][..., 0], rule) for name in form.ids)
+    masks = (apply_rule(codes[name], rule) for name in form.ids)
     kind = "interim" if any(member.interim for member in members) else "trained"
     facts = {
         "kind": kind,

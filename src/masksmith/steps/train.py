@@ -18,8 +18,8 @@ from masksmith.core.files import digest, remove, remove_matching
 from masksmith.core.progress import logger
 from masksmith.data.store import Store, is_whole
 from masksmith.folds.table import ALL
-from masksmith.metrics import get_metric
 from masksmith.models.segmentation import SegmentationModel, build_model
+from masksmith.postprocess.rules import plain_of
 from masksmith.postprocess.scoring import score_rows
 from masksmith.prediction.predict import predict_probs
 from masksmith.prediction.store import to_codes
@@ -329,6 +329,8 @@ def build(project: Project, run: Run, fold: int, *, load_weights: bool) -> Segme
         run.recipe.model,
         in_channels=seen.channels,
         seed=seed,
+        classes=project.target.outputs,
+        exclusive=project.target.exclusive,
         load_weights=load_weights,
         statistics=seen.statistics,
     )
@@ -350,7 +352,8 @@ def _evaluator(project: Project, run: Run, fold: int, fabric: Fabric) -> Callabl
     The score has its sign such that higher is better. It is of the mask's head alone: what the image head does is a
     part of prediction, which may change after the training.
     """
-    metric, masks = get_metric(run.recipe.metric), project.cache.train_masks
+    metric, masks = project.metric(run.recipe), project.cache.train_masks
+    rule = plain_of(project.target, run.recipe.tuning)
     images, scalars = project.inputs(run.recipe.input).train, scalars_of(project, run.recipe)
     names = [name for name in project.folds.inside(fold) if name not in project.blank_train]
     groups = project.metric_groups(run.recipe, names)
@@ -359,7 +362,7 @@ def _evaluator(project: Project, run: Run, fold: int, fabric: Fabric) -> Callabl
 
     def evaluate(model: SegmentationModel) -> float:
         predictions = (
-            (name, to_codes(probs[..., 0]))
+            (name, to_codes(probs))
             for name, probs in predict_probs(
                 fabric,
                 model,
@@ -372,7 +375,7 @@ def _evaluator(project: Project, run: Run, fold: int, fabric: Fabric) -> Callabl
                 scalars=scalars,
             )
         )
-        rows = score_rows(metric, predictions, masks)
+        rows = score_rows(metric, predictions, masks, rule)
         return metric.utility(metric.score(np.stack([rows[name] for name in names]), groups))
 
     return evaluate

@@ -1,20 +1,23 @@
 """Tuning: the out-of-fold probabilities of all members judged together, and every score of tuning.json."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from masksmith.core.arrays import Codes
 from masksmith.core.errors import InputError
 from masksmith.core.files import read_json, write_json
 from masksmith.core.progress import logger
 from masksmith.folds.assignment import assign_folds
 from masksmith.folds.table import ALL, FoldRow
-from masksmith.metrics import Metric, get_metric
+from masksmith.metrics import Metric
 from masksmith.metrics.protocol import Groups, Row
-from masksmith.postprocess.operators import Rule
-from masksmith.postprocess.scoring import score_rows
-from masksmith.postprocess.search import PARTS, Sweep, Tuning, make_sweep, search_rule
+from masksmith.postprocess.classes import ClassRule, class_rules
+from masksmith.postprocess.config import TuningConfig
+from masksmith.postprocess.rules import AnyRule, plain_of
+from masksmith.postprocess.scoring import one_layer, score_rows
+from masksmith.postprocess.search import PARTS, AnySweep, Tuning, make_sweep, search_rule, sweep_rules
 from masksmith.prediction.store import MeanCodes
 from masksmith.project.folder import Project
 from masksmith.project.members import Member
@@ -22,7 +25,7 @@ from masksmith.project.runs import Run
 from masksmith.recipes.ensemble import AnyRecipe, Ensemble
 from masksmith.steps.choices import choices_of
 from masksmith.steps.ensemble import compare_members
-from masksmith.steps.out_of_fold import predictions_of
+from masksmith.steps.out_of_fold import baseline_scores, class_shares, predictions_of
 from masksmith.steps.predict import codes_digest, oof_of
 from masksmith.training.checkpoint import facts_of
 from masksmith.training.config import CHOSEN_ON_HELD_OUT
@@ -122,7 +125,7 @@ def tune_oof(
         oof: Fold -> probabilities of its held-out images.
         optimism: What choosing epochs on the folds may have added to the score (see optimism_of).
     """
-    metric, config, trained = get_metric(recipe.metric), recipe.tuning, sorted(oof)
+    metric, config, trained = project.metric(recipe), recipe.tuning, sorted(oof)
     masks, made = project.cache.train_masks, project.folds
     rows = [row for row in made.rows if row.fold in trained]
     content = [row for row in rows if row.id not in project.blank_train]
@@ -130,8 +133,7 @@ def tune_oof(
         raise InputError(
             f"{project.root}: the held-out images of fold {trained} have no content, so nothing can be judged"
         )
-    pairs = ((codes, masks[name][..., 0]) for name, codes in predictions_of(oof, content))
-    rules, sweep = make_sweep(pairs, metric, config)
+    rules, sweep = _sweep(project, metric, config, predictions_of(oof, content))
     groups = [row.group for row in content]
     labels = project.metric_groups(recipe, [row.id for row in content])
     parts = np.array([row.fold for row in content]) if len(trained) > 1 else _parts(content, seed=recipe.seed)
@@ -146,8 +148,9 @@ def tune_oof(
         seed=recipe.seed,
     )
     blank = [row for row in rows if row.id in project.blank_train]
+    trivial = baseline_scores(project, recipe, names=[row.id for row in content])
 
-    def blank_rows(rule: Rule) -> dict[str, Row]:
+    def blank_rows(rule: AnyRule) -> dict[str, Row]:
         return score_rows(metric, predictions_of(oof, blank), masks, rule)
 
     all_groups = project.metric_groups(recipe, [row.id for row in [*content, *blank]])
@@ -157,7 +160,8 @@ def tune_oof(
         "metric_describes": metric.describes,
         "higher_is_better": metric.higher_is_better,
         "covers": f"{len(rows)} of {len(made.rows)} training images, {len(blank)} without content left out",
-        "scores": _scores(sweep, found, metric, blank_rows, all_groups, plain=rules[0]),
+        "scores": _scores(sweep, found, metric, blank_rows, all_groups, plain=rules[0]) | trivial,
+        "baselines": list(trivial),
         "num_rules": len(rules),
         "searched": _searched(metric, rules),
         "rule_text": found.rule.describe(many_sizes=many_sizes),
@@ -167,31 +171,43 @@ def tune_oof(
     }
 
 
+def _sweep(
+    project: Project, metric: Metric, config: TuningConfig, predictions: Iterable[tuple[str, Codes]]
+) -> tuple[Sequence[AnyRule], AnySweep]:
+    """Return the rules to try and their rows, by the task."""
+    masks = project.cache.train_masks
+    if project.target.exclusive:
+        rules = class_rules(class_shares(project)) if config.class_weights else [plain_of(project.target, config)]
+        pairs = ((codes, one_layer(masks[name])) for name, codes in predictions)
+        return rules, sweep_rules(pairs, rules, metric)
+    return make_sweep(((codes[..., 0], one_layer(masks[name])) for name, codes in predictions), metric, config)
+
+
 def _areas(project: Project) -> set[int]:
     """Return the areas that the images have, training and test together."""
     stores = (project.cache.train_images, project.cache.test_images)
     return {height * width for images in stores for height, width in map(images.shape, images)}
 
 
-def _searched(metric: Metric, rules: Sequence[Rule]) -> str:
+def _searched(metric: Metric, rules: Sequence[AnyRule]) -> str:
     if len(rules) == 1:
         return "nothing: the recipe gives one rule"
+    if isinstance(rules[0], ClassRule):
+        return "a weight of each class"
     return "top and bottom threshold, pixels" if metric.needs == "counts" else "bottom threshold"
 
 
 def _scores(
-    sweep: Sweep,
+    sweep: AnySweep,
     found: Tuning,
     metric: Metric,
-    blank_rows: Callable[[Rule], dict[str, Row]],
+    blank_rows: Callable[[AnyRule], dict[str, Row]],
     groups: Groups,
     *,
-    plain: Rule,
+    plain: AnyRule,
 ) -> dict[str, float]:
     """Return every score by name; ``groups`` are those of the sweep's images, then of the images without content."""
-    content = groups[: len(sweep.rows)]
-
-    def with_blank(rule: Rule) -> float:
+    def with_blank(rule: AnyRule) -> float:
         extra = list(blank_rows(rule).values())
         return metric.score(np.stack([*sweep.rows_of(rule), *extra]), groups)
 
@@ -200,8 +216,6 @@ def _scores(
         "plain": found.plain,
         "tuned": found.tuned,
         "nested": found.nested,
-        "nothing": metric.score(sweep.empty, content),
-        "everything": metric.score(sweep.full, content),
         "plain_with_blank": with_blank(plain),
         "tuned_with_blank": with_blank(found.found),
     }

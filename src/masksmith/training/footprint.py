@@ -158,7 +158,9 @@ def _lines(
         twin.zero_grad()
         with _Alive(known) as alive:
             image = torch.rand(batch_size, channels, side, side, device=config.device)
-            mask = torch.zeros(batch_size, side, side, dtype=torch.uint8, device=config.device)
+            mask = torch.zeros(
+                twin.target_shape(batch_size, (side, side)), dtype=torch.uint8, device=config.device
+            )
             run(image, mask)
         histories.append(np.array(alive.history, np.float64))
     few, many = (batch_size * side * side for batch_size in batches)
@@ -187,7 +189,12 @@ def training_footprint(
     """
     config = settle_machine(config)
     terms = {str(term): term for stage in config.stages for term in stage.loss}
-    loss_of = build_loss([terms[name] for name in sorted(terms)], where="training.stages")
+    loss_of = build_loss(
+        [terms[name] for name in sorted(terms)],
+        where="training.stages",
+        classes=model.classes,
+        exclusive=model.exclusive,
+    )
     with torch.random.fork_rng():
         twin = _twin(model, config).train()
 

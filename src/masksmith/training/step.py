@@ -50,6 +50,7 @@ def losses_of(model: SegmentationModel, config: TrainingConfig) -> list[LossOf]:
             where=f"training.stages[{i}].loss",
             image_head=model.has_image_head,
             classes=model.classes,
+            exclusive=model.exclusive,
             aux_weight=config.aux_weight,
         )
         for i, stage in enumerate(config.stages)

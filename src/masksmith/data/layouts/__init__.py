@@ -16,7 +16,7 @@ from masksmith.data.decode.pictures import IMAGE_SUFFIXES
 from masksmith.data.layouts.kaggle_rle import kaggle_rle
 from masksmith.data.layouts.paired_folders import paired_folders
 from masksmith.data.rle import DIALECTS
-from masksmith.data.target import TASKS, Task
+from masksmith.data.target import TASKS
 from masksmith.data.tree import Tree
 
 LAYOUTS: dict[str, Callable[[Tree, str | None], Catalog | None]] = {
@@ -26,7 +26,7 @@ LAYOUTS: dict[str, Callable[[Tree, str | None], Catalog | None]] = {
 
 
 def read_catalog(
-    root: Path, *, dialect: str | None = None, task: Task | None = None, ignore: Sequence[int] = ()
+    root: Path, *, dialect: str | None = None, task: str | None = None, ignore: Sequence[int] = ()
 ) -> Catalog:
     """Recognise the layout of a data folder and list what is in it; no image is decoded, and few masks.
 
@@ -42,14 +42,13 @@ def read_catalog(
     """
     if dialect is not None:
         look_up(DIALECTS, dialect, where="--dialect")
-    if task is not None:
-        look_up(dict.fromkeys(TASKS), task, where="--task")
+    wanted = None if task is None else look_up({one: one for one in TASKS}, task, where="--task")
     tree = Tree(root)
     for layout in LAYOUTS.values():
         catalog = layout(tree, dialect)
         if catalog is not None:
             known = catalog.asked
-            asked = replace(known, task=task or known.task, ignore=sorted({*known.ignore, *ignore}))
+            asked = replace(known, task=wanted or known.task, ignore=sorted({*known.ignore, *ignore}))
             return replace(catalog, asked=asked)
     images = [path for folder in tree.folders for path in tree.files(folder, suffixes=IMAGE_SUFFIXES)]
     if not tree.folders:

@@ -1,0 +1,70 @@
+"""The rule that makes a class map of an image's probabilities: the class of the largest one, weighted by class.
+
+With weights 1 it is the most probable class. A metric that counts classes alike (mIoU) rewards rare classes: their
+weights then are above 1. Multiplying probabilities by weights is adding an offset to each class's logit (logit
+adjustment: Menon et al. 2021, https://arxiv.org/abs/2007.07314).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+
+from masksmith.core.arrays import Codes, Mask
+
+_POWERS = (0.1, 0.2, 0.3, 0.45, 0.6)
+"""Weights are shares to the minus so much."""
+_STEPS = (0.67, 1.5)
+"""A single class is weighted by so much."""
+_MOST_STEPPED = 24
+"""Classes up to which each is tried alone."""
+_MOST_WEIGHT = 20.0
+
+
+@dataclass(frozen=True)
+class ClassRule:
+    """The class with the largest weighted probability; of two as large the first."""
+
+    weights: tuple[float, ...]
+    """Factor of each class's probability."""
+
+    def describe(self, *, many_sizes: bool = False) -> str:
+        """Return the rule as a sentence."""
+        del many_sizes
+        if set(self.weights) == {1.0}:
+            return "the most probable class"
+        return f"the class of the largest probability times its weight ({', '.join(f'{w:.3g}' for w in self.weights)})"
+
+
+def class_map(codes: Codes, rule: ClassRule) -> Mask:
+    """Return the class map (h, w) that the rule makes of codes (h, w, k)."""
+    if set(rule.weights) == {1.0}:
+        return codes.argmax(axis=-1).astype(np.uint8)
+    return (codes * np.array(rule.weights, np.float32)).argmax(axis=-1).astype(np.uint8)
+
+
+def class_rules(shares: Float[np.ndarray, " k"]) -> list[ClassRule]:
+    """Return the rules to try, the plain one first.
+
+    Args:
+        shares: Share of each class among the judged pixels, 0 where it never occurs.
+    """
+    count = len(shares)
+    found = [ClassRule((1.0,) * count)]
+    present = shares > 0
+    for power in _POWERS:
+        weights = np.ones(count)
+        weights[present] = (shares[present] / shares.max()) ** -power
+        found.append(_rounded(np.minimum(weights, _MOST_WEIGHT)))
+    if count <= _MOST_STEPPED:
+        for at in np.flatnonzero(present):
+            for step in _STEPS:
+                weights = np.ones(count)
+                weights[at] = step
+                found.append(_rounded(weights))
+    return list(dict.fromkeys(found))
+
+
+def _rounded(weights: Sequence[float] | Float[np.ndarray, " k"]) -> ClassRule:
+    return ClassRule(tuple(float(f"{weight:.3g}") for weight in weights))
