@@ -30,7 +30,7 @@ def rows_of(metric, pairs):
 def is_symmetric(name):
     """Whether prediction and target may change places; beta weighs misses and false objects differently."""
     weighs = name == "f_beta_objects" or ("f_beta_objects" in name and "beta=" in name)
-    return not weighs and not name.startswith(("precision", "recall"))
+    return not weighs and not name.startswith(("precision", "recall", "fw_iou", "accuracy(background"))
 
 
 @settings(deadline=None, max_examples=20)
@@ -136,7 +136,8 @@ def test_bad_names():
         ("f_beta_objects_at(beta=0)", "beta: 0; expected a number above 0"),
         ("dsb_map(connectivity=6)", "connectivity: 6; expected 4 or 8"),
         ("dsb_map(connectivity=4.5)", "connectivity: '4.5'; expected a whole number"),
-        ("miou(num_classes=1)", "num_classes: 1; expected 2 to 255"),
+        ("miou(num_classes=1)", "num_classes: 1; expected 2 to 65535, the background counted"),
+        ("mdice(background=2)", "mdice: background: 2; expected 1, or 0 to leave class 0 out"),
         ("boundary_f1(tolerance_frac=2)", "tolerance_frac: 2; expected 0 to 1"),
         ("iou_by_group(empty_score=-1)", "empty_score: -1 is no score; expected 0 to 1"),
     ]:

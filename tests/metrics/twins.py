@@ -68,6 +68,18 @@ def binary_miou(found, truth, judged, empty):
     return mean(len(p & t) / len(p | t) for p, t in present) if present else empty
 
 
+def binary_mdice(found, truth, judged, empty):
+    classes = [(found, truth), (judged - found, judged - truth)]
+    present = [(p, t) for p, t in classes if p | t]
+    return mean(2 * len(p & t) / (len(p) + len(t)) for p, t in present) if present else empty
+
+
+def binary_fw_iou(found, truth, judged, empty):
+    classes = [(found, truth), (judged - found, judged - truth)]
+    whole = len(judged)
+    return sum(len(t) * len(p & t) / len(p | t) for p, t in classes if t) / whole if whole else empty
+
+
 def per_image(measure, empty=1.0):
     return lambda pairs, groups: mean(measure(*pixels(*pair), empty) for pair in pairs)
 
@@ -217,7 +229,12 @@ TWINS = {
     "recall_pooled": pooled(recall),
     "accuracy": pooled(accuracy),
     "accuracy_per_image": per_image(accuracy),
+    "accuracy(background=0)": pooled(recall),
     "miou": pooled(binary_miou),
+    "miou(background=0)": pooled(iou),
+    "mdice": pooled(binary_mdice),
+    "mdice(background=0)": pooled(dice),
+    "fw_iou": pooled(binary_fw_iou),
     "dsb_map": of_objects(dsb),
     "dsb_map(connectivity=4)": of_objects(dsb, FOUR),
     "f_beta_objects": of_objects(f_mean(2)),

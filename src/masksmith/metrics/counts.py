@@ -1,4 +1,4 @@
-"""Metrics of pixels that are counted right or wrong: IoU, Dice, precision, recall, accuracy, the TGS precision.
+"""Metrics of pixels that are counted right or wrong: IoU, Dice, precision, recall, the TGS precision.
 
 Ignored pixels of the target are in none of the counts.
 
@@ -84,19 +84,6 @@ def recall(rows: Rows, empty_score: float) -> Values:
     return np.where(union == 0, empty_score, ratio(rows[..., 0], rows[..., 0] + rows[..., 2], 0.0))
 
 
-def accuracy(rows: Rows) -> Values:
-    """Return the share of the judged pixels that are right; none judged: 1."""
-    return ratio(rows[..., 0] + rows[..., 3], rows.sum(axis=-1), 1.0)
-
-
-def _mean_class_iou(rows: Rows) -> Values:
-    hit, false, missed, right = (rows[..., at] for at in range(4))
-    unions = np.stack([hit + false + missed, right + false + missed])
-    present = unions > 0
-    shares = ratio(np.stack([hit, right]), unions, 0.0).sum(axis=0)
-    return ratio(shares, present.sum(axis=0).astype(np.float64), 1.0)
-
-
 def of_counts(
     measure: Callable[[Rows, float], Values], average: Average, *, empty: float = 1.0
 ) -> Callable[..., Metric]:
@@ -130,28 +117,6 @@ def tgs_map() -> Metric:
         "mean over images of the share of the IoU thresholds 0.50, 0.55 … 0.95 that are exceeded; empty/empty = 1",
         tgs_precision,
         per_image,
-        count_stats,
-        "counts",
-    )
-
-
-def of_accuracy(average: Average) -> Callable[[], Metric]:
-    """Return the accuracy of pixels under an average."""
-
-    def make() -> Metric:
-        text = f"share of the judged pixels that are right, {_AVERAGES[average]}; none judged = 1"
-        return Metric("accuracy", text, accuracy, average, count_stats, "counts")
-
-    return make
-
-
-def binary_miou() -> Metric:
-    """Return the mean of the pooled IoU of background and of foreground; a class that is nowhere is left out."""
-    return Metric(
-        "miou",
-        "mean over background and foreground of the pooled IoU; a class in no target and no prediction is left out",
-        _mean_class_iou,
-        pooled,
         count_stats,
         "counts",
     )

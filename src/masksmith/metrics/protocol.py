@@ -7,6 +7,7 @@ metric pools. Rows may have any leading axes, (…, n, k), weights (…, n).
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -22,7 +23,7 @@ Groups = Shaped[np.ndarray, " n"]
 Row = Float[np.ndarray, " k"]
 Value = Callable[[Rows], Values]
 Average = Callable[[Value, Rows, Weights, Groups | None], Scores]
-Needs = Literal["counts", "components", "boundary", "classes"]
+Needs = Literal["counts", "components", "boundary", "classes", "planes"]
 
 
 def weighted_mean(values: Values, weights: Weights) -> Scores:
@@ -61,6 +62,10 @@ def per_image_by_group(value: Value, rows: Rows, weights: Weights, groups: Group
     return weighted_mean(sums / np.where(totals > 0, totals, 1.0), present)
 
 
+def _of_class(value: Value, at: int, rows: Rows) -> Values:
+    return value(rows)[..., at]
+
+
 GROUPED = (pooled_by_group, per_image_by_group)
 
 
@@ -87,9 +92,12 @@ class Metric:
         average: per_image, pooled, pooled_by_group or per_image_by_group.
         stats: (pred, target) of one image -> its row.
         needs: What ``stats`` looks at: "counts" of pixels (a sweep makes them from histograms), "components" (objects:
-            the connected components of a mask, or the labels of an instance map), the "boundary" of a mask, or
-            "classes" (maps of more than two).
+            the connected components of a mask, or the labels of an instance map), the "boundary" of a mask, "classes"
+            (class maps), or "planes" (masks that may overlap, a plane a class).
         higher_is_better: False for a distance.
+        class_value: Rows (…, n, k) -> the value of each class in each, (…, n, classes), NaN for a class that is
+            nowhere; None where a metric knows no classes.
+        each: The metric of one plane, where a metric of planes is its mean over classes: what is tuned class by class.
     """
 
     name: str
@@ -99,6 +107,8 @@ class Metric:
     stats: Callable[..., Row]
     needs: Needs
     higher_is_better: bool = True
+    class_value: Value | None = None
+    each: "Metric | None" = None
 
     @property
     def by_group(self) -> bool:
@@ -116,6 +126,26 @@ class Metric:
         Raises:
             InputError: No rows, no groups where they are needed, or weights that are negative or all 0.
         """
+        return self._averaged(self.value, rows, groups, weights)
+
+    def class_scores(
+        self, rows: Rows, *, groups: Groups | None = None, weights: Weights | None = None
+    ) -> Float[np.ndarray, "*lead classes"]:
+        """Return the score of each class of rows (…, n, k), in the order of the classes, the background with them.
+
+        A class that is nowhere is NaN in metrics that leave it out. A metric without classes has its score alone, as
+        the only class. Arguments and errors are those of reduce.
+        """
+        value = self.class_value
+        if value is None:
+            return self.reduce(rows, groups=groups, weights=weights)[..., None]
+        scores = [
+            self._averaged(partial(_of_class, value, at), rows, groups, weights)
+            for at in range(value(rows[..., :1, :]).shape[-1])
+        ]
+        return np.stack(scores, axis=-1)
+
+    def _averaged(self, value: Value, rows: Rows, groups: Groups | None, weights: Weights | None) -> Scores:
         if rows.shape[-2] == 0:
             raise InputError(f"metric {self.name}: 0 images were given; expected at least one")
         if self.by_group and groups is None:
@@ -130,7 +160,7 @@ class Metric:
                 f"metric {self.name}: weights sum to {weights.sum(axis=-1).min():g}, the least is {weights.min():g}; "
                 "expected 0 or above, and one above 0"
             )
-        return self.average(self.value, rows, weights, groups)
+        return self.average(value, rows, weights, groups)
 
     def score(self, rows: Rows, groups: Groups | None = None) -> float:
         """Return the score of rows (n, k) as a number."""
