@@ -49,10 +49,13 @@ Dialect = Annotated[
 ]
 Task = Annotated[
     str | None,
-    typer.Option("--task", help="binary, multiclass, multilabel or instances; default: by the masks' values."),
+    typer.Option(
+        "--task", help="binary, multiclass, multilabel or instances; default: by the masks' values."
+    ),
 ]
 Ignore = Annotated[
-    list[int] | None, typer.Option("--ignore", metavar="VALUE", help="Value of mask files that is not judged.")
+    list[int] | None,
+    typer.Option("--ignore", metavar="VALUE", help="Value of mask files that is not judged."),
 ]
 
 

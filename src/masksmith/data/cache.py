@@ -158,7 +158,9 @@ def _convention(tree: Tree, catalog: Catalog, kind: _Kind) -> MaskConvention:
     files, problems = [], []
     with_file = [(sample, sample.mask) for sample in catalog.train if sample.mask]
     if not with_file and catalog.asked.task == "multiclass":
-        raise InputError(f"{tree.root}: --task multiclass needs mask files of classes, and there are run-lengths only")
+        raise InputError(
+            f"{tree.root}: --task multiclass needs mask files of classes, and there are run-lengths only"
+        )
     for sample, path in track(with_file, total=len(with_file), what="looking at masks"):
         try:
             drawn = _drawn_mask(tree, sample, kind)

@@ -7,7 +7,6 @@ from typing import Any
 from masksmith.data.dialect import non_empty
 from masksmith.data.target import Task
 
-
 _ASSUMED = "no sample_submission.csv"
 
 

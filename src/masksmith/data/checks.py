@@ -164,7 +164,11 @@ def check_data(catalog: Catalog, cache: Cache, *, scaling: str) -> CheckReport:
 
 
 def _task_text(target: Target) -> str:
-    return target.task if target.task == "binary" else f"{target.task}: {len(target.classes)} classes ({some(target.classes, most=20)})"
+    return (
+        target.task
+        if target.task == "binary"
+        else f"{target.task}: {len(target.classes)} classes ({some(target.classes, most=20)})"
+    )
 
 
 def is_picture(images: Store) -> bool:

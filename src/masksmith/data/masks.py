@@ -220,13 +220,16 @@ def _class_convention(
     if ignored:
         share = sum(file.counts.get(value, 0) for file in files for value in ignored) / total
         named = " and ".join(
-            f"{value}{f' ({hints.names[value]})' if value in hints.names else ''}" for value in sorted(ignored)
+            f"{value}{f' ({hints.names[value]})' if value in hints.names else ''}"
+            for value in sorted(ignored)
         )
         findings.append(
-            Finding("note", "masks with pixels not judged", f"{named} is not judged ({share:.2%} of all pixels)")
+            Finding(
+                "note", "masks with pixels not judged", f"{named} is not judged ({share:.2%} of all pixels)"
+            )
         )
     values = sorted(({*found} | {*hints.names}) - ignored)
-    if values and 0 <= values[0] and values[-1] < 2 * len(values) and not hints.names:
+    if values and values[0] >= 0 and values[-1] < 2 * len(values) and not hints.names:
         values = list(range(values[-1] + 1))  # numbers of classes, some of which may be nowhere
     absent = [value for value in values if value not in found]
     names = [hints.names.get(value, str(value)) for value in values]
@@ -249,8 +252,8 @@ def _refuse_smooth(files: Sequence[MaskFile], found: list[int], *, where: str) -
     inner, equal = (sum(file.inner[at] for file in files) for at in (0, 1))
     if inner and equal < _FLAT_CLASSES * inner:
         raise InputError(
-            f"{where}: {len(found)} different values ({some(found, most=8)}), and {1 - equal / inner:.0%} of the pixels "
-            "between the least and the largest have no equal neighbour: smoothed edges of two values, not classes; "
+            f"{where}: {len(found)} different values ({some(found, most=8)}), and {1 - equal / inner:.0%} of the "
+            "pixels between the least and the largest have no equal neighbour: smoothed edges of two values, not classes; "
             "threshold them and write 0 and 255, or name the task: --task multiclass"
         )
 
@@ -287,8 +290,8 @@ def _refuse_values(files: Sequence[MaskFile], found: list[int], *, where: str) -
     shown = [f"{file.path}: {some(sorted(file.values), most=8)}" for file in odd]
     raise InputError(
         f"{where}: {len(found)} different values ({some(found, most=8)}); expected two (background and foreground), or "
-        f"0, 1 and 255 (not judged); -1 is not judged either; several classes: --task multiclass. {len(odd)} of {len(files)} masks: "
-        f"{some(shown, apart='; ')}"
+        f"0, 1 and 255 (not judged); -1 is not judged either; several classes: --task multiclass. "
+        f"{len(odd)} of {len(files)} masks: {some(shown, apart='; ')}"
     )
 
 

@@ -51,7 +51,13 @@ LossOf = Callable[[Output, Target], Scalar]
 
 
 def build_loss(
-    terms: Sequence[Term], *, where: str, image_head: bool = True, classes: int = 1, exclusive: bool = False, aux_weight: float = 0.4
+    terms: Sequence[Term],
+    *,
+    where: str,
+    image_head: bool = True,
+    classes: int = 1,
+    exclusive: bool = False,
+    aux_weight: float = 0.4,
 ) -> LossOf:
     """Return the weighted sum of terms as one function of a model's output, computed in float32.
 

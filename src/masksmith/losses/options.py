@@ -84,7 +84,12 @@ class CheckedTerm(NamedTuple):
 
 
 def check_losses(
-    terms: Sequence[Term], *, where: str, image_head: bool = True, classes: int | None = 1, exclusive: bool = False
+    terms: Sequence[Term],
+    *,
+    where: str,
+    image_head: bool = True,
+    classes: int | None = 1,
+    exclusive: bool = False,
 ) -> list[CheckedTerm]:
     """Return the terms of a loss, checked.
 

@@ -304,7 +304,9 @@ def build_model(
             encoder=config.encoder,
             statistics=statistics if planes == in_channels else None,
         )
-        model = SegmentationModel(config, backbone, decoder, classes=classes, mean=mean, std=std, exclusive=exclusive)
+        model = SegmentationModel(
+            config, backbone, decoder, classes=classes, mean=mean, std=std, exclusive=exclusive
+        )
     if load_weights:
         load_encoder_weights(
             model.encoder,

@@ -96,7 +96,8 @@ class Timings:
             try:
                 return measure_runtime(
                     model, training, runtime=runtime, in_channels=self.in_channels,
-                    classes=self.classes, exclusive=self.exclusive, canvas_hw=hw, batch_size=batch_size, seconds=_FORWARD_SHARE * _MEASURE_S, clock=self.clock,
+                    classes=self.classes, exclusive=self.exclusive, canvas_hw=hw, batch_size=batch_size,
+                    seconds=_FORWARD_SHARE * _MEASURE_S, clock=self.clock,
                 )  # fmt: skip
             except InputError as error:
                 logger.info("%s", error)

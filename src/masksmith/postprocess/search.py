@@ -88,7 +88,9 @@ AnySweep = Sweep | RuleSweep
 
 def sweep_rules(pairs: Pairs, rules: Sequence[AnyRule], metric: Metric) -> RuleSweep:
     """Make every image's mask under every rule, one image in memory at a time."""
-    rows = [np.stack([metric.stats(apply_rule(codes, rule), target) for rule in rules]) for codes, target in pairs]
+    rows = [
+        np.stack([metric.stats(apply_rule(codes, rule), target) for rule in rules]) for codes, target in pairs
+    ]
     return RuleSweep(tuple(rules), np.stack(rows))
 
 
@@ -97,7 +99,8 @@ def curve_of(sweep: AnySweep, metric: Metric, groups: Groups) -> list[tuple[floa
     if isinstance(sweep, RuleSweep):
         return []
     return [
-        (prob_of(int(t)), metric.score(sweep.rows_of(Rule(int(t), 0, int(t))), groups)) for t in sweep.thresholds
+        (prob_of(int(t)), metric.score(sweep.rows_of(Rule(int(t), 0, int(t))), groups))
+        for t in sweep.thresholds
     ]
 
 

@@ -98,7 +98,10 @@ def predict_batches(
 
     def predict(view: Symmetry, planes: Sequence[np.ndarray], numbers: np.ndarray | None) -> list[np.ndarray]:
         seen, frames = [view.apply(one[None])[0] for one in planes], turned if view.turns else upright
-        return [view.undo(one[None])[0] for one in _forward(runtimes, frames, seen, max_value, numbers, activation)]
+        return [
+            view.undo(one[None])[0]
+            for one in _forward(runtimes, frames, seen, max_value, numbers, activation)
+        ]
 
     training = model.training
     model.eval()

@@ -165,7 +165,9 @@ def _check_heads(recipe: Recipe, *, where: str) -> None:
     """
     has_head, stages = recipe.model.image_head != "none", recipe.training.stages
     for i, stage in enumerate(stages):
-        check_losses(stage.loss, where=f"{where}: training.stages[{i}].loss", image_head=has_head, classes=None)
+        check_losses(
+            stage.loss, where=f"{where}: training.stages[{i}].loss", image_head=has_head, classes=None
+        )
     check_combine(recipe.prediction, image_head=recipe.model.image_head)
     trained = any(term.name in IMAGE_PARAMETERS for stage in stages for term in stage.loss)
     if recipe.prediction.image_head != "ignore" and not trained:

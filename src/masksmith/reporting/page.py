@@ -12,15 +12,25 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from masksmith.core.arrays import Image, Mask
+from masksmith.core.arrays import IGNORE, Image, Mask, UInt8
 from masksmith.core.files import write_text
 from masksmith.core.randomness import stream
 from masksmith.data.store import Store
+from masksmith.data.target import Target
 from masksmith.folds.table import NUM_CLASSES, FoldRow
 from masksmith.prediction.store import prob_of
 from masksmith.reporting import figures
-from masksmith.reporting.pictures import Picture, Thumbnail, data_uri, error_cause, four_rows, overlay
-from masksmith.reporting.tables import SHOWN_GROUPS, FoldLine, GroupLine
+from masksmith.reporting.pictures import (
+    Picture,
+    Thumbnail,
+    class_colours,
+    class_error,
+    data_uri,
+    error_cause,
+    four_rows,
+    overlay,
+)
+from masksmith.reporting.tables import SHOWN_GROUPS, ClassLine, FoldLine, GroupLine
 
 _SHOWN = 8  # samples in each part of the check plot
 _PER_CLASS = 3  # samples of each coverage class
@@ -59,6 +69,9 @@ class ReportFacts:
     view: tuple[int, int, int] | None
     """Bands shown as red, green and blue; None: the first ones."""
     masks: Store
+    target: Target
+    classes: list[ClassLine]
+    """A line for each class of a class map; empty for other tasks."""
     preds: Mapping[str, Mask]
     """Id of a held-out image -> predicted mask, computed on access."""
     labels: list[str]
@@ -82,9 +95,17 @@ def summaries(facts: ReportFacts) -> dict[str, Summary]:
     found = {}
     for name in facts.scores:
         pred, target = facts.preds[name], np.asarray(facts.masks[name][..., 0])
-        truth = target == 1
-        wrong, visible = int((pred != truth).sum()), bool(pred.any() or truth.any())
-        found[name] = Summary(float(pred.mean()), wrong, visible, error_cause(target, pred))
+        judged = target != IGNORE
+        truth = np.where(judged, target, 0)
+        visible = bool(pred.any() or truth.any())
+        if facts.target.exclusive:
+            wrong, cause = (
+                int(((pred != truth) & judged).sum()),
+                class_error(target, pred, facts.target.classes),
+            )
+        else:
+            wrong, cause = int((pred != truth).sum()), error_cause(target, pred)
+        found[name] = Summary(float((pred > 0).mean()), wrong, visible, cause)
     return found
 
 
@@ -139,16 +160,27 @@ def _charts(facts: ReportFacts, per_image: Mapping[str, Summary]) -> dict[str, s
             metric if tuning["higher_is_better"] else f"−{metric}",
         ),
         "lr": figures.learning_curves(facts.events, "train", "lr", "learning rate", "rate"),
-        "threshold": figures.threshold_curve(
-            tuning["curve"],
-            metric=metric,
-            chosen=prob_of(tuning["rule"]["bottom"]),
-            plain=tuning["plain"],
-            higher_is_better=tuning["higher_is_better"],
-        ),
+        "threshold": _threshold_chart(tuning),
         "coverage": figures.coverage_histogram(coverage),
         "scores": figures.score_histogram(list(facts.scores.values()), metric=metric),
     }
+
+
+def _threshold_chart(tuning: dict[str, Any]) -> str:
+    """Draw the score over the threshold; nothing where the rule has none."""
+    if not tuning["curve"]:
+        return ""
+    return figures.threshold_curve(
+        tuning["curve"],
+        metric=tuning["metric"],
+        chosen=prob_of(tuning["rule"]["bottom"]),
+        plain=tuning["plain"],
+        higher_is_better=tuning["higher_is_better"],
+    )
+
+
+def _colours(facts: ReportFacts) -> UInt8[np.ndarray, "k 3"] | None:
+    return class_colours(facts.target) if facts.target.exclusive else None
 
 
 def _distributions(facts: ReportFacts) -> list[str]:
@@ -172,7 +204,7 @@ def class_samples(facts: ReportFacts) -> list[tuple[int, int, list[Thumbnail]]]:
 
 
 def _thumbnail(facts: ReportFacts, row: FoldRow) -> Thumbnail:
-    shown = overlay(_bands(facts, row.id), np.asarray(facts.masks[row.id][..., 0]))
+    shown = overlay(_bands(facts, row.id), np.asarray(facts.masks[row.id][..., 0]), _colours(facts))
     numbers = [f"{name} {value:g}" for name, value in facts.values.get(row.id, {}).items()][:_NOTED]
     return Thumbnail(row.id, row.coverage_class, row.coverage, ", ".join(numbers), data_uri(shown))
 
@@ -201,7 +233,10 @@ def gallery(facts: ReportFacts, per_image: Mapping[str, Summary]) -> dict[str, l
 
 def _picture(facts: ReportFacts, name: str, summary: Summary) -> Picture:
     panels = four_rows(
-        _bands(facts, name), np.asarray(facts.masks[name][..., 0]), np.asarray(facts.preds[name])
+        _bands(facts, name),
+        np.asarray(facts.masks[name][..., 0]),
+        np.asarray(facts.preds[name]),
+        _colours(facts),
     )
     return Picture(name, facts.scores[name], data_uri(panels), summary.cause)
 

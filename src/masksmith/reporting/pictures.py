@@ -1,17 +1,20 @@
 """Pictures of samples and predictions, embedded in the page as PNG."""
 
 import base64
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 
 from masksmith.core.arrays import IGNORE, Float, Image, Mask, UInt8
+from masksmith.data.target import Target
 
 FALSE_POSITIVE = (31, 160, 70)  # green
 FALSE_NEGATIVE = (214, 39, 40)  # red
 TRUTH_GREEN = (60, 200, 90)  # a true mask over its image
 _GAP = 2  # pixels between panels; the page enlarges the whole picture
+_GOLDEN = 0.618034  # of the circle of hues from one class to the next
 _LARGEST = 256  # side of a panel in pixels, so that a page of a hundred panels stays small
 
 RGB = UInt8[np.ndarray, "h w 3"]
@@ -78,22 +81,66 @@ def _tinted(image: Image, mask: Mask, colour: tuple[int, int, int]) -> RGB:
     return rgb
 
 
-def four_rows(image: Image, target: Mask, pred: Mask) -> UInt8[np.ndarray, "high side 3"]:
-    """Return image, truth, prediction and difference below each other, each fitted into a square."""
-    panels = [
-        to_rgb(image),
-        _tinted(image, target, (255, 190, 30)),
-        _tinted(image, pred, (60, 140, 255)),
-        difference(image, target, pred),
-    ]
+def class_colours(target: Target) -> UInt8[np.ndarray, "k 3"]:
+    """Return a colour for each class: those of the mask files' palette, else hues that lie far apart."""
+    if target.palette:
+        return np.array(target.palette, np.uint8)
+    at = np.arange(len(target.classes))
+    hsv = np.stack([at * 180 * _GOLDEN % 180, 150 + 100 * (at % 2), 230 - 45 * (at // 2 % 3)], axis=1)
+    return cv2.cvtColor(hsv.astype(np.uint8)[None], cv2.COLOR_HSV2RGB)[0]
+
+
+def painted(image: Image, classes: Mask, colours: UInt8[np.ndarray, "k 3"]) -> RGB:
+    """Return the image with each pixel tinted by its class; ignored pixels are grey."""
+    lut = np.full((IGNORE + 1, 3), 128, np.float32)
+    lut[: len(colours)] = colours
+    return np.rint(0.4 * to_rgb(image) + 0.6 * lut[classes]).astype(np.uint8)
+
+
+def class_difference(image: Image, target: Mask, pred: Mask) -> RGB:
+    """Return the faded image with wrong classes in red and ignored pixels in grey."""
+    faded = (to_rgb(image) // 2 + 96).astype(np.uint8)
+    faded[(pred != target) & (target != IGNORE)] = FALSE_NEGATIVE
+    faded[target == IGNORE] = (128, 128, 128)
+    return faded
+
+
+def four_rows(
+    image: Image, target: Mask, pred: Mask, colours: UInt8[np.ndarray, "k 3"] | None = None
+) -> UInt8[np.ndarray, "high side 3"]:
+    """Return image, truth, prediction and difference below each other, each fitted into a square.
+
+    Args:
+        image: Any bands and type.
+        target: Of 0, 1 and IGNORE, or of classes.
+        pred: Alike.
+        colours: Of each class of a class map; None for masks of 0 and 1.
+    """
+    if colours is None:
+        panels = [
+            to_rgb(image),
+            _tinted(image, target, (255, 190, 30)),
+            _tinted(image, pred, (60, 140, 255)),
+            difference(image, target, pred),
+        ]
+    else:
+        panels = [
+            to_rgb(image),
+            painted(image, target, colours),
+            painted(image, pred, colours),
+            class_difference(image, target, pred),
+        ]
     side = min(max(image.shape[:2]), _LARGEST)
     gap = np.full((_GAP, side, 3), 255, np.uint8)
     return np.concatenate([part for panel in panels for part in (fit(panel, side), gap)][:-1])
 
 
-def overlay(image: Image, mask: Mask) -> UInt8[np.ndarray, "side side 3"]:
-    """Return the image with its true mask in green, in a square."""
-    return fit(_tinted(image, mask, TRUTH_GREEN), min(max(image.shape[:2]), _LARGEST))
+def overlay(
+    image: Image, mask: Mask, colours: UInt8[np.ndarray, "k 3"] | None = None
+) -> UInt8[np.ndarray, "side side 3"]:
+    """Return the image with its true mask in green, or its classes in their colours, in a square."""
+    shown = _tinted(image, mask, TRUTH_GREEN) if colours is None else painted(image, mask, colours)
+    return fit(shown, min(max(image.shape[:2]), _LARGEST))
 
 
 def fit(rgb: RGB, side: int) -> UInt8[np.ndarray, "side side 3"]:
@@ -113,6 +160,16 @@ def data_uri(rgb: RGB) -> str:
     encoded, raw = cv2.imencode(".png", np.ascontiguousarray(rgb[..., ::-1]))
     assert encoded
     return "data:image/png;base64," + base64.b64encode(raw.tobytes()).decode()
+
+
+def class_error(target: Mask, pred: Mask, names: Sequence[str]) -> str:
+    """Name the commonest confusion of a class map."""
+    wrong = (pred != target) & (target != IGNORE)
+    if not wrong.any():
+        return "all right"
+    pairs = target[wrong].astype(np.int64) * len(names) + pred[wrong]
+    true, found = divmod(int(np.bincount(pairs).argmax()), len(names))
+    return f"{names[true]} taken for {names[found]}"
 
 
 def error_cause(target: Mask, pred: Mask) -> str:

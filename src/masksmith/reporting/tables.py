@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from masksmith.core.arrays import Float
+from masksmith.core.arrays import Float, Int, UInt8
 from masksmith.folds.table import NUM_CLASSES, FoldRow
 from masksmith.metrics import Metric
 
@@ -39,6 +39,60 @@ class GroupLine:
     images: int
     coverage: float
     score: float
+
+
+@dataclass(frozen=True)
+class ClassLine:
+    """A class of a class map: its scores over the held-out images, and what it is most often taken for."""
+
+    name: str
+    colour: str
+    """As CSS."""
+    share: float
+    """Of the judged pixels."""
+    iou: float | None
+    """None where it is neither in the masks nor predicted; so are the others."""
+    dice: float | None
+    precision: float | None
+    recall: float | None
+    taken_for: str
+    """The commonest wrong class and its share of the class's pixels."""
+
+
+def class_lines(
+    table: Int[np.ndarray, "k k"], names: Sequence[str], colours: UInt8[np.ndarray, "k 3"]
+) -> list[ClassLine]:
+    """Return a line for each class.
+
+    Args:
+        table: Pixels of the confusion: a row a true class, a column a predicted one.
+        names: Of the classes.
+        colours: Of the classes.
+    """
+    hits, truth, found = np.diag(table), table.sum(axis=1), table.sum(axis=0)
+
+    def share(part: float, whole: float) -> float | None:
+        return float(part / whole) if whole else None
+
+    lines = []
+    for at, name in enumerate(names):
+        wrong = table[at].copy()
+        wrong[at] = 0
+        other = int(wrong.argmax())
+        taken = f"{names[other]} ({wrong[other] / truth[at]:.1%})" if wrong[other] else ""
+        lines.append(
+            ClassLine(
+                name,
+                "#{:02x}{:02x}{:02x}".format(*colours[at].tolist()),
+                float(truth[at] / max(1, truth.sum())),
+                share(hits[at], truth[at] + found[at] - hits[at]),
+                share(2 * hits[at], truth[at] + found[at]),
+                share(hits[at], found[at]),
+                share(hits[at], truth[at]),
+                taken,
+            )
+        )
+    return lines
 
 
 def fold_lines(rows: Sequence[FoldRow], scored: Mapping[str, ScoredImage], metric: Metric) -> list[FoldLine]:

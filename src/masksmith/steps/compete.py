@@ -32,7 +32,7 @@ from masksmith.steps.resolve import check_prediction
 from masksmith.steps.result import Result
 from masksmith.steps.runs import open_members, open_run
 from masksmith.steps.seed_noise import noise_text, read_noise
-from masksmith.steps.submit import standing_submission, submit_members, write_baseline
+from masksmith.steps.submit import standing_submission, submit_members, write_baseline, write_oof_masks
 from masksmith.steps.train import is_trained, keep_interim, train_member
 from masksmith.steps.tune import tune_members
 from masksmith.submission.validate import Verdict
@@ -50,6 +50,8 @@ class Outcome:
     tuning: dict[str, Any] | None
     submission: Verdict | None
     report: Path | None
+    oof_masks: Path | None = None
+    """Where the held-out images' masks lie, if there are no test images."""
     stopped: int | None = None
     """Exit code of the signal that stopped it."""
 
@@ -65,6 +67,8 @@ class Session:
         self.under_way: Member | None = None
         self.tuning: dict[str, Any] | None = None
         self.verdict: Verdict | None = None
+        self.oof_masks: Path | None = None
+        """Where the held-out images' masks lie, if there are no test images."""
 
     def add(self, member: Member) -> None:
         """Take a trained member in; teachers stand in for their pupils until one of these is trained."""
@@ -81,6 +85,8 @@ class Session:
         interrupt.heartbeat()
         if self.project.catalog.test:
             self.verdict = submit_members(self.project, self.members)
+        else:
+            self.oof_masks = write_oof_masks(self.project, self.members)
         interrupt.heartbeat()
 
     def outcome(self, *, stopped: int | None = None) -> Outcome:
@@ -88,7 +94,7 @@ class Session:
         report = report_members(self.project, self.members) if self.members else None
         if self.verdict is None and self.project.catalog.test:
             self.verdict = standing_submission(self.project)
-        return Outcome(self.members, self.tuning, self.verdict, report, stopped)
+        return Outcome(self.members, self.tuning, self.verdict, report, self.oof_masks, stopped)
 
 
 def compete_project(
@@ -117,6 +123,7 @@ def compete_project(
         tuning=done.tuning,
         submission=done.submission,
         report=done.report,
+        oof_masks=done.oof_masks,
         members=[member.name for member in done.members],
         noise=noise_text(read_noise(project.noise_json)),
         budget=str(budget) if planned else "",

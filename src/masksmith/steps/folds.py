@@ -39,7 +39,9 @@ def folds_of(project: Project, recipe: AnyRecipe) -> Folds:
     masks, images = project.cache.train_masks, project.cache.train_images
     counts = {name: _counts(masks[name]) for name in masks}
     kinds = rarest_classes(masks, project.target.outputs) if project.target.exclusive else None
-    held_out = {sample.id for sample in project.catalog.train if sample.held_out} if _is_plain(asked) else set()
+    held_out = (
+        {sample.id for sample in project.catalog.train if sample.held_out} if _is_plain(asked) else set()
+    )
     groups = {name: key for key, names in duplicate_groups(images).items() for name in names}
     if similar is not None:
         values = similar_groups(images, similar, seed=asked.seed)
@@ -55,7 +57,9 @@ def folds_of(project: Project, recipe: AnyRecipe) -> Folds:
 
 def _is_plain(asked: FoldsConfig) -> bool:
     """Whether the data set's own split is taken, where it has one: a single split, and no rule asked for."""
-    return (asked.count, asked.train) == (2, 1) and asked.kind == FoldsConfig().kind and asked.group_by is None
+    return (
+        (asked.count, asked.train) == (2, 1) and asked.kind == FoldsConfig().kind and asked.group_by is None
+    )
 
 
 def _counts(mask: Shaped[np.ndarray, "h w k"]) -> tuple[int, int]:

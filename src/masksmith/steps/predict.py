@@ -74,7 +74,15 @@ def predict_member(project: Project, member: Member, *, stages: Sequence[str] = 
             runtime=runtimes,
             scalars=scalars_of(project, member.run.recipe, stage),
         )
-        write_codes(path, images_of[stage], names, batches, blank=set(names) - set(seen), channels=project.target.outputs, key=key)
+        write_codes(
+            path,
+            images_of[stage],
+            names,
+            batches,
+            blank=set(names) - set(seen),
+            channels=project.target.outputs,
+            key=key,
+        )
         ledger.mark_done(member.entry(stage), key)
 
 

@@ -64,7 +64,9 @@ def for_data(project: Project, asked: AnyRecipe, name: str, overrides: tuple[str
             if metric != asked.metric:
                 chosen.append(f"metric={metric}")
                 why.append(f"metric {metric}: {reason}")
-        if not keys & {"folds", "folds.count", "folds.train"} and any(one.held_out for one in project.catalog.train):
+        if not keys & {"folds", "folds.count", "folds.train"} and any(
+            one.held_out for one in project.catalog.train
+        ):
             chosen += ["folds.count=2", "folds.train=1"]
             why.append("one fold: the data have a validation set of their own")
         if why:

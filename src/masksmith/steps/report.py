@@ -1,18 +1,21 @@
 """What the report shows of a project."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from masksmith.core.arrays import Mask
 from masksmith.core.files import read_json
 from masksmith.core.progress import clock
 from masksmith.folds.table import fold_name
+from masksmith.metrics import confusion
 from masksmith.postprocess.rules import apply_rule, read_rule
 from masksmith.postprocess.scoring import RuleMasks, score_rows
 from masksmith.project.folder import Project
 from masksmith.project.members import Member
 from masksmith.reporting import ReportFacts, write_report
-from masksmith.reporting.tables import ScoredImage, fold_lines, group_lines
+from masksmith.reporting.pictures import class_colours
+from masksmith.reporting.tables import ClassLine, ScoredImage, class_lines, fold_lines, group_lines
 from masksmith.steps.choices import plan_of
 from masksmith.steps.out_of_fold import predictions_of
 from masksmith.steps.predict import oof_of, test_of
@@ -39,7 +42,7 @@ def report_facts(project: Project, members: Sequence[Member]) -> ReportFacts:
     scored = {
         name: ScoredImage(row, str(group)) for (name, row), group in zip(stats.items(), labels, strict=True)
     }
-    all_rows = project.folds.rows
+    all_rows, preds = project.folds.rows, RuleMasks({row.id: oof[row.fold] for row in rows}, rule)
     test_shares: list[float] = []
     if project.catalog.test:
         codes = test_of(project, members)
@@ -69,9 +72,21 @@ def report_facts(project: Project, members: Sequence[Member]) -> ReportFacts:
         images=project.cache.train_images,
         view=run.recipe.input.view,
         masks=masks,
-        preds=RuleMasks({row.id: oof[row.fold] for row in rows}, rule),
+        target=project.target,
+        classes=_class_lines(project, preds),
+        preds=preds,
         labels=[f"{name}: {made}" for name, made in labelling_of(members).items()],
     )
+
+
+def _class_lines(project: Project, preds: Mapping[str, Mask]) -> list[ClassLine]:
+    """Return the lines of the classes of a class map; none for other tasks."""
+    target, masks = project.target, project.cache.train_masks
+    if not target.exclusive:
+        return []
+    pairs = ((preds[name], masks[name][..., 0]) for name in preds)
+    table = confusion(pairs, num_classes=len(target.classes))
+    return class_lines(table, target.classes, class_colours(target))
 
 
 def _columns(project: Project) -> dict[str, tuple[list[float], list[float]]]:

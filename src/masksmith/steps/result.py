@@ -19,6 +19,8 @@ class Result:
     members: list[str] = field(default_factory=list)
     noise: str = ""
     budget: str = ""
+    oof_masks: Path | None = None
+    """Where the held-out images' masks lie, if there are no test images."""
     stopped: int | None = None
     """Exit code of the signal that stopped it, None where it came to its end."""
 
@@ -40,6 +42,8 @@ class Result:
         else:
             lines.append("nothing is trained yet: the submission is the baseline")
         lines.append(f"submission: {self.submission or 'none, there are no test images'}")
+        if self.oof_masks is not None:
+            lines.append(f"masks: {self.oof_masks} (out of fold)")
         if self.report is not None:
             lines.append(f"report: {self.report}")
         if self.budget:

@@ -1,22 +1,23 @@
 """Masks and the submission: of the members, or of a baseline before anything is trained."""
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from masksmith.core.arrays import Mask
 from masksmith.core.errors import InputError
-from masksmith.core.files import write_json
+from masksmith.core.files import atomic_folder, write_json
 from masksmith.core.progress import logger
 from masksmith.postprocess.rules import apply_rule, read_rule
 from masksmith.project.folder import Project
 from masksmith.project.members import Member
 from masksmith.recipes.ensemble import AnyRecipe
-from masksmith.steps.out_of_fold import baseline_scores, trivial_predictions
-from masksmith.steps.predict import codes_digest, test_of
+from masksmith.steps.out_of_fold import baseline_scores, predictions_of, trivial_predictions
+from masksmith.steps.predict import codes_digest, oof_of, test_of
 from masksmith.steps.tune import need_tuning
-from masksmith.submission.formats import write_outputs
+from masksmith.submission.formats import write_masks, write_outputs
 from masksmith.submission.validate import Verdict, validate_submission
 
 _VERSION = "1"
@@ -51,7 +52,11 @@ def standing_submission(project: Project) -> Verdict | None:
     """Return the verdict on the submission that is there, None if there is none or it is not whole."""
     try:
         return validate_submission(
-            project.submission_csv, project.catalog.submission, test_shapes(project), masks=project.masks_dir
+            project.submission_csv,
+            project.catalog.submission,
+            test_shapes(project),
+            masks=project.masks_dir,
+            target=project.target,
         )
     except InputError:
         return None
@@ -90,9 +95,27 @@ def submit_members(project: Project, members: Sequence[Member]) -> Verdict:
 
 def _write(project: Project, masks: Iterable[Mask], facts: dict[str, Any]) -> Verdict:
     form = project.catalog.submission
-    write_outputs(project.masks_dir, project.submission_csv, form, masks)
+    write_outputs(project.masks_dir, project.submission_csv, form, masks, project.target)
     write_json(project.submission_json, facts)
-    return validate_submission(project.submission_csv, form, test_shapes(project), masks=project.masks_dir)
+    return validate_submission(
+        project.submission_csv,
+        form,
+        test_shapes(project),
+        masks=project.masks_dir,
+        target=project.target,
+    )
+
+
+def write_oof_masks(project: Project, members: Sequence[Member]) -> Path:
+    """Write the masks of the held-out images of a project without test images, into ``masks/oof``."""
+    rule, oof = read_rule(need_tuning(project, members)["rule"]), oof_of(project, members)
+    folder = project.masks_dir / "oof"
+    rows = [row for row in project.folds.rows if row.fold in oof]
+    masks = ((name, apply_rule(codes, rule)) for name, codes in predictions_of(oof, rows))
+    with atomic_folder(folder) as temporary:
+        for _ in write_masks(temporary, masks, project.target):
+            pass
+    return folder
 
 
 def test_shapes(project: Project) -> dict[str, tuple[int, int]]:

@@ -177,10 +177,14 @@ def _sweep(
     """Return the rules to try and their rows, by the task."""
     masks = project.cache.train_masks
     if project.target.exclusive:
-        rules = class_rules(class_shares(project)) if config.class_weights else [plain_of(project.target, config)]
+        rules = (
+            class_rules(class_shares(project)) if config.class_weights else [plain_of(project.target, config)]
+        )
         pairs = ((codes, one_layer(masks[name])) for name, codes in predictions)
         return rules, sweep_rules(pairs, rules, metric)
-    return make_sweep(((codes[..., 0], one_layer(masks[name])) for name, codes in predictions), metric, config)
+    return make_sweep(
+        ((codes[..., 0], one_layer(masks[name])) for name, codes in predictions), metric, config
+    )
 
 
 def _areas(project: Project) -> set[int]:
@@ -207,6 +211,7 @@ def _scores(
     plain: AnyRule,
 ) -> dict[str, float]:
     """Return every score by name; ``groups`` are those of the sweep's images, then of the images without content."""
+
     def with_blank(rule: AnyRule) -> float:
         extra = list(blank_rows(rule).values())
         return metric.score(np.stack([*sweep.rows_of(rule), *extra]), groups)

@@ -1,28 +1,57 @@
 """What is written for the judge: masks as PNG and the submission as CSV, one image in memory at a time."""
 
 import csv
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import cv2
 import numpy as np
 
-from masksmith.core.arrays import Mask
+from masksmith.core.arrays import Mask, Shaped
 from masksmith.core.errors import InputError
 from masksmith.core.files import atomic_folder, atomic_path, write_member
 from masksmith.data.catalog import SubmissionFormat
 from masksmith.data.ids import check_id
 from masksmith.data.rle import encode_rows
+from masksmith.data.target import BINARY, Target
+
+CLASS_COLUMN = "class"
+"""Of the CSV of class maps: a row an image and class, the background left out."""
 
 
-def write_outputs(folder: Path, path: Path, form: SubmissionFormat, masks: Iterable[Mask]) -> None:
-    """Write masks as 8-bit PNG of 0 and 255 named by id, and the submission with the judge's ids, columns and rows.
+def mask_values(target: Target) -> Shaped[np.ndarray, " k"]:
+    """Return the value of each code of a mask in its PNG: 0 and 255, or the values that the mask files have."""
+    if not target.exclusive:
+        return np.array([0, 255], np.uint8)
+    return np.array(target.values, np.uint8 if max(target.values) < 256 else np.uint16)
+
+
+def write_masks(
+    folder: Path, masks: Iterable[tuple[str, Mask]], target: Target = BINARY
+) -> Iterator[tuple[str, Mask]]:
+    """Write masks as PNG named by id into a folder that is there, and yield each again."""
+    values = mask_values(target)
+    for name, mask in masks:
+        done, raw = cv2.imencode(".png", values[mask])
+        assert done
+        write_member(folder / f"{check_id(name, where=str(folder))}.png", raw.tobytes())
+        yield name, mask
+
+
+def write_outputs(
+    folder: Path, path: Path, form: SubmissionFormat, masks: Iterable[Mask], target: Target = BINARY
+) -> None:
+    """Write masks as PNG named by id, and the submission with the judge's ids, columns and rows.
+
+    PNG files hold 0 and 255, or the values of the classes. The CSV of class maps has a row for each image and class
+    but the first, the background.
 
     Args:
         folder: Of the PNG files; it is replaced as a whole.
         path: The CSV file.
         form: What the judge expects.
         masks: The mask of each id of ``form.ids``, in their order; each is used once.
+        target: The task and its classes.
     """
     with (
         atomic_path(path) as temporary,
@@ -30,22 +59,34 @@ def write_outputs(folder: Path, path: Path, form: SubmissionFormat, masks: Itera
         atomic_folder(folder) as pngs,
     ):
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow((form.id_column, form.rle_column, *form.more))
-        for name, mask in zip(form.ids, masks, strict=True):
-            done, raw = cv2.imencode(".png", mask * np.uint8(255))
-            assert done
-            write_member(pngs / f"{check_id(name, where=str(folder))}.png", raw.tobytes())
+        columns = [CLASS_COLUMN] if target.exclusive else []
+        writer.writerow((form.id_column, *columns, form.rle_column, *form.more))
+        for name, mask in write_masks(pngs, zip(form.ids, masks, strict=True), target):
+            spelled = form.spelled.get(name, name)
+            if target.exclusive:
+                for at, label in enumerate(target.classes[1:], start=1):
+                    (runs,) = encode_rows((mask == at).astype(np.uint8), dialect=form.dialect)
+                    writer.writerow((spelled, label, runs, *form.more.values()))
+                continue
             for runs in encode_rows(mask, dialect=form.dialect):
-                writer.writerow((form.spelled.get(name, name), runs, *form.more.values()))
+                writer.writerow((spelled, runs, *form.more.values()))
 
 
-def read_mask(path: Path) -> Mask:
-    """Read a mask that write_outputs has written, as 0 and 1.
+def read_mask(path: Path, target: Target = BINARY) -> Mask:
+    """Read a mask that write_outputs has written, as 0 and 1 or as classes.
 
     Raises:
-        InputError: The file is missing or no image.
+        InputError: The file is missing, no image, or holds a value of no class.
     """
-    mask = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
+    mask = cv2.imread(str(path), cv2.IMREAD_UNCHANGED if target.exclusive else cv2.IMREAD_GRAYSCALE)
     if mask is None:
         raise InputError(f"{path}: no mask there, or not an image; run `masksmith submit` again")
-    return (mask > 0).astype(np.uint8)
+    if not target.exclusive:
+        return (mask > 0).astype(np.uint8)
+    values = mask_values(target)
+    order = np.argsort(values)
+    at = np.searchsorted(values, mask, sorter=order).clip(max=len(values) - 1)
+    classes = order[at].astype(np.uint8)
+    if not np.array_equal(values[classes], mask):
+        raise InputError(f"{path}: it holds a value of no class; run `masksmith submit` again")
+    return classes

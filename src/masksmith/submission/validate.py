@@ -14,7 +14,8 @@ from masksmith.data.catalog import SubmissionFormat
 from masksmith.data.ids import check_id
 from masksmith.data.rle import DIALECTS, Dialect, mask_to_runs, runs_to_mask
 from masksmith.data.table import iterate_table, need_column
-from masksmith.submission.formats import read_mask
+from masksmith.data.target import BINARY, Target
+from masksmith.submission.formats import CLASS_COLUMN, read_mask
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,12 @@ class Verdict:
 
 
 def validate_submission(
-    path: Path, form: SubmissionFormat, shapes: Mapping[str, tuple[int, int]], *, masks: Path | None
+    path: Path,
+    form: SubmissionFormat,
+    shapes: Mapping[str, tuple[int, int]],
+    *,
+    masks: Path | None,
+    target: Target = BINARY,
 ) -> Verdict:
     """Check a submission as the judge would, and more strictly.
 
@@ -44,10 +50,13 @@ def validate_submission(
         form: What the judge expects.
         shapes: Id -> (height, width).
         masks: Folder of saved masks, or None to leave that comparison out.
+        target: The task and its classes.
 
     Raises:
         InputError: The first thing that is wrong, with its id.
     """
+    if target.exclusive:
+        return _validate_class_maps(path, form, shapes, masks=masks, target=target)
     ids = [row[form.id_column] for row in _rows(path, form)]
     how = look_up(DIALECTS, form.dialect, where="dialect")
     _check_ids([name for name, _ in groupby(ids)] if how.by_object else ids, form, path)
@@ -66,13 +75,58 @@ def validate_submission(
     return Verdict(str(path), len(names), empty, len(names) if masks else 0)
 
 
-def _rows(path: Path, form: SubmissionFormat) -> Iterator[dict[str, str]]:
+def _validate_class_maps(
+    path: Path,
+    form: SubmissionFormat,
+    shapes: Mapping[str, tuple[int, int]],
+    *,
+    masks: Path | None,
+    target: Target,
+) -> Verdict:
+    """Check a submission with a row for each image and class but the background.
+
+    Raises:
+        InputError: As validate_submission; a class is missing or in another place, or two overlap.
+    """
+    how, labels = look_up(DIALECTS, form.dialect, where="dialect"), list(target.classes[1:])
+    rows = groupby(_rows(path, form, CLASS_COLUMN), key=lambda row: row[form.id_column])
+    names, ids, empty = {form.spelled.get(name, name): name for name in form.ids}, [], 0
+    for cell, inside in rows:
+        found = list(inside)
+        ids.append(cell)
+        name, where = names.get(cell, cell), f"{path}: id {cell!r}"
+        given = [row[CLASS_COLUMN] for row in found]
+        if given != labels:
+            raise InputError(f"{where}: rows of the classes {', '.join(given)}; expected {', '.join(labels)}")
+        if name not in shapes:
+            continue  # refused below, with what was expected
+        mask = np.zeros(shapes[name], np.uint8)
+        for at, row in enumerate(found, start=1):
+            one = _strict_mask(
+                [row[form.rle_column]], how, shape=shapes[name], where=f"{where}, {labels[at - 1]}"
+            )
+            if (mask[one == 1] > 0).any():
+                raise InputError(
+                    f"{where}: pixels of {labels[at - 1]!r} are in another class too; expected in one"
+                )
+            mask[one == 1] = at
+        empty += not mask.any()
+        saved = masks and masks / f"{check_id(name, where=where)}.png"
+        if saved is not None and not np.array_equal(mask, read_mask(saved, target)):
+            raise InputError(
+                f"{where}: the runs do not decode to the saved mask in {masks}; run `masksmith submit` again"
+            )
+    _check_ids(ids, form, path)
+    return Verdict(str(path), len(names), empty, len(names) if masks else 0)
+
+
+def _rows(path: Path, form: SubmissionFormat, *more: str) -> Iterator[dict[str, str]]:
     """Yield the rows of a submission, one in memory at a time."""
     if not path.is_file():
         raise InputError(f"{path}: no such file; expected a submission in CSV")
     with path.open(encoding="utf-8-sig", newline="") as file:
         table = iterate_table(file, where=str(path))
-        for column in (form.id_column, form.rle_column, *form.more):
+        for column in (form.id_column, *more, form.rle_column, *form.more):
             need_column(table, column)
         yield from table.rows
 

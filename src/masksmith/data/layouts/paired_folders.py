@@ -17,7 +17,6 @@ from masksmith.data.layouts.folders import (
 from masksmith.data.side_tables import collect_facts, read_tables
 from masksmith.data.tree import Tree
 
-
 VALIDATION = ("val", "valid", "validation")
 """Names of a folder that the data set itself holds out of training."""
 
