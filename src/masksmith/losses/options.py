@@ -55,6 +55,9 @@ IMAGE_PARAMETERS: dict[str, Parameters] = {"image_bce": _BCE, "image_focal": _FO
 EACH_CLASS_ALONE = {"bce", "balanced_bce", "lovasz", "lovasz_elu", "boundary_bce", "band_bce"}
 """Losses that maps of classes cannot have."""
 
+CLASS_MAPS_ALONE = {"cross_entropy", "lovasz_softmax"}
+"""Losses that need maps of classes."""
+
 PARAMETERS = MASK_PARAMETERS | IMAGE_PARAMETERS
 
 

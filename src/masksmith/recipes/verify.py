@@ -27,6 +27,7 @@ from masksmith.core.config import look_up
 from masksmith.core.errors import InputError
 from masksmith.core.randomness import stream
 from masksmith.data.store import Store, StoreWriter
+from masksmith.losses.options import CLASS_MAPS_ALONE
 from masksmith.models.architectures import OWN_ENCODER
 from masksmith.models.config import ModelConfig
 from masksmith.models.encoders import settle_encoder
@@ -201,9 +202,15 @@ def write_fold(recipe: Recipe, folder: Path, pairs: Sequence[tuple[np.ndarray, n
     )
 
 
+def _outputs(recipe: Recipe) -> dict[str, Any]:
+    """Return the outputs of a recipe's network: two classes that exclude each other where its losses need class maps."""
+    names = {term.name for stage in recipe.training.stages for term in stage.loss}
+    return {"classes": 2, "exclusive": True} if names & CLASS_MAPS_ALONE else {}
+
+
 def begin_training(recipe: Recipe, training: TrainingConfig, data: FoldData) -> TrainingState:
     """Return a training of the recipe's network at its beginning."""
-    model = build_model(recipe.model, in_channels=data.images.channels, seed=0)
+    model = build_model(recipe.model, in_channels=data.images.channels, seed=0, **_outputs(recipe))
     if data.scalars:
         model.set_scalar_statistics(np.array([data.scalars[name] for name in data.ids], np.float32))
     return TrainingState(make_fabric(training), model, training, data)
@@ -279,8 +286,9 @@ def _iou(model: SegmentationModel, data: FoldData) -> float:
         inputs.append(torch.tensor([data.scalars[name] for name in data.ids]))
     model.train()
     with torch.no_grad():
-        probs = torch.sigmoid(model(*inputs).mask_logits).permute(0, 2, 3, 1).numpy()
-    found = np.stack([frame.undo(one)[..., 0] for one in probs]) > 0.5
+        logits = model(*inputs).mask_logits
+    probs = (logits.softmax(1) if model.exclusive else logits.sigmoid()).permute(0, 2, 3, 1).numpy()
+    found = np.stack([frame.undo(one)[..., -1] for one in probs]) > 0.5  # of two classes the second
     truth = np.stack([data.masks[name][..., 0] for name in data.ids]) == 1
     return float((found & truth).sum() / max(1, (found | truth).sum()))
 
@@ -314,7 +322,7 @@ def golden() -> dict[str, Any]:
 def facts_of(recipe: Recipe, data: FoldData, *, scale: str) -> Facts:
     """Return the facts of a recipe: for images of 101x101 at full width, and for the drawn images at a scale."""
     whole, channels = scaled(recipe, "full"), data.images.channels
-    model = build_model(whole.model, in_channels=channels, seed=0)
+    model = build_model(whole.model, in_channels=channels, seed=0, **_outputs(recipe))
     hw = Frame.of((101, 101), whole.size, divisor=model.divisor).canvas_hw
     with FakeTensorMode(allow_non_fake_inputs=True):  # shapes only: large networks cost nothing
         lines = size_trace(model, in_channels=channels, hw=hw)
