@@ -294,6 +294,52 @@ def test_a_table_is_known_by_what_it_holds(tmp_path):
     need_masks(catalog, root / "cache", masks)
 
 
+def test_which_table_holds_the_masks_where_ids_are_in_both_sets(tmp_path):
+    masks = truth()
+    for at, name in enumerate(("submission_format.csv", "sample.csv", "a_submission.csv", "ATest.csv")):
+        root = download(tmp_path / str(at), rows=told(masks, "tgs"), columns=KAGGLE)
+        for one in masks:
+            cv2.imwrite(str(root / "test" / "images" / f"{one}.png"), np.zeros(SHAPE, np.uint8))
+        write_table(root / name, KAGGLE, [(one, "" if at == 3 else "1 1") for one in masks])
+        write_table(root / "boxes.csv", ("id", "bbox"), [(one, "10 20 30 40") for one in [*masks, "t0"]])
+        catalog = read_catalog(root)
+        assert (catalog.submission.source, catalog.submission.ids) == (name, list(masks))
+    need_masks(catalog, tmp_path / "cache", masks)
+    write_table(root / "a_copy.csv", KAGGLE, told(masks, "tgs"))  # the same runs
+    assert read_catalog(root).train == catalog.train
+    write_table(root / "old_train.csv", KAGGLE, [(one, "1 1") for one in masks])
+    with pytest.raises(InputError, match=r"old_train\.csv and train\.csv: different .* image 'a0'; keep the"):
+        read_catalog(root)
+    for one in root.glob("*train.csv"):
+        one.unlink()
+    (root / "a_copy.csv").rename(root / "sample_masks.csv")
+    with pytest.raises(InputError, match="nor a folder of masks; a table with test, sample or submission"):
+        read_catalog(root)
+
+
+def test_what_is_known_of_test_images_is_no_sample_submission(tmp_path):
+    masks = truth()
+    for at, (name, columns, cell) in enumerate(
+        (
+            ("test_meta.csv", ("id", "size"), "640 480"),
+            ("test_meta.csv", ("id", "annotation"), "cloudy"),
+            ("boxes.csv", ("id", "bbox"), "10 20 30 40"),
+        )
+    ):
+        root = download(
+            tmp_path / str(at), rows=[(one, cell) for one in ("t0", "t1")], columns=columns, name=name
+        )
+        for one, mask in masks.items():
+            (root / "train" / "masks").mkdir(exist_ok=True)
+            cv2.imwrite(str(root / "train" / "images" / f"{one}.png"), mask)
+            cv2.imwrite(str(root / "train" / "masks" / f"{one}.png"), mask * 255)
+        for one in ("t0", "t1"):
+            (root / "train" / "images" / f"{one}.png").unlink()
+        catalog = read_catalog(root)
+        assert (catalog.layout, catalog.submission.rle_column) == ("paired_folders", "rle_mask")
+        assert catalog.test[0].texts == {columns[1]: cell}
+
+
 def test_score_reads_each_dialect_and_says_it(tmp_path):
     masks = truth()
     for dialect in DIALECTS:

@@ -200,7 +200,7 @@ def _shared_id_findings(catalog: Catalog) -> list[Finding]:
         return []
     detail = (
         f"{len(both)} ids are in the training set and in the test set and name two images each; a row of a side table "
-        "whose name begins with train or test is about the image of that set, a row of any other is taken for both"
+        "whose name has the word train or test is about the image of that set, a row of any other is taken for both"
     )
     return [Finding("note", "ids of both sets", detail, both)]
 

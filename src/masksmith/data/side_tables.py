@@ -1,6 +1,7 @@
 """What tables beside the images say of them: numbers (a depth) and texts (a location, a patient)."""
 
 import math
+import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
@@ -24,6 +25,12 @@ class Facts:
     values: dict[Key, dict[str, float]] = field(default_factory=dict)
     texts: dict[Key, dict[str, str]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+
+
+def name_has(path: str, *words: str) -> bool:
+    """Whether one of the words of a file's name (labels_train.csv, trainLabels.csv) begins with one of these."""
+    found = re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])", PurePosixPath(path).stem)
+    return any(one.lower().startswith(words) for one in found)
 
 
 def read_tables(tree: Tree) -> tuple[dict[str, Table], dict[str, InputError]]:
@@ -97,8 +104,8 @@ def _numbers(cells: Mapping[str, str]) -> dict[str, float] | None:
 def _keys_of(table: Table, name: str, ids: Mapping[str, Collection[str]]) -> list[Key]:
     """Return the images that a table's row is about.
 
-    Where the id is in both splits: the one that the name of the table begins with; both where it names none.
+    Where the id is in both splits: the one that the table is named after (name_has); both where it names none.
     """
     found = [split for split in ids if name in ids[split]]
-    named = [split for split in found if PurePosixPath(table.path).stem.lower().startswith(split)]
+    named = [split for split in found if name_has(table.path, split)]
     return [(split, name) for split in named or found]

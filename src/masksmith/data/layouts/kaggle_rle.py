@@ -40,8 +40,9 @@ from masksmith.data.run_tables import (
     is_rle_name,
     need_one_class,
     read_run_table,
+    reads_as_answers,
 )
-from masksmith.data.side_tables import collect_facts, read_tables
+from masksmith.data.side_tables import collect_facts, name_has, read_tables
 from masksmith.data.table import Table, need_column
 from masksmith.data.tree import Tree
 
@@ -53,8 +54,10 @@ def kaggle_rle(tree: Tree, dialect: str | None = None) -> Catalog | None:
     tables, errors = read_tables(tree)
     folder, images = first_images(tree, TRAIN_FOLDERS)
     masks = masks_of(tree, folder) if images else {}
-    sample = _sample_table(tables, images, first_images(tree, TEST_FOLDERS)[1])
-    labels = _find_labels(tree, tables, images, masks, sample)
+    test = first_images(tree, TEST_FOLDERS)[1]
+    labels = _find_labels(tree, tables, images, masks, test)
+    others = {path: table for path, table in tables.items() if labels is None or path != labels.table.path}
+    sample = _sample_table(others, images, test, labels.table.rle_column if labels else None)
     if sample is None and labels is None and not any(map(_is_sample_name, errors)):
         return None
     for error in errors.values():
@@ -63,7 +66,8 @@ def kaggle_rle(tree: Tree, dialect: str | None = None) -> Catalog | None:
         raise InputError(f"{tree.root}: no training images; expected them in train.zip or train/images/")
     if labels is None and not masks:
         raise InputError(
-            f"{tree.root}: no masks: neither a table with run-lengths of the images nor a folder of masks"
+            f"{tree.root}: no masks: neither a table with run-lengths of the images nor a folder of masks; "
+            "a table with test, sample or submission in its name is taken for no masks"
         )
     return _catalog(tree, tables, images, masks, sample, labels, dialect)
 
@@ -131,28 +135,47 @@ def _is_sample_name(path: str) -> bool:
     return "sample_submission" in path.lower()
 
 
+def _is_answer_name(path: str) -> bool:
+    """Whether a table is named after the test images or a submission, and not after the training images."""
+    named = name_has(path, "test", "sample", "submission") and not name_has(path, "train")
+    return named or _is_sample_name(path)
+
+
 def _sample_table(
-    tables: Mapping[str, Table], images: Collection[str], test: Collection[str]
+    tables: Mapping[str, Table], images: Collection[str], test: Collection[str], told: str | None
 ) -> RunTable | None:
     """Return the sample submission: by its name, else a table with run-lengths of the test images.
+
+    Args:
+        tables: All but the labels.
+        images: The training images.
+        test: The test images.
+        told: The column of the labels' run-lengths: a sample may have another unusual name for it only there.
 
     Raises:
         InputError: One that is named so has no run-lengths or no ids.
     """
-    found = []
+    found: list[tuple[tuple[bool, bool, int], RunTable]] = []
     for path, table in tables.items():
-        column = next(filter(is_rle_name, table.columns), None) or find_rle_column(table, bare=True)
-        if _is_sample_name(path) and column is None:
-            need_column(table, "rle_mask")
+        column = next(filter(is_rle_name, table.columns), None)
+        if _is_sample_name(path):
+            column = column or find_rle_column(table, bare=True)
+            if column is None:
+                need_column(table, "rle_mask")
+        else:
+            column = column or next((one for one in table.columns if one == told), None)
+            if column and not reads_as_answers(table, column):
+                continue
         runs = read_run_table(table, column, test) if column else None
         if _is_sample_name(path) and runs is None:
             need_column(table, "id")
-        if runs is not None:
-            known = len(set(runs.ids) & set(test))
-            found.append((_is_sample_name(path), known, known > len(set(runs.ids) & set(images)), runs))
-    named = [(known, runs) for is_named, known, _, runs in found if is_named]
-    others = [(known, runs) for _, known, more, runs in found if more]
-    return max(named or others, key=lambda one: one[0], default=(0, None))[1]
+        if runs is None:
+            continue
+        known, known_train = (len(set(runs.ids) & set(one)) for one in (test, images))
+        if _is_sample_name(path) or known > (0 if _is_answer_name(path) else known_train):
+            rank = (_is_sample_name(path), name_has(path, "sample", "submission"), known)
+            found.append((rank, runs))
+    return max(found, key=lambda one: one[0], default=(None, None))[1]
 
 
 def _submission_format(
@@ -247,6 +270,15 @@ class _Labels:
             )
         need_one_class(self.table)
 
+    def need_same(self, other: "_Labels", images: Collection[str]) -> None:
+        """Refuse another table that says something else of a training image."""
+        for name in sorted(self.rows.keys() & other.rows.keys() & set(images)):
+            if set(non_empty(self.rows[name])) != set(non_empty(other.rows[name])):
+                raise InputError(
+                    f"{self.table.path} and {other.table.path}: different run-lengths of the training image {name!r}; "
+                    "keep the table with the masks, and take the other out of the folder"
+                )
+
     def repeated(self) -> list[str]:
         """Return a note on rows that are repeated word for word."""
         count = sum(len(texts) - len({text.strip() for text in texts}) for texts in self.rows.values())
@@ -258,27 +290,42 @@ def _find_labels(
     tables: Mapping[str, Table],
     images: dict[str, str],
     masks: dict[str, str],
-    sample: RunTable | None,
+    test: Collection[str],
 ) -> _Labels | None:
-    """Return the run-lengths of the training images from the table with most of them, None if there is none.
+    """Return the run-lengths of the training images, None if there are none.
 
-    A column without a known name beside a mask for each image counts only where it says the same as the masks: a box is
-    also four whole numbers.
+    A column with a known name counts before others, then the table with most of the images, then one that is named
+    after the training. A column without a known name beside a mask for each image counts only where it says the same as
+    the masks: a box is also four whole numbers.
+
+    Raises:
+        InputError: Two tables say different things of an image, and nothing tells which is right.
     """
-    found: list[_Labels] = []
+    found: list[tuple[tuple[bool, int, bool], _Labels]] = []
     for path, table in tables.items():
-        if _is_sample_name(path) or (sample and path == sample.path):
+        if _is_answer_name(path):
             continue
         column = find_rle_column(table, bare=not masks)
         runs = read_run_table(table, column, images) if column else None
+        if column is None or runs is None:
+            continue
+        known = len(set(runs.ids) & set(images))
+        answers = read_run_table(table, column, test)
+        if answers and len(set(answers.ids) & set(test)) > known:
+            continue
         redundant = 0 < len(images) == len(set(images) & set(masks))
-        if runs is None or (redundant and not set(runs.ids) & set(images)):
+        if redundant and not known:
             continue
         labels = _Labels.read(tree, runs, images, masks)
-        if redundant and not is_rle_name(runs.rle_column) and not labels.infer(None).equal:
+        if redundant and not is_rle_name(column) and not labels.infer(None).equal:
             continue
-        found.append(labels)
-    return max(found, key=lambda one: len(set(one.table.ids) & set(images)), default=None)
+        found.append(((is_rle_name(column), known, name_has(path, "train")), labels))
+    found.sort(key=lambda one: one[0], reverse=True)  # of equals the first
+    for (named, _, for_train), other in found[1:]:
+        (best_named, _, best_for_train), best = found[0]
+        if named or not (best_named or (best_for_train and not for_train)):
+            best.need_same(other, images)
+    return found[0][1] if found else None
 
 
 def _look(
