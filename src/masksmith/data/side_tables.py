@@ -25,6 +25,8 @@ class Facts:
     values: dict[Key, dict[str, float]] = field(default_factory=dict)
     texts: dict[Key, dict[str, str]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    torn: set[str] = field(default_factory=set)
+    """Columns in which two tables contradict each other."""
 
 
 def name_has(path: str, *words: str) -> bool:
@@ -48,8 +50,10 @@ def read_tables(tree: Tree) -> tuple[dict[str, Table], dict[str, InputError]]:
 def collect_facts(tables: Iterable[Table], ids: Mapping[str, Collection[str]]) -> Facts:
     """Collect the columns of tables beside the images; run-lengths and long texts are no facts.
 
+    A column in which two tables contradict each other about an image is left out.
+
     Args:
-        tables: The tables; where two have the same column, the later one counts.
+        tables: The tables.
         ids: "train" and "test" -> the ids of the images.
     """
     facts = Facts()
@@ -61,6 +65,9 @@ def collect_facts(tables: Iterable[Table], ids: Mapping[str, Collection[str]]) -
         for column in table.columns:
             if column != id_column and not (is_rle_name(column) and reads_as_runs(table, column)):
                 _add_column(facts, table, id_column, column, ids)
+    for column in facts.torn:
+        for one in (*facts.values.values(), *facts.texts.values()):
+            one.pop(column, None)
     return facts
 
 
@@ -85,7 +92,18 @@ def _add_column(
             return
     numbers = _numbers(cells)
     are_short = all(len(cell) <= MAX_TEXT for cell in cells.values())
-    for key in (key for name in cells for key in _keys_of(table, name, ids)):
+    keys = [key for name in cells for key in _keys_of(table, name, ids)]
+    for key in keys:
+        told, number = (known.get(key, {}).get(column) for known in (facts.texts, facts.values))
+        is_equal = told == cells[key[1]] or (numbers is not None and number == numbers[key[1]])
+        if told is not None and not is_equal:
+            facts.torn.add(column)
+            facts.notes.append(
+                f"{table.path}: the column {column!r}: {cells[key[1]]!r} for the {key[0]} image {key[1]!r}, "
+                f"{told!r} in another table; the column is left out"
+            )
+            return
+    for key in keys:
         if numbers is not None:
             facts.values.setdefault(key, {})[column] = numbers[key[1]]
         if are_short:  # numbers too: 007 and 7 are two groups
