@@ -323,7 +323,7 @@ class _Moments:
 
 # --- "auto" -----------------------------------------------------------------------------------------------
 
-_SETTLED = "scaling 1"
+_SETTLED = "scaling 2"
 _LIMITS = "limits.json"
 _HALF = 32767
 _TAIL = 0.001  # share of an image's pixels at either end that may be outliers: hot pixels, specks
@@ -335,10 +335,11 @@ def settle_scaling(
 ) -> InputConfig:
     """Return the configuration with scaling "auto" settled for these images; any other stays as it is.
 
-    Images of 8 bits, and those of 16 bits without sign that fill more than half of their range, get "type_max". All
-    others get "fixed" with what occurs in the training images with content (see occurring_limits): for pictures (grey
+    Images of 8 bits, and those of 16 bits without sign in which each band (of pictures: all together) spans more than
+    half of the type's range, get "type_max". All others get "fixed" with what occurs in the training images with content (see occurring_limits): for pictures (grey
     or in colours, without sign) one pair of limits, so that colours stay what they are, else a pair for each band. What
-    often means "no data" (SENTINELS) does not count, so it becomes 0 like no data.
+    often means "no data" (SENTINELS) does not count, so it becomes 0 like no data; nor does the largest value of a whole
+    type, which is saturated and becomes 1.
 
     Args:
         config: Bands and scaling.
@@ -362,18 +363,24 @@ def settle_scaling(
         images = _measured(train, _with_content(train, blank))
         measured = (select(image, bands, no_data=config.no_data) for image in images)
         low, high = occurring_limits(
-            np.where(np.isin(values, SENTINELS), np.float32(np.nan), values) for values in measured
+            np.where(np.isin(values, unmeasured(train.dtype)), np.float32(np.nan), values)
+            for values in measured
         )
         write_json(own / _LIMITS, {"low": low.tolist(), "high": high.tolist()})
         ledger.mark_done(_SETTLED, decoded)
     return _with_limits(config, train, read_json(own / _LIMITS))
 
 
+def unmeasured(dtype: np.dtype) -> list[float]:
+    """Return the values that "auto" does not count: those of no data, and the largest of a whole type (saturated)."""
+    return [*SENTINELS, *([float(np.iinfo(dtype).max)] if dtype.kind in "iu" else [])]
+
+
 def _with_limits(config: InputConfig, train: Store, found: dict[str, list[float]]) -> InputConfig:
     low, high = found["low"], found["high"]
     if is_picture(train):
         low, high = [min(low)], [max(high)]
-    if train.dtype == np.uint16 and min(high) > _HALF:
+    if train.dtype == np.uint16 and min(np.subtract(high, low)) > _HALF:
         return config.model_copy(update={"scaling": "type_max"})
     return config.model_copy(update={"scaling": "fixed", "low": low, "high": high})
 
