@@ -66,8 +66,9 @@ def collect_facts(tables: Iterable[Table], ids: Mapping[str, Collection[str]]) -
             if column != id_column and not (is_rle_name(column) and reads_as_runs(table, column)):
                 _add_column(facts, table, id_column, column, ids)
     for column in facts.torn:
-        for one in (*facts.values.values(), *facts.texts.values()):
-            one.pop(column, None)
+        for key in facts.texts:
+            facts.texts[key].pop(column, None)
+            facts.values.get(key, {}).pop(column, None)
     return facts
 
 
