@@ -219,6 +219,23 @@ def test_a_dialect_that_was_asked_for_is_kept_or_refused(tmp_path):
     ):
         with pytest.raises(InputError, match=message):
             ms.check(root, tmp_path / "out", dialect=dialect)
+    for name, most in (("not judged", 1), ("1 and 2", 2)):
+        root = download(tmp_path / name, rows=told(masks, "tgs"), png=masks)
+        for one, mask in masks.items():
+            drawn = np.where(np.eye(*SHAPE) > 0, 255, mask) if most == 1 else mask + 1
+            cv2.imwrite(str(root / "train" / "masks" / f"{one}.png"), drawn.astype(np.uint8))
+        catalog = read_catalog(root, dialect="tgs")
+        assert read_catalog(root).submission.reason.startswith("absolute starts (as in 7 mask files)")
+        cache = build_cache(catalog, tmp_path / f"{name} cache")
+        assert {255 in cache.train_masks[one] for one in masks} == {most == 1}
+        mask = 1 - masks["a1"]
+        drawn = np.where(np.eye(*SHAPE) > 0, 255, mask) if most == 1 else mask + 1
+        cv2.imwrite(str(root / "train" / "masks" / "a1.png"), drawn.astype(np.uint8))
+        said = f"differ in {mask.size - (30 if most == 1 else 0)} pixels"
+        with pytest.raises(InputError, match=f"training image 'a1': .* {said}"):
+            build_cache(catalog, tmp_path / f"{name} cache 2")
+        with pytest.raises(InputError, match=f"id 'a1': .* {said}"):
+            read_catalog(root, dialect="tgs")
     several = download(tmp_path / "several", rows=told(masks, "airbus"))
     with pytest.raises(
         InputError, match="--dialect tgs: it has one row an image, and the table has images with"

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from masksmith.core.arrays import Mask
+from masksmith.core.arrays import IGNORE, Mask
 from masksmith.core.config import look_up
 from masksmith.core.errors import InputError
 from masksmith.data.rle import DIALECTS, NO_RUNS, Runs, check_runs, decode_rows
@@ -32,7 +32,7 @@ class RleRows:
     texts: list[str]
     shape: tuple[int, int]
     mask: Mask | None = None
-    """0 and 1, from its mask file."""
+    """0, 1 and IGNORE (not judged), from its mask file."""
     where: str = "run-length text"
 
 
@@ -74,6 +74,11 @@ class _Evidence:
     """Rows whose starts do not ascend, or whose gaps do."""
     crossing: int
     """Runs that go on in the next column or row."""
+
+
+def differing_pixels(told: Mask, drawn: Mask) -> int:
+    """Return how many of the pixels that a mask file judges are others in the run-lengths."""
+    return int(((told != drawn) & (drawn != IGNORE)).sum())
 
 
 def non_empty(texts: Sequence[str]) -> list[str]:
@@ -163,8 +168,7 @@ def check_dialect(images: Sequence[RleRows], dialect: str, hints: Hints) -> Infe
         if image.mask is None:
             continue
         mask = decode_rows(image.texts, shape=image.shape, dialect=dialect, where=image.where)
-        if not np.array_equal(mask, image.mask):
-            differing = int((mask != image.mask).sum())
+        if differing := differing_pixels(mask, image.mask):
             raise InputError(
                 f"{says}: {image.where}: the runs and the mask file differ in {differing} pixels; "
                 f"{_advice(fits, dialect)}"
@@ -205,7 +209,7 @@ def _equals(image: RleRows, reading: str) -> bool:
         mask = decode_rows(image.texts, shape=image.shape, dialect=reading, where=image.where)
     except InputError:
         return False
-    return image.mask is not None and np.array_equal(mask, image.mask)
+    return image.mask is not None and not differing_pixels(mask, image.mask)
 
 
 def _crossing(runs: Runs, line: int) -> int:

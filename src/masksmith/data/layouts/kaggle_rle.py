@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from masksmith.core.arrays import Mask
+from masksmith.core.arrays import Shaped
 from masksmith.core.errors import InputError
 from masksmith.data.catalog import Catalog, SubmissionFormat
 from masksmith.data.decode.headers import image_size
@@ -33,7 +33,7 @@ from masksmith.data.layouts.folders import (
     some_ids,
     stray_masks,
 )
-from masksmith.data.masks import is_lossy, mask_levels
+from masksmith.data.masks import MaskFile, find_convention, is_lossy, look_at_mask, mask_levels
 from masksmith.data.run_tables import (
     RunTable,
     find_rle_column,
@@ -334,22 +334,33 @@ def _look(
     """Return what is looked at to find a dialect: images with objects, evenly spaced in the table."""
     told = [name for name, texts in rows.items() if name in images and non_empty(texts)]
     looked_at: list[RleRows] = []
-    num_masks = pixels = 0
+    files: dict[str, MaskFile] = {}
+    levels: dict[str, Shaped[np.ndarray, "h w"]] = {}
+    pixels = 0
     for name in told[:: max(1, -(-len(told) // MAX_IMAGES))]:
         shape = image_size(tree.read(images[name]))
         if shape is None:
             continue
-        mask = None
+        where = f"{path}: id {name!r}"
         pixels += shape[0] * shape[1]
-        if name in masks and num_masks < MAX_MASKS and pixels <= _MAX_MASK_PIXELS:
-            num_masks += 1
-            mask = _foreground(tree, masks[name], shape)
-        looked_at.append(RleRows(non_empty(rows[name]), shape, mask, f"{path}: id {name!r}"))
-    return looked_at
+        if name in masks and len(levels) < MAX_MASKS and pixels <= _MAX_MASK_PIXELS:
+            found = _mask_file(tree, masks[name], shape)
+            if found is not None:
+                files[where] = look_at_mask(found, name=name, path=masks[name], lossy=False)
+                levels[where] = found
+        looked_at.append(RleRows(non_empty(rows[name]), shape, None, where))
+    try:
+        convention = find_convention(files.values(), where=path)
+    except InputError:  # others refuse the masks
+        return looked_at
+    return [
+        replace(one, mask=convention.apply(levels[one.where], lossy=False)) if one.where in levels else one
+        for one in looked_at
+    ]
 
 
-def _foreground(tree: Tree, path: str, shape: tuple[int, int]) -> Mask | None:
-    """Return a mask file's foreground, None where it is lossy, of another size or no mask: others refuse it."""
+def _mask_file(tree: Tree, path: str, shape: tuple[int, int]) -> Shaped[np.ndarray, "h w"] | None:
+    """Return a mask file's values, None where it is lossy, of another size or no mask: others refuse it."""
     raw = tree.read(path)
     if is_lossy(raw):
         return None
@@ -357,4 +368,4 @@ def _foreground(tree: Tree, path: str, shape: tuple[int, int]) -> Mask | None:
         levels = mask_levels(decode_image(raw, where=path), where=path)
     except InputError:
         return None
-    return (levels > 0).astype(np.uint8) if levels.shape == shape else None
+    return levels if levels.shape == shape else None
