@@ -194,7 +194,23 @@ def test_where_two_fit_the_doubt_is_said(tmp_path):
         assert read_catalog(root, dialect=other).submission.doubt == ""
     with_empty = [*rows, ("a6", "-1")]
     form = read_catalog(download(tmp_path / "minus", rows=with_empty)).submission
-    assert (form.dialect, form.doubt) == ("siim", "")
+    order = "column and row order fit equally; read column by column, as usual; look at some masks, and set --dialect"
+    assert (form.dialect, form.doubt) == ("siim", f"{order} siim_row_major if they are wrong")
+    for blobs, rows_of in (
+        (1, "; each row holds one object; written as one row an image; set --dialect airbus"),
+        (2, ""),
+    ):
+        square = np.zeros((30, 30), np.uint8)
+        square[3:9, 4:12] = square[20:24, :5] = 1
+        square[20:] *= blobs == 2
+        rows = [(f"a{at}", encode(square)) for at in range(4)]
+        root = download(tmp_path / str(blobs), rows=rows, shape=(30, 30))
+        said = read_catalog(root).submission.doubt
+        assert said.startswith(f"{order} tgs_row_major if they are wrong{rows_of}")
+        assert ("each row" in said) == bool(rows_of)
+        assert not read_catalog(root, dialect="tgs").submission.doubt
+    root = download(tmp_path / "masks", rows=rows, shape=(30, 30), png=dict.fromkeys(dict(rows), square))
+    assert not read_catalog(root).submission.doubt
 
 
 def test_the_order_of_starts_tells_and_few_rows_leave_a_doubt():

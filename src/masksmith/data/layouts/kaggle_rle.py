@@ -17,6 +17,7 @@ from masksmith.data.dialect import (
     Inferred,
     RleRows,
     check_dialect,
+    further_doubts,
     group_rows,
     has_repeats,
     infer_dialect,
@@ -188,8 +189,10 @@ def _submission_format(
     """
     table = sample or (labels.table if labels else None)
     assert table is not None
+    doubts: list[str] = []
     if labels:
         inferred = labels.infer(dialect)
+        doubts = further_doubts(labels.looked_at, inferred) if dialect is None else []
     else:
         hints = Hints(table.rle_column, table.has_minus_one)
         inferred = check_dialect([], dialect, hints) if dialect else infer_dialect([], hints)
@@ -199,7 +202,7 @@ def _submission_format(
         rle_column=table.rle_column,
         dialect=inferred.dialect,
         reason=inferred.reason,
-        doubt=inferred.doubt,
+        doubt="; ".join(filter(None, [inferred.doubt, *doubts])),
     )
     if sample is None:
         return form
