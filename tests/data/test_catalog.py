@@ -1,3 +1,4 @@
+import csv
 import zipfile
 
 import cv2
@@ -79,6 +80,9 @@ def test_tables():
     ):
         with pytest.raises(InputError, match=message):
             parse_table(raw, where="depths.csv")
+    before = csv.field_size_limit()
+    assert len(parse_table(b"id,rle\na," + b"1" * 200_000, where="train.csv").rows[0]["rle"]) == 200_000
+    assert csv.field_size_limit() == before < 200_000
 
 
 def test_colour_and_grey_images_mix_as_colour(tmp_path):
@@ -131,7 +135,11 @@ def test_texts_of_side_tables_are_kept(download):
     ids = [sample.id for sample in read_catalog(download).train]
     rows = "\n".join(f"{name},site {at % 3},{at / 2},{'x' * 500}" for at, name in enumerate(ids))
     found = side_table(download, f"id,site,angle,essay\n{rows}\n")
-    assert found[ids[4]].texts.keys() == {"site", "angle", "z"}  # neither run-lengths nor texts of 500 signs
+    assert found[ids[4]].texts.keys() == {
+        "site",
+        "angle",
+        "z",
+    }  # neither run-lengths nor texts of 500 characters
     assert found[ids[4]].texts["site"] == "site 1"
     assert found[ids[4]].values["angle"] == 2.0
     assert "z" in found[ids[4]].values

@@ -15,7 +15,7 @@ def check_folder(data: Path, out: Path | None, *, dialect: str | None) -> CheckR
     """Check a data folder; ``check.json`` and the cache stay in ``out``, and nothing stays where it is None.
 
     Raises:
-        InputError: The data cannot be used, or ``out`` holds somebody else's files.
+        InputError: The data cannot be used, or ``out`` holds files of others.
     """
     if out is None:
         with tempfile.TemporaryDirectory() as folder:
