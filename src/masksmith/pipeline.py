@@ -70,7 +70,7 @@ def check(
         Facts and findings; ``print`` shows them.
 
     Raises:
-        InputError: The data cannot be used, or the folder holds somebody else's files; nothing in it is touched then.
+        InputError: The data cannot be used, or the folder holds files of others; nothing in it is touched then.
     """
     folder = None if out is None else Path(out)
     return steps.check.check_folder(Path(data), folder, dialect=dialect, task=task, ignore=ignore)
@@ -105,7 +105,7 @@ def train(
     project, changes = Project.open(Path(out), augment=augment), dotted(overrides)
     asked = load_any(recipe, changes)
     with steps.work.working(project):
-        return steps.pseudo_labels.train_asked(project, for_data(project, asked, recipe, changes))
+        return steps.compete.train_asked(project, for_data(project, asked, recipe, changes))
 
 
 def predict(out: str | Path, *, run: str | None = None) -> Run:
@@ -158,7 +158,7 @@ def compete(
 ) -> Result:
     """Go the whole way from a data folder to a validated submission, masks and a report.
 
-    A baseline submission stands at once, a better one after each trained fold. Ctrl-C and SIGTERM leave a complete
+    A baseline submission is written at once, a better one after each trained fold. Ctrl-C and SIGTERM leave a complete
     submission of what has been trained until then; a second one ends the process at once.
 
     Args:
@@ -320,7 +320,9 @@ def convert(
     Raises:
         InputError: The file needs code to be read, or holds no weights; the message names what is wrong.
     """
-    return steps.convert.convert_checkpoint(Path(checkpoint), Path(out), key=key, only=only, force=force)
+    from masksmith.models.convert import convert_checkpoint  # not before: torch
+
+    return convert_checkpoint(Path(checkpoint), Path(out), key=key, only=only, force=force)
 
 
 def recipes(name: str | None = None) -> "list[Listing] | RecipeSummary | EnsembleSummary":
@@ -330,8 +332,9 @@ def recipes(name: str | None = None) -> "list[Listing] | RecipeSummary | Ensembl
     """
     if name is None:
         return list_recipes()
-    show = steps.show
-    return show.describe_ensemble(name) if is_ensemble(name) else show.describe_recipe(name)
+    from masksmith.recipes.describe import describe_ensemble, describe_recipe  # not before: torch
+
+    return describe_ensemble(name) if is_ensemble(name) else describe_recipe(name)
 
 
 def verify(name: str | None = None, *, scale: str = "small") -> "Verdicts":
@@ -355,4 +358,6 @@ def vocabulary(kind: str | None = None) -> "Vocabulary":
     Raises:
         InputError: An unknown kind.
     """
-    return steps.show.read_vocabulary(kind)
+    from masksmith.recipes.vocabulary import read_vocabulary  # not before: torch
+
+    return read_vocabulary(kind)
