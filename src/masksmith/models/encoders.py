@@ -26,13 +26,24 @@ from torch import Tensor, nn
 from masksmith.core.errors import InputError
 from masksmith.core.progress import logger
 from masksmith.models.architectures import OWN_ENCODER
-from masksmith.models.config import CLASSIFIERS, PRETRAINED_ENCODER, SCRATCH_ENCODER, tensor_names
+from masksmith.models.config import (
+    CLASSIFIERS,
+    FILE_ENCODER,
+    PRETRAINED_ENCODER,
+    SCRATCH_ENCODER,
+    WEIGHTS,
+    tensor_names,
+)
+from masksmith.models.convert import read_checkpoint
 from masksmith.models.layers import SCSE
+from masksmith.models.wheels import WHEELS, no_wheel, plain_name, wheel_file
 from masksmith.preprocess.inputs import Statistics
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 _HALF = (0.5, 0.5, 0.5)
+_LITE_STATISTICS = ((127 / 255,) * 3, (128 / 255,) * 3)
+"""What EfficientNet-Lite was trained with; timm rounds both to 0.5."""
 _OTHER_STATISTICS = {
     "inceptionv4": (_HALF, _HALF),
     "inceptionresnetv2": (_HALF, _HALF),
@@ -112,31 +123,38 @@ def hub_source(encoder: str) -> HubSource | None:
     return HubSource(settings["repo_id"], settings.get("revision"), "model.safetensors")
 
 
+def _get(source: HubSource, *, local: bool) -> Path:
+    return Path(
+        huggingface_hub.hf_hub_download(
+            source.repo_id,
+            source.filename,
+            revision=source.revision,
+            local_files_only=local,
+            etag_timeout=_REACH_S,
+        )
+    )
+
+
+def find_in_cache(source: HubSource) -> Path | None:
+    """Return the local path of weights in the hub's cache (``HF_HOME``); None where they are not in it."""
+    try:
+        return _get(source, local=True)
+    except LocalEntryNotFoundError:
+        return None
+
+
 def fetch_from_hub(source: HubSource) -> Path | None:
     """Return the local path of hub weights, downloading them where the hub answers; None where they cannot be reached.
 
     The hub's own cache is looked at first (``HF_HOME``), so a machine without internet can be given files.
     """
-
-    def get(*, local: bool) -> Path:
-        return Path(
-            huggingface_hub.hf_hub_download(
-                source.repo_id,
-                source.filename,
-                revision=source.revision,
-                local_files_only=local,
-                etag_timeout=_REACH_S,
-            )
-        )
-
-    try:
-        return get(local=True)
-    except LocalEntryNotFoundError:
-        pass
+    cached = find_in_cache(source)
+    if cached is not None:
+        return cached
     if constants.HF_HUB_OFFLINE or not _answers(constants.ENDPOINT):
         return None
     try:
-        return get(local=False)
+        return _get(source, local=False)
     except Exception as error:  # any failure of the network means that it cannot be reached
         logger.warning("%s: the hub answered, but the download failed (%s)", source.repo_id, error)
         return None
@@ -164,33 +182,58 @@ def settle_encoder(encoder: str, weights: str) -> Settled:
     """Settle "auto" for the encoder and its weights.
 
     Returns:
-        The encoder's name, and its weights as "none", "imagenet" or the path of a file.
+        The encoder's name, and its weights as "none", "imagenet", "wheel" or the path of a file.
 
     Raises:
-        InputError: Unknown encoder; "imagenet" was asked for and cannot be reached; a file that is not there.
+        InputError: Unknown encoder; "imagenet" was asked for and cannot be reached; "wheel" was asked for and is not
+            installed; a file that is not there.
     """
     if encoder == OWN_ENCODER:
         return Settled(encoder, "none", "the architecture's own, with random weights")
     if encoder != "auto":
         check_encoder(encoder)
-    if weights not in ("auto", "none", "imagenet"):
+    if weights not in WEIGHTS:
         tensor_names(Path(weights))
-        chosen = PRETRAINED_ENCODER if encoder == "auto" else encoder
+        chosen = FILE_ENCODER if encoder == "auto" else encoder
         return Settled(chosen, str(Path(weights).resolve()), f"weights from the file {weights}")
     if weights == "none":
         chosen = SCRATCH_ENCODER if encoder == "auto" else encoder
         return Settled(chosen, "none", "random weights, as asked")
     wanted = PRETRAINED_ENCODER if encoder == "auto" else encoder
+    found = _pretrained(wanted, weights)
+    if found is not None:
+        return found
+    if weights == "wheel":
+        raise InputError(no_wheel(wanted))
     source = hub_source(wanted)
-    if source is not None and fetch_from_hub(source) is not None:
-        return Settled(wanted, "imagenet", f"ImageNet weights of {source.repo_id}")
     if weights == "imagenet":
         where = f"{source.repo_id} cannot be reached" if source else f"there are none for {wanted}"
+        package = "'wheel', " if wheel_file(wanted) else ""
         raise InputError(
-            f"model.encoder_weights: 'imagenet' was asked for, but {where}; give a .safetensors file, 'auto' or 'none'"
+            f"model.encoder_weights: 'imagenet' was asked for, but {where}; give a .safetensors file, {package}'auto' "
+            "or 'none'"
         )
     chosen = SCRATCH_ENCODER if encoder == "auto" else encoder
-    return Settled(chosen, "none", f"random weights: no ImageNet weights of {wanted} within {_REACH_S:.0f} s")
+    missing = WHEELS.get(plain_name(wanted))
+    install = f"; pip install {missing} brings them" if missing else ""
+    reason = f"random weights: no ImageNet weights of {wanted} within {_REACH_S:.0f} s{install}"
+    return Settled(chosen, "none", reason)
+
+
+def _pretrained(encoder: str, weights: str) -> Settled | None:
+    """Look for ImageNet weights in the hub's cache, in the encoder's package and on the hub, in this order.
+
+    "imagenet" does not look into the package, and "wheel" nowhere else.
+    """
+    source = hub_source(encoder) if weights != "wheel" else None
+    if source is not None and find_in_cache(source) is not None:
+        return Settled(encoder, "imagenet", f"ImageNet weights of {source.repo_id}, in the hub's cache")
+    if weights != "imagenet" and wheel_file(encoder) is not None:
+        package = WHEELS[plain_name(encoder)]
+        return Settled(encoder, "wheel", f"ImageNet weights of the installed package {package}")
+    if source is not None and fetch_from_hub(source) is not None:
+        return Settled(encoder, "imagenet", f"ImageNet weights of {source.repo_id}, from the hub")
+    return None
 
 
 def _pretrained_statistics(encoder: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -198,7 +241,8 @@ def _pretrained_statistics(encoder: str) -> tuple[tuple[float, ...], tuple[float
     name = timm_name(encoder)
     if name is None:
         return _OTHER_STATISTICS.get(encoder, (IMAGENET_MEAN, IMAGENET_STD))
-
+    if plain_name(name) in WHEELS:
+        return _LITE_STATISTICS
     config = timm.get_pretrained_cfg(name, allow_unregistered=True)
     if config is None:
         return IMAGENET_MEAN, IMAGENET_STD
@@ -209,7 +253,7 @@ def normalisation(
     in_channels: int,
     *,
     pretrained: bool,
-    encoder: str = PRETRAINED_ENCODER,
+    encoder: str = SCRATCH_ENCODER,
     statistics: Statistics | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return mean and standard deviation (1, c, 1, 1) for images in 0…1.
@@ -261,6 +305,34 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         raise InputError(f"{path}: not a whole safetensors file ({error}); copy it again") from error
 
 
+def read_wheel(encoder: str) -> dict[str, Tensor]:
+    """Read the weights in the package of an encoder, by the names that timm gives them.
+
+    The package has them in the order of timm's module, under other names.
+
+    Raises:
+        InputError: The package is not installed, its file is damaged, or a tensor is not that of timm's module.
+    """
+    path = wheel_file(encoder)
+    if path is None:
+        raise InputError(no_wheel(encoder))
+    stored = read_checkpoint(path)
+    with torch.device("meta"):
+        own = timm.create_model(plain_name(encoder)).state_dict()
+    if len(stored) != len(own):
+        raise InputError(
+            f"model.encoder_weights: {path}: {len(stored)} tensors; expected the {len(own)} of {encoder!r}; install "
+            f"{WHEELS[plain_name(encoder)]} again"
+        )
+    for (name, value), (theirs, found) in zip(own.items(), stored.items(), strict=True):
+        if found.shape != value.shape or name.rpartition(".")[2] != theirs.rpartition(".")[2]:
+            raise InputError(
+                f"model.encoder_weights: {path}: {theirs!r} has shape {tuple(found.shape)} where {encoder!r} has "
+                f"{name!r} of {tuple(value.shape)}; install {WHEELS[plain_name(encoder)]} again"
+            )
+    return dict(zip(own, stored.values(), strict=True))
+
+
 _STAGE = re.compile(r"^([a-z]+(?:_[a-z]+)*)_(\d+)\.")
 
 
@@ -297,17 +369,31 @@ def _own_attention(encoder: nn.Module) -> list[str]:
     return [f"{name}.{weight}" for name, gate in gates for weight in gate.state_dict()]
 
 
+def _stored_weights(encoder: str, weights: str) -> tuple[str, dict[str, Tensor]]:
+    """Return where the weights lie, for messages, and the weights."""
+    if weights == "wheel":
+        return str(wheel_file(encoder)), read_wheel(encoder)
+    path: Path | None = Path(weights)
+    if weights == "imagenet":
+        source = hub_source(encoder)
+        path = fetch_from_hub(source) if source else None
+        if path is None:
+            raise InputError(f"model.encoder_weights: the weights of {encoder} can no longer be reached")
+    assert path is not None
+    return str(path), read_weights(path)
+
+
 def load_encoder_weights(
     encoder: nn.Module, weights: str, *, encoder_name: str, in_channels: int, new_stem: bool = False
 ) -> None:
-    """Load "imagenet" or a file into an encoder; "none" leaves it as it is.
+    """Load "imagenet", "wheel" or a file into an encoder; "none" leaves it as it is.
 
     A classifier's weights, and those of stages that the encoder was built without, are left out. Attention within the
     encoder keeps its random weights.
 
     Args:
         encoder: Changed in place.
-        weights: "imagenet", "none" or the path of a safetensors file.
+        weights: "imagenet", "wheel", "none" or the path of a safetensors file.
         encoder_name: As in the configuration.
         in_channels: Channels of the images; the first convolution is adapted.
         new_stem: Whether the first convolution was replaced by another; it keeps its random weights, and the log says
@@ -318,16 +404,10 @@ def load_encoder_weights(
     """
     if weights == "none":
         return
-    path: Path | None = Path(weights)
-    if weights == "imagenet":
-        source = hub_source(encoder_name)
-        path = fetch_from_hub(source) if source else None
-        if path is None:
-            raise InputError(f"model.encoder_weights: the weights of {encoder_name} can no longer be reached")
-    assert path is not None
+    where, stored = _stored_weights(encoder_name, weights)
     own = encoder.state_dict()
     wanted = {name: value for name, value in own.items() if not name.startswith(CLASSIFIERS)}
-    found = _matched(wanted, read_weights(path))
+    found = _matched(wanted, stored)
     stem = stem_weight(encoder)
     if new_stem:
         logger.warning("model.stem: %s keeps random weights; the other %d load", stem, len(wanted) - 1)
@@ -341,7 +421,7 @@ def load_encoder_weights(
     misfits = sorted(name for name in wanted if name not in found or found[name].shape != own[name].shape)
     if misfits:
         raise InputError(
-            f"model.encoder_weights: {path}: {len(misfits)} of {len(wanted)} weights of {encoder_name!r} do not fit "
+            f"model.encoder_weights: {where}: {len(misfits)} of {len(wanted)} weights of {encoder_name!r} do not fit "
             f"(first {misfits[0]!r}); is it a file of another encoder?"
         )
     nn.Module.load_state_dict(encoder, own | found)

@@ -163,7 +163,10 @@ def _usable(asked: ModelConfig, rules: Rules, tools: Tools) -> Iterable[tuple[Ca
 
 
 def _model(base: Recipe, case: _Case) -> Recipe:
-    """Take the first candidate whose whole training is affordable, else the one of which most fits."""
+    """Take the first candidate whose whole training is affordable, else the one of which most fits.
+
+    Of a training from random weights less counts: a pretrained one that is cut short is as good.
+    """
     facts, tools = case.facts, case.tools
     if _pins_model(case.keys, base):
         # one that is too large is refused with the figures, before it is trained
@@ -186,8 +189,9 @@ def _model(base: Recipe, case: _Case) -> Recipe:
             f"{candidate.name}, {'weights: ' + weights if candidate.pretrained else 'no pretrained weights found'}; "
             f"a whole fold takes {clock(cost.train_s)} here; {candidate.evidence}"
         )
-        if best is None or share > best[0]:
-            best = (share, fitting, reason)
+        worth = min(share, 1.0) * (1.0 if candidate.pretrained else case.rules.length.scratch_frac)
+        if best is None or worth > best[0]:
+            best = (worth, fitting, reason)
         if share >= 1 or tools.measured_s() > case.rules.time.measure_frac * case.seconds:
             break
     if best is None:

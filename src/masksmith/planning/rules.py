@@ -55,6 +55,8 @@ class LengthRule(Config):
     """Fewest epochs, for large sets."""
     epochs_most: Count
     """Most epochs, for small sets."""
+    scratch_frac: Frac
+    """What a whole training from random weights is worth, as a share of a whole one of a pretrained candidate."""
     single_stage_below: Count
     """Fewer epochs than this are one stage at the true size."""
 

@@ -11,7 +11,7 @@ from masksmith.core.files import digest, read_json, write_json, write_text
 from masksmith.core.progress import clock, logger
 from masksmith.data.store import Store
 from masksmith.folds.table import ALL
-from masksmith.models.config import ModelConfig, tensor_names
+from masksmith.models.config import WEIGHTS, ModelConfig, tensor_names
 from masksmith.models.encoders import settle_encoder
 from masksmith.models.segmentation import build_model
 from masksmith.planning.choose import Choice, Chosen, Tools, choose, second_recipe
@@ -310,12 +310,13 @@ def machine_tools(project: Project, asked: Recipe) -> Tools:
 def weights_for(candidate: Candidate, asked: ModelConfig) -> str | None:
     """Return the weights that a candidate gets under what was asked, or None where there are none for it.
 
-    A file fits the encoder whose tensors it holds; hub weights must be within reach.
+    A file fits the encoder whose tensors it holds; those of a package must be installed, and those of the hub within
+    reach.
     """
     weights = asked.encoder_weights
     if weights == "none":
         return None if candidate.pretrained else "none"
-    if weights in ("auto", "imagenet"):
+    if weights in WEIGHTS:
         if not candidate.pretrained:
             return "none" if weights == "auto" else None
         try:

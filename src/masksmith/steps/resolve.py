@@ -5,6 +5,7 @@ from masksmith.core.config import look_up
 from masksmith.core.errors import InputError
 from masksmith.core.progress import logger
 from masksmith.losses.options import check_losses
+from masksmith.models.config import ModelConfig
 from masksmith.models.encoders import settle_encoder
 from masksmith.models.segmentation import MODELS
 from masksmith.prediction.config import check_combine
@@ -31,12 +32,27 @@ def resolve(project: Project, recipe: Recipe) -> Recipe:
     logger.info("encoder: %s (%s)", settled.encoder, settled.reason)
     model = recipe.model.model_copy(update={"encoder": settled.encoder, "encoder_weights": settled.weights})
     if settled.weights not in ("none", "imagenet"):
-        model = model.model_copy(update={"encoder_weights_hash": model.weights_identity()})
+        model = _pin_weights(model)
     training = settle_machine(recipe.training)
     seen = project.settled_input(recipe.input)
     resolved = recipe.model_copy(update={"model": model, "training": training, "input": seen})
     check_prediction(resolved)
     return resolved
+
+
+def _pin_weights(model: ModelConfig) -> ModelConfig:
+    """Return the model with the hash of its file of weights.
+
+    Raises:
+        InputError: The recipe was resolved with other weights than the file has now.
+    """
+    content = model.content_hash()
+    if model.encoder_weights_hash not in (None, content):
+        raise InputError(
+            f"model.encoder_weights_hash: {model.encoder_weights_hash}, but the weights from {model.encoder_weights!r} "
+            f"have {content}; give the same weights, or set model.encoder_weights_hash=null"
+        )
+    return model.model_copy(update={"encoder_weights_hash": content})
 
 
 def check_prediction(recipe: Recipe) -> None:
