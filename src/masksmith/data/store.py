@@ -494,5 +494,27 @@ def joined_id(key: str, name: str) -> str:
     return f"{key}/{name}"
 
 
+class Stored:
+    """One array of a store: it is read where it is indexed by rows and columns, ``stored[3:9, 4:8]``."""
+
+    def __init__(self, store: "Store | JoinedStore", name: str, *, flat: bool = False) -> None:
+        """Find the array.
+
+        Args:
+            store: Where it lies.
+            name: Its id.
+            flat: Leave out the last axis, of one channel.
+        """
+        self.store, self.name, self.flat = store, name, flat
+        self.dtype = store.dtype
+        hw = store.shape(name)
+        self.shape: tuple[int, ...] = hw if flat else (*hw, store.channels)
+        self.ndim = len(self.shape)
+
+    def __getitem__(self, part: tuple[slice, slice]) -> Shaped[np.ndarray, "h w *c"]:
+        window = self.store.window(self.name, *part)
+        return window[..., 0] if self.flat else window
+
+
 Arrays = Store | JoinedStore
 """What a training reads images and masks from."""

@@ -45,6 +45,7 @@ from masksmith.training.machine import make_fabric
 from masksmith.training.memory import refuse_too_large
 from masksmith.training.pace import Pace
 from masksmith.training.refit import refit_config
+from masksmith.training.windows import too_large_window
 
 _VERSION = "3"
 _INTERIM = re.compile(
@@ -113,6 +114,8 @@ def check_memory(recipe: Recipe, training: TrainingConfig, model: SegmentationMo
     """Refuse a training that would be killed for its memory."""
     canvases = [canvas_hw(training, stage, data, model.divisor) for stage in training.stages]
     sizes = {data.images.shape(name) for name in data.images}
+    if (note := too_large_window(training, recipe.size, list(sizes))) is not None:
+        logger.warning("%s", note)
     tiling = Tiling.of(recipe.prediction)
     frames = [passes_of(tiling, recipe.size, hw, divisor=model.divisor)[1] for hw in sizes]
     height, width = (max(hw[axis] for hw in frames) for axis in (0, 1))
