@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from masksmith.core.errors import InputError
-from masksmith.data.store import Store, StoreWriter, is_whole
+from masksmith.data.store import JoinedStore, Store, StoreWriter, is_whole
 
 SHAPES = [("a", (2, 3, 1)), ("0012", (4, 4, 2)), ("76e1428103", (1, 1, 1))]
 
@@ -181,3 +181,56 @@ def test_an_index_that_makes_no_sense(tmp_path):
         index.write_text(text.replace(old, new))
         with pytest.raises(InputError, match=r"x\.npy: it or its index was cut off or changed"):
             Store(tmp_path / "x.npy")
+
+
+def test_a_part_of_an_array_is_read_alone_and_checked_once_as_a_whole(tmp_path, monkeypatch):
+    writer = StoreWriter(tmp_path / "x.npy", [("a", (50, 60, 3)), ("b", (9, 4, 3))], dtype=np.uint16)
+    rng = np.random.default_rng(0)
+    array = rng.integers(0, 60000, (50, 60, 3)).astype(np.uint16)
+    writer.write("a", array)
+    writer.write("b", array[:9, :4])
+    writer.close()
+    store = JoinedStore({"s": Store(tmp_path / "x.npy")})
+    for at_once in (2**22, 1):  # whole rows, then row by row
+        monkeypatch.setattr("masksmith.data.store._AT_ONCE", at_once)
+        found = store.window("s/a", slice(7, 40), slice(11, 22))
+        np.testing.assert_array_equal(found, array[7:40, 11:22])
+    np.testing.assert_array_equal(store.window("s/a", slice(0, 50), slice(0, 60)), array)
+    flat = np.load(tmp_path / "x.npy", mmap_mode="r+")
+    flat[-1] ^= 1
+    flat.flush()
+    with pytest.raises(InputError, match=r"'b' in it was damaged since it was written"):
+        store.window("s/b", slice(0, 1), slice(0, 1))
+
+
+def test_an_array_written_by_rows_is_that_array_and_goes_on_after_the_rows_that_were_kept(tmp_path):
+    shapes, array = [("a", (7, 5, 2))], np.arange(70, dtype=np.uint16).reshape(7, 5, 2)
+    whole = StoreWriter(tmp_path / "whole.npy", shapes, dtype=np.uint16)
+    whole.write("a", array)
+    whole.close()
+    for stop in (2, 5):
+        writer = StoreWriter(tmp_path / "x.npy", shapes, dtype=np.uint16, key="k")
+        begun = writer.rows.get("a", 0)
+        writer.write_rows("a", begun, array[begun:stop])
+        writer.commit()
+        del writer
+    writer = StoreWriter(tmp_path / "x.npy", shapes, dtype=np.uint16, key="k")
+    assert writer.rows == {"a": 5}
+    with pytest.raises(AssertionError, match="1 entries were not written"):
+        writer.close()
+    writer.write_rows("a", 5, array[5:])
+    assert writer.written == {"a"}
+    writer.close()
+    for ending in (".npy", ".csv"):
+        assert (tmp_path / f"x{ending}").read_bytes() == (tmp_path / f"whole{ending}").read_bytes()
+
+
+def test_rows_that_are_no_longer_what_was_written_are_written_again(tmp_path):
+    shapes, array = [("a", (7, 5, 2))], np.arange(70, dtype=np.uint16).reshape(7, 5, 2)
+    writer = StoreWriter(tmp_path / "x.npy", shapes, dtype=np.uint16, key="k")
+    writer.write_rows("a", 0, array[:4])
+    writer.commit()
+    part = np.load(writer.temporary, mmap_mode="r+")
+    part[3] ^= 1
+    part.flush()
+    assert StoreWriter(tmp_path / "x.npy", shapes, dtype=np.uint16, key="k").rows == {}

@@ -7,6 +7,7 @@ from masksmith.models.config import ModelConfig
 from masksmith.planning.choose import Choice, choose, second_recipe
 from masksmith.planning.describe import explain
 from masksmith.planning.rules import load_rules
+from masksmith.preprocess import SizeConfig
 from masksmith.recipes.recipe import load_recipe, parse_recipe
 from tests.planning.machine import FACTS, Machine
 
@@ -110,6 +111,49 @@ def test_large_images_are_trained_in_windows():
     found = chosen(Machine(), 36_000, facts=replace(FACTS, hw=(1000, 800)))
     assert found.recipe.training.crop_hw == (256, 256)
     assert "1000x800" in reason(found, "training.crop_hw").reason
+
+
+def of_size(hw):
+    facts = replace(FACTS, hw=hw, train=100, held_out=25, test=50, held_out_px=25 * hw[0] * hw[1])
+    sizes = {"train_sizes": ((hw, 100),), "held_out_sizes": ((hw, 25),), "test_sizes": ((hw, 50),)}
+    return replace(facts, test_px=50 * hw[0] * hw[1], **sizes)
+
+
+def test_large_images_are_predicted_on_tiles_as_large_as_the_windows():
+    found = chosen(Machine(largest=11), 1e6, facts=of_size((1000, 800)))
+    prediction = found.recipe.prediction
+    assert (prediction.tile_hw, prediction.overlap, prediction.batch_size) == ((256, 256), 0.25, 8)
+    assert found.recipe.training.batch_size == 8
+    assert "times the pixels" in reason(found, "prediction.tile_hw").reason
+    assert reason(found, "prediction.batch_size").value == "8"
+    text = explain(found.recipe, found.choices, title="planned")
+    assert parse_recipe(text, where="plan.yaml") == found.recipe
+    larger = chosen(Machine(), 1e6, facts=of_size((3000, 2000))).recipe
+    assert (larger.training.crop_hw, larger.prediction.tile_hw) == ((512, 512), (512, 512))
+    assert larger.prediction.overlap == 0.125
+    pinned = ("prediction.tile_hw=[640, 640]", "prediction.overlap=0.5", "prediction.batch_size=20")
+    obeyed = chosen(Machine(largest=11), 1e6, facts=of_size((1000, 800)), overrides=pinned).recipe.prediction
+    assert (obeyed.tile_hw, obeyed.overlap, obeyed.batch_size) == ((640, 640), 0.5, 20)
+    half = chosen(Machine(), 1e6, facts=of_size((1000, 800)), overrides=["prediction.overlap=0.5"])
+    assert half.recipe.prediction.overlap == 0.5
+    assert reason(half, "prediction.overlap").reason == "as asked"
+
+
+def test_what_is_made_small_or_needs_whole_images_is_not_cut():
+    facts = of_size((1000, 800))
+    small = replace(facts, size=SizeConfig(resize_hw=(128, 128)))
+    assert chosen(Machine(), 1e6, facts=small).recipe.training.crop_hw is None
+    deep = ("model.derived_channels=depth_ramp", "prediction.tta=[identity]")
+    found = chosen(Machine(), 1e6, facts=facts, overrides=deep).recipe
+    assert (found.training.crop_hw, found.prediction.tile_hw) == (None, None)
+    padded = ("size.pad_hw=[1024, 1024]",)
+    found = chosen(
+        Machine(), 1e6, facts=replace(facts, size=SizeConfig(pad_hw=(1024, 1024))), overrides=padded
+    )
+    assert found.recipe.prediction.tile_hw is None
+    whole = chosen(Machine(), 1e6, facts=facts, overrides=["prediction.tile_hw=null"])
+    assert whole.recipe.prediction.tile_hw is None
+    assert reason(whole, "prediction.tile_hw") == Choice("prediction.tile_hw", "whole images", "as asked")
 
 
 def test_the_second_view_is_left_out_where_it_costs_too_much():

@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import pytest
 
-from masksmith.planning.cost import cost_of
+from masksmith.planning.cost import View, cost_of, view_of
 from masksmith.planning.rules import load_rules
 from masksmith.recipes.recipe import load_recipe
 from tests.planning.machine import FACTS, Machine
@@ -60,3 +60,33 @@ def test_every_canvas_is_converted_for():
         34 * 3 * 2.0
     )  # seconds of the machine's conversion
     assert cost(facts=replace(FACTS, canvases=35)) == cost()  # torch
+
+
+def test_windows_and_tiles_are_counted():
+    """Of 10 images of 800x600 an epoch looks at 70 windows of 256x256; 4x3 tiles with a quarter in common are 12."""
+    sizes = {
+        "train_sizes": (((800, 600), 10),),
+        "held_out_sizes": (((800, 600), 3),),
+        "test_sizes": (((90, 40), 7),),
+    }
+    facts = replace(FACTS, hw=(800, 600), train=10, held_out_px=3 * 800 * 608, test_px=7 * 96 * 48, **sizes)
+    windows = load_recipe("auto", ("training.crop_hw=[256, 256]", "training.batch_size=4"))
+    assert facts.looks(windows.training) == 70
+    assert facts.looks(load_recipe("auto").training) == 10
+    assert view_of(windows, facts) == View(facts.held_out_px, facts.held_out_px + facts.test_px, 1)
+    tiled = load_recipe("auto", ("prediction.tile_hw=[256, 256]",))
+    assert view_of(tiled, facts) == View(3 * 12 * 256**2, 3 * 12 * 256**2 + 7 * 96 * 48, 2)
+    both = ("training.crop_hw=[256, 256]", "training.batch_size=4", "prediction.tile_hw=[256, 256]")
+    one, other = cost(*both[:2], facts=facts), cost(*both, facts=facts)
+    ratio = view_of(tiled, facts).px / (facts.held_out_px + facts.test_px)
+    assert other.view_s == pytest.approx(ratio * one.view_s)
+    assert (
+        one.epoch_s
+        > 6
+        * cost(
+            "training.crop_hw=[256, 256]",
+            "training.batch_size=4",
+            "training.windows_per_image=1",
+            facts=facts,
+        ).epoch_s
+    )

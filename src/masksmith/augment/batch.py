@@ -8,26 +8,41 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol, runtime_checkable
 
+import cv2
 import numpy as np
 
 from masksmith.augment.appearance import apply_looks, clahe, draw_looks, has_looks
-from masksmith.augment.geometry import GeometryConfig, Motion, draw_affine, draw_more, scale_geometry
-from masksmith.augment.intensity import IntensityConfig, apply_table, draw_table, scale_intensity
+from masksmith.augment.geometry import (
+    GeometryConfig,
+    Motion,
+    draw_affine,
+    draw_more,
+    inverse_of,
+    motion_matrix,
+    scale_geometry,
+    unturn,
+)
+from masksmith.augment.intensity import IntensityConfig, Table, apply_table, draw_table, scale_intensity
 from masksmith.augment.mixing import Batch, MixingConfig, mix
 from masksmith.augment.sampling import (
     AugmentConfig,
     CallableAugment,
     class_of,
     draw_focus,
+    draw_place,
+    places_by_class,
     strengths_by_frequency,
 )
 from masksmith.augment.warp import warp
-from masksmith.core.arrays import Float, UInt8
+from masksmith.core.arrays import Float, Image, Int, UInt8
 from masksmith.core.errors import InputError
 from masksmith.core.randomness import stream
-from masksmith.data.store import Arrays
+from masksmith.data.store import Arrays, Stored
 from masksmith.preprocess import TRUE_SIZE, SizeConfig
 
+_LARGE_PX = (
+    2**18
+)  # pixels of an image above which it is read in parts; the checksum of the whole is compared once
 _AGAIN, _FOCUS, _CUSTOM, _LOOKS, _MIXING = range(5)  # numbers of the random streams besides a sample's own
 
 
@@ -56,6 +71,13 @@ class Task:
     """Samples with this index or a higher one are mirror images; None: there are no copies."""
     custom: CallableAugment | None = None
     """A callable of the user's."""
+    places: dict[str, list[np.ndarray]] = field(default_factory=dict, compare=False)
+    """Id -> pixels of each class of a large mask, remembered from the first time a window is centred on one."""
+
+    def is_large(self, name: str) -> bool:
+        """Whether only the part of an image and its mask that a window shows is read."""
+        height, width = self.images.shape(name)
+        return height * width > _LARGE_PX
 
 
 @runtime_checkable
@@ -186,9 +208,16 @@ def _place(task: Task, name: str, index: int, key: tuple[int, ...], drawn: Motio
     if task.mirrored_from is not None and index >= task.mirrored_from:
         drawn = replace(drawn, hflip=not drawn.hflip)
     if task.positive_windows:
-        rng = stream(*key, _FOCUS)
-        drawn = replace(drawn, focus=draw_focus(_mask_of(task, name), task.positive_windows, rng))
+        drawn = replace(drawn, focus=_draw_focus(task, name, stream(*key, _FOCUS)))
     return drawn
+
+
+def _draw_focus(task: Task, name: str, rng: np.random.Generator) -> tuple[float, float] | None:
+    if not task.is_large(name):
+        return draw_focus(_mask_of(task, name), task.positive_windows, rng)
+    if name not in task.places:
+        task.places[name] = places_by_class(_mask_of(task, name))
+    return draw_place(task.places[name], task.masks.shape(name), task.positive_windows, rng)
 
 
 def _mask_of(task: Task, name: str) -> UInt8[np.ndarray, "h w *k"]:
@@ -196,23 +225,33 @@ def _mask_of(task: Task, name: str) -> UInt8[np.ndarray, "h w *k"]:
     return mask[..., 0] if mask.shape[2] == 1 else mask
 
 
-def _make_sample(
-    task: Task, name: str, index: int, key: tuple[int, ...], target: Float[np.ndarray, "h w c"]
-) -> UInt8[np.ndarray, "h w *k"]:
-    """Write one image into ``target`` and return its mask; ``key`` are the counters of its draws."""
+def _draw(task: Task, name: str, index: int, key: tuple[int, ...]) -> tuple[Motion, IntensityConfig, Table]:
+    """Draw the geometry of a sample and its look-up table, and return its intensity ranges."""
     rng = stream(*key)
     strength = task.strength * task.strengths.get(name, 1.0)
     geometry, intensity = scale_geometry(task.geometry, strength), scale_intensity(task.intensity, strength)
     affine = draw_affine(geometry, rng)
     table = draw_table(intensity, rng, max_value=int(np.iinfo(task.images.dtype).max))
-    motion = _place(task, name, index, key, draw_more(geometry, affine, rng))
-    whole, drawn = task.images.checked(name), _mask_of(task, name)
+    return _place(task, name, index, key, draw_more(geometry, affine, rng)), intensity, table
+
+
+def _read(task: Task, name: str) -> tuple[Image | Stored, UInt8[np.ndarray, "h w *k"] | Stored]:
+    """Return an image and its mask; of large ones only what is looked at will be read."""
+    if not task.is_large(name):
+        return task.images.checked(name), _mask_of(task, name)
+    return Stored(task.images, name), Stored(task.masks, name, flat=task.masks.channels == 1)
+
+
+def _make_sample(
+    task: Task, name: str, index: int, key: tuple[int, ...], target: Float[np.ndarray, "h w c"]
+) -> UInt8[np.ndarray, "h w *k"]:
+    """Write one image into ``target`` and return its mask; ``key`` are the counters of its draws."""
+    motion, intensity, table = _draw(task, name, index, key)
     image, mask = warp(
-        whole,
-        drawn,
+        *_read(task, name),
         motion,
         canvas_hw=task.canvas_hw,
-        zoom_yx=task.size.zoom_yx((whole.shape[0], whole.shape[1]), task.scale),
+        zoom_yx=task.size.zoom_yx(task.images.shape(name), task.scale),
         border=task.size.border,
     )
     looks = draw_looks(intensity, stream(*key, _LOOKS)) if has_looks(intensity) else {}
@@ -223,6 +262,39 @@ def _make_sample(
     apply_table(table, image, target)
     apply_looks(target, mask, intensity, looks)
     return mask
+
+
+def add_seen(
+    coverage: Int[np.ndarray, "h w"],
+    task: Task,
+    name: str,
+    index: int,
+    *,
+    counters: tuple[int, ...],
+    seen: int = 0,
+) -> None:
+    """Add 1 to the pixels of an image that a sample of ``make_batch`` shows; distortions are left out.
+
+    Args:
+        coverage: How often each pixel was looked at so far; changed in place.
+        task: Where the sample comes from.
+        name: Its id.
+        index: Its position in the training set.
+        counters: As for make_batch.
+        seen: How often the index came before in the epoch.
+    """
+    motion, *_ = _draw(task, name, index, _key(counters, index, seen))
+    hw = task.images.shape(name)
+    matrix = motion_matrix(motion, hw, task.canvas_hw, zoom_yx=task.size.zoom_yx(hw, task.scale))
+    right, bottom = task.canvas_hw[1] - 1, task.canvas_hw[0] - 1
+    corners = np.array([(0, 0, 1), (right, 0, 1), (right, bottom, 1), (0, bottom, 1)], np.float64)
+    x, y, depth = unturn(motion, hw) @ inverse_of(matrix) @ corners.T
+    looked = np.zeros(hw, np.uint8)
+    if (depth <= 0).any():  # beyond the horizon
+        looked[:] = 1
+    else:
+        cv2.fillConvexPoly(looked, np.rint(np.stack([x / depth, y / depth], axis=1)).astype(np.int32), 1)
+    coverage += looked
 
 
 def _key(counters: tuple[int, ...], index: int, seen: int) -> tuple[int, ...]:

@@ -9,12 +9,13 @@ import numpy as np
 from pydantic import Field
 
 from masksmith.augment.distortions import Probability
-from masksmith.core.arrays import IGNORE, Shaped, UInt8
+from masksmith.core.arrays import IGNORE, Int, Shaped, UInt8
 from masksmith.core.config import Config
 from masksmith.core.errors import InputError
 from masksmith.folds.table import coverage_class
 
 _TRIES = 64  # pixels looked at before the whole mask is
+_PLACES = 256  # pixels of a class that are remembered of a large mask
 
 
 class AugmentConfig(Config):
@@ -26,7 +27,8 @@ class AugmentConfig(Config):
     """By class frequency: an image's strength is multiplied by (frequency of the rarest coverage class over that of its
     own) to this power; 0 treats all alike, 1 is inversely proportional."""
     positive_windows: Probability = 0.0
-    """Probability that a window is centred on a foreground pixel, if there is one; for images above the canvas."""
+    """Probability that a window is centred on a foreground pixel, if there is one; for images above the canvas. Where a
+    mask has several classes, one of them is drawn first, each as likely, then a pixel of it."""
     append_flips: bool = False
     """The training set has a mirrored copy of every image: an epoch sees each image and its mirror image."""
     custom: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] | None = None
@@ -62,7 +64,10 @@ def with_copies(num: int, append_flips: bool) -> int:
 def draw_focus(
     mask: UInt8[np.ndarray, "h w *k"], probability: float, rng: np.random.Generator
 ) -> tuple[float, float] | None:
-    """Draw a foreground pixel, each as likely as another, or None (with 1 - probability, or if there is none).
+    """Draw a foreground pixel, or None (with 1 - probability, or if there is none).
+
+    Of one class each pixel is as likely as another; of several classes one is drawn first, so that a rare one is seen
+    as often as the others.
 
     Returns:
         Row and column of its centre as shares of height and width.
@@ -70,6 +75,9 @@ def draw_focus(
     if rng.random() >= probability:
         return None
     height, width = mask.shape[:2]
+    if mask.ndim == 3 or _has_classes(mask):
+        places = places_by_class(mask, most=mask.size)
+        return _draw_place(places, (height, width), rng)
     rows, columns = (rng.random((2, _TRIES)) * [[height], [width]]).astype(int)
     hits = np.flatnonzero(_is_foreground(mask[rows, columns][:, None]))
     if len(hits):
@@ -80,6 +88,49 @@ def draw_focus(
             return None
         row, column = divmod(int(found[rng.integers(len(found))]), width)
     return (row + 0.5) / height, (column + 0.5) / width
+
+
+def _has_classes(mask: UInt8[np.ndarray, "h w"]) -> bool:
+    """Whether there is a class above 1."""
+    return bool(mask.max(initial=0) > 1 and ((mask > 1) & (mask != IGNORE)).any())
+
+
+def places_by_class(mask: UInt8[np.ndarray, "h w *k"], *, most: int = _PLACES) -> list[Int[np.ndarray, " _"]]:
+    """Return pixels of each class above 0 (or of each layer) that occurs, as positions ``row * width + column``.
+
+    Args:
+        mask: Classes, or layers of 0 and 1; IGNORE is neither.
+        most: So many pixels of a class at most, evenly spread over all of them.
+    """
+    if mask.ndim == 3:
+        layers = [
+            np.flatnonzero((mask[..., at] != 0) & (mask[..., at] != IGNORE)) for at in range(mask.shape[2])
+        ]
+    else:
+        classes = np.flatnonzero(np.bincount(mask.ravel(), minlength=IGNORE + 1)[:IGNORE])
+        layers = [np.flatnonzero(mask == value) for value in classes if value]
+    found = [layer for layer in layers if len(layer)]
+    return [layer[np.arange(num) * len(layer) // num] for layer in found for num in [min(most, len(layer))]]
+
+
+def draw_place(
+    places: Sequence[Int[np.ndarray, " _"]],
+    hw: tuple[int, int],
+    probability: float,
+    rng: np.random.Generator,
+) -> tuple[float, float] | None:
+    """Draw as draw_focus does, from the remembered pixels of a large mask of (height, width)."""
+    return _draw_place(places, hw, rng) if rng.random() < probability else None
+
+
+def _draw_place(
+    places: Sequence[Int[np.ndarray, " _"]], hw: tuple[int, int], rng: np.random.Generator
+) -> tuple[float, float] | None:
+    if not places:
+        return None
+    chosen = places[int(rng.integers(len(places)))]
+    row, column = divmod(int(chosen[rng.integers(len(chosen))]), hw[1])
+    return (row + 0.5) / hw[0], (column + 0.5) / hw[1]
 
 
 def _is_foreground(mask: UInt8[np.ndarray, "h w *k"]) -> np.ndarray:

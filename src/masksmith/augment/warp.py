@@ -24,6 +24,7 @@ from masksmith.augment.geometry import (
     unturn,
 )
 from masksmith.core.arrays import IGNORE, Float, Image, Shaped, UInt8
+from masksmith.data.store import Stored
 from masksmith.preprocess import CV2_BORDERS, Border, Pad
 
 AnyMask = UInt8[np.ndarray, "h w *k"]
@@ -51,9 +52,9 @@ class Source:
         """Whether ``matrix`` is the whole map and affine."""
         return self.lattice is None and self.matrix[2].tolist() == [0, 0, 1]
 
-    def part(self, array: np.ndarray) -> np.ndarray:
+    def part(self, array: np.ndarray | Stored) -> np.ndarray:
         """Cut the part out of an image or mask, and pad it."""
-        part, pad = array[self.rows, self.columns], self.pad
+        part, pad = np.asarray(array[self.rows, self.columns]), self.pad
         if not (pad.top or pad.bottom or pad.left or pad.right):
             return np.ascontiguousarray(part)
         if array.ndim == 3:
@@ -232,7 +233,7 @@ def _decide(layer: Layer, planes: list[Plane], hw: tuple[int, int]) -> UInt8[np.
 
 
 def _resample(
-    image: Image, mask: AnyMask, source: Source, hw: tuple[int, int]
+    image: Image | Stored, mask: AnyMask | Stored, source: Source, hw: tuple[int, int]
 ) -> tuple[Shaped[np.ndarray, "H W c"], UInt8[np.ndarray, "H W *k"]]:
     """Interpolate an image and the layers of its mask."""
     drawn = source.part(mask)
@@ -276,7 +277,7 @@ def _turned(array: np.ndarray, motion: Motion) -> np.ndarray:
 
 
 def _copy(
-    array: np.ndarray, motion: Motion, matrix: Matrix, hw: tuple[int, int], border: Border
+    array: np.ndarray | Stored, motion: Motion, matrix: Matrix, hw: tuple[int, int], border: Border
 ) -> np.ndarray:
     """Copy the window that is seen, turned, with its padding."""
     x, y = (int(value) for value in matrix[:2, 2])
@@ -284,9 +285,8 @@ def _copy(
     rows, columns = (max(0, -y), min(height, hw[0] - y)), (max(0, -x), min(width, hw[1] - x))
     ends = np.array([(columns[0], rows[0], 1), (columns[1] - 1, rows[1] - 1, 1)], np.float64)
     seen = np.sort((ends @ unturn(motion, (array.shape[0], array.shape[1])).T)[:, :2].astype(int), axis=0)
-    window = _turned(
-        np.ascontiguousarray(array[seen[0, 1] : seen[1, 1] + 1, seen[0, 0] : seen[1, 0] + 1]), motion
-    )
+    (x0, y0), (x1, y1) = seen.tolist()
+    window = _turned(np.ascontiguousarray(array[y0 : y1 + 1, x0 : x1 + 1]), motion)
     top, left = max(0, y), max(0, x)
     pad = Pad(top, hw[0] - top - window.shape[0], left, hw[1] - left - window.shape[1], border)
     layered = window if window.ndim == 3 else window[..., None]
@@ -294,8 +294,8 @@ def _copy(
 
 
 def warp(
-    image: Image,
-    mask: AnyMask,
+    image: Image | Stored,
+    mask: AnyMask | Stored,
     motion: Motion,
     *,
     canvas_hw: tuple[int, int],
@@ -305,7 +305,8 @@ def warp(
     """Move an image and its mask onto the canvas.
 
     Args:
-        image: (h, w, c), uint8 or uint16, any number of channels.
+        image: (h, w, c), uint8 or uint16, any number of channels. Of one that is stored only the part that is seen is
+            read.
         mask: (h, w) of classes and IGNORE, or (h, w, k) of layers, each of 0, 1 and IGNORE.
         motion: What was drawn.
         canvas_hw: Height and width of the result.

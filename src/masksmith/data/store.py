@@ -38,6 +38,10 @@ from masksmith.core.files import (
 )
 
 _HEADER = ("id", "offset", "channels", "h", "w", "crc32", "done")
+_CHUNK = 2**24  # bytes read at once where a checksum is all that is wanted
+_AT_ONCE = (
+    2**22
+)  # bytes of whole rows up to which a window is read at once; beyond, row by row, if it is narrow
 
 
 @dataclass(frozen=True)
@@ -69,17 +73,30 @@ class _FlatFile:
         """Return the first byte of an entry and the number of its bytes."""
         return self.start + entry.offset * self.dtype.itemsize, entry.size * self.dtype.itemsize
 
-    def read(self, entry: Entry) -> bytes:
-        """Return the bytes of an entry; fewer where the file ends before it does."""
+    def read(self, entry: Entry, first: int = 0, num: int | None = None) -> bytes:
+        """Return the bytes of an entry, or of ``num`` of its elements; fewer where the file ends before."""
         at, size = self._place(entry)
+        at += first * self.dtype.itemsize
+        size = size if num is None else num * self.dtype.itemsize
         raw = os.pread(self._descriptor, size, at)
         while len(raw) < size and (more := os.pread(self._descriptor, size - len(raw), at + len(raw))):
             raw += more  # one call reads at most 2 GiB
         return raw
 
-    def write(self, entry: Entry, raw: bytes) -> None:
-        """Write the bytes of an entry."""
+    def crc32(self, entry: Entry, rows: int | None = None) -> int:
+        """Return the checksum of an entry, or of its first rows, without holding it in memory."""
+        left = (entry.h if rows is None else rows) * entry.w * entry.channels
+        crc, first, most = 0, 0, _CHUNK // self.dtype.itemsize
+        while left:
+            num = min(left, most)
+            crc = zlib.crc32(self.read(entry, first, num), crc)
+            left, first = left - num, first + num
+        return crc
+
+    def write(self, entry: Entry, raw: bytes, row: int = 0) -> None:
+        """Write the bytes of an entry, or those from one of its rows on."""
         at, _ = self._place(entry)
+        at += row * entry.w * entry.channels * self.dtype.itemsize
         left = memoryview(raw)
         while left:
             done = os.pwrite(self._descriptor, left, at)
@@ -114,9 +131,9 @@ class StoreWriter:
     """Writes arrays of known shapes; ``close`` makes the store.
 
     With a key, what was committed outlasts the process: a writer opened with the same key, shapes and type goes on
-    and finds it in ``written``. Until it is closed the array is called ``.NAME.masksmith-part``; its journal
-    ``.NAME.masksmith-part.csv`` holds the hash of the key and the size, then (id, crc32) of every entry that is on the
-    disk.
+    and finds it in ``written``, and the first rows of entries that were not whole in ``rows``. Until it is closed the
+    array is called ``.NAME.masksmith-part``; its journal ``.NAME.masksmith-part.csv`` holds the hash of the key and the
+    size, then (id, crc32) of every entry that is on the disk; for its first rows alone (id, crc32, number of rows).
     """
 
     def __init__(
@@ -144,7 +161,10 @@ class StoreWriter:
         self.temporary = part if key is not None else temporary_of(path)
         self.entries: dict[str, Entry] = {}
         self.written: set[str] = set()
+        self.rows: dict[str, int] = {}
+        """Entries of which only the first rows were written -> how many."""
         self._kept: set[str] = set()  # what the journal holds
+        self._kept_rows: dict[str, int] = {}
         offset = 0
         for name, (h, w, channels) in shapes:
             self.entries[name] = Entry(offset, channels, h, w, 0)
@@ -163,7 +183,7 @@ class StoreWriter:
             remove(part)
             self._flat = self._claim(total, dtype)
         if self._begun is not None:
-            write_text(self.journal, _table([self._begun, *self._journal_lines(self.written)]))
+            write_text(self.journal, _table([self._begun, *self._journal_lines([*self.written, *self.rows])]))
 
     def _journal_rows(self) -> list[list[str]]:
         if not self.journal.exists():
@@ -172,8 +192,9 @@ class StoreWriter:
             return [row for row in csv.reader(file) if row]
         return []
 
-    def _journal_lines(self, names: Iterable[str]) -> list[tuple[str, int]]:
-        return [(name, self.entries[name].crc32) for name in names]
+    def _journal_lines(self, names: Iterable[str]) -> list[tuple[str | int, ...]]:
+        rows = self.rows
+        return [(name, self.entries[name].crc32, *([rows[name]] if name in rows else [])) for name in names]
 
     def _take_up(self, dtype: type[np.generic], total: int) -> bool:
         """Open the part that is there and find its whole entries; False if it is not as it was claimed."""
@@ -185,14 +206,26 @@ class StoreWriter:
         if (flat.shape, flat.dtype) != ((total,), np.dtype(dtype)) or size < flat.offset + flat.nbytes:
             return False
         self._flat = _FlatFile(self.temporary, flat.dtype, flat.offset, writable=True)
-        for name, *crc in self._journal_rows()[1:]:
-            if place := self.entries.get(name):
-                found = zlib.crc32(self._flat.read(place))
-                if crc == [str(found)]:
-                    self.entries[name] = replace(place, crc32=found)
-                    self.written.add(name)
-        self._kept = set(self.written)
+        newest = {name: rest for name, *rest in self._journal_rows()[1:] if name in self.entries}
+        for name, rest in newest.items():
+            self._take_up_entry(name, rest)
+        self._kept, self._kept_rows = set(self.written), dict(self.rows)
         return True
+
+    def _take_up_entry(self, name: str, line: Sequence[str]) -> None:
+        """Count an entry, or its first rows, as written where the checksum is that of its line in the journal."""
+        place, crc = self.entries[name], line[:1]
+        rows = int(line[1]) if len(line) == 2 and line[1].isdecimal() and int(line[1]) < place.h else None
+        if len(line) > 1 and rows is None:
+            return
+        found = self._flat.crc32(place, rows)
+        if crc != [str(found)]:
+            return
+        self.entries[name] = replace(place, crc32=found)
+        if rows is None:
+            self.written.add(name)
+        else:
+            self.rows[name] = rows
 
     def _claim(self, total: int, dtype: type[np.generic]) -> "_FlatFile":
         try:
@@ -218,7 +251,23 @@ class StoreWriter:
         with no_room(self.path):
             self._flat.write(place, raw)
         self.entries[name] = replace(place, crc32=zlib.crc32(raw))
+        self.rows.pop(name, None)
         self.written.add(name)
+
+    def write_rows(self, name: str, first: int, array: Shaped[np.ndarray, "n w c"]) -> None:
+        """Write the next rows of an array, from row ``first`` on; with the last one it is written."""
+        place, before = self.entries[name], self.rows.get(name, 0)
+        assert array.shape[1:] == (place.w, place.channels), (name, array.shape, place)
+        assert first == before, (name, first, before)
+        assert first + len(array) <= place.h, (name, first, array.shape, place)
+        raw = np.ascontiguousarray(array, self._flat.dtype).tobytes()
+        with no_room(self.path):
+            self._flat.write(place, raw, first)
+        self.entries[name] = replace(place, crc32=zlib.crc32(raw, place.crc32 if before else 0))
+        self.rows[name] = first + len(array)
+        if self.rows[name] == place.h:
+            del self.rows[name]
+            self.written.add(name)
 
     def commit(self) -> None:
         """Make what was written so far outlast this process (with a key; without one there is nothing to do).
@@ -229,13 +278,14 @@ class StoreWriter:
         if self._begun is None:
             return
         fresh = self.written - self._kept
+        fresh |= {name for name, rows in self.rows.items() if self._kept_rows.get(name) != rows}
         if fresh:
             append_text(
                 self.journal,
                 _table(self._journal_lines([name for name in self.entries if name in fresh])),
                 sync=False,
             )
-            self._kept |= fresh
+            self._kept, self._kept_rows = set(self.written), dict(self.rows)
 
     def close(self) -> None:
         """Give both files their names; every entry must have been written."""
@@ -275,6 +325,7 @@ class Store:
             raise InputError(f"{path}: not there; run the stage that makes it again")
         self.path = path
         self.on_damage = on_damage
+        self._whole: set[str] = set()  # entries of which a part may be read: their checksums were compared
         try:
             self.entries = _read_index(path)
             flat = np.load(path, mmap_mode="r")
@@ -308,8 +359,48 @@ class Store:
         """
         array = self[name]
         if zlib.crc32(array.data) != self.entries[name].crc32:
-            raise self._refusal(f"{name!r} in it was damaged since it was written (wrong checksum)")
+            raise self._damaged(name)
         return array
+
+    def window(self, name: str, rows: slice, columns: slice) -> Shaped[np.ndarray, "h w c"]:
+        """Return a part of ``store[name]``, reading no other rows of it.
+
+        A part has no checksum: that of the whole entry is compared once, when a part of it is asked for first.
+
+        Args:
+            name: Id of the entry.
+            rows: First row and the one after the last, within the image.
+            columns: The same of the columns.
+
+        Raises:
+            InputError: The array was damaged since it was written.
+        """
+        entry = self.entries[name]
+        assert 0 <= rows.start < rows.stop <= entry.h, (name, rows, entry)
+        assert 0 <= columns.start < columns.stop <= entry.w, (name, columns, entry)
+        if name not in self._whole:
+            if self._flat.crc32(entry) != entry.crc32:
+                raise self._damaged(name)
+            self._whole.add(name)
+        height, width = rows.stop - rows.start, columns.stop - columns.start
+        num = height * entry.w * entry.channels
+        if num * self.dtype.itemsize <= _AT_ONCE or 4 * width > entry.w:
+            first = rows.start * entry.w * entry.channels
+            array = np.frombuffer(self._bytes(name, first, num), self.dtype)
+            return array.reshape(height, entry.w, entry.channels)[:, columns]
+        firsts = ((row * entry.w + columns.start) * entry.channels for row in range(rows.start, rows.stop))
+        raw = b"".join(self._bytes(name, first, width * entry.channels) for first in firsts)
+        return np.frombuffer(raw, self.dtype).reshape(height, width, entry.channels)
+
+    def _bytes(self, name: str, first: int, num: int) -> bytes:
+        """Return the bytes of ``num`` elements of an entry."""
+        raw = self._flat.read(self.entries[name], first, num)
+        if len(raw) < num * self.dtype.itemsize:
+            raise self._refusal(f"the file is cut off within {name!r}")
+        return raw
+
+    def _damaged(self, name: str) -> InputError:
+        return self._refusal(f"{name!r} in it was damaged since it was written (wrong checksum)")
 
     @property
     def ids(self) -> list[str]:
@@ -338,15 +429,14 @@ class Store:
 
     def __getitem__(self, name: str) -> Shaped[np.ndarray, "h w c"]:
         entry = self.entries[name]
-        raw = self._flat.read(entry)
-        if len(raw) < entry.size * self.dtype.itemsize:
-            raise self._refusal(f"the file is cut off within {name!r}")
-        return np.frombuffer(raw, self.dtype).reshape(entry.h, entry.w, entry.channels)
+        return np.frombuffer(self._bytes(name, 0, entry.size), self.dtype).reshape(
+            entry.h, entry.w, entry.channels
+        )
 
     def damaged(self, names: Iterable[str] | None = None) -> list[str]:
         """Return the ids whose bytes no longer have the checksum that was written."""
         wanted = self.ids if names is None else names
-        return [name for name in wanted if zlib.crc32(self[name].data) != self.entries[name].crc32]
+        return [name for name in wanted if self._flat.crc32(self.entries[name]) != self.entries[name].crc32]
 
 
 @dataclass(frozen=True)
@@ -389,6 +479,11 @@ class JoinedStore:
         store, name = self._find(joined)
         return store.checked(name)
 
+    def window(self, joined: str, rows: slice, columns: slice) -> Shaped[np.ndarray, "h w c"]:
+        """See Store."""
+        store, name = self._find(joined)
+        return store.window(name, rows, columns)
+
     def __getitem__(self, joined: str) -> Shaped[np.ndarray, "h w c"]:
         store, name = self._find(joined)
         return store[name]
@@ -397,6 +492,28 @@ class JoinedStore:
 def joined_id(key: str, name: str) -> str:
     """Return what a JoinedStore calls an array of one of its stores."""
     return f"{key}/{name}"
+
+
+class Stored:
+    """One array of a store: it is read where it is indexed by rows and columns, ``stored[3:9, 4:8]``."""
+
+    def __init__(self, store: "Store | JoinedStore", name: str, *, flat: bool = False) -> None:
+        """Find the array.
+
+        Args:
+            store: Where it lies.
+            name: Its id.
+            flat: Leave out the last axis, of one channel.
+        """
+        self.store, self.name, self.flat = store, name, flat
+        self.dtype = store.dtype
+        hw = store.shape(name)
+        self.shape: tuple[int, ...] = hw if flat else (*hw, store.channels)
+        self.ndim = len(self.shape)
+
+    def __getitem__(self, part: tuple[slice, slice]) -> Shaped[np.ndarray, "h w *c"]:
+        window = self.store.window(self.name, *part)
+        return window[..., 0] if self.flat else window
 
 
 Arrays = Store | JoinedStore

@@ -2,14 +2,13 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
 
 from masksmith.core.errors import InputError
 from masksmith.core.progress import clock
 from masksmith.models.config import ModelConfig
-from masksmith.planning.cost import Cost, DataFacts, Measure, MeasureRuntime, cost_of, fit
+from masksmith.planning.cost import Cost, DataFacts, Measure, MeasureRuntime, cost_of, fit, view_of
 from masksmith.planning.lengths import whole_epochs, with_epochs
-from masksmith.planning.rules import Candidate, Rules
+from masksmith.planning.rules import Candidate, Rules, WindowRule
 from masksmith.preprocess import round_up
 from masksmith.recipes.recipe import Recipe
 from masksmith.recipes.sources import is_auto
@@ -127,30 +126,70 @@ def _pins_model(pinned: Iterable[str], asked: Recipe) -> bool:
 
 
 def _sized(asked: Recipe, case: _Case) -> Recipe:
-    """Settle batch, window and length."""
-    training: dict[str, Any] = {}
-    facts, rule = case.facts, case.rules.size
-    if "training.batch_size" in case.keys or not is_auto(asked.name):
+    """Settle window, tiles, batch and length."""
+    recipe = _windowed(asked, case)
+    looks, keys = case.facts.looks(recipe.training), case.keys
+    if "training.batch_size" in keys or not is_auto(asked.name):
         case.note("training.batch_size", str(asked.training.batch_size), "as asked")
     else:
-        batch = next(line.batch_size for line in case.rules.batch if facts.train >= line.images)
-        training["batch_size"] = batch
-        case.note("training.batch_size", str(batch), f"for {facts.train} training images")
-    (height, width), divisor = facts.hw, asked.model.divisor
-    is_large = height * width > rule.crop_above_px
-    if is_large and "training.crop_hw" not in case.keys and not asked.training.crop_hw:
-        training["crop_hw"] = rule.crop_hw
-        size, why = "x".join(map(str, rule.crop_hw)), f"windows, because images have {height}x{width}"
+        batch = next(line.batch_size for line in case.rules.batch if looks >= line.images)
+        recipe = recipe.model_copy(
+            update={"training": recipe.training.model_copy(update={"batch_size": batch})}
+        )
+        what = "images" if looks == case.facts.train else "windows in an epoch"
+        case.note("training.batch_size", str(batch), f"for {looks} training {what}")
+    if not is_auto(asked.name):
+        return recipe
+    return with_epochs(recipe, whole_epochs(case.rules.length, looks), case.rules.length)
+
+
+def _windowed(asked: Recipe, case: _Case) -> Recipe:
+    """Settle the windows of training and the tiles of prediction."""
+    facts, divisor = case.facts, asked.model.divisor
+    height, width = facts.inner_hw
+    line = next((one for one in case.rules.size.windows if height * width > one.above_px), None)
+    crop_hw, recipe = asked.training.crop_hw, asked
+    if line is not None and crop_hw is None and "training.crop_hw" not in case.keys and _may_cut(asked):
+        crop_hw, why = line.hw, f"windows, because images have {height}x{width}"
+        recipe = asked.model_copy(update={"training": asked.training.model_copy(update={"crop_hw": crop_hw})})
+    elif crop_hw is not None:
+        why = "windows, as asked"
     else:
-        size = f"{round_up(height, divisor)}x{round_up(width, divisor)}"
         why = (
             f"the true size {height}x{width}, padded to a multiple of {divisor}; smaller in the first stages"
         )
-    case.note("training.crop_hw", size, why)
-    recipe = asked.model_copy(update={"training": asked.training.model_copy(update=training)})
-    if not is_auto(asked.name):
+    shown = crop_hw or (round_up(height, divisor), round_up(width, divisor))
+    case.note("training.crop_hw", f"{shown[0]}x{shown[1]}", why)
+    if line is None or crop_hw is None:
         return recipe
-    return with_epochs(recipe, whole_epochs(case.rules.length, facts.train), case.rules.length)
+    return _tiled(recipe, line, crop_hw, case)
+
+
+def _may_cut(asked: Recipe) -> bool:
+    """Whether nothing in the recipe needs whole images."""
+    return asked.model.derived_channels == "none"
+
+
+def _tiled(recipe: Recipe, line: WindowRule, tile_hw: tuple[int, int], case: _Case) -> Recipe:
+    """Settle the tiles of prediction where large images are trained on in windows: as large as these."""
+    asked = recipe.prediction
+    if asked.tile_hw is not None or "prediction.tile_hw" in case.keys:
+        shown = "whole images" if asked.tile_hw is None else "x".join(map(str, asked.tile_hw))
+        case.note("prediction.tile_hw", shown, "as asked")
+        return recipe
+    if recipe.size.pad_hw is not None or not _may_cut(recipe):
+        return recipe
+    pinned = {name for name in ("overlap",) if f"prediction.{name}" in case.keys}
+    overlap = asked.overlap if pinned else line.overlap
+    tiled = asked.model_copy(update={"tile_hw": tile_hw, "overlap": overlap})
+    recipe = recipe.model_copy(update={"prediction": tiled})
+    times = view_of(recipe, case.facts).px / max(
+        1, view_of(recipe.model_copy(update={"prediction": asked}), case.facts).px
+    )
+    reason = f"tiles as large as the windows of training, {times:.2f} times the pixels of the images"
+    case.note("prediction.tile_hw", f"{tile_hw[0]}x{tile_hw[1]}", reason)
+    case.note("prediction.overlap", f"{overlap:g}", "as asked" if pinned else "of a tile's side, at least")
+    return recipe
 
 
 def _usable(asked: ModelConfig, rules: Rules, tools: Tools) -> Iterable[tuple[Candidate, str]]:
@@ -196,6 +235,9 @@ def _model(base: Recipe, case: _Case) -> Recipe:
             break
     if best is None:
         raise InputError(_no_candidate(base, too_large, tools.device))
+    if best[1].prediction.batch_size != base.prediction.batch_size:
+        tiles = str(best[1].prediction.batch_size)
+        case.note("prediction.batch_size", tiles, "tiles a forward pass, as many as windows a training step")
     if best[1].training.batch_size != base.training.batch_size:
         batch = str(best[1].training.batch_size)
         case.note("training.batch_size", batch, "the largest power of two that fits into memory")
@@ -216,20 +258,25 @@ def _no_candidate(base: Recipe, too_large: list[str], device: str) -> str:
 
 
 def _fitting(recipe: Recipe, pinned: Iterable[str], facts: DataFacts, tools: Tools) -> Recipe | None:
-    """Return the recipe resolved, with a smaller batch where memory asks for it; None where not one image fits.
+    """Return the recipe resolved, with smaller batches where memory asks for it; None where not one image fits.
+
+    Tiles go through the model in batches no larger than those of training.
 
     A pinned batch stays: if it does not fit, the training is refused with the figures.
     """
-    recipe = tools.resolve(recipe)
-    if "training.batch_size" in set(pinned):
+    recipe, keys = tools.resolve(recipe), set(pinned)
+    if "training.batch_size" not in keys:
+        largest = tools.largest_batch(recipe, facts)
+        if largest < 1:
+            return None
+        if largest < recipe.training.batch_size:
+            training = {"batch_size": 2 ** (largest.bit_length() - 1)}
+            recipe = recipe.model_copy(update={"training": recipe.training.model_copy(update=training)})
+    asked, batch = recipe.prediction, recipe.training.batch_size
+    if asked.tile_hw is None or asked.batch_size <= batch or "prediction.batch_size" in keys:
         return recipe
-    largest = tools.largest_batch(recipe, facts)
-    if largest >= recipe.training.batch_size:
-        return recipe
-    if largest < 1:
-        return None
-    batch = 2 ** (largest.bit_length() - 1)
-    return recipe.model_copy(update={"training": recipe.training.model_copy(update={"batch_size": batch})})
+    # a batch of tiles takes less memory than one of windows of that size with its gradients
+    return recipe.model_copy(update={"prediction": asked.model_copy(update={"batch_size": batch})})
 
 
 def _views(recipe: Recipe, case: _Case) -> Recipe:

@@ -6,10 +6,12 @@ from typing import Protocol
 
 from masksmith.models.config import ModelConfig
 from masksmith.planning.rules import TimeRule
+from masksmith.prediction.tiles import Tiling, passes_of
 from masksmith.preprocess import TRUE_SIZE, SizeConfig, canvas_of
 from masksmith.recipes.recipe import Recipe
 from masksmith.training.config import Stage, TrainingConfig
 from masksmith.training.epochs import build_epochs, work_ahead
+from masksmith.training.windows import windows_of
 
 
 class Timed(Protocol):
@@ -40,6 +42,10 @@ MeasureRuntime = Callable[[str, ModelConfig, TrainingConfig, tuple[int, int], in
 """(runtime, model, training, (height, width), batch size) -> seconds; None where it cannot work here."""
 
 
+Sizes = tuple[tuple[tuple[int, int], int], ...]
+"""((height, width), number of images of that size), …"""
+
+
 @dataclass(frozen=True)
 class DataFacts:
     """What the estimates need to know of the data."""
@@ -62,11 +68,54 @@ class DataFacts:
     """Different canvases of a fold's images and the test images; a runtime is compiled for each."""
     size: SizeConfig = TRUE_SIZE
     """How images lie on the canvas."""
+    train_sizes: Sizes = ()
+    """True sizes of the images that a fold trains on; none given: all are ``hw``."""
+    held_out_sizes: Sizes = ()
+    """True sizes of a fold's images."""
+    test_sizes: Sizes = ()
+    """True sizes of the test images."""
 
     @property
-    def view_px(self) -> int:
-        """Pixels of one view of all that is predicted with a fold."""
-        return self.held_out_px + self.test_px
+    def inner_hw(self) -> tuple[int, int]:
+        """Largest height and width of the training images, resized."""
+        return self.size.inner_hw(self.hw)
+
+    def looks(self, training: TrainingConfig) -> int:
+        """Return how many images, or windows of images, an epoch of a training looks at."""
+        counts = self.train_sizes or ((self.hw, self.train),)
+        windows = windows_of(training, self.size, [hw for hw, _ in counts])
+        return sum(num * count for num, (_, count) in zip(windows, counts, strict=True))
+
+
+@dataclass(frozen=True)
+class View:
+    """What one view of test-time augmentation looks at."""
+
+    held_out_px: int
+    """Pixels of a fold's images, or of their tiles, padded."""
+    px: int
+    """These, and those of the test images."""
+    canvases: int
+    """Different canvases."""
+
+
+def view_of(recipe: Recipe, facts: DataFacts) -> View:
+    """Return what a view of all that is predicted with a fold looks at, tiles counted with their overlap."""
+    tiling = Tiling.of(recipe.prediction)
+    if tiling is None or not (facts.held_out_sizes or facts.test_sizes):
+        return View(facts.held_out_px, facts.held_out_px + facts.test_px, facts.canvases)
+    found: set[tuple[int, int]] = set()
+
+    def pixels(sizes: Sizes) -> int:
+        total = 0
+        for hw, count in sizes:
+            passes, canvas = passes_of(tiling, facts.size, hw, divisor=recipe.model.divisor)
+            found.add(canvas)
+            total += passes * canvas[0] * canvas[1] * count
+        return total
+
+    held_out = pixels(facts.held_out_sizes)
+    return View(held_out, held_out + pixels(facts.test_sizes), max(1, len(found)))
 
 
 @dataclass(frozen=True)
@@ -124,18 +173,18 @@ def cost_of(
     timed = [measure(recipe.model, training, hw, batch) for hw, batch in sizes]
     pixels = [hw[0] * hw[1] * batch for hw, batch in sizes]
     paces = tuple(one.step_s * rule.loop_frac / px for one, px in zip(timed, pixels, strict=True))
-    epochs = build_epochs(training, facts.train)
+    epochs, view = build_epochs(training, facts.looks(training)), view_of(recipe, facts)
     work = work_ahead(epochs, [hw for hw, _ in sizes])
     last = len(sizes) - 1
     epoch_s = work[last] * paces[last] / training.stages[last].epochs
     forward_pace = timed[last].forward_s / pixels[last]
     scorings = -(-len(epochs) // training.evaluate_every)
     train_s = sum(px * paces[stage] for stage, px in work.items())
-    train_s += scorings * facts.held_out_px * forward_pace + timed[last].build_s + timed[last].first_step_s
-    view_s = facts.view_px * forward_pace * _weights(recipe)
+    train_s += scorings * view.held_out_px * forward_pace + timed[last].build_s + timed[last].first_step_s
+    view_s = view.px * forward_pace * _weights(recipe)
     predict_s = view_s * len(recipe.prediction.tta)
     if runtime is not None and recipe.prediction.runtime != "torch":
-        predict_s = _converted_s(recipe, facts, runtime, view_s, forward_pace) or predict_s
+        predict_s = _converted_s(recipe, facts, view, runtime, view_s, forward_pace) or predict_s
     finish_s = rule.finish_s + rule.finish_s_per_image * (facts.held_out * facts.folds + facts.test)
     return Cost(train_s, epoch_s, predict_s, view_s, finish_s, paces)
 
@@ -154,7 +203,12 @@ def _weights(recipe: Recipe) -> int:
 
 
 def _converted_s(
-    recipe: Recipe, facts: DataFacts, runtime: MeasureRuntime, view_s: float, forward_pace: float
+    recipe: Recipe,
+    facts: DataFacts,
+    view: View,
+    runtime: MeasureRuntime,
+    view_s: float,
+    forward_pace: float,
 ) -> float | None:
     """Return the seconds of prediction with another runtime: conversions, the gate's comparisons, all views.
 
@@ -165,8 +219,8 @@ def _converted_s(
     if timed is None:
         return None
     speed_up = forward_pace * hw[0] * hw[1] * batch / timed.forward_s
-    gate_s = view_s * facts.held_out_px / facts.view_px * (1 + 1 / speed_up)
-    conversions_s = timed.build_s * _weights(recipe) * facts.canvases
+    gate_s = view_s * view.held_out_px / view.px * (1 + 1 / speed_up)
+    conversions_s = timed.build_s * _weights(recipe) * view.canvases
     return conversions_s + gate_s + view_s * len(recipe.prediction.tta) / speed_up
 
 

@@ -70,13 +70,22 @@ class BatchRule(Config):
     """Images a step."""
 
 
-class SizeRule(Config):
-    """When images are trained on in windows."""
+class WindowRule(Config):
+    """The windows of training, and the tiles of prediction, of images of some size."""
 
-    crop_above_px: Count
-    """Pixels of the largest image from which windows are cut."""
-    crop_hw: tuple[Count, Count]
-    """Height and width of a window."""
+    above_px: Count
+    """For largest images of more pixels than this (resized, where the recipe resizes)."""
+    hw: tuple[Count, Count]
+    """Height and width of a window and of a tile."""
+    overlap: Annotated[float, Field(ge=0, le=0.9)]
+    """The least share of a tile's side that it has in common with the next."""
+
+
+class SizeRule(Config):
+    """When images are trained on in windows and predicted on tiles."""
+
+    windows: Annotated[list[WindowRule], Field(min_length=1)]
+    """From the largest images on; of others whole images are trained on."""
 
 
 class PredictionRule(Config):

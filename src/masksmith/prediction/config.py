@@ -1,6 +1,6 @@
 """The configuration of prediction. Imports no torch."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -27,12 +27,76 @@ class PredictionConfig(Config):
     """A key of RUNTIMES. OpenVINO needs a CPU and `pip install masksmith[openvino]`; a fold uses it only if it agrees
     with torch on the held-out images (see gate)."""
 
+    tile_hw: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] | None = None
+    """Predict larger images on overlapping tiles of this height and width, counted after ``size.resize_hw``; an image
+    that is no larger is predicted whole. None: all images whole."""
+    overlap: float = Field(default=0.25, ge=0, le=0.9)
+    """The least share of a tile's side that it has in common with the next."""
+    tile_weights: Literal["constant", "gaussian", "pyramid"] = "gaussian"
+    """A key of TILE_WEIGHTS: what the pixels of a tile weigh in the mean, the middle the most."""
+    edge_cover: int = Field(default=1, ge=1, le=9)
+    """How many tiles at least cover each pixel of the edges of an image that is cut into tiles; above 1 further tiles
+    reach beyond the edges, where they see ``size.border``."""
+
     def model_post_init(self, _: Any) -> None:  # noqa: ANN401
-        """Refuse a threshold that has no effect."""
+        """Refuse a threshold that has no effect, and edges that tiles are too small to cover."""
+        if self.tile_hw is not None and min(self.tile_hw) < self.edge_cover:
+            raise ValueError(
+                f"edge_cover: {self.edge_cover} with tile_hw {list(self.tile_hw)}: tiles of "
+                f"{min(self.tile_hw)} pixels cannot cover an edge so often; expected at most {min(self.tile_hw)}, or "
+                "larger tiles"
+            )
         if self.image_threshold != 0.5 and self.image_head != "gate":
             raise ValueError(
                 f"image_threshold: {self.image_threshold} has no effect with image_head {self.image_head!r}; "
                 "set image_head to gate, or leave it at 0.5"
+            )
+
+
+def check_tiles(
+    config: PredictionConfig, *, pad_hw: tuple[int, int] | None, derived_channels: str, where: str
+) -> None:
+    """Refuse tiles where another setting needs whole images. Called before training.
+
+    Args:
+        config: The configuration of prediction.
+        pad_hw: ``SizeConfig.pad_hw``.
+        derived_channels: ``ModelConfig.derived_channels``.
+        where: The file, for messages.
+
+    Raises:
+        InputError: Images are padded to a size of their own, or the model is told how deep a row of the image lies.
+    """
+    if config.tile_hw is None:
+        return
+    tile = "x".join(map(str, config.tile_hw))
+    if pad_hw is not None:
+        raise InputError(
+            f"{where}: prediction.tile_hw: tiles of {tile} are padded to the model's divisor, and size.pad_hw asks for "
+            f"whole images on {pad_hw[0]}x{pad_hw[1]}; set one of the two to null"
+        )
+    if derived_channels != "none":
+        raise InputError(
+            f"{where}: prediction.tile_hw: in tiles of {tile} a row lies elsewhere than in the image, and "
+            f"model.derived_channels {derived_channels!r} tells the model how deep it lies; expected null, or "
+            "derived_channels 'none'"
+        )
+
+
+def check_whole(config: PredictionConfig) -> None:
+    """Refuse settings of tiles where images are predicted whole. Called when nothing can set ``tile_hw`` any more.
+
+    Raises:
+        InputError: There are no tiles, and one of their settings is not its default.
+    """
+    if config.tile_hw is not None:
+        return
+    for name in ("overlap", "tile_weights", "edge_cover"):
+        value, default = getattr(config, name), PredictionConfig.model_fields[name].default
+        if value != default:
+            raise InputError(
+                f"prediction.{name}: {value!r} has no effect without prediction.tile_hw; set that, or leave it at "
+                f"{default!r}"
             )
 
 

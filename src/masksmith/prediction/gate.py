@@ -25,6 +25,7 @@ from masksmith.prediction.combine import Combine, mask_only
 from masksmith.prediction.predict import predict_probs
 from masksmith.prediction.runtimes import RUNTIMES, Logits, Planes, Runtime, torch_runtime
 from masksmith.prediction.store import MAX_CODE, code_of, to_codes
+from masksmith.prediction.tiles import Tiling
 from masksmith.preprocess import TRUE_SIZE, SizeConfig
 
 SCORE_TOLERANCE = 0.001
@@ -157,6 +158,7 @@ def compare_runtime(
     *,
     batch_size: int,
     size: SizeConfig = TRUE_SIZE,
+    tiling: Tiling | None = None,
     combine: Combine = mask_only,
 ) -> tuple[Finding, Runtime]:
     """Predict images with torch and with another runtime, without test-time augmentation, and compare.
@@ -170,6 +172,7 @@ def compare_runtime(
         score: The metric of (id, codes (h, w)) at the threshold 0.5, higher is better; iterates over them once.
         batch_size: Images per forward pass.
         size: How images are resized and padded.
+        tiling: How larger images are cut into tiles.
         combine: How the image head changes the mask.
 
     Returns:
@@ -186,6 +189,7 @@ def compare_runtime(
             tta=["identity"],
             batch_size=batch_size,
             size=size,
+            tiling=tiling,
             what=what,
             runtime=runtime,
         )
@@ -225,6 +229,7 @@ def choose_runtime(
     *,
     batch_size: int,
     size: SizeConfig = TRUE_SIZE,
+    tiling: Tiling | None = None,
     combine: Combine = mask_only,
     record: Path,
     key: str,
@@ -243,6 +248,7 @@ def choose_runtime(
         score: See compare_runtime.
         batch_size: Images per forward pass.
         size: How images are resized and padded.
+        tiling: How larger images are cut into tiles.
         combine: How the image head changes the mask.
         record: The JSON file of the choice.
         key: Hash of what the choice depends on: data, weights, settings.
@@ -257,7 +263,16 @@ def choose_runtime(
         reason, runtime = "there are no held-out images to judge by", None
     else:
         finding, runtime = compare_runtime(
-            name, fabric, model, images, names, score, batch_size=batch_size, size=size, combine=combine
+            name,
+            fabric,
+            model,
+            images,
+            names,
+            score,
+            batch_size=batch_size,
+            size=size,
+            tiling=tiling,
+            combine=combine,
         )
         reason = finding.refusal
         verdict["finding"] = finding.to_json()

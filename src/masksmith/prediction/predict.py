@@ -1,8 +1,13 @@
-"""Predict a store of images: batches of one canvas, test-time augmentation, probabilities at the true size."""
+"""Predict a store of images: batches of one canvas, test-time augmentation, probabilities at the true size.
+
+Large images go through the model in tiles, and their probabilities come out in bands of rows.
+"""
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache, partial
+from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -16,6 +21,7 @@ from masksmith.data.store import Store, StoreWriter
 from masksmith.models.segmentation import SegmentationModel
 from masksmith.prediction.runtimes import Runtime, torch_runtime
 from masksmith.prediction.store import to_codes
+from masksmith.prediction.tiles import Assembly, Cutter, Part, TilePlan, Tiling, first_needed, tiles_of
 from masksmith.prediction.tta import TTA, Symmetry
 from masksmith.preprocess import TRUE_SIZE, Frame, SizeConfig, names_by_canvas
 
@@ -27,10 +33,95 @@ def _cached_frames(size: SizeConfig, divisor: int) -> FrameOf:
     return lru_cache(maxsize=1024)(partial(Frame.of, size=size, divisor=divisor))
 
 
-def _batches(by_canvas: Iterable[Sequence[str]], batch_size: int) -> Iterator[Sequence[str]]:
-    for names in by_canvas:
-        for at in range(0, len(names), batch_size):
-            yield names[at : at + batch_size]
+class _Piece(NamedTuple):
+    """What goes through the model as one image: an image, or a tile of one."""
+
+    name: str
+    plan: TilePlan | None = None
+    row: int = 0
+    column: int = 0
+
+
+class _Work:
+    """The pieces of the images that are to be predicted, in batches, and the probabilities that come of them.
+
+    Batches do not depend on what is finished: the last bits of a probability depend on how many images go through the
+    model together.
+    """
+
+    def __init__(
+        self, images: Store, names: Sequence[str], size: SizeConfig, tiling: Tiling | None, *, divisor: int
+    ) -> None:
+        self.images, self.tiling = images, tiling
+        self.plans = {name: self._plan_of(name, size) for name in names}
+        tiled = any(self.plans.values())
+        self.size = SizeConfig(border=size.border) if tiled and size.resize_hw else size
+        """The size rule of the pieces: tiles are of images that are resized already."""
+        self.cutter = Cutter(images, size)
+        pieces = {name: images.shape(name) if plan is None else plan.hw for name, plan in self.plans.items()}
+        self.by_canvas = list(names_by_canvas(pieces, self.size, divisor=divisor).values())
+        self._open: dict[str, Assembly] = {}
+
+    def _plan_of(self, name: str, size: SizeConfig) -> TilePlan | None:
+        return None if self.tiling is None else self.tiling.plan(size.inner_hw(self.images.shape(name)))
+
+    def _pieces(self, names: Sequence[str]) -> Iterator[_Piece]:
+        for name in names:
+            plan = self.plans[name]
+            if plan is None:
+                yield _Piece(name)
+            else:
+                yield from (_Piece(name, plan, row, column) for row, column in tiles_of(plan))
+
+    def batches(
+        self, batch_size: int, finished: Collection[str], rows: Mapping[str, int]
+    ) -> Iterator[list[_Piece]]:
+        """Yield the batches with a piece that is neither in ``finished`` nor in the first rows of its image."""
+
+        def is_wanted(piece: _Piece) -> bool:
+            if piece.name in finished:
+                return False
+            if piece.plan is None or piece.name not in rows:
+                return True
+            needed = first_needed(piece.plan, self.images.shape(piece.name), rows[piece.name])
+            return piece.plan.rows.on_image(piece.plan.rows.starts[piece.row]).stop > needed
+
+        for names in self.by_canvas:
+            pieces = self._pieces(names)
+            while batch := list(islice(pieces, batch_size)):
+                if any(map(is_wanted, batch)):
+                    yield batch
+
+    def _assembly(self, piece: _Piece, rows: Mapping[str, int]) -> Assembly:
+        assert piece.plan is not None
+        assert self.tiling is not None
+        true_hw = self.images.shape(piece.name)
+        return Assembly(piece.plan, self.tiling.weights, true_hw, done=rows.get(piece.name, 0))
+
+    def planes(self, piece: _Piece) -> Shaped[np.ndarray, "_ _ c"]:
+        """Return the pixels of a piece."""
+        if piece.plan is None:
+            return self.images.checked(piece.name)
+        return self.cutter.tile(piece.name, piece.plan, piece.row, piece.column)
+
+    def take(
+        self,
+        piece: _Piece,
+        probs: Float[np.ndarray, "_ _ k"],
+        finished: Collection[str],
+        rows: Mapping[str, int],
+    ) -> Part | None:
+        """Take the probabilities of a piece, and return the rows of its image that are ready; None where none are."""
+        if piece.plan is None:
+            return Part(0, probs)
+        if piece.name in finished:
+            return None
+        if piece.name not in self._open:
+            self._open[piece.name] = self._assembly(piece, rows)
+        part = self._open[piece.name].add(piece.row, piece.column, probs)
+        if piece.plan.is_last(piece.row, piece.column):
+            del self._open[piece.name]
+        return part
 
 
 def _forward(
@@ -54,7 +145,7 @@ def _forward(
     return [frame.undo(one) for frame, one in zip(frames, probs, strict=True)]
 
 
-def predict_batches(
+def predict_parts(
     fabric: Fabric,
     model: SegmentationModel,
     images: Store,
@@ -63,12 +154,17 @@ def predict_batches(
     tta: Sequence[str],
     batch_size: int,
     size: SizeConfig = TRUE_SIZE,
+    tiling: Tiling | None = None,
     what: str = "predicting",
     runtime: Runtime | Sequence[Runtime] | None = None,
     scalars: Mapping[str, Sequence[float]] | None = None,
     finished: Collection[str] = (),
-) -> Iterator[list[tuple[str, Float[np.ndarray, "h w k"]]]]:
-    """Yield batches of (id, probabilities (h, w, k) at the true size); a batch has one canvas (see names_by_canvas).
+    rows: Mapping[str, int] | None = None,
+) -> Iterator[list[tuple[str, Part]]]:
+    """Yield, batch by batch, (id, probabilities (n, w, k) of rows of the image at its true size).
+
+    A batch has one canvas (see names_by_canvas). An image that is predicted whole is one part; of a larger one the
+    rows come one after another, as soon as no later tile touches them, so that memory does not grow with its height.
 
     Args:
         fabric: Device and precision.
@@ -76,25 +172,27 @@ def predict_batches(
         images: The images.
         names: Ids to predict.
         tta: Keys of TTA whose probabilities are averaged.
-        batch_size: Images per forward pass.
+        batch_size: Images or tiles per forward pass.
         size: How images are resized and padded.
+        tiling: How larger images are cut into tiles; None: all are predicted whole.
         what: Text of the progress bar.
         runtime: Computes the logits; None: the model itself. The probabilities of several runtimes are averaged.
         scalars: Id -> numbers, for a model that takes them.
         finished: Ids to leave out, in whole batches only: the last bits of a probability depend on how many images
             go through the model together.
+        rows: Id -> its first rows that are not wanted again, as they came before.
 
     Raises:
         InputError: An unknown key of TTA, or a damaged image.
     """
     symmetries = [look_up(TTA, key, where="prediction.tta") for key in tta]
     max_value = int(np.iinfo(images.dtype).max)
-    upright, turned = (_cached_frames(one, model.divisor) for one in (size, size.turned()))
+    work, begun = _Work(images, names, size, tiling, divisor=model.divisor), rows or {}
+    upright, turned = (_cached_frames(one, model.divisor) for one in (work.size, work.size.turned()))
     runtime = runtime or torch_runtime(fabric, model)
     runtimes = [runtime] if callable(runtime) else list(runtime)
     activation = partial(torch.softmax, dim=1) if model.exclusive else torch.sigmoid
-    by_canvas = names_by_canvas({name: images.shape(name) for name in names}, size, divisor=model.divisor)
-    batches = [one for one in _batches(by_canvas.values(), batch_size) if not set(one) <= set(finished)]
+    total = sum(1 for _ in work.batches(batch_size, finished, begun))
 
     def predict(view: Symmetry, planes: Sequence[np.ndarray], numbers: np.ndarray | None) -> list[np.ndarray]:
         seen, frames = [view.apply(one[None])[0] for one in planes], turned if view.turns else upright
@@ -107,13 +205,60 @@ def predict_batches(
     model.eval()
     try:
         with torch.inference_mode():
-            for batch in track(batches, total=len(batches), what=what):
-                planes = [images.checked(name) for name in batch]
-                numbers = np.array([scalars[name] for name in batch], np.float32) if scalars else None
+            for batch in track(work.batches(batch_size, finished, begun), total=total, what=what):
+                planes = [work.planes(piece) for piece in batch]
+                numbers = np.array([scalars[one.name] for one in batch], np.float32) if scalars else None
                 views = [predict(view, planes, numbers) for view in symmetries]
-                yield [(name, np.mean(probs, axis=0)) for name, *probs in zip(batch, *views, strict=True)]
+                means = ((piece, np.mean(probs, axis=0)) for piece, *probs in zip(batch, *views, strict=True))
+                taken = [(piece.name, work.take(piece, mean, finished, begun)) for piece, mean in means]
+                yield [(name, part) for name, part in taken if part is not None]
     finally:
         model.train(training)
+
+
+def predict_batches(
+    fabric: Fabric,
+    model: SegmentationModel,
+    images: Store,
+    names: Sequence[str],
+    *,
+    tta: Sequence[str],
+    batch_size: int,
+    size: SizeConfig = TRUE_SIZE,
+    tiling: Tiling | None = None,
+    what: str = "predicting",
+    runtime: Runtime | Sequence[Runtime] | None = None,
+    scalars: Mapping[str, Sequence[float]] | None = None,
+    finished: Collection[str] = (),
+) -> Iterator[list[tuple[str, Float[np.ndarray, "h w k"]]]]:
+    """Yield batches of (id, probabilities (h, w, k) at the true size); the arguments are those of predict_parts.
+
+    A large image is held in memory as a whole, and comes with the batch of its last tile.
+    """
+    begun: dict[str, list[np.ndarray]] = {}
+    for parts in predict_parts(
+        fabric,
+        model,
+        images,
+        names,
+        tta=tta,
+        batch_size=batch_size,
+        size=size,
+        tiling=tiling,
+        what=what,
+        runtime=runtime,
+        scalars=scalars,
+        finished=finished,
+    ):
+        whole = []
+        for name, part in parts:
+            bands = begun.setdefault(name, [])
+            bands.append(part.probs)
+            if part.first + len(part.probs) == images.shape(name)[0]:
+                del begun[name]
+                whole.append((name, bands[0] if len(bands) == 1 else np.concatenate(bands)))
+        if whole:
+            yield whole
 
 
 def predict_probs(
@@ -125,11 +270,12 @@ def predict_probs(
     tta: Sequence[str],
     batch_size: int,
     size: SizeConfig = TRUE_SIZE,
+    tiling: Tiling | None = None,
     what: str = "predicting",
     runtime: Runtime | Sequence[Runtime] | None = None,
     scalars: Mapping[str, Sequence[float]] | None = None,
 ) -> Iterator[tuple[str, Float[np.ndarray, "h w k"]]]:
-    """Yield (id, probabilities (h, w, k)) one by one; the arguments are those of predict_batches."""
+    """Yield (id, probabilities (h, w, k)) one by one; the arguments are those of predict_parts."""
     for batch in predict_batches(
         fabric,
         model,
@@ -138,6 +284,7 @@ def predict_probs(
         tta=tta,
         batch_size=batch_size,
         size=size,
+        tiling=tiling,
         what=what,
         runtime=runtime,
         scalars=scalars,
@@ -149,7 +296,7 @@ def write_codes(
     path: Path,
     images: Store,
     names: Sequence[str],
-    batches: Callable[..., Iterable[Sequence[tuple[str, Shaped[np.ndarray, "h w k"]]]]],
+    batches: Callable[..., Iterable[Sequence[tuple[str, Shaped[np.ndarray, "h w k"] | Part]]]],
     *,
     blank: Collection[str],
     channels: int = 1,
@@ -162,7 +309,9 @@ def write_codes(
         images: The images, for their sizes.
         names: Ids, in the order of the store.
         batches: ``batches(finished=ids)`` yields batches of (id, probabilities or codes), in any order, of all ids but
-            these and the blank ones.
+            these and the blank ones. In place of an array it may yield its rows as parts, one after another; then it
+            is called with ``rows``, too, where some images were not whole when the process died: id -> rows that are
+            there.
         blank: Ids of images without content: their probability is 0.
         channels: Of the probabilities.
         key: Hash of what the probabilities depend on. With it every batch is kept if the process dies, and the same
@@ -170,10 +319,17 @@ def write_codes(
     """
     shapes = [(name, (*images.shape(name), channels)) for name in names]
     writer = StoreWriter(path, shapes, dtype=np.uint16, key=key)
-    for batch in batches(finished=frozenset(writer.written)):
+    begun = {"rows": dict(writer.rows)} if writer.rows else {}
+    for batch in batches(finished=frozenset(writer.written), **begun):
         for name, value in batch:
-            codes: UInt16[np.ndarray, "h w k"] = value if value.dtype == np.uint16 else to_codes(value)
-            writer.write(name, codes)
+            part = value if isinstance(value, Part) else Part(0, value)
+            codes: UInt16[np.ndarray, "n w k"] = (
+                part.probs if part.probs.dtype == np.uint16 else to_codes(part.probs)
+            )
+            if isinstance(value, Part):
+                writer.write_rows(name, part.first, codes)
+            else:
+                writer.write(name, codes)
         writer.commit()
     for name in names:
         if name in blank:

@@ -19,7 +19,7 @@ from masksmith.losses.options import IMAGE_PARAMETERS, check_losses
 from masksmith.metrics import get_metric
 from masksmith.models.config import ModelConfig
 from masksmith.postprocess.config import TuningConfig
-from masksmith.prediction.config import PredictionConfig, check_combine
+from masksmith.prediction.config import PredictionConfig, check_combine, check_tiles
 from masksmith.prediction.tta import TTA
 from masksmith.preprocess import SizeConfig
 from masksmith.preprocess.inputs import InputConfig
@@ -147,6 +147,8 @@ def parse_recipe(
         )
     _check_heads(recipe, where=where)
     _check_derived(recipe, where=where)
+    pad_hw, derived = recipe.size.pad_hw, recipe.model.derived_channels
+    check_tiles(recipe.prediction, pad_hw=pad_hw, derived_channels=derived, where=where)
     _check_pseudo(recipe, where=where, students=students)
     for name in recipe.prediction.tta:
         look_up(TTA, name, where=f"{where}: prediction.tta")

@@ -1,5 +1,6 @@
 """The plan of a project under a budget: ``plan.json``, and planning on this machine."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,7 +16,7 @@ from masksmith.models.config import WEIGHTS, ModelConfig, tensor_names
 from masksmith.models.encoders import settle_encoder
 from masksmith.models.segmentation import build_model
 from masksmith.planning.choose import Choice, Chosen, Tools, choose, second_recipe
-from masksmith.planning.cost import Cost, DataFacts, cost_of, fit, stage_hw
+from masksmith.planning.cost import Cost, DataFacts, Sizes, cost_of, fit, stage_hw
 from masksmith.planning.describe import explain
 from masksmith.planning.lengths import with_epochs
 from masksmith.planning.rules import Candidate, load_rules
@@ -103,12 +104,15 @@ def facts_of(project: Project, recipe: Recipe) -> DataFacts:
     def padded(found: dict[tuple[int, int], list[str]]) -> int:
         return sum(height * width * len(names) for (height, width), names in found.items())
 
+    def counted(images: Store, names: Iterable[str]) -> Sizes:
+        return tuple(Counter(images.shape(name) for name in names).items())
+
     sizes = [cache.train_images.shape(name) for name in cache.train_images]
-    inside = folds.inside(0)
+    inside, outside = folds.inside(0), [name for name in folds.outside(0) if name not in blank]
     held_out = canvases(cache.train_images, inside)
     test = canvases(cache.test_images, cache.test_images.ids)
     return DataFacts(
-        train=max(1, len([name for name in folds.outside(0) if name not in blank])),
+        train=max(1, len(outside)),
         held_out=len(inside),
         test=len(project.catalog.test),
         hw=(max(h for h, _ in sizes), max(w for _, w in sizes)),
@@ -118,6 +122,9 @@ def facts_of(project: Project, recipe: Recipe) -> DataFacts:
         channels=project.inputs(recipe.input).channels,
         folds=recipe.folds.count,
         size=recipe.size,
+        train_sizes=counted(cache.train_images, outside),
+        held_out_sizes=counted(cache.train_images, inside),
+        test_sizes=counted(cache.test_images, cache.test_images.ids),
     )
 
 

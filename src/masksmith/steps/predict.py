@@ -21,9 +21,10 @@ from masksmith.postprocess.rules import plain_of
 from masksmith.postprocess.scoring import score_of, score_rows
 from masksmith.prediction.combine import build_combine
 from masksmith.prediction.gate import choose_runtime
-from masksmith.prediction.predict import predict_batches, write_codes
+from masksmith.prediction.predict import predict_parts, write_codes
 from masksmith.prediction.runtimes import Runtime
 from masksmith.prediction.store import MeanCodes, open_codes
+from masksmith.prediction.tiles import Tiling
 from masksmith.project.folder import Project
 from masksmith.project.members import Member, weights_of_test
 from masksmith.steps.train import build, checksum_of, is_trained, load, scalars_of, train_key
@@ -63,7 +64,7 @@ def predict_member(project: Project, member: Member, *, stages: Sequence[str] = 
         seen = [name for name in names if name not in blank_of[stage]]
         runtimes = runtimes or [_runtime(project, member, fabric, *one) for one in models.items()]
         batches = partial(
-            predict_batches,
+            predict_parts,
             fabric,
             next(iter(models.values())),
             images_of[stage],
@@ -71,6 +72,7 @@ def predict_member(project: Project, member: Member, *, stages: Sequence[str] = 
             tta=options.tta,
             batch_size=options.batch_size,
             size=member.run.recipe.size,
+            tiling=Tiling.of(options),
             runtime=runtimes,
             scalars=scalars_of(project, member.run.recipe, stage),
         )
@@ -210,6 +212,7 @@ def _runtime(
         score,
         batch_size=options.batch_size,
         size=recipe.size,
+        tiling=Tiling.of(options),
         combine=build_combine(options),
         record=_runtime_record(member, weights),
         key=_predict_key(project, member, "oof"),

@@ -8,7 +8,7 @@ from masksmith.losses.options import check_losses
 from masksmith.models.config import ModelConfig
 from masksmith.models.encoders import settle_encoder
 from masksmith.models.segmentation import MODELS
-from masksmith.prediction.config import check_combine
+from masksmith.prediction.config import check_combine, check_whole
 from masksmith.prediction.runtimes import check_runtime
 from masksmith.preprocess import Frame
 from masksmith.project.folder import Project
@@ -59,7 +59,7 @@ def check_prediction(recipe: Recipe) -> None:
     """Refuse a prediction that the model or the machine cannot do: it can be asked of a run that is trained, too.
 
     Raises:
-        InputError: As check_runtime and check_combine.
+        InputError: As check_runtime, check_combine and check_whole.
     """
     training, model = recipe.training, recipe.model
     check_runtime(
@@ -69,6 +69,7 @@ def check_prediction(recipe: Recipe) -> None:
         scalars=model.scalars,
     )
     check_combine(recipe.prediction, image_head=model.image_head)
+    check_whole(recipe.prediction)
     cycles = any(stage.schedule is not None and stage.schedule.cuts for stage in training.stages)
     if recipe.prediction.weights == "snapshots" and not cycles:
         raise InputError(

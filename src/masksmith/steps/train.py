@@ -23,7 +23,7 @@ from masksmith.postprocess.rules import plain_of
 from masksmith.postprocess.scoring import score_rows
 from masksmith.prediction.predict import predict_probs
 from masksmith.prediction.store import to_codes
-from masksmith.preprocess import Frame
+from masksmith.prediction.tiles import Tiling, passes_of
 from masksmith.project.folder import Project
 from masksmith.project.members import Member, members_of_run, read_members
 from masksmith.project.runs import Run
@@ -45,6 +45,7 @@ from masksmith.training.machine import make_fabric
 from masksmith.training.memory import refuse_too_large
 from masksmith.training.pace import Pace
 from masksmith.training.refit import refit_config
+from masksmith.training.windows import too_large_window
 
 _VERSION = "3"
 _INTERIM = re.compile(
@@ -112,8 +113,11 @@ def _drop_interim(project: Project, run: Run) -> None:
 def check_memory(recipe: Recipe, training: TrainingConfig, model: SegmentationModel, data: FoldData) -> None:
     """Refuse a training that would be killed for its memory."""
     canvases = [canvas_hw(training, stage, data, model.divisor) for stage in training.stages]
-    sizes = [data.images.shape(name) for name in data.images]
-    frames = [Frame.of(hw, recipe.size, divisor=model.divisor).canvas_hw for hw in set(sizes)]
+    sizes = {data.images.shape(name) for name in data.images}
+    if (note := too_large_window(training, recipe.size, list(sizes))) is not None:
+        logger.warning("%s", note)
+    tiling = Tiling.of(recipe.prediction)
+    frames = [passes_of(tiling, recipe.size, hw, divisor=model.divisor)[1] for hw in sizes]
     height, width = (max(hw[axis] for hw in frames) for axis in (0, 1))
     estimate = refuse_too_large(
         model,
@@ -370,6 +374,7 @@ def _evaluator(project: Project, run: Run, fold: int, fabric: Fabric) -> Callabl
                 names,
                 tta=["identity"],
                 size=run.recipe.size,
+                tiling=Tiling.of(run.recipe.prediction),
                 batch_size=run.recipe.prediction.batch_size,
                 what="scoring",
                 scalars=scalars,

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from masksmith.augment import Batch, CallableAugment, Task, build_task, make_batch, names_of
+from masksmith.augment import Batch, CallableAugment, Task, add_seen, build_task, make_batch, names_of
 from masksmith.core.arrays import Int
 from masksmith.data.store import Arrays, JoinedStore, joined_id
 from masksmith.folds.table import fold_name
@@ -18,6 +18,7 @@ from masksmith.preprocess import TRUE_SIZE, SizeConfig, canvas_of
 from masksmith.training.config import Stage, TrainingConfig
 from masksmith.training.epochs import Epoch
 from masksmith.training.samplers import fresh_before, is_repeat, seen_before
+from masksmith.training.windows import windows_of
 
 Made = TypeVar("Made")
 
@@ -77,9 +78,14 @@ class FoldData:
             pseudo=None,
         )
 
+    def windows(self, config: TrainingConfig, stage: Stage) -> list[int]:
+        """Return how many windows of each image an epoch of a stage looks at."""
+        sizes = [part.images.shape(name) for part in self.parts(stage) for name in part.ids]
+        return windows_of(config, self.size, sizes)
+
     def counts(self, config: TrainingConfig) -> list[int]:
-        """Return the number of images of each stage."""
-        return [sum(len(part.ids) for part in self.parts(stage)) for stage in config.stages]
+        """Return the number of images of each stage, each counted as often as it has windows in an epoch."""
+        return [sum(self.windows(config, stage)) for stage in config.stages]
 
     @property
     def name(self) -> str:
@@ -139,7 +145,8 @@ class EpochBatches:
     """What the epoch's stage is trained on (``FoldData.of``)."""
     epoch: Epoch
     order: Int[np.ndarray, " drawn"]
-    """Positions of the images, in the order of training; beyond the last image come mirrored copies."""
+    """Positions of the images, in the order of training; beyond the last image come mirrored copies. An image comes as
+    often as it has windows."""
 
     @cached_property
     def seen(self) -> Int[np.ndarray, " drawn"]:
@@ -156,6 +163,15 @@ class EpochBatches:
             for part, seen in zip(parts, turns, strict=True)
         ]
         return StepBatches(batches, parts, number)
+
+    def coverage(self, name: str) -> Int[np.ndarray, "h w"]:
+        """Return how often the windows of the epoch look at each pixel of an image; distortions are left out."""
+        counters = (self.data.seed, self.data.fold, self.epoch.stage, self.epoch.number)
+        index = self.data.ids.index(name)
+        found = np.zeros(self.data.images.shape(name), np.int64)
+        for at in np.flatnonzero(self.order % len(self.data.ids) == index).tolist():
+            add_seen(found, self.task, name, int(self.order[at]), counters=counters, seen=int(self.seen[at]))
+        return found
 
     def _places(self, number: int) -> list[slice]:
         """Return where the batches of a step lie in the order.

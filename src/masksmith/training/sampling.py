@@ -34,6 +34,7 @@ class Sampling:
         """
         self.data, self._flips = data, config.augment.append_flips
         self._stages = config.stages
+        self._windows = [np.array(data.windows(config, stage)) for stage in config.stages]
         self._samplers = [stage.sampler or config.sampler for stage in config.stages]
         self.by_loss = any(one.name == "curriculum" and one.by == "loss" for one in self._samplers)
         # what an epoch is drawn from must not change while it runs, or a resumed one would be another
@@ -72,16 +73,21 @@ class Sampling:
     def order(self, epoch: Epoch) -> Int[np.ndarray, " drawn"]:
         """Return the positions of an epoch's images, drawn by counter."""
         stage = self._stages[epoch.stage]
-        sampler, num = self.of(epoch), len(self.data.of(stage).ids)
+        sampler, num, windows = self.of(epoch), len(self.data.of(stage).ids), self._windows[epoch.stage]
         rng = stream(self.data.seed, self.data.fold, epoch.stage, epoch.number)
-        if sampler.name == "plain":
-            return rng.permutation(with_copies(num, self._flips))  # the masks need not be read for it
+        if sampler.name == "plain":  # the masks need not be read for it
+            places = np.arange(with_copies(num, self._flips))
+            return rng.permutation(np.repeat(places, np.tile(windows, len(places) // num)))
         losses = self._before[self._part(stage)].cpu().numpy().astype(np.float64)
-        draw = Draw(self.facts_of(stage), losses, epoch.stage_at, rng)
+        draw, most = Draw(self.facts_of(stage), losses, epoch.stage_at, rng), int(windows.sum())
+
+        def drawn() -> Int[np.ndarray, " drawn"]:
+            """As many images as there are, again and again until each window has one."""
+            return np.concatenate([draw_order(sampler, draw) for _ in range(-(-most // num))])[:most]
+
         if not self._flips:
-            return draw_order(sampler, draw)
-        both = [draw_order(sampler, draw), num + draw_order(sampler, draw)]  # images, and mirrored copies
-        return rng.permutation(np.concatenate(both))
+            return drawn()
+        return rng.permutation(np.concatenate([drawn(), num + drawn()]))  # images, and mirrored copies
 
     def note(self, epoch: Epoch, indices: list[int], losses: Float[Tensor, " b"]) -> None:
         """Remember the losses of images of an epoch."""
