@@ -12,25 +12,35 @@ t      threshold
 ====== =============================================================
 
 Images are ``(h, w, c)`` in numpy and ``(b, c, h, w)`` in torch. Masks are uint8: 0 background,
-1 foreground, ``IGNORE`` left out of losses and scores.
+1 foreground, ``IGNORE`` left out of losses and scores. Label maps are int32: 0 background, 1, 2 … one object each,
+``UNJUDGED`` left out.
 """
 
 import numpy as np
-from jaxtyping import Float, Int, Shaped, UInt8, UInt16
+from jaxtyping import Float, Int, Int32, Shaped, UInt8, UInt16
 
 IGNORE = 255
+UNJUDGED = -1
+"""What IGNORE is in a map of integers with a sign: the labels of objects, or a mask file."""
+DISTANCE_TOP = 254
+"""Code of the pixels of an object that are farthest from its boundary, in a plane of distances: 255 is IGNORE."""
 
 Image = Shaped[np.ndarray, "h w c"]
 Mask = UInt8[np.ndarray, "h w"]
 Codes = UInt16[np.ndarray, "h w"]
+Labels = Int32[np.ndarray, "h w"]
 Rows = Float[np.ndarray, "*lead n k"]
 
 __all__ = [
+    "DISTANCE_TOP",
     "IGNORE",
+    "UNJUDGED",
     "Codes",
     "Float",
     "Image",
     "Int",
+    "Int32",
+    "Labels",
     "Mask",
     "Rows",
     "Shaped",

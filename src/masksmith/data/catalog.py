@@ -20,6 +20,8 @@ class Sample:
     """Columns of numbers in the side tables (depths.csv: z)."""
     texts: dict[str, str] = field(default_factory=dict)
     """Columns of the side tables as text (a location, a patient), without run-lengths."""
+    objects: list[str] | None = None
+    """Paths of its object files, one an object: none where it has no object, None where it has no such files."""
 
 
 @dataclass(frozen=True)

@@ -97,6 +97,7 @@ def make_samples(
     *,
     masks: Mapping[str, str] | None = None,
     rows: Mapping[str, list[str]] | None = None,
+    objects: Mapping[str, list[str]] | None = None,
 ) -> list[Sample]:
     """Return the samples of a split, sorted by id.
 
@@ -106,11 +107,12 @@ def make_samples(
         facts: What side tables say.
         masks: Id -> path of its mask file.
         rows: Id -> its run-length texts.
+        objects: Id -> paths of its object files.
 
     Raises:
         InputError: An id that cannot be a file name.
     """
-    masks, rows = masks or {}, rows or {}
+    masks, rows, objects = masks or {}, rows or {}, objects or {}
     return [
         Sample(
             check_id(name, where=repr(path)),
@@ -119,6 +121,7 @@ def make_samples(
             non_empty(rows[name]) if name in rows else None,
             facts.values.get((split, name), {}),
             facts.texts.get((split, name), {}),
+            objects.get(name),
         )
         for name, path in sorted(images.items())
     ]
