@@ -46,4 +46,17 @@ __all__ = [
     "Shaped",
     "UInt8",
     "UInt16",
+    "dense_labels",
 ]
+
+
+def dense_labels(labels: Shaped[np.ndarray, "h w"]) -> tuple[Int[np.ndarray, "h w"], int]:
+    """Number what is above 0 in an integer map 1, 2 … in the same order without gaps, 0 elsewhere, and count it."""
+    kept = np.maximum(labels, 0)
+    highest = int(kept.max(initial=0))
+    if highest < 4 * kept.size:  # a table of all numbers is faster than sorting, while it is small
+        there = np.bincount(kept.ravel(), minlength=1) > 0
+        there[0] = False
+        return there.cumsum()[kept], int(there.sum())
+    numbers, dense = np.unique(kept, return_inverse=True)
+    return dense.reshape(kept.shape) + int(numbers[0] > 0), len(numbers) - int(numbers[0] == 0)

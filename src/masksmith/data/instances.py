@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import cv2
 import numpy as np
 
-from masksmith.core.arrays import IGNORE, UNJUDGED, Int, Labels, Mask, Shaped
+from masksmith.core.arrays import IGNORE, UNJUDGED, Int, Labels, Mask, Shaped, dense_labels
 from masksmith.core.config import look_up
 from masksmith.core.errors import InputError
 from masksmith.data.decode.pictures import decode_image, is_grey
@@ -178,10 +178,10 @@ def objects_of_image(
             "where it is not judged"
         )
     judged = (values >= 0) & ~np.isin(values, list(unjudged))  # uint16 has no -1
-    numbers, dense = np.unique(np.where(judged, values, 0), return_inverse=True)
-    labels = dense.reshape(values.shape).astype(np.int32) + np.int32(numbers[0] > 0)
+    dense, count = dense_labels(np.where(judged, values, 0))
+    labels = dense.astype(np.int32)
     labels[~judged] = UNJUDGED
-    return Objects(labels, len(numbers) - int(numbers[0] == 0))
+    return Objects(labels, count)
 
 
 def objects_of_mask(mask: Mask) -> Objects:

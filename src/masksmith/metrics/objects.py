@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
-from masksmith.core.arrays import IGNORE, UNJUDGED, Rows
+from masksmith.core.arrays import IGNORE, UNJUDGED, Rows, dense_labels
 from masksmith.core.errors import InputError
 from masksmith.metrics.protocol import Metric, Row, Value, Values, per_image, ratio
 
@@ -51,15 +51,7 @@ def label_objects(
     """Number the objects of a mask or an instance map 1, 2 … without gaps, and count them."""
     if mask.dtype == np.uint8:
         return label_components((mask != 0) & judged, connectivity=connectivity)
-    kept = np.where(judged & (mask > 0), mask, 0)
-    if (
-        kept.max(initial=0) < 4 * kept.size
-    ):  # a table of all numbers is faster than sorting, while it is small
-        there = np.bincount(kept.ravel(), minlength=1) > 0
-        there[0] = False
-        return there.cumsum()[kept], int(there.sum())
-    values, dense = np.unique(kept, return_inverse=True)
-    return dense.reshape(mask.shape) + int(values[0] > 0), len(values) - int(values[0] == 0)
+    return dense_labels(np.where(judged, mask, 0))
 
 
 def judged_pixels(target: LabelMap) -> Bool[np.ndarray, "h w"]:
