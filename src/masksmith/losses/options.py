@@ -46,6 +46,7 @@ MASK_PARAMETERS: dict[str, Parameters] = {
     "boundary": {},
     "hausdorff": {"alpha": (Positive, 2.0)},
     "active_contour": {"region_weight": (NonNegative, 1.0)},
+    "objects": {"border_weight": (NonNegative, 1.0), "distance_weight": (NonNegative, 1.0)},
 }
 """Losses of the mask's logits."""
 
@@ -110,6 +111,11 @@ def _checked(term: Term, *, where: str, image_head: bool, classes: int) -> Check
     if term.name == "cross_entropy" and classes == 1:
         raise InputError(
             f"{where}.name: 'cross_entropy' needs 2 classes or more, the model has 1; use 'bce' for a single class"
+        )
+    if term.name == "objects" and classes < 3:
+        raise InputError(
+            f"{where}.name: 'objects' needs 3 planes or more (foreground, border, distance), the model has {classes}; "
+            "it is for data whose target is objects"
         )
     params = _checked_params(term, known, where=f"{where}.params")
     if term.name in ("tversky", "focal_tversky") and params.get("alpha") == params.get("beta") == 0:
