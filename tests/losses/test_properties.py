@@ -86,7 +86,7 @@ def sure(case, target, size=30.0):
     truth = (planes == 1).any(3).any(2) if case.name in IMAGE_LOSSES else planes == 1
     if case.kind == "objects":
         right = size * (2.0 * truth - 1)
-        right[:, -1] = torch.logit(target[:, -1] / 254.0, eps=1e-13)
+        right[:, -1] = torch.logit(target[:, -1] / 254.0).clamp(-size, size)
         return right
     return size * (2.0 * truth - 1)
 
