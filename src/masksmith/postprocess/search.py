@@ -1,4 +1,4 @@
-"""The search for the three numbers of the triplet rule.
+"""The search for the three numbers of the triplet rule, or for the best of other rules (see rule_sweep).
 
 Where the metric needs counts of pixels, the search looks at each image once. A histogram of its codes over the
 candidate thresholds, foreground and background apart, gives the counts of every threshold at once, and with them
@@ -12,7 +12,7 @@ bootstrap over groups, and is kept only if the lower 80% bound of its gain is ab
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Generic
 
 import numpy as np
 from jaxtyping import Float, Int, UInt8, UInt16
@@ -24,6 +24,7 @@ from masksmith.metrics.protocol import Groups, Metric
 from masksmith.postprocess.bootstrap import BOUND_QUANTILE, paired_bootstrap
 from masksmith.postprocess.config import TuningConfig
 from masksmith.postprocess.operators import Rule, plain_rule, remove_small
+from masksmith.postprocess.rule_sweep import AnyRule, AnySweep
 from masksmith.prediction.store import code_of, prob_of
 
 Pairs = Iterable[tuple[UInt16[np.ndarray, "..."], UInt8[np.ndarray, "..."]]]
@@ -63,6 +64,10 @@ class Sweep:
             self.empty[chosen],
             self.full[chosen],
         )
+
+    def curve(self) -> list[tuple[float, Rule]]:
+        """Return each threshold as a probability, and the rule that has it alone."""
+        return [(prob_of(int(t)), Rule(int(t), 0, int(t))) for t in self.thresholds]
 
 
 def _counts_by_table(
@@ -169,8 +174,8 @@ def candidate_rules(config: TuningConfig, *, median_area: float) -> list[Rule]:
 
 
 def best_rule(
-    sweep: Sweep, rules: Sequence[Rule], metric: Metric, groups: Groups | None = None
-) -> tuple[Rule, float]:
+    sweep: AnySweep[AnyRule], rules: Sequence[AnyRule], metric: Metric, groups: Groups | None = None
+) -> tuple[AnyRule, float]:
     """Return the rule with the best score, and that score."""
     scores = [metric.score(sweep.rows_of(rule), groups) for rule in rules]
     useful = [metric.utility(score) for score in scores]
@@ -179,12 +184,12 @@ def best_rule(
 
 
 @dataclass(frozen=True)
-class Tuning:
+class Tuning(Generic[AnyRule]):
     """What the search found, and whether it is kept; a gain above 0 is for the better, whatever the metric."""
 
-    rule: Rule
+    rule: AnyRule
     kept: bool
-    found: Rule
+    found: AnyRule
     plain: float
     tuned: float
     nested: float
@@ -195,7 +200,8 @@ class Tuning:
     """Of the score that is shown: the nested one where the rule is kept, else the plain one."""
     standard_error_plain: float
     curve: list[tuple[float, float]]
-    parts: list[tuple[Rule, float]]
+    """Threshold and score of the rules that lie on a curve."""
+    parts: list[tuple[AnyRule, float]]
 
     def to_json(self) -> dict[str, Any]:
         """Return plain dicts and lists."""
@@ -203,16 +209,16 @@ class Tuning:
 
 
 def search_rule(
-    sweep: Sweep,
+    sweep: AnySweep[AnyRule],
     metric: Metric,
-    rules: Sequence[Rule],
+    rules: Sequence[AnyRule],
     *,
     parts: Int[np.ndarray, " n"],
     groups: Sequence[str],
     labels: Sequence[str] | None = None,
     resamples: int,
     seed: int,
-) -> Tuning:
+) -> Tuning[AnyRule]:
     """Search the best rule, and judge whether choosing it helps on images it was not chosen on.
 
     Args:
@@ -245,10 +251,7 @@ def search_rule(
     )
     low, high = np.quantile(gains, [BOUND_QUANTILE, 1 - BOUND_QUANTILE])
     kept = bool(low > 0)
-    curve = [
-        (prob_of(int(t)), metric.score(sweep.rows_of(Rule(int(t), 0, int(t))), members))
-        for t in sweep.thresholds
-    ]
+    curve = [(threshold, metric.score(sweep.rows_of(rule), members)) for threshold, rule in sweep.curve()]
     return Tuning(
         rule=found if kept else plain,
         kept=kept,
