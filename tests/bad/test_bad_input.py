@@ -53,7 +53,10 @@ def test_folders_without_what_is_needed(check, tmp_path):
     cases = {
         "nowhere": (None, ["nowhere: no such folder"]),
         "empty": ({}, ["the folder is empty"]),
-        "notes": ({"notes.txt": "x"}, ["no images (.png, ", "known layouts: kaggle_rle, paired_folders"]),
+        "notes": (
+            {"notes.txt": "x"},
+            ["no images (.png, ", "known layouts: object_folders, kaggle_rle, paired_folders"],
+        ),
         "bare": ({"images/a.png": EYE}, ["1 images (for example 'images/a.png') but no masks"]),
         "pair": (
             dict.fromkeys(["images/a.png", "images/b.png", "masks/a.png"], EYE),

@@ -7,7 +7,7 @@ import torch
 
 from masksmith.losses.build import IMAGE_LOSSES, LOSSES
 
-CLASSES = {"binary": 1, "multilabel": 3, "classes": 3}
+CLASSES = {"binary": 1, "multilabel": 3, "classes": 3, "objects": 3}
 ALONE = {"bce", "balanced_bce", "lovasz", "lovasz_elu", "boundary_bce", "band_bce"}  # each class judged alone
 
 PARAMS = {
@@ -27,6 +27,7 @@ PARAMS = {
     "band_bce": [{"radius": 1, "extra": 4.0}],
     "hausdorff": [{"alpha": 1.0}],
     "active_contour": [{"region_weight": 3.0}],
+    "objects": [{"border_weight": 3.0, "distance_weight": 0.5}],
     "image_bce": [{"pos_weight": 3.0, "label_smoothing": 0.1}],
     "image_focal": [{"gamma": 1.0, "alpha": 0.25}],
 }
@@ -50,6 +51,8 @@ class Case(NamedTuple):
 def kinds_of(name):
     if name == "cross_entropy":
         return ["classes"]
+    if name == "objects":
+        return ["objects"]
     return ["binary", "multilabel"] if name in ALONE else ["binary", "multilabel", "classes"]
 
 
@@ -68,8 +71,10 @@ def sample(kind, seed, *, ignore=0.2, shape=(3, 5, 6), of_image=False):
     rng = np.random.default_rng(seed)
     classes, (b, h, w) = CLASSES[kind], shape
     logits = rng.normal(size=(b, classes) if of_image else (b, classes, h, w)).astype(np.float32)
-    full = (b, classes, h, w) if kind == "multilabel" else shape
+    full = (b, classes, h, w) if kind in ("multilabel", "objects") else shape
     target = rng.integers(0, classes if kind == "classes" else 2, full).astype(np.uint8)
+    if kind == "objects":
+        target[:, -1] = rng.integers(0, 255, shape)
     if seed % 3 == 0:
         target[0] = 0
     target[rng.random(full) < ignore] = 255

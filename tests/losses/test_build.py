@@ -154,6 +154,11 @@ def test_terms_that_do_not_fit():
             {},
             "loss[1].name: 'cross_entropy' needs 2 classes or more, the model has 1; use 'bce'",
         ),
+        (
+            "objects",
+            {},
+            "loss[1].name: 'objects' needs 3 planes or more (foreground, border, distance), the model",
+        ),
     ]
     for name, params, message in cases:
         terms = [term("bce"), LossTerm.model_construct(name=name, weight=1.0, params=params)]

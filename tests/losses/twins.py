@@ -262,6 +262,22 @@ def image_focal(image_logits, target, *, gamma=2.0, alpha=None):
     return mean(values)
 
 
+def objects(logits, target, *, border_weight=1.0, distance_weight=1.0):
+    found = 0.0
+    for at, weight in ((0, 1.0), (1, border_weight)):
+        plane = logits[:, [at]], target[:, at]
+        found += weight * (bce(*plane) + TWINS["dice"](*plane, smooth=1.0))
+    scores, codes = logits[:, 2].double().numpy().ravel(), target[:, 2].numpy().ravel()
+    distances = []
+    for score, code in zip(scores.tolist(), codes.tolist(), strict=True):
+        if code != 255:
+            share = code / 254
+            prob = 1 / (1 + math.exp(-score))
+            both = ((share, prob), (1 - share, 1 - prob))
+            distances.append(sum(true * math.log(true / guess) for true, guess in both if true))
+    return found + distance_weight * mean(distances)
+
+
 TWINS = {
     "bce": bce,
     "balanced_bce": balanced_bce,
@@ -282,6 +298,7 @@ TWINS = {
     "boundary": boundary,
     "hausdorff": hausdorff,
     "active_contour": active_contour,
+    "objects": objects,
     "image_bce": image_bce,
     "image_focal": image_focal,
 }

@@ -111,3 +111,23 @@ def test_more_components_than_16_bits_number():
     assert label_components(board, connectivity=4)[1] == 180_000
     small = np.indices((362, 362)).sum(axis=0) % 2 == 0  # just below where 32 bits are taken
     assert label_components(small, connectivity=4)[1] == small.sum() == 65522
+
+
+@settings(deadline=None, max_examples=30)
+@given(seed=st.integers(0, 10_000))
+def test_int32_maps_with_what_is_not_judged_and_any_numbers(seed):
+    """-1 is not judged, 65535 is an object, and no number matters."""
+    rng = np.random.default_rng(seed)
+    pred, target = (rng.choice([0, 1, 2, 65535], (6, 7)).astype(np.int32) for _ in range(2))
+    hidden = rng.random((6, 7)) < 0.2
+    named = np.select([target == 1, target == 2, target == 65535], [700_000_000, 3, 70_000], 0).astype(
+        np.int32
+    )
+    for labels in (target, named):
+        labels[hidden] = -1
+    expected = object_stats(
+        np.where(pred == 65535, 9, pred).astype(np.uint16),
+        np.where(hidden, IGNORE_OBJECT, np.where(target == 65535, 9, target)).astype(np.uint16),
+    )
+    np.testing.assert_array_equal(object_stats(pred, target), expected)
+    np.testing.assert_array_equal(object_stats(pred, named), expected)

@@ -23,11 +23,12 @@ from masksmith.augment.geometry import (
     turned_hw,
     unturn,
 )
-from masksmith.core.arrays import IGNORE, Float, Image, Shaped, UInt8
+from masksmith.core.arrays import IGNORE, Float, Image, Int32, Shaped, UInt8
 from masksmith.data.store import Stored
 from masksmith.preprocess import CV2_BORDERS, Border, Pad
 
-AnyMask = UInt8[np.ndarray, "h w *k"]
+AnyMask = UInt8[np.ndarray, "h w *k"] | Int32[np.ndarray, "h w"]
+MovedMask = UInt8[np.ndarray, "H W *k"] | Int32[np.ndarray, "H W"]
 Plane = Shaped[np.ndarray, "_ _"]
 
 _LARGEST_PAD = 4.0  # a source of more than so many canvases is not padded beforehand
@@ -232,10 +233,23 @@ def _decide(layer: Layer, planes: list[Plane], hw: tuple[int, int]) -> UInt8[np.
     return target
 
 
+def _warp_labels(
+    labels: AnyMask | Stored, source: Source, hw: tuple[int, int]
+) -> Int32[np.ndarray, "H W"]:
+    """Return the number of the nearest pixel; OpenCV moves no int32, but four bytes as four channels."""
+    drawn = source.part(labels)
+    planes = drawn.view(np.uint8).reshape(*drawn.shape, 4)
+    moved = source.look(planes, hw, cv2.INTER_NEAREST)
+    return np.ascontiguousarray(moved).view(np.int32)[..., 0]
+
+
 def _resample(
     image: Image | Stored, mask: AnyMask | Stored, source: Source, hw: tuple[int, int]
-) -> tuple[Shaped[np.ndarray, "H W c"], UInt8[np.ndarray, "H W *k"]]:
+) -> tuple[Shaped[np.ndarray, "H W c"], MovedMask]:
     """Interpolate an image and the layers of its mask."""
+    if mask.dtype == np.int32:
+        moved, _ = _warp_image(source.part(image), source, hw, None)
+        return moved, _warp_labels(mask, source, hw)
     drawn = source.part(mask)
     layers = [_one_hot(one) for one in ([drawn] if drawn.ndim == 2 else list(cv2.split(drawn)))]
     planes = [plane for layer in layers for plane in layer.planes]
@@ -301,13 +315,14 @@ def warp(
     canvas_hw: tuple[int, int],
     zoom_yx: tuple[float, float] = (1.0, 1.0),
     border: Border = "reflect",
-) -> tuple[Shaped[np.ndarray, "H W c"], UInt8[np.ndarray, "H W *k"]]:
+) -> tuple[Shaped[np.ndarray, "H W c"], MovedMask]:
     """Move an image and its mask onto the canvas.
 
     Args:
         image: (h, w, c), uint8 or uint16, any number of channels. Of one that is stored only the part that is seen is
             read.
-        mask: (h, w) of classes and IGNORE, or (h, w, k) of layers, each of 0, 1 and IGNORE.
+        mask: (h, w) of classes and IGNORE, or (h, w, k) of layers, each of 0, 1 and IGNORE; or the labels of objects,
+            int32 (h, w): 0, a number for each, and UNJUDGED. Stored ones alike.
         motion: What was drawn.
         canvas_hw: Height and width of the result.
         zoom_yx: Zoom of rows and columns by the size rule and the training stage.
@@ -316,7 +331,8 @@ def warp(
     Returns:
         Image (H, W, c) and mask (H, W) or (H, W, k). A mask pixel has the class whose interpolated share is the largest
         (of two as large the higher class; so foreground is where at least one half is), and is ignored where the
-        nearest pixel is. No value arises that the mask did not have.
+        nearest pixel is. Of labels it has the number of the nearest pixel (there may be too many for a share each). No
+        value arises that the mask did not have; outside the image, a mask shows what ``border`` says, as the image.
     """
     hw = (image.shape[0], image.shape[1])
     matrix = motion_matrix(motion, hw, canvas_hw, zoom_yx=zoom_yx)

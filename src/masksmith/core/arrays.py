@@ -12,29 +12,52 @@ t      threshold
 ====== =============================================================
 
 Images are ``(h, w, c)`` in numpy and ``(b, c, h, w)`` in torch. Masks are uint8: 0 background,
-1 foreground or 0…k-1 classes, ``IGNORE`` left out of losses and scores.
+1 foreground or 0…k-1 classes, ``IGNORE`` left out of losses and scores. Label maps are int32: 0 background, 1, 2 …
+one object each, ``UNJUDGED`` left out.
 """
 
 import numpy as np
-from jaxtyping import Float, Int, Shaped, UInt8, UInt16
+from jaxtyping import Float, Int, Int32, Shaped, UInt8, UInt16
 
 IGNORE = 255
+UNJUDGED = -1
+"""What IGNORE is in a map of integers with a sign: the labels of objects, or a mask file."""
+DISTANCE_TOP = 254
+"""Code of the pixels of an object that are farthest from its boundary, in a plane of distances: 255 is IGNORE."""
 
 Image = Shaped[np.ndarray, "h w c"]
 Mask = UInt8[np.ndarray, "h w"]
 Codes = UInt16[np.ndarray, "h w *k"]
 """Probabilities as codes: of one foreground (h, w) or (h, w, 1), or of k classes."""
+Labels = Int32[np.ndarray, "h w"]
 Rows = Float[np.ndarray, "*lead n k"]
 
 __all__ = [
+    "DISTANCE_TOP",
     "IGNORE",
+    "UNJUDGED",
     "Codes",
     "Float",
     "Image",
     "Int",
+    "Int32",
+    "Labels",
     "Mask",
     "Rows",
     "Shaped",
     "UInt8",
     "UInt16",
+    "dense_labels",
 ]
+
+
+def dense_labels(labels: Shaped[np.ndarray, "h w"]) -> tuple[Int[np.ndarray, "h w"], int]:
+    """Number what is above 0 in an integer map 1, 2 … in the same order without gaps, 0 elsewhere, and count it."""
+    kept = np.maximum(labels, 0)
+    highest = int(kept.max(initial=0))
+    if highest < 4 * kept.size:  # a table of all numbers is faster than sorting, while it is small
+        there = np.bincount(kept.ravel(), minlength=1) > 0
+        there[0] = False
+        return there.cumsum()[kept], int(there.sum())
+    numbers, dense = np.unique(kept, return_inverse=True)
+    return dense.reshape(kept.shape) + int(numbers[0] > 0), len(numbers) - int(numbers[0] == 0)

@@ -25,6 +25,8 @@ class Sample:
     """Columns of the side tables as text (a location, a patient), without run-lengths."""
     held_out: bool = False
     """Whether the data set itself holds it out of training (a folder ``val``): then it is fold 0."""
+    objects: list[str] | None = None
+    """Paths of its object files, one an object: none where it has no object, None where it has no such files."""
 
 
 @dataclass(frozen=True)

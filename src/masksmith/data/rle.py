@@ -22,7 +22,7 @@ from typing import Literal
 import cv2
 import numpy as np
 
-from masksmith.core.arrays import Int, Mask
+from masksmith.core.arrays import Int, Labels, Mask
 from masksmith.core.config import look_up
 from masksmith.core.errors import InputError
 
@@ -47,12 +47,19 @@ def mask_to_runs(mask: Mask, *, order: Order = "F") -> Runs:
 def object_runs(mask: Mask, *, order: Order = "F") -> list[Runs]:
     """Return the runs of each 8-connected component of the non-zero pixels, sorted by their first pixels."""
     _, labels = cv2.connectedComponents((mask != 0).astype(np.uint8), connectivity=8)
+    return label_runs(labels, order=order)
+
+
+def label_runs(labels: Labels, *, order: Order = "F") -> list[Runs]:
+    """Return the runs of each number above 0 of a label map, sorted by their first pixels."""
     flat = labels.ravel(order=order)
     starts = np.flatnonzero(np.diff(flat, prepend=0))
-    lengths = np.diff(starts, append=flat.size)
-    found = flat[starts]
-    runs = np.stack([starts, lengths], axis=1)
-    return [runs[found == label] for label in dict.fromkeys(found[found > 0].tolist())]
+    runs = np.stack([starts, np.diff(starts, append=flat.size)], axis=1)
+    runs, numbers = runs[flat[starts] > 0], flat[starts][flat[starts] > 0]
+    grouped = np.argsort(numbers, kind="stable")  # the runs of an object together, each in its place
+    ends = np.flatnonzero(np.diff(numbers[grouped])) + 1
+    objects = np.split(runs[grouped], ends) if len(runs) else []
+    return sorted(objects, key=lambda one: int(one[0, 0]))
 
 
 def check_runs(runs: Runs, *, shape: tuple[int, int], where: str) -> None:

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from masksmith.losses.contours import active_contour, band_bce, boundary, boundary_bce, hausdorff
 from masksmith.losses.image_head import image_bce, image_focal
 from masksmith.losses.lovasz_extension import lovasz, lovasz_elu, lovasz_softmax
+from masksmith.losses.object_planes import objects
 from masksmith.losses.options import Term, check_losses
 from masksmith.losses.pixelwise import balanced_bce, bce, cross_entropy, focal, mse, smooth_l1
 from masksmith.losses.planes import Logits, Scalar, Target
@@ -34,6 +35,7 @@ MASK_LOSSES: dict[str, Callable[..., Scalar]] = {
     "boundary": boundary,
     "hausdorff": hausdorff,
     "active_contour": active_contour,
+    "objects": objects,
 }
 """Losses of the mask's logits."""
 

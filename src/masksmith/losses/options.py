@@ -46,6 +46,7 @@ MASK_PARAMETERS: dict[str, Parameters] = {
     "boundary": {},
     "hausdorff": {"alpha": (Positive, 2.0)},
     "active_contour": {"region_weight": (NonNegative, 1.0)},
+    "objects": {"border_weight": (NonNegative, 1.0), "distance_weight": (NonNegative, 1.0)},
 }
 """Losses of the mask's logits."""
 
@@ -129,6 +130,11 @@ def _checked(
         raise InputError(
             f"{where}.name: {term.name!r} judges each class alone, and the masks are maps of {classes} classes that "
             "exclude each other; use cross_entropy, focal, dice, jaccard, tversky, mse or lovasz_softmax"
+        )
+    if term.name == "objects" and classes is not None and classes < 3:
+        raise InputError(
+            f"{where}.name: 'objects' needs 3 planes or more (foreground, border, distance), the model has {classes}; "
+            "it is for data whose target is objects"
         )
     params = _checked_params(term, known, where=f"{where}.params")
     if term.name in ("tversky", "focal_tversky") and params.get("alpha") == params.get("beta") == 0:

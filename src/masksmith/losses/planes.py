@@ -6,6 +6,8 @@ Three kinds of target are read:
 * ``(b, h, w)`` with logits (b, k, h, w), k > 1: a class map, 0…k-1 and IGNORE; probabilities by the softmax;
 * ``(b, k, h, w)``: multi-label, 0, 1 and IGNORE for each class; probabilities by the sigmoid.
 
+The loss ``objects`` alone reads a fourth, whose last plane is no class: see there.
+
 Logits of ignored pixels are replaced by 0 before anything is computed, so even an infinite one does no harm.
 """
 

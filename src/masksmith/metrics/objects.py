@@ -15,12 +15,12 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
-from masksmith.core.arrays import IGNORE, Rows
+from masksmith.core.arrays import IGNORE, UNJUDGED, Rows, dense_labels
 from masksmith.core.errors import InputError
 from masksmith.metrics.protocol import Metric, Row, Value, Values, per_image, ratio
 
 IGNORE_OBJECT = 65535
-"""Ignored pixels of an instance map: 255 would be its 255th object."""
+"""Ignored pixels of an instance map of 16 bits: 255 would be its 255th object. In one of int32 they are UNJUDGED."""
 
 LabelMap = Shaped[np.ndarray, "h w"]
 AtThresholds = Float[np.ndarray, "*lead n 10"]
@@ -51,14 +51,13 @@ def label_objects(
     """Number the objects of a mask or an instance map 1, 2 … without gaps, and count them."""
     if mask.dtype == np.uint8:
         return label_components((mask != 0) & judged, connectivity=connectivity)
-    kept = np.where(judged & (mask > 0), mask, 0)
-    values, dense = np.unique(kept, return_inverse=True)
-    return dense.reshape(mask.shape) + int(values[0] > 0), len(values) - int(values[0] == 0)
+    return dense_labels(np.where(judged, mask, 0))
 
 
 def judged_pixels(target: LabelMap) -> Bool[np.ndarray, "h w"]:
-    """Return where the target is not ignored: IGNORE in a mask, IGNORE_OBJECT in an instance map."""
-    return np.asarray(target != (IGNORE if target.dtype == np.uint8 else IGNORE_OBJECT))
+    """Return where the target is not ignored: IGNORE in a mask, IGNORE_OBJECT or UNJUDGED in an instance map."""
+    ignored = {np.dtype(np.uint8): IGNORE, np.dtype(np.uint16): IGNORE_OBJECT}
+    return np.asarray(target != ignored.get(target.dtype, UNJUDGED))
 
 
 def object_stats(pred: LabelMap, target: LabelMap, *, connectivity: int = 8) -> Row:
@@ -66,7 +65,7 @@ def object_stats(pred: LabelMap, target: LabelMap, *, connectivity: int = 8) -> 
 
     Args:
         pred: (h, w) mask (uint8, foreground where not 0) or instance map (uint16, int32).
-        target: (h, w) mask of 0, 1 and IGNORE, or instance map with IGNORE_OBJECT.
+        target: (h, w) mask of 0, 1 and IGNORE, or instance map with IGNORE_OBJECT (int32: UNJUDGED).
         connectivity: Of the components of a mask, 4 or 8.
 
     Raises:

@@ -29,19 +29,18 @@ class ClassRule:
     weights: tuple[float, ...]
     """Factor of each class's probability."""
 
+    def apply(self, codes: Codes) -> Mask:
+        """Return the class map (h, w) that the rule makes of codes (h, w, k)."""
+        if set(self.weights) == {1.0}:
+            return codes.argmax(axis=-1).astype(np.uint8)
+        return (codes * np.array(self.weights, np.float32)).argmax(axis=-1).astype(np.uint8)
+
     def describe(self, *, many_sizes: bool = False) -> str:
         """Return the rule as a sentence."""
         del many_sizes
         if set(self.weights) == {1.0}:
             return "the most probable class"
         return f"the class of the largest probability times its weight ({', '.join(f'{w:.3g}' for w in self.weights)})"
-
-
-def class_map(codes: Codes, rule: ClassRule) -> Mask:
-    """Return the class map (h, w) that the rule makes of codes (h, w, k)."""
-    if set(rule.weights) == {1.0}:
-        return codes.argmax(axis=-1).astype(np.uint8)
-    return (codes * np.array(rule.weights, np.float32)).argmax(axis=-1).astype(np.uint8)
 
 
 def class_rules(shares: Float[np.ndarray, " k"]) -> list[ClassRule]:

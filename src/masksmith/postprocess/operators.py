@@ -45,6 +45,13 @@ class Rule:
             -self.min_pixels * area // self.of_pixels
         )  # integers: exact up to 2**63, images have 2**28 at most
 
+    def apply(self, codes: Codes) -> Mask:
+        """Return the mask (h, w) of 0 and 1 that the rule makes of an image's codes, (h, w) or (h, w, 1)."""
+        codes = codes[..., 0] if codes.ndim == 3 else codes
+        if np.count_nonzero(codes > self.top) < self.least_of(codes.size):
+            return np.zeros(codes.shape, np.uint8)
+        return remove_small((codes > self.bottom).astype(np.uint8), self.component_area_frac)
+
     def describe(self, *, many_sizes: bool = False) -> str:
         """Return the rule as a sentence; ``many_sizes`` says that the images have more than one area."""
         text = f"mask = p > {prob_of(self.bottom):.3f}"
@@ -73,9 +80,3 @@ def remove_small(mask: Mask, area_frac: float) -> Mask:
     large[0] = False  # the background
     return large.astype(np.uint8)[labels]
 
-
-def triplet_mask(codes: Codes, rule: Rule) -> Mask:
-    """Return the mask of 0 and 1 that the rule makes of an image's codes (h, w)."""
-    if np.count_nonzero(codes > rule.top) < rule.least_of(codes.size):
-        return np.zeros(codes.shape, np.uint8)
-    return remove_small((codes > rule.bottom).astype(np.uint8), rule.component_area_frac)

@@ -7,7 +7,7 @@ import numpy as np
 
 from masksmith.core.arrays import Codes, Mask, Shaped
 from masksmith.metrics.protocol import Groups, Metric, Row
-from masksmith.postprocess.rules import AnyRule, apply_rule
+from masksmith.postprocess.rules import AnyRule
 from masksmith.prediction.store import MAX_CODE
 
 
@@ -33,7 +33,7 @@ def score_rows(
         rule: How a mask is made of codes.
     """
     return {
-        name: metric.stats(apply_rule(codes, rule), one_layer(targets[name])) for name, codes in predictions
+        name: metric.stats(rule.apply(codes), one_layer(targets[name])) for name, codes in predictions
     }
 
 
@@ -67,7 +67,7 @@ class RuleMasks(Mapping[str, Mask]):
 
     def __getitem__(self, name: str) -> Mask:
         """Return the mask (h, w)."""
-        return apply_rule(self.codes[name][name], self.rule)
+        return self.rule.apply(self.codes[name][name])
 
     def __iter__(self) -> Iterator[str]:
         """Yield the ids."""

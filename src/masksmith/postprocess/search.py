@@ -1,4 +1,4 @@
-"""The search for the three numbers of the triplet rule.
+"""The search for the three numbers of the triplet rule, or for the best of other rules (see rule_sweep).
 
 Where the metric needs counts of pixels, the search looks at each image once. A histogram of its codes over the
 candidate thresholds, foreground and background apart, gives the counts of every threshold at once, and with them
@@ -12,7 +12,7 @@ bootstrap over groups, and is kept only if the lower 80% bound of its gain is ab
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Generic
 
 import numpy as np
 from jaxtyping import Float, Int, UInt8, UInt16
@@ -24,7 +24,7 @@ from masksmith.metrics.protocol import Groups, Metric
 from masksmith.postprocess.bootstrap import BOUND_QUANTILE, paired_bootstrap
 from masksmith.postprocess.config import TuningConfig
 from masksmith.postprocess.operators import Rule, plain_rule, remove_small
-from masksmith.postprocess.rules import AnyRule, apply_rule
+from masksmith.postprocess.rule_sweep import AnyRule, AnySweep
 from masksmith.prediction.store import code_of, prob_of
 
 Pairs = Iterable[tuple[UInt16[np.ndarray, "..."], UInt8[np.ndarray, "..."]]]
@@ -48,9 +48,8 @@ class Sweep:
     empty: Float[np.ndarray, "n k"]
     full: Float[np.ndarray, "n k"]
 
-    def rows_of(self, rule: AnyRule) -> Float[np.ndarray, "n k"]:
+    def rows_of(self, rule: Rule) -> Float[np.ndarray, "n k"]:
         """Return each image's row under a rule whose thresholds are among ``thresholds``."""
-        assert isinstance(rule, Rule), rule
         top, bottom = np.searchsorted(self.thresholds, [rule.top, rule.bottom])
         has_mask = self.above[:, top] >= rule.least_of(self.areas)
         return np.where(has_mask[:, None], self.rows[:, bottom], self.empty)
@@ -66,42 +65,9 @@ class Sweep:
             self.full[chosen],
         )
 
-
-@dataclass(frozen=True)
-class RuleSweep:
-    """Rows of every image under each of a list of rules: ``rows[i, r]`` is the row of image i under ``rules[r]``."""
-
-    rules: tuple[AnyRule, ...]
-    rows: Float[np.ndarray, "n r k"]
-
-    def rows_of(self, rule: AnyRule) -> Float[np.ndarray, "n k"]:
-        """Return each image's row under one of the rules."""
-        return self.rows[:, self.rules.index(rule)]
-
-    def part(self, chosen: Any) -> "RuleSweep":  # noqa: ANN401
-        """Return the sweep of some images (an index array or a boolean one)."""
-        return RuleSweep(self.rules, self.rows[chosen])
-
-
-AnySweep = Sweep | RuleSweep
-
-
-def sweep_rules(pairs: Pairs, rules: Sequence[AnyRule], metric: Metric) -> RuleSweep:
-    """Make every image's mask under every rule, one image in memory at a time."""
-    rows = [
-        np.stack([metric.stats(apply_rule(codes, rule), target) for rule in rules]) for codes, target in pairs
-    ]
-    return RuleSweep(tuple(rules), np.stack(rows))
-
-
-def curve_of(sweep: AnySweep, metric: Metric, groups: Groups) -> list[tuple[float, float]]:
-    """Return (threshold, score) of each single threshold; [] where the rules have none."""
-    if isinstance(sweep, RuleSweep):
-        return []
-    return [
-        (prob_of(int(t)), metric.score(sweep.rows_of(Rule(int(t), 0, int(t))), groups))
-        for t in sweep.thresholds
-    ]
+    def curve(self) -> list[tuple[float, Rule]]:
+        """Return each threshold as a probability, and the rule that has it alone."""
+        return [(prob_of(int(t)), Rule(int(t), 0, int(t))) for t in self.thresholds]
 
 
 def _counts_by_table(
@@ -208,8 +174,8 @@ def candidate_rules(config: TuningConfig, *, median_area: float) -> list[Rule]:
 
 
 def best_rule(
-    sweep: AnySweep, rules: Sequence[Any], metric: Metric, groups: Groups | None = None
-) -> tuple[Any, float]:
+    sweep: AnySweep[AnyRule], rules: Sequence[AnyRule], metric: Metric, groups: Groups | None = None
+) -> tuple[AnyRule, float]:
     """Return the rule with the best score, and that score."""
     scores = [metric.score(sweep.rows_of(rule), groups) for rule in rules]
     useful = [metric.utility(score) for score in scores]
@@ -218,7 +184,7 @@ def best_rule(
 
 
 @dataclass(frozen=True)
-class Tuning:
+class Tuning(Generic[AnyRule]):
     """What the search found, and whether it is kept; a gain above 0 is for the better, whatever the metric."""
 
     rule: AnyRule
@@ -234,6 +200,7 @@ class Tuning:
     """Of the score that is shown: the nested one where the rule is kept, else the plain one."""
     standard_error_plain: float
     curve: list[tuple[float, float]]
+    """Threshold and score of the rules that lie on a curve."""
     parts: list[tuple[AnyRule, float]]
 
     def to_json(self) -> dict[str, Any]:
@@ -242,7 +209,7 @@ class Tuning:
 
 
 def search_rule(
-    sweep: AnySweep,
+    sweep: AnySweep[AnyRule],
     metric: Metric,
     rules: Sequence[AnyRule],
     *,
@@ -251,7 +218,7 @@ def search_rule(
     labels: Sequence[str] | None = None,
     resamples: int,
     seed: int,
-) -> Tuning:
+) -> Tuning[AnyRule]:
     """Search the best rule, and judge whether choosing it helps on images it was not chosen on.
 
     Args:
@@ -284,6 +251,7 @@ def search_rule(
     )
     low, high = np.quantile(gains, [BOUND_QUANTILE, 1 - BOUND_QUANTILE])
     kept = bool(low > 0)
+    curve = [(threshold, metric.score(sweep.rows_of(rule), members)) for threshold, rule in sweep.curve()]
     return Tuning(
         rule=found if kept else plain,
         kept=kept,
@@ -296,6 +264,6 @@ def search_rule(
         gain_high=float(high),
         standard_error=float((nested_scores if kept else plain_scores).std()),
         standard_error_plain=float(plain_scores.std()),
-        curve=curve_of(sweep, metric, members),
+        curve=curve,
         parts=chosen,
     )

@@ -9,7 +9,7 @@ from masksmith.core.files import read_json
 from masksmith.core.progress import clock
 from masksmith.folds.table import fold_name
 from masksmith.metrics import confusion
-from masksmith.postprocess.rules import apply_rule, read_rule
+from masksmith.postprocess.rules import read_rule
 from masksmith.postprocess.scoring import RuleMasks, score_rows
 from masksmith.project.folder import Project
 from masksmith.project.members import Member
@@ -48,7 +48,7 @@ def report_facts(project: Project, members: Sequence[Member]) -> ReportFacts:
     if project.catalog.test:
         codes = test_of(project, members)
         test_shares = [
-            float((apply_rule(codes[name], rule) > 0).mean()) for name in project.catalog.submission.ids
+            float((rule.apply(codes[name]) > 0).mean()) for name in project.catalog.submission.ids
         ]
     return ReportFacts(
         title=Path(project.catalog.root).name,

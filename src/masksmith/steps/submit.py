@@ -10,7 +10,7 @@ from masksmith.core.arrays import Mask
 from masksmith.core.errors import InputError
 from masksmith.core.files import atomic_folder, write_json
 from masksmith.core.progress import logger
-from masksmith.postprocess.rules import apply_rule, read_rule
+from masksmith.postprocess.rules import read_rule
 from masksmith.project.folder import Project
 from masksmith.project.members import Member
 from masksmith.recipes.ensemble import AnyRecipe
@@ -80,7 +80,7 @@ def submit_members(project: Project, members: Sequence[Member]) -> Verdict:
             return verdict
         logger.warning("%s or its masks are no longer whole; writing them again", project.submission_csv)
     project.ledger.forget("submit")
-    masks = (apply_rule(codes[name], rule) for name in form.ids)
+    masks = (rule.apply(codes[name]) for name in form.ids)
     kind = "interim" if any(member.interim for member in members) else "trained"
     facts = {
         "kind": kind,
@@ -111,7 +111,7 @@ def write_oof_masks(project: Project, members: Sequence[Member]) -> Path:
     rule, oof = read_rule(need_tuning(project, members)["rule"]), oof_of(project, members)
     folder = project.masks_dir / "oof"
     rows = [row for row in project.folds.rows if row.fold in oof]
-    masks = ((name, apply_rule(codes, rule)) for name, codes in predictions_of(oof, rows))
+    masks = ((name, rule.apply(codes)) for name, codes in predictions_of(oof, rows))
     with atomic_folder(folder) as temporary:
         for _ in write_masks(temporary, masks, project.target):
             pass

@@ -15,9 +15,10 @@ from masksmith.metrics import Metric
 from masksmith.metrics.protocol import Groups, Row
 from masksmith.postprocess.classes import ClassRule, class_rules
 from masksmith.postprocess.config import TuningConfig
+from masksmith.postprocess.rule_sweep import AnySweep, sweep_rules
 from masksmith.postprocess.rules import AnyRule, plain_of
 from masksmith.postprocess.scoring import one_layer, score_rows
-from masksmith.postprocess.search import PARTS, AnySweep, Tuning, make_sweep, search_rule, sweep_rules
+from masksmith.postprocess.search import PARTS, Tuning, make_sweep, search_rule
 from masksmith.prediction.store import MeanCodes
 from masksmith.project.folder import Project
 from masksmith.project.members import Member

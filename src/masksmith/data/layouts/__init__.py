@@ -14,12 +14,14 @@ from masksmith.core.errors import InputError
 from masksmith.data.catalog import Catalog
 from masksmith.data.decode.pictures import IMAGE_SUFFIXES
 from masksmith.data.layouts.kaggle_rle import kaggle_rle
+from masksmith.data.layouts.object_folders import object_folders
 from masksmith.data.layouts.paired_folders import paired_folders
 from masksmith.data.rle import DIALECTS
 from masksmith.data.target import TASKS
 from masksmith.data.tree import Tree
 
 LAYOUTS: dict[str, Callable[[Tree, str | None], Catalog | None]] = {
+    "object_folders": object_folders,
     "kaggle_rle": kaggle_rle,
     "paired_folders": paired_folders,
 }

@@ -98,6 +98,7 @@ def make_samples(
     masks: Mapping[str, str] | None = None,
     rows: Mapping[str, list[str]] | None = None,
     held_out: Collection[str] = (),
+    objects: Mapping[str, list[str]] | None = None,
 ) -> list[Sample]:
     """Return the samples of a split, sorted by id.
 
@@ -108,11 +109,12 @@ def make_samples(
         masks: Id -> path of its mask file.
         rows: Id -> its run-length texts.
         held_out: Ids that the data set itself holds out.
+        objects: Id -> paths of its object files.
 
     Raises:
         InputError: An id that cannot be a file name.
     """
-    masks, rows = masks or {}, rows or {}
+    masks, rows, objects = masks or {}, rows or {}, objects or {}
     return [
         Sample(
             check_id(name, where=repr(path)),
@@ -122,6 +124,7 @@ def make_samples(
             facts.values.get((split, name), {}),
             facts.texts.get((split, name), {}),
             name in held_out,
+            objects.get(name),
         )
         for name, path in sorted(images.items())
     ]
