@@ -24,6 +24,7 @@ from masksmith.augment.geometry import (
 )
 from masksmith.augment.intensity import IntensityConfig, Table, apply_table, draw_table, scale_intensity
 from masksmith.augment.mixing import Batch, MixingConfig, mix
+from masksmith.augment.object_planes import object_planes
 from masksmith.augment.sampling import (
     AugmentConfig,
     CallableAugment,
@@ -260,6 +261,8 @@ def _make_sample(
     if task.custom is not None:
         image, mask = task.custom(image, mask, stream(*key, _CUSTOM))
     apply_table(table, image, target)
+    if mask.dtype == np.int32:
+        mask = object_planes(mask)
     apply_looks(target, mask, intensity, looks)
     return mask
 

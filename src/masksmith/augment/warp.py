@@ -233,9 +233,7 @@ def _decide(layer: Layer, planes: list[Plane], hw: tuple[int, int]) -> UInt8[np.
     return target
 
 
-def _warp_labels(
-    labels: AnyMask | Stored, source: Source, hw: tuple[int, int]
-) -> Int32[np.ndarray, "H W"]:
+def _warp_labels(labels: AnyMask | Stored, source: Source, hw: tuple[int, int]) -> Int32[np.ndarray, "H W"]:
     """Return the number of the nearest pixel; OpenCV moves no int32, but four bytes as four channels."""
     drawn = source.part(labels)
     planes = drawn.view(np.uint8).reshape(*drawn.shape, 4)

@@ -48,7 +48,19 @@ __all__ = [
     "UInt8",
     "UInt16",
     "dense_labels",
+    "foreground_pixels",
+    "judged_pixels",
 ]
+
+
+def judged_pixels(mask: Shaped[np.ndarray, "..."]) -> Shaped[np.ndarray, "..."]:
+    """Return where a mask is judged: uint8 where it is not IGNORE, a label map where it is not UNJUDGED."""
+    return mask != (IGNORE if mask.dtype == np.uint8 else UNJUDGED)
+
+
+def foreground_pixels(mask: Shaped[np.ndarray, "..."]) -> Shaped[np.ndarray, "..."]:
+    """Return where a mask has a class above 0, a label, or an object."""
+    return (mask > 0) & judged_pixels(mask)
 
 
 def dense_labels(labels: Shaped[np.ndarray, "h w"]) -> tuple[Int[np.ndarray, "h w"], int]:

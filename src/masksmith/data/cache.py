@@ -5,13 +5,13 @@ again. The stores are keyed by the hash of the data's content.
 """
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
 
 import numpy as np
 
-from masksmith.core.arrays import IGNORE, Image, Mask, Shaped
+from masksmith.core.arrays import Image, Mask, Shaped, foreground_pixels
 from masksmith.core.errors import InputError
 from masksmith.core.files import digest, read_json, remove, write_json
 from masksmith.core.ledger import Ledger
@@ -21,6 +21,14 @@ from masksmith.data.decode.pictures import decode_image, is_grey
 from masksmith.data.dialect import differing_pixels
 from masksmith.data.findings import Finding, refuse_all
 from masksmith.data.georeference import Georeference, differing_grids, read_georeference
+from masksmith.data.instances import (
+    Objects,
+    object_findings,
+    objects_of_files,
+    objects_of_image,
+    objects_of_mask,
+    objects_of_rows,
+)
 from masksmith.data.masks import (
     MaskConvention,
     MaskHints,
@@ -31,7 +39,7 @@ from masksmith.data.masks import (
 )
 from masksmith.data.rle import decode_rows
 from masksmith.data.store import Store, StoreWriter
-from masksmith.data.target import BINARY, Target
+from masksmith.data.target import BINARY, OBJECTS, Target
 from masksmith.data.tree import Tree
 
 VERSION = "cache 5"  # of the decoded arrays: what is prepared from them counts it in
@@ -157,7 +165,12 @@ def _drawn_mask(tree: Tree, sample: Sample, kind: _Kind) -> _DrawnMask:
 
 def _convention(tree: Tree, catalog: Catalog, kind: _Kind) -> MaskConvention:
     files, problems = [], []
+    asked = catalog.asked
+    if asked.task in (None, "instances") and any(sample.objects is not None for sample in catalog.train):
+        return MaskConvention({}, [], OBJECTS)
     with_file = [(sample, sample.mask) for sample in catalog.train if sample.mask]
+    if asked.task == "instances" and not with_file:
+        return MaskConvention({}, [], OBJECTS)
     if not with_file and catalog.asked.task == "multiclass":
         raise InputError(
             f"{tree.root}: --task multiclass needs mask files of classes, and there are run-lengths only"
@@ -170,7 +183,7 @@ def _convention(tree: Tree, catalog: Catalog, kind: _Kind) -> MaskConvention:
             continue
         files.append(look_at_mask(drawn.levels, name=sample.id, path=path, lossy=drawn.lossy))
     refuse_all(problems, what="masks")
-    hints = MaskHints(catalog.asked.task, tuple(catalog.asked.ignore), catalog.asked.names)
+    hints = MaskHints(asked.task, tuple(asked.ignore), asked.names)
     return find_convention(files, where=f"{tree.root} (masks)", hints=hints)
 
 
@@ -199,6 +212,8 @@ def _write_masks(path: Path, tree: Tree, catalog: Catalog, kind: _Kind) -> MaskC
     convention = _convention(tree, catalog, kind)
     shapes = [(sample.id, (*kind.sizes[sample.image], 1)) for sample in catalog.train]
     writer = StoreWriter(path, shapes, dtype=np.uint8)
+    if convention.target.task == "instances":
+        return _write_objects(path, tree, catalog, kind, convention)
     foreground, problems = 0, []
     for sample in track(catalog.train, total=len(catalog.train), what="decoding masks"):
         try:
@@ -206,13 +221,56 @@ def _write_masks(path: Path, tree: Tree, catalog: Catalog, kind: _Kind) -> MaskC
         except InputError as error:
             problems.append(str(error))
             continue
-        foreground += int(((mask > 0) & (mask != IGNORE)).sum())
+        foreground += int(foreground_pixels(mask).sum())
         writer.write(sample.id, mask[..., None])
     refuse_all(problems, what="masks")
     writer.close()
     if not foreground:
         raise InputError(f"{tree.root} (masks): every mask is empty; there is nothing to learn")
     return convention
+
+
+def _write_objects(
+    path: Path, tree: Tree, catalog: Catalog, kind: _Kind, convention: MaskConvention
+) -> MaskConvention:
+    """Write the objects of all training images as label maps, int32 (h, w, 1)."""
+    shapes = [(sample.id, (*kind.sizes[sample.image], 1)) for sample in catalog.train]
+    writer = StoreWriter(path, shapes, dtype=np.int32)
+    found, problems = {}, []
+    for sample in track(catalog.train, total=len(catalog.train), what="decoding objects"):
+        try:
+            objects = _objects(tree, sample, kind, catalog.submission.dialect, convention)
+        except InputError as error:
+            problems.append(str(error))
+            continue
+        writer.write(sample.id, objects.labels[..., None])
+        found[sample.id] = replace(objects, labels=np.zeros((0, 0), np.int32))  # the counts alone are kept
+    refuse_all(problems, what="objects")
+    writer.close()
+    if not any(one.count for one in found.values()):
+        raise InputError(f"{tree.root} (masks): no image has an object; there is nothing to learn")
+    counts = sorted(one.count for one in found.values())
+    middle = counts[len(counts) // 2]
+    detail = f"{sum(counts)} in {len(counts)} images, {counts[0]} to {counts[-1]} in one (median {middle})"
+    return replace(
+        convention,
+        findings=[Finding("note", "objects", detail), *convention.findings, *object_findings(found)],
+    )
+
+
+def _objects(tree: Tree, sample: Sample, kind: _Kind, dialect: str, convention: MaskConvention) -> Objects:
+    """Return the objects of a training image from its object files, its rows, or its label image or mask."""
+    size = kind.sizes[sample.image]
+    if sample.objects is not None:
+        return objects_of_files(((path, tree.read(path)) for path in sample.objects), shape=size)
+    if sample.rle is not None:
+        where = f"run-lengths of training image {sample.id!r}"
+        return objects_of_rows(sample.rle, shape=size, dialect=dialect, where=where)
+    file = _drawn_mask(tree, sample, kind)
+    if convention.table:
+        return objects_of_mask(convention.apply(file.levels, lossy=file.lossy))
+    assert sample.mask is not None
+    return objects_of_image(file.levels[..., None], where=sample.mask, unjudged=convention.target.ignore)
 
 
 def build_cache(catalog: Catalog, folder: Path) -> Cache:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from masksmith.core.arrays import IGNORE, Image, Shaped
+from masksmith.core.arrays import Image, Shaped, foreground_pixels, judged_pixels
 from masksmith.data.cache import Cache
 from masksmith.data.catalog import Catalog
 from masksmith.data.findings import Finding, some
@@ -118,8 +118,8 @@ def coverage(masks: Store) -> dict[str, float]:
     shares = {}
     for name in masks:
         mask = masks[name]
-        judged = int((mask != IGNORE).sum())
-        shares[name] = float(((mask > 0) & (mask != IGNORE)).sum() / judged) if judged else 0.0
+        judged = int(judged_pixels(mask).sum())
+        shares[name] = float(foreground_pixels(mask).sum() / judged) if judged else 0.0
     return shares
 
 

@@ -6,7 +6,7 @@ union of all values does not tell 255 that is foreground from 255 that is not ju
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import cv2
 import numpy as np
@@ -16,7 +16,7 @@ from masksmith.core.errors import InputError
 from masksmith.data.decode.headers import JPEG
 from masksmith.data.decode.pictures import is_grey
 from masksmith.data.findings import Finding, refuse_all, some
-from masksmith.data.target import BINARY, Target, Task
+from masksmith.data.target import BINARY, OBJECTS, Target, Task
 
 THRESHOLD = 128
 """Value from which on a pixel of a JPEG mask is foreground."""
@@ -182,6 +182,10 @@ def find_convention(files: Iterable[MaskFile], *, where: str, hints: MaskHints =
             that can be read in two ways.
     """
     every = list(files)
+    if hints.task == "instances" and any(len(file.values) > 2 for file in every):
+        return MaskConvention(
+            {}, [], replace(OBJECTS, ignore=hints.ignore)
+        )  # label images: each number is an object
     lossy = [file for file in every if file.lossy]
     exact = [file for file in every if not file.lossy]
     found = sorted(frozenset().union(*(file.values for file in exact)) - set(hints.ignore))
@@ -189,7 +193,8 @@ def find_convention(files: Iterable[MaskFile], *, where: str, hints: MaskHints =
     if hints.task == "multiclass" or (hints.task is None and several and not lossy and found[0] >= 0):
         return _class_convention(exact, lossy, found, hints, where=where)
     table, findings = _exact_convention(exact, found, hints, where=where)
-    return MaskConvention(table, findings + _lossy_findings(lossy, where=where))
+    target = OBJECTS if hints.task == "instances" else BINARY
+    return MaskConvention(table, findings + _lossy_findings(lossy, where=where), target)
 
 
 # --- class maps -------------------------------------------------------------------------------------------

@@ -30,8 +30,8 @@ class Target:
 
     @property
     def outputs(self) -> int:
-        """Channels of the model's logits: one for a single foreground, else one for each class."""
-        return len(self.classes)
+        """Channels of the model's logits: one for each class; of objects foreground, border and distance."""
+        return 3 if self.task == "instances" else len(self.classes)
 
     @property
     def exclusive(self) -> bool:
@@ -60,3 +60,5 @@ class Target:
 
 
 BINARY = Target()
+OBJECTS = Target("instances", ("object",))
+"""Objects of one class."""

@@ -79,4 +79,3 @@ def remove_small(mask: Mask, area_frac: float) -> Mask:
     large = stats[:, cv2.CC_STAT_AREA] > area_frac * mask.size
     large[0] = False  # the background
     return large.astype(np.uint8)[labels]
-

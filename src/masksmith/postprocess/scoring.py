@@ -32,9 +32,7 @@ def score_rows(
         targets: Id -> true mask (h, w, 1), or layers.
         rule: How a mask is made of codes.
     """
-    return {
-        name: metric.stats(rule.apply(codes), one_layer(targets[name])) for name, codes in predictions
-    }
+    return {name: metric.stats(rule.apply(codes), one_layer(targets[name])) for name, codes in predictions}
 
 
 def score_of(metric: Metric, rows: Mapping[str, Row], groups: Groups | None = None) -> float:

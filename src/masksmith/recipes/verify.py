@@ -26,6 +26,7 @@ from masksmith.augment import AugmentConfig, GeometryConfig, IntensityConfig, Mi
 from masksmith.core.config import look_up
 from masksmith.core.errors import InputError
 from masksmith.core.randomness import stream
+from masksmith.data.instances import objects_of_mask
 from masksmith.data.store import Store, StoreWriter
 from masksmith.losses.options import CLASS_MAPS_ALONE
 from masksmith.models.architectures import OWN_ENCODER
@@ -181,11 +182,12 @@ def drawn_images(recipe: Recipe) -> Iterator[FoldData]:
 def write_fold(recipe: Recipe, folder: Path, pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> FoldData:
     """Write images (h, w, c) and masks (h, w) of one shape into ``folder``; return them as the data of a fold."""
     names, shape = [f"drawn_{i}" for i in range(len(pairs))], pairs[0][0].shape
+    kind: type[np.generic] = np.int32 if _outputs(recipe).get("classes") == 3 else np.uint8
     images = StoreWriter(folder / "images.npy", [(name, shape) for name in names], dtype=np.uint8)
-    masks = StoreWriter(folder / "masks.npy", [(name, (*shape[:2], 1)) for name in names], dtype=np.uint8)
+    masks = StoreWriter(folder / "masks.npy", [(name, (*shape[:2], 1)) for name in names], dtype=kind)
     for name, (image, mask) in zip(names, pairs, strict=True):
         images.write(name, image)
-        masks.write(name, mask[..., None])
+        masks.write(name, (objects_of_mask(mask).labels if kind == np.int32 else mask)[..., None])
     images.close()
     masks.close()
     scalars = len(recipe.model.scalars)
@@ -203,8 +205,10 @@ def write_fold(recipe: Recipe, folder: Path, pairs: Sequence[tuple[np.ndarray, n
 
 
 def _outputs(recipe: Recipe) -> dict[str, Any]:
-    """Return the outputs of a recipe's network: two classes that exclude each other where its losses need class maps."""
+    """Return the outputs of a recipe's network: what its losses need of class maps, or of objects."""
     names = {term.name for stage in recipe.training.stages for term in stage.loss}
+    if "objects" in names:
+        return {"classes": 3}
     return {"classes": 2, "exclusive": True} if names & CLASS_MAPS_ALONE else {}
 
 
@@ -288,8 +292,9 @@ def _iou(model: SegmentationModel, data: FoldData) -> float:
     with torch.no_grad():
         logits = model(*inputs).mask_logits
     probs = (logits.softmax(1) if model.exclusive else logits.sigmoid()).permute(0, 2, 3, 1).numpy()
-    found = np.stack([frame.undo(one)[..., -1] for one in probs]) > 0.5  # of two classes the second
-    truth = np.stack([data.masks[name][..., 0] for name in data.ids]) == 1
+    of = 1 if model.exclusive else 0
+    found = np.stack([frame.undo(one)[..., of] for one in probs]) > 0.5
+    truth = np.stack([data.masks[name][..., 0] for name in data.ids]) > 0
     return float((found & truth).sum() / max(1, (found | truth).sum()))
 
 

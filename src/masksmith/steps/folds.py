@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from masksmith.core.arrays import IGNORE, Shaped
+from masksmith.core.arrays import Shaped, foreground_pixels, judged_pixels
 from masksmith.core.errors import InputError
 from masksmith.data.checks import duplicate_groups
 from masksmith.data.similarity import similar_groups
@@ -64,8 +64,7 @@ def _is_plain(asked: FoldsConfig) -> bool:
 
 def _counts(mask: Shaped[np.ndarray, "h w k"]) -> tuple[int, int]:
     """Return the pixels of any foreground, and the judged ones."""
-    judged = mask != IGNORE
-    return int(((mask > 0) & judged).any(axis=-1).sum()), int(judged.any(axis=-1).sum())
+    return int(foreground_pixels(mask).any(axis=-1).sum()), int(judged_pixels(mask).any(axis=-1).sum())
 
 
 def _refuse_other_folds(project: Project, asked: FoldsConfig) -> None:

@@ -47,9 +47,7 @@ def report_facts(project: Project, members: Sequence[Member]) -> ReportFacts:
     test_shares: list[float] = []
     if project.catalog.test:
         codes = test_of(project, members)
-        test_shares = [
-            float((rule.apply(codes[name]) > 0).mean()) for name in project.catalog.submission.ids
-        ]
+        test_shares = [float((rule.apply(codes[name]) > 0).mean()) for name in project.catalog.submission.ids]
     return ReportFacts(
         title=Path(project.catalog.root).name,
         run=recipe.name if members[0].ensemble else run.path.name,

@@ -15,6 +15,7 @@ from masksmith.metrics import Metric
 from masksmith.metrics.protocol import Groups, Row
 from masksmith.postprocess.classes import ClassRule, class_rules
 from masksmith.postprocess.config import TuningConfig
+from masksmith.postprocess.objects import PLAIN_OBJECTS, ObjectRule, apply_rules, candidate_rules
 from masksmith.postprocess.rule_sweep import AnySweep, sweep_rules
 from masksmith.postprocess.rules import AnyRule, plain_of
 from masksmith.postprocess.scoring import one_layer, score_rows
@@ -177,12 +178,16 @@ def _sweep(
 ) -> tuple[Sequence[AnyRule], AnySweep]:
     """Return the rules to try and their rows, by the task."""
     masks = project.cache.train_masks
+    rules: Sequence[Any]
+    pairs = ((codes, one_layer(masks[name])) for name, codes in predictions)
     if project.target.exclusive:
         rules = (
             class_rules(class_shares(project)) if config.class_weights else [plain_of(project.target, config)]
         )
-        pairs = ((codes, one_layer(masks[name])) for name, codes in predictions)
         return rules, sweep_rules(pairs, rules, metric)
+    if project.target.task == "instances":
+        rules = candidate_rules(min_areas=config.min_object_areas) if config.objects else [PLAIN_OBJECTS]
+        return rules, sweep_rules(pairs, rules, metric, apply_all=apply_rules)
     return make_sweep(
         ((codes[..., 0], one_layer(masks[name])) for name, codes in predictions), metric, config
     )
@@ -199,6 +204,8 @@ def _searched(metric: Metric, rules: Sequence[AnyRule]) -> str:
         return "nothing: the recipe gives one rule"
     if isinstance(rules[0], ClassRule):
         return "a weight of each class"
+    if isinstance(rules[0], ObjectRule):
+        return "thresholds of foreground and seeds, least areas"
     return "top and bottom threshold, pixels" if metric.needs == "counts" else "bottom threshold"
 
 

@@ -12,7 +12,8 @@ from masksmith.core.errors import InputError
 from masksmith.core.files import atomic_folder, atomic_path, write_member
 from masksmith.data.catalog import SubmissionFormat
 from masksmith.data.ids import check_id
-from masksmith.data.rle import encode_rows
+from masksmith.data.instances import label_png, object_rows
+from masksmith.data.rle import DIALECTS, encode_rows
 from masksmith.data.target import BINARY, Target
 
 CLASS_COLUMN = "class"
@@ -26,15 +27,24 @@ def mask_values(target: Target) -> Shaped[np.ndarray, " k"]:
     return np.array(target.values, np.uint8 if max(target.values) < 256 else np.uint16)
 
 
+def object_dialect(form: SubmissionFormat) -> str:
+    """Return the dialect of a row an object: the judge's, or that of the Data Science Bowl 2018 where none is known."""
+    return form.dialect if DIALECTS[form.dialect].by_object else "dsb"
+
+
 def write_masks(
     folder: Path, masks: Iterable[tuple[str, Mask]], target: Target = BINARY
 ) -> Iterator[tuple[str, Mask]]:
     """Write masks as PNG named by id into a folder that is there, and yield each again."""
     values = mask_values(target)
     for name, mask in masks:
-        done, raw = cv2.imencode(".png", values[mask])
-        assert done
-        write_member(folder / f"{check_id(name, where=str(folder))}.png", raw.tobytes())
+        place = folder / f"{check_id(name, where=str(folder))}.png"
+        if target.task == "instances":
+            write_member(place, label_png(mask, where=f"image {name!r}"))
+        else:
+            done, raw = cv2.imencode(".png", values[mask])
+            assert done
+            write_member(place, raw.tobytes())
         yield name, mask
 
 
@@ -43,7 +53,7 @@ def write_outputs(
 ) -> None:
     """Write masks as PNG named by id, and the submission with the judge's ids, columns and rows.
 
-    PNG files hold 0 and 255, or the values of the classes. The CSV of class maps has a row for each image and class
+    PNG files hold 0 and 255, the values of the classes, or (16 bits) the number of each object. The CSV of class maps has a row for each image and class
     but the first, the background.
 
     Args:
@@ -68,7 +78,13 @@ def write_outputs(
                     (runs,) = encode_rows((mask == at).astype(np.uint8), dialect=form.dialect)
                     writer.writerow((spelled, label, runs, *form.more.values()))
                 continue
-            for runs in encode_rows(mask, dialect=form.dialect):
+            objects = target.task == "instances"
+            rows = (
+                object_rows(mask, dialect=object_dialect(form))
+                if objects
+                else encode_rows(mask, dialect=form.dialect)
+            )
+            for runs in rows:
                 writer.writerow((spelled, runs, *form.more.values()))
 
 
@@ -78,9 +94,11 @@ def read_mask(path: Path, target: Target = BINARY) -> Mask:
     Raises:
         InputError: The file is missing, no image, or holds a value of no class.
     """
-    mask = cv2.imread(str(path), cv2.IMREAD_UNCHANGED if target.exclusive else cv2.IMREAD_GRAYSCALE)
+    mask = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE if target.task == "binary" else cv2.IMREAD_UNCHANGED)
     if mask is None:
         raise InputError(f"{path}: no mask there, or not an image; run `masksmith submit` again")
+    if target.task == "instances":
+        return mask.astype(np.int32)
     if not target.exclusive:
         return (mask > 0).astype(np.uint8)
     values = mask_values(target)

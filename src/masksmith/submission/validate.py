@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from masksmith.core.arrays import Mask
+from masksmith.core.arrays import Labels, Mask
 from masksmith.core.config import look_up
 from masksmith.core.errors import InputError
 from masksmith.data.catalog import SubmissionFormat
@@ -15,7 +15,7 @@ from masksmith.data.ids import check_id
 from masksmith.data.rle import DIALECTS, Dialect, mask_to_runs, runs_to_mask
 from masksmith.data.table import iterate_table, need_column
 from masksmith.data.target import BINARY, Target
-from masksmith.submission.formats import CLASS_COLUMN, read_mask
+from masksmith.submission.formats import CLASS_COLUMN, object_dialect, read_mask
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,8 @@ def validate_submission(
     if target.exclusive:
         return _validate_class_maps(path, form, shapes, masks=masks, target=target)
     ids = [row[form.id_column] for row in _rows(path, form)]
-    how = look_up(DIALECTS, form.dialect, where="dialect")
+    objects = target.task == "instances"
+    how = look_up(DIALECTS, object_dialect(form) if objects else form.dialect, where="dialect")
     _check_ids([name for name, _ in groupby(ids)] if how.by_object else ids, form, path)
     names = {form.spelled.get(name, name): name for name in form.ids}
     empty = 0
@@ -68,11 +69,39 @@ def validate_submission(
         mask = _strict_mask(texts, how, shape=shapes[name], where=where)
         empty += not mask.any()
         saved = masks and masks / f"{check_id(name, where=where)}.png"
-        if saved is not None and not np.array_equal(mask, read_mask(saved)):
+        if saved is not None and objects:
+            _compare_objects(texts, how, read_mask(saved, target), where=where)
+        elif saved is not None and not np.array_equal(mask, read_mask(saved)):
             raise InputError(
                 f"{where}: the runs do not decode to the saved mask in {masks}; run `masksmith submit` again"
             )
     return Verdict(str(path), len(names), empty, len(names) if masks else 0)
+
+
+def _compare_objects(texts: list[str], how: Dialect, labels: Labels, *, where: str) -> None:
+    """Refuse rows that are not the objects of a saved label map, one a row.
+
+    Raises:
+        InputError: They are not.
+    """
+    areas = np.bincount(labels.ravel())
+    areas[0] = 0
+    seen = set()
+    for number, text in enumerate(texts, start=1):
+        runs = how.read(text, where=where)
+        if not len(runs):
+            continue
+        inside = labels[runs_to_mask(runs, shape=labels.shape, where=where, order=how.order) == 1]
+        if (inside != inside[0]).any() or not inside[0] or areas[inside[0]] != len(inside):
+            raise InputError(
+                f"{where}: row {number} is no object of the saved label map; run `masksmith submit` again"
+            )
+        seen.add(int(inside[0]))
+    if len(seen) != np.count_nonzero(areas):
+        raise InputError(
+            f"{where}: {len(seen)} objects, the saved label map has {np.count_nonzero(areas)}; run "
+            "`masksmith submit` again"
+        )
 
 
 def _validate_class_maps(

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from masksmith.core.arrays import IGNORE, Float, Int
+from masksmith.core.arrays import Float, Int, judged_pixels
 from masksmith.core.config import look_up
 from masksmith.core.errors import InputError
 from masksmith.data.store import Arrays
@@ -37,11 +37,11 @@ class ImageFacts:
 
 
 def image_facts(masks: Arrays, ids: list[str]) -> ImageFacts:
-    """Read the coverage of every image from its mask; every value but 0 and IGNORE is foreground."""
+    """Read the coverage of every image from its mask; every judged value but 0 is foreground."""
     coverage, classes = np.zeros(len(ids)), np.zeros(len(ids), np.int64)
     for at, name in enumerate(ids):
         mask = masks[name]
-        counted = int((mask != IGNORE).sum())
+        counted = int(judged_pixels(mask).sum())
         foreground = counted - int((mask == 0).sum())
         coverage[at] = foreground / max(1, counted)
         classes[at] = coverage_class(foreground, counted)

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from lightning_fabric import Fabric
@@ -12,21 +13,24 @@ from masksmith.losses.build import LossOf, build_loss
 from masksmith.models.segmentation import Output, SegmentationModel
 from masksmith.training.config import TrainingConfig
 
+UInt8Array = UInt8[np.ndarray, "b ..."]
+
 
 @dataclass(frozen=True)
 class DeviceBatch:
     """A batch as tensors on the device; see augment.Batch."""
 
     image: Float[Tensor, "b c h w"]
-    mask: UInt8[Tensor, "b h w"]
+    mask: UInt8[Tensor, "b *k h w"]
     scalars: Float[Tensor, "b s"] | None
-    other_mask: UInt8[Tensor, "b h w"] | None
+    other_mask: UInt8[Tensor, "b *k h w"] | None
     share: float
 
 
 def to_device(batch: Batch, device: torch.device) -> DeviceBatch:
     """Return the batch as tensors on the device."""
-    arrays = (batch.image, batch.mask, batch.scalars, batch.other_mask)
+    masks = [_planes_first(mask) for mask in (batch.mask, batch.other_mask)]
+    arrays = (batch.image, masks[0], batch.scalars, masks[1])
     tensors = [None if array is None else torch.from_numpy(array) for array in arrays]
     if device.type == "cuda":
         tensors = [None if tensor is None else tensor.pin_memory() for tensor in tensors]
@@ -36,6 +40,11 @@ def to_device(batch: Batch, device: torch.device) -> DeviceBatch:
     assert image is not None
     assert mask is not None
     return DeviceBatch(image, mask, scalars, other, batch.share)
+
+
+def _planes_first(mask: UInt8Array | None) -> UInt8Array | None:
+    """Return layers (b, h, w, k) as (b, k, h, w), as losses read them; class maps (b, h, w) as they are."""
+    return mask if mask is None or mask.ndim == 3 else np.ascontiguousarray(mask.transpose(0, 3, 1, 2))
 
 
 def losses_of(model: SegmentationModel, config: TrainingConfig) -> list[LossOf]:
