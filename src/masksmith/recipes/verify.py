@@ -119,8 +119,9 @@ def scaled(recipe: Recipe, name: str) -> Recipe:
         "decoder_channels": channels,
     }
     model = ModelConfig(**{**dict(recipe.model), **changes})
-    plain = {"device": "cpu", "precision": "32-true", "threads": 1, "channels_last": False, "crop_hw": None}
-    training = recipe.training.model_copy(update={**plain, "batch_size": IMAGES, "start_run": None})
+    plain = {"device": "cpu", "precision": "32-true", "threads": 1, "channels_last": False}
+    whole = {"crop_hw": None, "windows_per_image": "auto"}
+    training = recipe.training.model_copy(update={**plain, **whole, "batch_size": IMAGES, "start_run": None})
     side = scale.side // 2 if model.stem.endswith("stride1") else scale.side
     size = scaled_size(recipe.size, model.divisor, side)
     return recipe.model_copy(update={"model": model, "training": training, "size": size})
