@@ -9,7 +9,7 @@ import numpy as np
 from pydantic import Field
 
 from masksmith.augment.distortions import Probability
-from masksmith.core.arrays import IGNORE, Shaped, UInt8
+from masksmith.core.arrays import IGNORE, AnyMask, Shaped, UInt8
 from masksmith.core.config import Config
 from masksmith.core.errors import InputError
 from masksmith.folds.table import coverage_class
@@ -59,10 +59,8 @@ def with_copies(num: int, append_flips: bool) -> int:
     return 2 * num if append_flips else num
 
 
-def draw_focus(
-    mask: UInt8[np.ndarray, "h w *k"], probability: float, rng: np.random.Generator
-) -> tuple[float, float] | None:
-    """Draw a foreground pixel, each as likely as another, or None (with 1 - probability, or if there is none).
+def draw_focus(mask: AnyMask, probability: float, rng: np.random.Generator) -> tuple[float, float] | None:
+    """Draw a pixel of the foreground, each as likely as another, or None (with 1 - probability, or if there is none).
 
     Returns:
         Row and column of its centre as shares of height and width.
@@ -82,8 +80,10 @@ def draw_focus(
     return (row + 0.5) / height, (column + 0.5) / width
 
 
-def _is_foreground(mask: UInt8[np.ndarray, "h w *k"]) -> np.ndarray:
-    """Return (h, w) of bool: any layer is a class above 0."""
+def _is_foreground(mask: AnyMask) -> np.ndarray:
+    """Return (h, w) of bool: any layer is a class above 0, or there is an object."""
+    if mask.dtype == np.int32:
+        return mask > 0
     found = (mask != 0) & (mask != IGNORE)
     return found.any(-1) if mask.ndim == 3 else found
 

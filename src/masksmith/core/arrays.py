@@ -29,12 +29,15 @@ Image = Shaped[np.ndarray, "h w c"]
 Mask = UInt8[np.ndarray, "h w"]
 Codes = UInt16[np.ndarray, "h w"]
 Labels = Int32[np.ndarray, "h w"]
+AnyMask = UInt8[np.ndarray, "h w *k"] | Int32[np.ndarray, "h w"]
+"""A mask, or one of several layers, or a label map."""
 Rows = Float[np.ndarray, "*lead n k"]
 
 __all__ = [
     "DISTANCE_TOP",
     "IGNORE",
     "UNJUDGED",
+    "AnyMask",
     "Codes",
     "Float",
     "Image",
