@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from masksmith.augment.geometry import GeometryConfig, Motion
+from masksmith.augment.sampling import draw_focus
 from masksmith.augment.warp import warp
 from masksmith.preprocess import CV2_BORDERS, Pad
 from tests.augment.test_geometry import ALL, EVERY, blobs, draw, smooth
@@ -91,3 +92,12 @@ def test_an_object_of_one_pixel_and_what_is_not_judged_stay():
         assert (target[:, :3] == -1).mean() > 0.3
     _, target = warp(smooth((9, 9)), np.full((9, 9), -1, np.int32), draw(ALL), canvas_hw=(32, 32))
     assert (target == -1).all()
+
+
+def test_a_focus_is_a_pixel_of_an_object():
+    labels = np.full((20, 30), -1, np.int32)
+    labels[:, :20] = 0
+    rng = np.random.default_rng(0)
+    assert draw_focus(labels, 1.0, rng) is None
+    labels[7, 3] = 255  # the 255th object
+    assert draw_focus(labels, 1.0, rng) == (7.5 / 20, 3.5 / 30)

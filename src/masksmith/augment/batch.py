@@ -35,7 +35,7 @@ from masksmith.augment.sampling import (
     strengths_by_frequency,
 )
 from masksmith.augment.warp import warp
-from masksmith.core.arrays import Float, Image, Int, UInt8
+from masksmith.core.arrays import AnyMask, Float, Image, Int, UInt8
 from masksmith.core.errors import InputError
 from masksmith.core.randomness import stream
 from masksmith.data.store import Arrays, Stored
@@ -221,7 +221,7 @@ def _draw_focus(task: Task, name: str, rng: np.random.Generator) -> tuple[float,
     return draw_place(task.places[name], task.masks.shape(name), task.positive_windows, rng)
 
 
-def _mask_of(task: Task, name: str) -> UInt8[np.ndarray, "h w *k"]:
+def _mask_of(task: Task, name: str) -> AnyMask:
     mask = task.masks.checked(name)
     return mask[..., 0] if mask.shape[2] == 1 else mask
 
@@ -236,7 +236,7 @@ def _draw(task: Task, name: str, index: int, key: tuple[int, ...]) -> tuple[Moti
     return _place(task, name, index, key, draw_more(geometry, affine, rng)), intensity, table
 
 
-def _read(task: Task, name: str) -> tuple[Image | Stored, UInt8[np.ndarray, "h w *k"] | Stored]:
+def _read(task: Task, name: str) -> tuple[Image | Stored, AnyMask | Stored]:
     """Return an image and its mask; of large ones only what is looked at will be read."""
     if not task.is_large(name):
         return task.images.checked(name), _mask_of(task, name)

@@ -9,7 +9,7 @@ import numpy as np
 from pydantic import Field
 
 from masksmith.augment.distortions import Probability
-from masksmith.core.arrays import IGNORE, Int, Shaped, UInt8
+from masksmith.core.arrays import IGNORE, AnyMask, Int, Shaped, UInt8, foreground_pixels
 from masksmith.core.config import Config
 from masksmith.core.errors import InputError
 from masksmith.folds.table import coverage_class
@@ -61,9 +61,7 @@ def with_copies(num: int, append_flips: bool) -> int:
     return 2 * num if append_flips else num
 
 
-def draw_focus(
-    mask: UInt8[np.ndarray, "h w *k"], probability: float, rng: np.random.Generator
-) -> tuple[float, float] | None:
+def draw_focus(mask: AnyMask, probability: float, rng: np.random.Generator) -> tuple[float, float] | None:
     """Draw a foreground pixel, or None (with 1 - probability, or if there is none).
 
     Of one class each pixel is as likely as another; of several classes one is drawn first, so that a rare one is seen
@@ -90,19 +88,21 @@ def draw_focus(
     return (row + 0.5) / height, (column + 0.5) / width
 
 
-def _has_classes(mask: UInt8[np.ndarray, "h w"]) -> bool:
+def _has_classes(mask: AnyMask) -> bool:
     """Whether there is a class above 1."""
-    return bool(mask.max(initial=0) > 1 and ((mask > 1) & (mask != IGNORE)).any())
+    return bool(mask.dtype == np.uint8 and mask.max(initial=0) > 1 and ((mask > 1) & (mask != IGNORE)).any())
 
 
-def places_by_class(mask: UInt8[np.ndarray, "h w *k"], *, most: int = _PLACES) -> list[Int[np.ndarray, " _"]]:
+def places_by_class(mask: AnyMask, *, most: int = _PLACES) -> list[Int[np.ndarray, " _"]]:
     """Return pixels of each class above 0 (or of each layer) that occurs, as positions ``row * width + column``.
 
     Args:
-        mask: Classes, or layers of 0 and 1; IGNORE is neither.
+        mask: Classes, or layers of 0 and 1; IGNORE is neither. Objects count as one class.
         most: So many pixels of a class at most, evenly spread over all of them.
     """
-    if mask.ndim == 3:
+    if mask.dtype == np.int32:
+        layers = [np.flatnonzero(mask > 0)]
+    elif mask.ndim == 3:
         layers = [
             np.flatnonzero((mask[..., at] != 0) & (mask[..., at] != IGNORE)) for at in range(mask.shape[2])
         ]
@@ -133,9 +133,9 @@ def _draw_place(
     return (row + 0.5) / hw[0], (column + 0.5) / hw[1]
 
 
-def _is_foreground(mask: UInt8[np.ndarray, "h w *k"]) -> np.ndarray:
-    """Return (h, w) of bool: any layer is a class above 0."""
-    found = (mask != 0) & (mask != IGNORE)
+def _is_foreground(mask: AnyMask) -> np.ndarray:
+    """Return (h, w) of bool: any layer is a class above 0, or there is an object."""
+    found = foreground_pixels(mask)
     return found.any(-1) if mask.ndim == 3 else found
 
 

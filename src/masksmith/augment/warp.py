@@ -23,11 +23,10 @@ from masksmith.augment.geometry import (
     turned_hw,
     unturn,
 )
-from masksmith.core.arrays import IGNORE, Float, Image, Int32, Shaped, UInt8
+from masksmith.core.arrays import IGNORE, AnyMask, Float, Image, Int32, Shaped, UInt8
 from masksmith.data.store import Stored
 from masksmith.preprocess import CV2_BORDERS, Border, Pad
 
-AnyMask = UInt8[np.ndarray, "h w *k"] | Int32[np.ndarray, "h w"]
 MovedMask = UInt8[np.ndarray, "H W *k"] | Int32[np.ndarray, "H W"]
 Plane = Shaped[np.ndarray, "_ _"]
 

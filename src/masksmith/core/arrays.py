@@ -30,12 +30,15 @@ Mask = UInt8[np.ndarray, "h w"]
 Codes = UInt16[np.ndarray, "h w *k"]
 """Probabilities as codes: of one foreground (h, w) or (h, w, 1), or of k classes."""
 Labels = Int32[np.ndarray, "h w"]
+AnyMask = UInt8[np.ndarray, "h w *k"] | Int32[np.ndarray, "h w"]
+"""A mask, or one of several layers, or a label map."""
 Rows = Float[np.ndarray, "*lead n k"]
 
 __all__ = [
     "DISTANCE_TOP",
     "IGNORE",
     "UNJUDGED",
+    "AnyMask",
     "Codes",
     "Float",
     "Image",
@@ -55,12 +58,12 @@ __all__ = [
 
 def judged_pixels(mask: Shaped[np.ndarray, "..."]) -> Shaped[np.ndarray, "..."]:
     """Return where a mask is judged: uint8 where it is not IGNORE, a label map where it is not UNJUDGED."""
-    return mask != (IGNORE if mask.dtype == np.uint8 else UNJUDGED)
+    return np.asarray(mask != (IGNORE if mask.dtype == np.uint8 else UNJUDGED))
 
 
 def foreground_pixels(mask: Shaped[np.ndarray, "..."]) -> Shaped[np.ndarray, "..."]:
     """Return where a mask has a class above 0, a label, or an object."""
-    return (mask > 0) & judged_pixels(mask)
+    return np.asarray((mask > 0) & judged_pixels(mask))
 
 
 def dense_labels(labels: Shaped[np.ndarray, "h w"]) -> tuple[Int[np.ndarray, "h w"], int]:

@@ -174,11 +174,9 @@ def check_data(catalog: Catalog, cache: Cache, *, scaling: str, beyond: Sequence
 
 
 def _task_text(target: Target) -> str:
-    return (
-        target.task
-        if target.task == "binary"
-        else f"{target.task}: {len(target.classes)} classes ({some(target.classes, most=20)})"
-    )
+    if len(target.classes) == 1:
+        return target.task
+    return f"{target.task}: {len(target.classes)} classes ({some(target.classes, most=20)})"
 
 
 def is_picture(images: Store) -> bool:

@@ -258,8 +258,8 @@ def _refuse_smooth(files: Sequence[MaskFile], found: list[int], *, where: str) -
     if inner and equal < _FLAT_CLASSES * inner:
         raise InputError(
             f"{where}: {len(found)} different values ({some(found, most=8)}), and {1 - equal / inner:.0%} of the "
-            "pixels between the least and the largest have no equal neighbour: smoothed edges of two values, not classes; "
-            "threshold them and write 0 and 255, or name the task: --task multiclass"
+            "pixels between the least and the largest have no equal neighbour: smoothed edges of two values, not "
+            "classes; threshold them and write 0 and 255, or name the task: --task multiclass"
         )
 
 

@@ -53,8 +53,8 @@ def write_outputs(
 ) -> None:
     """Write masks as PNG named by id, and the submission with the judge's ids, columns and rows.
 
-    PNG files hold 0 and 255, the values of the classes, or (16 bits) the number of each object. The CSV of class maps has a row for each image and class
-    but the first, the background.
+    PNG files hold 0 and 255, the values of the classes, or (16 bits) the number of each object. The CSV of class maps
+    has a row for each image and class but the first, the background.
 
     Args:
         folder: Of the PNG files; it is replaced as a whole.
