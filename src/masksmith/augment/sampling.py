@@ -136,7 +136,7 @@ def _draw_place(
 def _is_foreground(mask: AnyMask) -> np.ndarray:
     """Return (h, w) of bool: any layer is a class above 0, or there is an object."""
     found = foreground_pixels(mask)
-    return found.any(-1) if mask.ndim == 3 else found
+    return np.asarray(found.any(-1) if mask.ndim == 3 else found)
 
 
 @dataclass(frozen=True)
