@@ -489,3 +489,12 @@ def test_tables_that_are_refused(tmp_path):
         shape=SHAPE,
         groups=f"{places}:place",
     )
+
+
+@pytest.mark.real
+def test_real_class_maps_against_themselves(shared):
+    folder = shared / "data" / "camvid" / "valannot"
+    scored = ms.score(folder, folder, metric="miou", ignore=[11])
+    assert (scored.score, scored.images, scored.task) == (1, 26, "multiclass")
+    assert list(scored.per_class) == [str(number) for number in range(11)]
+    assert scored.nothing < 0.05
