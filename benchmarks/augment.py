@@ -35,7 +35,7 @@ def pictures(size: int, channels: int):
 
 
 def ours(size: int, canvas: int, channels: int, distort: bool):
-    from masksmith.augment.geometry import GeometryConfig, draw_motion
+    from masksmith.augment.geometry import GeometryConfig, draw_affine, draw_more
     from masksmith.augment.intensity import IntensityConfig, apply_table, draw_table
     from masksmith.augment.warp import warp
     from masksmith.core.randomness import stream
@@ -55,7 +55,7 @@ def ours(size: int, canvas: int, channels: int, distort: bool):
 
     def one(image, mask, index: int) -> None:
         rng = stream(0, 0, 0, index)
-        motion = draw_motion(geometry, rng)
+        motion = draw_more(geometry, draw_affine(geometry, rng), rng)
         table = draw_table(intensity, rng, max_value=255)
         moved, _ = warp(image, mask, motion, canvas_hw=(canvas, canvas))
         apply_table(table, moved, target)

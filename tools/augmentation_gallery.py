@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from masksmith.augment.appearance import LOOKS, apply_looks, clahe, cutout, draw_looks
-from masksmith.augment.geometry import GeometryConfig, draw_motion
+from masksmith.augment.geometry import GeometryConfig, draw_affine, draw_more
 from masksmith.augment.intensity import IntensityConfig, draw_table
 from masksmith.augment.mixing import (
     Batch,
@@ -86,7 +86,8 @@ def geometry() -> None:
     image, mask = picture(0)
     tiles = []
     for title, part in GEOMETRY.items():
-        motion = draw_motion(GeometryConfig.model_validate(part), np.random.default_rng(4))
+        config, rng = GeometryConfig.model_validate(part), np.random.default_rng(4)
+        motion = draw_more(config, draw_affine(config, rng), rng)
         tiles.append(tile(*warp(image, mask, motion, canvas_hw=(SIDE, SIDE)), title))
     sheet("geometry", tiles)
 

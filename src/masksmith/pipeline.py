@@ -58,7 +58,7 @@ def check(data: str | Path, out: str | Path | None = None, *, dialect: str | Non
         Facts and findings; ``print`` shows them.
 
     Raises:
-        InputError: The data cannot be used, or the folder holds somebody else's files; nothing in it is touched then.
+        InputError: The data cannot be used, or the folder holds files of others; nothing in it is touched then.
     """
     return steps.check.check_folder(Path(data), None if out is None else Path(out), dialect=dialect)
 
@@ -90,7 +90,7 @@ def train(
     """
     project, asked = Project.open(Path(out), augment=augment), load_any(recipe, dotted(overrides))
     with steps.work.working(project):
-        return steps.pseudo_labels.train_asked(project, asked)
+        return steps.compete.train_asked(project, asked)
 
 
 def predict(out: str | Path, *, run: str | None = None) -> Run:
@@ -140,7 +140,7 @@ def compete(
 ) -> Result:
     """Go the whole way from a data folder to a validated submission, masks and a report.
 
-    A baseline submission stands at once, a better one after each trained fold. Ctrl-C and SIGTERM leave a complete
+    A baseline submission is written at once, a better one after each trained fold. Ctrl-C and SIGTERM leave a complete
     submission of what has been trained until then; a second one ends the process at once.
 
     Args:
@@ -324,7 +324,9 @@ def convert(
     Raises:
         InputError: The file needs code to be read, or holds no weights; the message names what is wrong.
     """
-    return steps.convert.convert_checkpoint(Path(checkpoint), Path(out), key=key, only=only, force=force)
+    from masksmith.models.convert import convert_checkpoint  # not before: torch
+
+    return convert_checkpoint(Path(checkpoint), Path(out), key=key, only=only, force=force)
 
 
 def recipes(name: str | None = None) -> "list[Listing] | RecipeSummary | EnsembleSummary":
@@ -334,8 +336,9 @@ def recipes(name: str | None = None) -> "list[Listing] | RecipeSummary | Ensembl
     """
     if name is None:
         return list_recipes()
-    show = steps.show
-    return show.describe_ensemble(name) if is_ensemble(name) else show.describe_recipe(name)
+    from masksmith.recipes.describe import describe_ensemble, describe_recipe  # not before: torch
+
+    return describe_ensemble(name) if is_ensemble(name) else describe_recipe(name)
 
 
 def verify(name: str | None = None, *, scale: str = "small") -> "Verdicts":
@@ -359,4 +362,6 @@ def vocabulary(kind: str | None = None) -> "Vocabulary":
     Raises:
         InputError: An unknown kind.
     """
-    return steps.show.read_vocabulary(kind)
+    from masksmith.recipes.vocabulary import read_vocabulary  # not before: torch
+
+    return read_vocabulary(kind)

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from masksmith.augment.batch import Task, make_batch
-from masksmith.augment.geometry import GeometryConfig, Motion, draw_motion, motion_matrix
+from masksmith.augment.geometry import GeometryConfig, Motion, draw_affine, motion_matrix
 from masksmith.augment.intensity import IntensityConfig, draw_table
 from masksmith.augment.warp import warp
 from masksmith.data.store import Store, StoreWriter
@@ -47,7 +47,7 @@ def test_matrix_turns_about_the_centre():
 
 def test_probability_zero_draws_flips_only():
     config = GeometryConfig(hflip=1.0, rotate_deg=90, probability=0.0)
-    motion = draw_motion(config, np.random.default_rng(0))
+    motion = draw_affine(config, np.random.default_rng(0))
     assert motion.hflip
     assert (motion.angle_rad, motion.zoom, motion.shift_frac) == (0.0, 1.0, (0.0, 0.0))
 

@@ -9,7 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from masksmith.augment.distortions import Elastic, Lens, Piecewise, Stretch
-from masksmith.augment.geometry import DISTORTIONS, GeometryConfig, Motion, draw_motion, scale_geometry
+from masksmith.augment.geometry import (
+    DISTORTIONS,
+    GeometryConfig,
+    Motion,
+    draw_affine,
+    draw_more,
+    scale_geometry,
+)
 from masksmith.augment.warp import warp
 from masksmith.core.errors import InputError
 from masksmith.preprocess import Pad
@@ -54,7 +61,8 @@ def smooth(hw, channels=1, seed=0, dtype=np.uint8):
 
 
 def draw(config, seed=0):
-    return draw_motion(config, np.random.default_rng(seed))
+    rng = np.random.default_rng(seed)
+    return draw_more(config, draw_affine(config, rng), rng)
 
 
 def test_every_field_is_tested():

@@ -47,14 +47,28 @@ def test_a_failed_write_leaves_the_old_file_or_folder_and_nothing_else(tmp_path)
     assert names_in(tmp_path) == ["a.txt", "m", "m/old.png"]
 
 
-def test_a_link_in_place_of_a_folder_is_replaced_and_its_target_kept(tmp_path):
+def test_a_link_or_a_file_in_place_of_a_folder_is_refused_and_stays(tmp_path):
     write_text(tmp_path / "there" / "mine.txt", "mine")
     for name, target in (("m", "there"), ("n", "nowhere")):
         (tmp_path / name).symlink_to(tmp_path / target)
-        with atomic_folder(tmp_path / name) as temporary:
+    write_text(tmp_path / "o", "mine")
+    before = names_in(tmp_path)
+    for name, what in (("m", "a link"), ("n", "a link"), ("o", "a file")):
+        with (
+            pytest.raises(InputError, match=f"{name}: it is {what}, expected a folder"),
+            atomic_folder(tmp_path / name) as temporary,
+        ):
             (temporary / "new.png").write_text("new")
-        assert not (tmp_path / name).is_symlink()
-    assert names_in(tmp_path) == ["m", "m/new.png", "n", "n/new.png", "there", "there/mine.txt"]
+    assert names_in(tmp_path) == before
+    assert (tmp_path / "o").read_text() == "mine"
+
+
+def test_a_folder_of_a_person_where_a_file_of_ours_has_its_name_is_kept(tmp_path):
+    write_text(tmp_path / "m" / "a.png" / "mine.txt", "mine")
+    with atomic_folder(tmp_path / "m") as temporary:
+        (temporary / "a.png").write_text("new")
+    assert (tmp_path / "m" / "a.png").read_text() == "new"
+    assert [path.read_text() for path in tmp_path.rglob("mine.txt")] == ["mine"]
 
 
 def test_matching_files_are_removed_with_the_folders_that_this_empties(tmp_path):

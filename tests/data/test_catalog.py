@@ -1,3 +1,4 @@
+import csv
 import zipfile
 
 import cv2
@@ -79,6 +80,9 @@ def test_tables():
     ):
         with pytest.raises(InputError, match=message):
             parse_table(raw, where="depths.csv")
+    before = csv.field_size_limit()
+    assert len(parse_table(b"id,rle\na," + b"1" * 200_000, where="train.csv").rows[0]["rle"]) == 200_000
+    assert csv.field_size_limit() == before < 200_000
 
 
 def test_colour_and_grey_images_mix_as_colour(tmp_path):
@@ -131,7 +135,11 @@ def test_texts_of_side_tables_are_kept(download):
     ids = [sample.id for sample in read_catalog(download).train]
     rows = "\n".join(f"{name},site {at % 3},{at / 2},{'x' * 500}" for at, name in enumerate(ids))
     found = side_table(download, f"id,site,angle,essay\n{rows}\n")
-    assert found[ids[4]].texts.keys() == {"site", "angle", "z"}  # neither run-lengths nor texts of 500 signs
+    assert found[ids[4]].texts.keys() == {
+        "site",
+        "angle",
+        "z",
+    }  # neither run-lengths nor texts of 500 characters
     assert found[ids[4]].texts["site"] == "site 1"
     assert found[ids[4]].values["angle"] == 2.0
     assert "z" in found[ids[4]].values
@@ -172,8 +180,8 @@ def test_a_row_is_about_the_image_of_its_split(tmp_path):
     for name in ("a", "b", "t"):
         png(tmp_path / "test" / f"{name}.png", np.zeros((12, 10), np.uint8))
     (tmp_path / "train.csv").write_text("id,rle_mask\na,1 1\nb,1 1\nc,1 1\n")
-    (tmp_path / "train_sites.csv").write_text("id,site,z\na,lake,1\nc,sea,3\nt,town,9\n")
-    (tmp_path / "test_sites.csv").write_text("id,site,z\na,hill,5\nb,hill,6\nc,dune,4\n")
+    (tmp_path / "sites_train.csv").write_text("id,site,z\na,lake,1\nc,sea,3\nt,town,9\n")
+    (tmp_path / "SitesTest.csv").write_text("id,site,z\na,hill,5\nb,hill,6\n")
     (tmp_path / "all.csv").write_text("id,row\na,7\nc,8\n")
     catalog = read_catalog(tmp_path)
     values = {
@@ -183,16 +191,26 @@ def test_a_row_is_about_the_image_of_its_split(tmp_path):
     assert values["train"] == {
         "a": ("lake", {"z": 1.0, "row": 7.0}),
         "b": (None, {}),
-        "c": (
-            "sea",
-            {"z": 3.0, "row": 8.0},
-        ),  # the table that is read last says z, as it does of any other id
+        "c": ("sea", {"z": 3.0, "row": 8.0}),
     }
     assert values["test"] == {
         "a": ("hill", {"z": 5.0, "row": 7.0}),
         "b": ("hill", {"z": 6.0}),
         "t": ("town", {"z": 9.0}),
     }
+
+
+def test_a_column_with_two_values_in_two_tables_is_left_out_and_told(tmp_path):
+    paired(tmp_path)
+    (tmp_path / "one.csv").write_text("id,z,site,kind\na,1,lake,x\nb,2,sea,x\n")
+    found = side_table(tmp_path, "id,z,site\nb,2.0,bay\nc,3,sea\n", name="two.csv")
+    assert {name: (one.values, one.texts.get("site")) for name, one in found.items()} == {
+        "a": ({"z": 1.0}, None),
+        "b": ({"z": 2.0}, None),
+        "c": ({"z": 3.0}, None),
+    }
+    said = "the column 'site': 'bay' for the train image 'b', 'sea' in another table; the column is left out"
+    assert read_catalog(tmp_path).notes == [f"two.csv: {said}"]
 
 
 def test_numbers_keep_their_spelling_for_groups(tmp_path):

@@ -191,7 +191,23 @@ def test_where_two_fit_the_doubt_is_said(tmp_path):
         assert read_catalog(root, dialect=other).submission.doubt == ""
     with_empty = [*rows, ("a6", "-1")]
     form = read_catalog(download(tmp_path / "minus", rows=with_empty)).submission
-    assert (form.dialect, form.doubt) == ("siim", "")
+    order = "column and row order fit equally; read column by column, as usual; look at some masks, and set --dialect"
+    assert (form.dialect, form.doubt) == ("siim", f"{order} siim_row_major if they are wrong")
+    for blobs, rows_of in (
+        (1, "; each row holds one object; written as one row an image; set --dialect airbus"),
+        (2, ""),
+    ):
+        square = np.zeros((30, 30), np.uint8)
+        square[3:9, 4:12] = square[20:24, :5] = 1
+        square[20:] *= blobs == 2
+        rows = [(f"a{at}", encode(square)) for at in range(4)]
+        root = download(tmp_path / str(blobs), rows=rows, shape=(30, 30))
+        said = read_catalog(root).submission.doubt
+        assert said.startswith(f"{order} tgs_row_major if they are wrong{rows_of}")
+        assert ("each row" in said) == bool(rows_of)
+        assert not read_catalog(root, dialect="tgs").submission.doubt
+    root = download(tmp_path / "masks", rows=rows, shape=(30, 30), png=dict.fromkeys(dict(rows), square))
+    assert not read_catalog(root).submission.doubt
 
 
 def test_the_order_of_starts_tells_and_few_rows_leave_a_doubt():
@@ -216,6 +232,23 @@ def test_a_dialect_that_was_asked_for_is_kept_or_refused(tmp_path):
     ):
         with pytest.raises(InputError, match=message):
             ms.check(root, tmp_path / "out", dialect=dialect)
+    for name, most in (("not judged", 1), ("1 and 2", 2)):
+        root = download(tmp_path / name, rows=told(masks, "tgs"), png=masks)
+        for one, mask in masks.items():
+            drawn = np.where(np.eye(*SHAPE) > 0, 255, mask) if most == 1 else mask + 1
+            cv2.imwrite(str(root / "train" / "masks" / f"{one}.png"), drawn.astype(np.uint8))
+        catalog = read_catalog(root, dialect="tgs")
+        assert read_catalog(root).submission.reason.startswith("absolute starts (as in 7 mask files)")
+        cache = build_cache(catalog, tmp_path / f"{name} cache")
+        assert {255 in cache.train_masks[one] for one in masks} == {most == 1}
+        mask = 1 - masks["a1"]
+        drawn = np.where(np.eye(*SHAPE) > 0, 255, mask) if most == 1 else mask + 1
+        cv2.imwrite(str(root / "train" / "masks" / "a1.png"), drawn.astype(np.uint8))
+        said = f"differ in {mask.size - (30 if most == 1 else 0)} pixels"
+        with pytest.raises(InputError, match=f"training image 'a1': .* {said}"):
+            build_cache(catalog, tmp_path / f"{name} cache 2")
+        with pytest.raises(InputError, match=f"id 'a1': .* {said}"):
+            read_catalog(root, dialect="tgs")
     several = download(tmp_path / "several", rows=told(masks, "airbus"))
     with pytest.raises(
         InputError, match="--dialect tgs: it has one row an image, and the table has images with"
@@ -289,6 +322,52 @@ def test_a_table_is_known_by_what_it_holds(tmp_path):
     form = catalog.submission
     assert (form.source, form.ids, form.rle_column) == ("answers.csv", ["t1", "t0"], "runs")
     need_masks(catalog, root / "cache", masks)
+
+
+def test_which_table_holds_the_masks_where_ids_are_in_both_sets(tmp_path):
+    masks = truth()
+    for at, name in enumerate(("submission_format.csv", "sample.csv", "a_submission.csv", "ATest.csv")):
+        root = download(tmp_path / str(at), rows=told(masks, "tgs"), columns=KAGGLE)
+        for one in masks:
+            cv2.imwrite(str(root / "test" / "images" / f"{one}.png"), np.zeros(SHAPE, np.uint8))
+        write_table(root / name, KAGGLE, [(one, "" if at == 3 else "1 1") for one in masks])
+        write_table(root / "boxes.csv", ("id", "bbox"), [(one, "10 20 30 40") for one in [*masks, "t0"]])
+        catalog = read_catalog(root)
+        assert (catalog.submission.source, catalog.submission.ids) == (name, list(masks))
+    need_masks(catalog, tmp_path / "cache", masks)
+    write_table(root / "a_copy.csv", KAGGLE, told(masks, "tgs"))  # the same runs
+    assert read_catalog(root).train == catalog.train
+    write_table(root / "old_train.csv", KAGGLE, [(one, "1 1") for one in masks])
+    with pytest.raises(InputError, match=r"old_train\.csv and train\.csv: different .* image 'a0'; keep the"):
+        read_catalog(root)
+    for one in root.glob("*train.csv"):
+        one.unlink()
+    (root / "a_copy.csv").rename(root / "sample_masks.csv")
+    with pytest.raises(InputError, match="nor a folder of masks; a table with test, sample or submission"):
+        read_catalog(root)
+
+
+def test_what_is_known_of_test_images_is_no_sample_submission(tmp_path):
+    masks = truth()
+    for at, (name, columns, cell) in enumerate(
+        (
+            ("test_meta.csv", ("id", "size"), "640 480"),
+            ("test_meta.csv", ("id", "annotation"), "cloudy"),
+            ("boxes.csv", ("id", "bbox"), "10 20 30 40"),
+        )
+    ):
+        root = download(
+            tmp_path / str(at), rows=[(one, cell) for one in ("t0", "t1")], columns=columns, name=name
+        )
+        for one, mask in masks.items():
+            (root / "train" / "masks").mkdir(exist_ok=True)
+            cv2.imwrite(str(root / "train" / "images" / f"{one}.png"), mask)
+            cv2.imwrite(str(root / "train" / "masks" / f"{one}.png"), mask * 255)
+        for one in ("t0", "t1"):
+            (root / "train" / "images" / f"{one}.png").unlink()
+        catalog = read_catalog(root)
+        assert (catalog.layout, catalog.submission.rle_column) == ("paired_folders", "rle_mask")
+        assert catalog.test[0].texts == {columns[1]: cell}
 
 
 def test_score_reads_each_dialect_and_says_it(tmp_path):

@@ -103,6 +103,12 @@ def test_values_that_can_be_read_in_two_ways_are_refused():
             ([0, 1, 255], [0, 255], [0, 255]),
             r"255 occurs beside 1 in 1 masks \(0.png\), .* without 1 in 2 \(1.png, 2.png\)",
         ),
+        (
+            ([0, 1, 255], [0, 1], *[[0, 255]] * 11),
+            r"255 occurs beside 1 in 1 masks \(0.png\), .* without 1 in 11 \(2.png",
+        ),
+        (([1, 255], [1, 255]), r"1 and 255 and no 0: .*: 0.png, 1.png"),
+        (([1, 1], [255, 255]), r"1 and 255 and no 0"),
         (([0, 1, 2], [0, 1]), r"3 different values \(0, 1, 2\); .*1 of 2 masks: 0.png: 0, 1, 2"),
         (([0, 1], [0, 1], [0, 38]), r"3 different values \(0, 1, 38\); .*1 of 3 masks: 2.png: 0, 38"),
         (([-2, 0, 1],), r"3 different values \(-2, 0, 1\)"),

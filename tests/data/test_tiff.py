@@ -123,7 +123,7 @@ def test_forms_that_are_refused():
         (tiff(np.ones((3, *SHAPE), np.int16), planarconfig="contig"), "3 pages of 5 bands each"),
         (
             tiff(numbers(np.int16), planarconfig="contig", extratags=[(274, "H", 1, 6, True)]),
-            r"to be turned \(orientation 6\)",
+            r"stored turned or mirrored \(orientation 6\)",
         ),
         (
             tiff(np.ones((16, 32, 32), np.int16), tile=(16, 16, 16), volumetric=True),

@@ -273,6 +273,12 @@ def test_auto_is_what_occurs(tmp_path):
     assert settled(tmp_path / "colours", colours).high == [grey[12].max()]  # one pair: colours stay
     many = np.concatenate([grey[16], colours], axis=3)
     assert settled(tmp_path / "many", many).high == many.max(axis=(0, 1, 2)).tolist()
+    narrow = rng.integers(40000, 41000, (3, 40, 30, 1)).astype(np.uint16)
+    found = settled(tmp_path / "narrow", narrow)
+    assert (found.scaling, found.low, found.high) == ("fixed", [narrow.min()], [narrow.max()])
+    saturated = grey[12].copy()
+    saturated[:, :2] = 65535  # a border, 5% of the pixels
+    assert settled(tmp_path / "saturated", saturated).high == [saturated[:, 2:].max()]
     floats = rng.normal(size=(3, 8, 8, 2)).astype(np.float32)
     floats[0, 0, 0] = np.nan, np.inf
     found = settled(tmp_path / "floats", floats)

@@ -69,6 +69,7 @@ def page_of(project, text):
         title=text,
         run=text,
         members=[text, text],
+        hidden=text,
         noise=text,
         interim=True,
         plan={"units": [dict.fromkeys(UNIT, text) | NUMBERS], "choices": [dict.fromkeys(CHOICE, text)]},

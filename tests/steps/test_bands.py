@@ -96,8 +96,13 @@ def test_check_names_values_that_may_mean_no_data(tmp_path):
         image[0, 0] = (-9999, np.nan)
         write_bands(tmp_path / "data" / "images" / f"{at}.tif", image)
         write_mask(tmp_path / "data" / "masks" / f"{at}.png", np.eye(8, dtype=np.uint8))
+    write_bands(tmp_path / "data" / "test" / "same.tif", image)
+    write_bands(tmp_path / "data" / "test" / "far.tif", image + np.float32([0, 9]))
     report = ms.check(tmp_path / "data", tmp_path / "out")
     assert report.facts["values"].endswith(" and no data")
+    assert report.facts["values (test)"].startswith("0: -9999…")
+    (beyond,) = (one for one in report.findings if one.title == "test images beyond the scaling's limits")
+    assert beyond.ids == ["far"]
     (found,) = (one for one in report.findings if one.title == "values that may mean no data")
     assert found.detail.startswith("-9999 in band 0; if it means that nothing was measured")
 

@@ -172,11 +172,6 @@ def ascending(value: tuple[float, float]) -> tuple[float, float]:
     return value
 
 
-def draw_motion(config: GeometryConfig, rng: np.random.Generator) -> Motion:
-    """Draw one geometry."""
-    return draw_more(config, draw_affine(config, rng), rng)
-
-
 def draw_affine(config: GeometryConfig, rng: np.random.Generator) -> Motion:
     """Draw mirrors, rotation, zoom, shear, shift, and the part that is seen of a large image."""
     hflip, vflip = bool(rng.random() < config.hflip), bool(rng.random() < config.vflip)

@@ -116,10 +116,15 @@ def rename(temporary: Path, path: Path) -> None:
 def atomic_folder(path: Path) -> Iterator[Path]:
     """Like atomic_path for a folder: the old one is replaced only by a finished new one.
 
-    Entries of the old folder that the new one lacks belong to somebody else and move into the new one. The files are
-    not flushed one by one, so verify them after a power cut. A link of that name is replaced; its target is not
-    touched.
+    Entries of the old folder that the new one lacks are not ours and move into the new one. The files are not flushed
+    one by one, so verify them after a power cut.
+
+    Raises:
+        InputError: A file or a link of that name is there; it stays.
     """
+    if os.path.lexists(path) and not _is_folder(path):
+        what = "a link" if path.is_symlink() else "a file"
+        raise InputError(f"{path}: it is {what}, expected a folder that masksmith made; move it away")
     temporary = temporary_of(path)
     old = path.with_name(f".{path.name}.{os.getpid()}.masksmith-old")
     shutil.rmtree(temporary, ignore_errors=True)
@@ -152,6 +157,8 @@ def put_back(old: Path, path: Path) -> None:
         for entry in list(old.iterdir()):
             if not os.path.lexists(path / entry.name):
                 entry.rename(path / entry.name)
+            elif _is_folder(entry):
+                return  # a file of ours has the name of a person's folder: that stays beside
     remove_tree(old)
 
 

@@ -30,11 +30,6 @@ def heartbeat() -> None:
         listener()
 
 
-def stop_requested() -> bool:
-    """Whether a signal asked for a stop."""
-    return _Process.exit_code is not None
-
-
 def check_stop() -> None:
     """Call the listeners, then stop if that was asked for.
 

@@ -18,6 +18,7 @@ from masksmith.core.ledger import Ledger
 from masksmith.core.progress import logger, track
 from masksmith.data.catalog import Catalog, Sample
 from masksmith.data.decode.pictures import decode_image, is_grey
+from masksmith.data.dialect import differing_pixels
 from masksmith.data.findings import Finding, refuse_all
 from masksmith.data.georeference import Georeference, differing_grids, read_georeference
 from masksmith.data.masks import MaskConvention, find_convention, is_lossy, look_at_mask, mask_levels
@@ -169,8 +170,7 @@ def _mask(tree: Tree, sample: Sample, convention: MaskConvention, kind: _Kind, d
     told = decode_rows(
         sample.rle, shape=size, dialect=dialect, where=f"run-lengths of training image {sample.id!r}"
     )
-    if drawn is not None and not np.array_equal(drawn == 1, told == 1):
-        differing = int((drawn != told).sum())
+    if drawn is not None and (differing := differing_pixels(told, drawn)):
         raise InputError(
             f"training image {sample.id!r}: its mask file {sample.mask} and its run-lengths differ in {differing} "
             "pixels; correct one of them or remove it"

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -121,13 +122,14 @@ def coverage(masks: Store) -> dict[str, float]:
     return shares
 
 
-def check_data(catalog: Catalog, cache: Cache, *, scaling: str) -> CheckReport:
+def check_data(catalog: Catalog, cache: Cache, *, scaling: str, beyond: Sequence[str] = ()) -> CheckReport:
     """Look for duplicates, empty images, contradictory and surprising masks.
 
     Args:
         catalog: What the data set holds.
         cache: Its decoded images and masks.
         scaling: What input.scaling "auto" makes of the images, in words.
+        beyond: Test images with values outside its limits.
     """
     train, test = duplicate_groups(cache.train_images), duplicate_groups(cache.test_images)
     shares = coverage(cache.train_masks)
@@ -151,9 +153,17 @@ def check_data(catalog: Catalog, cache: Cache, *, scaling: str) -> CheckReport:
     findings += _shared_id_findings(catalog)
     picture = is_picture(cache.train_images)
     bands = band_facts(cache.train_images, names=not picture)
-    facts["values"] = ", ".join(f"{at}: {_range_text(band)}" for at, band in enumerate(bands))
+    facts["values"] = _ranges_text(bands)
+    if catalog.test:
+        facts["values (test)"] = _ranges_text(band_facts(cache.test_images, names=False))
     facts["scaling"] = scaling
     findings += [] if picture else _band_findings(bands)
+    if beyond:
+        detail = (
+            f"more than a hundredth of {len(beyond)} test images lies outside the training images' limits and is "
+            "clipped to them; look at the images, or set input.low and input.high (input.scaling: fixed)"
+        )
+        findings.append(Finding("warning", "test images beyond the scaling's limits", detail, list(beyond)))
     findings += cache.mask_findings
     findings += _constant_findings(cache, shares)
     findings += _duplicate_findings(train, test, cache)
@@ -170,8 +180,11 @@ def _bits(dtype: np.dtype) -> int | str:
     return 8 * dtype.itemsize if dtype.kind == "u" else f"{8 * dtype.itemsize} ({dtype})"
 
 
-def _range_text(band: BandFacts) -> str:
-    return f"{band.low:g}…{band.high:g}" + (" and no data" if band.no_data else "")
+def _ranges_text(bands: list[BandFacts]) -> str:
+    return ", ".join(
+        f"{at}: {band.low:g}…{band.high:g}{' and no data' if band.no_data else ''}"
+        for at, band in enumerate(bands)
+    )
 
 
 def _band_findings(bands: list[BandFacts]) -> list[Finding]:
@@ -200,7 +213,7 @@ def _shared_id_findings(catalog: Catalog) -> list[Finding]:
         return []
     detail = (
         f"{len(both)} ids are in the training set and in the test set and name two images each; a row of a side table "
-        "whose name begins with train or test is about the image of that set, a row of any other is taken for both"
+        "whose name has the word train or test is about the image of that set, a row of any other is taken for both"
     )
     return [Finding("note", "ids of both sets", detail, both)]
 

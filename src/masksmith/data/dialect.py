@@ -11,10 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from masksmith.core.arrays import Mask
+from masksmith.core.arrays import IGNORE, Mask
 from masksmith.core.config import look_up
 from masksmith.core.errors import InputError
-from masksmith.data.rle import DIALECTS, NO_RUNS, Runs, check_runs, decode_rows
+from masksmith.data.rle import DIALECTS, NO_RUNS, Runs, check_runs, decode_rows, object_runs
 
 MAX_IMAGES = 256
 """Most images whose rows are looked at: sizes come from headers, but of whole files."""
@@ -32,7 +32,7 @@ class RleRows:
     texts: list[str]
     shape: tuple[int, int]
     mask: Mask | None = None
-    """0 and 1, from its mask file."""
+    """0, 1 and IGNORE (not judged), from its mask file."""
     where: str = "run-length text"
 
 
@@ -59,6 +59,8 @@ class Inferred:
     """What else fits, or is unusual; empty where nothing is."""
     equal: int = 0
     """Images whose rows give exactly their mask file."""
+    either_order: bool = False
+    """Whether column and row order fit equally, as in square images without mask files."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,11 @@ class _Evidence:
     """Rows whose starts do not ascend, or whose gaps do."""
     crossing: int
     """Runs that go on in the next column or row."""
+
+
+def differing_pixels(told: Mask, drawn: Mask) -> int:
+    """Return how many of the pixels that a mask file judges are others in the run-lengths."""
+    return int(((told != drawn) & (drawn != IGNORE)).sum())
 
 
 def non_empty(texts: Sequence[str]) -> list[str]:
@@ -124,7 +131,7 @@ def infer_dialect(images: Sequence[RleRows], hints: Hints) -> Inferred:
     """
     found = {reading: _evidence(images, reading) for reading in _READINGS}
     fitting, reason, doubt = _starts(found, hints, has_rows=bool(images))
-    row_major, order_reason = _row_major(fitting, found)
+    row_major, order_reason, either = _row_major(fitting, found, has_rows=bool(images))
     relative = _is_relative(fitting[0])
     base = "siim" if relative else "severstal" if hints.by_class else "airbus" if hints.repeats else "tgs"
     dialect = f"{base}_row_major" if row_major else base
@@ -135,7 +142,7 @@ def infer_dialect(images: Sequence[RleRows], hints: Hints) -> Inferred:
         doubt = f"the runs go row by row ({order_reason}): read as {dialect}, and the submission is written so too"
     starts = "relative gaps" if relative else "absolute starts"
     order = f"{'row by row' if row_major else 'column by column'} ({order_reason})"
-    return Inferred(dialect, f"{starts} ({reason}), {order}", doubt, found[fitting[0]].equal)
+    return Inferred(dialect, f"{starts} ({reason}), {order}", doubt, found[fitting[0]].equal, either)
 
 
 def check_dialect(images: Sequence[RleRows], dialect: str, hints: Hints) -> Inferred:
@@ -163,14 +170,41 @@ def check_dialect(images: Sequence[RleRows], dialect: str, hints: Hints) -> Infe
         if image.mask is None:
             continue
         mask = decode_rows(image.texts, shape=image.shape, dialect=dialect, where=image.where)
-        if not np.array_equal(mask, image.mask):
-            differing = int((mask != image.mask).sum())
+        if differing := differing_pixels(mask, image.mask):
             raise InputError(
                 f"{says}: {image.where}: the runs and the mask file differ in {differing} pixels; "
                 f"{_advice(fits, dialect)}"
             )
         equal += 1
     return Inferred(dialect, "asked for", "", equal)
+
+
+def further_doubts(images: Sequence[RleRows], found: Inferred) -> list[str]:
+    """Return doubts about order and rows of objects: a score of two tables has no use for them, masks have."""
+    doubts = []
+    if found.either_order:
+        doubts.append(
+            "column and row order fit equally; read column by column, as usual; look at some masks, and set "
+            f"--dialect {found.dialect}_row_major if they are wrong"
+        )
+    if (
+        found.dialect.startswith("tgs")
+        and images
+        and all(_is_one_object(one, found.dialect) for one in images)
+    ):
+        doubts.append(
+            "each row holds one object; written as one row an image; set --dialect "
+            f"{found.dialect.replace('tgs', 'airbus')} if a submission has one row an object"
+        )
+    return doubts
+
+
+def _is_one_object(image: RleRows, dialect: str) -> bool:
+    try:
+        mask = decode_rows(image.texts, shape=image.shape, dialect=dialect, where=image.where)
+    except InputError:
+        return False  # refused where masks are made
+    return len(object_runs(mask)) == 1
 
 
 def _advice(fits: str, asked: str) -> str:
@@ -205,7 +239,7 @@ def _equals(image: RleRows, reading: str) -> bool:
         mask = decode_rows(image.texts, shape=image.shape, dialect=reading, where=image.where)
     except InputError:
         return False
-    return image.mask is not None and np.array_equal(mask, image.mask)
+    return image.mask is not None and not differing_pixels(mask, image.mask)
 
 
 def _crossing(runs: Runs, line: int) -> int:
@@ -252,11 +286,15 @@ def _starts(found: Mapping[str, _Evidence], hints: Hints, *, has_rows: bool) -> 
     return left, f"the column is called {hints.column!r}", doubt
 
 
-def _row_major(fitting: list[str], found: Mapping[str, _Evidence]) -> tuple[bool, str]:
-    """Return whether runs go row by row, and why."""
+def _row_major(
+    fitting: list[str], found: Mapping[str, _Evidence], *, has_rows: bool
+) -> tuple[bool, str, bool]:
+    """Return whether runs go row by row, why, and whether both orders fit equally, as in square images."""
     if len(fitting) == 1:
-        return DIALECTS[fitting[0]].order == "C", f"as in {found[fitting[0]].equal} mask files"
-    column, row = fitting
-    if not found[row].crossing and found[column].crossing >= _FEW:
-        return True, f"otherwise {found[column].crossing} runs go on in the next column"
-    return False, "as usual; nothing tells otherwise"
+        return DIALECTS[fitting[0]].order == "C", f"as in {found[fitting[0]].equal} mask files", False
+    column, row = (found[reading].crossing for reading in fitting)
+    if not row and column >= _FEW:
+        return True, f"otherwise {column} runs go on in the next column", False
+    if row - column >= _FEW:
+        return False, f"otherwise {row - column} more runs go on in the next row", False
+    return False, "as usual; nothing tells otherwise", has_rows

@@ -23,6 +23,7 @@ _TOP = 65535
 _UNJUDGED = -1
 _BETWEEN = (32, 224)
 """Values of a JPEG mask that are near neither 0 nor 255: its noise stays below 32, edges lie within."""
+_MOST_ALONE = 10  # files of 0 and 255 for each of 0, 1 and 255, where others hold 0 and 1
 _MOST_VALUES = 9  # kept of a file: a mask of more is refused anyway
 # Pixels between lie on edges, one or two wide, where a mask is binary: at qualities 10 to 95 at most 2% of them have a
 # 3x3 neighbourhood of about their own value. In masks of three or four classes 40% to 95% have (at 101x101 and more).
@@ -152,6 +153,11 @@ def _exact_convention(files: Sequence[MaskFile], *, where: str) -> tuple[dict[in
     unjudged = {_UNJUDGED: IGNORE} if any(_UNJUDGED in file.counts for file in files) else {}
     if found in ([], [0]):
         return unjudged | {0: 0}, []
+    if found == [1, IGNORE]:
+        raise InputError(
+            f"{where}: 1 and 255 and no 0: 1 may be the background, or 255 what is not judged; write 0 for the "
+            f"background: {some([file.path for file in files])}"
+        )
     if len(found) <= 2:
         return unjudged | {value: int(value == found[-1]) for value in found}, []
     if found != [0, 1, IGNORE]:
@@ -195,7 +201,7 @@ def _with_ignored(
     """255 is not judged, as a file proves that holds it beside 1."""
     alone = [file for file in files if IGNORE in file.values and 1 not in file.values]
     plain = any(1 in file.values and IGNORE not in file.values for file in files)
-    if len(alone) > len(proof) and not plain:
+    if len(alone) > (_MOST_ALONE if plain else 1) * len(proof):
         raise InputError(
             f"{where}: 255 occurs beside 1 in {len(proof)} masks ({some([file.path for file in proof])}), where it is "
             f"not judged, and without 1 in {len(alone)} ({some([file.path for file in alone])}), where it may be the "

@@ -50,6 +50,12 @@ def reads_as_runs(table: Table, column: str) -> bool:
     return 2 * fitting >= max(1, len(cells)) if is_rle_name(column) else 0 < fitting == len(cells)
 
 
+def reads_as_answers(table: Table, column: str) -> bool:
+    """Whether all cells of a column are run-lengths or empty."""
+    cells = (row[column].strip() for row in table.rows)
+    return all(cell in NO_RUNS or _PAIRS.fullmatch(cell) for cell in cells)
+
+
 def find_rle_column(table: Table, *, bare: bool) -> str | None:
     """Return the column with run-lengths; ``bare`` also takes one by its name alone where all its cells are empty."""
     ordered = sorted(table.columns, key=is_rle_name, reverse=True)

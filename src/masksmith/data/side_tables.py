@@ -1,6 +1,7 @@
 """What tables beside the images say of them: numbers (a depth) and texts (a location, a patient)."""
 
 import math
+import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
@@ -24,6 +25,14 @@ class Facts:
     values: dict[Key, dict[str, float]] = field(default_factory=dict)
     texts: dict[Key, dict[str, str]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    torn: set[str] = field(default_factory=set)
+    """Columns in which two tables contradict each other."""
+
+
+def name_has(path: str, *words: str) -> bool:
+    """Whether one of the words of a file's name (labels_train.csv, trainLabels.csv) begins with one of these."""
+    found = re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])", PurePosixPath(path).stem)
+    return any(one.lower().startswith(words) for one in found)
 
 
 def read_tables(tree: Tree) -> tuple[dict[str, Table], dict[str, InputError]]:
@@ -41,8 +50,10 @@ def read_tables(tree: Tree) -> tuple[dict[str, Table], dict[str, InputError]]:
 def collect_facts(tables: Iterable[Table], ids: Mapping[str, Collection[str]]) -> Facts:
     """Collect the columns of tables beside the images; run-lengths and long texts are no facts.
 
+    A column in which two tables contradict each other about an image is left out.
+
     Args:
-        tables: The tables; where two have the same column, the later one counts.
+        tables: The tables.
         ids: "train" and "test" -> the ids of the images.
     """
     facts = Facts()
@@ -54,6 +65,10 @@ def collect_facts(tables: Iterable[Table], ids: Mapping[str, Collection[str]]) -
         for column in table.columns:
             if column != id_column and not (is_rle_name(column) and reads_as_runs(table, column)):
                 _add_column(facts, table, id_column, column, ids)
+    for column in facts.torn:
+        for key in facts.texts:
+            facts.texts[key].pop(column, None)
+            facts.values.get(key, {}).pop(column, None)
     return facts
 
 
@@ -78,7 +93,18 @@ def _add_column(
             return
     numbers = _numbers(cells)
     are_short = all(len(cell) <= MAX_TEXT for cell in cells.values())
-    for key in (key for name in cells for key in _keys_of(table, name, ids)):
+    keys = [key for name in cells for key in _keys_of(table, name, ids)]
+    for key in keys:
+        told, number = (known.get(key, {}).get(column) for known in (facts.texts, facts.values))
+        is_equal = told == cells[key[1]] or (numbers is not None and number == numbers[key[1]])
+        if told is not None and not is_equal:
+            facts.torn.add(column)
+            facts.notes.append(
+                f"{table.path}: the column {column!r}: {cells[key[1]]!r} for the {key[0]} image {key[1]!r}, "
+                f"{told!r} in another table; the column is left out"
+            )
+            return
+    for key in keys:
         if numbers is not None:
             facts.values.setdefault(key, {})[column] = numbers[key[1]]
         if are_short:  # numbers too: 007 and 7 are two groups
@@ -97,8 +123,8 @@ def _numbers(cells: Mapping[str, str]) -> dict[str, float] | None:
 def _keys_of(table: Table, name: str, ids: Mapping[str, Collection[str]]) -> list[Key]:
     """Return the images that a table's row is about.
 
-    Where the id is in both splits: the one that the name of the table begins with; both where it names none.
+    Where the id is in both splits: the one that the table is named after (name_has); both where it names none.
     """
     found = [split for split in ids if name in ids[split]]
-    named = [split for split in found if PurePosixPath(table.path).stem.lower().startswith(split)]
+    named = [split for split in found if name_has(table.path, split)]
     return [(split, name) for split in named or found]

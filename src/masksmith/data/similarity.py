@@ -90,10 +90,12 @@ def cluster(points: Float[np.ndarray, "n k"], count: int, *, seed: int) -> Int[n
     must differ.
     """
     different, home = np.unique(points.astype(np.float32), axis=0, return_inverse=True)
+    later = int(cv2.randu(np.zeros(1, np.int32), np.array([0]), np.array([2**31 - 1]))[0])
     cv2.setRNGSeed(int(stream(seed).integers(2**31)))
     stop = (cv2.TERM_CRITERIA_MAX_ITER, _MOST_ROUNDS, 0.0)
     found = np.zeros((len(different), 1), np.int32)
     cv2.kmeans(different, count, found, stop, _STARTS, cv2.KMEANS_PP_CENTERS)
+    cv2.setRNGSeed(later)  # what OpenCV draws later depends on the caller's seed as before, not on ours
     labels = found[home.ravel(), 0].tolist()
     order = list(dict.fromkeys(labels))
     return np.array([order.index(label) for label in labels])

@@ -1,6 +1,6 @@
 """Arrays of many sizes in one flat ``.npy`` with a CSV index beside it.
 
-The house keeps decoded images, masks and probabilities in this form. Reading one in a notebook needs no
+Decoded images, masks and probabilities are kept in this form. Reading one in a notebook needs no
 masksmith::
 
     flat, index = np.load("oof.npy", mmap_mode="r"), pd.read_csv("oof.csv", dtype={"id": str})

@@ -9,7 +9,7 @@ from masksmith.core.config import suggest
 from masksmith.core.errors import InputError
 
 MAX_CELL = 2**26
-"""Most signs of a CSV cell: the run-lengths of some 4 million runs."""
+"""Most characters of a CSV cell: the run-lengths of some 4 million runs."""
 
 
 @dataclass(frozen=True)
@@ -38,9 +38,8 @@ def iterate_table(lines: Iterable[str], *, where: str) -> RowStream:
         where: The file, for messages.
 
     Raises:
-        InputError: No header, a cell of more than MAX_CELL signs, or a row with another number of cells.
+        InputError: No header, a cell of more than MAX_CELL characters, or a row with another number of cells.
     """
-    csv.field_size_limit(MAX_CELL)  # for the whole process; Python's own is less than a large mask's runs
     reader = csv.reader(lines)
     lines_read = _lines(reader, where)
     first = next(lines_read, None)
@@ -64,11 +63,21 @@ def iterate_table(lines: Iterable[str], *, where: str) -> RowStream:
 
 def _lines(reader: "csv.Reader", where: str) -> Iterator[list[str]]:
     try:
-        yield from reader
+        while (cells := _next(reader)) is not None:
+            yield cells
     except csv.Error as error:
         raise InputError(f"{where}: line {reader.line_num}: {error}; is it a CSV file?") from error
     except UnicodeDecodeError as error:
         raise InputError(f"{where}: not a UTF-8 text file; save it as CSV in UTF-8") from error
+
+
+def _next(reader: "csv.Reader") -> list[str] | None:
+    """Return the next row; Python's own limit of a cell, less than a large mask's runs, stays what it was."""
+    before = csv.field_size_limit(MAX_CELL)
+    try:
+        return next(reader, None)
+    finally:
+        csv.field_size_limit(before)
 
 
 def parse_table(raw: bytes, *, where: str) -> Table:

@@ -1,4 +1,4 @@
-"""Encoders of both libraries, with the house's options: which maps there are, stems, and group norm.
+"""Encoders of both libraries, with masksmith's options: which maps there are, stems, and group norm.
 
 Sources:
     Encoders: segmentation-models-pytorch (https://github.com/qubvel-org/segmentation_models.pytorch, MIT) and timm

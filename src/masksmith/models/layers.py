@@ -167,7 +167,7 @@ class SCSE(nn.Module):
 
     Args:
         channels: Of the map.
-        reduction: What the hidden channels are fewer by.
+        reduction: Factor by which there are fewer hidden channels.
         space_channels: Of the space gate: one for all channels, or ``channels``.
         space_bias: Whether the space gate's convolution has a bias.
         join: "sum" of both gated maps, as published; their "max"; or "gate": the space gate itself is added to the map

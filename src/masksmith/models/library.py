@@ -1,4 +1,4 @@
-"""Decoders of segmentation-models-pytorch on the maps of any encoder, with the house's options put into them.
+"""Decoders of segmentation-models-pytorch on the maps of any encoder, with masksmith's options put into them.
 
 Source: segmentation-models-pytorch 0.6 (https://github.com/qubvel-org/segmentation_models.pytorch, MIT). What
 differs: dropout is the model's own (before the head), so FPN's and PSPNet's is off; PAN's attention works for maps

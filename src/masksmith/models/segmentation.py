@@ -1,4 +1,4 @@
-"""The house's model: normalisation, encoder, decoder, heads.
+"""masksmith's model: normalisation, encoder, decoder, heads.
 
 Sources:
     Encoders and standard decoders: timm and segmentation-models-pytorch, see backbones.py and library.py; our own
@@ -53,7 +53,7 @@ def _head(in_channels: int, classes: int, kernel_size: int = 1) -> nn.Conv2d:
 
 
 class SegmentationModel(nn.Module):
-    """Encoder, decoder and heads behind the house's interface.
+    """Encoder, decoder and heads behind one interface.
 
     Args:
         config: The options; "auto" is settled.

@@ -28,7 +28,7 @@ Map = Float[Tensor, "b c h w"]
 def _plain_vit(name: str, in_channels: int) -> nn.Module:
     """Return a ViT without classifier whose position embeddings follow the size of the image."""
     options: dict[str, Any] = {"in_chans": in_channels, "num_classes": 0, "pretrained": False}
-    if not name.startswith("samvit"):  # it follows of its own
+    if not name.startswith("samvit"):  # it does so without the option
         options["dynamic_img_size"] = True
     try:
         model: Any = timm.create_model(name, **options)

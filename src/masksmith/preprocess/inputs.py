@@ -323,7 +323,7 @@ class _Moments:
 
 # --- "auto" -----------------------------------------------------------------------------------------------
 
-_SETTLED = "scaling 1"
+_SETTLED = "scaling 2"
 _LIMITS = "limits.json"
 _HALF = 32767
 _TAIL = 0.001  # share of an image's pixels at either end that may be outliers: hot pixels, specks
@@ -335,10 +335,11 @@ def settle_scaling(
 ) -> InputConfig:
     """Return the configuration with scaling "auto" settled for these images; any other stays as it is.
 
-    Images of 8 bits, and those of 16 bits without sign that fill more than half of their range, get "type_max". All
-    others get "fixed" with what occurs in the training images with content (see occurring_limits): for pictures (grey
-    or in colours, without sign) one pair of limits, so that colours stay what they are, else a pair for each band. What
-    often means "no data" (SENTINELS) does not count, so it becomes 0 like no data.
+    Images of 8 bits, and those of 16 bits without sign in which each band (of pictures: all together) spans more than
+    half of the type's range, get "type_max". All others get "fixed" with what occurs in the training images with
+    content (see occurring_limits): for pictures (grey or in colours, without sign) one pair of limits, so that colours
+    stay what they are, else a pair for each band. Two things do not count: what often means "no data" (SENTINELS),
+    which becomes 0 like no data, and the largest value of a whole type, which is saturated and becomes 1.
 
     Args:
         config: Bands and scaling.
@@ -362,18 +363,24 @@ def settle_scaling(
         images = _measured(train, _with_content(train, blank))
         measured = (select(image, bands, no_data=config.no_data) for image in images)
         low, high = occurring_limits(
-            np.where(np.isin(values, SENTINELS), np.float32(np.nan), values) for values in measured
+            np.where(np.isin(values, _unmeasured(train.dtype)), np.float32(np.nan), values)
+            for values in measured
         )
         write_json(own / _LIMITS, {"low": low.tolist(), "high": high.tolist()})
         ledger.mark_done(_SETTLED, decoded)
     return _with_limits(config, train, read_json(own / _LIMITS))
 
 
+def _unmeasured(dtype: np.dtype) -> list[float]:
+    """Return the values that "auto" does not count: those of no data, and the largest of a whole type (saturated)."""
+    return [*SENTINELS, *([float(np.iinfo(dtype).max)] if dtype.kind in "iu" else [])]
+
+
 def _with_limits(config: InputConfig, train: Store, found: dict[str, list[float]]) -> InputConfig:
     low, high = found["low"], found["high"]
     if is_picture(train):
         low, high = [min(low)], [max(high)]
-    if train.dtype == np.uint16 and min(high) > _HALF:
+    if train.dtype == np.uint16 and min(np.subtract(high, low)) > _HALF:
         return config.model_copy(update={"scaling": "type_max"})
     return config.model_copy(update={"scaling": "fixed", "low": low, "high": high})
 
@@ -407,6 +414,20 @@ def _ends(values: Values) -> Float[np.ndarray, "4 k"]:
         bulk = np.quantile(some, [_TAIL, 1 - _TAIL], method="closest_observation")
         columns.append(np.array([known.min(), *bulk, known.max()], np.float64))
     return np.stack(columns, axis=1)
+
+
+def beyond_limits(config: InputConfig, images: Store) -> list[str]:
+    """Return the images of which more than a hundredth of a band lies outside the limits of scaling "fixed"."""
+    if config.low is None or config.high is None:
+        return []
+    bands, found = config.bands_of(images.channels), []
+    for name in images:
+        values = select(images.checked(name), bands, no_data=config.no_data)
+        outside = (values < config.low) | (values > config.high)
+        outside &= ~np.isin(values, _unmeasured(images.dtype))
+        if outside.mean(axis=(0, 1)).max() > 0.01:
+            found.append(name)
+    return found
 
 
 def scaling_text(config: InputConfig, dtype: np.dtype) -> str:

@@ -250,7 +250,7 @@ def _check_teacher(recipe: Recipe, pseudo: PseudoConfig, *, where: str, students
     _, source = recipe_source(pseudo.teacher)
     if source in chain:
         raise InputError(
-            f"{at} would be taught by itself ({' ← '.join((*chain, source))}); a teacher is trained before its pupil"
+            f"{at} would be its own teacher ({' ← '.join((*chain, source))}); a teacher is trained before its student"
         )
     teacher = load_recipe(pseudo.teacher, tuple(pseudo.set), students=chain)
     if found := first_difference(teacher.folds, recipe.folds):

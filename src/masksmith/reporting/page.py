@@ -49,6 +49,7 @@ class ReportFacts:
     """Training id -> column -> number."""
     tuning: dict[str, Any]
     interim: bool
+    hidden: str
     noise: str
     plan: dict[str, Any] | None
     budget: str

@@ -10,15 +10,12 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from masksmith.steps import check as check
     from masksmith.steps import compete as compete
-    from masksmith.steps import convert as convert
     from masksmith.steps import folds as folds
     from masksmith.steps import lr_test as lr_test
     from masksmith.steps import plan as plan
     from masksmith.steps import predict as predict
-    from masksmith.steps import pseudo_labels as pseudo_labels
     from masksmith.steps import report as report
     from masksmith.steps import seed_noise as seed_noise
-    from masksmith.steps import show as show
     from masksmith.steps import submit as submit
     from masksmith.steps import tune as tune
     from masksmith.steps import verify as verify

@@ -7,7 +7,7 @@ from masksmith.core.files import write_json
 from masksmith.core.locks import folder_lock
 from masksmith.data.checks import CheckReport, check_data
 from masksmith.data.layouts import read_catalog
-from masksmith.preprocess.inputs import InputConfig, scaling_text
+from masksmith.preprocess.inputs import InputConfig, beyond_limits, scaling_text
 from masksmith.project.folder import Project, refuse_foreign, refuse_inside
 
 
@@ -15,7 +15,7 @@ def check_folder(data: Path, out: Path | None, *, dialect: str | None) -> CheckR
     """Check a data folder; ``check.json`` and the cache stay in ``out``, and nothing stays where it is None.
 
     Raises:
-        InputError: The data cannot be used, or ``out`` holds somebody else's files.
+        InputError: The data cannot be used, or ``out`` holds files of others.
     """
     if out is None:
         with tempfile.TemporaryDirectory() as folder:
@@ -28,7 +28,10 @@ def check_folder(data: Path, out: Path | None, *, dialect: str | None) -> CheckR
         project = Project.create(out, catalog)
         scaling = project.settled_input(InputConfig())
         report = check_data(
-            catalog, project.cache, scaling=scaling_text(scaling, project.cache.train_images.dtype)
+            catalog,
+            project.cache,
+            scaling=scaling_text(scaling, project.cache.train_images.dtype),
+            beyond=beyond_limits(scaling, project.cache.test_images),
         )
         write_json(project.check_json, report.to_json())
     return report

@@ -20,14 +20,14 @@ from masksmith.planning.lengths import fit_weights
 from masksmith.planning.units import Unit
 from masksmith.project.folder import Project
 from masksmith.project.members import Member, write_members
-from masksmith.project.runs import with_free_parts
+from masksmith.project.runs import Run, with_free_parts
 from masksmith.recipes.ensemble import AnyRecipe
 from masksmith.recipes.recipe import Recipe, parse_recipe
 from masksmith.steps.folds import folds_of
 from masksmith.steps.out_of_fold import baseline_scores, plain_score
 from masksmith.steps.plan import Plan, Planner, keys_of, machine_tools
 from masksmith.steps.predict import oof_of, predict_member
-from masksmith.steps.pseudo_labels import make_labels, train_taught, with_teachers
+from masksmith.steps.pseudo_labels import make_labels, train_student, with_teachers
 from masksmith.steps.report import report_members
 from masksmith.steps.resolve import check_prediction
 from masksmith.steps.result import Result
@@ -68,7 +68,7 @@ class Session:
         self.verdict: Verdict | None = None
 
     def add(self, member: Member) -> None:
-        """Take a trained member in; teachers stand in for their pupils until one of these is trained."""
+        """Take a trained member in; teachers stand in for their students until one of these is trained."""
         wanted = [one for one in self.wanted if one == member or one in self.members]
         self.members = wanted or [*self.members, member]
 
@@ -171,12 +171,32 @@ def train_folds(session: Session, asked: AnyRecipe) -> Iterator[None]:
                 continue
             _leave_out(session, trained, unit)  # its teachers make other labels than those it was trained on
         session.under_way = unit
-        train_taught(project, unit)
+        train_one(project, unit)
         predict_member(project, unit)
         trained.append(unit)
         session.add(unit)
         session.publish()
         yield
+
+
+def train_asked(project: Project, asked: AnyRecipe) -> Run:
+    """Train the members that a recipe or an ensemble asks for, where they are not; return the run of the first."""
+    members = open_members(project, asked)
+    write_members(project, members)
+    units = with_teachers(project, members)
+    if all(is_trained(project, unit) for unit in units):
+        logger.info("%s: all folds are trained", asked.name)
+    for unit in units:
+        train_one(project, unit)
+    return members[0].run
+
+
+def train_one(project: Project, unit: Member) -> None:
+    """Train a fold of a run unless it is trained; where its recipe has pseudo-labels, make these before."""
+    if unit.run.recipe.pseudo is None:
+        train_member(project, unit)
+    else:
+        train_student(project, unit)
 
 
 def _leave_out(session: Session, trained: list[Member], unit: Member) -> None:

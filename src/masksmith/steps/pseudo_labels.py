@@ -23,13 +23,10 @@ from masksmith.data.store import StoreWriter
 from masksmith.folds.table import ALL, NUM_CLASSES, fold_name
 from masksmith.prediction.store import MeanCodes, code_of
 from masksmith.project.folder import Project
-from masksmith.project.members import Member, write_members
-from masksmith.project.runs import Run
-from masksmith.recipes.ensemble import AnyRecipe
+from masksmith.project.members import Member
 from masksmith.recipes.recipe import PseudoConfig
 from masksmith.steps.predict import codes_digest, predict_member, test_of
-from masksmith.steps.runs import open_members
-from masksmith.steps.train import is_trained, labels_of, train_member
+from masksmith.steps.train import labels_of, train_member
 
 _VERSION = "1"
 
@@ -41,8 +38,8 @@ def teachers_of(project: Project, member: Member) -> list[Member]:
         return []
     assert pseudo.teacher_run is not None, member.name  # settled when the run was made
     teacher = project.run(pseudo.teacher_run)
-    taught = range(folds.train or folds.count) if member.fold == ALL else [member.fold]
-    return [Member(teacher, fold) for fold in taught]
+    labelled_by = range(folds.train or folds.count) if member.fold == ALL else [member.fold]
+    return [Member(teacher, fold) for fold in labelled_by]
 
 
 def with_teachers(project: Project, members: Sequence[Member]) -> list[Member]:
@@ -66,30 +63,17 @@ def _place(member: Member) -> tuple[str, int]:
     return member.run.path.name, member.fold
 
 
-def train_taught(project: Project, member: Member) -> None:
-    """Train a member unless it is trained, after its teachers and with the labels that they make.
+def train_student(project: Project, member: Member) -> None:
+    """Train a member with pseudo-labels unless it is trained: after its teachers, with the labels that they make.
 
     Raises:
         InputError: As train_member, or no label is sure enough.
         StoppedError: A stop was asked for.
     """
     for teacher in teachers_of(project, member):
-        train_taught(project, teacher)
-    if member.run.recipe.pseudo is not None:
-        make_labels(project, member)
+        train_student(project, teacher)
+    make_labels(project, member)
     train_member(project, member)
-
-
-def train_asked(project: Project, asked: AnyRecipe) -> Run:
-    """Train the members that a recipe or an ensemble asks for, where they are not; return the run of the first."""
-    members = open_members(project, asked)
-    write_members(project, members)
-    units = with_teachers(project, members)
-    if all(is_trained(project, unit) for unit in units):
-        logger.info("%s: all folds are trained", asked.name)
-    for unit in units:
-        train_taught(project, unit)
-    return members[0].run
 
 
 # --- labels ---

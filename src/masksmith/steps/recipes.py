@@ -26,8 +26,8 @@ def load_single(name: str, overrides: tuple[str, ...], *, what: str) -> Recipe:
     """Load a recipe; an ensemble is refused, and the message says what is done with one recipe alone."""
     if is_ensemble(name):
         members = dict.fromkeys(member.recipe for member in load_ensemble(name).members)
-        untaught = [member for member in members if load_recipe(member).pseudo is None]
-        named = ", ".join(untaught or members)
+        without = [member for member in members if load_recipe(member).pseudo is None]
+        named = ", ".join(without or members)
         raise InputError(f"recipe {name}: it is an ensemble, and {what} one recipe; take one of {named}")
     return load_recipe(name, overrides)
 

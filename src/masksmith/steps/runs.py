@@ -25,8 +25,8 @@ def open_run(project: Project, asked: Recipe) -> Run:
         refuse_refit(asked.training)
     for stage in ("oof", "test"):
         scalars_of(project, asked, stage)
-    taught = asked if asked.pseudo is None else _open_teacher(project, asked)
-    run = project.run_of(asked) or project.add_run(asked, resolve(project, taught))
+    settled = asked if asked.pseudo is None else _open_teacher(project, asked)
+    run = project.run_of(asked) or project.add_run(asked, resolve(project, settled))
     check_prediction(run.recipe)
     run.ledger.mark_done("folds", made.hash)
     return run
@@ -36,7 +36,7 @@ def _open_teacher(project: Project, asked: Recipe) -> Recipe:
     """Return the recipe with the run of its teacher, which is made now if there is none.
 
     A run that is there predicts as it is asked to here, for that makes the labels; the folds that it trains, its refit
-    and its tuning are not its pupil's to change.
+    and its tuning are not its student's to change.
 
     Raises:
         InputError: There are no test images to label; the teacher's run that the recipe names is not in this project;

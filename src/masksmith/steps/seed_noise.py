@@ -15,7 +15,7 @@ from masksmith.project.members import Member
 from masksmith.recipes.recipe import Recipe
 from masksmith.steps.out_of_fold import plain_score
 from masksmith.steps.predict import oof_of, predict_member
-from masksmith.steps.pseudo_labels import train_taught
+from masksmith.steps.pseudo_labels import train_student
 from masksmith.steps.runs import open_run
 from masksmith.training.events import read_events
 
@@ -56,7 +56,7 @@ def measure_noise(project: Project, recipe: Recipe) -> dict[str, Any]:
             break
     scores: dict[str, float] = {}
     for member in members:
-        train_taught(project, member)
+        train_student(project, member)
         predict_member(project, member, stages=("oof",))
         name = str(member.run.recipe.seed)
         scores[name] = plain_score(project, recipe, oof_of(project, [member]))

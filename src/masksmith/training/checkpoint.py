@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from masksmith.core.errors import InputError
 from masksmith.core.files import digest, read_json, remove, write_bytes, write_json
+from masksmith.core.progress import logger
 
 FORMAT_VERSION = 1
 _NAME = re.compile(r"epoch_(\d{4,})(?:_step_(\d{6,}))?")  # finished epochs, and steps into the next
@@ -158,8 +159,6 @@ class Checkpoints:
 
     def newest(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         """Return the newest whole checkpoint, or None; damaged ones are named in the log and passed over."""
-        from masksmith.core.progress import logger
-
         for path in reversed(self._all()):
             try:
                 return load_tensors(path)

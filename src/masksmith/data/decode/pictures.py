@@ -67,7 +67,7 @@ def _decode_picture(raw: bytes, size: tuple[int, int], *, where: str) -> Image:
         raise InputError(f"{where}: {size[0]}x{size[1]} pixels, refused by OpenCV ({error.err})") from error
     if image is None:
         raise InputError(f"{where}: the file cannot be decoded as an image; replace it or take it out")
-    if sorted(image.shape[:2]) != sorted(size):  # a TIFF may say that it is to be turned
+    if sorted(image.shape[:2]) != sorted(size):  # a TIFF may be stored turned
         raise InputError(
             f"{where}: the header claims {size[0]}x{size[1]}, the pixels are {image.shape[0]}x{image.shape[1]}; "
             "replace the file or take it out"

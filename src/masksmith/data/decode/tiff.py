@@ -113,7 +113,9 @@ def _refuse_form(pages: list["TiffPage"], num_bytes: int, *, where: str) -> None
     if first.axes not in ("YX", "YXS", "SYX"):
         raise InputError(f"{where}: pixels in the order {first.axes}; expected rows, columns and bands")
     if (tag := first.tags.get("Orientation")) is not None and int(tag.value) != 1:
-        raise InputError(f"{where}: it is to be turned (orientation {int(tag.value)}); save it upright")
+        raise InputError(
+            f"{where}: its pixels are stored turned or mirrored (orientation {int(tag.value)}); save it upright"
+        )
     claimed = sum(math.prod(page.shape) for page in pages) * np.dtype(first.dtype).itemsize
     if claimed > MAX_BYTES:
         raise InputError(

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from masksmith.core.arrays import Mask
+from masksmith.core.arrays import Shaped
 from masksmith.core.errors import InputError
 from masksmith.data.catalog import Catalog, SubmissionFormat
 from masksmith.data.decode.headers import image_size
@@ -17,6 +17,7 @@ from masksmith.data.dialect import (
     Inferred,
     RleRows,
     check_dialect,
+    further_doubts,
     group_rows,
     has_repeats,
     infer_dialect,
@@ -33,15 +34,16 @@ from masksmith.data.layouts.folders import (
     some_ids,
     stray_masks,
 )
-from masksmith.data.masks import is_lossy, mask_levels
+from masksmith.data.masks import MaskFile, find_convention, is_lossy, look_at_mask, mask_levels
 from masksmith.data.run_tables import (
     RunTable,
     find_rle_column,
     is_rle_name,
     need_one_class,
     read_run_table,
+    reads_as_answers,
 )
-from masksmith.data.side_tables import collect_facts, read_tables
+from masksmith.data.side_tables import collect_facts, name_has, read_tables
 from masksmith.data.table import Table, need_column
 from masksmith.data.tree import Tree
 
@@ -53,8 +55,10 @@ def kaggle_rle(tree: Tree, dialect: str | None = None) -> Catalog | None:
     tables, errors = read_tables(tree)
     folder, images = first_images(tree, TRAIN_FOLDERS)
     masks = masks_of(tree, folder) if images else {}
-    sample = _sample_table(tables, images, first_images(tree, TEST_FOLDERS)[1])
-    labels = _find_labels(tree, tables, images, masks, sample)
+    test = first_images(tree, TEST_FOLDERS)[1]
+    labels = _find_labels(tree, tables, images, masks, test)
+    others = {path: table for path, table in tables.items() if labels is None or path != labels.table.path}
+    sample = _sample_table(others, images, test, labels.table.rle_column if labels else None)
     if sample is None and labels is None and not any(map(_is_sample_name, errors)):
         return None
     for error in errors.values():
@@ -63,7 +67,8 @@ def kaggle_rle(tree: Tree, dialect: str | None = None) -> Catalog | None:
         raise InputError(f"{tree.root}: no training images; expected them in train.zip or train/images/")
     if labels is None and not masks:
         raise InputError(
-            f"{tree.root}: no masks: neither a table with run-lengths of the images nor a folder of masks"
+            f"{tree.root}: no masks: neither a table with run-lengths of the images nor a folder of masks; "
+            "a table with test, sample or submission in its name is taken for no masks"
         )
     return _catalog(tree, tables, images, masks, sample, labels, dialect)
 
@@ -131,28 +136,47 @@ def _is_sample_name(path: str) -> bool:
     return "sample_submission" in path.lower()
 
 
+def _is_answer_name(path: str) -> bool:
+    """Whether a table is named after the test images or a submission, and not after the training images."""
+    named = name_has(path, "test", "sample", "submission") and not name_has(path, "train")
+    return named or _is_sample_name(path)
+
+
 def _sample_table(
-    tables: Mapping[str, Table], images: Collection[str], test: Collection[str]
+    tables: Mapping[str, Table], images: Collection[str], test: Collection[str], told: str | None
 ) -> RunTable | None:
     """Return the sample submission: by its name, else a table with run-lengths of the test images.
+
+    Args:
+        tables: All but the labels.
+        images: The training images.
+        test: The test images.
+        told: The column of the labels' run-lengths: a sample may have another unusual name for it only there.
 
     Raises:
         InputError: One that is named so has no run-lengths or no ids.
     """
-    found = []
+    found: list[tuple[tuple[bool, bool, int], RunTable]] = []
     for path, table in tables.items():
-        column = next(filter(is_rle_name, table.columns), None) or find_rle_column(table, bare=True)
-        if _is_sample_name(path) and column is None:
-            need_column(table, "rle_mask")
+        column = next(filter(is_rle_name, table.columns), None)
+        if _is_sample_name(path):
+            column = column or find_rle_column(table, bare=True)
+            if column is None:
+                need_column(table, "rle_mask")
+        else:
+            column = column or next((one for one in table.columns if one == told), None)
+            if column and not reads_as_answers(table, column):
+                continue
         runs = read_run_table(table, column, test) if column else None
         if _is_sample_name(path) and runs is None:
             need_column(table, "id")
-        if runs is not None:
-            known = len(set(runs.ids) & set(test))
-            found.append((_is_sample_name(path), known, known > len(set(runs.ids) & set(images)), runs))
-    named = [(known, runs) for is_named, known, _, runs in found if is_named]
-    others = [(known, runs) for _, known, more, runs in found if more]
-    return max(named or others, key=lambda one: one[0], default=(0, None))[1]
+        if runs is None:
+            continue
+        known, known_train = (len(set(runs.ids) & set(one)) for one in (test, images))
+        if _is_sample_name(path) or known > (0 if _is_answer_name(path) else known_train):
+            rank = (_is_sample_name(path), name_has(path, "sample", "submission"), known)
+            found.append((rank, runs))
+    return max(found, key=lambda one: one[0], default=(None, None))[1]
 
 
 def _submission_format(
@@ -165,8 +189,10 @@ def _submission_format(
     """
     table = sample or (labels.table if labels else None)
     assert table is not None
+    doubts: list[str] = []
     if labels:
         inferred = labels.infer(dialect)
+        doubts = further_doubts(labels.looked_at, inferred) if dialect is None else []
     else:
         hints = Hints(table.rle_column, table.has_minus_one)
         inferred = check_dialect([], dialect, hints) if dialect else infer_dialect([], hints)
@@ -176,7 +202,7 @@ def _submission_format(
         rle_column=table.rle_column,
         dialect=inferred.dialect,
         reason=inferred.reason,
-        doubt=inferred.doubt,
+        doubt="; ".join(filter(None, [inferred.doubt, *doubts])),
     )
     if sample is None:
         return form
@@ -247,6 +273,15 @@ class _Labels:
             )
         need_one_class(self.table)
 
+    def need_same(self, other: "_Labels", images: Collection[str]) -> None:
+        """Refuse another table that says something else of a training image."""
+        for name in sorted(self.rows.keys() & other.rows.keys() & set(images)):
+            if set(non_empty(self.rows[name])) != set(non_empty(other.rows[name])):
+                raise InputError(
+                    f"{self.table.path} and {other.table.path}: different run-lengths of the training image {name!r}; "
+                    "keep the table with the masks, and take the other out of the folder"
+                )
+
     def repeated(self) -> list[str]:
         """Return a note on rows that are repeated word for word."""
         count = sum(len(texts) - len({text.strip() for text in texts}) for texts in self.rows.values())
@@ -258,27 +293,42 @@ def _find_labels(
     tables: Mapping[str, Table],
     images: dict[str, str],
     masks: dict[str, str],
-    sample: RunTable | None,
+    test: Collection[str],
 ) -> _Labels | None:
-    """Return the run-lengths of the training images from the table with most of them, None if there is none.
+    """Return the run-lengths of the training images, None if there are none.
 
-    A column without a known name beside a mask for each image counts only where it says the same as the masks: a box is
-    also four whole numbers.
+    A column with a known name counts before others, then the table with most of the images, then one that is named
+    after the training. A column without a known name beside a mask for each image counts only where it says the same as
+    the masks: a box is also four whole numbers.
+
+    Raises:
+        InputError: Two tables say different things of an image, and nothing tells which is right.
     """
-    found: list[_Labels] = []
+    found: list[tuple[tuple[bool, int, bool], _Labels]] = []
     for path, table in tables.items():
-        if _is_sample_name(path) or (sample and path == sample.path):
+        if _is_answer_name(path):
             continue
         column = find_rle_column(table, bare=not masks)
         runs = read_run_table(table, column, images) if column else None
+        if column is None or runs is None:
+            continue
+        known = len(set(runs.ids) & set(images))
+        answers = read_run_table(table, column, test)
+        if answers and len(set(answers.ids) & set(test)) > known:
+            continue
         redundant = 0 < len(images) == len(set(images) & set(masks))
-        if runs is None or (redundant and not set(runs.ids) & set(images)):
+        if redundant and not known:
             continue
         labels = _Labels.read(tree, runs, images, masks)
-        if redundant and not is_rle_name(runs.rle_column) and not labels.infer(None).equal:
+        if redundant and not is_rle_name(column) and not labels.infer(None).equal:
             continue
-        found.append(labels)
-    return max(found, key=lambda one: len(set(one.table.ids) & set(images)), default=None)
+        found.append(((is_rle_name(column), known, name_has(path, "train")), labels))
+    found.sort(key=lambda one: one[0], reverse=True)  # of equals the first
+    for (named, _, for_train), other in found[1:]:
+        (best_named, _, best_for_train), best = found[0]
+        if named or not (best_named or (best_for_train and not for_train)):
+            best.need_same(other, images)
+    return found[0][1] if found else None
 
 
 def _look(
@@ -287,22 +337,33 @@ def _look(
     """Return what is looked at to find a dialect: images with objects, evenly spaced in the table."""
     told = [name for name, texts in rows.items() if name in images and non_empty(texts)]
     looked_at: list[RleRows] = []
-    num_masks = pixels = 0
+    files: dict[str, MaskFile] = {}
+    levels: dict[str, Shaped[np.ndarray, "h w"]] = {}
+    pixels = 0
     for name in told[:: max(1, -(-len(told) // MAX_IMAGES))]:
         shape = image_size(tree.read(images[name]))
         if shape is None:
             continue
-        mask = None
+        where = f"{path}: id {name!r}"
         pixels += shape[0] * shape[1]
-        if name in masks and num_masks < MAX_MASKS and pixels <= _MAX_MASK_PIXELS:
-            num_masks += 1
-            mask = _foreground(tree, masks[name], shape)
-        looked_at.append(RleRows(non_empty(rows[name]), shape, mask, f"{path}: id {name!r}"))
-    return looked_at
+        if name in masks and len(levels) < MAX_MASKS and pixels <= _MAX_MASK_PIXELS:
+            found = _mask_file(tree, masks[name], shape)
+            if found is not None:
+                files[where] = look_at_mask(found, name=name, path=masks[name], lossy=False)
+                levels[where] = found
+        looked_at.append(RleRows(non_empty(rows[name]), shape, None, where))
+    try:
+        convention = find_convention(files.values(), where=path)
+    except InputError:  # others refuse the masks
+        return looked_at
+    return [
+        replace(one, mask=convention.apply(levels[one.where], lossy=False)) if one.where in levels else one
+        for one in looked_at
+    ]
 
 
-def _foreground(tree: Tree, path: str, shape: tuple[int, int]) -> Mask | None:
-    """Return a mask file's foreground, None where it is lossy, of another size or no mask: others refuse it."""
+def _mask_file(tree: Tree, path: str, shape: tuple[int, int]) -> Shaped[np.ndarray, "h w"] | None:
+    """Return a mask file's values, None where it is lossy, of another size or no mask: others refuse it."""
     raw = tree.read(path)
     if is_lossy(raw):
         return None
@@ -310,4 +371,4 @@ def _foreground(tree: Tree, path: str, shape: tuple[int, int]) -> Mask | None:
         levels = mask_levels(decode_image(raw, where=path), where=path)
     except InputError:
         return None
-    return (levels > 0).astype(np.uint8) if levels.shape == shape else None
+    return levels if levels.shape == shape else None

@@ -3,7 +3,7 @@
 Sources:
     Babakhin et al. 2019, https://arxiv.org/abs/1904.04445; their code,
     https://github.com/ybabakhin/kaggle_salt_bes_phalanx (phalanx/unet_model.py, the net of stage 3). What differs: the
-    1x1 convolution to the logits has a bias (it is the house's head); maps of any size work.
+    1x1 convolution to the logits has a bias (it is masksmith's own head); maps of any size work.
 """
 
 from collections.abc import Sequence

@@ -1,5 +1,0 @@
-"""Foreign checkpoints made safe."""
-
-from masksmith.models.convert import convert_checkpoint
-
-__all__ = ["convert_checkpoint"]
