@@ -1,7 +1,10 @@
+import re
 import subprocess
 import sys
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
@@ -102,3 +105,37 @@ def test_compete_hands_the_budget_on_and_exits_as_it_ended(monkeypatch, tmp_path
         assert done.exit_code == code
         assert calls.pop() == {"out": Path("p"), "recipe": "auto", "overrides": (), **asked}
         assert "budget: 1s of 20m00s" in done.output
+
+
+def test_score_of_folders_prints_and_refuses(tmp_path):
+    rng = np.random.default_rng(0)
+    for name in ("pred", "truth"):
+        (tmp_path / name).mkdir()
+        for at in range(4):
+            mask = rng.integers(0, 3, (9, 11)).astype(np.uint8)
+            mask[0] = 7
+            cv2.imwrite(str(tmp_path / name / f"{at}.png"), mask)
+    (tmp_path / "places.csv").write_text("id,place\n0,x\n1,x\n2,y\n3,y\n")
+    options = [
+        "--ignore",
+        "7",
+        "--groups",
+        f"{tmp_path}/places.csv:place",
+        "--per-image",
+        f"{tmp_path}/each.csv",
+    ]
+    folders = [str(tmp_path / "pred"), str(tmp_path / "truth")]
+    done = CliRunner().invoke(app, ["score", *folders, "--metric", "miou", *options])
+    assert done.exit_code == 0, done.output
+    for line in (
+        r"miou: 0\.\d{4} on 4 images \(predicting class \d everywhere: 0\.\d{4}\)",
+        r"± 0\.\d{4} \(standard error\), 80% interval 0\.\d{4} to 0\.\d{4}: 1000 draws of 2 groups",
+        r"task: multiclass \(3 values in the true masks\)",
+        r"not judged: 7 in the true masks \(11\.11% of the pixels\)",
+        r"2      0\.\d{4}  0\.\d{4}  \d\d\.\d\d%",
+        r"y      0\.\d{4}  2",
+    ):
+        assert re.search(f"^{line}$", done.output, re.MULTILINE), (line, done.output)
+    assert (tmp_path / "each.csv").read_text().startswith("id,group,miou\n0,x,0.")
+    done = CliRunner().invoke(app, ["score", *folders, "--task", "binary"])
+    assert isinstance(done.exception, InputError)

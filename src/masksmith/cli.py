@@ -207,14 +207,54 @@ def report(project: Folder, run: RunName = None) -> None:
 
 @app.command()
 def score(
-    submission: Annotated[Path, typer.Argument(help="CSV with ids and run-lengths.")],
-    solution: Annotated[Path, typer.Argument(help="CSV of the same form with the truth.")],
-    metric: Annotated[str, typer.Option("--metric", "-m", help="Name of the metric.")] = "tgs_map",
-    shape: Annotated[str, typer.Option("--shape", help="HEIGHTxWIDTH of the images.")] = "101x101",
+    pred: Annotated[Path, typer.Argument(help="CSV of run-lengths, or a folder of masks named by id.")],
+    truth: Annotated[Path, typer.Argument(help="CSV or folder of the true masks.")],
+    metric: Annotated[
+        str | None,
+        typer.Option(
+            "--metric",
+            "-m",
+            help="Any metric; default: tgs_map of CSVs, dice_per_image, miou, dsb_map by task.",
+        ),
+    ] = None,
+    shape: Annotated[
+        str | None, typer.Option("--shape", help="HEIGHTxWIDTH of the images, for CSVs that do not tell.")
+    ] = None,
     dialect: Dialect = None,
+    task: Annotated[
+        str | None,
+        typer.Option(
+            "--task", help="binary, multiclass, multilabel or instances; default: by the masks' values."
+        ),
+    ] = None,
+    ignore: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--ignore", metavar="VALUE", help="Value of the true masks that is not judged; may be repeated."
+        ),
+    ] = None,
+    groups: Annotated[
+        str | None, typer.Option("--groups", metavar="CSV:COLUMN", help="Group of each image.")
+    ] = None,
+    per_image: Annotated[
+        Path | None,
+        typer.Option("--per-image", metavar="CSV", help="Write each image's own score to this file."),
+    ] = None,
 ) -> None:
-    """Score a submission against a solution."""
-    print(masksmith.score(submission, solution, metric=metric, shape=parse_shape(shape), dialect=dialect))
+    """Score predicted masks against true ones, of any task, with an interval, per class and per group."""
+    print(
+        masksmith.score(
+            pred,
+            truth,
+            metric=metric,
+            shape=None if shape is None else parse_shape(shape),
+            dialect=dialect,
+            task=task,
+            ignore=ignore or (),
+            groups=groups,
+            per_image=per_image,
+        )
+    )
 
 
 @app.command()

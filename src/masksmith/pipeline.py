@@ -19,7 +19,6 @@ from masksmith.core.progress import logger
 from masksmith.data.checks import CheckReport
 from masksmith.data.synthetic import make_example
 from masksmith.folds.table import Folds
-from masksmith.metrics import get_metric
 from masksmith.planning.budget import Budget, parse_duration
 from masksmith.project.folder import Project
 from masksmith.project.members import read_members
@@ -37,7 +36,7 @@ from masksmith.steps.recipes import (
     refuse_pseudo_labels,
 )
 from masksmith.steps.result import Result
-from masksmith.submission.score import Scored, score_files
+from masksmith.submission.score import Scored, score_files, write_per_image
 from masksmith.submission.validate import Verdict, validate_submission
 
 if TYPE_CHECKING:
@@ -279,25 +278,53 @@ def lr(out: str | Path, *, recipe: str = "auto", overrides: Overrides = ()) -> "
 
 
 def score(
-    submission: str | Path,
-    solution: str | Path,
+    pred: str | Path,
+    truth: str | Path,
     *,
-    metric: str = "tgs_map",
-    shape: tuple[int, int],
+    metric: str | None = None,
+    shape: tuple[int, int] | None = None,
     dialect: str | None = None,
+    task: str | None = None,
+    ignore: Sequence[str | int] = (),
+    groups: str | None = None,
+    per_image: str | Path | None = None,
 ) -> Scored:
-    """Score a submission against a file of true run-lengths.
+    """Score predicted masks against true ones: tables of run-lengths, or folders of masks of any task.
 
     Args:
-        submission: CSV with ids and run-lengths.
-        solution: CSV of the same form.
-        metric: Its name.
-        shape: (height, width) of every image.
-        dialect: Of both files' run-lengths, as for ``check``; None infers it from the solution.
+        pred: CSV with ids and run-lengths, or a folder of masks named by id (PNG, TIFF, .npy, …); ids that the truth
+            does not have are left out.
+        truth: CSV or folder of the true masks.
+        metric: Name of any metric; None: ``tgs_map`` of two tables, else ``dice_per_image``, ``miou`` or ``dsb_map`` by
+            the task.
+        shape: (height, width) of every image, for tables that do not tell; 101x101 for ``tgs_map``.
+        dialect: Of the tables' run-lengths, as for ``check``; None infers it from the true ones.
+        task: binary, multiclass, multilabel or instances; None: by the values and the metric.
+        ignore: Values of the true masks that are not judged, such as 255, or colours as ``"#rrggbb"``.
+        groups: ``"CSV:COLUMN"`` with the group of each image.
+        per_image: CSV file to write each image's own score to.
+
+    Returns:
+        ``score``, ``standard_error``, ``interval`` (80%), ``per_class``, ``per_image``, ``per_group``, ``nothing`` and
+        more; ``print`` shows them.
+
+    Raises:
+        InputError: Masks that are missing, of another size or unreadable, values that contradict the task, or a metric
+            that cannot drive it.
     """
-    return score_files(
-        Path(submission), Path(solution), metric=get_metric(metric), shape=shape, dialect=dialect
+    scored = score_files(
+        Path(pred),
+        Path(truth),
+        metric=metric,
+        shape=shape,
+        dialect=dialect,
+        task=task,
+        ignore=ignore,
+        groups=groups,
     )
+    if per_image is not None:
+        write_per_image(scored, Path(per_image))
+    return scored
 
 
 def example(out: str | Path, *, train: int = 300, test: int = 100, seed: int = 0) -> Path:

@@ -176,9 +176,6 @@ def test_several_classes_are_refused_by_name(tmp_path):
     sample = [(f"t{at}.jpg_{kind}", "") for at in (0, 1) for kind in (1, 2)]
     with pytest.raises(InputError, match=message):
         read_catalog(download(tmp_path / "b", rows=rows[::2], columns=columns, sample=sample))
-    write_table(tmp_path / "c.csv", ("id", "ClassId", "rle"), [("x", "1", "1 1"), ("x", "2", "3 1")])
-    with pytest.raises(InputError, match=r"run-lengths of 2 classes \('1', '2'\) in the column 'ClassId'"):
-        ms.score(tmp_path / "c.csv", tmp_path / "c.csv", shape=(2, 2))
 
 
 def test_where_two_fit_the_doubt_is_said(tmp_path):

@@ -92,7 +92,7 @@ def test_score(written, masks, tmp_path):
     lines = ["id,rle_mask,Usage", *(f"{name},{encode(mask)},Public" for name, mask in truth.items())]
     (tmp_path / "solution.csv").write_text("\n".join(lines[:3]) + "\n")  # only two of the three are judged
     metric = get_metric("tgs_map")
-    scored = score_files(written / "submission.csv", tmp_path / "solution.csv", metric=metric, shape=SHAPE)
+    scored = score_files(written / "submission.csv", tmp_path / "solution.csv", metric="tgs_map", shape=SHAPE)
     rows = np.stack([metric.stats(masks[name], truth[name]) for name in FORM.ids[:2]])
     assert scored.score == pytest.approx(metric.score(rows))
     assert scored.images == 2
@@ -100,20 +100,20 @@ def test_score(written, masks, tmp_path):
 
 
 def test_score_refuses(written, tmp_path):
-    path, metric = written / "submission.csv", get_metric("tgs_map")
+    path = written / "submission.csv"
     for text, message in (
         ("id,rle_mask\n", "no rows; expected one row an image"),
-        ("id,rle_mask\nother,\n", "1 ids of .* are missing, for example 'other'"),
+        ("id,rle_mask\nother,\n", "1 ids of .* are missing: 'other'; it has 3 ids"),
         ("id,mask\na,\n", "the column 'rle_mask' is missing"),
         ("name,rle_mask\na,\n", "the column 'id' is missing"),
         ("id,rle_mask\na,\na,\n", "the id 'a' appears twice"),
     ):
         (tmp_path / "solution.csv").write_text(text)
         with pytest.raises(InputError, match=message):
-            score_files(path, tmp_path / "solution.csv", metric=metric, shape=SHAPE)
+            score_files(path, tmp_path / "solution.csv", metric="tgs_map", shape=SHAPE)
     for name, message in (
         ("iou_by_group", "--metric iou_by_group: it needs groups"),
-        ("miou(num_classes=3)", "it needs class maps"),
+        ("miou(num_classes=3)", "num_classes=3, but the masks are of a background and a foreground"),
     ):
         with pytest.raises(InputError, match=message):
-            score_files(path, path, metric=get_metric(name), shape=SHAPE)
+            score_files(path, path, metric=name, shape=SHAPE)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float
 
+from masksmith.metrics.bootstrap import resampled_scores
 from masksmith.metrics.protocol import Metric
 
 BOUND_QUANTILE = 0.2
@@ -26,22 +27,8 @@ def paired_bootstrap(
     A gain above 0 is for the better. In a metric of groups, a group that is drawn twice counts as two; ``labels`` are
     the metric's groups where they are others (see search_rule).
     """
-    _, membership = np.unique(np.asarray(groups), return_inverse=True)
-    num = int(membership.max()) + 1
-    images = [np.flatnonzero(membership == group) for group in range(num)] if metric.by_group else []
-    names, own = np.unique(np.asarray(groups if labels is None else labels), return_inverse=True)
-    gains, own_scores, other_scores = [], [], []
-    for _ in range(resamples):
-        drawn = rng.integers(num, size=num)
-        if metric.by_group:
-            chosen = np.concatenate([images[group] for group in drawn])
-            draws = np.repeat(np.arange(num), [len(images[group]) for group in drawn])
-            homes = draws * len(names) + own[chosen]  # a location of each draw
-            before, after = metric.score(other[chosen], homes), metric.score(rows[chosen], homes)
-        else:
-            weights = np.bincount(drawn, minlength=num)[membership].astype(np.float64)
-            before, after = (float(metric.reduce(one, weights=weights)) for one in (other, rows))
-        gains.append(metric.utility(after) - metric.utility(before))
-        own_scores.append(after)
-        other_scores.append(before)
-    return np.array(gains), np.array(own_scores), np.array(other_scores)
+    before, after = resampled_scores(
+        metric, (other, rows), groups, labels=labels, resamples=resamples, rng=rng
+    )
+    gains = after - before if metric.higher_is_better else before - after
+    return gains, after, before
