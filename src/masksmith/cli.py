@@ -303,13 +303,19 @@ def vocabulary(
 
 @app.command()
 def example(
-    out: Annotated[Path, typer.Argument(help="Folder to make: OUT/data and OUT/solution.csv.")],
-    train: Annotated[int, typer.Option(min=10, help="Training images.")] = 300,
-    test: Annotated[int, typer.Option(min=1, help="Test images.")] = 100,
+    out: Annotated[
+        Path, typer.Argument(help="Folder to make: OUT/data and OUT/solution.csv (or OUT/solution/).")
+    ],
+    train: Annotated[
+        int | None, typer.Option(min=10, help="Training images; default: 300, or 20 large.")
+    ] = None,
+    test: Annotated[int | None, typer.Option(min=1, help="Test images; default: 100, or 5 large.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the generator.")] = 0,
+    task: Annotated[str, typer.Option("--task", help="binary, multiclass or instances.")] = "binary",
+    large: Annotated[bool, typer.Option("--large", help="Images of 1,024 to 1,536 pixels a side.")] = False,
 ) -> None:
-    """Generate a small data set in Kaggle's layout, to try masksmith on."""
-    print(masksmith.example(out, train=train, test=test, seed=seed))
+    """Generate a small data set, to try masksmith on."""
+    print(masksmith.example(out, train=train, test=test, seed=seed, task=task, large=large))
 
 
 def parse_shape(text: str) -> tuple[int, int]:

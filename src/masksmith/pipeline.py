@@ -327,9 +327,35 @@ def score(
     return scored
 
 
-def example(out: str | Path, *, train: int = 300, test: int = 100, seed: int = 0) -> Path:
-    """Generate a small seismic-like data set in Kaggle's layout; ``solution.csv`` beside it holds the answers."""
-    return make_example(Path(out), num_train=train, num_test=test, seed=seed)
+def example(
+    out: str | Path,
+    *,
+    train: int | None = None,
+    test: int | None = None,
+    seed: int = 0,
+    task: str = "binary",
+    large: bool = False,
+) -> Path:
+    """Generate a small data set to try masksmith on: ``out/data``, with the answers to its test set beside it.
+
+    Args:
+        out: Folder to make.
+        train: Training images; None: 300, or 20 large ones.
+        test: Test images; None: 100, or 5 large ones.
+        seed: Of the generator.
+        task: "binary" (seismic sections in Kaggle's layout, ``solution.csv``), "multiclass" or "instances" (a folder
+            ``solution`` of masks).
+        large: Whether images have 1,024 to 1,536 pixels a side.
+
+    Returns:
+        The data folder.
+
+    Raises:
+        InputError: A task that no example has, or files that no earlier example made.
+    """
+    num_train, num_test = (20 if large else 300) if train is None else train, test
+    num_test = (5 if large else 100) if num_test is None else num_test
+    return make_example(Path(out), num_train=num_train, num_test=num_test, seed=seed, task=task, large=large)
 
 
 def convert(

@@ -11,16 +11,20 @@ import csv
 import io
 import os
 import zipfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import cv2
 import numpy as np
 
 from masksmith.core.arrays import Float, Mask, UInt8
+from masksmith.core.config import look_up
 from masksmith.core.errors import InputError
 from masksmith.core.files import digest, read_json, write_bytes, write_json
 from masksmith.core.randomness import stream
+from masksmith.data.instances import label_png
 from masksmith.data.rle import encode
+from masksmith.data.scenes import make_scene
 
 SIZE = 101
 _EMPTY_FRAC = 0.4
@@ -100,8 +104,13 @@ def _csv(header: tuple[str, ...], rows: list[tuple[str, object]]) -> bytes:
     return text.getvalue().encode()
 
 
-def make_example(out: Path, *, num_train: int, num_test: int, seed: int) -> Path:
-    """Write ``out/data`` (the download) and ``out/solution.csv`` (the answers to its test set).
+def make_example(
+    out: Path, *, num_train: int, num_test: int, seed: int, task: str = "binary", large: bool = False
+) -> Path:
+    """Write ``out/data`` (the download) and the answers to its test set: ``out/solution.csv`` or ``out/solution``.
+
+    Binary: seismic sections in Kaggle's layout. Multiclass: images and masks of four classes. Instances: a folder an
+    image with a file for each object, and label images as answers.
 
     What is written is recorded in ``out/.masksmith-example.json``; only such files are replaced.
 
@@ -109,10 +118,15 @@ def make_example(out: Path, *, num_train: int, num_test: int, seed: int) -> Path
         The data folder.
 
     Raises:
-        InputError: One of the two is there and no earlier example made it, or it was changed since; nothing is written.
+        InputError: A task that no example has; or something is there that no earlier example made, or that was changed
+            since; nothing is written.
     """
     known = _refuse_foreign(out)
-    content = _content(num_train, num_test, seed)
+    make = look_up(_SCENES, task, where="--task")
+    if task == "binary" and not large:
+        content = _content(num_train, num_test, seed)
+    else:
+        content = _scene_files(num_train, num_test, seed, large, make)
     write_json(out / _RECORD, sorted(known | {digest(raw) for raw in content.values()}))
     for name, raw in content.items():
         write_bytes(out / name, raw)
@@ -126,6 +140,10 @@ def _refuse_foreign(out: Path) -> set[str]:
     record, data = out / _RECORD, out / "data"
     known: set[str] = set(read_json(record)) if record.is_file() and not record.is_symlink() else set()
     there = [path for path in (data, *map(out.joinpath, _FILES)) if os.path.lexists(path)]
+    folders = [path for path in (data, out / "solution") if path.is_dir() and not path.is_symlink()]
+    there += [
+        path for folder in folders for path in folder.rglob("*") if not path.is_dir() and path not in there
+    ]
     for path in there:
         ours = bool(known) and not path.is_symlink()  # without a record nothing is read
         if path == data:
@@ -137,6 +155,55 @@ def _refuse_foreign(out: Path) -> set[str]:
                 f"{path}: there already, and `masksmith example` did not make it so; choose another folder"
             )
     return known
+
+
+_Files = Iterator[tuple[str, bytes]]
+
+
+def _scene_files(
+    num_train: int,
+    num_test: int,
+    seed: int,
+    large: bool,
+    make: Callable[[str, str, np.random.Generator, tuple[int, int]], _Files],
+) -> dict[str, bytes]:
+    """Return the files of generated scenes, by their names."""
+    content: dict[str, bytes] = {}
+    for split, number in (("train", num_train), ("test", num_test)):
+        for index in range(number):
+            rng = stream(seed, split == "test", index)
+            low, high = (1024, 1536) if large else (112, 176)
+            side = (int(rng.integers(low, high + 1)), int(rng.integers(low, high + 1)))
+            content |= make(split, f"{split}_{index:04d}", rng, side)
+    return content
+
+
+def _binary_files(split: str, name: str, rng: np.random.Generator, hw: tuple[int, int]) -> _Files:
+    scene = make_scene(rng, hw, shapes=hw[0] * hw[1] // 1500)
+    mask = _png((scene.classes == 1).astype(np.uint8) * 255)
+    yield f"data/{_IMAGES[split]}/{name}.png", _png(scene.image)
+    yield f"{'data/masks' if split == 'train' else 'solution'}/{name}.png", mask
+
+
+def _class_files(split: str, name: str, rng: np.random.Generator, hw: tuple[int, int]) -> _Files:
+    scene = make_scene(rng, hw, shapes=hw[0] * hw[1] // 1500)
+    yield f"data/{_IMAGES[split]}/{name}.png", _png(scene.image)
+    yield f"{'data/masks' if split == 'train' else 'solution'}/{name}.png", _png(scene.classes)
+
+
+def _object_files(split: str, name: str, rng: np.random.Generator, hw: tuple[int, int]) -> _Files:
+    scene = make_scene(rng, hw, shapes=max(2, hw[0] * hw[1] // 1200), only_discs=True)
+    yield f"data/{split}/{name}/images/{name}.png", _png(scene.image)
+    if split == "test":
+        yield f"solution/{name}.png", label_png(scene.discs)
+        return
+    for number in np.unique(scene.discs[scene.discs > 0]):
+        one = (scene.discs == number).astype(np.uint8) * 255
+        yield f"data/train/{name}/masks/{name}_{number:04d}.png", _png(one)
+
+
+_SCENES = {"binary": _binary_files, "multiclass": _class_files, "instances": _object_files}
+_IMAGES = {"train": "images", "test": "test"}
 
 
 def _content(num_train: int, num_test: int, seed: int) -> dict[str, bytes]:

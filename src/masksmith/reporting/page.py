@@ -12,7 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from masksmith.core.arrays import IGNORE, Image, Mask, UInt8
+from masksmith.core.arrays import Image, Mask, UInt8, judged_pixels
 from masksmith.core.files import write_text
 from masksmith.core.randomness import stream
 from masksmith.data.store import Store
@@ -28,6 +28,7 @@ from masksmith.reporting.pictures import (
     data_uri,
     error_cause,
     four_rows,
+    object_error,
     overlay,
 )
 from masksmith.reporting.tables import SHOWN_GROUPS, ClassLine, FoldLine, GroupLine
@@ -96,7 +97,7 @@ def summaries(facts: ReportFacts) -> dict[str, Summary]:
     found = {}
     for name in facts.scores:
         pred, target = facts.preds[name], np.asarray(facts.masks[name][..., 0])
-        judged = target != IGNORE
+        judged = judged_pixels(target)
         truth = np.where(judged, target, 0)
         visible = bool(pred.any() or truth.any())
         if facts.target.exclusive:
@@ -104,6 +105,8 @@ def summaries(facts: ReportFacts) -> dict[str, Summary]:
                 int(((pred != truth) & judged).sum()),
                 class_error(target, pred, facts.target.classes),
             )
+        elif facts.target.task == "instances":
+            wrong, cause = int(((pred > 0) != (truth > 0)).sum()), object_error(target, pred)
         else:
             wrong, cause = int((pred != truth).sum()), error_cause(target, pred)
         found[name] = Summary(float((pred > 0).mean()), wrong, visible, cause)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from masksmith.core.arrays import IGNORE, Float, Image, Mask, UInt8
+from masksmith.core.arrays import IGNORE, Float, Image, Labels, Mask, UInt8, dense_labels, judged_pixels
 from masksmith.data.target import Target
 
 FALSE_POSITIVE = (31, 160, 70)  # green
@@ -97,6 +97,31 @@ def painted(image: Image, classes: Mask, colours: UInt8[np.ndarray, "k 3"]) -> R
     return np.rint(0.4 * to_rgb(image) + 0.6 * lut[classes]).astype(np.uint8)
 
 
+def binary_of(labels: Labels) -> Mask:
+    """Return a label map as a mask of 0, 1 and IGNORE."""
+    return np.where(judged_pixels(labels), labels > 0, IGNORE).astype(np.uint8)
+
+
+def painted_objects(image: Image, labels: Labels) -> RGB:
+    """Return the image with each object in a colour of its own, neighbours in the order of numbers far apart."""
+    rgb, inside = to_rgb(image), labels > 0
+    hue = labels[inside].astype(np.float64) * 180 * _GOLDEN % 180
+    hsv = np.stack([hue, np.full(len(hue), 220), np.full(len(hue), 230)], axis=1).astype(np.uint8)
+    colours = cv2.cvtColor(hsv[None], cv2.COLOR_HSV2RGB)[0] if len(hsv) else hsv
+    rgb[inside] = np.rint(0.45 * rgb[inside] + 0.55 * colours).astype(np.uint8)
+    rgb[~judged_pixels(labels)] = (128, 128, 128)
+    return rgb
+
+
+def object_error(target: Labels, pred: Labels) -> str:
+    """Name the kind of error of an image's objects: of their pixels, or of their number."""
+    there, found = dense_labels(target)[1], dense_labels(pred)[1]
+    cause = error_cause(binary_of(target), binary_of(pred))
+    if cause not in ("border", "too much", "too little") or abs(found - there) <= 0.1 * there:
+        return cause
+    return "too few objects" if found < there else "too many objects"
+
+
 def class_difference(image: Image, target: Mask, pred: Mask) -> RGB:
     """Return the faded image with wrong classes in red and ignored pixels in grey."""
     faded = (to_rgb(image) // 2 + 96).astype(np.uint8)
@@ -112,11 +137,18 @@ def four_rows(
 
     Args:
         image: Any bands and type.
-        target: Of 0, 1 and IGNORE, or of classes.
+        target: Of 0, 1 and IGNORE, of classes, or the labels of objects.
         pred: Alike.
         colours: Of each class of a class map; None for masks of 0 and 1.
     """
-    if colours is None:
+    if target.dtype == np.int32:
+        panels = [
+            to_rgb(image),
+            painted_objects(image, target),
+            painted_objects(image, pred),
+            difference(image, binary_of(target), binary_of(pred)),
+        ]
+    elif colours is None:
         panels = [
             to_rgb(image),
             _tinted(image, target, (255, 190, 30)),
@@ -139,7 +171,10 @@ def overlay(
     image: Image, mask: Mask, colours: UInt8[np.ndarray, "k 3"] | None = None
 ) -> UInt8[np.ndarray, "side side 3"]:
     """Return the image with its true mask in green, or its classes in their colours, in a square."""
-    shown = _tinted(image, mask, TRUTH_GREEN) if colours is None else painted(image, mask, colours)
+    if mask.dtype == np.int32:
+        shown = painted_objects(image, mask)
+    else:
+        shown = _tinted(image, mask, TRUTH_GREEN) if colours is None else painted(image, mask, colours)
     return fit(shown, min(max(image.shape[:2]), _LARGEST))
 
 
