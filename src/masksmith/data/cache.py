@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from masksmith.core.arrays import Image, Mask, Shaped, foreground_pixels
+from masksmith.core.arrays import Image, Mask, Shaped, UInt8
 from masksmith.core.errors import InputError
 from masksmith.core.files import digest, read_json, remove, write_json
 from masksmith.core.ledger import Ledger
@@ -31,6 +31,8 @@ from masksmith.data.instances import (
 )
 from masksmith.data.masks import (
     MaskConvention,
+    MaskFile,
+    LayerCounts,
     MaskHints,
     find_convention,
     is_lossy,
@@ -50,7 +52,7 @@ _TARGET = "target.json"
 
 @dataclass(frozen=True)
 class Cache:
-    """The decoded data: images (h, w, c) of the files' own type (of TYPES), masks (h, w, 1) of uint8 (see Target)."""
+    """The decoded data: images (h, w, c) of the files' own type (of TYPES), masks of uint8 or int32 (see Target)."""
 
     train_images: Store
     train_masks: Store
@@ -141,56 +143,68 @@ class _DrawnMask:
     lossy: bool
 
 
-def _drawn_mask(tree: Tree, sample: Sample, kind: _Kind) -> _DrawnMask:
-    """Decode the mask file of a sample.
+def _drawn_mask(tree: Tree, sample: Sample, path: str, kind: _Kind) -> _DrawnMask:
+    """Decode a mask file of a sample.
 
     Raises:
         InputError: It is damaged, no mask, or lies on another grid than its image.
     """
-    assert sample.mask is not None
-    raw, size = tree.read(sample.mask), kind.sizes[sample.image]
-    levels = mask_levels(decode_image(raw, where=sample.mask), where=sample.mask)
+    raw, size = tree.read(path), kind.sizes[sample.image]
+    levels = mask_levels(decode_image(raw, where=path), where=path)
     if levels.shape != size:
         raise InputError(
-            f"{sample.mask}: the mask is {levels.shape[0]}x{levels.shape[1]} but its image {sample.image} is "
+            f"{path}: the mask is {levels.shape[0]}x{levels.shape[1]} but its image {sample.image} is "
             f"{size[0]}x{size[1]}; expected equal sizes"
         )
     place, own = kind.places.get(sample.image), read_georeference(raw)
     if place is not None and own is not None and (apart := differing_grids(place, own, size)):
         raise InputError(
-            f"{sample.mask}: {apart}; reproject or resample the mask onto the grid of {sample.image}"
+            f"{path}: {apart}; reproject or resample the mask onto the grid of {sample.image}"
         )
     return _DrawnMask(levels, is_lossy(raw))
 
 
 def _convention(tree: Tree, catalog: Catalog, kind: _Kind) -> MaskConvention:
-    files, problems = [], []
     asked = catalog.asked
     if asked.task in (None, "instances") and any(sample.objects is not None for sample in catalog.train):
         return MaskConvention({}, [], OBJECTS)
     with_file = [(sample, sample.mask) for sample in catalog.train if sample.mask]
+    with_file += [(sample, path) for sample in catalog.train for path in (sample.label_masks or {}).values()]
     if asked.task == "instances" and not with_file:
         return MaskConvention({}, [], OBJECTS)
     if not with_file and catalog.asked.task == "multiclass":
         raise InputError(
             f"{tree.root}: --task multiclass needs mask files of classes, and there are run-lengths only"
         )
+    hints = MaskHints("binary" if catalog.labels else asked.task, tuple(asked.ignore), asked.names)
+    found = find_convention(_look_at(tree, with_file, kind), where=f"{tree.root} (masks)", hints=hints)
+    if catalog.labels:
+        return replace(found, target=Target("multilabel", tuple(catalog.labels), ignore=hints.ignore))
+    return found
+
+
+def _look_at(tree: Tree, with_file: list[tuple[Sample, str]], kind: _Kind) -> list[MaskFile]:
+    """Return what decides the meaning of mask files, given with their samples.
+
+    Raises:
+        InputError: Some are damaged or of another size; all are named.
+    """
+    files, problems = [], []
     for sample, path in track(with_file, total=len(with_file), what="looking at masks"):
         try:
-            drawn = _drawn_mask(tree, sample, kind)
+            drawn = _drawn_mask(tree, sample, path, kind)
         except InputError as error:
             problems.append(str(error))
             continue
         files.append(look_at_mask(drawn.levels, name=sample.id, path=path, lossy=drawn.lossy))
     refuse_all(problems, what="masks")
-    hints = MaskHints(asked.task, tuple(asked.ignore), asked.names)
-    return find_convention(files, where=f"{tree.root} (masks)", hints=hints)
+    return files
 
 
 def _mask(tree: Tree, sample: Sample, convention: MaskConvention, kind: _Kind, dialect: str) -> Mask:
     drawn = None
     if sample.mask:
-        file = _drawn_mask(tree, sample, kind)
+        file = _drawn_mask(tree, sample, sample.mask, kind)
         drawn = convention.apply(file.levels, lossy=file.lossy)
     if sample.rle is None:
         assert drawn is not None
@@ -210,24 +224,45 @@ def _mask(tree: Tree, sample: Sample, convention: MaskConvention, kind: _Kind, d
 def _write_masks(path: Path, tree: Tree, catalog: Catalog, kind: _Kind) -> MaskConvention:
     """Write the masks; return what was found out about their values."""
     convention = _convention(tree, catalog, kind)
-    shapes = [(sample.id, (*kind.sizes[sample.image], 1)) for sample in catalog.train]
-    writer = StoreWriter(path, shapes, dtype=np.uint8)
     if convention.target.task == "instances":
         return _write_objects(path, tree, catalog, kind, convention)
-    foreground, problems = 0, []
+    layers = len(catalog.labels) or 1
+    shapes = [(sample.id, (*kind.sizes[sample.image], layers)) for sample in catalog.train]
+    writer = StoreWriter(path, shapes, dtype=np.uint8)
+    counts, problems = LayerCounts(layers), []
     for sample in track(catalog.train, total=len(catalog.train), what="decoding masks"):
         try:
-            mask = _mask(tree, sample, convention, kind, catalog.submission.dialect)
+            mask = (
+                _layers(tree, sample, convention, kind, catalog)
+                if catalog.labels
+                else _mask(tree, sample, convention, kind, catalog.submission.dialect)[..., None]
+            )
         except InputError as error:
             problems.append(str(error))
             continue
-        foreground += int(foreground_pixels(mask).sum())
-        writer.write(sample.id, mask[..., None])
+        counts.add(mask)
+        writer.write(sample.id, mask)
     refuse_all(problems, what="masks")
     writer.close()
-    if not foreground:
+    if not counts.pixels.any():
         raise InputError(f"{tree.root} (masks): every mask is empty; there is nothing to learn")
-    return convention
+    return replace(convention, findings=[*convention.findings, *counts.findings(catalog.labels)])
+
+
+def _layers(
+    tree: Tree, sample: Sample, convention: MaskConvention, kind: _Kind, catalog: Catalog
+) -> UInt8[np.ndarray, "h w k"]:
+    """Return the masks of all labels of a training image, a layer each, from its mask files or its rows."""
+    size = kind.sizes[sample.image]
+    layers = np.zeros((*size, len(catalog.labels)), np.uint8)
+    for at, label in enumerate(catalog.labels):
+        if path := (sample.label_masks or {}).get(label):
+            file = _drawn_mask(tree, sample, path, kind)
+            layers[..., at] = convention.apply(file.levels, lossy=file.lossy)
+        where = f"run-lengths of training image {sample.id!r}, class {label!r}"
+        if texts := (sample.labels or {}).get(label):
+            layers[..., at] = decode_rows(texts, shape=size, dialect=catalog.submission.dialect, where=where)
+    return layers
 
 
 def _write_objects(
@@ -266,10 +301,10 @@ def _objects(tree: Tree, sample: Sample, kind: _Kind, dialect: str, convention: 
     if sample.rle is not None:
         where = f"run-lengths of training image {sample.id!r}"
         return objects_of_rows(sample.rle, shape=size, dialect=dialect, where=where)
-    file = _drawn_mask(tree, sample, kind)
+    assert sample.mask is not None
+    file = _drawn_mask(tree, sample, sample.mask, kind)
     if convention.table:
         return objects_of_mask(convention.apply(file.levels, lossy=file.lossy))
-    assert sample.mask is not None
     return objects_of_image(file.levels[..., None], where=sample.mask, unjudged=convention.target.ignore)
 
 
@@ -280,7 +315,7 @@ def build_cache(catalog: Catalog, folder: Path) -> Cache:
         InputError: An image or mask is damaged, sizes differ, mask values or run-lengths make no sense.
     """
     ledger = Ledger(folder)
-    key = digest(catalog.content_hash, catalog.submission.dialect, str(catalog.asked))
+    key = digest(catalog.content_hash, catalog.submission.dialect, str(catalog.asked), *catalog.labels)
     if ledger.is_done(VERSION, key):
         try:
             return open_cache(folder)

@@ -1,12 +1,14 @@
 """What is known of a data folder before an image is decoded: its samples and the form of a submission."""
 
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, NamedTuple
 
 from masksmith.data.dialect import non_empty
 from masksmith.data.target import Task
 
+LABEL_COLUMN = "class"
+"""Of the label, where no table names its column."""
 _ASSUMED = "no sample_submission.csv"
 
 
@@ -27,6 +29,19 @@ class Sample:
     """Whether the data set itself holds it out of training (a folder ``val``): then it is fold 0."""
     objects: list[str] | None = None
     """Paths of its object files, one an object: none where it has no object, None where it has no such files."""
+    labels: dict[str, list[str]] | None = None
+    """Label -> run-length texts of its rows, where masks of several labels may overlap; a label without rows is empty."""
+    label_masks: dict[str, str] | None = None
+    """Label -> path of its mask file, where there is one for each label."""
+
+
+class LabelRow(NamedTuple):
+    """A row of an image and a label."""
+
+    id: str
+    label: str
+    cell: str
+    """What the column of ids holds."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +63,17 @@ class SubmissionFormat:
     """What else fits, or is unusual."""
     asked: bool = False
     """Whether the dialect was asked for."""
+    label_rows: list["LabelRow"] = field(default_factory=list)
+    """Each row in the judge's order, where there is one an image and label."""
+    class_column: str = ""
+    """Column of the label in such rows; empty where the id's cell has it behind the id."""
+    columns: list[str] = field(default_factory=list)
+    """Of such rows, in the judge's order; empty: as they are named above."""
+
+    @property
+    def label_header(self) -> list[str]:
+        """Return the columns of rows of an image and label."""
+        return self.columns or [self.id_column, *filter(None, [self.class_column]), self.rle_column]
 
     @property
     def is_assumed(self) -> bool:
@@ -59,6 +85,16 @@ class SubmissionFormat:
         """Return the format where no table tells: test images by name, and the dialect asked for, else ``tgs``."""
         source = f"{_ASSUMED}: ids are the test images in the order of their names"
         return cls("id", "rle_mask", dialect or "tgs", sorted(test), source, asked=dialect is not None)
+
+    def with_labels(self, labels: Sequence[str], *, class_column: str = LABEL_COLUMN) -> "SubmissionFormat":
+        """Return the format with a row for each image and label."""
+        rows = [LabelRow(name, label, self.spelled.get(name, name)) for name in self.ids for label in labels]
+        return replace(self, label_rows=rows, class_column=class_column)
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> "SubmissionFormat":
+        """Rebuild it: JSON has lists for rows."""
+        return cls(**value | {"label_rows": [LabelRow(*row) for row in value.get("label_rows", ())]})
 
 
 @dataclass(frozen=True)
@@ -89,6 +125,8 @@ class Catalog:
     submission: SubmissionFormat
     notes: list[str]
     asked: AskedTarget = AskedTarget()
+    labels: list[str] = field(default_factory=list)
+    """Labels whose masks may overlap, in their order; none where there are no rows or mask files of several."""
 
     def to_json(self) -> dict[str, Any]:
         """Return plain dicts and lists for ``data.json``."""
@@ -100,7 +138,7 @@ class Catalog:
         plain = dict(value)
         plain["train"] = [Sample(**_with_rows(sample)) for sample in value["train"]]
         plain["test"] = [Sample(**sample) for sample in value["test"]]
-        plain["submission"] = SubmissionFormat(**value["submission"])
+        plain["submission"] = SubmissionFormat.from_json(value["submission"])
         plain["asked"] = AskedTarget.from_json(value["asked"]) if "asked" in value else AskedTarget()
         return cls(**plain)
 

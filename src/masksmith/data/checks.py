@@ -114,12 +114,12 @@ def _more(known: set[float], band: Shaped[np.ndarray, "h w"]) -> set[float] | No
 
 
 def coverage(masks: Store) -> dict[str, float]:
-    """Return id -> share of foreground among the judged pixels (0 where none is judged)."""
+    """Return id -> share of foreground (of any label) among the judged pixels (0 where none is judged)."""
     shares = {}
     for name in masks:
         mask = masks[name]
-        judged = int(judged_pixels(mask).sum())
-        shares[name] = float(foreground_pixels(mask).sum() / judged) if judged else 0.0
+        judged = int(judged_pixels(mask).any(axis=-1).sum())
+        shares[name] = float(foreground_pixels(mask).any(axis=-1).sum() / judged) if judged else 0.0
     return shares
 
 

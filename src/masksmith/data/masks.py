@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 import cv2
 import numpy as np
 
-from masksmith.core.arrays import IGNORE, Mask, Shaped
+from masksmith.core.arrays import IGNORE, Mask, Shaped, foreground_pixels
 from masksmith.core.errors import InputError
 from masksmith.data.decode.headers import JPEG
 from masksmith.data.decode.pictures import is_grey
@@ -261,6 +261,42 @@ def _refuse_smooth(files: Sequence[MaskFile], found: list[int], *, where: str) -
             "pixels between the least and the largest have no equal neighbour: smoothed edges of two values, not "
             "classes; threshold them and write 0 and 255, or name the task: --task multiclass"
         )
+
+
+# --- several labels ---------------------------------------------------------------------------------------
+
+
+class LayerCounts:
+    """What the masks of a set hold, a layer each label."""
+
+    def __init__(self, layers: int) -> None:
+        self.pixels = np.zeros(layers, np.int64)
+        self.images = np.zeros(layers, np.int64)
+        self.overlaps, self.total = 0, 0
+
+    def add(self, mask: Shaped[np.ndarray, "h w k"]) -> None:
+        """Count the layers of an image."""
+        there = foreground_pixels(mask)
+        pixels = there.sum(axis=(0, 1))
+        self.pixels += pixels
+        self.images += pixels > 0
+        self.overlaps += int((there.sum(axis=-1) > 1).sum())
+        self.total += 1
+
+    def findings(self, labels: Sequence[str]) -> list[Finding]:
+        """Return what a person reads of them; nothing where masks have no labels."""
+        if not labels:
+            return []
+        shown = some(
+            [f"{label} in {count}" for label, count in zip(labels, self.images.tolist(), strict=True)], most=20
+        )
+        detail = f"of {self.total} images {shown}; {self.overlaps} pixels have two labels or more"
+        found = [Finding("note", "labels", detail)]
+        absent = [label for label, count in zip(labels, self.images, strict=True) if not count]
+        if absent:
+            detail = f"{len(absent)} of {len(labels)} labels occur in no mask: {some(absent, most=8)}; they keep their places"
+            found.append(Finding("warning", "classes that never occur", detail))
+        return found
 
 
 # --- files that keep values -------------------------------------------------------------------------------

@@ -7,12 +7,15 @@ from pathlib import PurePosixPath
 
 from masksmith.core.errors import InputError
 from masksmith.data.decode.pictures import IMAGE_SUFFIXES
+from masksmith.data.dialect import non_empty
 from masksmith.data.rle import NO_RUNS
 from masksmith.data.table import Table
 
 ID_COLUMNS = ("id", "imageid", "image_id", "img", "image", "filename")
-RLE_COLUMNS = ("rle_mask", "encodedpixels", "rle", "mask_rle", "annotation")
+RLE_COLUMNS = ("rle_mask", "encodedpixels", "rle", "mask_rle", "annotation", "segmentation", "predicted")
 CLASS_COLUMNS = ("classid", "class_id")
+LOOSE_CLASS_COLUMNS = ("class", "label", "category")
+"""Names of a column of classes only where images have several rows: otherwise it says something of the image."""
 _PAIRS = re.compile(r"\s*\d+\s+\d+(\s+\d+\s+\d+)*\s*", re.ASCII)
 
 
@@ -31,11 +34,19 @@ class RunTable:
     classes: list[str]
     """The class of each row; none where rows have no class."""
     texts: list[str]
+    columns: list[str]
+    """Those of ids, classes and run-lengths, in the table's order."""
 
     @property
     def has_minus_one(self) -> bool:
         """Whether an empty mask is written as -1."""
         return any(text.strip() == "-1" for text in self.texts)
+
+    @property
+    def labels(self) -> list[str]:
+        """The classes in their natural order, if there are several."""
+        found = sorted(set(self.classes), key=natural)
+        return found if len(found) > 1 else []
 
 
 def is_rle_name(column: str) -> bool:
@@ -105,28 +116,39 @@ def read_run_table(table: Table, rle_column: str, ids: Collection[str]) -> RunTa
         id_column, form = named, str
     cells = [row[id_column] for row in table.rows]
     class_column = _column(table, CLASS_COLUMNS)
+    if class_column is None and len(set(cells)) < len(cells):
+        class_column = _column(table, LOOSE_CLASS_COLUMNS)
     classes = [row[class_column] for row in table.rows] if class_column else []
     if not classes and form in _ID_FORMS[2:]:
         classes = [cell.rpartition("_")[2] for cell in cells]
     texts = [row[rle_column] for row in table.rows]
-    return RunTable(
-        table.path, id_column, rle_column, class_column, cells, [form(cell) for cell in cells], classes, texts
-    )
+    columns = [one for one in table.columns if one in (id_column, class_column, rle_column)]
+    ids = [form(cell) for cell in cells]
+    return RunTable(table.path, id_column, rle_column, class_column, cells, ids, classes, texts, columns)
 
 
 def _column(table: Table, names: Sequence[str]) -> str | None:
     return next((column for column in table.columns if column.lower() in names), None)
 
 
-def need_one_class(*tables: RunTable) -> None:
-    """Refuse tables with a row an image and class that hold several classes.
+def natural(text: str) -> list[tuple[int, str]]:
+    """Return a key by which "2" comes before "10"."""
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", text) if part]
+
+
+def rows_by_label(table: RunTable) -> dict[str, dict[str, list[str]]]:
+    """Return id -> label -> its texts without the empty ones.
 
     Raises:
-        InputError: They do; the message names the classes.
+        InputError: An image has two rows of a label.
     """
-    classes = sorted({name for table in tables for name in table.classes})
-    if len(classes) > 1:
-        raise InputError(
-            f"{tables[0].path}: run-lengths of {len(classes)} classes ({', '.join(map(repr, classes))}), a row an "
-            "image and class; masks of one class are read, keep the rows of one class in each table"
-        )
+    rows: dict[str, dict[str, list[str]]] = {}
+    for name, label, text in zip(table.ids, table.classes, table.texts, strict=True):
+        own = rows.setdefault(name, {})
+        if label in own:
+            raise InputError(
+                f"{table.path}: the image {name!r} has two rows of the class {label!r}; expected one row an image and "
+                "class, with all its runs"
+            )
+        own[label] = non_empty([text])
+    return rows

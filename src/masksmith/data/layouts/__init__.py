@@ -13,11 +13,12 @@ from masksmith.core.config import look_up
 from masksmith.core.errors import InputError
 from masksmith.data.catalog import Catalog
 from masksmith.data.decode.pictures import IMAGE_SUFFIXES
+from masksmith.data.findings import some
 from masksmith.data.layouts.kaggle_rle import kaggle_rle
 from masksmith.data.layouts.object_folders import object_folders
 from masksmith.data.layouts.paired_folders import paired_folders
 from masksmith.data.rle import DIALECTS
-from masksmith.data.target import TASKS
+from masksmith.data.target import TASKS, Task
 from masksmith.data.tree import Tree
 
 LAYOUTS: dict[str, Callable[[Tree, str | None], Catalog | None]] = {
@@ -50,6 +51,7 @@ def read_catalog(
         catalog = layout(tree, dialect)
         if catalog is not None:
             known = catalog.asked
+            _check_task(wanted, catalog, root)
             asked = replace(known, task=wanted or known.task, ignore=sorted({*known.ignore, *ignore}))
             return replace(catalog, asked=asked)
     images = [path for folder in tree.folders for path in tree.files(folder, suffixes=IMAGE_SUFFIXES)]
@@ -66,3 +68,21 @@ def read_catalog(
         f"{root}: no images ({', '.join(IMAGE_SUFFIXES)}) in {len(tree.folders)} folders; "
         f"known layouts: {', '.join(LAYOUTS)}"
     )
+
+
+def _check_task(wanted: Task | None, catalog: Catalog, root: Path) -> None:
+    """Refuse a task that contradicts the labels of the data.
+
+    Raises:
+        InputError: Several labels and another task, or one and the task of several.
+    """
+    if catalog.labels and wanted not in (None, "multilabel"):
+        raise InputError(
+            f"{root}: --task {wanted}: the masks are of {len(catalog.labels)} labels that may overlap "
+            f"({some(catalog.labels, most=8)}); expected multilabel, or the rows or masks of one label alone"
+        )
+    if wanted == "multilabel" and not catalog.labels:
+        raise InputError(
+            f"{root}: --task multilabel: there is one mask an image; expected run-lengths with a column of several "
+            "classes (ClassId), or a folder of masks for each label (masks/LABEL/ID.png)"
+        )

@@ -8,6 +8,7 @@ from masksmith.data.catalog import Sample
 from masksmith.data.decode.pictures import IMAGE_SUFFIXES
 from masksmith.data.dialect import non_empty
 from masksmith.data.ids import check_id
+from masksmith.data.run_tables import natural
 from masksmith.data.side_tables import Facts
 from masksmith.data.tree import Tree
 
@@ -50,6 +51,26 @@ def first_images(tree: Tree, folders: Sequence[str]) -> tuple[str, dict[str, str
 
 def masks_of(tree: Tree, folder: str) -> dict[str, str]:
     """Return id -> path of the mask files that belong to the images in ``folder``; {} where there are none."""
+    return first_images(tree, _mask_folders(folder))[1]
+
+
+def label_masks_of(tree: Tree, folder: str) -> dict[str, dict[str, str]]:
+    """Return label -> id -> path of the mask files in a folder for each label, beside the images; {} without such.
+
+    The first folder of masks counts that has two folders or more with files of images (``masks/LABEL/ID.png``).
+    """
+    ids = set(images_of(tree, folder))
+    for name in _mask_folders(folder):
+        inside = [one for one in tree.folders if str(PurePosixPath(one).parent) == name]
+        found = {PurePosixPath(one).name: images_of(tree, one) for one in inside}
+        found = {label: files for label, files in found.items() if ids & set(files)}
+        if len(found) > 1:
+            return {label: found[label] for label in sorted(found, key=natural)}
+    return {}
+
+
+def _mask_folders(folder: str) -> list[str]:
+    """Return the usual names of a folder of masks beside a folder of images."""
     path = PurePosixPath(folder)
     beside = ("masks", "mask", "labels", "label", "annotations", "gt")
     attached = (
@@ -61,7 +82,7 @@ def masks_of(tree: Tree, folder: str) -> dict[str, str]:
         path.name.replace("image", "mask"),
     )
     names = [str(path.parent / name) for name in (*attached, *beside)]
-    return first_images(tree, [name for name in names if name != folder])[1]
+    return [name for name in names if name != folder]
 
 
 def find_test_images(tree: Tree) -> dict[str, str]:
@@ -99,6 +120,8 @@ def make_samples(
     rows: Mapping[str, list[str]] | None = None,
     held_out: Collection[str] = (),
     objects: Mapping[str, list[str]] | None = None,
+    labels: Mapping[str, dict[str, list[str]]] | None = None,
+    label_masks: Mapping[str, dict[str, str]] | None = None,
 ) -> list[Sample]:
     """Return the samples of a split, sorted by id.
 
@@ -110,11 +133,14 @@ def make_samples(
         rows: Id -> its run-length texts.
         held_out: Ids that the data set itself holds out.
         objects: Id -> paths of its object files.
+        labels: Id -> label -> its run-length texts.
+        label_masks: Id -> label -> path of its mask file.
 
     Raises:
         InputError: An id that cannot be a file name.
     """
     masks, rows, objects = masks or {}, rows or {}, objects or {}
+    labels, label_masks = labels or {}, label_masks or {}
     return [
         Sample(
             check_id(name, where=repr(path)),
@@ -125,6 +151,8 @@ def make_samples(
             facts.texts.get((split, name), {}),
             name in held_out,
             objects.get(name),
+            labels.get(name),
+            label_masks.get(name),
         )
         for name, path in sorted(images.items())
     ]

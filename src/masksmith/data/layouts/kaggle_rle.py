@@ -1,13 +1,15 @@
 """Kaggle's layout: folders or archives of images, and CSV tables with the run-lengths of masks."""
 
-from collections.abc import Collection, Mapping
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import PurePosixPath
 
 import numpy as np
 
 from masksmith.core.arrays import Shaped
 from masksmith.core.errors import InputError
-from masksmith.data.catalog import Catalog, SubmissionFormat
+from masksmith.data.catalog import Catalog, LabelRow, SubmissionFormat
 from masksmith.data.decode.headers import image_size
 from masksmith.data.decode.pictures import decode_image
 from masksmith.data.dialect import (
@@ -24,6 +26,8 @@ from masksmith.data.dialect import (
     need_rows,
     non_empty,
 )
+from masksmith.data.findings import some
+from masksmith.data.ids import check_id
 from masksmith.data.layouts.folders import (
     TEST_FOLDERS,
     TRAIN_FOLDERS,
@@ -39,9 +43,9 @@ from masksmith.data.run_tables import (
     RunTable,
     find_rle_column,
     is_rle_name,
-    need_one_class,
     read_run_table,
     reads_as_answers,
+    rows_by_label,
 )
 from masksmith.data.side_tables import collect_facts, name_has, read_tables
 from masksmith.data.table import Table, need_column
@@ -83,29 +87,41 @@ def _catalog(
     dialect: str | None,
 ) -> Catalog:
     test = find_test_images(tree)
+    several = labels.table.labels if labels is not None else []
     notes = stray_masks(masks, images)
+    if several and masks:
+        assert labels is not None
+        notes.append(f"{len(masks)} mask files are left out: {labels.table.path} has the masks of each class")
+        masks = {}
     if labels is not None:
         labels.check(images)
     form = _submission_format(sample, labels, test, dialect)
     beside = dict(tables)
     rows: dict[str, list[str]] = {}
-    if labels is not None:
+    by_label: dict[str, dict[str, list[str]]] = {}
+    if labels is not None and several:
+        by_label = rows_by_label(labels.table)
+    elif labels is not None:
         need_rows(labels.rows, form.dialect, where=labels.table.path)
         rows = dict(labels.rows)
         notes += labels.repeated()
+    if labels is not None:
         beside[labels.table.path] = _without_runs(beside[labels.table.path], labels.table)
     if sample is not None:
         del beside[sample.path]
-        if len(sample.ids) > len(form.ids):
+        if len(sample.ids) > len(form.ids) and not form.label_rows:
             notes.append(
                 f"{sample.path}: {len(sample.ids)} rows for {len(form.ids)} ids; repeated ones count once"
             )
-    bare = set(images) - set(masks) - set(rows)
+    bare = set(images) - set(masks) - set(rows) - set(by_label)
     if bare and labels is not None and labels.table.classes:
         notes.append(
             f"{len(bare)} images have no row in {labels.table.path}: read as without objects: {some_ids(bare)}"
         )
-        rows |= {name: [] for name in bare}
+        if several:
+            by_label |= {name: {} for name in bare}
+        else:
+            rows |= {name: [] for name in bare}
     elif bare:
         raise InputError(
             f"{tree.root}: no mask for the training image {some_ids(bare)}; add masks or take the images out"
@@ -115,16 +131,18 @@ def _catalog(
         root=str(tree.root.resolve()),
         layout="kaggle_rle",
         content_hash=tree.content_hash,
-        train=make_samples("train", images, facts, masks=masks, rows=rows),
+        train=make_samples("train", images, facts, masks=masks, rows=rows, labels=by_label),
         test=make_samples("test", test, facts),
         submission=form,
         notes=notes + facts.notes,
+        labels=[check_id(label, where=f"{labels.table.path} (classes)") for label in several] if labels else [],
     )
 
 
 def _without_runs(table: Table, runs: RunTable) -> Table:
     """Return a table with the ids of images, and without their run-lengths."""
-    columns = [column for column in table.columns if column != runs.rle_column]
+    dropped = {runs.rle_column, *([runs.class_column] if runs.labels else [])}
+    columns = [column for column in table.columns if column not in dropped]
     rows = [row | {runs.id_column: name} for row, name in zip(table.rows, runs.ids, strict=True)]
     return Table(table.path, columns, rows)
 
@@ -204,10 +222,19 @@ def _submission_format(
         reason=inferred.reason,
         doubt="; ".join(filter(None, [inferred.doubt, *doubts])),
     )
+    told = labels.table.labels if labels else []
     if sample is None:
-        return form
+        return _assumed_rows(form, table, told, test) if told else form
     ids = _sample_ids(sample, test)
-    need_one_class(*([labels.table] if labels else []), sample)
+    if told or sample.labels:
+        return _label_form(replace(form, ids=ids, source=sample.path), sample, labels.table if labels else None)
+    classes = {*sample.classes, *(labels.table.classes if labels else ())}
+    if len(classes) > 1:
+        assert labels is not None
+        raise InputError(
+            f"{sample.path}: rows of the class {sample.classes[0]!r}, and {labels.table.path} has "
+            f"{labels.table.classes[0]!r} alone; expected the same class in both"
+        )
     first = dict(zip(reversed(sample.ids), reversed(sample.cells), strict=True))
     return replace(
         form,
@@ -215,6 +242,50 @@ def _submission_format(
         source=sample.path,
         spelled={name: first[name] for name in sample.ids if first[name] != name},
         more={sample.class_column: sample.classes[0]} if sample.class_column else {},
+    )
+
+
+def _label_form(form: SubmissionFormat, sample: RunTable, table: RunTable | None) -> SubmissionFormat:
+    """Return the format of a sample submission with a row for each image and class.
+
+    Raises:
+        InputError: The masks have no classes or other ones, or a row comes twice.
+    """
+    classes = set(table.labels) if table else set()
+    if not sample.classes or not set(sample.classes) <= classes:
+        asked = f"rows of {some(sorted(set(sample.classes)), most=8)}" if sample.classes else "rows without a class"
+        there = f"{table.path} has masks of {some(sorted(classes), most=8)}" if classes and table else "one mask an image"
+        raise InputError(
+            f"{sample.path}: {asked}, and {there}; expected a row an image and class of the classes in the masks"
+        )
+    rows = [LabelRow(*row) for row in zip(sample.ids, sample.classes, sample.cells, strict=True)]
+    twice = Counter((row.id, row.label) for row in rows).most_common(1)[0]
+    if twice[1] > 1:
+        raise InputError(
+            f"{sample.path}: {twice[1]} rows of the image {twice[0][0]!r} and the class {twice[0][1]!r}; expected one"
+        )
+    return replace(form, label_rows=rows, class_column=sample.class_column or "", columns=sample.columns)
+
+
+def _assumed_rows(
+    form: SubmissionFormat, table: RunTable, labels: Sequence[str], test: Mapping[str, str]
+) -> SubmissionFormat:
+    """Return the format with a row for each test image and class, its cells as in the table of the training masks."""
+    cell, name, label = table.cells[0], table.ids[0], table.classes[0]
+    by_file = cell not in (name, f"{name}_{label}")
+
+    def spell(one: str) -> str:
+        return PurePosixPath(test[one]).name if by_file else one
+
+    return replace(
+        form,
+        label_rows=[
+            LabelRow(one, kind, spell(one) if table.class_column else f"{spell(one)}_{kind}")
+            for one in form.ids
+            for kind in labels
+        ],
+        class_column=table.class_column or "",
+        columns=table.columns,
     )
 
 
@@ -264,14 +335,13 @@ class _Labels:
         return check_dialect(self.looked_at, asked, self.hints)
 
     def check(self, images: Collection[str]) -> None:
-        """Refuse rows of unknown images, and several classes."""
+        """Refuse rows of unknown images."""
         unknown = set(self.table.ids) - set(images)
         if unknown:
             raise InputError(
                 f"{self.table.path}: unknown id {some_ids(unknown)}: no training image of that name; "
                 f"{len(images)} images were found, for example {some_ids(images)}"
             )
-        need_one_class(self.table)
 
     def need_same(self, other: "_Labels", images: Collection[str]) -> None:
         """Refuse another table that says something else of a training image."""

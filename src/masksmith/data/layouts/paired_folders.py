@@ -5,10 +5,12 @@ from pathlib import PurePosixPath
 
 from masksmith.core.errors import InputError
 from masksmith.data.catalog import AskedTarget, Catalog, SubmissionFormat
+from masksmith.data.ids import check_id
 from masksmith.data.layouts.folders import (
     TRAIN_FOLDERS,
     find_test_images,
     images_of,
+    label_masks_of,
     make_samples,
     masks_of,
     some_ids,
@@ -22,10 +24,16 @@ VALIDATION = ("val", "valid", "validation")
 
 
 def paired_folders(tree: Tree, dialect: str | None = None) -> Catalog | None:
-    """A folder of images and a folder of masks with the same file names; ``test/`` and tables by id are optional."""
+    """A folder of images and a folder of masks with the same file names; ``test/`` and tables by id are optional.
+
+    The folder of masks may hold a folder for each of several labels (``masks/LABEL/ID.png``).
+    """
     for folder in (*TRAIN_FOLDERS, *_nested_image_folders(tree)):
         images = images_of(tree, folder)
         masks = masks_of(tree, folder) if images else {}
+        labels = label_masks_of(tree, folder) if images and not masks else {}
+        if labels:
+            return _labelled(tree, images, labels, dialect)
         if not masks:
             continue
         held_out, held_out_masks = _held_out(tree, folder, images)
@@ -49,6 +57,37 @@ def paired_folders(tree: Tree, dialect: str | None = None) -> Catalog | None:
             asked=_CAMVID if tree.has("trainannot") and tree.has("valannot") else AskedTarget(),
         )
     return None
+
+
+def _labelled(
+    tree: Tree, images: dict[str, str], labels: Mapping[str, Mapping[str, str]], dialect: str | None
+) -> Catalog:
+    """Return the catalogue of a folder of masks for each label; an image without a file of a label has none of it.
+
+    Raises:
+        InputError: An image has no mask at all.
+    """
+    files = {name: {label: own[name] for label, own in labels.items() if name in own} for name in images}
+    bare = [name for name, own in files.items() if not own]
+    if bare:
+        raise InputError(
+            f"{tree.root}: no mask for the image {some_ids(bare)} in any folder of a label "
+            f"({', '.join(labels)}); add an empty mask or take the images out"
+        )
+    test = find_test_images(tree)
+    tables, errors = read_tables(tree)
+    facts = collect_facts(tables.values(), {"train": images, "test": test})
+    stray = {name: path for own in labels.values() for name, path in own.items()}
+    return Catalog(
+        root=str(tree.root.resolve()),
+        layout="paired_folders",
+        content_hash=tree.content_hash,
+        train=make_samples("train", images, facts, label_masks=files),
+        test=make_samples("test", test, facts),
+        submission=SubmissionFormat.assumed(test, dialect).with_labels(list(labels)),
+        notes=stray_masks(stray, images) + [str(error) for error in errors.values()] + facts.notes,
+        labels=[check_id(label, where=f"{tree.root} (labels)") for label in labels],
+    )
 
 
 _CAMVID_CLASSES = "sky building pole road pavement tree sign fence car pedestrian cyclist void"
