@@ -20,13 +20,13 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 env: $(VENV)/.installed  ## build the environment
 
-demo: env  ## generate data and go the whole way, three minutes: demo/report.html (TASK=binary, multiclass or instances)
+demo: env  ## generate data and go the whole way, three minutes: demo/report.html (TASK=binary, multiclass, multilabel or instances)
 	@echo "== demo: generated images ($(TASK)), in demo-data/"
 	@$(BIN)/masksmith example demo-data --task $(TASK) $(if $(filter binary,$(TASK)),--train 600 --test 100,--train 200 --test 40)
 	@echo "== demo: check, folds, plan, train, predict, tune, submit, report: three minutes, in demo/"
 	@$(BIN)/masksmith compete demo-data/data --out demo --budget 3m
 	@echo "== demo: the submission against the answers, which the program had not seen"
-	@$(BIN)/masksmith score $(if $(filter binary,$(TASK)),demo/submission.csv demo-data/solution.csv --metric tgs_map --shape 101x101,demo/masks demo-data/solution --task $(TASK))
+	@$(BIN)/masksmith score $(if $(filter binary,$(TASK)),demo/submission.csv demo-data/solution.csv --metric tgs_map --shape 101x101,$(if $(filter multilabel,$(TASK)),demo/submission.csv demo-data/solution.csv,demo/masks demo-data/solution --task $(TASK)))
 	@echo "== demo: open demo/report.html"
 
 quick: style  ## style, types, layers and the fast unit tests: under two minutes on two cores

@@ -311,7 +311,9 @@ def example(
     ] = None,
     test: Annotated[int | None, typer.Option(min=1, help="Test images; default: 100, or 5 large.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the generator.")] = 0,
-    task: Annotated[str, typer.Option("--task", help="binary, multiclass or instances.")] = "binary",
+    task: Annotated[
+        str, typer.Option("--task", help="binary, multiclass, multilabel or instances.")
+    ] = "binary",
     large: Annotated[bool, typer.Option("--large", help="Images of 1,024 to 1,536 pixels a side.")] = False,
 ) -> None:
     """Generate a small data set, to try masksmith on."""

@@ -343,8 +343,8 @@ def example(
         train: Training images; None: 300, or 20 large ones.
         test: Test images; None: 100, or 5 large ones.
         seed: Of the generator.
-        task: "binary" (seismic sections in Kaggle's layout, ``solution.csv``), "multiclass" or "instances" (a folder
-            ``solution`` of masks).
+        task: "binary" (seismic sections in Kaggle's layout, ``solution.csv``), "multilabel" (labels that overlap, in
+            Severstal's layout, ``solution.csv``), "multiclass" or "instances" (a folder ``solution`` of masks).
         large: Whether images have 1,024 to 1,536 pixels a side.
 
     Returns:

@@ -167,17 +167,6 @@ def test_severstal_with_one_class(tmp_path):
     assert read_catalog(own).notes == ["1 images have no row in train.csv: read as without objects: 'a7'"]
 
 
-def test_several_classes_are_refused_by_name(tmp_path):
-    rows = [(f"{name}.jpg_{at}", encode(mask)) for name, mask in truth().items() for at in (1, 2)]
-    columns = ("ImageId_ClassId", "EncodedPixels")
-    message = r"run-lengths of 2 classes \('1', '2'\), a row an image and class"
-    with pytest.raises(InputError, match=rf"train\.csv: {message}"):
-        read_catalog(download(tmp_path / "a", rows=rows, columns=columns))
-    sample = [(f"t{at}.jpg_{kind}", "") for at in (0, 1) for kind in (1, 2)]
-    with pytest.raises(InputError, match=message):
-        read_catalog(download(tmp_path / "b", rows=rows[::2], columns=columns, sample=sample))
-
-
 def test_where_two_fit_the_doubt_is_said(tmp_path):
     rows = [(f"a{at}", f"{100 + at} 5") for at in range(6)]
     for column, dialect, other in (("EncodedPixels", "siim", "tgs"), ("rle_mask", "tgs", "siim")):

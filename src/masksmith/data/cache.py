@@ -158,9 +158,7 @@ def _drawn_mask(tree: Tree, sample: Sample, path: str, kind: _Kind) -> _DrawnMas
         )
     place, own = kind.places.get(sample.image), read_georeference(raw)
     if place is not None and own is not None and (apart := differing_grids(place, own, size)):
-        raise InputError(
-            f"{path}: {apart}; reproject or resample the mask onto the grid of {sample.image}"
-        )
+        raise InputError(f"{path}: {apart}; reproject or resample the mask onto the grid of {sample.image}")
     return _DrawnMask(levels, is_lossy(raw))
 
 

@@ -288,7 +288,8 @@ class LayerCounts:
         if not labels:
             return []
         shown = some(
-            [f"{label} in {count}" for label, count in zip(labels, self.images.tolist(), strict=True)], most=20
+            [f"{label} in {count}" for label, count in zip(labels, self.images.tolist(), strict=True)],
+            most=20,
         )
         detail = f"of {self.total} images {shown}; {self.overlaps} pixels have two labels or more"
         found = [Finding("note", "labels", detail)]

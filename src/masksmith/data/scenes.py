@@ -1,8 +1,8 @@
 """Generated scenes for every task: discs, boxes and bars on a patterned ground, some touching, some cut by the edge.
 
-The same scene gives a class map (ground, disc, box, bar), the labels of its discs as objects, and their union. What is
-seen depends on shape alone: all shapes have colours from one range, so that a threshold of brightness cannot tell the
-classes apart.
+Of several labels the shapes are half transparent and overlap. Otherwise they hide each other: the same scene gives a
+class map (ground, disc, box, bar), the labels of its discs as objects, and their union. What is seen depends on shape
+alone: all shapes have colours from one range, so that a threshold of brightness cannot tell the classes apart.
 """
 
 from dataclasses import dataclass
@@ -60,6 +60,46 @@ def make_scene(
         discs[inside] = number if kind == 1 else 0
     image = cv2.GaussianBlur(image, (0, 0), 0.7) + rng.normal(0, 8, image.shape)
     return Scene(np.clip(image, 0, 255).astype(np.uint8), classes, discs)
+
+
+@dataclass(frozen=True)
+class LabelScene:
+    """An image and its shapes, which are seen through each other."""
+
+    image: UInt8[np.ndarray, "h w 3"]
+    labels: UInt8[np.ndarray, "h w 3"]
+    """Layers of 0 and 1: disc, box, bar."""
+
+
+def make_label_scene(rng: np.random.Generator, hw: tuple[int, int], *, shapes: int) -> LabelScene:
+    """Draw a scene of half-transparent shapes, most of which lie over others; one time in four a kind is absent.
+
+    Args:
+        rng: What it is drawn by.
+        hw: Height and width in pixels.
+        shapes: So many shapes; bars are rarer than the others.
+    """
+    height, width = hw
+    ground = cv2.GaussianBlur(rng.standard_normal((height, width, 3)), (0, 0), 6)
+    image = 110 + 20 * ground / max(ground.std(), 1e-6)
+    labels = np.zeros((*hw, 3), np.uint8)
+    radius = float(np.clip(np.sqrt(height * width / max(shapes, 1)) / 3, 4, 40))
+    shares = np.array([0.4, 0.4, 0.2]) * (rng.random(3) > 0.25)
+    centre = rng.uniform((0, 0), (width, height))
+    for _ in range(shapes if shares.any() else 0):
+        kind = int(rng.choice(3, p=shares / shares.sum()))
+        if rng.random() < 0.5:  # over the one before
+            centre = centre + radius * rng.uniform(-1.2, 1.2, 2)
+        else:
+            centre = rng.uniform((0, 0), (width, height))
+        drawn = np.zeros(hw, np.uint8)
+        _draw(drawn, kind + 1, centre, radius * rng.uniform(0.7, 1.3), rng)
+        inside, rim = drawn > 0, drawn - cv2.erode(drawn, np.ones((3, 3), np.uint8))
+        image[inside] = 0.5 * image[inside] + 0.5 * rng.uniform(60, 220, 3)
+        image[rim > 0] += 35  # the shape stays to be seen below others
+        labels[..., kind] |= drawn
+    image = cv2.GaussianBlur(image, (0, 0), 0.7) + rng.normal(0, 6, image.shape)
+    return LabelScene(np.clip(image, 0, 255).astype(np.uint8), labels)
 
 
 def _draw(target: Mask, kind: int, centre: np.ndarray, radius: float, rng: np.random.Generator) -> None:

@@ -11,7 +11,7 @@ import csv
 import io
 import os
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import cv2
@@ -24,7 +24,7 @@ from masksmith.core.files import digest, read_json, write_bytes, write_json
 from masksmith.core.randomness import stream
 from masksmith.data.instances import label_png
 from masksmith.data.rle import encode
-from masksmith.data.scenes import make_scene
+from masksmith.data.scenes import make_label_scene, make_scene
 
 SIZE = 101
 _EMPTY_FRAC = 0.4
@@ -96,7 +96,7 @@ def _png(image: np.ndarray) -> bytes:
     return raw.tobytes()
 
 
-def _csv(header: tuple[str, ...], rows: list[tuple[str, object]]) -> bytes:
+def _csv(header: tuple[str, ...], rows: Sequence[Sequence[object]]) -> bytes:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(header)
@@ -109,8 +109,9 @@ def make_example(
 ) -> Path:
     """Write ``out/data`` (the download) and the answers to its test set: ``out/solution.csv`` or ``out/solution``.
 
-    Binary: seismic sections in Kaggle's layout. Multiclass: images and masks of four classes. Instances: a folder an
-    image with a file for each object, and label images as answers.
+    Binary: seismic sections in Kaggle's layout. Multiclass: images and masks of four classes. Multilabel: images and
+    tables with a row an image and class (Severstal's layout). Instances: a folder an image with a file for each object,
+    and label images as answers.
 
     What is written is recorded in ``out/.masksmith-example.json``; only such files are replaced.
 
@@ -127,6 +128,7 @@ def make_example(
         content = _content(num_train, num_test, seed)
     else:
         content = _scene_files(num_train, num_test, seed, large, make)
+        content = _with_tables(content) if task == "multilabel" else content
     write_json(out / _RECORD, sorted(known | {digest(raw) for raw in content.values()}))
     for name, raw in content.items():
         write_bytes(out / name, raw)
@@ -202,7 +204,37 @@ def _object_files(split: str, name: str, rng: np.random.Generator, hw: tuple[int
         yield f"data/train/{name}/masks/{name}_{number:04d}.png", _png(one)
 
 
-_SCENES = {"binary": _binary_files, "multiclass": _class_files, "instances": _object_files}
+def _label_files(split: str, name: str, rng: np.random.Generator, hw: tuple[int, int]) -> _Files:
+    """Yield the image, and the rows of its labels: _with_tables makes tables of all rows."""
+    scene = make_label_scene(rng, hw, shapes=max(3, hw[0] * hw[1] // 2500))
+    yield f"data/{split}_images/{name}.png", _png(scene.image)
+    for at in range(scene.labels.shape[2]):
+        row = (f"{name}.png", at + 1, encode(scene.labels[..., at]), *hw)
+        yield f"{split}/{name}/{at + 1}", ",".join(map(str, row)).encode()
+
+
+def _with_tables(content: dict[str, bytes]) -> dict[str, bytes]:
+    """Return the files with tables in the place of the rows, as Severstal's: without the empty rows of training.
+
+    The answers have each image's size beside its rows.
+    """
+    rows = {name: raw.decode().split(",") for name, raw in content.items() if not name.startswith("data/")}
+    train = [row[:3] for name, row in rows.items() if name.startswith("train/") and row[2]]
+    test = [row for name, row in rows.items() if name.startswith("test/")]
+    header = ("ImageId", "ClassId", "EncodedPixels")
+    return {name: raw for name, raw in content.items() if name not in rows} | {
+        "data/train.csv": _csv(header, train),
+        "data/sample_submission.csv": _csv(header, [[*row[:2], "1 1"] for row in test]),
+        "solution.csv": _csv((*header, "height", "width"), test),
+    }
+
+
+_SCENES = {
+    "binary": _binary_files,
+    "multiclass": _class_files,
+    "multilabel": _label_files,
+    "instances": _object_files,
+}
 _IMAGES = {"train": "images", "test": "test"}
 
 

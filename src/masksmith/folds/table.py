@@ -306,13 +306,22 @@ def rarest_classes(masks: Arrays, num_classes: int) -> dict[str, int]:
 
     Rare is what few images hold; of two in as many images the one of fewer pixels.
     """
-    present, pixels = {}, np.zeros(num_classes, np.int64)
-    for name in masks:
-        found = np.bincount(masks[name].ravel(), minlength=IGNORE + 1)[:num_classes]
-        present[name], pixels = found > 0, pixels + found
-    images = np.sum(list(present.values()), axis=0)
-    order = np.lexsort((pixels, images))  # the rarest first
-    return {name: int(next((at for at in order if held[at]), 0)) for name, held in present.items()}
+    found = {name: np.bincount(masks[name].ravel(), minlength=IGNORE + 1)[:num_classes] for name in masks}
+    return {name: max(0, rarest) for name, rarest in _rarest(found).items()}
+
+
+def rarest_labels(masks: Arrays, num_labels: int) -> dict[str, int]:
+    """Return id -> 1 + the rarest label in its mask (h, w, num_labels), 0 where it holds none; see rarest_classes."""
+    found = {name: (masks[name] == 1).sum(axis=(0, 1)) for name in masks}
+    assert all(len(one) == num_labels for one in found.values())
+    return {name: 1 + rarest for name, rarest in _rarest(found).items()}
+
+
+def _rarest(found: Mapping[str, Int[np.ndarray, " k"]]) -> dict[str, int]:
+    """Return id -> the rarest class of which an image has pixels, -1 where it has none."""
+    images = np.sum([pixels > 0 for pixels in found.values()], axis=0)
+    order = np.lexsort((np.sum(list(found.values()), axis=0), images))  # the rarest first
+    return {name: int(next((at for at in order if pixels[at]), -1)) for name, pixels in found.items()}
 
 
 def deal_values(samples: Sequence[Sample], column: str) -> dict[str, float]:

@@ -1,14 +1,16 @@
 """Metrics of masks that may overlap: a metric of binary masks on each plane, mean over the planes."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 
 from masksmith.core.arrays import Rows
 from masksmith.core.errors import InputError
 from masksmith.metrics.classes import ClassValues
-from masksmith.metrics.protocol import Metric, Row, Values
+from masksmith.metrics.counts import iou, of_counts
+from masksmith.metrics.protocol import Metric, Row, Values, pooled
 
 AnyPlanes = UInt8[np.ndarray, "..."]
 
@@ -57,3 +59,20 @@ def per_class(metric: Metric, classes: int) -> Metric:
         class_value=class_value,
         each=metric,
     )
+
+
+def metric_of_plane(metric: Metric) -> Metric:
+    """Return the metric of a plane alone: what is best for each plane by it is best for all by ``metric``.
+
+    Metrics of classes (``miou``, ``mdice``, ``fw_iou``) count the pixels of a class in all images together, and each
+    rises with the pooled IoU of a class.
+    """
+    return of_counts(iou, pooled)() if metric.each is None else metric.each
+
+
+def join_rows(metric: Metric, parts: Sequence[Float[np.ndarray, "n part"]]) -> Float[np.ndarray, "n k"]:
+    """Return rows of a metric of planes from the rows that ``metric_of_plane`` has of each plane."""
+    if metric.each is not None:
+        return np.concatenate(parts, axis=-1)
+    hits, false, missed = (np.stack([part[..., at] for part in parts], axis=-1) for at in range(3))
+    return np.concatenate([hits, hits + false, hits + missed], axis=-1)

@@ -5,17 +5,20 @@ from typing import Any
 from masksmith.data.target import Target
 from masksmith.postprocess.classes import ClassRule
 from masksmith.postprocess.config import TuningConfig
+from masksmith.postprocess.labels import LabelRules
 from masksmith.postprocess.objects import PLAIN_OBJECTS, ObjectRule
 from masksmith.postprocess.operators import Rule, plain_rule
 
-AnyRule = Rule | ClassRule | ObjectRule
-"""Each has ``apply(codes (h, w, k)) -> mask (h, w)`` and ``describe()``."""
+AnyRule = Rule | ClassRule | ObjectRule | LabelRules
+"""Each has ``describe()``, and ``apply(codes (h, w, k))`` that makes a mask (h, w), or a layer each label (h, w, k)."""
 
 
 def plain_of(target: Target, config: TuningConfig) -> AnyRule:
     """Return what is done without a search: threshold 0.5, the most probable class, or seeds at their usual height."""
     if target.task == "instances":
         return PLAIN_OBJECTS
+    if target.task == "multilabel":
+        return LabelRules((plain_rule(config),) * target.outputs, target.classes)
     return ClassRule((1.0,) * target.outputs) if target.exclusive else plain_rule(config)
 
 
@@ -23,4 +26,6 @@ def read_rule(value: dict[str, Any]) -> AnyRule:
     """Rebuild a rule from ``tuning.json``."""
     if "weights" in value:
         return ClassRule(tuple(value["weights"]))
+    if "rules" in value:
+        return LabelRules(tuple(Rule(**one) for one in value["rules"]), tuple(value["names"]))
     return ObjectRule(**value) if "seed" in value else Rule(**value)

@@ -41,9 +41,9 @@ def score_of(metric: Metric, rows: Mapping[str, Row], groups: Groups | None = No
 
 
 def constant(
-    shapes: Iterable[tuple[str, tuple[int, int]]], *, channels: int = 1, on: int | None
+    shapes: Iterable[tuple[str, tuple[int, int]]], *, channels: int = 1, on: int | slice | None
 ) -> Iterator[tuple[str, Codes]]:
-    """Yield codes for images of these sizes that are full in channel ``on`` and 0 elsewhere; None: 0 everywhere."""
+    """Yield codes for images of these sizes that are full in a channel (or several) and 0 elsewhere; None: 0 everywhere."""
     for name, shape in shapes:
         codes = np.zeros((*shape, channels), np.uint16)
         if on is not None:
@@ -64,7 +64,7 @@ class RuleMasks(Mapping[str, Mask]):
         self.codes, self.rule = codes, rule
 
     def __getitem__(self, name: str) -> Mask:
-        """Return the mask (h, w)."""
+        """Return the mask (h, w), or a layer each label (h, w, k)."""
         return self.rule.apply(self.codes[name][name])
 
     def __iter__(self) -> Iterator[str]:

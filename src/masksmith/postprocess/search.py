@@ -10,7 +10,7 @@ What it finds is judged by the nested score (chosen on the other parts, scored o
 bootstrap over groups, and is kept only if the lower 80% bound of its gain is above zero.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Generic
 
@@ -218,6 +218,7 @@ def search_rule(
     labels: Sequence[str] | None = None,
     resamples: int,
     seed: int,
+    choose: Callable[..., tuple[AnyRule, float]] | None = None,
 ) -> Tuning[AnyRule]:
     """Search the best rule, and judge whether choosing it helps on images it was not chosen on.
 
@@ -231,10 +232,12 @@ def search_rule(
             image are one group of the bootstrap, and two of the metric.
         resamples: Number of bootstrap resamples.
         seed: Seed of the resamples.
+        choose: From a sweep, rules, the metric and groups to the best rule and its score; None: best_rule.
     """
+    choose = choose or best_rule
     labels = groups if labels is None else labels
     _, members = np.unique(np.asarray(labels), return_inverse=True)
-    found, tuned = best_rule(sweep, rules, metric, members)
+    found, tuned = choose(sweep, rules, metric, members)
     plain = rules[0]
     plain_rows = sweep.rows_of(plain)
     nested_rows = np.empty_like(plain_rows)
@@ -243,7 +246,7 @@ def search_rule(
         inside = parts == part
         rule = plain
         if not inside.all():
-            rule, _ = best_rule(sweep.part(~inside), rules, metric, members[~inside])
+            rule, _ = choose(sweep.part(~inside), rules, metric, members[~inside])
         nested_rows[inside] = sweep.part(inside).rows_of(rule)
         chosen.append((rule, metric.score(nested_rows[inside], members[inside])))
     gains, nested_scores, plain_scores = paired_bootstrap(

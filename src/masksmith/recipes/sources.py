@@ -13,7 +13,12 @@ HEADER_KEYS = ("source", "published", "ours", "cost", "differences")
 Kind = Literal["recipe", "ensemble"]
 
 
-AUTO_OF = {"binary": "auto", "multiclass": "auto-classes", "instances": "auto-objects"}
+AUTO_OF = {
+    "binary": "auto",
+    "multiclass": "auto-classes",
+    "multilabel": "auto-labels",
+    "instances": "auto-objects",
+}
 """Task -> the bundled recipe that `auto` takes for it."""
 
 

@@ -12,7 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from masksmith.core.arrays import Image, Mask, UInt8, judged_pixels
+from masksmith.core.arrays import AnyMask, Image, UInt8, judged_pixels
 from masksmith.core.files import write_text
 from masksmith.core.randomness import stream
 from masksmith.data.store import Store
@@ -25,9 +25,11 @@ from masksmith.reporting.pictures import (
     Thumbnail,
     class_colours,
     class_error,
+    covered,
     data_uri,
     error_cause,
     four_rows,
+    label_error,
     object_error,
     overlay,
 )
@@ -73,8 +75,8 @@ class ReportFacts:
     masks: Store
     target: Target
     classes: list[ClassLine]
-    """A line for each class of a class map; empty for other tasks."""
-    preds: Mapping[str, Mask]
+    """A line for each class of a class map or each label; empty for other tasks."""
+    preds: Mapping[str, AnyMask]
     """Id of a held-out image -> predicted mask, computed on access."""
     labels: list[str]
     """A line for each member that was trained on pseudo-labels."""
@@ -96,11 +98,14 @@ def summaries(facts: ReportFacts) -> dict[str, Summary]:
     """Summarise every predicted mask, with one in memory at a time."""
     found = {}
     for name in facts.scores:
-        pred, target = facts.preds[name], np.asarray(facts.masks[name][..., 0])
+        pred, target = facts.preds[name], _truth(facts, name)
         judged = judged_pixels(target)
         truth = np.where(judged, target, 0)
         visible = bool(pred.any() or truth.any())
-        if facts.target.exclusive:
+        if facts.target.task == "multilabel":
+            wrong = int(((pred != truth) & judged).sum())
+            cause = label_error(target, pred, facts.target.classes)
+        elif facts.target.exclusive:
             wrong, cause = (
                 int(((pred != truth) & judged).sum()),
                 class_error(target, pred, facts.target.classes),
@@ -109,8 +114,14 @@ def summaries(facts: ReportFacts) -> dict[str, Summary]:
             wrong, cause = int(((pred > 0) != (truth > 0)).sum()), object_error(target, pred)
         else:
             wrong, cause = int((pred != truth).sum()), error_cause(target, pred)
-        found[name] = Summary(float((pred > 0).mean()), wrong, visible, cause)
+        found[name] = Summary(float(covered(pred).mean()), wrong, visible, cause)
     return found
+
+
+def _truth(facts: ReportFacts, name: str) -> AnyMask:
+    """Return the true mask of a training image, (h, w), or a layer each label."""
+    mask = np.asarray(facts.masks[name])
+    return mask if facts.target.task == "multilabel" else mask[..., 0]
 
 
 def write_report(path: Path, facts: ReportFacts) -> Path:
@@ -184,7 +195,7 @@ def _threshold_chart(tuning: dict[str, Any]) -> str:
 
 
 def _colours(facts: ReportFacts) -> UInt8[np.ndarray, "k 3"] | None:
-    return class_colours(facts.target) if facts.target.exclusive else None
+    return class_colours(facts.target) if len(facts.target.classes) > 1 else None
 
 
 def _distributions(facts: ReportFacts) -> list[str]:
@@ -208,7 +219,7 @@ def class_samples(facts: ReportFacts) -> list[tuple[int, int, list[Thumbnail]]]:
 
 
 def _thumbnail(facts: ReportFacts, row: FoldRow) -> Thumbnail:
-    shown = overlay(_bands(facts, row.id), np.asarray(facts.masks[row.id][..., 0]), _colours(facts))
+    shown = overlay(_bands(facts, row.id), _truth(facts, row.id), _colours(facts))
     numbers = [f"{name} {value:g}" for name, value in facts.values.get(row.id, {}).items()][:_NOTED]
     return Thumbnail(row.id, row.coverage_class, row.coverage, ", ".join(numbers), data_uri(shown))
 
@@ -238,7 +249,7 @@ def gallery(facts: ReportFacts, per_image: Mapping[str, Summary]) -> dict[str, l
 def _picture(facts: ReportFacts, name: str, summary: Summary) -> Picture:
     panels = four_rows(
         _bands(facts, name),
-        np.asarray(facts.masks[name][..., 0]),
+        _truth(facts, name),
         np.asarray(facts.preds[name]),
         _colours(facts),
     )

@@ -6,8 +6,20 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
+from jaxtyping import Bool
 
-from masksmith.core.arrays import IGNORE, Float, Image, Labels, Mask, UInt8, dense_labels, judged_pixels
+from masksmith.core.arrays import (
+    IGNORE,
+    AnyMask,
+    Float,
+    Image,
+    Labels,
+    Mask,
+    UInt8,
+    dense_labels,
+    foreground_pixels,
+    judged_pixels,
+)
 from masksmith.data.target import Target
 
 FALSE_POSITIVE = (31, 160, 70)  # green
@@ -130,16 +142,52 @@ def class_difference(image: Image, target: Mask, pred: Mask) -> RGB:
     return faded
 
 
+def covered(mask: AnyMask) -> Bool[np.ndarray, "h w"]:
+    """Return where a mask has anything: a class above 0, an object, or any label."""
+    there = np.asarray(foreground_pixels(mask))
+    return np.asarray(there.any(axis=-1)) if there.ndim == 3 else there
+
+
+def tinted_labels(image: Image, labels: UInt8[np.ndarray, "h w k"], colours: UInt8[np.ndarray, "k 3"]) -> RGB:
+    """Return the image tinted by each of its labels; where they overlap the tint is their mean."""
+    there = labels == 1
+    count = there.sum(axis=-1, keepdims=True)
+    tint = (there[..., None] * colours.astype(np.float32)).sum(axis=2) / np.maximum(count, 1)
+    return np.rint(np.where(count, 0.45 * to_rgb(image) + 0.55 * tint, to_rgb(image))).astype(np.uint8)
+
+
+def label_difference(
+    image: Image, target: UInt8[np.ndarray, "h w k"], pred: UInt8[np.ndarray, "h w k"]
+) -> RGB:
+    """Return the faded image: green where a label is predicted wrongly, red where one is missing (it covers green)."""
+    faded = (to_rgb(image) // 2 + 96).astype(np.uint8)
+    faded[(target == IGNORE).all(axis=-1)] = (128, 128, 128)
+    faded[((pred == 1) & (target == 0)).any(axis=-1)] = FALSE_POSITIVE
+    faded[((pred == 0) & (target == 1)).any(axis=-1)] = FALSE_NEGATIVE
+    return faded
+
+
+def label_error(
+    target: UInt8[np.ndarray, "h w k"], pred: UInt8[np.ndarray, "h w k"], names: Sequence[str]
+) -> str:
+    """Name the label with the most wrong pixels and its kind of error; "all right" where there is none."""
+    wrong = ((pred != target) & (target != IGNORE)).sum(axis=(0, 1))
+    if not wrong.any():
+        return "all right"
+    worst = int(wrong.argmax())
+    return f"{names[worst]}: {error_cause(target[..., worst], pred[..., worst])}"
+
+
 def four_rows(
-    image: Image, target: Mask, pred: Mask, colours: UInt8[np.ndarray, "k 3"] | None = None
+    image: Image, target: AnyMask, pred: AnyMask, colours: UInt8[np.ndarray, "k 3"] | None = None
 ) -> UInt8[np.ndarray, "high side 3"]:
     """Return image, truth, prediction and difference below each other, each fitted into a square.
 
     Args:
         image: Any bands and type.
-        target: Of 0, 1 and IGNORE, of classes, or the labels of objects.
+        target: Of 0, 1 and IGNORE (a layer each label), of classes, or the labels of objects.
         pred: Alike.
-        colours: Of each class of a class map; None for masks of 0 and 1.
+        colours: Of each class of a class map or each label; None for masks of 0 and 1.
     """
     if target.dtype == np.int32:
         panels = [
@@ -147,6 +195,14 @@ def four_rows(
             painted_objects(image, target),
             painted_objects(image, pred),
             difference(image, binary_of(target), binary_of(pred)),
+        ]
+    elif target.ndim == 3:
+        assert colours is not None
+        panels = [
+            to_rgb(image),
+            tinted_labels(image, target, colours),
+            tinted_labels(image, pred, colours),
+            label_difference(image, target, pred),
         ]
     elif colours is None:
         panels = [
@@ -168,11 +224,14 @@ def four_rows(
 
 
 def overlay(
-    image: Image, mask: Mask, colours: UInt8[np.ndarray, "k 3"] | None = None
+    image: Image, mask: AnyMask, colours: UInt8[np.ndarray, "k 3"] | None = None
 ) -> UInt8[np.ndarray, "side side 3"]:
     """Return the image with its true mask in green, or its classes in their colours, in a square."""
     if mask.dtype == np.int32:
         shown = painted_objects(image, mask)
+    elif mask.ndim == 3:
+        assert colours is not None
+        shown = tinted_labels(image, mask, colours)
     else:
         shown = _tinted(image, mask, TRUTH_GREEN) if colours is None else painted(image, mask, colours)
     return fit(shown, min(max(image.shape[:2]), _LARGEST))

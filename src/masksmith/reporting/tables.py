@@ -1,7 +1,7 @@
 """The tables of the report: a line for each fold, a line for each group."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -43,7 +43,7 @@ class GroupLine:
 
 @dataclass(frozen=True)
 class ClassLine:
-    """A class of a class map: its scores over the held-out images, and what it is most often taken for."""
+    """A class of a class map, or a label: its scores over the held-out images, and what it is most often taken for."""
 
     name: str
     colour: str
@@ -92,6 +92,34 @@ def class_lines(
                 taken,
             )
         )
+    return lines
+
+
+def label_lines(
+    row: Float[np.ndarray, " counts"],
+    judged: Int[np.ndarray, " k"],
+    names: Sequence[str],
+    colours: UInt8[np.ndarray, "k 3"],
+) -> list[ClassLine]:
+    """Return a line for each label; labels may overlap, so none is taken for another.
+
+    Args:
+        row: Right, predicted and true pixels of each label, 3 * k counts.
+        judged: Judged pixels of each label.
+        names: Of the labels.
+        colours: Of the labels.
+    """
+    hits, found, truth = np.split(row, 3)
+    lines = []
+    for at, name in enumerate(names):
+        confused = np.array(
+            [
+                [judged[at] - found[at] - truth[at] + hits[at], found[at] - hits[at]],
+                [truth[at] - hits[at], hits[at]],
+            ]
+        ).astype(np.int64)
+        line = class_lines(confused, ["", name], colours[[at, at]])[1]
+        lines.append(replace(line, taken_for=""))
     return lines
 
 

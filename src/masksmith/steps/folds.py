@@ -15,6 +15,7 @@ from masksmith.folds.table import (
     merge_groups,
     need_groups,
     rarest_classes,
+    rarest_labels,
     write_folds,
 )
 from masksmith.project.folder import Project
@@ -38,7 +39,11 @@ def folds_of(project: Project, recipe: AnyRecipe) -> Folds:
     numbers = None if asked.deal_by is None else deal_values(project.catalog.train, asked.deal_by)
     masks, images = project.cache.train_masks, project.cache.train_images
     counts = {name: _counts(masks[name]) for name in masks}
-    kinds = rarest_classes(masks, project.target.outputs) if project.target.exclusive else None
+    kinds = None
+    if project.target.exclusive:
+        kinds = rarest_classes(masks, project.target.outputs)
+    elif project.target.task == "multilabel":
+        kinds = rarest_labels(masks, project.target.outputs)
     held_out = (
         {sample.id for sample in project.catalog.train if sample.held_out} if _is_plain(asked) else set()
     )

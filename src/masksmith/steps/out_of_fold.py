@@ -33,10 +33,10 @@ def plain_rows(project: Project, recipe: AnyRecipe, oof: Mapping[int, MeanCodes]
     return score_rows(project.metric(recipe), predictions_of(oof, rows), masks, rule)
 
 
-def trivial_predictions(project: Project) -> dict[str, int | None]:
-    """Return a name for each trivial prediction -> the channel that it predicts everywhere; None predicts nothing."""
+def trivial_predictions(project: Project) -> dict[str, int | slice | None]:
+    """Return a name for each trivial prediction -> the channels that it predicts everywhere; None predicts nothing."""
     if not project.target.exclusive:
-        return {"nothing": None, "everything": 0}
+        return {"nothing": None, "everything": slice(None) if project.target.task == "multilabel" else 0}
     most = int(class_shares(project).argmax())
     return {f"{project.target.classes[most]} everywhere": most}
 
@@ -55,7 +55,7 @@ def baseline_scores(
 ) -> dict[str, float]:
     """Return the score of each trivial prediction on the training images with content, on a fold's, or on these.
 
-    Nothing and everything; of a class map its most frequent class everywhere.
+    Nothing and everything (every label); of a class map its most frequent class everywhere.
     """
     metric, masks = project.metric(recipe), project.cache.train_masks
     plain = plain_of(project.target, recipe.tuning)

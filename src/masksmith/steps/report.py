@@ -4,18 +4,28 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from masksmith.core.arrays import Mask
+import numpy as np
+
+from masksmith.core.arrays import AnyMask, judged_pixels
 from masksmith.core.files import read_json
 from masksmith.core.progress import clock
 from masksmith.folds.table import fold_name
 from masksmith.metrics import confusion
+from masksmith.metrics.classes import plane_stats
 from masksmith.postprocess.rules import read_rule
 from masksmith.postprocess.scoring import RuleMasks, score_rows
 from masksmith.project.folder import Project
 from masksmith.project.members import Member
 from masksmith.reporting import ReportFacts, write_report
-from masksmith.reporting.pictures import class_colours
-from masksmith.reporting.tables import ClassLine, ScoredImage, class_lines, fold_lines, group_lines
+from masksmith.reporting.pictures import class_colours, covered
+from masksmith.reporting.tables import (
+    ClassLine,
+    ScoredImage,
+    class_lines,
+    fold_lines,
+    group_lines,
+    label_lines,
+)
 from masksmith.steps.choices import plan_of
 from masksmith.steps.out_of_fold import predictions_of
 from masksmith.steps.predict import oof_of, test_of
@@ -47,7 +57,8 @@ def report_facts(project: Project, members: Sequence[Member]) -> ReportFacts:
     test_shares: list[float] = []
     if project.catalog.test:
         codes = test_of(project, members)
-        test_shares = [float((rule.apply(codes[name]) > 0).mean()) for name in project.catalog.submission.ids]
+        masks_of = (rule.apply(codes[name]) for name in project.catalog.submission.ids)
+        test_shares = [float(covered(mask).mean()) for mask in masks_of]
     return ReportFacts(
         title=Path(project.catalog.root).name,
         run=recipe.name if members[0].ensemble else run.path.name,
@@ -79,9 +90,13 @@ def report_facts(project: Project, members: Sequence[Member]) -> ReportFacts:
     )
 
 
-def _class_lines(project: Project, preds: Mapping[str, Mask]) -> list[ClassLine]:
-    """Return the lines of the classes of a class map; none for other tasks."""
+def _class_lines(project: Project, preds: Mapping[str, AnyMask]) -> list[ClassLine]:
+    """Return the lines of the classes of a class map, or of the labels; none for other tasks."""
     target, masks = project.target, project.cache.train_masks
+    if target.task == "multilabel":
+        stats = [plane_stats(preds[name], np.asarray(masks[name])) for name in preds]
+        judged = sum(judged_pixels(masks[name]).sum(axis=(0, 1)) for name in preds)
+        return label_lines(np.sum(stats, axis=0), judged, target.classes, class_colours(target))
     if not target.exclusive:
         return []
     pairs = ((preds[name], masks[name][..., 0]) for name in preds)

@@ -12,14 +12,16 @@ from masksmith.core.progress import logger
 from masksmith.folds.assignment import assign_folds
 from masksmith.folds.table import ALL, FoldRow
 from masksmith.metrics import Metric
+from masksmith.metrics.planes import metric_of_plane
 from masksmith.metrics.protocol import Groups, Row
 from masksmith.postprocess.classes import ClassRule, class_rules
 from masksmith.postprocess.config import TuningConfig
+from masksmith.postprocess.labels import LabelRules, best_of_labels, make_label_sweep
 from masksmith.postprocess.objects import PLAIN_OBJECTS, ObjectRule, apply_rules, candidate_rules
 from masksmith.postprocess.rule_sweep import AnySweep, sweep_rules
 from masksmith.postprocess.rules import AnyRule, plain_of
 from masksmith.postprocess.scoring import one_layer, score_rows
-from masksmith.postprocess.search import PARTS, Tuning, make_sweep, search_rule
+from masksmith.postprocess.search import PARTS, Pairs, Tuning, make_sweep, search_rule
 from masksmith.prediction.store import MeanCodes
 from masksmith.project.folder import Project
 from masksmith.project.members import Member
@@ -135,7 +137,7 @@ def tune_oof(
         raise InputError(
             f"{project.root}: the held-out images of fold {trained} have no content, so nothing can be judged"
         )
-    rules, sweep = _sweep(project, metric, config, predictions_of(oof, content))
+    rules, sweep = _sweep(project, metric, config, lambda: predictions_of(oof, content))
     groups = [row.group for row in content]
     labels = project.metric_groups(recipe, [row.id for row in content])
     parts = np.array([row.fold for row in content]) if len(trained) > 1 else _parts(content, seed=recipe.seed)
@@ -148,6 +150,7 @@ def tune_oof(
         labels=labels.tolist(),
         resamples=config.resamples,
         seed=recipe.seed,
+        choose=best_of_labels if project.target.task == "multilabel" else None,
     )
     blank = [row for row in rows if row.id in project.blank_train]
     trivial = baseline_scores(project, recipe, names=[row.id for row in content])
@@ -174,12 +177,19 @@ def tune_oof(
 
 
 def _sweep(
-    project: Project, metric: Metric, config: TuningConfig, predictions: Iterable[tuple[str, Codes]]
+    project: Project,
+    metric: Metric,
+    config: TuningConfig,
+    predictions: Callable[[], Iterable[tuple[str, Codes]]],
 ) -> tuple[Sequence[AnyRule], AnySweep]:
-    """Return the rules to try and their rows, by the task."""
+    """Return the rules to try and their rows, by the task; the predictions of several labels are read once for each."""
     masks = project.cache.train_masks
     rules: Sequence[Any]
-    pairs = ((codes, one_layer(masks[name])) for name, codes in predictions)
+    pairs = ((codes, one_layer(masks[name])) for name, codes in predictions())
+
+    def plane(at: int) -> Pairs:
+        return ((codes[..., at], np.asarray(masks[name][..., at])) for name, codes in predictions())
+
     if project.target.exclusive:
         rules = (
             class_rules(class_shares(project)) if config.class_weights else [plain_of(project.target, config)]
@@ -188,9 +198,9 @@ def _sweep(
     if project.target.task == "instances":
         rules = candidate_rules(min_areas=config.min_object_areas) if config.objects else [PLAIN_OBJECTS]
         return rules, sweep_rules(pairs, rules, metric, apply_all=apply_rules)
-    return make_sweep(
-        ((codes[..., 0], one_layer(masks[name])) for name, codes in predictions), metric, config
-    )
+    if project.target.task == "multilabel":
+        return make_label_sweep(plane, project.target.classes, metric, config)
+    return make_sweep(plane(0), metric, config)
 
 
 def _areas(project: Project) -> set[int]:
@@ -206,6 +216,9 @@ def _searched(metric: Metric, rules: Sequence[AnyRule]) -> str:
         return "a weight of each class"
     if isinstance(rules[0], ObjectRule):
         return "thresholds of foreground and seeds, least areas"
+    if isinstance(rules[0], LabelRules):
+        by_counts = metric_of_plane(metric).needs == "counts"
+        return f"{'top and bottom threshold, pixels' if by_counts else 'bottom threshold'} of each label"
     return "top and bottom threshold, pixels" if metric.needs == "counts" else "bottom threshold"
 
 

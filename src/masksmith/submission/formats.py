@@ -7,13 +7,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from masksmith.core.arrays import Mask, Shaped
+from masksmith.core.arrays import AnyMask, Mask, Shaped, UInt8
 from masksmith.core.errors import InputError
 from masksmith.core.files import atomic_folder, atomic_path, write_member
 from masksmith.data.catalog import SubmissionFormat
 from masksmith.data.ids import check_id
 from masksmith.data.instances import label_png, object_rows
-from masksmith.data.rle import DIALECTS, encode_rows
+from masksmith.data.rle import DIALECTS, encode, encode_rows
 from masksmith.data.target import BINARY, Target
 
 CLASS_COLUMN = "class"
@@ -33,28 +33,42 @@ def object_dialect(form: SubmissionFormat) -> str:
 
 
 def write_masks(
-    folder: Path, masks: Iterable[tuple[str, Mask]], target: Target = BINARY
-) -> Iterator[tuple[str, Mask]]:
-    """Write masks as PNG named by id into a folder that is there, and yield each again."""
+    folder: Path, masks: Iterable[tuple[str, AnyMask]], target: Target = BINARY
+) -> Iterator[tuple[str, AnyMask]]:
+    """Write masks as PNG named by id into a folder that is there, and yield each again.
+
+    Those of several labels lie in a folder each: ``LABEL/ID.png``.
+    """
     values = mask_values(target)
+    if target.task == "multilabel":
+        for label in target.classes:
+            (folder / check_id(label, where=f"{folder} (labels)")).mkdir()
     for name, mask in masks:
         place = folder / f"{check_id(name, where=str(folder))}.png"
         if target.task == "instances":
             write_member(place, label_png(mask, where=f"image {name!r}"))
+        elif target.task == "multilabel":
+            for at, label in enumerate(target.classes):
+                write_member(folder / label / place.name, _png(values[mask[..., at]]))
         else:
-            done, raw = cv2.imencode(".png", values[mask])
-            assert done
-            write_member(place, raw.tobytes())
+            write_member(place, _png(values[mask]))
         yield name, mask
 
 
+def _png(image: Shaped[np.ndarray, "h w"]) -> bytes:
+    done, raw = cv2.imencode(".png", image)
+    assert done
+    return bytes(raw.tobytes())
+
+
 def write_outputs(
-    folder: Path, path: Path, form: SubmissionFormat, masks: Iterable[Mask], target: Target = BINARY
+    folder: Path, path: Path, form: SubmissionFormat, masks: Iterable[AnyMask], target: Target = BINARY
 ) -> None:
     """Write masks as PNG named by id, and the submission with the judge's ids, columns and rows.
 
     PNG files hold 0 and 255, the values of the classes, or (16 bits) the number of each object. The CSV of class maps
-    has a row for each image and class but the first, the background.
+    has a row for each image and class but the first, the background; that of several labels a row for each image and
+    label, in the judge's order, which may go label by label: the texts of all rows are held until then.
 
     Args:
         folder: Of the PNG files; it is replaced as a whole.
@@ -69,6 +83,10 @@ def write_outputs(
         atomic_folder(folder) as pngs,
     ):
         writer = csv.writer(file, lineterminator="\n")
+        if target.task == "multilabel":
+            named = write_masks(pngs, zip(form.ids, masks, strict=True), target)
+            writer.writerows(_label_table(form, named, target))
+            return
         columns = [CLASS_COLUMN] if target.exclusive else []
         writer.writerow((form.id_column, *columns, form.rle_column, *form.more))
         for name, mask in write_masks(pngs, zip(form.ids, masks, strict=True), target):
@@ -86,6 +104,26 @@ def write_outputs(
             )
             for runs in rows:
                 writer.writerow((spelled, runs, *form.more.values()))
+
+
+def _label_table(
+    form: SubmissionFormat, masks: Iterable[tuple[str, AnyMask]], target: Target
+) -> Iterator[list[str]]:
+    """Yield the header and the rows of an image and label."""
+    texts = {
+        (name, label): encode(mask[..., at], dialect=form.dialect)
+        for name, mask in masks
+        for at, label in enumerate(target.classes)
+    }
+    yield form.label_header
+    for row in form.label_rows:
+        cells = {form.id_column: row.cell, form.class_column: row.label, form.rle_column: texts[row[:2]]}
+        yield [cells[column] for column in form.label_header]
+
+
+def read_labels(folder: Path, name: str, target: Target) -> UInt8[np.ndarray, "h w k"]:
+    """Read the masks of all labels of an image, as write_masks has written them; errors are those of read_mask."""
+    return np.stack([read_mask(folder / label / f"{name}.png") for label in target.classes], axis=-1)
 
 
 def read_mask(path: Path, target: Target = BINARY) -> Mask:

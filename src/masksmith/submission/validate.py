@@ -55,6 +55,8 @@ def validate_submission(
     Raises:
         InputError: The first thing that is wrong, with its id.
     """
+    if target.task == "multilabel":
+        return _validate_labels(path, form, shapes, masks=masks, target=target)
     if target.exclusive:
         return _validate_class_maps(path, form, shapes, masks=masks, target=target)
     ids = [row[form.id_column] for row in _rows(path, form)]
@@ -147,6 +149,52 @@ def _validate_class_maps(
             )
     _check_ids(ids, form, path)
     return Verdict(str(path), len(names), empty, len(names) if masks else 0)
+
+
+def _validate_labels(
+    path: Path,
+    form: SubmissionFormat,
+    shapes: Mapping[str, tuple[int, int]],
+    *,
+    masks: Path | None,
+    target: Target,
+) -> Verdict:
+    """Check a submission with a row for each image and label.
+
+    Raises:
+        InputError: As validate_submission; a row is missing, comes twice or in another place.
+    """
+    how, found = look_up(DIALECTS, form.dialect, where="dialect"), set()
+    extra = [form.class_column] if form.class_column else []
+    count = 0
+    for row in _rows(path, form, *extra):
+        given = [row[form.id_column], *(row[column] for column in extra)]
+        if count == len(form.label_rows):
+            raise InputError(
+                f"{path}: line {count + 2}: {given} after the last of {count} rows; expected the end"
+            )
+        wanted = form.label_rows[count]
+        expected = [wanted.cell, *([wanted.label] if extra else [])]
+        count += 1
+        if given != expected:
+            raise InputError(
+                f"{path}: line {count + 1}: row {given}; expected {expected} as in {form.source}"
+            )
+        where = f"{path}: id {wanted.id!r}, class {wanted.label!r}"
+        mask = _strict_mask([row[form.rle_column]], how, shape=shapes[wanted.id], where=where)
+        found |= {wanted.id} if mask.any() else set()
+        saved = masks and masks / wanted.label / f"{check_id(wanted.id, where=where)}.png"
+        if saved is not None and not np.array_equal(mask, read_mask(saved)):
+            raise InputError(
+                f"{where}: the runs do not decode to the saved mask in {masks}; run `masksmith submit` again"
+            )
+    if count < len(form.label_rows):
+        missing = form.label_rows[count]
+        raise InputError(
+            f"{path}: {count} rows; expected {len(form.label_rows)} ({form.source}): {missing.cell!r} of class "
+            f"{missing.label!r} is missing"
+        )
+    return Verdict(str(path), len(form.ids), len(form.ids) - len(found), len(form.ids) if masks else 0)
 
 
 def _rows(path: Path, form: SubmissionFormat, *more: str) -> Iterator[dict[str, str]]:

@@ -135,7 +135,9 @@ def _catalog(
         test=make_samples("test", test, facts),
         submission=form,
         notes=notes + facts.notes,
-        labels=[check_id(label, where=f"{labels.table.path} (classes)") for label in several] if labels else [],
+        labels=[check_id(label, where=f"{labels.table.path} (classes)") for label in several]
+        if labels
+        else [],
     )
 
 
@@ -227,7 +229,9 @@ def _submission_format(
         return _assumed_rows(form, table, told, test) if told else form
     ids = _sample_ids(sample, test)
     if told or sample.labels:
-        return _label_form(replace(form, ids=ids, source=sample.path), sample, labels.table if labels else None)
+        return _label_form(
+            replace(form, ids=ids, source=sample.path), sample, labels.table if labels else None
+        )
     classes = {*sample.classes, *(labels.table.classes if labels else ())}
     if len(classes) > 1:
         assert labels is not None
@@ -253,8 +257,16 @@ def _label_form(form: SubmissionFormat, sample: RunTable, table: RunTable | None
     """
     classes = set(table.labels) if table else set()
     if not sample.classes or not set(sample.classes) <= classes:
-        asked = f"rows of {some(sorted(set(sample.classes)), most=8)}" if sample.classes else "rows without a class"
-        there = f"{table.path} has masks of {some(sorted(classes), most=8)}" if classes and table else "one mask an image"
+        asked = (
+            f"rows of {some(sorted(set(sample.classes)), most=8)}"
+            if sample.classes
+            else "rows without a class"
+        )
+        there = (
+            f"{table.path} has masks of {some(sorted(classes), most=8)}"
+            if classes and table
+            else "one mask an image"
+        )
         raise InputError(
             f"{sample.path}: {asked}, and {there}; expected a row an image and class of the classes in the masks"
         )
