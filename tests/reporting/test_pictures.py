@@ -5,11 +5,15 @@ import numpy as np
 from masksmith.reporting.pictures import (
     FALSE_NEGATIVE,
     FALSE_POSITIVE,
+    covered,
     difference,
     error_cause,
     fit,
     four_rows,
+    label_difference,
+    label_error,
     overlay,
+    tinted_labels,
     to_rgb,
 )
 
@@ -97,3 +101,24 @@ def test_a_picture_keeps_its_colours():
     image[..., 0], image[:5, :, 1] = 200, 100
     shown = to_rgb(image)
     assert shown[0, 0].tolist() == [255, 128, 0]
+
+
+def test_labels_tint_and_differ_each_alone():
+    colours = np.array([[255, 0, 0], [0, 0, 255]], np.uint8)
+    image = np.full((2, 3, 1), 100, np.uint8)
+    target, pred = (np.zeros((2, 3, 2), np.uint8) for _ in range(2))
+    target[0, 0] = 1
+    target[0, 1, 0] = pred[0, 1, 1] = pred[1, 0, 0] = 1
+    target[1, 2] = 255
+    tinted = tinted_labels(image, target, colours).astype(int)
+    assert tinted[0, 1, 0] > tinted[0, 0, 0] > tinted[1, 0, 0]  # alone, with another, none
+    assert tinted[0, 0, 0] == tinted[0, 0, 2]
+    shown = label_difference(image, target, pred)
+    assert tuple(shown[0, 1]) == FALSE_NEGATIVE  # one label is missing, another too much
+    assert tuple(shown[1, 0]) == FALSE_POSITIVE
+    assert tuple(shown[1, 2]) == (128, 128, 128)
+    assert four_rows(image, target, pred, colours).shape == (4 * 3 + 3 * 2, 3, 3)
+    assert overlay(image, target, colours).shape == (3, 3, 3)
+    assert covered(target).sum() == 2
+    assert label_error(target, pred, ["car", "person"]) == "car: beside"
+    assert label_error(target, target % 255, ["car", "person"]) == "all right"

@@ -80,6 +80,6 @@ def test_invalid(tmp_path):
     (tmp_path / "submission.csv").write_text("id,rle_mask\n")
     with pytest.raises(InputError, match="the column 'class' is missing"):
         validate(tmp_path, PLAIN)
-    with pytest.raises(InputError, match=r"labels\): the id '../x' cannot be a file name"):
-        odd = Target("multilabel", ("../x", "person"))
+    odd = Target("multilabel", ("../x", "person"))
+    with pytest.raises(InputError, match=r"masks \(labels\): the id '../x' cannot be a file name"):
         write_outputs(tmp_path / "other" / "masks", tmp_path / "other.csv", PLAIN, masks().values(), odd)

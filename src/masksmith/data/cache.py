@@ -30,9 +30,9 @@ from masksmith.data.instances import (
     objects_of_rows,
 )
 from masksmith.data.masks import (
+    LayerCounts,
     MaskConvention,
     MaskFile,
-    LayerCounts,
     MaskHints,
     find_convention,
     is_lossy,

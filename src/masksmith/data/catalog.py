@@ -30,7 +30,7 @@ class Sample:
     objects: list[str] | None = None
     """Paths of its object files, one an object: none where it has no object, None where it has no such files."""
     labels: dict[str, list[str]] | None = None
-    """Label -> run-length texts of its rows, where masks of several labels may overlap; a label without rows is empty."""
+    """Label -> run-length texts of its row, where masks of several labels may overlap; without a row it is empty."""
     label_masks: dict[str, str] | None = None
     """Label -> path of its mask file, where there is one for each label."""
 

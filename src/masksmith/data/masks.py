@@ -295,7 +295,10 @@ class LayerCounts:
         found = [Finding("note", "labels", detail)]
         absent = [label for label, count in zip(labels, self.images, strict=True) if not count]
         if absent:
-            detail = f"{len(absent)} of {len(labels)} labels occur in no mask: {some(absent, most=8)}; they keep their places"
+            detail = (
+                f"{len(absent)} of {len(labels)} labels occur in no mask: {some(absent, most=8)}; they keep "
+            )
+            detail += "their places"
             found.append(Finding("warning", "classes that never occur", detail))
         return found
 

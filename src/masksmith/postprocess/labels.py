@@ -1,7 +1,7 @@
 """The rule that makes masks of several labels, which may overlap: a rule of thresholds and areas for each label.
 
-A metric of such masks is a mean over labels of a metric of binary masks, so each label is searched alone, by the sweep of
-binary masks over its plane; what was found for all of them is one rule, and is judged as one.
+A metric of such masks is a mean over labels of a metric of binary masks, so each label is searched alone, by the sweep
+of binary masks over its plane; what was found for all of them is one rule, and is judged as one.
 """
 
 from collections.abc import Callable, Iterable, Sequence

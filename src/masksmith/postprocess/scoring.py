@@ -5,7 +5,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from masksmith.core.arrays import Codes, Mask, Shaped
+from masksmith.core.arrays import AnyMask, Codes, Shaped
 from masksmith.metrics.protocol import Groups, Metric, Row
 from masksmith.postprocess.rules import AnyRule
 from masksmith.prediction.store import MAX_CODE
@@ -43,7 +43,7 @@ def score_of(metric: Metric, rows: Mapping[str, Row], groups: Groups | None = No
 def constant(
     shapes: Iterable[tuple[str, tuple[int, int]]], *, channels: int = 1, on: int | slice | None
 ) -> Iterator[tuple[str, Codes]]:
-    """Yield codes for images of these sizes that are full in a channel (or several) and 0 elsewhere; None: 0 everywhere."""
+    """Yield codes of images of these sizes, full in a channel or a slice of them, 0 elsewhere; None: 0 everywhere."""
     for name, shape in shapes:
         codes = np.zeros((*shape, channels), np.uint16)
         if on is not None:
@@ -56,14 +56,14 @@ def one_layer(mask: Shaped[np.ndarray, "h w k"]) -> Shaped[np.ndarray, "h w *k"]
     return mask[..., 0] if mask.shape[2] == 1 else mask
 
 
-class RuleMasks(Mapping[str, Mask]):
+class RuleMasks(Mapping[str, AnyMask]):
     """Id -> the mask that a rule makes of stored codes, made when it is asked for: no two are in memory."""
 
     def __init__(self, codes: Mapping[str, Arrays], rule: AnyRule) -> None:
         """Keep where the codes (h, w, k) of each id are read from."""
         self.codes, self.rule = codes, rule
 
-    def __getitem__(self, name: str) -> Mask:
+    def __getitem__(self, name: str) -> AnyMask:
         """Return the mask (h, w), or a layer each label (h, w, k)."""
         return self.rule.apply(self.codes[name][name])
 

@@ -69,7 +69,8 @@ def class_lines(
         names: Of the classes.
         colours: Of the classes.
     """
-    hits, truth, found = np.diag(table), table.sum(axis=1), table.sum(axis=0)
+    counts = table.astype(np.float64)
+    hits, truth, found = np.diag(counts), counts.sum(axis=1), counts.sum(axis=0)
 
     def share(part: float, whole: float) -> float | None:
         return float(part / whole) if whole else None

@@ -32,7 +32,7 @@ def write_baseline(project: Project, recipe: AnyRecipe) -> Verdict:
     metric = project.metric(recipe)
     best = max(scores, key=lambda name: metric.utility(scores[name]))
     shapes, value = test_shapes(project), trivial_predictions(project)[best]
-    full = value if isinstance(value, int) else int(value is not None)
+    full = value if project.target.exclusive and isinstance(value, int) else int(value is not None)
     layers = (project.target.outputs,) if project.target.task == "multilabel" else ()
     masks = (
         np.full((*shapes[name], *layers), 0 if name in project.blank_test else full, np.uint8)

@@ -42,9 +42,9 @@ def write_masks(
     values = mask_values(target)
     if target.task == "multilabel":
         for label in target.classes:
-            (folder / check_id(label, where=f"{folder} (labels)")).mkdir()
+            (folder / check_id(label, where="masks (labels)")).mkdir()
     for name, mask in masks:
-        place = folder / f"{check_id(name, where=str(folder))}.png"
+        place = folder / f"{check_id(name, where="masks")}.png"
         if target.task == "instances":
             write_member(place, label_png(mask, where=f"image {name!r}"))
         elif target.task == "multilabel":

@@ -87,25 +87,17 @@ def _catalog(
     dialect: str | None,
 ) -> Catalog:
     test = find_test_images(tree)
-    several = labels.table.labels if labels is not None else []
     notes = stray_masks(masks, images)
-    if several and masks:
-        assert labels is not None
+    if labels is not None and labels.table.labels and masks:
         notes.append(f"{len(masks)} mask files are left out: {labels.table.path} has the masks of each class")
         masks = {}
     if labels is not None:
         labels.check(images)
     form = _submission_format(sample, labels, test, dialect)
     beside = dict(tables)
-    rows: dict[str, list[str]] = {}
-    by_label: dict[str, dict[str, list[str]]] = {}
-    if labels is not None and several:
-        by_label = rows_by_label(labels.table)
-    elif labels is not None:
-        need_rows(labels.rows, form.dialect, where=labels.table.path)
-        rows = dict(labels.rows)
-        notes += labels.repeated()
+    told = _Told({}, {}, [])
     if labels is not None:
+        told = labels.told({*images} - {*masks}, form.dialect)
         beside[labels.table.path] = _without_runs(beside[labels.table.path], labels.table)
     if sample is not None:
         del beside[sample.path]
@@ -113,16 +105,8 @@ def _catalog(
             notes.append(
                 f"{sample.path}: {len(sample.ids)} rows for {len(form.ids)} ids; repeated ones count once"
             )
-    bare = set(images) - set(masks) - set(rows) - set(by_label)
-    if bare and labels is not None and labels.table.classes:
-        notes.append(
-            f"{len(bare)} images have no row in {labels.table.path}: read as without objects: {some_ids(bare)}"
-        )
-        if several:
-            by_label |= {name: {} for name in bare}
-        else:
-            rows |= {name: [] for name in bare}
-    elif bare:
+    bare = set(images) - set(masks) - set(told.rows) - set(told.by_label)
+    if bare:
         raise InputError(
             f"{tree.root}: no mask for the training image {some_ids(bare)}; add masks or take the images out"
         )
@@ -131,13 +115,11 @@ def _catalog(
         root=str(tree.root.resolve()),
         layout="kaggle_rle",
         content_hash=tree.content_hash,
-        train=make_samples("train", images, facts, masks=masks, rows=rows, labels=by_label),
+        train=make_samples("train", images, facts, masks=masks, rows=told.rows, labels=told.by_label),
         test=make_samples("test", test, facts),
         submission=form,
-        notes=notes + facts.notes,
-        labels=[check_id(label, where=f"{labels.table.path} (classes)") for label in several]
-        if labels
-        else [],
+        notes=told.notes + notes + facts.notes,
+        labels=labels.names() if labels is not None else [],
     )
 
 
@@ -321,6 +303,15 @@ def _sample_ids(sample: RunTable, test: Collection[str]) -> list[str]:
 
 
 @dataclass(frozen=True)
+class _Told:
+    """What a table tells of the masks of images: by image, or by image and label where there are several."""
+
+    rows: dict[str, list[str]]
+    by_label: dict[str, dict[str, list[str]]]
+    notes: list[str]
+
+
+@dataclass(frozen=True)
 class _Labels:
     """The run-lengths of the training images, and what tells their dialect."""
 
@@ -354,6 +345,27 @@ class _Labels:
                 f"{self.table.path}: unknown id {some_ids(unknown)}: no training image of that name; "
                 f"{len(images)} images were found, for example {some_ids(images)}"
             )
+
+    def names(self) -> list[str]:
+        """Return the labels that may overlap, if there are several; each is to be the name of a folder."""
+        return [check_id(label, where=f"{self.table.path} (classes)") for label in self.table.labels]
+
+    def told(self, others: Collection[str], dialect: str) -> _Told:
+        """Return the rows of the images; those of ``others`` without a row are empty where rows have classes.
+
+        Raises:
+            InputError: An image has more rows than the dialect or a label has.
+        """
+        bare = set(others) - set(self.rows) if self.table.classes else set()
+        notes = [
+            f"{len(bare)} images have no row in {self.table.path}: read as without objects: {some_ids(bare)}"
+        ]
+        if self.table.labels:
+            told = rows_by_label(self.table)
+            return _Told({}, told | {name: {} for name in bare}, notes if bare else [])
+        need_rows(self.rows, dialect, where=self.table.path)
+        rows = self.rows | {name: [] for name in bare}
+        return _Told(rows, {}, self.repeated() + (notes if bare else []))
 
     def need_same(self, other: "_Labels", images: Collection[str]) -> None:
         """Refuse another table that says something else of a training image."""
