@@ -44,7 +44,7 @@ def write_masks(
         for label in target.classes:
             (folder / check_id(label, where="masks (labels)")).mkdir()
     for name, mask in masks:
-        place = folder / f"{check_id(name, where="masks")}.png"
+        place = folder / f"{check_id(name, where='masks')}.png"
         if target.task == "instances":
             write_member(place, label_png(mask, where=f"image {name!r}"))
         elif target.task == "multilabel":
