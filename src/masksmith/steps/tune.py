@@ -182,11 +182,15 @@ def _sweep(
     pairs = ((codes, one_layer(masks[name])) for name, codes in predictions)
     if project.target.exclusive:
         rules = (
-            class_rules(class_shares(project)) if config.search_classes else [plain_of(project.target, config)]
+            class_rules(class_shares(project))
+            if config.search_classes
+            else [plain_of(project.target, config)]
         )
         return rules, sweep_rules(pairs, rules, metric)
     if project.target.task == "instances":
-        rules = candidate_rules(min_areas=config.min_object_areas) if config.search_objects else [PLAIN_OBJECTS]
+        rules = (
+            candidate_rules(min_areas=config.min_object_areas) if config.search_objects else [PLAIN_OBJECTS]
+        )
         return rules, sweep_rules(pairs, rules, metric, apply_all=apply_rules)
     return make_sweep(
         ((codes[..., 0], one_layer(masks[name])) for name, codes in predictions), metric, config
