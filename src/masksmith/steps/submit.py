@@ -113,7 +113,7 @@ def write_oof_masks(project: Project, members: Sequence[Member]) -> Path:
     rows = [row for row in project.folds.rows if row.fold in oof]
     masks = ((name, rule.apply(codes)) for name, codes in predictions_of(oof, rows))
     with atomic_folder(folder) as temporary:
-        for _ in write_masks(temporary, masks, project.target):
+        for _ in write_masks(temporary, masks, project.target, where=folder):
             pass
     return folder
 

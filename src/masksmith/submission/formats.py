@@ -33,12 +33,12 @@ def object_dialect(form: SubmissionFormat) -> str:
 
 
 def write_masks(
-    folder: Path, masks: Iterable[tuple[str, Mask]], target: Target = BINARY
+    folder: Path, masks: Iterable[tuple[str, Mask]], target: Target = BINARY, *, where: Path
 ) -> Iterator[tuple[str, Mask]]:
-    """Write masks as PNG named by id into a folder that is there, and yield each again."""
+    """Write masks as PNG named by id into a folder that is there, and yield each again; messages call it ``where``."""
     values = mask_values(target)
     for name, mask in masks:
-        place = folder / f"{check_id(name, where=str(folder))}.png"
+        place = folder / f"{check_id(name, where=str(where))}.png"
         if target.task == "instances":
             write_member(place, label_png(mask, where=f"image {name!r}"))
         else:
@@ -71,7 +71,7 @@ def write_outputs(
         writer = csv.writer(file, lineterminator="\n")
         columns = [CLASS_COLUMN] if target.exclusive else []
         writer.writerow((form.id_column, *columns, form.rle_column, *form.more))
-        for name, mask in write_masks(pngs, zip(form.ids, masks, strict=True), target):
+        for name, mask in write_masks(pngs, zip(form.ids, masks, strict=True), target, where=folder):
             spelled = form.spelled.get(name, name)
             if target.exclusive:
                 for at, label in enumerate(target.classes[1:], start=1):
