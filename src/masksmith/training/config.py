@@ -253,8 +253,8 @@ class TrainingConfig(Config):
     crop_hw: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] | None = None
     """Train on random windows of this height and width; None trains on whole images."""
     windows_per_image: Annotated[int, Field(ge=1)] | Literal["by_area"] = "by_area"
-    """Windows of each image in an epoch; "by_area": the image's area over the window's, at most 16, so that an epoch looks
-    at about as many pixels as there are. Whole images are looked at once."""
+    """Windows of each image in an epoch; "by_area": the image's area over the window's, at most 16, so that an epoch
+    looks at about as many pixels as there are. Whole images are looked at once."""
     clip_norm: float | None = Field(default=5.0, gt=0)
     """Largest norm of the gradient; None does not clip."""
     ema_decay: float | None = Field(default=0.99, ge=0, lt=1)
