@@ -33,8 +33,9 @@ def write_baseline(project: Project, recipe: AnyRecipe) -> Verdict:
     best = max(scores, key=lambda name: metric.utility(scores[name]))
     shapes, value = test_shapes(project), trivial_predictions(project)[best]
     full = (0 if value is None else 1) if not project.target.exclusive else int(value or 0)
+    dtype = np.int32 if project.target.task == "instances" else np.uint8
     masks = (
-        np.full(shapes[name], 0 if name in project.blank_test else full, np.uint8)
+        np.full(shapes[name], 0 if name in project.blank_test else full, dtype)
         for name in project.catalog.submission.ids
     )
     project.ledger.forget("submit")
