@@ -195,7 +195,8 @@ def find_convention(files: Iterable[MaskFile], *, where: str, hints: MaskHints =
         if lossy:
             _refuse_lossy(lossy, "the numbers of objects", where=where)
         return MaskConvention({}, [], replace(OBJECTS, ignore=given))  # each number is an object
-    if hints.task == "multiclass" or (hints.task is None and several and not lossy and found[0] >= 0):
+    classes = (several or bool(found and hints.names)) and not lossy and found[0] >= 0
+    if hints.task == "multiclass" or (hints.task is None and classes):
         return _class_convention(exact, lossy, found, hints, where=where)
     table, findings = _exact_convention(exact, found, hints, where=where)
     target = OBJECTS if hints.task == "instances" else BINARY

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from masksmith.core.arrays import Mask
+from masksmith.core.arrays import AnyMask
 from masksmith.core.errors import InputError
 from masksmith.core.files import atomic_folder, write_json
 from masksmith.core.progress import logger
@@ -94,7 +94,7 @@ def submit_members(project: Project, members: Sequence[Member]) -> Verdict:
     return verdict
 
 
-def _write(project: Project, masks: Iterable[Mask], facts: dict[str, Any]) -> Verdict:
+def _write(project: Project, masks: Iterable[AnyMask], facts: dict[str, Any]) -> Verdict:
     form = project.catalog.submission
     write_outputs(project.masks_dir, project.submission_csv, form, masks, project.target)
     write_json(project.submission_json, facts)
