@@ -239,9 +239,7 @@ def test_a_metric_that_cannot_be_had_is_refused_before_anything_is_done(example,
     ):
         compete(example, tmp_path / "project", metric="iou_by_group")
     assert not (tmp_path / "project").exists()
-    with pytest.raises(
-        InputError, match=r"metric: miou: num_classes=3, but the masks are of a .* and a"
-    ):
+    with pytest.raises(InputError, match=r"metric: miou: num_classes=3, but the masks are of a .* and a"):
         compete(example, tmp_path / "project", metric="miou(num_classes=3)")
     assert not (tmp_path / "project" / "folds.csv").exists()  # the masks had to be looked at
 

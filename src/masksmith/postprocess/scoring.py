@@ -5,7 +5,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from masksmith.core.arrays import Codes, Mask, Shaped
+from masksmith.core.arrays import AnyMask, Codes, Shaped
 from masksmith.metrics.protocol import Groups, Metric, Row
 from masksmith.postprocess.rules import AnyRule
 from masksmith.prediction.store import MAX_CODE
@@ -56,14 +56,14 @@ def one_layer(mask: Shaped[np.ndarray, "h w k"]) -> Shaped[np.ndarray, "h w *k"]
     return mask[..., 0] if mask.shape[2] == 1 else mask
 
 
-class RuleMasks(Mapping[str, Mask]):
+class RuleMasks(Mapping[str, AnyMask]):
     """Id -> the mask that a rule makes of stored codes, made when it is asked for: no two are in memory."""
 
     def __init__(self, codes: Mapping[str, Arrays], rule: AnyRule) -> None:
         """Keep where the codes (h, w, k) of each id are read from."""
         self.codes, self.rule = codes, rule
 
-    def __getitem__(self, name: str) -> Mask:
+    def __getitem__(self, name: str) -> AnyMask:
         """Return the mask (h, w)."""
         return self.rule.apply(self.codes[name][name])
 

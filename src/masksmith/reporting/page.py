@@ -12,7 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from masksmith.core.arrays import Image, Mask, UInt8, judged_pixels
+from masksmith.core.arrays import AnyMask, Image, UInt8, judged_pixels
 from masksmith.core.files import write_text
 from masksmith.core.randomness import stream
 from masksmith.data.store import Store
@@ -74,7 +74,7 @@ class ReportFacts:
     target: Target
     classes: list[ClassLine]
     """A line for each class of a class map; empty for other tasks."""
-    preds: Mapping[str, Mask]
+    preds: Mapping[str, AnyMask]
     """Id of a held-out image -> predicted mask, computed on access."""
     labels: list[str]
     """A line for each member that was trained on pseudo-labels."""

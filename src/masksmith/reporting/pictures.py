@@ -7,7 +7,17 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from masksmith.core.arrays import IGNORE, Float, Image, Labels, Mask, UInt8, dense_labels, judged_pixels
+from masksmith.core.arrays import (
+    IGNORE,
+    AnyMask,
+    Float,
+    Image,
+    Labels,
+    Mask,
+    UInt8,
+    dense_labels,
+    judged_pixels,
+)
 from masksmith.data.target import Target
 
 FALSE_POSITIVE = (31, 160, 70)  # green
@@ -131,7 +141,7 @@ def class_difference(image: Image, target: Mask, pred: Mask) -> RGB:
 
 
 def four_rows(
-    image: Image, target: Mask, pred: Mask, colours: UInt8[np.ndarray, "k 3"] | None = None
+    image: Image, target: AnyMask, pred: AnyMask, colours: UInt8[np.ndarray, "k 3"] | None = None
 ) -> UInt8[np.ndarray, "high side 3"]:
     """Return image, truth, prediction and difference below each other, each fitted into a square.
 
@@ -168,7 +178,7 @@ def four_rows(
 
 
 def overlay(
-    image: Image, mask: Mask, colours: UInt8[np.ndarray, "k 3"] | None = None
+    image: Image, mask: AnyMask, colours: UInt8[np.ndarray, "k 3"] | None = None
 ) -> UInt8[np.ndarray, "side side 3"]:
     """Return the image with its true mask in green, or its classes in their colours, in a square."""
     if mask.dtype == np.int32:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from masksmith.core.arrays import Mask
+from masksmith.core.arrays import AnyMask
 from masksmith.core.files import read_json
 from masksmith.core.progress import clock
 from masksmith.folds.table import fold_name
@@ -79,7 +79,7 @@ def report_facts(project: Project, members: Sequence[Member]) -> ReportFacts:
     )
 
 
-def _class_lines(project: Project, preds: Mapping[str, Mask]) -> list[ClassLine]:
+def _class_lines(project: Project, preds: Mapping[str, AnyMask]) -> list[ClassLine]:
     """Return the lines of the classes of a class map; none for other tasks."""
     target, masks = project.target, project.cache.train_masks
     if not target.exclusive:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from masksmith.core.arrays import Mask
+from masksmith.core.arrays import AnyMask
 from masksmith.core.errors import InputError
 from masksmith.core.files import atomic_folder, write_json
 from masksmith.core.progress import logger
@@ -33,8 +33,9 @@ def write_baseline(project: Project, recipe: AnyRecipe) -> Verdict:
     best = max(scores, key=lambda name: metric.utility(scores[name]))
     shapes, value = test_shapes(project), trivial_predictions(project)[best]
     full = (0 if value is None else 1) if not project.target.exclusive else int(value or 0)
+    dtype = np.int32 if project.target.task == "instances" else np.uint8
     masks = (
-        np.full(shapes[name], 0 if name in project.blank_test else full, np.uint8)
+        np.full(shapes[name], 0 if name in project.blank_test else full, dtype)
         for name in project.catalog.submission.ids
     )
     project.ledger.forget("submit")
@@ -93,7 +94,7 @@ def submit_members(project: Project, members: Sequence[Member]) -> Verdict:
     return verdict
 
 
-def _write(project: Project, masks: Iterable[Mask], facts: dict[str, Any]) -> Verdict:
+def _write(project: Project, masks: Iterable[AnyMask], facts: dict[str, Any]) -> Verdict:
     form = project.catalog.submission
     write_outputs(project.masks_dir, project.submission_csv, form, masks, project.target)
     write_json(project.submission_json, facts)

@@ -7,7 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from masksmith.core.arrays import Mask, Shaped
+from masksmith.core.arrays import AnyMask, Shaped
 from masksmith.core.errors import InputError
 from masksmith.core.files import atomic_folder, atomic_path, write_member
 from masksmith.data.catalog import SubmissionFormat
@@ -33,8 +33,8 @@ def object_dialect(form: SubmissionFormat) -> str:
 
 
 def write_masks(
-    folder: Path, masks: Iterable[tuple[str, Mask]], target: Target = BINARY, *, where: Path
-) -> Iterator[tuple[str, Mask]]:
+    folder: Path, masks: Iterable[tuple[str, AnyMask]], target: Target = BINARY, *, where: Path
+) -> Iterator[tuple[str, AnyMask]]:
     """Write masks as PNG named by id into a folder that is there, and yield each again; messages call it ``where``."""
     values = mask_values(target)
     for name, mask in masks:
@@ -49,7 +49,7 @@ def write_masks(
 
 
 def write_outputs(
-    folder: Path, path: Path, form: SubmissionFormat, masks: Iterable[Mask], target: Target = BINARY
+    folder: Path, path: Path, form: SubmissionFormat, masks: Iterable[AnyMask], target: Target = BINARY
 ) -> None:
     """Write masks as PNG named by id, and the submission with the judge's ids, columns and rows.
 
@@ -88,7 +88,7 @@ def write_outputs(
                 writer.writerow((spelled, runs, *form.more.values()))
 
 
-def read_mask(path: Path, target: Target = BINARY) -> Mask:
+def read_mask(path: Path, target: Target = BINARY) -> AnyMask:
     """Read a mask that write_outputs has written, as 0 and 1 or as classes.
 
     Raises:
