@@ -24,7 +24,6 @@ from masksmith.project.folder import Project
 from masksmith.project.members import read_members
 from masksmith.project.runs import Run
 from masksmith.recipes.ensemble import is_ensemble, load_any
-from masksmith.recipes.recipe import Recipe
 from masksmith.recipes.sources import Listing, list_recipes
 from masksmith.steps.recipes import (
     Overrides,
@@ -34,6 +33,7 @@ from masksmith.steps.recipes import (
     load_single,
     load_to_compete_in_budget,
     refuse_pseudo_labels,
+    single_for_data,
 )
 from masksmith.steps.result import Result
 from masksmith.submission.score import Scored, score_files, write_per_image
@@ -129,7 +129,8 @@ def submit(out: str | Path, *, run: str | None = None, check: str | Path | None 
     project = Project.open(Path(out))
     if check is not None:
         shapes = steps.submit.test_shapes(project)
-        return validate_submission(Path(check), project.catalog.submission, shapes, masks=None)
+        form = project.catalog.submission
+        return validate_submission(Path(check), form, shapes, masks=None, target=project.target)
     with folder_lock(project.root):
         return steps.submit.submit_members(project, read_members(project, run))
 
@@ -239,8 +240,7 @@ def plan(
     refuse_pseudo_labels(asked)
     check(data, out, dialect=dialect)
     project = Project.open(Path(out))
-    single = for_data(project, asked, recipe, pinned)
-    assert isinstance(single, Recipe), single.name
+    single = single_for_data(project, asked, recipe, pinned)
     with steps.work.working(project):
         return steps.plan.propose_plan(project, single, pinned, lambda: end - time.monotonic())
 
@@ -253,11 +253,13 @@ def noise(out: str | Path, *, recipe: str | None = None, overrides: Overrides = 
         recipe: A bundled recipe or a YAML file; None takes the recipe of the last run, or the default.
         overrides: Dotted changes of the recipe.
     """
-    project = Project.open(Path(out))
-    asked = load_single(recipe or last_recipe(project), dotted(overrides), what="seed noise is that of")
+    project, changes = Project.open(Path(out)), dotted(overrides)
+    name = recipe or last_recipe(project)
+    asked = load_single(name, changes, what="seed noise is that of")
     with steps.work.working(project):
-        steps.folds.folds_of(project, asked)
-        return steps.seed_noise.measure_noise(project, asked)
+        single = single_for_data(project, asked, name, changes)
+        steps.folds.folds_of(project, single)
+        return steps.seed_noise.measure_noise(project, single)
 
 
 def lr(out: str | Path, *, recipe: str = "auto", overrides: Overrides = ()) -> "LrFound":
@@ -271,10 +273,10 @@ def lr(out: str | Path, *, recipe: str = "auto", overrides: Overrides = ()) -> "
     Raises:
         InputError: No such project, or the recipe cannot be trained.
     """
-    project = Project.open(Path(out))
-    asked = load_single(recipe, dotted(overrides), what="a range test is made with")
+    project, changes = Project.open(Path(out)), dotted(overrides)
+    asked = load_single(recipe, changes, what="a range test is made with")
     with steps.work.working(project):
-        return steps.lr_test.range_test(project, asked)
+        return steps.lr_test.range_test(project, single_for_data(project, asked, recipe, changes))
 
 
 def score(

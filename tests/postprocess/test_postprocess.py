@@ -10,7 +10,7 @@ from masksmith.core.randomness import stream
 from masksmith.metrics import METRICS, get_metric
 from masksmith.postprocess.bootstrap import paired_bootstrap
 from masksmith.postprocess.config import TuningConfig
-from masksmith.postprocess.operators import PLAIN, Rule, apply_rule, plain_rule, remove_small
+from masksmith.postprocess.operators import PLAIN, Rule, plain_rule, remove_small
 from masksmith.postprocess.search import (
     best_rule,
     candidate_rules,
@@ -62,7 +62,7 @@ def test_sweep_equals_making_every_mask(seed):
         rules, sweep = make_sweep(data, metric, CONFIG)
         assert rules == (RULES if metric.needs == "counts" else threshold_rules(CONFIG))
         scores = [
-            metric.score(np.stack([metric.stats(apply_rule(c, rule), t) for c, t in data]), groups)
+            metric.score(np.stack([metric.stats(rule.apply(c), t) for c, t in data]), groups)
             for rule in rules
         ]
         for rule, score in zip(rules, scores, strict=True):
@@ -94,9 +94,9 @@ def test_one_part_alone_is_scored_plain():
 
 def test_rule_on_one_image():
     codes = np.array([[100, 200], [300, 400]], np.uint16)
-    assert apply_rule(codes, Rule(top=250, min_pixels=2, bottom=150)).tolist() == [[0, 1], [1, 1]]
-    assert not apply_rule(codes, Rule(top=250, min_pixels=3, bottom=150)).any()
-    assert apply_rule(codes, Rule(top=400, min_pixels=0, bottom=399)).tolist() == [[0, 0], [0, 1]]
+    assert Rule(top=250, min_pixels=2, bottom=150).apply(codes).tolist() == [[0, 1], [1, 1]]
+    assert not Rule(top=250, min_pixels=3, bottom=150).apply(codes).any()
+    assert Rule(top=400, min_pixels=0, bottom=399).apply(codes).tolist() == [[0, 0], [0, 1]]
 
 
 def test_the_pixels_of_a_rule_are_a_share_of_the_image():
@@ -110,7 +110,7 @@ def test_the_pixels_of_a_rule_are_a_share_of_the_image():
     for side, bright, has_mask in ((10, 3, 0), (10, 4, 1), (20, 15, 0), (20, 16, 1), (5, 1, 1)):
         codes = np.zeros((side, side), np.uint16)
         codes.ravel()[:bright] = 60000
-        made = apply_rule(codes, Rule(50000, 4, 100, of_pixels=100))
+        made = Rule(50000, 4, 100, of_pixels=100).apply(codes)
         assert made.sum() == has_mask * bright, (side, bright)
 
 
@@ -136,10 +136,10 @@ def test_a_rule_found_on_images_of_one_size_holds_for_another():
         found, score = best_rule(sweep, rules, metric)
         assert (found.min_pixels, score) == (found.of_pixels // 20, 1.0)
         for rule in rules:
-            made = [metric.stats(apply_rule(codes, rule), target) for codes, target in seen]
+            made = [metric.stats(rule.apply(codes), target) for codes, target in seen]
             np.testing.assert_array_equal(sweep.rows_of(rule), made)
         for codes, target in [*small, *large]:
-            np.testing.assert_array_equal(apply_rule(codes, found), target)
+            np.testing.assert_array_equal(found.apply(codes), target)
 
 
 def test_regions_are_removed_by_their_share_of_each_image():
@@ -383,13 +383,11 @@ def test_a_search_removes_small_regions_as_the_submission_does():
         assert {rule.component_area_frac for rule in rules} == {0.03}
         changed = 0
         for rule in rules:
-            made = [apply_rule(codes, rule) for codes, _ in data]
+            made = [rule.apply(codes) for codes, _ in data]
             rows = [metric.stats(mask, target) for mask, (_, target) in zip(made, data, strict=True)]
             np.testing.assert_array_equal(sweep.rows_of(rule), rows)
             whole = Rule(rule.top, rule.min_pixels, rule.bottom)
-            changed += sum(
-                (m != apply_rule(codes, whole)).any() for m, (codes, _) in zip(made, data, strict=True)
-            )
+            changed += sum((m != whole.apply(codes)).any() for m, (codes, _) in zip(made, data, strict=True))
         assert changed
 
 

@@ -9,7 +9,7 @@ import pytest
 import masksmith as ms
 from masksmith.data.rle import encode
 from masksmith.data.store import Store
-from masksmith.postprocess.operators import Rule, apply_rule
+from masksmith.postprocess.operators import Rule
 from masksmith.prediction.store import open_codes
 from masksmith.preprocess.inputs import InputConfig
 from masksmith.project.folder import Project
@@ -97,5 +97,5 @@ def test_all_the_way(folder, pupil, tmp_path):
     for name in IDS:
         assert codes[name].any() == (name not in BLANK["test"]), name
         mask = read_mask(tmp_path / "p" / "masks" / f"{name}.png")
-        np.testing.assert_array_equal(mask, apply_rule(codes[name][..., 0], rule))
+        np.testing.assert_array_equal(mask, rule.apply(codes[name][..., 0]))
         assert rows[name] == encode(mask), name

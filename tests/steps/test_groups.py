@@ -10,7 +10,7 @@ from masksmith.core.errors import InputError
 from masksmith.core.files import read_json, write_json
 from masksmith.data.layouts import read_catalog
 from masksmith.metrics import get_metric
-from masksmith.postprocess.operators import PLAIN, apply_rule
+from masksmith.postprocess.operators import PLAIN
 from masksmith.prediction.store import open_codes
 from masksmith.project.folder import Project
 
@@ -124,9 +124,7 @@ def scores_by_hand(out, name):
     site_of = {sample.id: sample.texts["site"] for sample in project.catalog.train}
     store, masks = open_codes(project.run().oof(0)), project.cache.train_masks
     names = [one for one in project.folds.inside(0) if one not in project.blank_train]
-    rows = np.stack(
-        [metric.stats(apply_rule(store[one][..., 0], PLAIN), masks[one][..., 0]) for one in names]
-    )
+    rows = np.stack([metric.stats(PLAIN.apply(store[one][..., 0]), masks[one][..., 0]) for one in names])
     return metric.score(rows, np.array([site_of[one] for one in names]))
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from masksmith.core.arrays import Image, Mask, Shaped, UInt8
+from masksmith.core.arrays import UNJUDGED, Image, Mask, Shaped, UInt8
 from masksmith.core.errors import InputError
 from masksmith.core.files import digest, read_json, remove, write_json
 from masksmith.core.ledger import Ledger
@@ -22,6 +22,7 @@ from masksmith.data.dialect import differing_pixels
 from masksmith.data.findings import Finding, refuse_all
 from masksmith.data.georeference import Georeference, differing_grids, read_georeference
 from masksmith.data.instances import (
+    MAX_PNG_LABEL,
     Objects,
     object_findings,
     objects_of_files,
@@ -143,14 +144,16 @@ class _DrawnMask:
     lossy: bool
 
 
-def _drawn_mask(tree: Tree, sample: Sample, path: str, kind: _Kind) -> _DrawnMask:
-    """Decode a mask file of a sample.
+def _drawn_mask(
+    tree: Tree, sample: Sample, path: str, kind: _Kind, *, as_numbers: bool = False
+) -> _DrawnMask:
+    """Decode a mask file of a sample (see mask_levels).
 
     Raises:
         InputError: It is damaged, no mask, or lies on another grid than its image.
     """
     raw, size = tree.read(path), kind.sizes[sample.image]
-    levels = mask_levels(decode_image(raw, where=path), where=path)
+    levels = mask_levels(decode_image(raw, where=path), where=path, as_numbers=as_numbers)
     if levels.shape != size:
         raise InputError(
             f"{path}: the mask is {levels.shape[0]}x{levels.shape[1]} but its image {sample.image} is "
@@ -164,7 +167,12 @@ def _drawn_mask(tree: Tree, sample: Sample, path: str, kind: _Kind) -> _DrawnMas
 
 def _convention(tree: Tree, catalog: Catalog, kind: _Kind) -> MaskConvention:
     asked = catalog.asked
-    if asked.task in (None, "instances") and any(sample.objects is not None for sample in catalog.train):
+    if any(sample.objects is not None for sample in catalog.train):
+        if asked.task not in (None, "instances"):
+            raise InputError(
+                f"{tree.root}: --task {asked.task}, but the images have a file for each object; leave --task out, or "
+                "expected instances"
+            )
         return MaskConvention({}, [], OBJECTS)
     with_file = [(sample, sample.mask) for sample in catalog.train if sample.mask]
     with_file += [(sample, path) for sample in catalog.train for path in (sample.label_masks or {}).values()]
@@ -269,7 +277,7 @@ def _write_objects(
     """Write the objects of all training images as label maps, int32 (h, w, 1)."""
     shapes = [(sample.id, (*kind.sizes[sample.image], 1)) for sample in catalog.train]
     writer = StoreWriter(path, shapes, dtype=np.int32)
-    found, problems = {}, []
+    found, problems, unjudged = {}, [], 0
     for sample in track(catalog.train, total=len(catalog.train), what="decoding objects"):
         try:
             objects = _objects(tree, sample, kind, catalog.submission.dialect, convention)
@@ -277,6 +285,7 @@ def _write_objects(
             problems.append(str(error))
             continue
         writer.write(sample.id, objects.labels[..., None])
+        unjudged += int((objects.labels == UNJUDGED).sum())
         found[sample.id] = replace(objects, labels=np.zeros((0, 0), np.int32))  # the counts alone are kept
     refuse_all(problems, what="objects")
     writer.close()
@@ -285,10 +294,11 @@ def _write_objects(
     counts = sorted(one.count for one in found.values())
     middle = counts[len(counts) // 2]
     detail = f"{sum(counts)} in {len(counts)} images, {counts[0]} to {counts[-1]} in one (median {middle})"
-    return replace(
-        convention,
-        findings=[Finding("note", "objects", detail), *convention.findings, *object_findings(found)],
-    )
+    said = [Finding("note", "objects", detail), *convention.findings]
+    if unjudged and not convention.findings:
+        share = unjudged / sum(height * width for _, (height, width, _) in shapes)
+        said.append(Finding("note", "masks with pixels not judged", f"{share:.2%} of all pixels"))
+    return replace(convention, findings=[*said, *object_findings(found)])
 
 
 def _objects(tree: Tree, sample: Sample, kind: _Kind, dialect: str, convention: MaskConvention) -> Objects:
@@ -300,10 +310,11 @@ def _objects(tree: Tree, sample: Sample, kind: _Kind, dialect: str, convention: 
         where = f"run-lengths of training image {sample.id!r}"
         return objects_of_rows(sample.rle, shape=size, dialect=dialect, where=where)
     assert sample.mask is not None
-    file = _drawn_mask(tree, sample, sample.mask, kind)
+    file = _drawn_mask(tree, sample, sample.mask, kind, as_numbers=not convention.table)
     if convention.table:
         return objects_of_mask(convention.apply(file.levels, lossy=file.lossy))
-    return objects_of_image(file.levels[..., None], where=sample.mask, unjudged=convention.target.ignore)
+    unjudged = (*convention.target.ignore, MAX_PNG_LABEL + 1)  # as label_png writes it
+    return objects_of_image(file.levels[..., None], where=sample.mask, unjudged=unjudged)
 
 
 def build_cache(catalog: Catalog, folder: Path) -> Cache:

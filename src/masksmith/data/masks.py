@@ -40,8 +40,10 @@ def is_lossy(raw: bytes) -> bool:
     return raw.startswith(JPEG)
 
 
-def mask_levels(mask: Shaped[np.ndarray, "h w c"], *, where: str) -> Shaped[np.ndarray, "h w"]:
-    """Return a decoded mask file as one channel, with the largest 16-bit value brought to 255.
+def mask_levels(
+    mask: Shaped[np.ndarray, "h w c"], *, where: str, as_numbers: bool = False
+) -> Shaped[np.ndarray, "h w"]:
+    """Return a decoded mask file as one channel, with the largest 16-bit value brought to 255 unless as numbers.
 
     Raises:
         InputError: The channels differ (a colour-coded mask), or the values are no whole numbers.
@@ -51,7 +53,7 @@ def mask_levels(mask: Shaped[np.ndarray, "h w c"], *, where: str) -> Shaped[np.n
     if not is_grey(mask):
         raise InputError(f"{where}: a mask in colours; expected one channel with two values")
     levels = mask[..., 0]
-    if levels.dtype == np.uint16 and not (levels == IGNORE).any():
+    if levels.dtype == np.uint16 and not as_numbers and not (levels == IGNORE).any():
         levels = np.where(levels == _TOP, IGNORE, levels)
     return levels
 
@@ -182,15 +184,19 @@ def find_convention(files: Iterable[MaskFile], *, where: str, hints: MaskHints =
             that can be read in two ways.
     """
     every = list(files)
-    if hints.task == "instances" and any(len(file.values) > 2 for file in every):
-        return MaskConvention(
-            {}, [], replace(OBJECTS, ignore=hints.ignore)
-        )  # label images: each number is an object
+    given = hints.ignore
+    if _TOP in given:  # mask_levels brings it to 255
+        hints = replace(hints, ignore=tuple(sorted({*hints.ignore, IGNORE})))
     lossy = [file for file in every if file.lossy]
     exact = [file for file in every if not file.lossy]
     found = sorted(frozenset().union(*(file.values for file in exact)) - set(hints.ignore))
     several = found != [0, 1, IGNORE] and any(len(file.values - {*hints.ignore}) > 2 for file in exact)
-    if hints.task == "multiclass" or (hints.task is None and several and not lossy and found[0] >= 0):
+    if hints.task == "instances" and (several or (len({*found} - {0}) > 1 and {*found} - {0} != {1, IGNORE})):
+        if lossy:
+            _refuse_lossy(lossy, "the numbers of objects", where=where)
+        return MaskConvention({}, [], replace(OBJECTS, ignore=given))  # each number is an object
+    classes = (several or bool(found and hints.names)) and not lossy and found[0] >= 0
+    if hints.task == "multiclass" or (hints.task is None and classes):
         return _class_convention(exact, lossy, found, hints, where=where)
     table, findings = _exact_convention(exact, found, hints, where=where)
     target = OBJECTS if hints.task == "instances" else BINARY
@@ -204,9 +210,10 @@ def _class_convention(
     files: Sequence[MaskFile], lossy: Sequence[MaskFile], found: list[int], hints: MaskHints, *, where: str
 ) -> MaskConvention:
     if lossy:
+        _refuse_lossy(lossy, "classes", where=where)
+    if found and found[0] < 0:
         raise InputError(
-            f"{where}: {len(lossy)} masks are JPEG, which blurs classes into each other; expected files that keep "
-            f"their values, such as PNG: {some([file.path for file in lossy])}"
+            f"{where}: the value {found[0]}; expected classes from 0 on, and -1 where it is not judged"
         )
     if len(found) > _MOST_CLASSES:
         raise InputError(
@@ -250,6 +257,13 @@ def _class_convention(
     target = Target("multiclass", tuple(names), tuple(values), palette, tuple(sorted(ignored)))
     table = {value: at for at, value in enumerate(values)} | dict.fromkeys(ignored, IGNORE)
     return MaskConvention(table, findings, target)
+
+
+def _refuse_lossy(files: Sequence[MaskFile], what: str, *, where: str) -> None:
+    raise InputError(
+        f"{where}: {len(files)} masks are JPEG, which blurs {what} into each other; expected files that keep their "
+        f"values, such as PNG: {some([file.path for file in files])}"
+    )
 
 
 def _refuse_smooth(files: Sequence[MaskFile], found: list[int], *, where: str) -> None:

@@ -71,6 +71,7 @@ class SegmentationModel(nn.Module):
 
     mean: Tensor
     std: Tensor
+    exclusive: bool = False
 
     def __init__(
         self,

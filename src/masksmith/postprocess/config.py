@@ -25,11 +25,11 @@ class TuningConfig(Config):
     component_area_frac: float = Field(default=0.0, ge=0, lt=1)
     """Connected regions of a mask (8 neighbours) that are not larger than this share of the image's area are removed,
     after the thresholds and whatever the search finds; 0 keeps all."""
-    objects: bool = True
+    search_objects: bool = True
     """Whether thresholds of seeds and foreground of objects are searched; False takes the usual ones."""
     min_object_areas: list[int] = Field(default=[0, 15, 40])
     """Least pixels of an object that are tried."""
-    class_weights: bool = True
+    search_classes: bool = True
     """Whether weights of the classes of a class map are searched; False takes the most probable class."""
     resamples: int = Field(default=2000, ge=100)
     """Bootstrap resamples."""

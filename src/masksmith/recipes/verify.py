@@ -120,7 +120,7 @@ def scaled(recipe: Recipe, name: str) -> Recipe:
     }
     model = ModelConfig(**{**dict(recipe.model), **changes})
     plain = {"device": "cpu", "precision": "32-true", "threads": 1, "channels_last": False}
-    whole = {"crop_hw": None, "windows_per_image": "auto"}
+    whole = {"crop_hw": None, "windows_per_image": "by_area"}
     training = recipe.training.model_copy(update={**plain, **whole, "batch_size": IMAGES, "start_run": None})
     side = scale.side // 2 if model.stem.endswith("stride1") else scale.side
     size = scaled_size(recipe.size, model.divisor, side)

@@ -69,11 +69,10 @@ def class_lines(
         names: Of the classes.
         colours: Of the classes.
     """
-    counts = table.astype(np.float64)
-    hits, truth, found = np.diag(counts), counts.sum(axis=1), counts.sum(axis=0)
+    hits, truth, found = (one.tolist() for one in (np.diag(table), table.sum(axis=1), table.sum(axis=0)))
 
-    def share(part: float, whole: float) -> float | None:
-        return float(part / whole) if whole else None
+    def share(part: int, whole: int) -> float | None:
+        return part / whole if whole else None
 
     lines = []
     for at, name in enumerate(names):
@@ -85,7 +84,7 @@ def class_lines(
             ClassLine(
                 name,
                 "#{:02x}{:02x}{:02x}".format(*colours[at].tolist()),
-                float(truth[at] / max(1, truth.sum())),
+                truth[at] / max(1, sum(truth)),
                 share(hits[at], truth[at] + found[at] - hits[at]),
                 share(2 * hits[at], truth[at] + found[at]),
                 share(hits[at], found[at]),

@@ -82,6 +82,13 @@ def for_data(project: Project, asked: AnyRecipe, name: str, overrides: tuple[str
     return asked
 
 
+def single_for_data(project: Project, asked: Recipe, name: str, overrides: tuple[str, ...]) -> Recipe:
+    """Return for_data of a single recipe."""
+    found = for_data(project, asked, name, overrides)
+    assert isinstance(found, Recipe), found.name
+    return found
+
+
 def _metric_of(project: Project) -> tuple[str, str]:
     """Return the metric of a binary data set: that of the contest whose form its submission has, else Dice."""
     form = project.catalog.submission

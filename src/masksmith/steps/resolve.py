@@ -1,10 +1,12 @@
 """From what is asked to a recipe without "auto"; what the data or the machine cannot do is refused before training."""
 
+from collections.abc import Sequence
+
 from masksmith.augment import CallableAugment, check_augmentation
 from masksmith.core.config import look_up
 from masksmith.core.errors import InputError
 from masksmith.core.progress import logger
-from masksmith.losses.options import check_losses
+from masksmith.losses.options import IMAGE_PARAMETERS, check_losses
 from masksmith.models.config import ModelConfig
 from masksmith.models.encoders import settle_encoder
 from masksmith.models.segmentation import MODELS
@@ -28,6 +30,9 @@ def resolve(project: Project, recipe: Recipe) -> Recipe:
             classes=project.target.outputs,
             exclusive=project.target.exclusive,
         )
+        _refuse_other_task(
+            [term.name for term in stage.loss], project.target.task, where=f"training.stages[{i}].loss"
+        )
     settled = settle_encoder(recipe.model.encoder, recipe.model.encoder_weights)
     logger.info("encoder: %s (%s)", settled.encoder, settled.reason)
     model = recipe.model.model_copy(update={"encoder": settled.encoder, "encoder_weights": settled.weights})
@@ -38,6 +43,20 @@ def resolve(project: Project, recipe: Recipe) -> Recipe:
     resolved = recipe.model_copy(update={"model": model, "training": training, "input": seen})
     check_prediction(resolved)
     return resolved
+
+
+def _refuse_other_task(losses: Sequence[str], task: str, *, where: str) -> None:
+    """Refuse a loss whose targets are not those of the task.
+
+    Raises:
+        InputError: Objects are learnt by another loss than theirs, or that loss is asked of another task.
+    """
+    for at, name in enumerate(losses):
+        if (name == "objects") != (task == "instances") and name not in IMAGE_PARAMETERS:
+            expected = "another" if name == "objects" else "'objects', as in the recipe auto-objects"
+            raise InputError(
+                f"{where}[{at}].name: {name!r} cannot learn what the masks are ({task}); expected {expected}"
+            )
 
 
 def _pin_weights(model: ModelConfig) -> ModelConfig:

@@ -34,8 +34,9 @@ def write_baseline(project: Project, recipe: AnyRecipe) -> Verdict:
     shapes, value = test_shapes(project), trivial_predictions(project)[best]
     full = value if project.target.exclusive and isinstance(value, int) else int(value is not None)
     layers = (project.target.outputs,) if project.target.task == "multilabel" else ()
+    dtype = np.int32 if project.target.task == "instances" else np.uint8
     masks = (
-        np.full((*shapes[name], *layers), 0 if name in project.blank_test else full, np.uint8)
+        np.full((*shapes[name], *layers), 0 if name in project.blank_test else full, dtype)
         for name in project.catalog.submission.ids
     )
     project.ledger.forget("submit")
@@ -114,7 +115,7 @@ def write_oof_masks(project: Project, members: Sequence[Member]) -> Path:
     rows = [row for row in project.folds.rows if row.fold in oof]
     masks = ((name, rule.apply(codes)) for name, codes in predictions_of(oof, rows))
     with atomic_folder(folder) as temporary:
-        for _ in write_masks(temporary, masks, project.target):
+        for _ in write_masks(temporary, masks, project.target, where=folder):
             pass
     return folder
 

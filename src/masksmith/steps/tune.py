@@ -192,11 +192,15 @@ def _sweep(
 
     if project.target.exclusive:
         rules = (
-            class_rules(class_shares(project)) if config.class_weights else [plain_of(project.target, config)]
+            class_rules(class_shares(project))
+            if config.search_classes
+            else [plain_of(project.target, config)]
         )
         return rules, sweep_rules(pairs, rules, metric)
     if project.target.task == "instances":
-        rules = candidate_rules(min_areas=config.min_object_areas) if config.objects else [PLAIN_OBJECTS]
+        rules = (
+            candidate_rules(min_areas=config.min_object_areas) if config.search_objects else [PLAIN_OBJECTS]
+        )
         return rules, sweep_rules(pairs, rules, metric, apply_all=apply_rules)
     if project.target.task == "multilabel":
         return make_label_sweep(plane, project.target.classes, metric, config)

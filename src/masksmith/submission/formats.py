@@ -7,7 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from masksmith.core.arrays import AnyMask, Mask, Shaped, UInt8
+from masksmith.core.arrays import AnyMask, Shaped, UInt8
 from masksmith.core.errors import InputError
 from masksmith.core.files import atomic_folder, atomic_path, write_member
 from masksmith.data.catalog import SubmissionFormat
@@ -33,18 +33,18 @@ def object_dialect(form: SubmissionFormat) -> str:
 
 
 def write_masks(
-    folder: Path, masks: Iterable[tuple[str, AnyMask]], target: Target = BINARY
+    folder: Path, masks: Iterable[tuple[str, AnyMask]], target: Target = BINARY, *, where: Path
 ) -> Iterator[tuple[str, AnyMask]]:
-    """Write masks as PNG named by id into a folder that is there, and yield each again.
+    """Write masks as PNG named by id into a folder that is there, and yield each again; messages call it ``where``.
 
     Those of several labels lie in a folder each: ``LABEL/ID.png``.
     """
     values = mask_values(target)
     if target.task == "multilabel":
         for label in target.classes:
-            (folder / check_id(label, where="masks (labels)")).mkdir()
+            (folder / check_id(label, where=f"{where} (labels)")).mkdir()
     for name, mask in masks:
-        place = folder / f"{check_id(name, where='masks')}.png"
+        place = folder / f"{check_id(name, where=str(where))}.png"
         if target.task == "instances":
             write_member(place, label_png(mask, where=f"image {name!r}"))
         elif target.task == "multilabel":
@@ -84,12 +84,12 @@ def write_outputs(
     ):
         writer = csv.writer(file, lineterminator="\n")
         if target.task == "multilabel":
-            named = write_masks(pngs, zip(form.ids, masks, strict=True), target)
+            named = write_masks(pngs, zip(form.ids, masks, strict=True), target, where=folder)
             writer.writerows(_label_table(form, named, target))
             return
         columns = [CLASS_COLUMN] if target.exclusive else []
         writer.writerow((form.id_column, *columns, form.rle_column, *form.more))
-        for name, mask in write_masks(pngs, zip(form.ids, masks, strict=True), target):
+        for name, mask in write_masks(pngs, zip(form.ids, masks, strict=True), target, where=folder):
             spelled = form.spelled.get(name, name)
             if target.exclusive:
                 for at, label in enumerate(target.classes[1:], start=1):
@@ -126,7 +126,7 @@ def read_labels(folder: Path, name: str, target: Target) -> UInt8[np.ndarray, "h
     return np.stack([read_mask(folder / label / f"{name}.png") for label in target.classes], axis=-1)
 
 
-def read_mask(path: Path, target: Target = BINARY) -> Mask:
+def read_mask(path: Path, target: Target = BINARY) -> AnyMask:
     """Read a mask that write_outputs has written, as 0 and 1 or as classes.
 
     Raises:

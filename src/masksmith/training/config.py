@@ -252,9 +252,9 @@ class TrainingConfig(Config):
     """Batches whose gradients are averaged before a step. It spares memory; batch norm still sees single batches."""
     crop_hw: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] | None = None
     """Train on random windows of this height and width; None trains on whole images."""
-    windows_per_image: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
-    """Windows of each image in an epoch; "auto": the image's area over the window's, at most 16, so that an epoch looks
-    at about as many pixels as there are. Whole images are looked at once."""
+    windows_per_image: Annotated[int, Field(ge=1)] | Literal["by_area"] = "by_area"
+    """Windows of each image in an epoch; "by_area": the image's area over the window's, at most 16, so that an epoch
+    looks at about as many pixels as there are. Whole images are looked at once."""
     clip_norm: float | None = Field(default=5.0, gt=0)
     """Largest norm of the gradient; None does not clip."""
     ema_decay: float | None = Field(default=0.99, ge=0, lt=1)
@@ -303,10 +303,10 @@ class TrainingConfig(Config):
 
     def model_post_init(self, _: Any) -> None:  # noqa: ANN401
         """Refuse a first stage that continues nothing, cycles that do not divide, and an average of nothing."""
-        if self.crop_hw is None and self.windows_per_image != "auto":
+        if self.crop_hw is None and self.windows_per_image != "by_area":
             raise ValueError(
                 f"windows_per_image: {self.windows_per_image} has no effect without crop_hw; set that, or leave it at "
-                "'auto'"
+                "'by_area'"
             )
         first = self.stages[0]
         if first.optimizer is None or first.schedule is None:

@@ -21,7 +21,7 @@ def windows_of(config: TrainingConfig, size: SizeConfig, sizes: Sequence[tuple[i
     """
     if config.crop_hw is None:
         return [1] * len(sizes)
-    if config.windows_per_image != "auto":
+    if config.windows_per_image != "by_area":
         return [config.windows_per_image] * len(sizes)
     window = config.crop_hw[0] * config.crop_hw[1]
     areas = (inner[0] * inner[1] for inner in map(size.inner_hw, sizes))
