@@ -97,7 +97,10 @@ def test_what_is_not_judged_and_what_classes_are_called():
     called = look(stripes(0, 1, 3), names=names, ignore=(3,), palette=((1, 2, 3), (4, 5, 6), (7, 8, 9)))
     assert called.target.classes == ("sky", "road", "car")
     assert called.target.palette == ((1, 2, 3), (4, 5, 6), (7, 8, 9))
-    assert [one.title for one in called.findings] == ["masks with pixels not judged", "classes that never occur"]
+    assert [one.title for one in called.findings] == [
+        "masks with pixels not judged",
+        "classes that never occur",
+    ]
     assert called.findings[0].detail.startswith("3 (void) is not judged (33.33%")
     assert called.findings[1].detail.endswith("occur in no mask: car; they keep their numbers")
     assert Target.from_json(called.target.to_json()) == called.target
@@ -112,12 +115,28 @@ def test_values_that_contradict_a_task():
     smooth = np.clip(128 + 4000 * blobs, 0, 255).astype(np.uint8)
     for masks, asked, message in (
         ((stripes(0, 1, 2),), {"task": "binary"}, r"3 different values \(0, 1, 2\); expected two"),
-        ((stripes(0, 255),), {"task": "multiclass"}, r"one class only \(0\); expected two or more, or masks of 0 and 255"),
-        ((stripes(0, 1, 2), stripes(0, 255)), {"lossy": (1,), "task": "multiclass"}, "1 masks are JPEG, .* classes .*: 1.png"),
-        ((stripes(0, 1, 2), stripes(0, 255)), {"lossy": (1,), "task": "instances"}, "1 masks are JPEG, .* objects .*: 1.png"),
+        (
+            (stripes(0, 255),),
+            {"task": "multiclass"},
+            r"one class only \(0\); expected two or more, or masks of 0 and 255",
+        ),
+        (
+            (stripes(0, 1, 2), stripes(0, 255)),
+            {"lossy": (1,), "task": "multiclass"},
+            "1 masks are JPEG, .* classes .*: 1.png",
+        ),
+        (
+            (stripes(0, 1, 2), stripes(0, 255)),
+            {"lossy": (1,), "task": "instances"},
+            "1 masks are JPEG, .* objects .*: 1.png",
+        ),
         ((many,), {"task": "multiclass"}, r"257 values and more; expected at most 255 .* --task instances"),
         ((smooth,), {}, r"different values .* no equal neighbour: smoothed edges of two values, not classes"),
-        ((stripes(-2, 0, 1, dtype=np.int16),), {"task": "multiclass"}, "the value -2; expected classes from 0 on"),
+        (
+            (stripes(-2, 0, 1, dtype=np.int16),),
+            {"task": "multiclass"},
+            "the value -2; expected classes from 0 on",
+        ),
     ):
         with pytest.raises(InputError, match=message):
             look(*masks, **asked)
@@ -171,7 +190,9 @@ def test_seventy_thousand_objects_and_one_of_a_pixel(tmp_path):
     labels = cache.train_masks["00"][..., 0]
     assert labels.max() == 270**2 - 1
     assert (np.bincount(labels.ravel())[1:] == 1).all()  # each of one pixel
-    with pytest.raises(InputError, match="object number 72,899; a PNG of 16 bits holds at most 65,534 objects"):
+    with pytest.raises(
+        InputError, match="object number 72,899; a PNG of 16 bits holds at most 65,534 objects"
+    ):
         label_png(labels)
 
 
@@ -188,7 +209,9 @@ def test_masks_of_other_sizes_are_refused_together_for_every_task(tmp_path):
             read(data, tmp_path / "cache", task=task)
         assert "7 in all" in str(caught.value)
         for at in range(5):
-            assert f"masks/{at:02d}.png: the mask is 24x20 but its image images/{at:02d}.png is 24x30" in str(caught.value)
+            assert f"masks/{at:02d}.png: the mask is 24x20 but its image images/{at:02d}.png is 24x30" in str(
+                caught.value
+            )
 
 
 def test_object_files_and_rows_refuse_another_task(tmp_path, download):
@@ -202,7 +225,9 @@ def test_object_files_and_rows_refuse_another_task(tmp_path, download):
         read(tmp_path / "e/data", tmp_path / "cache")
     for path in (download / "train/masks").iterdir():
         path.unlink()
-    with pytest.raises(InputError, match="--task multiclass needs mask files of classes, and there are run-lengths only"):
+    with pytest.raises(
+        InputError, match="--task multiclass needs mask files of classes, and there are run-lengths only"
+    ):
         read(download, tmp_path / "cache", task="multiclass")
 
 
@@ -215,7 +240,19 @@ def test_a_validation_folder_is_the_held_out_fold_and_camvid_is_known(tmp_path):
     assert [sample.held_out for sample in catalog.train] == [False, False, False, True, True]
     cache = build_cache(catalog, tmp_path / "cache")
     target = cache.target
-    assert target.classes == tuple("sky building pole road pavement tree sign fence car pedestrian cyclist".split())
+    assert target.classes == (
+        "sky",
+        "building",
+        "pole",
+        "road",
+        "pavement",
+        "tree",
+        "sign",
+        "fence",
+        "car",
+        "pedestrian",
+        "cyclist",
+    )
     assert (target.values, target.ignore) == (tuple(range(11)), (11,))
     absent = next(one for one in cache.mask_findings if one.title == "classes that never occur")
     assert absent.detail == "2 of 11 classes occur in no mask: car, cyclist; they keep their numbers"
@@ -230,13 +267,17 @@ def test_a_validation_folder_is_the_held_out_fold_and_camvid_is_known(tmp_path):
     assert ms.folds(own, overrides={"folds.count": 5}).count == 5
     for folder in ("train", "trainannot"):
         cv2.imwrite(str(data / folder / "03.png"), stripes(0, 1, 2))
-    with pytest.raises(InputError, match=r"train/ and val/ both have the image '03'; rename them in one of the two"):
+    with pytest.raises(
+        InputError, match=r"train/ and val/ both have the image '03'; rename them in one of the two"
+    ):
         read_catalog(data)
     for folder in ("train", "trainannot"):
         (data / folder / "03.png").rename(data / folder / "05.png")
     (data / "train" / "05.png").write_bytes((data / "val" / "04.png").read_bytes())
     ms.check(data, tmp_path / "twice")
-    with pytest.raises(InputError, match="1 groups of identical images are in the data's training and in its validation"):
+    with pytest.raises(
+        InputError, match="1 groups of identical images are in the data's training and in its validation"
+    ):
         ms.folds(tmp_path / "twice")
 
 

@@ -31,7 +31,9 @@ def twin(codes, weights):
     """The first class of the largest product, pixel by pixel."""
     found = np.zeros(codes.shape[:2], np.uint8)
     for spot in np.ndindex(found.shape):
-        products = [np.float32(code) * np.float32(weight) for code, weight in zip(codes[spot], weights, strict=True)]
+        products = [
+            np.float32(code) * np.float32(weight) for code, weight in zip(codes[spot], weights, strict=True)
+        ]
         found[spot] = products.index(max(products))
     return found
 

@@ -143,7 +143,9 @@ def test_files_for_the_judge(won, tmp_path):
         assert {name: sum(line[0] == name for line in lines) for name in found} == objects
         assert all(len(np.unique(mask)) == mask.max() + 1 for mask in found.values())
     (tmp_path / "bad.csv").write_text("\n".join(",".join(line) for line in [head, *lines, lines[0]]) + "\n")
-    with pytest.raises(InputError, match=r"bad\.csv: .*(appears twice|rows of the classes 1; expected 1, 2, 3)"):
+    with pytest.raises(
+        InputError, match=r"bad\.csv: .*(appears twice|rows of the classes 1; expected 1, 2, 3)"
+    ):
         ms.submit(out, check=tmp_path / "bad.csv")
 
 
@@ -204,9 +206,13 @@ def test_what_cannot_drive_a_task_is_refused_before_training(won, tmp_path):
         with pytest.raises(InputError, match=rf"loss\[0\]\.name: '{loss}' (cannot learn|judges each class)"):
             resolve(
                 project,
-                load_recipe("smoke", (f"metric={METRICS[task]}", f"training.stages.0.loss=[{{name: {loss}}}]")),
+                load_recipe(
+                    "smoke", (f"metric={METRICS[task]}", f"training.stages.0.loss=[{{name: {loss}}}]")
+                ),
             )
-    contradicted = "--task binary, but the images have a file" if task == "instances" else "4 different values"
+    contradicted = (
+        "--task binary, but the images have a file" if task == "instances" else "4 different values"
+    )
     for folder, asked, message in (
         (None, {"task": "binary"}, contradicted),
         (None, {"task": "pixels"}, "--task: 'pixels' is unknown"),

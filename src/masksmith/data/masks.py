@@ -191,7 +191,7 @@ def find_convention(files: Iterable[MaskFile], *, where: str, hints: MaskHints =
     exact = [file for file in every if not file.lossy]
     found = sorted(frozenset().union(*(file.values for file in exact)) - set(hints.ignore))
     several = found != [0, 1, IGNORE] and any(len(file.values - {*hints.ignore}) > 2 for file in exact)
-    if hints.task == "instances" and (several or len({*found} - {0}) > 1 and {*found} - {0} != {1, IGNORE}):
+    if hints.task == "instances" and (several or (len({*found} - {0}) > 1 and {*found} - {0} != {1, IGNORE})):
         if lossy:
             _refuse_lossy(lossy, "the numbers of objects", where=where)
         return MaskConvention({}, [], replace(OBJECTS, ignore=given))  # each number is an object
@@ -212,7 +212,9 @@ def _class_convention(
     if lossy:
         _refuse_lossy(lossy, "classes", where=where)
     if found and found[0] < 0:
-        raise InputError(f"{where}: the value {found[0]}; expected classes from 0 on, and -1 where it is not judged")
+        raise InputError(
+            f"{where}: the value {found[0]}; expected classes from 0 on, and -1 where it is not judged"
+        )
     if len(found) > _MOST_CLASSES:
         raise InputError(
             f"{where}: {len(found)} values and more; expected at most {_MOST_CLASSES} classes. If each value is an "

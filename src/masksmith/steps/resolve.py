@@ -30,7 +30,9 @@ def resolve(project: Project, recipe: Recipe) -> Recipe:
             classes=project.target.outputs,
             exclusive=project.target.exclusive,
         )
-        _refuse_other_task([term.name for term in stage.loss], project.target.task, where=f"training.stages[{i}].loss")
+        _refuse_other_task(
+            [term.name for term in stage.loss], project.target.task, where=f"training.stages[{i}].loss"
+        )
     settled = settle_encoder(recipe.model.encoder, recipe.model.encoder_weights)
     logger.info("encoder: %s (%s)", settled.encoder, settled.reason)
     model = recipe.model.model_copy(update={"encoder": settled.encoder, "encoder_weights": settled.weights})
