@@ -240,8 +240,18 @@ def test_a_validation_folder_is_the_held_out_fold_and_camvid_is_known(tmp_path):
     assert [sample.held_out for sample in catalog.train] == [False, False, False, True, True]
     cache = build_cache(catalog, tmp_path / "cache")
     target = cache.target
-    assert target.classes == tuple(
-        "sky building pole road pavement tree sign fence car pedestrian cyclist".split()
+    assert target.classes == (
+        "sky",
+        "building",
+        "pole",
+        "road",
+        "pavement",
+        "tree",
+        "sign",
+        "fence",
+        "car",
+        "pedestrian",
+        "cyclist",
     )
     assert (target.values, target.ignore) == (tuple(range(11)), (11,))
     absent = next(one for one in cache.mask_findings if one.title == "classes that never occur")

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from masksmith.core.errors import InputError
 from masksmith.data.catalog import Sample
+from masksmith.data.store import Store, StoreWriter
 from masksmith.folds.assignment import assign_folds, deal_folds, hold_out
 from masksmith.folds.table import (
     FoldsConfig,
@@ -16,6 +17,7 @@ from masksmith.folds.table import (
     make_folds,
     merge_groups,
     need_groups,
+    rarest_classes,
     read_folds,
     write_folds,
 )
@@ -329,3 +331,43 @@ def test_verbs_named_as_packages_stay_verbs():
 
     assert isinstance(masksmith.folds, FunctionType)
     assert isinstance(masksmith.recipes, FunctionType)
+
+
+def stored(path, masks):
+    writer = StoreWriter(path, [(name, mask.shape) for name, mask in masks.items()], dtype=np.uint8)
+    for name, mask in masks.items():
+        writer.write(name, mask)
+    writer.close()
+    return Store(path)
+
+
+def test_folds_of_class_maps_spread_the_rarest_class(tmp_path):
+    """By hand, and spread: each of the images with the rare class 2 is in a fold of its own."""
+    masks = {f"{i:02d}": np.zeros((4, 5, 1), np.uint8) for i in range(20)}
+    for at, name in enumerate(masks):
+        masks[name][0, : 1 + at % 5] = at % 2  # class 1 in half of them
+    for name in ("03", "08", "12", "17"):
+        masks[name][3, 3] = 2
+    masks["19"][:] = 255
+    kinds = rarest_classes(stored(tmp_path / "m.npy", masks), 4)
+    assert kinds == {
+        name: 2 if name in ("03", "08", "12", "17") else int(int(name) % 2 and name != "19") for name in masks
+    }
+    tied = {"a": np.array([[[1], [1], [2]]], np.uint8)}
+    assert rarest_classes(stored(tmp_path / "t.npy", tied), 3) == {
+        "a": 2
+    }  # of two in as many images the one of fewer pixels
+    counts = dict.fromkeys(masks, (10, 20))
+    made = make_folds(counts, {name: name for name in masks}, FoldsConfig(count=4), kinds=kinds)
+    assert [sum(kinds[name] == 2 for name in made.inside(fold)) for fold in range(4)] == [1] * 4
+
+
+def test_a_split_of_the_data_that_divides_identical_images():
+    counts = dict.fromkeys("abcd", (1, 4))
+    asked = FoldsConfig(count=2, train=1)
+    made = make_folds(counts, {"a": "a", "b": "b", "c": "c", "d": "c"}, asked, held_out={"a"})
+    assert (made.inside(0), made.inside(1)) == (["a"], ["b", "c", "d"])
+    with pytest.raises(
+        InputError, match="1 groups of identical images are in the data's training and in its val"
+    ):
+        make_folds(counts, {"a": "a", "b": "b", "c": "c", "d": "c"}, asked, held_out={"d"})

@@ -2,9 +2,14 @@ import itertools
 
 import numpy as np
 
+from masksmith.data.target import Target
 from masksmith.reporting.pictures import (
     FALSE_NEGATIVE,
     FALSE_POSITIVE,
+    binary_of,
+    class_colours,
+    class_difference,
+    class_error,
     covered,
     difference,
     error_cause,
@@ -12,7 +17,10 @@ from masksmith.reporting.pictures import (
     four_rows,
     label_difference,
     label_error,
+    object_error,
     overlay,
+    painted,
+    painted_objects,
     tinted_labels,
     to_rgb,
 )
@@ -122,3 +130,36 @@ def test_labels_tint_and_differ_each_alone():
     assert covered(target).sum() == 2
     assert label_error(target, pred, ["car", "person"]) == "car: beside"
     assert label_error(target, target % 255, ["car", "person"]) == "all right"
+
+
+def test_classes_and_objects_have_colours_of_their_own():
+    many = Target("multiclass", tuple(map(str, range(12))), tuple(range(12)))
+    assert len({tuple(one) for one in class_colours(many)}) == 12
+    given = Target("multiclass", ("a", "b"), (0, 1), palette=((1, 2, 3), (4, 5, 6)))
+    colours = class_colours(given)
+    assert colours.tolist() == [[1, 2, 3], [4, 5, 6]]
+    grey, truth, pred = np.zeros((4, 4, 1), np.uint8), mask((0, 0), (1, 1)), mask((0, 0), (2, 2))
+    truth[3, 3] = 255
+    shown = painted(grey, truth, colours)
+    assert [shown[spot].tolist() for spot in ((0, 1), (0, 0), (3, 3))] == [[1, 1, 2], [2, 3, 4], [77, 77, 77]]
+    wrong = class_difference(IMAGE, truth, pred)
+    red = [spot for spot in np.ndindex(4, 4) if tuple(wrong[spot]) == FALSE_NEGATIVE]
+    assert red == [(1, 1), (2, 2)]
+    assert tuple(wrong[3, 3]) == (128, 128, 128)
+    assert class_error(truth, pred, ["a", "b"]) in ("a taken for b", "b taken for a")
+    assert class_error(truth, truth, ["a", "b"]) == "all right"
+    labels = np.zeros((4, 4), np.int32)
+    labels[0, 0], labels[0, 1], labels[3, 3] = 1, 2, -1
+    coloured = painted_objects(grey, labels)
+    assert len({tuple(coloured[spot]) for spot in ((0, 0), (0, 1), (1, 0), (3, 3))}) == 4
+    assert not painted_objects(grey, np.zeros_like(labels)).any()
+    np.testing.assert_array_equal(binary_of(labels), np.where(labels < 0, 255, labels > 0))
+    merged = np.where(labels > 0, 7, 0).astype(np.int32)
+    assert object_error(labels, merged) == "too few objects"
+    assert object_error(merged, labels) == "too many objects"
+    assert object_error(labels, labels) == "border"
+    assert object_error(labels, np.zeros_like(labels)) == "missed"
+    for panels in (four_rows(grey, labels, merged), four_rows(grey, truth, pred, colours)):
+        assert panels.shape == (4 * 4 + 3 * 2, 4, 3)
+    for one in (overlay(grey, labels), overlay(grey, truth, colours)):
+        assert one.shape == (4, 4, 3)

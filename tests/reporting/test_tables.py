@@ -3,7 +3,7 @@ import pytest
 
 from masksmith.folds.table import FoldRow, coverage_class
 from masksmith.metrics import get_metric
-from masksmith.reporting.tables import ScoredImage, fold_lines, group_lines
+from masksmith.reporting.tables import ScoredImage, class_lines, fold_lines, group_lines
 
 FULL, EMPTY = np.ones((2, 2), np.uint8), np.zeros((2, 2), np.uint8)
 
@@ -39,3 +39,14 @@ def test_groups_are_sorted_from_the_worst():
         known = {"a": judged(metric, FULL, FULL, "high"), "b": judged(metric, EMPTY, FULL, "low")}
         found = [(line.group, line.images) for line in group_lines(rows, known, metric)]
         assert found == [("low", 1), ("high", 1)]
+
+
+def test_a_line_for_each_class():
+    table = np.array([[6, 2, 0, 0], [1, 3, 0, 0], [0, 0, 0, 0], [2, 0, 0, 0]])
+    colours = np.array([[0, 0, 0], [255, 0, 16], [1, 2, 3], [9, 9, 9]], np.uint8)
+    ground, tree, never, missed = class_lines(table, ["ground", "tree", "never", "missed"], colours)
+    assert (ground.iou, ground.dice) == (pytest.approx(6 / 11), pytest.approx(12 / 17))
+    assert (tree.share, tree.iou, tree.precision, tree.recall) == (4 / 14, 3 / 6, 3 / 5, 3 / 4)
+    assert (tree.colour, tree.taken_for) == ("#ff0010", "ground (25.0%)")
+    assert (never.iou, never.dice, never.precision, never.recall, never.taken_for) == (*[None] * 4, "")
+    assert (missed.iou, missed.precision, missed.recall, missed.taken_for) == (0, None, 0, "ground (100.0%)")

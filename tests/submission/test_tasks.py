@@ -136,11 +136,11 @@ def test_rows_that_are_not_the_saved_objects(objects):
         refused(folder, OBJECTS, changed, message)
 
 
-def test_an_empty_prediction_and_too_many_objects(tmp_path):
+def test_too_many_objects(tmp_path):
+    many = np.arange(1, 70001, dtype=np.int32).reshape(200, 350)
+    form = SubmissionFormat("id", "rle", "dsb", ["a"], "s")
     with pytest.raises(
         InputError, match="image 'a': object number 70,000; a PNG of 16 bits holds at most 65,534"
     ):
-        many = np.arange(1, 70001, dtype=np.int32).reshape(200, 350)
-        form = SubmissionFormat("id", "rle", "dsb", ["a"], "s")
         write_outputs(tmp_path / "masks", tmp_path / "s.csv", form, [many], OBJECTS)
     assert not list(tmp_path.iterdir())  # neither masks nor table

@@ -158,7 +158,9 @@ def put_back(old: Path, path: Path) -> None:
             if not os.path.lexists(path / entry.name):
                 entry.rename(path / entry.name)
             elif _is_folder(entry):
-                return  # a file of ours has the name of a person's folder: that stays beside
+                if not _is_folder(path / entry.name):
+                    return  # a file of ours has the name of a person's folder: that stays beside
+                put_back(entry, path / entry.name)
     remove_tree(old)
 
 
@@ -195,6 +197,11 @@ def write_member(path: Path, content: bytes) -> None:
     """Write a file in the temporary folder of ``atomic_folder``."""
     write_point(path, "write")
     path.write_bytes(content)
+
+
+def add_folder(path: Path) -> None:
+    """Make a folder in the temporary folder of ``atomic_folder``."""
+    path.mkdir()
 
 
 def append_text(path: Path, lines: str, *, sync: bool = True) -> None:

@@ -50,14 +50,16 @@ def make_scene(
             centre = centre + 1.9 * radius * np.array([np.cos(turn), np.sin(turn)])
         else:
             centre = rng.uniform((0, 0), (width, height))
-        drawn = np.zeros(hw, np.uint8)
-        _draw(drawn, kind, centre, radius * rng.uniform(0.7, 1.3), rng)
+        whole = np.zeros(hw, np.uint8)
+        _draw(whole, kind, centre, radius * rng.uniform(0.7, 1.3), rng)
+        around = _around(centre, 4 * radius + 2, hw)
+        drawn = whole[around]
         inside = drawn > 0
         colour = rng.uniform(60, 220, 3)
         shade = 1 - 0.35 * cv2.erode(drawn, np.ones((3, 3), np.uint8))[inside, None]  # a rim is brighter
-        image[inside] = 0.25 * image[inside] + 0.75 * colour * (1.25 * shade)
-        classes[inside] = kind
-        discs[inside] = number if kind == 1 else 0
+        image[around][inside] = 0.25 * image[around][inside] + 0.75 * colour * (1.25 * shade)
+        classes[around][inside] = kind
+        discs[around][inside] = number if kind == 1 else 0
     image = cv2.GaussianBlur(image, (0, 0), 0.7) + rng.normal(0, 8, image.shape)
     return Scene(np.clip(image, 0, 255).astype(np.uint8), classes, discs)
 
@@ -100,6 +102,13 @@ def make_label_scene(rng: np.random.Generator, hw: tuple[int, int], *, shapes: i
         labels[..., kind] |= drawn
     image = cv2.GaussianBlur(image, (0, 0), 0.7) + rng.normal(0, 6, image.shape)
     return LabelScene(np.clip(image, 0, 255).astype(np.uint8), labels)
+
+
+def _around(centre: np.ndarray, reach: float, hw: tuple[int, int]) -> tuple[slice, slice]:
+    """Return the part of an image, not empty, that a shape around ``centre`` (x, y) may cover: the rest is not read."""
+    low = [min(max(0, int(at - reach)), side - 1) for at, side in zip(centre[::-1], hw, strict=True)]
+    high = [max(first + 1, int(at + reach) + 1) for first, at in zip(low, centre[::-1], strict=True)]
+    return slice(low[0], high[0]), slice(low[1], high[1])
 
 
 def _draw(target: Mask, kind: int, centre: np.ndarray, radius: float, rng: np.random.Generator) -> None:

@@ -11,7 +11,7 @@ import csv
 import io
 import os
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 
 import cv2
@@ -20,7 +20,7 @@ import numpy as np
 from masksmith.core.arrays import Float, Mask, UInt8
 from masksmith.core.config import look_up
 from masksmith.core.errors import InputError
-from masksmith.core.files import digest, read_json, write_bytes, write_json
+from masksmith.core.files import digest, read_json, remove, write_bytes, write_json
 from masksmith.core.randomness import stream
 from masksmith.data.instances import label_png
 from masksmith.data.rle import encode
@@ -130,6 +130,7 @@ def make_example(
         content = _scene_files(num_train, num_test, seed, large, make)
         content = _with_tables(content) if task == "multilabel" else content
     write_json(out / _RECORD, sorted(known | {digest(raw) for raw in content.values()}))
+    _remove_others(out, content, known)
     for name, raw in content.items():
         write_bytes(out / name, raw)
     return out / "data"
@@ -157,6 +158,20 @@ def _refuse_foreign(out: Path) -> set[str]:
                 f"{path}: there already, and `masksmith example` did not make it so; choose another folder"
             )
     return known
+
+
+def _remove_others(out: Path, content: Collection[str], known: Collection[str]) -> None:
+    """Remove what an earlier example wrote and this one does not, so that no object of another image stays."""
+    for top in (out / "data", out / "solution"):
+        found = [] if top.is_symlink() else [path for path in top.rglob("*") if path.is_file()]
+        for path in found:
+            if str(path.relative_to(out)) in content or digest(path.read_bytes()) not in known:
+                continue
+            remove(path)
+            for folder in path.parents:
+                if folder == top or any(folder.iterdir()):
+                    break
+                folder.rmdir()
 
 
 _Files = Iterator[tuple[str, bytes]]
