@@ -157,10 +157,10 @@ def put_back(old: Path, path: Path) -> None:
         for entry in list(old.iterdir()):
             if not os.path.lexists(path / entry.name):
                 entry.rename(path / entry.name)
-            elif _is_folder(entry):
-                if not _is_folder(path / entry.name):
-                    return  # a file of ours has the name of a person's folder: that stays beside
+            elif _is_folder(entry) and _is_folder(path / entry.name):
                 put_back(entry, path / entry.name)
+        if any(_is_folder(entry) for entry in old.iterdir()):
+            return  # a file of ours has the name of a person's folder: that stays beside
     remove_tree(old)
 
 
