@@ -145,7 +145,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
 
 def put_back(old: Path, path: Path) -> None:
-    """Put back a folder that was moved away; if its successor is in place, give that one the entries it lacks."""
+    """Put back a folder that was moved away; if its successor is there, give it, and its folders, what they lack."""
     if not os.path.lexists(old):
         return
     if not os.path.lexists(path):
@@ -158,7 +158,9 @@ def put_back(old: Path, path: Path) -> None:
             if not os.path.lexists(path / entry.name):
                 entry.rename(path / entry.name)
             elif _is_folder(entry):
-                return  # a file of ours has the name of a person's folder: that stays beside
+                put_back(entry, path / entry.name)
+                if os.path.lexists(entry):
+                    return  # a file of ours has the name of a person's folder: that stays beside
     remove_tree(old)
 
 
@@ -192,8 +194,9 @@ def write_json(path: Path, value: Any) -> None:  # noqa: ANN401
 
 
 def write_member(path: Path, content: bytes) -> None:
-    """Write a file in the temporary folder of ``atomic_folder``."""
+    """Write a file in the temporary folder of ``atomic_folder``, or in a folder in it, which is made."""
     write_point(path, "write")
+    path.parent.mkdir(exist_ok=True)
     path.write_bytes(content)
 
 

@@ -42,7 +42,7 @@ def write_masks(
     values = mask_values(target)
     if target.task == "multilabel":
         for label in target.classes:
-            (folder / check_id(label, where=f"{where} (labels)")).mkdir()
+            check_id(label, where=f"{where} (labels)")
     for name, mask in masks:
         place = folder / f"{check_id(name, where=str(where))}.png"
         if target.task == "instances":
