@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from masksmith.core.errors import InputError
 from masksmith.losses.build import IMAGE_LOSSES, LOSSES, MASK_LOSSES, build_loss
 from masksmith.losses.image_head import image_bce
-from masksmith.losses.options import IMAGE_PARAMETERS, MASK_PARAMETERS, check_losses
+from masksmith.losses.options import EACH_CLASS_ALONE, IMAGE_PARAMETERS, MASK_PARAMETERS, check_losses
 from masksmith.losses.regions import dice, jaccard
 from masksmith.models.segmentation import Output
 from masksmith.training.config import LossTerm
@@ -164,6 +164,13 @@ def test_terms_that_do_not_fit():
         terms = [term("bce"), LossTerm.model_construct(name=name, weight=1.0, params=params)]
         with pytest.raises(InputError, match=re.escape(message)):
             check_losses(terms, where="loss")
+    for name in sorted(EACH_CLASS_ALONE):
+        message = f"loss[0].name: '{name}' judges each class alone, and the masks are maps of 4 classes that exclude"
+        with pytest.raises(InputError, match=re.escape(message)):
+            check_losses([term(name)], where="loss", classes=4, exclusive=True)
+        assert check_losses([term(name)], where="loss", classes=4)  # labels that may overlap
+    for name in sorted(MASK_PARAMETERS.keys() - EACH_CLASS_ALONE - {"objects"}):
+        assert check_losses([term(name)], where="loss", classes=4, exclusive=True)
     for name in IMAGE_PARAMETERS:
         message = f"loss[1].name: '{name}' needs an image head; set model.image_head to avg, max or gem"
         with pytest.raises(InputError, match=re.escape(message)):

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from masksmith.data.target import BINARY, OBJECTS, Target
@@ -54,7 +54,9 @@ def test_permuted_classes_permute_masks_and_scores(seed, order):
     codes = rng.permutation(7 * 9 * 4).reshape(7, 9, 4).astype(np.uint16) * 97
     truth = rng.integers(0, 5, (7, 9)).astype(np.uint8)
     truth[truth == 4] = 255
-    weights = np.array([1.0, 1.5, 0.67, 2.0])
+    weights = np.array([1.0, 1.4142135, 0.6180339, 1.7320508])
+    products = np.sort(codes * weights.astype(np.float32), axis=-1)
+    assume((np.diff(products, axis=-1) > 0).all())
     new = np.empty(256, np.uint8)
     new[255] = 255
     new[list(order)] = np.arange(4)  # class order[i] is now i
