@@ -213,3 +213,20 @@ def test_names_are_flushed_where_the_file_system_can(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fsync", raising(errno.EIO))
     with pytest.raises(OSError, match=os.strerror(errno.EIO)):
         sync_folder(tmp_path)
+
+
+def test_folders_in_a_folder_are_replaced_again_and_again(tmp_path):
+    for text in "abc":
+        with atomic_folder(tmp_path / "m") as temporary:
+            (temporary / "car").mkdir()
+            (temporary / "car" / "1.png").write_text(text)
+        (tmp_path / "m" / "car" / "note.txt").write_text("a person's")
+    assert [path.name for path in tmp_path.iterdir()] == ["m"]
+    assert {path.name: path.read_text() for path in (tmp_path / "m" / "car").iterdir()} == {
+        "1.png": "c",
+        "note.txt": "a person's",
+    }
+    with atomic_folder(tmp_path / "m") as temporary:
+        (temporary / "car").write_text("a file now")
+    (left,) = tmp_path.glob(".m.*")
+    assert (left / "car" / "note.txt").read_text() == "a person's"

@@ -64,6 +64,7 @@ def test_the_whole_way(scenes, tmp_path):
     assert "<h2>Labels</h2>" in page
     assert "labels that are missing in red" in page
     assert "most often taken for" not in page
+    assert not list(out.glob(".masks.*"))
     (out / "masks" / "2" / "test_0000.png").unlink()
     with pytest.raises(InputError, match=r"masks/2/test_0000\.png: no mask there"):
         read_labels(out / "masks", "test_0000", project.target)

@@ -145,7 +145,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
 
 def put_back(old: Path, path: Path) -> None:
-    """Put back a folder that was moved away; if its successor is in place, give that one the entries it lacks."""
+    """Put back a folder that was moved away; if its successor is there, give it, and its folders, what they lack."""
     if not os.path.lexists(old):
         return
     if not os.path.lexists(path):
@@ -194,14 +194,10 @@ def write_json(path: Path, value: Any) -> None:  # noqa: ANN401
 
 
 def write_member(path: Path, content: bytes) -> None:
-    """Write a file in the temporary folder of ``atomic_folder``."""
+    """Write a file in the temporary folder of ``atomic_folder``, or in a folder in it, which is made."""
     write_point(path, "write")
+    path.parent.mkdir(exist_ok=True)
     path.write_bytes(content)
-
-
-def add_folder(path: Path) -> None:
-    """Make a folder in the temporary folder of ``atomic_folder``."""
-    path.mkdir()
 
 
 def append_text(path: Path, lines: str, *, sync: bool = True) -> None:

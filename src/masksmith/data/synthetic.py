@@ -122,13 +122,13 @@ def make_example(
         InputError: A task that no example has; or something is there that no earlier example made, or that was changed
             since; nothing is written.
     """
-    known = _refuse_foreign(out)
     make = look_up(_SCENES, task, where="--task")
     if task == "binary" and not large:
         content = _content(num_train, num_test, seed)
     else:
         content = _scene_files(num_train, num_test, seed, large, make)
         content = _with_tables(content) if task == "multilabel" else content
+    known = _refuse_foreign(out, content)
     write_json(out / _RECORD, sorted(known | {digest(raw) for raw in content.values()}))
     _remove_others(out, content, known)
     for name, raw in content.items():
@@ -136,17 +136,14 @@ def make_example(
     return out / "data"
 
 
-def _refuse_foreign(out: Path) -> set[str]:
+def _refuse_foreign(out: Path, content: Collection[str]) -> set[str]:
     """Refuse to replace what is not as an earlier example wrote it; return the digests of what those wrote."""
     if os.path.lexists(out) and not out.is_dir():
         raise InputError(f"{out}: not a folder; choose another place for the example")
     record, data = out / _RECORD, out / "data"
     known: set[str] = set(read_json(record)) if record.is_file() and not record.is_symlink() else set()
-    there = [path for path in (data, *map(out.joinpath, _FILES)) if os.path.lexists(path)]
-    folders = [path for path in (data, out / "solution") if path.is_dir() and not path.is_symlink()]
-    there += [
-        path for folder in folders for path in folder.rglob("*") if not path.is_dir() and path not in there
-    ]
+    names = [out / name for name in dict.fromkeys((*_FILES, *content))]
+    there = [path for path in (data, *names) if os.path.lexists(path)]
     for path in there:
         ours = bool(known) and not path.is_symlink()  # without a record nothing is read
         if path == data:

@@ -9,7 +9,7 @@ import numpy as np
 
 from masksmith.core.arrays import AnyMask, Shaped, UInt8
 from masksmith.core.errors import InputError
-from masksmith.core.files import add_folder, atomic_folder, atomic_path, write_member
+from masksmith.core.files import atomic_folder, atomic_path, write_member
 from masksmith.data.catalog import SubmissionFormat
 from masksmith.data.ids import check_id
 from masksmith.data.instances import label_png, object_rows
@@ -42,7 +42,7 @@ def write_masks(
     values = mask_values(target)
     if target.task == "multilabel":
         for label in target.classes:
-            add_folder(folder / check_id(label, where=f"{where} (labels)"))
+            check_id(label, where=f"{where} (labels)")
     for name, mask in masks:
         place = folder / f"{check_id(name, where=str(where))}.png"
         if target.task == "instances":
