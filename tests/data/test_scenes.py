@@ -46,8 +46,11 @@ def test_an_example_is_read_as_its_task_and_only_an_example_is_replaced(task, la
     ms.example(tmp_path, train=2, test=2, task=task, seed=1)
     assert len(read_catalog(data).train) == 2
     (tmp_path / "solution/mine.png").write_bytes(b"mine")
+    ms.example(tmp_path, train=3, test=2, task=task)
+    assert (tmp_path / "solution/mine.png").read_bytes() == b"mine"
+    (tmp_path / "solution/test_0001.png").write_bytes(b"mine")
     with pytest.raises(
-        InputError, match=r"mine\.png: there already, and `masksmith example` did not make it so"
+        InputError, match=r"test_0001\.png: there already, and `masksmith example` did not make it so"
     ):
         ms.example(tmp_path, train=3, test=2, task=task)
 
