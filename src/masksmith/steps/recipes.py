@@ -47,15 +47,10 @@ def for_data(project: Project, asked: AnyRecipe, name: str, overrides: tuple[str
         overrides: Of the user; they win.
 
     Raises:
-        InputError: No recipe for the task, or a metric or a loss that cannot drive it.
+        InputError: A metric that cannot drive the task, or pseudo-labels for other masks than binary ones.
     """
     target, keys = project.target, {override.partition("=")[0] for override in overrides}
     if name == "auto":
-        if target.task not in AUTO_OF:
-            raise InputError(
-                f"{project.catalog.root}: the masks are {target.task}, which no recipe trains yet; known: "
-                f"{', '.join(AUTO_OF)}"
-            )
         chosen, why = [], []
         if AUTO_OF[target.task] != "auto":
             why.append(f"recipe {AUTO_OF[target.task]}: the masks are {target.task}")
