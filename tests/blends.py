@@ -41,6 +41,7 @@ def write_ensemble(folder, name, *members, **fields):
     """Write an ensemble of recipes (a path, or a table); return its path."""
     listed = [{"recipe": one} if isinstance(one, str) else one for one in members]
     path = folder / f"{name}.yaml"
-    value = {"name": name, "folds": THREE, "tuning": {"resamples": 200}, "members": listed} | fields
+    tuning = load_recipe("smoke").tuning.model_dump(mode="json")
+    value = {"name": name, "folds": THREE, "tuning": tuning, "members": listed} | fields
     path.write_text(write_yaml(value))
     return str(path)

@@ -2,7 +2,9 @@
 
 import csv
 import dataclasses
+import os
 import shutil
+from datetime import datetime
 
 import numpy as np
 import pytest
@@ -163,10 +165,17 @@ def test_only_what_is_missing_is_done(example, project):
     assert changed == {"runs", "masks", "submission.csv", "submission.json", "stage.json"}
     assert after[run.final(0)] == before[run.final(0)]
     assert after[run.test(0)] == before[run.test(0)]
+    assert not list(project.glob("submissions/*"))  # the same bytes, and no copy of them
     text = (project / "submission.csv").read_text()
     (project / "submission.csv").write_text(text[:-20])
+    os.utime(project / "submission.csv", (10**9, 10**9))
     assert ms.submit(project).compared == 8
     assert (project / "submission.csv").read_text() == text
+    (kept,) = (project / "submissions").iterdir()  # what was replaced, whoever wrote it
+    assert (kept.name, kept.read_text()) == (
+        f"{datetime.fromtimestamp(10**9):%Y-%m-%d-%H%M%S}-{run.path.name}.csv",
+        text[:-20],
+    )
     next((project / "masks").iterdir()).unlink()
     assert ms.submit(project).compared == 8
 

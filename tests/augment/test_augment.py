@@ -3,12 +3,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from masksmith.augment.batch import Task, make_batch
+from masksmith.augment.batch import Task, build_task, make_batch
 from masksmith.augment.geometry import GeometryConfig, Motion, draw_affine, motion_matrix
 from masksmith.augment.intensity import IntensityConfig, draw_table
 from masksmith.augment.warp import warp
 from masksmith.data.store import Store, StoreWriter
 from masksmith.preprocess import Pad
+from tests.training.tiny import config
 
 
 def image_and_mask(seed=0, hw=(21, 30), channels=1):
@@ -98,3 +99,32 @@ def test_a_sample_does_not_depend_on_its_batch(task):
     assert (alone.image != other_epoch.image).any()
     assert together.image.shape == (3, 1, 24, 24)
     assert together.image.dtype == np.float32
+
+
+@pytest.mark.parametrize("layers", [False, True])
+def test_classes_of_the_two_sides_stay_on_their_side_in_a_mirror_image(tmp_path, layers):
+    """Left of the middle is class 1, right of it class 2; a flip moves the pixels and swaps the names."""
+    labels = np.zeros((8, 12), np.uint8)
+    labels[:, :6], labels[:, 6:], labels[0, 0] = 1, 2, 255
+    mask = np.stack([labels == 1, labels == 2], axis=-1).astype(np.uint8) if layers else labels[..., None]
+    writers = [
+        StoreWriter(tmp_path / f"{at}.npy", [("a", (8, 12, one.shape[2]))], dtype=np.uint8)
+        for at, one in enumerate((mask, mask))
+    ]
+    for writer in writers:
+        writer.write("a", mask)
+        writer.close()
+    images, masks = (Store(tmp_path / f"{at}.npy") for at in (0, 1))
+    mirrored = config(geometry=GeometryConfig(hflip=1.0, probability=0.0))
+    seen = {}
+    for mirror in ((), (1, 0) if layers else (0, 2, 1)):
+        task = build_task(mirrored, images=images, masks=masks, ids=["a"], canvas_hw=(8, 12), mirror=mirror)
+        seen[bool(mirror)] = make_batch(task, ["a"], [0], counters=(0, 0, 0, 0)).mask[0]
+    if layers:
+        np.testing.assert_array_equal(seen[False][:, ::-1], mask)
+        np.testing.assert_array_equal(seen[True][..., ::-1], seen[False])
+        np.testing.assert_array_equal(seen[True][:, 1:-1], mask[:, 1:-1])
+    else:
+        assert seen[False][0, -1] == seen[True][0, -1] == 255
+        np.testing.assert_array_equal(seen[True][1:], labels[1:])
+        np.testing.assert_array_equal(seen[False][1:], labels[1:, ::-1])

@@ -9,10 +9,12 @@ import pytest
 import masksmith as ms
 from masksmith.core.errors import InputError
 from masksmith.data.cache import build_cache, open_cache
+from masksmith.data.decode.palette import encode_indices, read_palette
 from masksmith.data.instances import label_png
 from masksmith.data.layouts import read_catalog
 from masksmith.data.masks import MaskHints, find_convention, look_at_mask, mask_levels
 from masksmith.data.target import BINARY, OBJECTS, Target
+from masksmith.submission.formats import read_mask, write_masks
 
 HW = (24, 30)
 
@@ -302,3 +304,26 @@ def test_a_cache_without_its_target_is_made_again(tmp_path):
     assert read(data, tmp_path / "cache").target == first.target
     other = read(data, tmp_path / "cache", ignore=[3])  # the cache is that of what was asked
     assert (other.target.values, other.target.ignore) == ((0, 1, 2), (3,))
+
+
+def test_a_palette_is_read_as_numbers_and_written_back(tmp_path):
+    colours = {0: (0, 0, 0), 1: (128, 0, 0), 2: (0, 128, 0), 255: (224, 224, 192)}
+    masks = [stripes(0, 1, 2), stripes(2, 1), stripes(1, 0, 255)]
+    data = pairs(tmp_path / "data", masks)
+    for at, mask in enumerate(masks):
+        (data / "masks" / f"{at:02d}.png").write_bytes(encode_indices(mask, colours))
+    cache = read(data, tmp_path / "cache")
+    target = cache.target
+    assert (target.task, target.values, target.ignore) == ("multiclass", (0, 1, 2), (255,))
+    assert target.palette == ((0, 0, 0), (128, 0, 0), (0, 128, 0))
+    np.testing.assert_array_equal(cache.train_masks["02"][..., 0], masks[2])
+    (tmp_path / "out").mkdir()
+    list(write_masks(tmp_path / "out", [("a", masks[0])], target, where=tmp_path))
+    shown = cv2.imread(str(tmp_path / "out" / "a.png"))[0, [0, 15, 29], ::-1]  # as any other reader paints it
+    assert shown.tolist() == [[0, 0, 0], [128, 0, 0], [0, 128, 0]]
+    np.testing.assert_array_equal(read_mask(tmp_path / "out" / "a.png", target), masks[0])
+    # files that paint the classes in other colours are numbers still; greys are what they show
+    (data / "masks" / "01.png").write_bytes(encode_indices(masks[1], {1: (9, 9, 0)}))
+    assert read(data, tmp_path / "other").target.palette == ()
+    assert read_palette(encode_indices(masks[0], {1: (80, 80, 80)})) == ()
+    assert read_palette(cv2.imencode(".png", masks[0])[1].tobytes()) == read_palette(b"") == ()

@@ -13,7 +13,7 @@ ALONE = {"bce", "balanced_bce", "lovasz", "lovasz_elu", "boundary_bce", "band_bc
 PARAMS = {
     "bce": [{"pos_weight": 3.0, "label_smoothing": 0.1}],
     "focal": [{"gamma": 0.5}, {"gamma": 0.0}],
-    "cross_entropy": [{"label_smoothing": 0.2}],
+    "cross_entropy": [{"label_smoothing": 0.2}, {"class_weights": "effective_number"}],
     "smooth_l1": [{"beta": 0.3}],
     "dice": [{"smooth": 0.1, "per_image": False}, {"skip_empty": True}],
     "log_dice": [{"smooth": 0.1, "per_image": False, "skip_empty": True}],

@@ -2,6 +2,7 @@ import inspect
 import math
 import re
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -10,6 +11,7 @@ from masksmith.core.errors import InputError
 from masksmith.losses.build import IMAGE_LOSSES, LOSSES, MASK_LOSSES, build_loss
 from masksmith.losses.image_head import image_bce
 from masksmith.losses.options import EACH_CLASS_ALONE, IMAGE_PARAMETERS, MASK_PARAMETERS, check_losses
+from masksmith.losses.pixelwise import weights_of_classes
 from masksmith.losses.regions import dice, jaccard
 from masksmith.models.segmentation import Output
 from masksmith.training.config import LossTerm
@@ -223,3 +225,30 @@ def test_rough_auxiliary_logits():
     assert value.dtype == torch.float32
     same = rough._replace(aux=(rough.aux[0].float(),))
     assert torch.equal(value, combination(("lovasz",))(same, target))
+
+
+def test_rare_classes_weigh_more():
+    assert weights_of_classes([900, 90, 10, 0], "none") == [1, 1, 1, 1]
+    inverse = np.array([1 / 900, 1 / 90, 1 / 10])
+    assert weights_of_classes([900, 90, 10, 0], "inverse_frequency") == pytest.approx(
+        [*inverse / inverse.mean(), 1]
+    )
+    beta = 1 - 3 / 1_000_000  # of millions of pixels, as the paper has it
+    effective = np.array([(1 - beta) / (1 - beta**n) for n in (900_000, 90_000, 10_000)])
+    assert weights_of_classes([900_000, 90_000, 10_000, 0], "effective_number") == pytest.approx(
+        [*effective / effective.mean(), 1], rel=1e-4
+    )
+    draw = torch.Generator().manual_seed(0)
+    logits, target = torch.randn(2, 4, 3, 5, generator=draw), torch.randint(0, 4, (2, 3, 5), generator=draw)
+    target[0, 1, 1] = 255
+    loss_of = build_loss(
+        [term("cross_entropy", class_weights="inverse_frequency")],
+        where="loss", classes=4, exclusive=True, pixels=[900, 90, 10, 0],
+    )  # fmt: skip
+    weights, total, parts = weights_of_classes([900, 90, 10, 0], "inverse_frequency"), 0.0, 0.0
+    for b, y, x in np.ndindex(2, 3, 5):
+        if target[b, y, x] != 255:
+            weight = weights[target[b, y, x]]
+            total += weight
+            parts -= weight * float(logits[b, :, y, x].log_softmax(0)[target[b, y, x]])
+    assert float(loss_of(Output(logits), target.to(torch.uint8))) == pytest.approx(parts / total, rel=1e-5)

@@ -86,7 +86,7 @@ def focal(logits, target, *, gamma=2.0, alpha=None):
     return mean(values)
 
 
-def cross_entropy(logits, target, *, label_smoothing=0.0):
+def cross_entropy(logits, target, *, class_weights="none", label_smoothing=0.0):
     values = []
     for image in planes(logits, target):
         for at in image[0].places:

@@ -1,4 +1,5 @@
 from functools import partial
+from itertools import product
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from masksmith.prediction.predict import predict_batches, predict_probs, write_c
 from masksmith.prediction.store import MeanCodes, code_of, open_codes, prob_of, to_codes
 from masksmith.prediction.tta import TTA
 from masksmith.preprocess import SizeConfig
+from masksmith.preprocess.transforms import resize
 from tests.prediction.nets import image_store, tiny
 
 
@@ -94,6 +96,57 @@ def test_turned_views_have_the_turned_size_rule(fabric, images):
         )
         for one in turned:
             np.testing.assert_allclose(upright, one, atol=0.02)
+
+
+def test_shifts_are_exact_and_scales_are_those_of_resized_images(fabric, images):
+    """A model whose logit is the pixel gives the image back, wherever it lies on the canvas."""
+    sizes = (SizeConfig(), SizeConfig(pad_hw=(40, 48)))
+    for size, view in product(sizes, ("identity", "rot90", "antitranspose")):
+        options = {"batch_size": 3, "size": size, "tta": [view]}
+        plain = dict(predict_probs(fabric, Brightness(), images, ["a", "b", "c"], **options))
+        shifts = [(0, 0), (3, 0), (5, 7), (0, 8)]
+        moved = dict(predict_probs(fabric, Brightness(), images, ["a", "b", "c"], **options, shifts=shifts))
+        for name in plain:
+            np.testing.assert_allclose(moved[name], plain[name], atol=1e-5)
+        for scale in (0.5, 1.25):
+            scaled = dict(predict_probs(fabric, Brightness(), images, ["a", "b"], **options, scales=[scale]))
+            for name, probs in scaled.items():
+                hw = images[name].shape[:2]
+                there = resize(images[name], (round(hw[0] * scale), round(hw[1] * scale)))
+                by_hand = resize(1 / (1 + np.exp(-(there.astype(np.float32) / 255 - 0.5) * 10)), hw)
+                np.testing.assert_allclose(probs, by_hand, atol=0.05)
+    # with a size of its own each view is resized and shifted from there
+    options = {"batch_size": 2, "size": SizeConfig(resize_hw=(32, 40)), "tta": ["identity"]}
+    plain, moved = (
+        dict(predict_probs(fabric, Brightness(), images, ["a"], **options, **more))["a"]
+        for more in ({}, {"shifts": [(4, 6)], "scales": [1.5]})
+    )
+    assert np.abs(plain - moved).mean() < 0.08  # of noise; a pixel beside it would be 0.3
+
+
+def test_classes_that_a_mirror_image_swaps_are_swapped_back(fabric, images):
+    class Sides(Brightness):
+        """The second class is the right half of what is seen, the third the left one."""
+
+        exclusive = True
+
+        def forward(self, image, scalars=None):
+            right = (
+                (torch.arange(image.shape[3]) >= image.shape[3] // 2)
+                .float()
+                .expand(*image.shape[:1], *image.shape[2:])
+            )
+            return Output(torch.stack([torch.zeros_like(right), 9 * right, 9 * (1 - right)], dim=1))
+
+    options = {"batch_size": 2, "mirror": (0, 2, 1)}
+    upright, flipped = (
+        dict(predict_probs(fabric, Sides(), images, ["b"], tta=[view], **options))["b"]
+        for view in ("identity", "hflip")
+    )
+    np.testing.assert_allclose(flipped, upright, atol=1e-6)
+    assert upright[:, 8:, 1].min() > 0.99
+    turned = dict(predict_probs(fabric, Sides(), images, ["b"], tta=["rot180"], **options))["b"]
+    np.testing.assert_allclose(turned[:, 8:, 2], upright[:, 8:, 1])  # turned is not mirrored
 
 
 def test_images_of_many_sizes_on_one_canvas_share_batches(fabric, tmp_path):

@@ -35,7 +35,7 @@ from masksmith.augment.sampling import (
     strengths_by_frequency,
 )
 from masksmith.augment.warp import warp
-from masksmith.core.arrays import AnyMask, Float, Image, Int, UInt8
+from masksmith.core.arrays import IGNORE, AnyMask, Float, Image, Int, UInt8
 from masksmith.core.errors import InputError
 from masksmith.core.randomness import stream
 from masksmith.data.store import Arrays, Stored
@@ -72,6 +72,8 @@ class Task:
     """Samples with this index or a higher one are mirror images; None: there are no copies."""
     custom: CallableAugment | None = None
     """A callable of the user's."""
+    mirror: tuple[int, ...] = ()
+    """The class that each class becomes in a mirror image; empty where none changes."""
     places: dict[str, list[np.ndarray]] = field(default_factory=dict, compare=False)
     """Id -> pixels of each class of a large mask, remembered from the first time a window is centred on one."""
 
@@ -163,6 +165,7 @@ def build_task(
     size: SizeConfig = TRUE_SIZE,
     scalars: Mapping[str, Sequence[float]] | None = None,
     custom: CallableAugment | None = None,
+    mirror: tuple[int, ...] = (),
 ) -> Task:
     """Return the task of a training stage, with what depends on the training set (copies, class frequencies).
 
@@ -176,6 +179,7 @@ def build_task(
         size: The size rule.
         scalars: Id -> numbers for the model.
         custom: The callable that ``augment.custom`` names.
+        mirror: The class that each class becomes in a mirror image.
 
     Raises:
         InputError: As check_augmentation.
@@ -201,6 +205,7 @@ def build_task(
         positive_windows=augment.positive_windows,
         mirrored_from=len(ids) if augment.append_flips else None,
         custom=custom,
+        mirror=mirror,
     )
 
 
@@ -236,6 +241,15 @@ def _draw(task: Task, name: str, index: int, key: tuple[int, ...]) -> tuple[Moti
     return _place(task, name, index, key, draw_more(geometry, affine, rng)), intensity, table
 
 
+def mirror_classes(mask: UInt8[np.ndarray, "h w *k"], mirror: Sequence[int]) -> UInt8[np.ndarray, "h w *k"]:
+    """Return a class map, or the layers of several labels, with the classes that a mirror image has."""
+    if mask.ndim == 3:
+        return mask[..., list(mirror)]
+    table = np.arange(IGNORE + 1, dtype=np.uint8)
+    table[: len(mirror)] = mirror
+    return table[mask]
+
+
 def _read(task: Task, name: str) -> tuple[Image | Stored, AnyMask | Stored]:
     """Return an image and its mask; of large ones only what is looked at will be read."""
     if not task.is_large(name):
@@ -255,6 +269,8 @@ def _make_sample(
         zoom_yx=task.size.zoom_yx(task.images.shape(name), task.scale),
         border=task.size.border,
     )
+    if task.mirror and motion.is_mirrored:
+        mask = mirror_classes(mask, task.mirror)
     looks = draw_looks(intensity, stream(*key, _LOOKS)) if has_looks(intensity) else {}
     if "clahe" in looks:
         image = clahe(image, intensity.clahe, looks["clahe"])

@@ -160,6 +160,11 @@ class Motion:
     """Whether rotation, zoom, aspect, shear and shift were drawn at all."""
 
     @property
+    def is_mirrored(self) -> bool:
+        """Whether left becomes right: a flip or a transposition is left over, which is no turn."""
+        return self.hflip ^ self.vflip ^ self.transpose
+
+    @property
     def is_affine(self) -> bool:
         """Whether it is an affine map."""
         return self.corners is None and not self.distortions

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from threading import Lock
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import Field
@@ -31,6 +31,9 @@ class AugmentConfig(Config):
     mask has several classes, one of them is drawn first, each as likely, then a pixel of it."""
     append_flips: bool = False
     """The training set has a mirrored copy of every image: an epoch sees each image and its mirror image."""
+    mirror_pairs: Literal["auto"] | list[tuple[str, str]] = "auto"
+    """Classes that change places in a mirror image, in training and in the views of a prediction: "auto" takes those
+    whose names differ by left and right alone; [] none."""
     custom: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] | None = None
     """Name of a callable that is given from Python as well; the name stands for it in the recipe's hash."""
 

@@ -183,6 +183,12 @@ def write_bytes(path: Path, content: bytes) -> None:
         temporary.write_bytes(content)
 
 
+def copy_file(source: Path, path: Path) -> None:
+    """Copy a file whole or not at all."""
+    with atomic_path(path) as temporary:
+        shutil.copyfile(source, temporary)
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a text file (UTF-8) whole or not at all."""
     write_bytes(path, text.encode())

@@ -17,6 +17,7 @@ from masksmith.core.files import digest, read_json, remove, write_json
 from masksmith.core.ledger import Ledger
 from masksmith.core.progress import logger, track
 from masksmith.data.catalog import Catalog, Sample
+from masksmith.data.decode.palette import decode_indices, read_palette
 from masksmith.data.decode.pictures import decode_image, is_grey
 from masksmith.data.dialect import differing_pixels
 from masksmith.data.findings import Finding, refuse_all
@@ -142,6 +143,8 @@ class _DrawnMask:
 
     levels: Shaped[np.ndarray, "h w"]
     lossy: bool
+    palette: tuple[tuple[int, int, int], ...] = ()
+    """Colour of each value, where the file has a palette."""
 
 
 def _drawn_mask(
@@ -153,7 +156,9 @@ def _drawn_mask(
         InputError: It is damaged, no mask, or lies on another grid than its image.
     """
     raw, size = tree.read(path), kind.sizes[sample.image]
-    levels = mask_levels(decode_image(raw, where=path), where=path, as_numbers=as_numbers)
+    palette = read_palette(raw)
+    image = decode_indices(raw, where=path)[..., None] if palette else decode_image(raw, where=path)
+    levels = mask_levels(image, where=path, as_numbers=as_numbers)
     if levels.shape != size:
         raise InputError(
             f"{path}: the mask is {levels.shape[0]}x{levels.shape[1]} but its image {sample.image} is "
@@ -162,7 +167,7 @@ def _drawn_mask(
     place, own = kind.places.get(sample.image), read_georeference(raw)
     if place is not None and own is not None and (apart := differing_grids(place, own, size)):
         raise InputError(f"{path}: {apart}; reproject or resample the mask onto the grid of {sample.image}")
-    return _DrawnMask(levels, is_lossy(raw))
+    return _DrawnMask(levels, is_lossy(raw), palette)
 
 
 def _convention(tree: Tree, catalog: Catalog, kind: _Kind) -> MaskConvention:
@@ -183,19 +188,25 @@ def _convention(tree: Tree, catalog: Catalog, kind: _Kind) -> MaskConvention:
             f"{tree.root}: --task multiclass needs mask files of classes, and there are run-lengths only"
         )
     hints = MaskHints("binary" if catalog.labels else asked.task, tuple(asked.ignore), asked.names)
-    found = find_convention(_look_at(tree, with_file, kind), where=f"{tree.root} (masks)", hints=hints)
+    files, palettes = _look_at(tree, with_file, kind)
+    longest = max(palettes, key=len, default=())
+    if all(longest[: len(palette)] == palette for palette in palettes):  # else no class has one colour
+        hints = replace(hints, palette=longest)
+    found = find_convention(files, where=f"{tree.root} (masks)", hints=hints)
     if catalog.labels:
         return replace(found, target=Target("multilabel", tuple(catalog.labels), ignore=hints.ignore))
     return found
 
 
-def _look_at(tree: Tree, with_file: list[tuple[Sample, str]], kind: _Kind) -> list[MaskFile]:
-    """Return what decides the meaning of mask files, given with their samples.
+def _look_at(
+    tree: Tree, with_file: list[tuple[Sample, str]], kind: _Kind
+) -> tuple[list[MaskFile], set[tuple[tuple[int, int, int], ...]]]:
+    """Return what decides the meaning of mask files, given with their samples, and the palettes that they have.
 
     Raises:
         InputError: Some are damaged or of another size; all are named.
     """
-    files, problems = [], []
+    files, palettes, problems = [], set(), []
     for sample, path in track(with_file, total=len(with_file), what="looking at masks"):
         try:
             drawn = _drawn_mask(tree, sample, path, kind)
@@ -203,8 +214,9 @@ def _look_at(tree: Tree, with_file: list[tuple[Sample, str]], kind: _Kind) -> li
             problems.append(str(error))
             continue
         files.append(look_at_mask(drawn.levels, name=sample.id, path=path, lossy=drawn.lossy))
+        palettes.add(drawn.palette)
     refuse_all(problems, what="masks")
-    return files
+    return files, palettes
 
 
 def _mask(tree: Tree, sample: Sample, convention: MaskConvention, kind: _Kind, dialect: str) -> Mask:

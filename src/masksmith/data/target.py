@@ -1,9 +1,12 @@
 """What the masks of a data set mean: the task, its classes, and how they are written in files."""
 
+import re
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
 from masksmith.core.config import look_up
+from masksmith.core.errors import InputError
 
 Task = Literal["binary", "multiclass", "multilabel", "instances"]
 TASKS: tuple[Task, ...] = get_args(Task)
@@ -38,6 +41,34 @@ class Target:
         """Whether each pixel has one class of several, so that probabilities are a softmax."""
         return self.task == "multiclass"
 
+    def mirrored(self, pairs: Literal["auto"] | Sequence[tuple[str, str]]) -> tuple[int, ...]:
+        """Return the class that each class becomes in a mirror image; empty where none changes.
+
+        A kidney on the left becomes one on the right if the image is flipped or transposed, and not if it is turned.
+
+        Args:
+            pairs: Names of classes that change places; "auto": those that differ by left and right alone.
+
+        Raises:
+            InputError: A class that there is not, or one in two pairs.
+        """
+        if self.task not in ("multiclass", "multilabel"):
+            if pairs not in ("auto", []):
+                raise InputError(
+                    f"training.augment.mirror_pairs: {pairs}, but the target is {self.task}; expected auto"
+                )
+            return ()
+        found = list(range(len(self.classes)))
+        for pair in _mirror_pairs(self.classes) if pairs == "auto" else pairs:
+            places = dict(zip(self.classes, range(len(self.classes)), strict=True))
+            first, second = (look_up(places, name, where="training.augment.mirror_pairs") for name in pair)
+            if found[first] != first or found[second] != second or first == second:
+                raise InputError(
+                    f"training.augment.mirror_pairs: {list(pair)}; expected two classes that are in no other pair"
+                )
+            found[first], found[second] = second, first
+        return tuple(found) if found != sorted(found) else ()
+
     def to_json(self) -> dict[str, Any]:
         """Return plain dicts and lists."""
         return asdict(self)
@@ -57,6 +88,18 @@ class Target:
             tuple((int(red), int(green), int(blue)) for red, green, blue in value["palette"]),
             tuple(value["ignore"]),
         )
+
+
+def _mirror_pairs(classes: Sequence[str]) -> list[tuple[str, str]]:
+    """Return the classes whose names differ by left and right alone, as ``left_lung`` and ``right_lung`` do."""
+    sides = {name: re.split(r"[\W_]+", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()) for name in classes}
+    right = {"left": "right", "l": "r"}
+    pairs = []
+    for name, words in sides.items():
+        other = [right.get(word, word) for word in words]
+        if other != words:
+            pairs += [(name, match) for match, found in sides.items() if found == other]
+    return pairs
 
 
 BINARY = Target()

@@ -60,6 +60,7 @@ def build_loss(
     classes: int = 1,
     exclusive: bool = False,
     aux_weight: float = 0.4,
+    pixels: Sequence[int] = (),
 ) -> LossOf:
     """Return the weighted sum of terms as one function of a model's output, computed in float32.
 
@@ -72,6 +73,8 @@ def build_loss(
         aux_weight: What the outputs of deep supervision weigh together, 1 being the mask itself: the mask's losses
             are computed on each, resized bilinearly to the target's size, and averaged. Image losses are not. (0.4:
             the auxiliary loss of PSPNet, https://arxiv.org/abs/1612.01105)
+        pixels: Judged pixels of each class in the training masks, for ``class_weights``; without them all weigh the
+            same, as where only time or memory is measured.
 
     Raises:
         InputError: As check_losses.
@@ -82,8 +85,9 @@ def build_loss(
         maps = list(_maps(output, target, aux_weight=aux_weight))
         for name, weight, params in checked:
             if name in MASK_LOSSES:
+                counts = (pixels,) if "class_weights" in params else ()
                 for share, logits in maps:
-                    yield weight * share * MASK_LOSSES[name](logits, target, **params)
+                    yield weight * share * MASK_LOSSES[name](logits, target, *counts, **params)
             elif output.image_logits is None:
                 raise ValueError(f"{where}: {name!r} needs image logits, the model's output has none")
             else:

@@ -4,7 +4,7 @@ A test compares the tables with the functions of ``build.MASK_LOSSES`` and ``bui
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, NamedTuple, Protocol, runtime_checkable
+from typing import Annotated, Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 from pydantic import Field, create_model
 
@@ -16,6 +16,7 @@ NonNegative = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Smoothing = Annotated[float, Field(ge=0, lt=1)]
 Radius = Annotated[int, Field(ge=1)]
+ClassWeights = Literal["none", "inverse_frequency", "effective_number"]
 
 Parameters = Mapping[str, tuple[Any, Any]]
 """The type, with its range, and the default of each keyword argument of a loss."""
@@ -30,7 +31,7 @@ MASK_PARAMETERS: dict[str, Parameters] = {
     "bce": _BCE,
     "balanced_bce": {},
     "focal": _FOCAL,
-    "cross_entropy": {"label_smoothing": (Smoothing, 0.0)},
+    "cross_entropy": {"class_weights": (ClassWeights, "none"), "label_smoothing": (Smoothing, 0.0)},
     "mse": {},
     "smooth_l1": {"beta": (Positive, 1.0)},
     "dice": _DICE,

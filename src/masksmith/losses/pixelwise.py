@@ -4,13 +4,16 @@ All of them average over the judged pixels of the whole batch (and over its clas
 pixels counts less.
 """
 
+from collections.abc import Sequence
+
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from masksmith.core.arrays import IGNORE
-from masksmith.losses.options import NonNegative, Positive, Share, Smoothing
+from masksmith.losses.options import ClassWeights, NonNegative, Positive, Share, Smoothing
 from masksmith.losses.planes import (
     Each,
     Logits,
@@ -113,12 +116,43 @@ def focal(logits: Logits, target: Target, *, gamma: NonNegative = 2.0, alpha: Sh
     return mean_of_pixels(wrong**gamma * -log_true, planes.judged[:, :1])
 
 
-def cross_entropy(logits: Logits, target: Target, *, label_smoothing: Smoothing = 0.0) -> Scalar:
-    """Softmax cross-entropy of a class map, mean over the judged pixels of the batch.
+def weights_of_classes(pixels: Sequence[int], how: ClassWeights) -> list[float]:
+    """Return a weight for each class from its number of pixels in the training masks; those that occur average 1.
+
+    Args:
+        pixels: Judged pixels of each class. A class without any weighs 1.
+        how: "none": 1. "inverse_frequency": in proportion to 1 / n. "effective_number": in proportion to
+            (1 - b) / (1 - b^n), Cui et al. 2019, https://arxiv.org/abs/1901.05555, with b = 1 - 1 / (mean of n over the
+            classes): rare classes weigh as with inverse_frequency, frequent ones not ever less.
+    """
+    counts = np.array(pixels, np.float64)
+    there = counts > 0
+    if how == "none" or not there.any():
+        return [1.0] * len(pixels)
+    scale = counts[there].mean()
+    numbers = (
+        counts if how == "inverse_frequency" else -np.expm1(-counts / scale)
+    )  # (1 - 1/s)^n -> exp(-n / s)
+    weights = np.where(there, 1 / np.where(there, numbers, 1), 0)
+    weights /= weights[there].mean()
+    return [float(weight) for weight in np.where(there, weights, 1.0)]
+
+
+def cross_entropy(
+    logits: Logits,
+    target: Target,
+    pixels: Sequence[int] = (),
+    *,
+    class_weights: ClassWeights = "none",
+    label_smoothing: Smoothing = 0.0,
+) -> Scalar:
+    """Softmax cross-entropy of a class map, (weighted) mean over the judged pixels of the batch.
 
     Args:
         logits: k >= 2 channels, before any softmax.
         target: A class map (b, h, w).
+        pixels: Judged pixels of each class in the training masks, for class_weights; without them all weigh 1.
+        class_weights: How a pixel weighs by its true class, see weights_of_classes.
         label_smoothing: This share of the target is spread evenly over all classes; confident predictions cost, too.
 
     Raises:
@@ -130,14 +164,20 @@ def cross_entropy(logits: Logits, target: Target, *, label_smoothing: Smoothing 
             "expected (b, h, w) for 2 channels or more; for classes that are judged alone use bce"
         )
     planes = logit_planes(logits, target)
+    truth, weights = target.long(), None
+    total = planes.judged[:, 0].sum().clamp(min=1)
+    if class_weights != "none" and pixels:
+        weights = planes.scores.new_tensor(weights_of_classes(pixels, class_weights))
+        total = (weights[truth * planes.judged[:, 0]] * planes.judged[:, 0]).sum().clamp(min=1e-6)
     summed = F.cross_entropy(
         planes.scores,
-        target.long(),
+        truth,
+        weight=weights,
         ignore_index=IGNORE,
         label_smoothing=label_smoothing,
         reduction="sum",
     )
-    return summed / planes.judged[:, 0].sum().clamp(min=1)
+    return summed / total
 
 
 def mse(logits: Logits, target: Target) -> Scalar:

@@ -182,7 +182,7 @@ def cost_of(
     train_s = sum(px * paces[stage] for stage, px in work.items())
     train_s += scorings * view.held_out_px * forward_pace + timed[last].build_s + timed[last].first_step_s
     view_s = view.px * forward_pace * _weights(recipe)
-    predict_s = view_s * len(recipe.prediction.tta)
+    predict_s = view_s * recipe.prediction.passes
     if runtime is not None and recipe.prediction.runtime != "torch":
         predict_s = _converted_s(recipe, facts, view, runtime, view_s, forward_pace) or predict_s
     finish_s = rule.finish_s + rule.finish_s_per_image * (facts.held_out * facts.folds + facts.test)
@@ -221,7 +221,7 @@ def _converted_s(
     speed_up = forward_pace * hw[0] * hw[1] * batch / timed.forward_s
     gate_s = view_s * view.held_out_px / view.px * (1 + 1 / speed_up)
     conversions_s = timed.build_s * _weights(recipe) * view.canvases
-    return conversions_s + gate_s + view_s * len(recipe.prediction.tta) / speed_up
+    return conversions_s + gate_s + view_s * recipe.prediction.passes / speed_up
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@ from masksmith.prediction.store import code_of, prob_of
 
 Pairs = Iterable[tuple[UInt16[np.ndarray, "..."], UInt8[np.ndarray, "..."]]]
 """Codes and target of each image, (h, w) both; the images may have many sizes, and each is looked at once."""
+_AT_ONCE = 1 << 20  # numbers of rows that are scored at once
 PARTS = 5  # group-wise parts for the nested score where only one fold was trained
 
 
@@ -177,10 +178,14 @@ def best_rule(
     sweep: AnySweep[AnyRule], rules: Sequence[AnyRule], metric: Metric, groups: Groups | None = None
 ) -> tuple[AnyRule, float]:
     """Return the rule with the best score, and that score."""
-    scores = [metric.score(sweep.rows_of(rule), groups) for rule in rules]
-    useful = [metric.utility(score) for score in scores]
-    best = int(np.argmax(np.round(useful, 12)))  # sums in another order must not break a tie
-    return rules[best], scores[best]
+    at_once = max(1, _AT_ONCE // sweep.rows_of(rules[0]).size)
+    scores = [
+        metric.reduce(np.stack([sweep.rows_of(rule) for rule in rules[at : at + at_once]]), groups=groups)
+        for at in range(0, len(rules), at_once)
+    ]
+    useful = [metric.utility(float(score)) for score in np.concatenate(scores)]
+    best = rules[int(np.argmax(np.round(useful, 12)))]  # sums in another order must not break a tie
+    return best, metric.score(sweep.rows_of(best), groups)
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,13 @@ class PredictionConfig(Config):
     """Images per forward pass."""
     tta: list[str] = Field(default=["identity", "hflip"], min_length=1)
     """Keys of TTA; the probabilities are averaged."""
+    tta_scales: list[Annotated[float, Field(ge=0.25, le=4)]] = Field(default=[1.0], min_length=1)
+    """Multi-scale: each view is made at each of these factors of the image's size, and averaged."""
+    tta_shifts: list[tuple[Annotated[int, Field(ge=0, le=256)], Annotated[int, Field(ge=0, le=256)]]] = Field(
+        default=[(0, 0)], min_length=1
+    )
+    """Each view is made with each of these numbers of rows and columns of mirrored border before the image, which
+    move it on the model's grid of strides, and averaged."""
     weights: Literal["final", "snapshots", "top_k"] = "final"
     """Predict with the final weights, or average the probabilities of the snapshots or of the best checkpoints (a refit
     has no scores, so with top_k it uses its final weights)."""
@@ -37,6 +44,11 @@ class PredictionConfig(Config):
     edge_cover: int = Field(default=1, ge=1, le=9)
     """How many tiles at least cover each pixel of the edges of an image that is cut into tiles; above 1 further tiles
     reach beyond the edges, where they see ``size.border``."""
+
+    @property
+    def passes(self) -> float:
+        """How much computation the views are, one view of the image as it is being 1."""
+        return len(self.tta) * len(self.tta_shifts) * sum(scale**2 for scale in self.tta_scales)
 
     def model_post_init(self, _: Any) -> None:  # noqa: ANN401
         """Refuse a threshold that has no effect, and edges that tiles are too small to cover."""

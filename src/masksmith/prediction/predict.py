@@ -4,10 +4,10 @@ Large images go through the model in tiles, and their probabilities come out in 
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from functools import lru_cache, partial
+from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypedDict, Unpack
 
 import numpy as np
 import torch
@@ -15,22 +15,28 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from masksmith.core.arrays import Float, Shaped, UInt16
-from masksmith.core.config import look_up
 from masksmith.core.progress import track
 from masksmith.data.store import Store, StoreWriter
 from masksmith.models.segmentation import SegmentationModel
 from masksmith.prediction.runtimes import Runtime, torch_runtime
 from masksmith.prediction.store import to_codes
 from masksmith.prediction.tiles import Assembly, Cutter, Part, TilePlan, Tiling, first_needed, tiles_of
-from masksmith.prediction.tta import TTA, Symmetry
+from masksmith.prediction.tta import View, views_of
 from masksmith.preprocess import TRUE_SIZE, Frame, SizeConfig, names_by_canvas
 
-FrameOf = Callable[[tuple[int, int]], Frame]
-"""True (height, width) -> how an image of that size is resized and padded."""
 
+class PredictOptions(TypedDict, total=False):
+    """What is optional of predict_parts, and of what is built on it; see there."""
 
-def _cached_frames(size: SizeConfig, divisor: int) -> FrameOf:
-    return lru_cache(maxsize=1024)(partial(Frame.of, size=size, divisor=divisor))
+    size: SizeConfig
+    scales: Sequence[float]
+    shifts: Sequence[tuple[int, int]]
+    mirror: tuple[int, ...]
+    tiling: Tiling | None
+    what: str
+    runtime: Runtime | Sequence[Runtime] | None
+    scalars: Mapping[str, Sequence[float]] | None
+    finished: Collection[str]
 
 
 class _Piece(NamedTuple):
@@ -126,14 +132,13 @@ class _Work:
 
 def _forward(
     runtimes: Sequence[Runtime],
-    frame_of: FrameOf,
+    frames: Sequence[Frame],
     images: Sequence[Shaped[np.ndarray, "_ _ c"]],
     max_value: int,
     scalars: Float[np.ndarray, "b s"] | None,
     activation: Callable[[Tensor], Tensor],
 ) -> list[Float[np.ndarray, "_ _ k"]]:
-    """Return the mean probabilities of all runtimes for one view of a batch, each at its image's true size."""
-    frames = [frame_of((image.shape[0], image.shape[1])) for image in images]
+    """Return the mean probabilities of all runtimes for one view of a batch, each at the size that is seen."""
     framed = np.stack(
         [frame.apply(np.ascontiguousarray(one)) for frame, one in zip(frames, images, strict=True)]
     )
@@ -154,6 +159,9 @@ def predict_parts(
     tta: Sequence[str],
     batch_size: int,
     size: SizeConfig = TRUE_SIZE,
+    scales: Sequence[float] = (1.0,),
+    shifts: Sequence[tuple[int, int]] = ((0, 0),),
+    mirror: tuple[int, ...] = (),
     tiling: Tiling | None = None,
     what: str = "predicting",
     runtime: Runtime | Sequence[Runtime] | None = None,
@@ -174,6 +182,9 @@ def predict_parts(
         tta: Keys of TTA whose probabilities are averaged.
         batch_size: Images or tiles per forward pass.
         size: How images are resized and padded.
+        scales: Each view is made at each of these scales.
+        shifts: And with each of these numbers of rows and columns of border before the image.
+        mirror: The class that each class becomes in a mirror image.
         tiling: How larger images are cut into tiles; None: all are predicted whole.
         what: Text of the progress bar.
         runtime: Computes the logits; None: the model itself. The probabilities of several runtimes are averaged.
@@ -185,21 +196,28 @@ def predict_parts(
     Raises:
         InputError: An unknown key of TTA, or a damaged image.
     """
-    symmetries = [look_up(TTA, key, where="prediction.tta") for key in tta]
+    views = views_of(tta, scales, shifts, mirror)
     max_value = int(np.iinfo(images.dtype).max)
     work, begun = _Work(images, names, size, tiling, divisor=model.divisor), rows or {}
-    upright, turned = (_cached_frames(one, model.divisor) for one in (work.size, work.size.turned()))
     runtime = runtime or torch_runtime(fabric, model)
     runtimes = [runtime] if callable(runtime) else list(runtime)
     activation = partial(torch.softmax, dim=1) if model.exclusive else torch.sigmoid
     total = sum(1 for _ in work.batches(batch_size, finished, begun))
 
-    def predict(view: Symmetry, planes: Sequence[np.ndarray], numbers: np.ndarray | None) -> list[np.ndarray]:
-        seen, frames = [view.apply(one[None])[0] for one in planes], turned if view.turns else upright
-        return [
-            view.undo(one[None])[0]
-            for one in _forward(runtimes, frames, seen, max_value, numbers, activation)
-        ]
+    def predict(view: View, planes: Sequence[np.ndarray], numbers: np.ndarray | None) -> list[np.ndarray]:
+        seen = [view.apply(one) for one in planes]
+        frames = [view.frame((one.shape[0], one.shape[1]), work.size, model.divisor) for one in seen]
+        found: dict[int, np.ndarray] = {}
+        for canvas in dict.fromkeys(
+            frame.canvas_hw for frame in frames
+        ):  # one, but at another scale or shift
+            at = [i for i, frame in enumerate(frames) if frame.canvas_hw == canvas]
+            own = None if numbers is None else numbers[at]
+            probs = _forward(
+                runtimes, [frames[i] for i in at], [seen[i] for i in at], max_value, own, activation
+            )
+            found |= dict(zip(at, probs, strict=True))
+        return [view.undo(found[i]) for i in range(len(seen))]
 
     training = model.training
     model.eval()
@@ -208,8 +226,8 @@ def predict_parts(
             for batch in track(work.batches(batch_size, finished, begun), total=total, what=what):
                 planes = [work.planes(piece) for piece in batch]
                 numbers = np.array([scalars[one.name] for one in batch], np.float32) if scalars else None
-                views = [predict(view, planes, numbers) for view in symmetries]
-                means = ((piece, np.mean(probs, axis=0)) for piece, *probs in zip(batch, *views, strict=True))
+                each = [predict(view, planes, numbers) for view in views]
+                means = ((piece, np.mean(probs, axis=0)) for piece, *probs in zip(batch, *each, strict=True))
                 taken = [(piece.name, work.take(piece, mean, finished, begun)) for piece, mean in means]
                 yield [(name, part) for name, part in taken if part is not None]
     finally:
@@ -224,32 +242,14 @@ def predict_batches(
     *,
     tta: Sequence[str],
     batch_size: int,
-    size: SizeConfig = TRUE_SIZE,
-    tiling: Tiling | None = None,
-    what: str = "predicting",
-    runtime: Runtime | Sequence[Runtime] | None = None,
-    scalars: Mapping[str, Sequence[float]] | None = None,
-    finished: Collection[str] = (),
+    **options: Unpack[PredictOptions],
 ) -> Iterator[list[tuple[str, Float[np.ndarray, "h w k"]]]]:
     """Yield batches of (id, probabilities (h, w, k) at the true size); the arguments are those of predict_parts.
 
     A large image is held in memory as a whole, and comes with the batch of its last tile.
     """
     begun: dict[str, list[np.ndarray]] = {}
-    for parts in predict_parts(
-        fabric,
-        model,
-        images,
-        names,
-        tta=tta,
-        batch_size=batch_size,
-        size=size,
-        tiling=tiling,
-        what=what,
-        runtime=runtime,
-        scalars=scalars,
-        finished=finished,
-    ):
+    for parts in predict_parts(fabric, model, images, names, tta=tta, batch_size=batch_size, **options):
         whole = []
         for name, part in parts:
             bands = begun.setdefault(name, [])
@@ -269,26 +269,10 @@ def predict_probs(
     *,
     tta: Sequence[str],
     batch_size: int,
-    size: SizeConfig = TRUE_SIZE,
-    tiling: Tiling | None = None,
-    what: str = "predicting",
-    runtime: Runtime | Sequence[Runtime] | None = None,
-    scalars: Mapping[str, Sequence[float]] | None = None,
+    **options: Unpack[PredictOptions],
 ) -> Iterator[tuple[str, Float[np.ndarray, "h w k"]]]:
     """Yield (id, probabilities (h, w, k)) one by one; the arguments are those of predict_parts."""
-    for batch in predict_batches(
-        fabric,
-        model,
-        images,
-        names,
-        tta=tta,
-        batch_size=batch_size,
-        size=size,
-        tiling=tiling,
-        what=what,
-        runtime=runtime,
-        scalars=scalars,
-    ):
+    for batch in predict_batches(fabric, model, images, names, tta=tta, batch_size=batch_size, **options):
         yield from batch
 
 

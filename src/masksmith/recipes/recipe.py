@@ -199,6 +199,12 @@ def _check_derived(recipe: Recipe, *, where: str) -> None:
             f"{where}: prediction.tta: {moved[0]!r} moves rows, and model.derived_channels {derived!r} tells the model "
             f"how deep a row lies; expected {' and '.join(_ROWS_STAY)} alone, or derived_channels 'none'"
         )
+    shifted = [shift for shift in recipe.prediction.tta_shifts if shift[0]]
+    if shifted:
+        raise InputError(
+            f"{where}: prediction.tta_shifts: {list(shifted[0])} moves rows, and model.derived_channels {derived!r} "
+            "tells the model how deep a row lies; expected 0 rows, or derived_channels 'none'"
+        )
     if recipe.training.crop_hw is not None:
         height, width = recipe.training.crop_hw
         raise InputError(

@@ -1,6 +1,7 @@
 """Masks and the submission: of the members, or of a baseline before anything is trained."""
 
 from collections.abc import Iterable, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import numpy as np
 
 from masksmith.core.arrays import AnyMask
 from masksmith.core.errors import InputError
-from masksmith.core.files import atomic_folder, write_json
+from masksmith.core.files import atomic_folder, copy_file, file_digest, read_json, remove, write_json
 from masksmith.core.progress import logger
 from masksmith.postprocess.rules import read_rule
 from masksmith.project.folder import Project
@@ -88,6 +89,7 @@ def submit_members(project: Project, members: Sequence[Member]) -> Verdict:
         "kind": kind,
         "rule": tuning["rule_text"],
         "score": tuning["scores"]["chosen"],
+        "run": members[0].ensemble.name if members[0].ensemble else members[0].run.path.name,
         "members": [member.name for member in members],
     }
     verdict = _write(project, masks, facts)
@@ -97,7 +99,10 @@ def submit_members(project: Project, members: Sequence[Member]) -> Verdict:
 
 def _write(project: Project, masks: Iterable[AnyMask], facts: dict[str, Any]) -> Verdict:
     form = project.catalog.submission
+    earlier = keep_earlier(project)
     write_outputs(project.masks_dir, project.submission_csv, form, masks, project.target)
+    if earlier is not None and file_digest(earlier) == file_digest(project.submission_csv):
+        remove(earlier)  # the same once more
     write_json(project.submission_json, facts)
     return validate_submission(
         project.submission_csv,
@@ -106,6 +111,28 @@ def _write(project: Project, masks: Iterable[AnyMask], facts: dict[str, Any]) ->
         masks=project.masks_dir,
         target=project.target,
     )
+
+
+def keep_earlier(project: Project) -> Path | None:
+    """Copy the submission that is about to be replaced to ``submissions/DATE-RUN.csv``; a baseline is not kept.
+
+    Returns:
+        The copy, or None if there is nothing to keep that is not kept already.
+    """
+    if not project.submission_csv.exists():
+        return None
+    facts = read_json(project.submission_json) if project.submission_json.exists() else {}
+    if facts.get("kind") == "baseline":
+        return None
+    written = datetime.fromtimestamp(project.submission_csv.stat().st_mtime)
+    name = f"{written:%Y-%m-%d-%H%M%S}-{facts.get('run', 'unnamed')}"
+    content = file_digest(project.submission_csv)
+    same_second = sorted(project.submissions_dir.glob(f"{name}*.csv"))
+    if any(file_digest(file) == content for file in same_second):
+        return None
+    copy = project.submissions_dir / f"{name}{f'-{len(same_second) + 1}' if same_second else ''}.csv"
+    copy_file(project.submission_csv, copy)
+    return copy
 
 
 def write_oof_masks(project: Project, members: Sequence[Member]) -> Path:

@@ -283,6 +283,7 @@ def data_of(
         size=recipe.size,
         scalars={name: scalars[name] for name in [*ids, *held_out]} if scalars else {},
         custom=project.augment,
+        mirror=project.target.mirrored(recipe.training.augment.mirror_pairs),
         pseudo=pseudo,
         held_out=held_out,
     )
@@ -307,6 +308,7 @@ def _pseudo_data(project: Project, run: Run, fold: int) -> FoldData | None:
         size=run.recipe.size,
         scalars={name: scalars[name] for name in masks} if scalars else {},
         custom=project.augment,
+        mirror=project.target.mirrored(run.recipe.training.augment.mirror_pairs),
     )
 
 

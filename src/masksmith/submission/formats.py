@@ -11,6 +11,7 @@ from masksmith.core.arrays import AnyMask, Shaped, UInt8
 from masksmith.core.errors import InputError
 from masksmith.core.files import atomic_folder, atomic_path, write_member
 from masksmith.data.catalog import SubmissionFormat
+from masksmith.data.decode.palette import decode_indices, encode_indices, has_palette
 from masksmith.data.ids import check_id
 from masksmith.data.instances import label_png, object_rows
 from masksmith.data.rle import DIALECTS, encode, encode_rows
@@ -50,6 +51,10 @@ def write_masks(
         elif target.task == "multilabel":
             for at, label in enumerate(target.classes):
                 write_member(folder / label / place.name, _png(values[mask[..., at]]))
+        elif target.palette:
+            write_member(
+                place, encode_indices(values[mask], dict(zip(target.values, target.palette, strict=True)))
+            )
         else:
             write_member(place, _png(values[mask]))
         yield name, mask
@@ -66,7 +71,8 @@ def write_outputs(
 ) -> None:
     """Write masks as PNG named by id, and the submission with the judge's ids, columns and rows.
 
-    PNG files hold 0 and 255, the values of the classes, or (16 bits) the number of each object. The CSV of class maps
+    PNG files hold 0 and 255, the values of the classes (with the palette that the mask files have), or (16 bits) the
+    number of each object. The CSV of class maps
     has a row for each image and class but the first, the background; that of several labels a row for each image and
     label, in the judge's order, which may go label by label: the texts of all rows are held until then.
 
@@ -126,13 +132,19 @@ def read_labels(folder: Path, name: str, target: Target) -> UInt8[np.ndarray, "h
     return np.stack([read_mask(folder / label / f"{name}.png") for label in target.classes], axis=-1)
 
 
+def _decoded(raw: bytes, how: int) -> AnyMask | None:
+    return cv2.imdecode(np.frombuffer(raw, np.uint8), how) if raw else None
+
+
 def read_mask(path: Path, target: Target = BINARY) -> AnyMask:
     """Read a mask that write_outputs has written, as 0 and 1 or as classes.
 
     Raises:
         InputError: The file is missing, no image, or holds a value of no class.
     """
-    mask = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE if target.task == "binary" else cv2.IMREAD_UNCHANGED)
+    raw = path.read_bytes() if path.is_file() else b""
+    how = cv2.IMREAD_GRAYSCALE if target.task == "binary" else cv2.IMREAD_UNCHANGED
+    mask = decode_indices(raw, where=str(path)) if has_palette(raw) else _decoded(raw, how)
     if mask is None:
         raise InputError(f"{path}: no mask there, or not an image; run `masksmith submit` again")
     if target.task == "instances":

@@ -38,6 +38,8 @@ class FoldData:
     """How images lie on the canvas."""
     scalars: dict[str, tuple[float, ...]] = field(default_factory=dict)
     """Id -> numbers for the model; empty where it takes none."""
+    mirror: tuple[int, ...] = ()
+    """The class that each class becomes in a mirror image; empty where none changes."""
     custom: CallableAugment | None = None
     """A callable of the user's that the recipe names."""
     held_out: list[str] = field(default_factory=list)
@@ -117,6 +119,7 @@ def task_of(config: TrainingConfig, stage: Stage, data: FoldData, divisor: int) 
         size=data.size,
         scalars=used.scalars,
         custom=data.custom,
+        mirror=data.mirror,
     )
 
 

@@ -48,6 +48,14 @@ def image_facts(masks: Arrays, ids: list[str]) -> ImageFacts:
     return ImageFacts(coverage, classes)
 
 
+def class_pixels(masks: Arrays, ids: list[str], classes: int) -> list[int]:
+    """Count the judged pixels of each class in class maps."""
+    counts = np.zeros(classes, np.int64)
+    for name in ids:
+        counts += np.bincount(masks[name].ravel(), minlength=classes)[:classes]
+    return counts.tolist()
+
+
 @dataclass(frozen=True)
 class Draw:
     """What an epoch's images are drawn from."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass, field, fields, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from masksmith.training.epochs import Epoch, build_epochs, is_scored, starts_fro
 from masksmith.training.freeze import refuse_missing_parts, set_frozen, small_batch_warning
 from masksmith.training.keep import Best
 from masksmith.training.optim import build_optimizer, fill_momentum, finished_cycles, lr_factor, set_lr
+from masksmith.training.samplers import class_pixels
 from masksmith.training.sampling import Sampling
 from masksmith.training.step import losses_of
 from masksmith.training.watch import Stalls, Watcher, epochs_after
@@ -78,7 +80,7 @@ class TrainingState:
         """Of the steps of the epoch under way; on the device, so that no step waits for it."""
         self.epochs = self.whole = build_epochs(config, data.counts(config))
         self.tasks = [task_of(config, stage, data, model.divisor) for stage in config.stages]
-        self.losses = losses_of(model, config)
+        self.losses = losses_of(model, config, partial(class_pixels, data.masks, data.ids, model.classes))
         self.sampling = Sampling(config, data, fabric.device)
         for i, stage in enumerate(config.stages):
             refuse_missing_parts(model, stage.freeze, where=f"training.stages[{i}].freeze")

@@ -1,5 +1,6 @@
 """What happens to one batch: onto the device, through the model, and its loss."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,12 +48,16 @@ def _planes_first(mask: UInt8Array | None) -> UInt8Array | None:
     return mask if mask is None or mask.ndim == 3 else np.ascontiguousarray(mask.transpose(0, 3, 1, 2))
 
 
-def losses_of(model: SegmentationModel, config: TrainingConfig) -> list[LossOf]:
-    """Return the loss of each stage.
+def losses_of(
+    model: SegmentationModel, config: TrainingConfig, pixels: Callable[[], Sequence[int]] = tuple
+) -> list[LossOf]:
+    """Return the loss of each stage; ``pixels`` counts the pixels of each class, where a loss weighs by them.
 
     Raises:
         InputError: An unknown loss, or one that the model has no head for.
     """
+    weighted = any("class_weights" in term.params for stage in config.stages for term in stage.loss)
+    counts = pixels() if weighted and model.exclusive else ()
     return [
         build_loss(
             stage.loss,
@@ -61,6 +66,7 @@ def losses_of(model: SegmentationModel, config: TrainingConfig) -> list[LossOf]:
             classes=model.classes,
             exclusive=model.exclusive,
             aux_weight=config.aux_weight,
+            pixels=counts,
         )
         for i, stage in enumerate(config.stages)
     ]

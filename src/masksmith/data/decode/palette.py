@@ -1,4 +1,4 @@
-"""PNG files with a palette, read as the numbers that they hold: in a mask these are the classes, the colours are paint.
+"""PNG files with a palette, read and written as numbers: in a mask these are the classes, the colours are paint.
 
 OpenCV decodes such a file to colours. Its pixels are the same bytes as those of a grey PNG of as many bits, so the
 header is changed to say so, and the blocks about colours are left out. Source: https://www.w3.org/TR/png/, 11.2.
@@ -6,8 +6,9 @@ header is changed to say so, and the blocks about colours are left out. Source: 
 
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
+import cv2
 import numpy as np
 
 from masksmith.core.arrays import Mask
@@ -22,6 +23,38 @@ _IHDR = slice(len(PNG), len(PNG) + 25)  # length, name, 13 bytes, checksum
 def has_palette(raw: bytes) -> bool:
     """Whether a file is a PNG with a palette."""
     return raw.startswith(PNG) and raw[12:16] == b"IHDR" and raw[25:26] == bytes([_PALETTE])
+
+
+def read_palette(raw: bytes) -> tuple[tuple[int, int, int], ...]:
+    """Return the colours of a PNG with a palette in which they mean nothing but numbers; empty for any other file.
+
+    A palette of greys is none: there a pixel is as bright as its colour, whatever its number.
+    """
+    at = len(PNG)
+    while has_palette(raw) and at + 8 <= len(raw) and raw[at + 4 : at + 8] != b"IDAT":
+        end = at + 12 + int.from_bytes(raw[at : at + 4])
+        if raw[at + 4 : at + 8] == b"PLTE":
+            colours = np.frombuffer(raw[at + 8 : end - 4], np.uint8)
+            found = colours[: len(colours) // 3 * 3].reshape(-1, 3)
+            return (
+                ()
+                if (found == found[:, :1]).all()
+                else tuple((red, green, blue) for red, green, blue in found.tolist())
+            )
+        at = end
+    return ()
+
+
+def encode_indices(numbers: Mask, palette: Mapping[int, tuple[int, int, int]]) -> bytes:
+    """Return a PNG (8 bits) of the numbers (h, w) with a colour for each; without a colour they are black."""
+    done, grey = cv2.imencode(".png", numbers)
+    assert done
+    raw = grey.tobytes()
+    header = raw[_IHDR]
+    colours = np.zeros((256, 3), np.uint8)
+    colours[list(palette)] = list(palette.values())
+    start = _block(b"IHDR", header[8:17] + bytes([_PALETTE]) + header[18:21])
+    return PNG + start + _block(b"PLTE", colours.tobytes()) + b"".join(_pixels(raw))
 
 
 def decode_indices(raw: bytes, *, where: str) -> Mask:
