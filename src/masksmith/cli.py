@@ -53,6 +53,7 @@ Task = Annotated[
         "--task", help="binary, multiclass, multilabel or instances; default: by the masks' values."
     ),
 ]
+Metric = Annotated[str | None, typer.Option("--metric", "-m", help="The metric to win.")]
 Ignore = Annotated[
     list[int] | None,
     typer.Option("--ignore", metavar="VALUE", help="Value of mask files that is not judged."),
@@ -73,7 +74,7 @@ def compete(
     dialect: Dialect = None,
     task: Task = None,
     ignore: Ignore = None,
-    metric: Annotated[str | None, typer.Option("--metric", "-m", help="The metric to win.")] = None,
+    metric: Metric = None,
 ) -> None:
     """Go the whole way: check, folds, train, predict, tune, submit, report."""
     result = masksmith.compete(
@@ -104,6 +105,9 @@ def plan(
     overrides: Set = None,
     device: Device = None,
     dialect: Dialect = None,
+    task: Task = None,
+    ignore: Ignore = None,
+    metric: Metric = None,
 ) -> None:
     """Choose a recipe for a budget, with a reason beside each choice; train nothing."""
     text = masksmith.plan(
@@ -114,6 +118,9 @@ def plan(
         overrides=overrides or (),
         device=device,
         dialect=dialect,
+        task=task,
+        ignore=ignore or (),
+        metric=metric,
     )
     print(text, end="")
 

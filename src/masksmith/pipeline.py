@@ -204,6 +204,9 @@ def plan(
     overrides: Overrides = (),
     device: str | None = None,
     dialect: str | None = None,
+    task: str | None = None,
+    ignore: Sequence[int] = (),
+    metric: str | None = None,
 ) -> str:
     """Choose a recipe for a budget, with a reason beside each choice; train nothing.
 
@@ -215,6 +218,9 @@ def plan(
         overrides: Values that are obeyed.
         device: "cpu", "cuda", "mps" or "auto".
         dialect: Of the run-lengths, as for ``check``.
+        task: As for ``check``.
+        ignore: As for ``check``.
+        metric: The metric to win; the same as the override ``metric=…``.
 
     Returns:
         The resolved recipe as YAML.
@@ -222,27 +228,17 @@ def plan(
     Raises:
         InputError: The budget is too short for one epoch, or the device is not there.
     """
-    if out is None:
-        with TemporaryDirectory() as folder:
-            out = Path(folder) / "project"
-            return plan(
-                data,
-                budget=budget,
-                out=out,
-                recipe=recipe,
-                overrides=overrides,
-                device=device,
-                dialect=dialect,
-            )
     end = time.monotonic() + parse_duration(budget).seconds
-    pinned = dotted(overrides, device)
+    pinned = dotted(overrides, device, metric)
     asked = load_single(recipe, pinned, what="a budget plans")
     refuse_pseudo_labels(asked)
-    check(data, out, dialect=dialect)
-    project = Project.open(Path(out))
-    single = single_for_data(project, asked, recipe, pinned)
-    with steps.work.working(project):
-        return steps.plan.propose_plan(project, single, pinned, lambda: end - time.monotonic())
+    with TemporaryDirectory() as folder:
+        root = Path(folder) / "project" if out is None else Path(out)
+        check(data, root, dialect=dialect, task=task, ignore=ignore)
+        project = Project.open(root)
+        single = single_for_data(project, asked, recipe, pinned)
+        with steps.work.working(project):
+            return steps.plan.propose_plan(project, single, pinned, lambda: end - time.monotonic())
 
 
 def noise(out: str | Path, *, recipe: str | None = None, overrides: Overrides = ()) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from masksmith.postprocess.rules import plain_of, read_rule
 from masksmith.prediction.store import open_codes
 from masksmith.project.folder import Project
 from masksmith.recipes.recipe import load_recipe
+from masksmith.steps.recipes import for_data
 from masksmith.steps.resolve import resolve
 from masksmith.steps.submit import write_baseline
 from tests.stops import stop
@@ -142,6 +143,14 @@ def test_files_for_the_judge(won, tmp_path):
         objects = {name: int(mask.max()) for name, mask in found.items()}
         assert {name: sum(line[0] == name for line in lines) for name in found} == objects
         assert all(len(np.unique(mask)) == mask.max() + 1 for mask in found.values())
+        coco = read_json(out / "objects.json")
+        names = {one["id"]: one["file_name"].removesuffix(".png") for one in coco["images"]}
+        assert names == dict(enumerate(sorted(found), start=1))
+        numbers = [one["id"] for one in coco["annotations"]]
+        assert numbers == list(range(1, sum(objects.values()) + 1))
+        for number, name in names.items():
+            areas = [one["area"] for one in coco["annotations"] if one["image_id"] == number]
+            assert areas == np.bincount(found[name].ravel())[1:].tolist()
     (tmp_path / "bad.csv").write_text("\n".join(",".join(line) for line in [head, *lines, lines[0]]) + "\n")
     with pytest.raises(
         InputError, match=r"bad\.csv: .*(appears twice|rows of the classes 1; expected 1, 2, 3)"
@@ -237,3 +246,14 @@ def test_other_verbs_take_the_recipe_of_the_task(won, tmp_path):
     assert write_baseline(project, recipe).compared == 3
     kind = read_json(project.submission_json)
     assert kind["masks"] == ("0 everywhere" if task == "multiclass" else "nothing")
+
+
+def test_the_metric_of_a_contest_belongs_to_its_columns(download, tmp_path):
+    """Run-lengths down the columns alone do not make it TGS Salt."""
+    for at, (head, metric) in enumerate((("id,rle_mask", "tgs_map"), ("img,rle_mask", "dice_per_image"))):
+        for name in ("train.csv", "sample_submission.csv"):
+            lines = (download / name).read_text().splitlines()
+            (download / name).write_text("\n".join([head, *lines[1:]]) + "\n")
+        ms.check(download, tmp_path / str(at))
+        project = Project.open(tmp_path / str(at))
+        assert for_data(project, load_recipe("auto"), "auto", ()).metric == metric

@@ -1,5 +1,6 @@
 """Scores of folders and tables of every task: against the metrics themselves, as a person would write the files."""
 
+import csv
 import struct
 import zlib
 
@@ -158,6 +159,16 @@ def test_class_maps_as_numbers_palettes_and_colours(tmp_path):
     np.testing.assert_array_equal(
         scored.confusion, confusion([(pred[name], judged[name]) for name in IDS], num_classes=4)
     )
+    scored = ms.score(numbers, true, ignore=[9], per_image=tmp_path / "each.csv")
+    judge = metric_for("miou", task="multiclass", classes=4)
+    for name in IDS:
+        own = judge.class_scores(judge.stats(pred[name], judged[name])[None])
+        np.testing.assert_allclose(list(scored.per_image_class[name].values()), own)
+    head, *lines = csv.reader((tmp_path / "each.csv").read_text().splitlines())
+    assert head == ["id", "miou", "miou: 0", "miou: 1", "miou: 2", "miou: 3"]
+    assert {line[0]: float(line[2]) for line in lines} == {
+        name: pytest.approx(each["0"], abs=1e-6) for name, each in scored.per_image_class.items()
+    }
     assert "of true pixels" in str(scored)
     assert "predicting class " in str(scored)
     maps = [(numbers, write(tmp_path / "void", judged))]  # 255 says so itself

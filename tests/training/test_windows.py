@@ -15,9 +15,11 @@ from masksmith.preprocess import SizeConfig
 from masksmith.training.config import TrainingConfig
 from masksmith.training.data import EpochBatches, FoldData, task_of
 from masksmith.training.epochs import build_epochs
+from masksmith.training.machine import make_fabric
 from masksmith.training.sampling import Sampling
+from masksmith.training.state import TrainingState
 from masksmith.training.windows import too_large_window, windows_of
-from tests.training.tiny import config
+from tests.training.tiny import TinyNet, config
 
 WINDOWS = {"crop_hw": (64, 64), "geometry": "none", "intensity": "none"}
 SIZES = {"large": (600, 500), "wide": (64, 260), "small": (40, 30)}
@@ -68,6 +70,17 @@ def test_an_epoch_looks_at_about_as_many_pixels_as_the_images_have(data):
             assert batches.epoch.steps == len(batches.order) // 2
             if sampler == "plain":
                 assert np.bincount(batches.order).tolist() == [16, 4, 1] * (1 + flips)
+
+
+def test_a_training_steps_through_every_window(data):
+    """Of 21 windows in batches of 2; to count the three images would leave most of them out."""
+    training = settings(sampler={"name": "plain"})
+    state = TrainingState(make_fabric(training), TinyNet(), training, data)
+    state.begin_epoch()
+    seen = [at for batches in state.steps_ahead() for part in batches.indices for at in part]
+    assert len(seen) == 20 == 2 * state.epoch.steps
+    counts = np.bincount(seen, minlength=3)
+    assert (counts <= [16, 4, 1]).all()  # one of them is left over
 
 
 def test_windows_lie_everywhere_and_no_two_epochs_have_the_same(data):

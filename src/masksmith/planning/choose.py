@@ -8,7 +8,7 @@ from masksmith.core.progress import clock
 from masksmith.models.config import ModelConfig
 from masksmith.planning.cost import Cost, DataFacts, Measure, MeasureRuntime, cost_of, fit, view_of
 from masksmith.planning.lengths import whole_epochs, with_epochs
-from masksmith.planning.rules import Candidate, Rules, WindowRule
+from masksmith.planning.rules import Candidate, Rules
 from masksmith.preprocess import round_up
 from masksmith.recipes.recipe import Recipe
 from masksmith.recipes.sources import is_auto
@@ -160,9 +160,9 @@ def _windowed(asked: Recipe, case: _Case) -> Recipe:
         )
     shown = crop_hw or (round_up(height, divisor), round_up(width, divisor))
     case.note("training.crop_hw", f"{shown[0]}x{shown[1]}", why)
-    if line is None or crop_hw is None:
+    if line is None or line.overlap is None or crop_hw is None:
         return recipe
-    return _tiled(recipe, line, crop_hw, case)
+    return _tiled(recipe, line.overlap, crop_hw, case)
 
 
 def _may_cut(asked: Recipe) -> bool:
@@ -170,7 +170,7 @@ def _may_cut(asked: Recipe) -> bool:
     return asked.model.derived_channels == "none"
 
 
-def _tiled(recipe: Recipe, line: WindowRule, tile_hw: tuple[int, int], case: _Case) -> Recipe:
+def _tiled(recipe: Recipe, least_overlap: float, tile_hw: tuple[int, int], case: _Case) -> Recipe:
     """Settle the tiles of prediction where large images are trained on in windows: as large as these."""
     asked = recipe.prediction
     if asked.tile_hw is not None or "prediction.tile_hw" in case.keys:
@@ -180,7 +180,7 @@ def _tiled(recipe: Recipe, line: WindowRule, tile_hw: tuple[int, int], case: _Ca
     if recipe.size.pad_hw is not None or not _may_cut(recipe):
         return recipe
     pinned = {name for name in ("overlap",) if f"prediction.{name}" in case.keys}
-    overlap = asked.overlap if pinned else line.overlap
+    overlap = asked.overlap if pinned else least_overlap
     tiled = asked.model_copy(update={"tile_hw": tile_hw, "overlap": overlap})
     recipe = recipe.model_copy(update={"prediction": tiled})
     times = view_of(recipe, case.facts).px / max(

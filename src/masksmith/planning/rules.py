@@ -77,8 +77,8 @@ class WindowRule(Config):
     """For largest images of more pixels than this (resized, where the recipe resizes)."""
     hw: tuple[Count, Count]
     """Height and width of a window and of a tile."""
-    overlap: Annotated[float, Field(ge=0, le=0.9)]
-    """The least share of a tile's side that it has in common with the next."""
+    overlap: Annotated[float, Field(ge=0, le=0.9)] | None
+    """The least share of a tile's side that it has in common with the next; None: images are predicted whole."""
 
 
 class SizeRule(Config):

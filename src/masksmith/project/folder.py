@@ -53,6 +53,7 @@ class Project:
         self.masks_dir = root / "masks"
         self.submission_csv = root / "submission.csv"
         self.submission_json = root / "submission.json"
+        self.objects_json = root / "objects.json"
         self.submissions_dir = root / "submissions"
         self.members_json = root / "ensemble" / "members.json"
         self.plan_yaml = root / "plan.yaml"

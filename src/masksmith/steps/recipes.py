@@ -89,7 +89,9 @@ def _metric_of(project: Project) -> tuple[str, str]:
     form = project.catalog.submission
     if form.is_assumed:
         return "dice_per_image", "the data name none; --metric sets another"
-    metric = CONTEST_METRICS.get(form.dialect.removesuffix("_row_major"), "dice_per_image")
+    metric = CONTEST_METRICS.get(form.dialect, "dice_per_image")
+    if metric == "tgs_map" and (form.id_column, form.rle_column) != ("id", "rle_mask"):
+        return "dice_per_image", f"the submission is not that of TGS Salt: {form.id_column},{form.rle_column}"
     return metric, f"that of the contest with run-lengths as {form.dialect}"
 
 

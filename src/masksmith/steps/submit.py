@@ -1,6 +1,6 @@
 """Masks and the submission: of the members, or of a baseline before anything is trained."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from masksmith.recipes.ensemble import AnyRecipe
 from masksmith.steps.out_of_fold import baseline_scores, predictions_of, trivial_predictions
 from masksmith.steps.predict import codes_digest, oof_of, test_of
 from masksmith.steps.tune import need_tuning
-from masksmith.submission.formats import write_masks, write_outputs
+from masksmith.submission.formats import with_coco, write_masks, write_outputs
 from masksmith.submission.validate import Verdict, validate_submission
 
 _VERSION = "1"
@@ -100,7 +100,8 @@ def submit_members(project: Project, members: Sequence[Member]) -> Verdict:
 def _write(project: Project, masks: Iterable[AnyMask], facts: dict[str, Any]) -> Verdict:
     form = project.catalog.submission
     earlier = keep_earlier(project)
-    write_outputs(project.masks_dir, project.submission_csv, form, masks, project.target)
+    coco = project.objects_json if project.target.task == "instances" else None
+    write_outputs(project.masks_dir, project.submission_csv, form, masks, project.target, coco=coco)
     if earlier is not None and file_digest(earlier) == file_digest(project.submission_csv):
         remove(earlier)  # the same once more
     write_json(project.submission_json, facts)
@@ -140,7 +141,11 @@ def write_oof_masks(project: Project, members: Sequence[Member]) -> Path:
     rule, oof = read_rule(need_tuning(project, members)["rule"]), oof_of(project, members)
     folder = project.masks_dir / "oof"
     rows = [row for row in project.folds.rows if row.fold in oof]
-    masks = ((name, rule.apply(codes)) for name, codes in predictions_of(oof, rows))
+    masks: Iterator[tuple[str, AnyMask]] = (
+        (name, rule.apply(codes)) for name, codes in predictions_of(oof, rows)
+    )
+    if project.target.task == "instances":
+        masks = with_coco(project.objects_json, masks, category=project.target.classes[0])
     with atomic_folder(folder) as temporary:
         for _ in write_masks(temporary, masks, project.target, where=folder):
             pass

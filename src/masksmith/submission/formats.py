@@ -1,6 +1,7 @@
 """What is written for the judge: masks as PNG and the submission as CSV, one image in memory at a time."""
 
 import csv
+import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from masksmith.core.files import atomic_folder, atomic_path, write_member
 from masksmith.data.catalog import SubmissionFormat
 from masksmith.data.decode.palette import decode_indices, encode_indices, has_palette
 from masksmith.data.ids import check_id
-from masksmith.data.instances import label_png, object_rows
+from masksmith.data.instances import coco_annotations, label_png, object_rows
 from masksmith.data.rle import DIALECTS, encode, encode_rows
 from masksmith.data.target import BINARY, Target
 
@@ -60,6 +61,27 @@ def write_masks(
         yield name, mask
 
 
+def with_coco(
+    path: Path, masks: Iterable[tuple[str, AnyMask]], *, category: str
+) -> Iterator[tuple[str, AnyMask]]:
+    """Write the objects of label masks (h, w) as a COCO JSON file, and yield each mask again.
+
+    Source: https://cocodataset.org/#format-data
+    """
+    images: list[dict[str, int | str]] = []
+    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+        file.write(json.dumps({"categories": [{"id": 1, "name": category}]})[:-1] + ', "annotations": [')
+        total = 0
+        for at, (name, mask) in enumerate(masks, start=1):
+            height, width = mask.shape
+            images.append({"id": at, "file_name": f"{name}.png", "height": height, "width": width})
+            for annotation in coco_annotations(mask, image_id=at, first_id=total + 1):
+                file.write(f"{',' if total else ''}\n{json.dumps(annotation)}")
+                total += 1
+            yield name, mask
+        file.write(f'\n], "images": {json.dumps(images)}}}\n')
+
+
 def _png(image: Shaped[np.ndarray, "h w"]) -> bytes:
     done, raw = cv2.imencode(".png", image)
     assert done
@@ -67,7 +89,13 @@ def _png(image: Shaped[np.ndarray, "h w"]) -> bytes:
 
 
 def write_outputs(
-    folder: Path, path: Path, form: SubmissionFormat, masks: Iterable[AnyMask], target: Target = BINARY
+    folder: Path,
+    path: Path,
+    form: SubmissionFormat,
+    masks: Iterable[AnyMask],
+    target: Target = BINARY,
+    *,
+    coco: Path | None = None,
 ) -> None:
     """Write masks as PNG named by id, and the submission with the judge's ids, columns and rows.
 
@@ -82,7 +110,11 @@ def write_outputs(
         form: What the judge expects.
         masks: The mask of each id of ``form.ids``, in their order; each is used once.
         target: The task and its classes.
+        coco: Of a COCO JSON file of the objects; None: none is written.
     """
+    named: Iterable[tuple[str, AnyMask]] = zip(form.ids, masks, strict=True)
+    if coco is not None:
+        named = with_coco(coco, named, category=target.classes[0])
     with (
         atomic_path(path) as temporary,
         temporary.open("w", newline="", encoding="utf-8") as file,
@@ -90,12 +122,11 @@ def write_outputs(
     ):
         writer = csv.writer(file, lineterminator="\n")
         if target.task == "multilabel":
-            named = write_masks(pngs, zip(form.ids, masks, strict=True), target, where=folder)
-            writer.writerows(_label_table(form, named, target))
+            writer.writerows(_label_table(form, write_masks(pngs, named, target, where=folder), target))
             return
         columns = [CLASS_COLUMN] if target.exclusive else []
         writer.writerow((form.id_column, *columns, form.rle_column, *form.more))
-        for name, mask in write_masks(pngs, zip(form.ids, masks, strict=True), target, where=folder):
+        for name, mask in write_masks(pngs, named, target, where=folder):
             spelled = form.spelled.get(name, name)
             if target.exclusive:
                 for at, label in enumerate(target.classes[1:], start=1):

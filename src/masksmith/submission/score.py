@@ -69,6 +69,8 @@ class Scored:
     """Class -> its score, NaN where it is nowhere; none in binary masks and objects."""
     per_image: dict[str, float] = field(default_factory=dict)
     """Id -> the score of that image alone, in the order of the true masks."""
+    per_image_class: dict[str, dict[str, float]] = field(default_factory=dict)
+    """Id -> the same of each class, NaN where it is neither true nor predicted; none in binary masks and objects."""
     per_group: dict[str, float] = field(default_factory=dict)
     """Group -> the score of its images alone, where groups were given."""
     groups: dict[str, str] = field(default_factory=dict)
@@ -433,6 +435,7 @@ def _scored(
     members = {} if names is None else {str(name): np.flatnonzero(names == name) for name in np.unique(names)}
     values = metric.value(rows)
     each = metric.class_scores(rows, groups=names) if meaning.classes else np.zeros(0)
+    alone = metric.class_scores(rows[:, None], groups=np.zeros(1, str)) if meaning.classes else ()
     units = list(ids) if labels is None else labels
     drawn = (
         resampled_scores(metric, [rows], units, resamples=RESAMPLES, rng=stream(0))[0]
@@ -451,6 +454,10 @@ def _scored(
         else (float(np.quantile(drawn, INTERVAL[0])), float(np.quantile(drawn, INTERVAL[1]))),
         dict(zip(meaning.classes, each.tolist(), strict=True)),
         dict(zip(ids, values.tolist(), strict=True)),
+        {
+            name: dict(zip(meaning.classes, own.tolist(), strict=True))
+            for name, own in zip(ids, alone, strict=False)
+        },
         {name: metric.score(rows[at], names[at]) for name, at in members.items() if names is not None},
         {} if labels is None else dict(zip(ids, labels, strict=True)),
         tallies.confusion,
@@ -475,7 +482,9 @@ def _said(meaning: Meaning, tallies: _Tallies) -> list[str]:
 
 
 def write_per_image(scored: Scored, path: Path) -> None:
-    """Write a CSV file of each image's own score, with its group where there are groups.
+    """Write a CSV file of each image's own score, with its group where there are groups, and that of each class.
+
+    The cell of a class that is neither true nor predicted, where the metric leaves it out, is empty.
 
     Raises:
         InputError: The folder of the file is not there.
@@ -484,6 +493,9 @@ def write_per_image(scored: Scored, path: Path) -> None:
         raise InputError(f"--per-image {path}: no such folder; expected a file in one that is there")
     with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["id", *(["group"] if scored.groups else []), scored.metric])
+        named = [f"{scored.metric}: {label}" for label in scored.per_class]
+        writer.writerow(["id", *(["group"] if scored.groups else []), scored.metric, *named])
         for name, value in scored.per_image.items():
-            writer.writerow([name, *([scored.groups[name]] if scored.groups else []), f"{value:.6f}"])
+            each = scored.per_image_class.get(name, {}).values()
+            cells = ["" if math.isnan(one) else f"{one:.6f}" for one in (value, *each)]
+            writer.writerow([name, *([scored.groups[name]] if scored.groups else []), *cells])

@@ -228,7 +228,9 @@ class TrainingState:
         """
         stage = self.config.stages[self.epoch.stage]
         used = self.data.of(stage)
-        epoch = replace(self.epoch, steps=steps_of(self.config, stage, len(used.ids)))
+        epoch = replace(
+            self.epoch, steps=steps_of(self.config, stage, sum(self.data.windows(self.config, stage)))
+        )
         return EpochBatches(self.tasks[epoch.stage], used, epoch, self.sampling.order(epoch)).steps(
             first=self.progress.step,
             repeat_worst_of=self.sampling.of(epoch).repeat_worst_of,
