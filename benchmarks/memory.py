@@ -1,7 +1,8 @@
-"""Memory: the estimate of a training beside the truth, and the peaks of submit, tune and report.
+"""Memory: the estimate of a training beside the truth, the peaks of submit, tune and report, and of one huge image.
 
     python benchmarks/memory.py [--threads 1] [--encoders mobilenet_v2 resnet18]
     python benchmarks/memory.py submit [--images 250 500 1000] [--side 1024]
+    python benchmarks/memory.py large [--side 5000 10000 20000]
 
 Estimate: every line is a process of its own. The truth is the growth of its largest resident size (VmHWM) since the
 libraries were loaded: four steps with the memory kept as in training, then the tensors of a checkpoint; or four
@@ -10,6 +11,8 @@ forward passes, less the second copy of the weights that is held here.
 Submit: the largest resident size of `masksmith submit`, `tune` and `report`, each a process of its own, on generated
 images. The probabilities are real predictions, at the true size, of a net that works at 64x64. Where memory is flat in
 the number of images, the peaks are equal. The disk holds up to 4 GB at 1,000 images of 1024x1024, deleted afterwards.
+Large: the largest resident size of each verb where one test image has so many pixels a side (grey, a tiled TIFF), and
+the seconds that it took. The training images have 256 pixels a side; prediction is on tiles.
 """
 
 import argparse
@@ -28,6 +31,12 @@ FEW = 64  # images of the set that a command does not go through; enough for a n
 TINY = [
     *("--recipe", "smoke", "--set", "size.resize_hw=[64, 64]", "--set", "size.pad_hw=[64, 64]"),
     *("--set", "training.stages.0.epochs=8", "--set", "folds.count=2", "--set", "folds.train=null"),
+]
+
+
+SMOKE = [
+    *("--recipe", "smoke", "--set", "prediction.tile_hw=[512, 512]", "--set", "folds.count=2"),
+    *("--set", "prediction.batch_size=4", "--set", "prediction.tta=[identity]"),
 ]
 
 
@@ -131,6 +140,36 @@ def peak_mib(*arguments: object) -> float:
     return usage.ru_maxrss / 1024
 
 
+def write_large(data: Path, side: int) -> None:
+    """Write small training images, and one large test image as a tiled TIFF."""
+    import numpy as np
+    import tifffile
+
+    write_images(data, 256, FEW, 0)
+    rng = np.random.default_rng(1)
+    image = np.tile(np.linspace(30, 100, side, dtype=np.float32).astype(np.uint8), (side, 1))
+    for y, x in rng.integers(0, side - 128, (side // 64, 2)):
+        image[y : y + 100, x : x + 100] += 120
+    tifffile.imwrite(data / "test" / "large.tif", image, tile=(512, 512), compression="zlib")
+
+
+def report_large(sides: list[int]) -> None:
+    print("peak in MiB (seconds)   " + " ".join(f"{side:>12d}²" for side in sides))
+    found: dict[str, list[str]] = {}
+    for side in sides:
+        with tempfile.TemporaryDirectory() as name:
+            data, project = Path(name) / "data", Path(name) / "project"
+            task = json.dumps({"data": str(data), "large": side})
+            subprocess.run([sys.executable, __file__, "--write", task], check=True)
+            for verb in ("check", "train", "predict", "tune", "submit", "report"):
+                start = time.perf_counter()
+                more = {"check": (data, "--out", project), "train": (project, *SMOKE)}.get(verb, (project,))
+                peak = peak_mib(verb, *more)
+                found.setdefault(verb, []).append(f"{peak:6.0f} ({time.perf_counter() - start:4.0f})")
+    for verb, row in found.items():
+        print(f"{verb:22s}  " + " ".join(f"{cell:>13s}" for cell in row))
+
+
 def peaks(side: int, train: int, test: int, verbs: list[str]) -> dict[str, float]:
     """Return the peak of each verb in MiB, in a fresh project."""
     with tempfile.TemporaryDirectory() as name:
@@ -180,11 +219,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("part", nargs="?", choices=["estimate", "submit"], default="estimate")
+    parser.add_argument("part", nargs="?", choices=["estimate", "submit", "large"], default="estimate")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--encoders", nargs="+", default=["mobilenet_v2", "resnet18"])
     parser.add_argument("--images", nargs="+", type=int, default=[250, 500, 1000])
-    parser.add_argument("--side", type=int, default=1024)
+    parser.add_argument("--side", nargs="+", type=int, help="1024; large: 5000 10000 20000")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     parser.add_argument("--write", help=argparse.SUPPRESS)
     chosen = parser.parse_args()
@@ -193,9 +232,15 @@ def main() -> None:
         print(json.dumps((measure if task.pop("measure") else estimate)(**task)))
     elif chosen.write:
         task = json.loads(chosen.write)
-        write_images(Path(task.pop("data")), **task)
+        data = Path(task.pop("data"))
+        if "large" in task:
+            write_large(data, task["large"])
+        else:
+            write_images(data, **task)
+    elif chosen.part == "large":
+        report_large(chosen.side or [5000, 10000, 20000])
     elif chosen.part == "submit":
-        report_submit(chosen.images, chosen.side)
+        report_submit(chosen.images, (chosen.side or [1024])[0])
     else:
         report_estimate(chosen.encoders, chosen.threads)
 

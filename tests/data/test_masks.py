@@ -190,9 +190,9 @@ def test_jpeg_masks_of_any_quality_and_of_soft_edges_stay_binary():
 
 def test_jpeg_masks_of_several_classes_are_refused(tmp_path):
     classes = [disc(0, 85, 170, 255, hw=(80, 80), seed=at) for at in range(7)]
-    with pytest.raises(InputError, match=r"7 masks cannot be used:(?s:.*)\(7 in all\)") as caught:
+    with pytest.raises(InputError, match="7 masks cannot be used:") as caught:
         masks_of(folder(tmp_path / "a", classes, suffixes=(".jpg",)), tmp_path / "cache a")
-    assert str(caught.value).count("a JPEG mask with values near") == 5
+    assert str(caught.value).count("a JPEG mask with values near") == 7
     near = re.search(
         r"0.jpg: a JPEG mask with values near ([\d, ]+);.* export it as PNG again", str(caught.value)
     )

@@ -143,3 +143,16 @@ def test_real_siim_rows(shared):
     for row in rows:
         mask = decode(row[1], shape=(1024, 1024), dialect="siim")
         assert encode(mask, dialect="siim").split() == row[1].split()
+
+
+def test_a_mask_that_is_looked_at_in_bands_has_the_runs_of_a_whole_one():
+    rng = np.random.default_rng(0)
+    mask = np.repeat(rng.integers(0, 2, (2500, 50)).astype(np.uint8), 40, axis=1)  # above 2^22 pixels
+    for order in ("F", "C"):
+        flat = mask.ravel(order=order)
+        edges = np.flatnonzero(np.diff(np.concatenate([[0], flat, [0]]).astype(np.int8)))
+        runs = mask_to_runs(mask, order=order)
+        np.testing.assert_array_equal(runs[:, 0], edges[::2])
+        np.testing.assert_array_equal(runs.sum(axis=1), edges[1::2])
+    whole = np.ones((2500, 2000), np.uint8)
+    assert mask_to_runs(whole).tolist() == mask_to_runs(whole, order="C").tolist() == [[0, 5_000_000]]

@@ -111,7 +111,9 @@ def test_large_images_are_trained_in_windows():
     found = chosen(Machine(), 36_000, facts=replace(FACTS, hw=(1000, 800)))
     assert found.recipe.training.crop_hw == (256, 256)
     assert "1000x800" in reason(found, "training.crop_hw").reason
-    middle = chosen(Machine(), 36_000, facts=of_size((360, 480))).recipe  # for more steps; they are predicted whole
+    middle = chosen(
+        Machine(), 36_000, facts=of_size((360, 480))
+    ).recipe  # for more steps; they are predicted whole
     assert (middle.training.crop_hw, middle.prediction.tile_hw) == ((256, 256), None)
     assert chosen(Machine(), 36_000, facts=of_size((384, 384))).recipe.training.crop_hw is None
 

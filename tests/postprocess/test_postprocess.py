@@ -7,10 +7,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from masksmith.core.randomness import stream
+from masksmith.data.store import Store, StoreWriter
 from masksmith.metrics import METRICS, get_metric
 from masksmith.postprocess.bootstrap import paired_bootstrap
+from masksmith.postprocess.classes import ClassRule
 from masksmith.postprocess.config import TuningConfig
+from masksmith.postprocess.objects import PLAIN_OBJECTS
 from masksmith.postprocess.operators import PLAIN, Rule, plain_rule, remove_small
+from masksmith.postprocess.rules import mask_of
 from masksmith.postprocess.search import (
     best_rule,
     candidate_rules,
@@ -19,6 +23,7 @@ from masksmith.postprocess.search import (
     sweep_counts,
     threshold_rules,
 )
+from masksmith.prediction.store import MeanCodes
 
 
 def pairs(seed, num=12, hw=(9, 11), ignore=0.1):
@@ -406,3 +411,39 @@ def test_a_recipe_with_one_rule_searches_nothing():
     assert found.plain == found.tuned == found.nested
     assert len(found.curve) == 1
     assert "without regions up to 2.000% of the image" in found.rule.describe()
+
+
+def test_a_large_image_is_read_in_bands_and_its_mask_is_the_same(tmp_path):
+    """Of one store and of the mean of three, for rules that look at each pixel alone and for others."""
+    rng = np.random.default_rng(0)
+    stores = []
+    for at in range(3):
+        writer = StoreWriter(tmp_path / f"{at}.npy", [("a", (50, 40, 3)), ("b", (7, 9, 3))], dtype=np.uint16)
+        for name, hw in (("a", (50, 40, 3)), ("b", (7, 9, 3))):
+            writer.write(name, rng.integers(0, 65536, hw, dtype=np.uint16))
+        writer.close()
+        stores.append(Store(tmp_path / f"{at}.npy"))
+    for codes in (MeanCodes(stores[:1]), MeanCodes(stores), MeanCodes(stores, [1.0, 2.0, 0.5])):
+        assert [len(band) for band in codes.bands("a", at_once=40 * 3 * 8)] == [8] * 6 + [2]
+        for name in ("a", "b"):
+            bands = list(codes.bands(name, at_once=40 * 3 * 8))
+            np.testing.assert_array_equal(np.concatenate(bands), codes[name])
+            for rule in (ClassRule((1.0, 1.0, 1.0)), ClassRule((1.0, 0.7, 2.0))):
+                found = rule.apply_bands(bands, codes.shape(name)[:2])
+                np.testing.assert_array_equal(found, rule.apply(codes[name]))
+                np.testing.assert_array_equal(mask_of(rule, codes, name), found)
+            np.testing.assert_array_equal(
+                mask_of(PLAIN_OBJECTS, codes, name), PLAIN_OBJECTS.apply(codes[name])
+            )
+    first = MeanCodes([store_of_one_channel(tmp_path, stores[0])])
+    for rule in (Rule(60_000, 30, 40_000), Rule(65_000, 900, 40_000), Rule(30_000, 0, 30_000, 0.01)):
+        found = rule.apply_bands(first.bands("a", at_once=80), (50, 40))
+        np.testing.assert_array_equal(found, rule.apply(first["a"]))
+        np.testing.assert_array_equal(mask_of(rule, first, "a"), found)
+
+
+def store_of_one_channel(folder, store):
+    writer = StoreWriter(folder / "one.npy", [("a", (50, 40, 1))], dtype=np.uint16)
+    writer.write("a", store["a"][..., :1])
+    writer.close()
+    return Store(folder / "one.npy")

@@ -32,9 +32,9 @@ def refuse_all(problems: Sequence[str], *, what: str) -> None:
         what: What the files are, in the plural.
 
     Raises:
-        InputError: There is a problem: it alone, or the number of them and the first five.
+        InputError: There is a problem: it alone, or all of them, each in a line of its own.
     """
     if len(problems) == 1:
         raise InputError(problems[0])
     if problems:
-        raise InputError(f"{len(problems)} {what} cannot be used:\n  " + some(problems, apart="\n  "))
+        raise InputError(f"{len(problems)} {what} cannot be used:\n  " + "\n  ".join(problems))

@@ -27,6 +27,7 @@ from masksmith.core.config import look_up
 from masksmith.core.errors import InputError
 
 _WHOLE = re.compile(r"-?[0-9]+")
+_BAND = 1 << 22  # pixels of a mask that are looked at together
 _MAX_DIGITS = 12  # 10^12 pixels are more than any image has; sums of such numbers stay exact
 
 Runs = Int[np.ndarray, "n 2"]
@@ -38,9 +39,16 @@ NO_RUNS = ("", "-1")
 
 def mask_to_runs(mask: Mask, *, order: Order = "F") -> Runs:
     """Return the runs of the non-zero pixels, in column-major ("F") or row-major ("C") order; (0, 2) where empty."""
-    flat = np.ravel(mask != 0, order=order)
-    edges = np.flatnonzero(np.diff(flat, prepend=False, append=False))
-    starts, ends = edges[::2], edges[1::2]
+    edges: list[Int[np.ndarray, " edges"]] = []
+    before, at = False, 0
+    lines = mask.T if order == "F" else mask
+    step = max(1, _BAND // max(1, lines.shape[1]))
+    for first in range(0, len(lines), step):  # a large mask in bands, which are small beside it
+        flat = np.ravel(lines[first : first + step] != 0)
+        edges.append(np.flatnonzero(np.diff(flat, prepend=before)) + at)
+        before, at = bool(flat[-1]), at + flat.size
+    every = np.concatenate([*edges, [at] if before else []]).astype(np.int64)
+    starts, ends = every[::2], every[1::2]
     return np.stack([starts, ends - starts], axis=1)
 
 

@@ -5,7 +5,7 @@ weights then are above 1. Multiplying probabilities by weights is adding an offs
 adjustment: Menon et al. 2021, https://arxiv.org/abs/2007.07314).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,6 +34,14 @@ class ClassRule:
         if set(self.weights) == {1.0}:
             return codes.argmax(axis=-1).astype(np.uint8)
         return (codes * np.array(self.weights, np.float32)).argmax(axis=-1).astype(np.uint8)
+
+    def apply_bands(self, bands: Iterable[Codes], hw: tuple[int, int]) -> Mask:
+        """Return the same of an image of (height, width) whose rows come in bands, top to bottom."""
+        mask, row = np.empty(hw, np.uint8), 0
+        for band in bands:
+            mask[row : row + len(band)] = self.apply(band)
+            row += len(band)
+        return mask
 
     def describe(self, *, many_sizes: bool = False) -> str:
         """Return the rule as a sentence."""

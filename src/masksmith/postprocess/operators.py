@@ -8,6 +8,7 @@ the bottom threshold. Here the number is relative: it is meant for the median im
 size it is the same share of the area.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -47,10 +48,19 @@ class Rule:
 
     def apply(self, codes: Codes) -> Mask:
         """Return the mask (h, w) of 0 and 1 that the rule makes of an image's codes, (h, w) or (h, w, 1)."""
-        codes = codes[..., 0] if codes.ndim == 3 else codes
-        if np.count_nonzero(codes > self.top) < self.least_of(codes.size):
-            return np.zeros(codes.shape, np.uint8)
-        return remove_small((codes > self.bottom).astype(np.uint8), self.component_area_frac)
+        return self.apply_bands([codes], (codes.shape[0], codes.shape[1]))
+
+    def apply_bands(self, bands: Iterable[Codes], hw: tuple[int, int]) -> Mask:
+        """Return the same of an image of (height, width) whose rows come in bands, top to bottom."""
+        mask, high, row = np.empty(hw, np.uint8), 0, 0
+        for band in bands:
+            codes = band[..., 0] if band.ndim == 3 else band
+            high += int(np.count_nonzero(codes > self.top))
+            mask[row : row + len(codes)] = codes > self.bottom
+            row += len(codes)
+        if high < self.least_of(mask.size):
+            return np.zeros(hw, np.uint8)
+        return remove_small(mask, self.component_area_frac)
 
     def describe(self, *, many_sizes: bool = False) -> str:
         """Return the rule as a sentence; ``many_sizes`` says that the images have more than one area."""

@@ -2,12 +2,14 @@
 
 from typing import Any
 
+from masksmith.core.arrays import AnyMask
 from masksmith.data.target import Target
 from masksmith.postprocess.classes import ClassRule
 from masksmith.postprocess.config import TuningConfig
 from masksmith.postprocess.labels import LabelRules
 from masksmith.postprocess.objects import PLAIN_OBJECTS, ObjectRule
 from masksmith.postprocess.operators import Rule, plain_rule
+from masksmith.prediction.store import MeanCodes
 
 AnyRule = Rule | ClassRule | ObjectRule | LabelRules
 """Each has ``describe()``, and ``apply(codes (h, w, k))`` that makes a mask (h, w), or a layer each label (h, w, k)."""
@@ -20,6 +22,13 @@ def plain_of(target: Target, config: TuningConfig) -> AnyRule:
     if target.task == "multilabel":
         return LabelRules((plain_rule(config),) * target.outputs, target.classes)
     return ClassRule((1.0,) * target.outputs) if target.exclusive else plain_rule(config)
+
+
+def mask_of(rule: AnyRule, codes: MeanCodes, name: str) -> AnyMask:
+    """Return the mask that a rule makes of an image; one that looks at each pixel alone reads it in bands of rows."""
+    if isinstance(rule, Rule | ClassRule):
+        return rule.apply_bands(codes.bands(name), codes.shape(name)[:2])
+    return rule.apply(codes[name])
 
 
 def read_rule(value: dict[str, Any]) -> AnyRule:

@@ -4,7 +4,7 @@ A threshold is a code too. The decision is ``q > t`` in the search, the submissi
 every pixel.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -70,14 +70,30 @@ class MeanCodes:
         """Ids in the order of the first store."""
         return self.stores[0].ids
 
+    def shape(self, name: str) -> tuple[int, int, int]:
+        """Return height, width and channels of an image."""
+        entry = self.stores[0].entries[name]
+        return entry.h, entry.w, entry.channels
+
     def __getitem__(self, name: str) -> UInt16[np.ndarray, "h w c"]:
+        return self._mean(store[name] for store in self.stores)
+
+    def bands(self, name: str, *, at_once: int = 1 << 22) -> Iterator[UInt16[np.ndarray, "n w c"]]:
+        """Yield an image in bands of rows, top to bottom, each of about ``at_once`` codes; a small one is one band."""
+        height, width, channels = self.shape(name)
+        step = max(1, at_once // (width * channels))
+        if step >= height:
+            yield self[name]
+            return
+        for row in range(0, height, step):
+            rows = slice(row, min(height, row + step))
+            yield self._mean(store.window(name, rows, slice(0, width)) for store in self.stores)
+
+    def _mean(self, each: Iterable[UInt16[np.ndarray, "h w c"]]) -> UInt16[np.ndarray, "h w c"]:
         if len(self.stores) == 1:
-            return self.stores[0][name]
-        total = np.zeros(self.stores[0][name].shape, np.float64)
-        if self.weights is None:
-            for store in self.stores:
-                total += store[name]
-            return np.rint(total / len(self.stores)).astype(np.uint16)
-        for store, weight in zip(self.stores, self.weights, strict=True):
-            total += weight * store[name].astype(np.float64)
-        return np.rint(total / sum(self.weights)).astype(np.uint16)
+            return next(iter(each))
+        weights = self.weights or [1.0] * len(self.stores)
+        total = np.zeros(1, np.float64)
+        for codes, weight in zip(each, weights, strict=True):
+            total = total + (codes if weight == 1.0 else weight * codes.astype(np.float64))
+        return np.rint(total / sum(weights)).astype(np.uint16)

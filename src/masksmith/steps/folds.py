@@ -4,7 +4,9 @@ import numpy as np
 
 from masksmith.core.arrays import Shaped, foreground_pixels, judged_pixels
 from masksmith.core.errors import InputError
+from masksmith.core.progress import logger
 from masksmith.data.checks import duplicate_groups
+from masksmith.data.findings import some
 from masksmith.data.similarity import similar_groups
 from masksmith.folds.table import (
     Folds,
@@ -57,7 +59,29 @@ def folds_of(project: Project, recipe: AnyRecipe) -> Folds:
     project.ledger.mark_done("folds.group_by", repr(column))
     project.ledger.mark_done("folds.kind", asked.kind)
     write_folds(made, project.folds_csv)
+    for line in unseen_classes(project, made):
+        logger.warning("%s", line)
     return project.folds
+
+
+def unseen_classes(project: Project, folds: Folds) -> list[str]:
+    """Return a line for each fold in which alone a class or label occurs: its training never sees that."""
+    target, masks = project.target, project.cache.train_masks
+    if target.task not in ("multiclass", "multilabel"):
+        return []
+    there = np.zeros((folds.count, target.outputs), bool)
+    for row in folds.rows:
+        mask = masks[row.id]
+        if target.exclusive:
+            there[row.fold, [value for value in np.unique(mask) if value < target.outputs]] = True
+        else:
+            there[row.fold] |= (mask == 1).any(axis=(0, 1))
+    return [
+        f"fold {fold}: {some([target.classes[at] for at in np.flatnonzero(alone)])} in no other fold: a training that "
+        "holds it out never sees such pixels"
+        for fold, alone in enumerate(there & (there.sum(axis=0) == 1))
+        if alone.any()
+    ]
 
 
 def _is_plain(asked: FoldsConfig) -> bool:

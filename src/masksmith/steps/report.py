@@ -12,7 +12,7 @@ from masksmith.core.progress import clock
 from masksmith.folds.table import fold_name
 from masksmith.metrics import confusion
 from masksmith.metrics.classes import plane_stats
-from masksmith.postprocess.rules import read_rule
+from masksmith.postprocess.rules import mask_of, read_rule
 from masksmith.postprocess.scoring import RuleMasks, score_rows
 from masksmith.project.folder import Project
 from masksmith.project.members import Member
@@ -57,7 +57,7 @@ def report_facts(project: Project, members: Sequence[Member]) -> ReportFacts:
     test_shares: list[float] = []
     if project.catalog.test:
         codes = test_of(project, members)
-        masks_of = (rule.apply(codes[name]) for name in project.catalog.submission.ids)
+        masks_of = (mask_of(rule, codes, name) for name in project.catalog.submission.ids)
         test_shares = [float(covered(mask).mean()) for mask in masks_of]
     return ReportFacts(
         title=Path(project.catalog.root).name,

@@ -11,7 +11,7 @@ from masksmith.core.arrays import AnyMask
 from masksmith.core.errors import InputError
 from masksmith.core.files import atomic_folder, copy_file, file_digest, read_json, remove, write_json
 from masksmith.core.progress import logger
-from masksmith.postprocess.rules import read_rule
+from masksmith.postprocess.rules import mask_of, read_rule
 from masksmith.project.folder import Project
 from masksmith.project.members import Member
 from masksmith.recipes.ensemble import AnyRecipe
@@ -83,7 +83,7 @@ def submit_members(project: Project, members: Sequence[Member]) -> Verdict:
             return verdict
         logger.warning("%s or its masks are no longer whole; writing them again", project.submission_csv)
     project.ledger.forget("submit")
-    masks = (rule.apply(codes[name]) for name in form.ids)
+    masks = (mask_of(rule, codes, name) for name in form.ids)
     kind = "interim" if any(member.interim for member in members) else "trained"
     facts = {
         "kind": kind,
