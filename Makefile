@@ -32,7 +32,7 @@ demo: env  ## generate data and go the whole way, three minutes: demo/report.htm
 quick: style  ## style, types, layers and the fast unit tests: under two minutes on two cores
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m "not slow and not real"
 
-test: lint unit  ## everything that must pass: style, types, spelling, layers, all tests: twelve minutes on two cores
+test: lint unit  ## everything that must pass: style, types, spelling, layers, all tests: about eight minutes on two cores
 
 style: env
 	@echo "== style, types, layers"

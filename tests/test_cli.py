@@ -136,6 +136,6 @@ def test_score_of_folders_prints_and_refuses(tmp_path):
         r"y      0\.\d{4}  2",
     ):
         assert re.search(f"^{line}$", done.output, re.MULTILINE), (line, done.output)
-    assert (tmp_path / "each.csv").read_text().startswith("id,group,miou\n0,x,0.")
+    assert (tmp_path / "each.csv").read_text().startswith("id,group,miou,miou: 0,miou: 1,miou: 2\n0,x,0.")
     done = CliRunner().invoke(app, ["score", *folders, "--task", "binary"])
     assert isinstance(done.exception, InputError)

@@ -15,9 +15,9 @@ SETTINGS = {
     "folds.count": 4,
     "folds.train": 1,
     "training.threads": 1,
-    "training.stages.0.epochs": 8,
+    "training.stages.0.epochs": 7,
     "training.stages.1.epochs": 1,
-    "training.stages.2.epochs": 3,
+    "training.stages.2.epochs": 2,
     "training.batch_size": 16,
 }
 
@@ -45,7 +45,7 @@ def copy_part(source, target, *, train, test):
 
 
 def test_a_part_of_tgs_clearly_beats_predicting_nothing(shared, tmp_path):
-    data = copy_part(shared / "data" / "tgs-salt", tmp_path / "tgs", train=300, test=40)
+    data = copy_part(shared / "data" / "tgs-salt", tmp_path / "tgs", train=240, test=40)
     weights = shared / "weights" / "mobilenet_v2-imagenet.safetensors"
     result = ms.compete(
         data, out=tmp_path / "out", overrides=SETTINGS | {"model.encoder_weights": str(weights)}
@@ -104,5 +104,3 @@ def test_check_and_plan_of_the_whole_download(shared, tmp_path):
     assert "# mobilenet_v2: unet on mobilenet_v2, weights: " in text
     assert "# 32: for 25" in text
     assert "train: " in text
-    with pytest.raises(ms.InputError, match=r"one epoch of .* take .* on this machine"):
-        ms.plan(shared / "data" / "tgs-salt", budget="20s", out=tmp_path / "out", overrides=overrides)

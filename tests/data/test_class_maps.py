@@ -329,7 +329,7 @@ def test_a_palette_is_read_as_numbers_and_written_back(tmp_path):
 
 
 def test_a_class_that_one_fold_alone_has_is_said(tmp_path, caplog):
-    masks = [stripes(0, 1)] * 3 + [stripes(0, 2)]
+    masks = [stripes(0, 1)] * 3 + [stripes(0, 1, 2)]
     pairs(tmp_path / "data", masks)
     ms.check(tmp_path / "data", tmp_path / "p")
     with caplog.at_level("WARNING", logger="masksmith"):

@@ -23,7 +23,7 @@ def test_classes_that_a_mirror_image_swaps(classes, pairs, expected):
 def test_mirror_pairs_that_cannot_be():
     target = Target("multilabel", ("left", "right", "middle"))
     for pairs, message in (
-        ([("left", "rigth")], r"training\.augment\.mirror_pairs: 'rigth' is unknown; did you mean 'right'"),
+        ([("left", "right_")], r"training\.augment\.mirror_pairs: 'right_' is unknown; did you mean 'right'"),
         (
             [("left", "right"), ("middle", "left")],
             r"\['middle', 'left'\]; expected two classes .* in no other pair",

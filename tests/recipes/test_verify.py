@@ -27,7 +27,7 @@ from masksmith.recipes.verify import (
 
 pytestmark = pytest.mark.slow
 
-LEARNT = ["auto", "auto-classes", "auto-labels", "auto-objects", "smoke", "water-unet"]
+LEARNT = ["auto-classes", "auto-objects", "smoke", "water-unet"]
 BUNDLED = [listing.name for listing in list_recipes("recipe")]
 FACTS = Facts(100, ["input 1 8x8", "head 1 8x8"], [1.0, 0.9, 0.8, 0.7])
 

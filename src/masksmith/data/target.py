@@ -41,6 +41,12 @@ class Target:
         """Whether each pixel has one class of several, so that probabilities are a softmax."""
         return self.task == "multiclass"
 
+    def mirror_pairs(self, pairs: Literal["auto"] | Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+        """Return the classes that change places in a mirror image: those given, or those of the two sides by name."""
+        if pairs != "auto":
+            return list(pairs)
+        return _mirror_pairs(self.classes) if self.task in ("multiclass", "multilabel") else []
+
     def mirrored(self, pairs: Literal["auto"] | Sequence[tuple[str, str]]) -> tuple[int, ...]:
         """Return the class that each class becomes in a mirror image; empty where none changes.
 
@@ -59,7 +65,7 @@ class Target:
                 )
             return ()
         found = list(range(len(self.classes)))
-        for pair in _mirror_pairs(self.classes) if pairs == "auto" else pairs:
+        for pair in self.mirror_pairs(pairs):
             places = dict(zip(self.classes, range(len(self.classes)), strict=True))
             first, second = (look_up(places, name, where="training.augment.mirror_pairs") for name in pair)
             if found[first] != first or found[second] != second or first == second:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from masksmith.core.arrays import Codes, Mask
+from masksmith.core.arrays import Codes, Mask, Shaped
 
 _POWERS = (0.1, 0.2, 0.3, 0.45, 0.6)
 """Weights are shares to the minus so much."""
@@ -35,7 +35,7 @@ class ClassRule:
             return codes.argmax(axis=-1).astype(np.uint8)
         return (codes * np.array(self.weights, np.float32)).argmax(axis=-1).astype(np.uint8)
 
-    def apply_bands(self, bands: Iterable[Codes], hw: tuple[int, int]) -> Mask:
+    def apply_bands(self, bands: Iterable[Shaped[np.ndarray, "..."]], hw: tuple[int, int]) -> Mask:
         """Return the same of an image of (height, width) whose rows come in bands, top to bottom."""
         mask, row = np.empty(hw, np.uint8), 0
         for band in bands:

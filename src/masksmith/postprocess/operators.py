@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 from jaxtyping import Int
 
-from masksmith.core.arrays import Codes, Mask
+from masksmith.core.arrays import Codes, Mask, Shaped
 from masksmith.postprocess.config import TuningConfig
 from masksmith.prediction.store import code_of, prob_of
 
@@ -50,7 +50,7 @@ class Rule:
         """Return the mask (h, w) of 0 and 1 that the rule makes of an image's codes, (h, w) or (h, w, 1)."""
         return self.apply_bands([codes], (codes.shape[0], codes.shape[1]))
 
-    def apply_bands(self, bands: Iterable[Codes], hw: tuple[int, int]) -> Mask:
+    def apply_bands(self, bands: Iterable[Shaped[np.ndarray, "..."]], hw: tuple[int, int]) -> Mask:
         """Return the same of an image of (height, width) whose rows come in bands, top to bottom."""
         mask, high, row = np.empty(hw, np.uint8), 0, 0
         for band in bands:

@@ -39,6 +39,10 @@ def resolve(project: Project, recipe: Recipe) -> Recipe:
     if settled.weights not in ("none", "imagenet"):
         model = _pin_weights(model)
     training = settle_machine(recipe.training)
+    pairs = project.target.mirror_pairs(training.augment.mirror_pairs)
+    project.target.mirrored(pairs)  # refuses what cannot be
+    augment = training.augment.model_copy(update={"mirror_pairs": pairs})
+    training = training.model_copy(update={"augment": augment})
     seen = project.settled_input(recipe.input)
     resolved = recipe.model_copy(update={"model": model, "training": training, "input": seen})
     check_prediction(resolved)

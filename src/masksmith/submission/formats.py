@@ -163,7 +163,7 @@ def read_labels(folder: Path, name: str, target: Target) -> UInt8[np.ndarray, "h
     return np.stack([read_mask(folder / label / f"{name}.png") for label in target.classes], axis=-1)
 
 
-def _decoded(raw: bytes, how: int) -> AnyMask | None:
+def _decoded(raw: bytes, how: int) -> Shaped[np.ndarray, "..."] | None:
     return cv2.imdecode(np.frombuffer(raw, np.uint8), how) if raw else None
 
 
