@@ -32,7 +32,7 @@ demo: env  ## generate data and go the whole way, three minutes: demo/report.htm
 quick: style  ## style, types, layers and the fast unit tests: under two minutes on two cores
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m "not slow and not real"
 
-test: lint unit  ## everything that must pass: style, types, spelling, layers, all tests: about eight minutes on two cores
+test: lint unit  ## everything that must pass: style, types, spelling, layers, all tests: under eight minutes on two cores
 
 style: env
 	@echo "== style, types, layers"
@@ -47,7 +47,9 @@ lint: style
 
 unit: env
 	@echo "== tests ($(JOBS) processes of one thread; with real data where MASKSMITH_SHARED names it: $${MASKSMITH_SHARED:-not set})"
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal --durations=8
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m "not slow"
+	@# checking the types of every array at every call takes 40% of the slow tests' time; the fast ones have it
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m slow -o addopts="-q --strict-markers" --durations=8
 
 faults: env  ## stop a small run in every way; each must end with the bits of a clean one (about half an hour)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m tests.faults --jobs 2
