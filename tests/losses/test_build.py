@@ -228,14 +228,14 @@ def test_rough_auxiliary_logits():
 
 
 def test_rare_classes_weigh_more():
-    assert weights_of_classes([900, 90, 10, 0], "none") == [1, 1, 1, 1]
+    assert weights_of_classes((900, 90, 10, 0), "none") == (1, 1, 1, 1)
     inverse = np.array([1 / 900, 1 / 90, 1 / 10])
-    assert weights_of_classes([900, 90, 10, 0], "inverse_frequency") == pytest.approx(
+    assert weights_of_classes((900, 90, 10, 0), "inverse_frequency") == pytest.approx(
         [*inverse / inverse.mean(), 1]
     )
     beta = 1 - 3 / 1_000_000  # of millions of pixels, as the paper has it
     effective = np.array([(1 - beta) / (1 - beta**n) for n in (900_000, 90_000, 10_000)])
-    assert weights_of_classes([900_000, 90_000, 10_000, 0], "effective_number") == pytest.approx(
+    assert weights_of_classes((900_000, 90_000, 10_000, 0), "effective_number") == pytest.approx(
         [*effective / effective.mean(), 1], rel=1e-4
     )
     draw = torch.Generator().manual_seed(0)
@@ -245,7 +245,7 @@ def test_rare_classes_weigh_more():
         [term("cross_entropy", class_weights="inverse_frequency")],
         where="loss", classes=4, exclusive=True, pixels=[900, 90, 10, 0],
     )  # fmt: skip
-    weights, total, parts = weights_of_classes([900, 90, 10, 0], "inverse_frequency"), 0.0, 0.0
+    weights, total, parts = weights_of_classes((900, 90, 10, 0), "inverse_frequency"), 0.0, 0.0
     for b, y, x in np.ndindex(2, 3, 5):
         if target[b, y, x] != 255:
             weight = weights[target[b, y, x]]

@@ -164,11 +164,15 @@ def test_a_recipe_that_moves_rows_is_refused(subtests):
             "prediction.tta: 'vflip' moves rows, .* 'depth_ramp' tells the model",
         ),
         ("prediction.tta=[rot90]", "prediction.tta: 'rot90' moves rows"),
+        ("prediction.tta_shifts=[[0, 4], [2, 0]]", r"prediction.tta_shifts: \[2, 0\] moves rows"),
         ("training.crop_hw=[48, 64]", "training.crop_hw: in windows of 48x64 a row lies elsewhere"),
     ]:
         with subtests.test(override=override):
             derived = "model.derived_channels=depth_ramp"
             assert load_recipe(overrides=(derived, "prediction.tta=[hflip]"))
             assert load_recipe(overrides=(override,))
+            assert load_recipe(
+                overrides=(derived, "prediction.tta=[hflip]", "prediction.tta_shifts=[[0, 4]]")
+            )
             with pytest.raises(InputError, match=message):
-                load_recipe(overrides=(derived, override))
+                load_recipe(overrides=(derived, "prediction.tta=[hflip]", override))

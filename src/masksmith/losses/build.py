@@ -85,7 +85,7 @@ def build_loss(
         maps = list(_maps(output, target, aux_weight=aux_weight))
         for name, weight, params in checked:
             if name in MASK_LOSSES:
-                counts = (pixels,) if "class_weights" in params else ()
+                counts = (tuple(pixels),) if "class_weights" in params else ()
                 for share, logits in maps:
                     yield weight * share * MASK_LOSSES[name](logits, target, *counts, **params)
             elif output.image_logits is None:

@@ -4,7 +4,7 @@ All of them average over the judged pixels of the whole batch (and over its clas
 pixels counts less.
 """
 
-from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -116,32 +116,33 @@ def focal(logits: Logits, target: Target, *, gamma: NonNegative = 2.0, alpha: Sh
     return mean_of_pixels(wrong**gamma * -log_true, planes.judged[:, :1])
 
 
-def weights_of_classes(pixels: Sequence[int], how: ClassWeights) -> list[float]:
+@lru_cache(maxsize=16)  # asked for at every step
+def weights_of_classes(pixels: tuple[int, ...], how: ClassWeights) -> tuple[float, ...]:
     """Return a weight for each class from its number of pixels in the training masks; those that occur average 1.
 
     Args:
         pixels: Judged pixels of each class. A class without any weighs 1.
         how: "none": 1. "inverse_frequency": in proportion to 1 / n. "effective_number": in proportion to
             (1 - b) / (1 - b^n), Cui et al. 2019, https://arxiv.org/abs/1901.05555, with b = 1 - 1 / (mean of n over the
-            classes): rare classes weigh as with inverse_frequency, frequent ones not ever less.
+            classes): rare classes weigh as with inverse_frequency, and common ones all about the same.
     """
     counts = np.array(pixels, np.float64)
     there = counts > 0
     if how == "none" or not there.any():
-        return [1.0] * len(pixels)
+        return (1.0,) * len(pixels)
     scale = counts[there].mean()
     numbers = (
         counts if how == "inverse_frequency" else -np.expm1(-counts / scale)
     )  # (1 - 1/s)^n -> exp(-n / s)
     weights = np.where(there, 1 / np.where(there, numbers, 1), 0)
     weights /= weights[there].mean()
-    return [float(weight) for weight in np.where(there, weights, 1.0)]
+    return tuple(float(weight) for weight in np.where(there, weights, 1.0))
 
 
 def cross_entropy(
     logits: Logits,
     target: Target,
-    pixels: Sequence[int] = (),
+    pixels: tuple[int, ...] = (),
     *,
     class_weights: ClassWeights = "none",
     label_smoothing: Smoothing = 0.0,
