@@ -171,7 +171,11 @@ def test_refused(tmp_path):
                 [("t0", "7", "")],
                 "rows of the class '7', and train.csv has '2' alone; expected the same",
             ),
-            ([(a, b.replace("2", "a/b"), c) for a, b, c in rows], None, "the id 'a/b' cannot be a file name"),
+            (
+                [(a, b.replace("2", "a/b"), c) for a, b, c in rows],
+                None,
+                "the name 'a/b' cannot be that of a folder",
+            ),
         )
     ):
         root = download(tmp_path / str(at), rows=changed, columns=APART, sample=sample)

@@ -4,7 +4,6 @@ Decoding a 101x101 PNG takes about 100 times as long as copying its pixels, and 
 again. The stores are keyed by the hash of the data's content.
 """
 
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -18,7 +17,8 @@ from masksmith.core.ledger import Ledger
 from masksmith.core.progress import logger, track
 from masksmith.data.catalog import Catalog, Sample
 from masksmith.data.decode.palette import decode_indices, read_palette
-from masksmith.data.decode.pictures import decode_image, is_grey
+from masksmith.data.decode.pictures import is_grey
+from masksmith.data.decode.reader import ImageReader
 from masksmith.data.dialect import differing_pixels
 from masksmith.data.findings import Finding, refuse_all
 from masksmith.data.georeference import Georeference, differing_grids, read_georeference
@@ -70,11 +70,6 @@ class Cache:
         return self.train_images.channels
 
 
-def _decode(tree: Tree, samples: Iterable[Sample]) -> Iterable[tuple[Sample, Image]]:
-    for sample in samples:
-        yield sample, decode_image(tree.read(sample.image), where=sample.image)
-
-
 @dataclass(frozen=True)
 class _Kind:
     """What all images have in common, channels and type; each image's size, and where it lies if it says so."""
@@ -85,15 +80,14 @@ class _Kind:
     places: dict[str, Georeference]
 
 
-def _survey(tree: Tree, catalog: Catalog) -> _Kind:
+def _survey(reader: ImageReader, catalog: Catalog) -> _Kind:
     samples = [*catalog.train, *catalog.test]
     coloured, dtypes, sizes, places = False, set(), {}, {}
     bands: dict[int, str] = {}
     problems = []
     for sample in track(samples, total=len(samples), what="looking at images"):
         try:
-            raw = tree.read(sample.image)
-            image = decode_image(raw, where=sample.image)
+            image = reader.sample(sample)
         except InputError as error:
             problems.append(str(error))
             continue
@@ -101,13 +95,13 @@ def _survey(tree: Tree, catalog: Catalog) -> _Kind:
         dtypes.add(image.dtype.type)
         bands.setdefault(image.shape[2], sample.image)
         coloured = coloured or (image.shape[2] == 3 and not is_grey(image))
-        if (place := read_georeference(raw)) is not None:
+        if (place := read_georeference(reader.raw(sample.image))) is not None:
             places[sample.image] = place
     refuse_all(problems, what="images")
     if len(dtypes) > 1:
         names = " and ".join(sorted(np.dtype(one).name for one in dtypes))
-        raise InputError(f"{tree.root}: images of types {names} mixed; convert them to one type")
-    channels = _common_channels(bands, coloured=coloured, where=str(tree.root))
+        raise InputError(f"{reader.tree.root}: images of types {names} mixed; convert them to one type")
+    channels = _common_channels(bands, coloured=coloured, where=str(reader.tree.root))
     return _Kind(channels, dtypes.pop(), sizes, places)
 
 
@@ -129,11 +123,11 @@ def _fit_channels(image: Image, channels: int) -> Shaped[np.ndarray, "h w k"]:
     return image[..., :1] if channels == 1 else np.repeat(image, 3, axis=2)
 
 
-def _write_images(path: Path, tree: Tree, samples: list[Sample], kind: _Kind) -> None:
+def _write_images(path: Path, reader: ImageReader, samples: list[Sample], kind: _Kind) -> None:
     shapes = [(sample.id, (*kind.sizes[sample.image], kind.channels)) for sample in samples]
     writer = StoreWriter(path, shapes, dtype=kind.dtype)
-    for sample, image in track(_decode(tree, samples), total=len(samples), what=f"decoding {path.stem}"):
-        writer.write(sample.id, _fit_channels(image, kind.channels))
+    for sample in track(samples, total=len(samples), what=f"decoding {path.stem}"):
+        writer.write(sample.id, _fit_channels(reader.sample(sample), kind.channels))
     writer.close()
 
 
@@ -148,16 +142,16 @@ class _DrawnMask:
 
 
 def _drawn_mask(
-    tree: Tree, sample: Sample, path: str, kind: _Kind, *, as_numbers: bool = False
+    reader: ImageReader, sample: Sample, path: str, kind: _Kind, *, as_numbers: bool = False
 ) -> _DrawnMask:
     """Decode a mask file of a sample (see mask_levels).
 
     Raises:
         InputError: It is damaged, no mask, or lies on another grid than its image.
     """
-    raw, size = tree.read(path), kind.sizes[sample.image]
+    raw, size = reader.raw(path), kind.sizes[sample.image]
     palette = read_palette(raw)
-    image = decode_indices(raw, where=path)[..., None] if palette else decode_image(raw, where=path)
+    image = decode_indices(raw, where=path)[..., None] if palette else reader.image(path)
     levels = mask_levels(image, where=path, as_numbers=as_numbers)
     if levels.shape != size:
         raise InputError(
@@ -170,13 +164,13 @@ def _drawn_mask(
     return _DrawnMask(levels, is_lossy(raw), palette)
 
 
-def _convention(tree: Tree, catalog: Catalog, kind: _Kind) -> MaskConvention:
+def _convention(reader: ImageReader, catalog: Catalog, kind: _Kind) -> MaskConvention:
     asked = catalog.asked
     if any(sample.objects is not None for sample in catalog.train):
         if asked.task not in (None, "instances"):
             raise InputError(
-                f"{tree.root}: --task {asked.task}, but the images have a file for each object; leave --task out, or "
-                "expected instances"
+                f"{reader.tree.root}: --task {asked.task}, but the images have a file for each object; leave "
+                "--task out, or expected instances"
             )
         return MaskConvention({}, [], OBJECTS)
     with_file = [(sample, sample.mask) for sample in catalog.train if sample.mask]
@@ -185,21 +179,21 @@ def _convention(tree: Tree, catalog: Catalog, kind: _Kind) -> MaskConvention:
         return MaskConvention({}, [], OBJECTS)
     if not with_file and catalog.asked.task == "multiclass":
         raise InputError(
-            f"{tree.root}: --task multiclass needs mask files of classes, and there are run-lengths only"
+            f"{reader.tree.root}: --task multiclass needs mask files of classes, and there are run-lengths only"
         )
     hints = MaskHints("binary" if catalog.labels else asked.task, tuple(asked.ignore), asked.names)
-    files, palettes = _look_at(tree, with_file, kind)
+    files, palettes = _look_at(reader, with_file, kind)
     longest = max(palettes, key=len, default=())
     if all(longest[: len(palette)] == palette for palette in palettes):  # else no class has one colour
         hints = replace(hints, palette=longest)
-    found = find_convention(files, where=f"{tree.root} (masks)", hints=hints)
+    found = find_convention(files, where=f"{reader.tree.root} (masks)", hints=hints)
     if catalog.labels:
         return replace(found, target=Target("multilabel", tuple(catalog.labels), ignore=hints.ignore))
     return found
 
 
 def _look_at(
-    tree: Tree, with_file: list[tuple[Sample, str]], kind: _Kind
+    reader: ImageReader, with_file: list[tuple[Sample, str]], kind: _Kind
 ) -> tuple[list[MaskFile], set[tuple[tuple[int, int, int], ...]]]:
     """Return what decides the meaning of mask files, given with their samples, and the palettes that they have.
 
@@ -209,7 +203,7 @@ def _look_at(
     files, palettes, problems = [], set(), []
     for sample, path in track(with_file, total=len(with_file), what="looking at masks"):
         try:
-            drawn = _drawn_mask(tree, sample, path, kind)
+            drawn = _drawn_mask(reader, sample, path, kind)
         except InputError as error:
             problems.append(str(error))
             continue
@@ -219,10 +213,10 @@ def _look_at(
     return files, palettes
 
 
-def _mask(tree: Tree, sample: Sample, convention: MaskConvention, kind: _Kind, dialect: str) -> Mask:
+def _mask(reader: ImageReader, sample: Sample, convention: MaskConvention, kind: _Kind, dialect: str) -> Mask:
     drawn = None
     if sample.mask:
-        file = _drawn_mask(tree, sample, sample.mask, kind)
+        file = _drawn_mask(reader, sample, sample.mask, kind)
         drawn = convention.apply(file.levels, lossy=file.lossy)
     if sample.rle is None:
         assert drawn is not None
@@ -239,11 +233,11 @@ def _mask(tree: Tree, sample: Sample, convention: MaskConvention, kind: _Kind, d
     return told if drawn is None else drawn
 
 
-def _write_masks(path: Path, tree: Tree, catalog: Catalog, kind: _Kind) -> MaskConvention:
+def _write_masks(path: Path, reader: ImageReader, catalog: Catalog, kind: _Kind) -> MaskConvention:
     """Write the masks; return what was found out about their values."""
-    convention = _convention(tree, catalog, kind)
+    convention = _convention(reader, catalog, kind)
     if convention.target.task == "instances":
-        return _write_objects(path, tree, catalog, kind, convention)
+        return _write_objects(path, reader, catalog, kind, convention)
     layers = len(catalog.labels) or 1
     shapes = [(sample.id, (*kind.sizes[sample.image], layers)) for sample in catalog.train]
     writer = StoreWriter(path, shapes, dtype=np.uint8)
@@ -251,9 +245,9 @@ def _write_masks(path: Path, tree: Tree, catalog: Catalog, kind: _Kind) -> MaskC
     for sample in track(catalog.train, total=len(catalog.train), what="decoding masks"):
         try:
             mask = (
-                _layers(tree, sample, convention, kind, catalog)
+                _layers(reader, sample, convention, kind, catalog)
                 if catalog.labels
-                else _mask(tree, sample, convention, kind, catalog.submission.dialect)[..., None]
+                else _mask(reader, sample, convention, kind, catalog.submission.dialect)[..., None]
             )
         except InputError as error:
             problems.append(str(error))
@@ -263,19 +257,19 @@ def _write_masks(path: Path, tree: Tree, catalog: Catalog, kind: _Kind) -> MaskC
     refuse_all(problems, what="masks")
     writer.close()
     if not counts.pixels.any():
-        raise InputError(f"{tree.root} (masks): every mask is empty; there is nothing to learn")
+        raise InputError(f"{reader.tree.root} (masks): every mask is empty; there is nothing to learn")
     return replace(convention, findings=[*convention.findings, *counts.findings(catalog.labels)])
 
 
 def _layers(
-    tree: Tree, sample: Sample, convention: MaskConvention, kind: _Kind, catalog: Catalog
+    reader: ImageReader, sample: Sample, convention: MaskConvention, kind: _Kind, catalog: Catalog
 ) -> UInt8[np.ndarray, "h w k"]:
     """Return the masks of all labels of a training image, a layer each, from its mask files or its rows."""
     size = kind.sizes[sample.image]
     layers = np.zeros((*size, len(catalog.labels)), np.uint8)
     for at, label in enumerate(catalog.labels):
         if path := (sample.label_masks or {}).get(label):
-            file = _drawn_mask(tree, sample, path, kind)
+            file = _drawn_mask(reader, sample, path, kind)
             layers[..., at] = convention.apply(file.levels, lossy=file.lossy)
         where = f"run-lengths of training image {sample.id!r}, class {label!r}"
         if texts := (sample.labels or {}).get(label):
@@ -284,7 +278,7 @@ def _layers(
 
 
 def _write_objects(
-    path: Path, tree: Tree, catalog: Catalog, kind: _Kind, convention: MaskConvention
+    path: Path, reader: ImageReader, catalog: Catalog, kind: _Kind, convention: MaskConvention
 ) -> MaskConvention:
     """Write the objects of all training images as label maps, int32 (h, w, 1)."""
     shapes = [(sample.id, (*kind.sizes[sample.image], 1)) for sample in catalog.train]
@@ -292,7 +286,7 @@ def _write_objects(
     found, problems, unjudged = {}, [], 0
     for sample in track(catalog.train, total=len(catalog.train), what="decoding objects"):
         try:
-            objects = _objects(tree, sample, kind, catalog.submission.dialect, convention)
+            objects = _objects(reader, sample, kind, catalog.submission.dialect, convention)
         except InputError as error:
             problems.append(str(error))
             continue
@@ -302,7 +296,7 @@ def _write_objects(
     refuse_all(problems, what="objects")
     writer.close()
     if not any(one.count for one in found.values()):
-        raise InputError(f"{tree.root} (masks): no image has an object; there is nothing to learn")
+        raise InputError(f"{reader.tree.root} (masks): no image has an object; there is nothing to learn")
     counts = sorted(one.count for one in found.values())
     middle = counts[len(counts) // 2]
     detail = f"{sum(counts)} in {len(counts)} images, {counts[0]} to {counts[-1]} in one (median {middle})"
@@ -313,16 +307,18 @@ def _write_objects(
     return replace(convention, findings=[*said, *object_findings(found)])
 
 
-def _objects(tree: Tree, sample: Sample, kind: _Kind, dialect: str, convention: MaskConvention) -> Objects:
+def _objects(
+    reader: ImageReader, sample: Sample, kind: _Kind, dialect: str, convention: MaskConvention
+) -> Objects:
     """Return the objects of a training image from its object files, its rows, or its label image or mask."""
     size = kind.sizes[sample.image]
     if sample.objects is not None:
-        return objects_of_files(((path, tree.read(path)) for path in sample.objects), shape=size)
+        return objects_of_files(((path, reader.raw(path)) for path in sample.objects), shape=size)
     if sample.rle is not None:
         where = f"run-lengths of training image {sample.id!r}"
         return objects_of_rows(sample.rle, shape=size, dialect=dialect, where=where)
     assert sample.mask is not None
-    file = _drawn_mask(tree, sample, sample.mask, kind, as_numbers=not convention.table)
+    file = _drawn_mask(reader, sample, sample.mask, kind, as_numbers=not convention.table)
     if convention.table:
         return objects_of_mask(convention.apply(file.levels, lossy=file.lossy))
     unjudged = (*convention.target.ignore, MAX_PNG_LABEL + 1)  # as label_png writes it
@@ -343,18 +339,18 @@ def build_cache(catalog: Catalog, folder: Path) -> Cache:
         except InputError as error:
             logger.warning("%s", error)
     logger.info("reading %d training and %d test images", len(catalog.train), len(catalog.test))
-    tree = Tree(Path(catalog.root))
+    reader = ImageReader(Tree(Path(catalog.root)))
     forget_cache(folder)
     for name, ending in product(_STORES, (".npy", ".csv")):
         remove(folder / f"{name}{ending}")
-    kind = _survey(tree, catalog)
-    _write_images(folder / "train_images.npy", tree, catalog.train, kind)
-    convention = _write_masks(folder / "train_masks.npy", tree, catalog, kind)
+    kind = _survey(reader, catalog)
+    _write_images(folder / "train_images.npy", reader, catalog.train, kind)
+    convention = _write_masks(folder / "train_masks.npy", reader, catalog, kind)
     for finding in convention.findings:
         logger.info("%s: %s: %s", finding.level, finding.title, finding.detail)
     write_json(folder / _FINDINGS, [asdict(finding) for finding in convention.findings])
     write_json(folder / _TARGET, convention.target.to_json())
-    _write_images(folder / "test_images.npy", tree, catalog.test, kind)
+    _write_images(folder / "test_images.npy", reader, catalog.test, kind)
     ledger.mark_done(VERSION, key)
     return open_cache(folder)
 

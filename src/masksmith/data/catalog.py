@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, NamedTuple
 
 from masksmith.data.dialect import non_empty
+from masksmith.data.findings import Finding
 from masksmith.data.target import Task
 
 LABEL_COLUMN = "class"
@@ -13,8 +14,25 @@ _ASSUMED = "no sample_submission.csv"
 
 
 @dataclass(frozen=True)
+class Shape:
+    """Something that is drawn on an image: polygons, or run-lengths where there are no rings."""
+
+    label: str
+    """Name of its class."""
+    rings: list[list[float]] = field(default_factory=list)
+    """Closed outlines x0, y0, x1, y1, … in pixels, (0, 0) being the corner of the first pixel; what lies in an
+    odd number of them is inside."""
+    runs: list[int] | None = None
+    """Lengths of alternating runs of background and shape, by columns from the top left (COCO, uncompressed)."""
+    object: int | None = None
+    """Shapes of one number are parts of one object; None: an object of its own."""
+    unjudged: bool = False
+    """Whether its pixels are not judged (a crowd)."""
+
+
+@dataclass(frozen=True)
 class Sample:
-    """One image; ``image`` and ``mask`` are paths in the data's Tree."""
+    """One image; ``image`` and ``mask`` are paths in the data's Tree (see decode/reader.py for ``#``)."""
 
     id: str
     image: str
@@ -33,6 +51,12 @@ class Sample:
     """Label -> run-length texts of its row, where masks of several labels may overlap; without a row it is empty."""
     label_masks: dict[str, str] | None = None
     """Label -> path of its mask file, where there is one for each label."""
+    bands: list[str] | None = None
+    """Paths of the files of its bands in their order, where each is a file of its own; ``image`` is the first."""
+    group: str | None = None
+    """What it shares with other images (a patient, a volume): images of a group are in one fold."""
+    shapes: list[Shape] | None = None
+    """What is drawn on it, in the order of drawing; later ones lie over earlier ones. None: nobody drew."""
 
 
 class LabelRow(NamedTuple):
@@ -106,11 +130,14 @@ class AskedTarget:
     """Values of mask files that are not judged."""
     names: dict[int, str] = field(default_factory=dict)
     """Value -> name of its class."""
+    colours: dict[str, list[int]] = field(default_factory=dict)
+    """Class -> its red, green and blue in mask files in colours, the background first where there is one."""
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> "AskedTarget":
         """Rebuild it: JSON has texts as keys."""
-        return cls(value["task"], value["ignore"], {int(key): name for key, name in value["names"].items()})
+        names = {int(key): name for key, name in value["names"].items()}
+        return cls(value["task"], value["ignore"], names, value.get("colours", {}))
 
 
 @dataclass(frozen=True)
@@ -127,6 +154,12 @@ class Catalog:
     asked: AskedTarget = AskedTarget()
     labels: list[str] = field(default_factory=list)
     """Labels whose masks may overlap, in their order; none where there are no rows or mask files of several."""
+    why: list[str] = field(default_factory=list)
+    """Why this layout: the rules that fired, with the files that they found."""
+    left_out: list[str] = field(default_factory=list)
+    """What files were not read, with their number, an example and the reason."""
+    findings: list[Finding] = field(default_factory=list)
+    """What the layout found out that a person should know."""
 
     def to_json(self) -> dict[str, Any]:
         """Return plain dicts and lists for ``data.json``."""
@@ -137,13 +170,15 @@ class Catalog:
         """Rebuild a catalogue from ``data.json``."""
         plain = dict(value)
         plain["train"] = [Sample(**_with_rows(sample)) for sample in value["train"]]
-        plain["test"] = [Sample(**sample) for sample in value["test"]]
+        plain["test"] = [Sample(**_with_rows(sample)) for sample in value["test"]]
         plain["submission"] = SubmissionFormat.from_json(value["submission"])
+        plain["findings"] = [Finding(**one) for one in value.get("findings", ())]
         plain["asked"] = AskedTarget.from_json(value["asked"]) if "asked" in value else AskedTarget()
         return cls(**plain)
 
 
 def _with_rows(sample: dict[str, Any]) -> dict[str, Any]:
     """Return a sample of data.json with a list of run-length texts: an older masksmith kept one text an image."""
-    text = sample["rle"]
-    return sample | {"rle": non_empty([text])} if isinstance(text, str) else sample
+    text, shapes = sample["rle"], sample.get("shapes")
+    found = sample | {"rle": non_empty([text])} if isinstance(text, str) else sample
+    return found if shapes is None else found | {"shapes": [Shape(**shape) for shape in shapes]}

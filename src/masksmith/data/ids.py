@@ -6,26 +6,37 @@ _MAX_BYTES = 255 - len(".png")  # the longest file name of the usual file system
 _TEXT_LIMIT = 80  # characters of an id in a message
 
 
+def check_name(name: str, *, where: str) -> str:
+    """Return a name, as of a label, that can be the name of one folder.
+
+    Raises:
+        InputError: It has a slash, or as check_id.
+    """
+    if "/" in name:
+        raise InputError(f"{where}: the name {name!r} cannot be that of a folder: it holds '/'; rename it")
+    return check_id(name, where=where)
+
+
 def check_id(name: str, *, where: str) -> str:
-    """Return an id that can be a file name and a CSV cell as it is.
+    """Return an id that can be a file name and a CSV cell as it is; "/" in it stands for sub-folders.
 
     Names that only Windows cannot hold ("a:1", "con") are taken: masksmith runs on POSIX systems.
 
     Raises:
-        InputError: The id is empty, "." or "..", longer than 251 bytes, no valid UTF-8, or holds a slash of
-            either kind or a control character (a line break would tear a CSV file).
+        InputError: A part of the id between slashes is empty, "." or "..", or longer than 251 bytes; the id is no valid
+            UTF-8, or holds a backslash or a control character (a line break would tear a CSV file).
     """
     shown = repr(name if len(name) <= _TEXT_LIMIT else name[:_TEXT_LIMIT] + "…")
-    if name in ("", ".", ".."):
+    if {"", ".", ".."} & set(name.split("/")):
         raise InputError(f"{where}: the id {shown} cannot be a file name; expected a name")
-    bad = next((sign for sign in name if sign in "/\\" or ord(sign) < 32 or ord(sign) == 127), None)
+    bad = next((sign for sign in name if sign == "\\" or ord(sign) < 32 or ord(sign) == 127), None)
     if bad is not None:
         raise InputError(
-            f"{where}: the id {shown} cannot be a file name; expected a name without slashes and control "
+            f"{where}: the id {shown} cannot be a file name; expected a name without backslashes and control "
             f"characters, it holds {bad!r}"
         )
     try:
-        size = len(name.encode())
+        size = max(len(part.encode()) for part in name.split("/"))
     except UnicodeEncodeError as error:
         raise InputError(f"{where}: the id {shown} is not valid UTF-8; rename the file") from error
     if size > _MAX_BYTES:

@@ -171,6 +171,10 @@ class Tree:
             or any(path == prefix or path.startswith(prefix + "/") for path in self._members)
         )
 
+    def __contains__(self, path: str) -> bool:
+        """Whether a file of that logical path lies there."""
+        return path in self._members
+
     def read(self, path: str) -> bytes:
         """Return the bytes of a file.
 

@@ -13,7 +13,7 @@ from masksmith.core.errors import InputError
 from masksmith.core.files import atomic_folder, atomic_path, write_member
 from masksmith.data.catalog import SubmissionFormat
 from masksmith.data.decode.palette import decode_indices, encode_indices, has_palette
-from masksmith.data.ids import check_id
+from masksmith.data.ids import check_id, check_name
 from masksmith.data.instances import coco_annotations, label_png, object_rows
 from masksmith.data.rle import DIALECTS, encode, encode_rows
 from masksmith.data.target import BINARY, Target
@@ -44,7 +44,7 @@ def write_masks(
     values = mask_values(target)
     if target.task == "multilabel":
         for label in target.classes:
-            check_id(label, where=f"{where} (labels)")
+            check_name(label, where=f"{where} (labels)")
     for name, mask in masks:
         place = folder / f"{check_id(name, where=str(where))}.png"
         if target.task == "instances":

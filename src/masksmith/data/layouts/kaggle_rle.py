@@ -12,6 +12,7 @@ from masksmith.core.errors import InputError
 from masksmith.data.catalog import Catalog, LabelRow, SubmissionFormat
 from masksmith.data.decode.headers import image_size
 from masksmith.data.decode.pictures import decode_image
+from masksmith.data.description import NOTHING_SAID, Description
 from masksmith.data.dialect import (
     MAX_IMAGES,
     MAX_MASKS,
@@ -27,7 +28,7 @@ from masksmith.data.dialect import (
     non_empty,
 )
 from masksmith.data.findings import some
-from masksmith.data.ids import check_id
+from masksmith.data.ids import check_name
 from masksmith.data.layouts.folders import (
     TEST_FOLDERS,
     TRAIN_FOLDERS,
@@ -54,7 +55,7 @@ from masksmith.data.tree import Tree
 _MAX_MASK_PIXELS = 2**26  # of all mask files that are decoded to find a dialect
 
 
-def kaggle_rle(tree: Tree, dialect: str | None = None) -> Catalog | None:
+def kaggle_rle(tree: Tree, asked: Description = NOTHING_SAID) -> Catalog | None:
     """Kaggle: train and test images, and a table with run-lengths of either: training masks or a sample submission."""
     tables, errors = read_tables(tree)
     folder, images = first_images(tree, TRAIN_FOLDERS)
@@ -74,7 +75,7 @@ def kaggle_rle(tree: Tree, dialect: str | None = None) -> Catalog | None:
             f"{tree.root}: no masks: neither a table with run-lengths of the images nor a folder of masks; "
             "a table with test, sample or submission in its name is taken for no masks"
         )
-    return _catalog(tree, tables, images, masks, sample, labels, dialect)
+    return _catalog(tree, tables, images, masks, sample, labels, asked.dialect)
 
 
 def _catalog(
@@ -348,7 +349,7 @@ class _Labels:
 
     def names(self) -> list[str]:
         """Return the labels that may overlap, if there are several; each is to be the name of a folder."""
-        return [check_id(label, where=f"{self.table.path} (classes)") for label in self.table.labels]
+        return [check_name(label, where=f"{self.table.path} (classes)") for label in self.table.labels]
 
     def told(self, others: Collection[str], dialect: str) -> _Told:
         """Return the rows of the images; those of ``others`` without a row are empty where rows have classes.

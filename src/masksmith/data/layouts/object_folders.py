@@ -7,6 +7,7 @@ from pathlib import PurePosixPath
 from masksmith.core.errors import InputError
 from masksmith.data.catalog import Catalog, SubmissionFormat
 from masksmith.data.decode.pictures import IMAGE_SUFFIXES
+from masksmith.data.description import NOTHING_SAID, Description
 from masksmith.data.layouts.folders import find_test_images, make_samples, some_ids
 from masksmith.data.run_tables import find_rle_column, read_run_table
 from masksmith.data.side_tables import collect_facts, read_tables
@@ -17,7 +18,7 @@ ASSUMED_DIALECT = "dsb"
 """A row an object, as the contest asks: https://www.kaggle.com/c/data-science-bowl-2018/overview/evaluation."""
 
 
-def object_folders(tree: Tree, dialect: str | None = None) -> Catalog | None:
+def object_folders(tree: Tree, asked: Description = NOTHING_SAID) -> Catalog | None:
     """SET/ID/images/ID.png with SET/ID/masks/*.png, one file an object; a set without masks is the test set."""
     sets = _sets(tree)
     train = {place: image for own in sets.values() if own.masks for place, image in own.images.items()}
@@ -39,7 +40,7 @@ def object_folders(tree: Tree, dialect: str | None = None) -> Catalog | None:
         content_hash=tree.content_hash,
         train=make_samples("train", images, facts, objects=objects),
         test=make_samples("test", test, facts),
-        submission=_submission_format(tables, test, dialect),
+        submission=_submission_format(tables, test, asked.dialect),
         notes=notes + [str(error) for error in errors.values()] + facts.notes,
     )
 

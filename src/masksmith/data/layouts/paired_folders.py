@@ -5,7 +5,8 @@ from pathlib import PurePosixPath
 
 from masksmith.core.errors import InputError
 from masksmith.data.catalog import AskedTarget, Catalog, SubmissionFormat
-from masksmith.data.ids import check_id
+from masksmith.data.description import NOTHING_SAID, Description
+from masksmith.data.ids import check_name
 from masksmith.data.layouts.folders import (
     TRAIN_FOLDERS,
     find_test_images,
@@ -23,7 +24,7 @@ VALIDATION = ("val", "valid", "validation")
 """Names of a folder that the data set itself holds out of training."""
 
 
-def paired_folders(tree: Tree, dialect: str | None = None) -> Catalog | None:
+def paired_folders(tree: Tree, asked: Description = NOTHING_SAID) -> Catalog | None:
     """A folder of images and a folder of masks with the same file names; ``test/`` and tables by id are optional.
 
     The folder of masks may hold a folder for each of several labels (``masks/LABEL/ID.png``).
@@ -33,7 +34,7 @@ def paired_folders(tree: Tree, dialect: str | None = None) -> Catalog | None:
         masks = masks_of(tree, folder) if images else {}
         labels = label_masks_of(tree, folder) if images and not masks else {}
         if labels:
-            return _labelled(tree, images, labels, dialect)
+            return _labelled(tree, images, labels, asked.dialect)
         if not masks:
             continue
         held_out, held_out_masks = _held_out(tree, folder, images)
@@ -52,7 +53,7 @@ def paired_folders(tree: Tree, dialect: str | None = None) -> Catalog | None:
             content_hash=tree.content_hash,
             train=make_samples("train", images, facts, masks=masks, held_out=held_out),
             test=make_samples("test", test, facts),
-            submission=SubmissionFormat.assumed(test, dialect),
+            submission=SubmissionFormat.assumed(test, asked.dialect),
             notes=stray_masks(masks, images) + [str(error) for error in errors.values()] + facts.notes,
             asked=_CAMVID if tree.has("trainannot") and tree.has("valannot") else AskedTarget(),
         )
@@ -86,7 +87,7 @@ def _labelled(
         test=make_samples("test", test, facts),
         submission=SubmissionFormat.assumed(test, dialect).with_labels(list(labels)),
         notes=stray_masks(stray, images) + [str(error) for error in errors.values()] + facts.notes,
-        labels=[check_id(label, where=f"{tree.root} (labels)") for label in labels],
+        labels=[check_name(label, where=f"{tree.root} (labels)") for label in labels],
     )
 
 

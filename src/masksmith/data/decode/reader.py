@@ -1,0 +1,86 @@
+"""Images of a data folder by path, whatever their format: ``a.png``, ``scan.nii.gz#12``, or a file for each band.
+
+``PATH#N`` is slice N, from 0 on, of a file of several images: a volume, a stack of pages, an array.
+"""
+
+from collections.abc import Callable
+from pathlib import PurePosixPath
+
+import numpy as np
+
+from masksmith.core.arrays import Image, Shaped
+from masksmith.core.errors import InputError
+from masksmith.data.catalog import Sample
+from masksmith.data.decode.pictures import decode_image
+from masksmith.data.tree import Tree
+
+Slices = Shaped[np.ndarray, "n h w c"]
+
+STACKS: dict[str, Callable[[bytes, str], Slices]] = {}
+"""Ending of a file of several images, in lower case -> what decodes it; the second argument names it in messages."""
+
+
+def ending(path: str) -> str:
+    """Return the ending of a file's name in lower case, ``.nii.gz`` as a whole."""
+    suffixes = [suffix.lower() for suffix in PurePosixPath(path).suffixes[-2:]]
+    both = "".join(suffixes)
+    return both if both in STACKS else "".join(suffixes[-1:])
+
+
+class ImageReader:
+    """Reads images of a tree; the last file of several images stays decoded, so that its slices cost one decoding."""
+
+    def __init__(self, tree: Tree) -> None:
+        self.tree = tree
+        self._raw: tuple[str, bytes] = ("", b"")
+        self._slices: tuple[str, Slices] | None = None
+
+    def raw(self, path: str) -> bytes:
+        """Return the bytes of the file of an image."""
+        file = path.partition("#")[0] if path not in self.tree else path
+        if self._raw[0] != file:
+            self._raw = (file, self.tree.read(file))
+        return self._raw[1]
+
+    def slices(self, path: str) -> Slices:
+        """Return all images of a file of several.
+
+        Raises:
+            InputError: It is damaged.
+        """
+        if self._slices is None or self._slices[0] != path:
+            self._slices = (path, STACKS[ending(path)](self.raw(path), path))
+        return self._slices[1]
+
+    def image(self, path: str) -> Image:
+        """Decode the image of a path into (h, w, c); see decode_image for its form.
+
+        Raises:
+            InputError: It is damaged, or there is no such slice.
+        """
+        file, _, at = path.rpartition("#") if path not in self.tree else (path, "", "0")
+        if ending(file) not in STACKS:
+            return decode_image(self.raw(path), where=path)
+        slices = self.slices(file)
+        if int(at) >= len(slices):
+            raise InputError(
+                f"{path}: the file has {len(slices)} slices; it has changed, run the check again"
+            )
+        return slices[int(at)]
+
+    def sample(self, sample: Sample) -> Image:
+        """Decode the image of a sample; the bands of several files are stacked.
+
+        Raises:
+            InputError: A file is damaged, or two bands are of different sizes or types.
+        """
+        if sample.bands is None:
+            return self.image(sample.image)
+        bands = [self.image(path) for path in sample.bands]
+        for path, band in zip(sample.bands, bands, strict=True):
+            if (band.shape[:2], band.dtype) != (bands[0].shape[:2], bands[0].dtype):
+                raise InputError(
+                    f"{path}: {band.shape[0]}x{band.shape[1]} {band.dtype}, but {sample.bands[0]} is "
+                    f"{bands[0].shape[0]}x{bands[0].shape[1]} {bands[0].dtype}; expected bands of one size and type"
+                )
+        return np.concatenate(bands, axis=2)
