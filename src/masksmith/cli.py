@@ -84,6 +84,9 @@ def compete(
     ignore: Ignore = None,
     metric: Metric = None,
     layout: Layout = None,
+    from_model: Annotated[
+        Path | None, typer.Option("--from", metavar="MODEL", help="Train the net of a bundle on.")
+    ] = None,
 ) -> None:
     """Go the whole way: check, folds, train, predict, tune, submit, report."""
     result = masksmith.compete(
@@ -98,6 +101,7 @@ def compete(
         ignore=ignore or (),
         metric=metric,
         layout=layout,
+        from_model=from_model,
     )
     print(result)
     if result.stopped is not None:

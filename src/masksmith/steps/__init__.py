@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from masksmith.steps import check as check
     from masksmith.steps import compete as compete
     from masksmith.steps import dataset as dataset
+    from masksmith.steps import fine_tuning as fine_tuning
     from masksmith.steps import folds as folds
     from masksmith.steps import lr_test as lr_test
     from masksmith.steps import plan as plan
