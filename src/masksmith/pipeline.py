@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from masksmith.recipes.vocabulary import Vocabulary
     from masksmith.steps.bundle import Bundled
     from masksmith.steps.dataset import DataSet, LayoutReport
+    from masksmith.steps.doctor import Line
     from masksmith.steps.lr_test import LrFound
 
 
@@ -246,6 +247,30 @@ def cache(out: str | Path, *, clear: bool = False) -> dict[str, int]:
     project = Project.open(Path(out))
     with folder_lock(project.root):
         return project.cache_files(clear=clear)
+
+
+def clean(out: str | Path, *, remove: Sequence[str] = ()) -> dict[str, int]:
+    """Return the bytes that could be freed in a project, and free those that are named.
+
+    Args:
+        out: Project folder.
+        remove: ``cache`` (decoded images, made again from the data), ``runs`` (those that the present submission is not
+            made of) and ``submissions`` (earlier ones).
+
+    Returns:
+        Kind -> bytes.
+
+    Raises:
+        InputError: An unknown kind.
+    """
+    project = Project.open(Path(out))
+    with folder_lock(project.root):
+        return steps.clean.clean_project(project, remove)
+
+
+def doctor(out: str | Path = ".") -> list["Line"]:
+    """Return what this machine can do and what is within reach, a line each; ``out``: where a project would lie."""
+    return steps.doctor.look(Path(out))
 
 
 def folds(out: str | Path, *, recipe: str = "auto", overrides: Overrides = ()) -> Folds:
