@@ -15,12 +15,14 @@ import numpy as np
 from masksmith.core.arrays import IGNORE, Mask
 from masksmith.core.config import look_up
 from masksmith.core.errors import InputError
+from masksmith.data.findings import some
 from masksmith.data.rle import DIALECTS, Runs, check_runs, decode_rows, is_empty, object_runs
 
 MAX_IMAGES = 256
 """Most images whose rows are looked at: sizes come from headers, but of whole files."""
 MAX_MASKS = 32
 """Most mask files among them that are decoded."""
+_MOST_NAMED = 100
 _FEW = 3
 """Rows in an unlikely order, or runs over a line's end, that are no accident."""
 _ZERO = "_zero_based"
@@ -115,20 +117,23 @@ def need_rows(rows: Mapping[str, Sequence[str]], dialect: str, *, where: str) ->
     """Refuse ids with more rows than the dialect has, or with an empty row beside runs.
 
     Raises:
-        InputError: The first such id.
+        InputError: There are such ids; they are named.
     """
     how = look_up(DIALECTS, dialect, where="dialect")
-    for name, texts in rows.items():
-        if len(texts) == 1:
-            continue
-        if not how.repeats:
-            raise InputError(
-                f"{where}: the id {name!r} appears twice; expected one row an image (dialect {dialect})"
-            )
-        if non_empty(texts) and any(map(is_empty, texts)):
-            raise InputError(
-                f"{where}: the id {name!r} has an empty row beside run-lengths; take one of them out"
-            )
+    twice = [name for name, texts in rows.items() if len(texts) > 1]
+    if twice and not how.repeats:
+        raise InputError(
+            f"{where}: the id {_named(twice)} appears twice; expected one row an image (dialect {dialect})"
+        )
+    torn = [name for name in twice if non_empty(rows[name]) and any(map(is_empty, rows[name]))]
+    if torn:
+        raise InputError(
+            f"{where}: the id {_named(torn)} has an empty row beside run-lengths; take one of them out"
+        )
+
+
+def _named(names: Sequence[str]) -> str:
+    return some([repr(name) for name in names], most=_MOST_NAMED)
 
 
 def infer_dialect(images: Sequence[RleRows], hints: Hints) -> Inferred:

@@ -199,7 +199,7 @@ def read_run_table(table: Table, rle_columns: Sequence[str], ids: Collection[str
         return None
     cells = [row[id_column] for row in table.rows]
     class_column = _column(table, CLASS_COLUMNS)
-    if class_column is None and len(set(cells)) < len(cells):
+    if class_column is None and (len(set(cells)) < len(cells) or not cells):
         class_column = _column(table, LOOSE_CLASS_COLUMNS)
     classes = [row[class_column].strip() for row in table.rows] if class_column else []
     if not classes and form in WITH_CLASS:

@@ -369,6 +369,11 @@ def _submission_format(
     if sample is None:
         return _assumed_rows(form, table, told, test) if told else form
     ids = _sample_ids(sample, test)
+    if not ids:  # a contest whose test set stays with the judge
+        columns = sample.columns if told else []
+        return replace(
+            form, ids=ids, source=sample.path, class_column=sample.class_column or "", columns=columns
+        )
     if told or sample.labels:
         return _label_form(
             replace(form, ids=ids, source=sample.path), sample, labels.table if labels else None
@@ -453,7 +458,7 @@ def _sample_ids(sample: RunTable, test: Collection[str]) -> list[str]:
     """Return the ids of a sample submission, each once.
 
     Raises:
-        InputError: There are none, or one without a test image.
+        InputError: There are none and test images are there, or one without a test image.
     """
     if not sample.ids and test:
         raise InputError(f"{sample.path}: no rows, so the test set is empty; expected one row a test image")
