@@ -126,7 +126,7 @@ def _words(column: str) -> list[str]:
     return re.split(r"[\W_]+", column.lower())
 
 
-def _wide_labels(columns: Sequence[str]) -> dict[str, str]:
+def wide_labels(columns: Sequence[str]) -> dict[str, str]:
     """Return class -> column: a column's name without the words that all such names have."""
     parts = {
         one: [part for part in re.split(r"[\W_]+", one) if part.lower() not in _WIDE_WORDS] for one in columns
@@ -189,7 +189,7 @@ def read_run_table(table: Table, rle_columns: Sequence[str], ids: Collection[str
         ids: The images.
     """
     if len(rle_columns) > 1:
-        labels = _wide_labels(rle_columns)
+        labels = wide_labels(rle_columns)
         runs = read_run_table(_melted(table, labels), [_WIDE_RUNS], ids)
         kept = runs and [one for one in table.columns if one in (runs.id_column, *rle_columns)]
         return runs and replace(runs, columns=kept or [], wide=labels)

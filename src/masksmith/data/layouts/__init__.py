@@ -19,6 +19,7 @@ from masksmith.data.findings import some
 from masksmith.data.layouts.kaggle_rle import kaggle_rle
 from masksmith.data.layouts.object_folders import object_folders
 from masksmith.data.layouts.paired_folders import paired_folders
+from masksmith.data.layouts.path_table import path_table
 from masksmith.data.rle import DIALECTS
 from masksmith.data.target import TASKS, Task
 from masksmith.data.tree import Tree
@@ -27,6 +28,7 @@ Layout = Callable[[Tree, Description], Catalog | None]
 
 LAYOUTS: dict[str, Layout] = {
     "object_folders": object_folders,
+    "path_table": path_table,
     "kaggle_rle": kaggle_rle,
     "paired_folders": paired_folders,
 }

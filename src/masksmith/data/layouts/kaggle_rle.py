@@ -334,6 +334,20 @@ def _sample_table(
     return max(found, key=lambda one: one[0], default=(None, None))[1]
 
 
+def sample_format(
+    tables: Mapping[str, Table], images: Collection[str], test: dict[str, str], dialect: str | None
+) -> SubmissionFormat:
+    """Return what the judge expects where mask files tell the masks: as a sample submission has it, if there is one.
+
+    Raises:
+        InputError: As _sample_table and _sample_ids.
+    """
+    sample = _sample_table(tables, images, test, None)
+    if sample is None:
+        return SubmissionFormat.assumed(test, dialect)
+    return _submission_format(sample, None, test, dialect)
+
+
 def _alike(table: Table, told: RunTable | None) -> list[str]:
     """Return the columns that are called as those of the labels' run-lengths, if all of them are there."""
     columns = (list(told.wide.values()) or [told.rle_column]) if told else []

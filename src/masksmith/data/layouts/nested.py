@@ -14,7 +14,7 @@ from masksmith.data.decode.pictures import IMAGE_SUFFIXES
 from masksmith.data.run_tables import ID_FORMS, before_class, without_ending
 from masksmith.data.tree import Tree
 
-_MASK_WORDS = ("mask", "label", "annot", "gt", "groundtruth", "segmentation")
+_MASK_WORDS = ("mask", "label", "annot", "groundtruth", "segmentation")
 _DEPTH = 6
 _TOKENS = 6
 
@@ -45,15 +45,27 @@ class NamedImages:
         return {name: part[0] for name, part in found.items() if part}
 
 
+def _words(path: PurePosixPath) -> set[str]:
+    return {word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+", str(path))}
+
+
+def has_mask_word(path: PurePosixPath) -> bool:
+    """Whether a part of a path is named as masks are."""
+    return any(
+        word.startswith(_MASK_WORDS) or word.endswith("annot") or word == "gt" for word in _words(path)
+    )
+
+
 def image_pools(tree: Tree) -> tuple[list[str], list[str]]:
     """Return the paths of all images at any depth: of no test folder, and of test folders; masks are in neither."""
     train: list[str] = []
     test: list[str] = []
     for folder in tree.folders:
-        words = {word for part in PurePosixPath(folder).parts for word in re.split(r"[\W_\d]+", part.lower())}
-        if any(word.startswith(_MASK_WORDS) or word.endswith("annot") for word in words):
+        if has_mask_word(PurePosixPath(folder)):
             continue
-        (test if "test" in words else train).extend(tree.files(folder, suffixes=IMAGE_SUFFIXES))
+        (test if "test" in _words(PurePosixPath(folder)) else train).extend(
+            tree.files(folder, suffixes=IMAGE_SUFFIXES)
+        )
     return train, test
 
 
