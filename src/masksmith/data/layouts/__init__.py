@@ -79,7 +79,14 @@ def read_catalog(
         known.names | said.names,
         said.colours or known.colours,
     )
-    return with_groups(replace(catalog, asked=asked), said.groups)
+    left_out = catalog.left_out + closed_archives(tree)
+    return with_groups(replace(catalog, asked=asked, left_out=left_out), said.groups)
+
+
+def closed_archives(tree: Tree) -> list[str]:
+    """Return which archives were not opened, in words."""
+    paths = tree.closed
+    return [f"{len(paths)} archives that are not opened: {some(paths)}; unpack them"] if paths else []
 
 
 def _what_is_said(root: Path, layout: str | Path | None) -> Description:
@@ -135,6 +142,8 @@ def with_groups(catalog: Catalog, groups: Groups | None) -> Catalog:
 
 def _nothing_found(tree: Tree) -> InputError:
     root = tree.root
+    if closed := closed_archives(tree):
+        return InputError(f"{root}: no layout is known; {closed[0]} first")
     images = [path for folder in tree.folders for path in tree.files(folder, suffixes=IMAGE_SUFFIXES)]
     if not tree.folders:
         return InputError(
