@@ -9,7 +9,8 @@
 ``severstal``  As tgs with one row an image and class. https://www.kaggle.com/c/severstal-steel-defect-detection
 
 All of them read the mask column by column (top to bottom, then left to right). Each has a twin that reads it row by
-row: ``tgs_row_major`` and so on.
+row: ``tgs_row_major`` and so on. Those with absolute starts have twins that count from 0: ``tgs_zero_based``,
+``tgs_zero_based_row_major``.
 
 In this package a mask's runs are an int array of shape (n, 2): 0-based start and length.
 """
@@ -33,8 +34,13 @@ _MAX_DIGITS = 12  # 10^12 pixels are more than any image has; sums of such numbe
 Runs = Int[np.ndarray, "n 2"]
 Order = Literal["F", "C"]
 """In which order pixels are counted: column by column, or row by row (numpy's names)."""
-NO_RUNS = ("", "-1")
-"""How tables write an empty mask: whichever a dialect writes, both are read in a table of training masks."""
+NO_RUNS = ("", "-1", "nan", "none", "null", "na", "<na>")
+"""How tables write an empty mask, in lower case: whichever a dialect writes, all are read in a table of masks."""
+
+
+def is_empty(text: str) -> bool:
+    """Whether a cell of run-lengths says that there are none."""
+    return text.strip().lower() in NO_RUNS
 
 
 def mask_to_runs(mask: Mask, *, order: Order = "F") -> Runs:
@@ -152,6 +158,14 @@ def _write_tgs(runs: Runs) -> str:
     return " ".join(map(str, (runs + np.array([1, 0])).ravel().tolist()))
 
 
+def _read_zero_based(text: str, *, where: str) -> Runs:
+    return _numbers(text, where=where)
+
+
+def _write_zero_based(runs: Runs) -> str:
+    return " ".join(map(str, runs.ravel().tolist()))
+
+
 def _read_siim(text: str, *, where: str) -> Runs:
     if text.split() == ["-1"]:
         return np.zeros((0, 2), np.int64)
@@ -188,8 +202,13 @@ _COLUMN_MAJOR = {
     "dsb": Dialect(_read_tgs, _write_tgs, repeats=True, by_object=True),
     "severstal": Dialect(_read_tgs, _write_tgs),
 }
-DIALECTS: dict[str, Dialect] = _COLUMN_MAJOR | {
+_FROM_ONE = _COLUMN_MAJOR | {
     f"{name}_row_major": replace(dialect, order="C") for name, dialect in _COLUMN_MAJOR.items()
+}
+DIALECTS: dict[str, Dialect] = _FROM_ONE | {
+    name.replace(base, f"{base}_zero_based"): replace(dialect, read=_read_zero_based, write=_write_zero_based)
+    for name, dialect in _FROM_ONE.items()
+    if (base := name.partition("_")[0]) != "siim"
 }
 
 

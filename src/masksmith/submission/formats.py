@@ -154,6 +154,11 @@ def _label_table(
         for at, label in enumerate(target.classes)
     }
     yield form.label_header
+    if form.wide:
+        for name, cell in {row.id: row.cell for row in form.label_rows}.items():
+            runs = {column: texts[name, label] for label, column in form.wide.items()}
+            yield [({form.id_column: cell} | runs)[column] for column in form.columns]
+        return
     for row in form.label_rows:
         cells = {form.id_column: row.cell, form.class_column: row.label, form.rle_column: texts[row[:2]]}
         yield [cells[column] for column in form.label_header]

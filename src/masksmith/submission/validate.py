@@ -236,9 +236,13 @@ def _rows(path: Path, form: SubmissionFormat, *more: str) -> Iterator[dict[str, 
         raise InputError(f"{path}: no such file; expected a submission in CSV")
     with path.open(encoding="utf-8-sig", newline="") as file:
         table = iterate_table(file, where=str(path))
-        for column in (form.id_column, *more, form.rle_column, *form.more):
+        for column in form.columns if form.wide else (form.id_column, *more, form.rle_column, *form.more):
             need_column(table, column)
-        yield from table.rows
+        for row in table.rows:
+            for label, column in form.wide.items():
+                yield row | {form.class_column: label, form.rle_column: row[column]}
+            if not form.wide:
+                yield row
 
 
 def _strict_runs(text: str, where: str, how: Dialect, *, shape: tuple[int, int]) -> Runs:

@@ -19,6 +19,7 @@ from masksmith.data.findings import some
 from masksmith.data.layouts.kaggle_rle import kaggle_rle
 from masksmith.data.layouts.object_folders import object_folders
 from masksmith.data.layouts.paired_folders import paired_folders
+from masksmith.data.layouts.path_table import path_table
 from masksmith.data.rle import DIALECTS
 from masksmith.data.target import TASKS, Task
 from masksmith.data.tree import Tree
@@ -27,6 +28,7 @@ Layout = Callable[[Tree, Description], Catalog | None]
 
 LAYOUTS: dict[str, Layout] = {
     "object_folders": object_folders,
+    "path_table": path_table,
     "kaggle_rle": kaggle_rle,
     "paired_folders": paired_folders,
 }
@@ -77,7 +79,14 @@ def read_catalog(
         known.names | said.names,
         said.colours or known.colours,
     )
-    return with_groups(replace(catalog, asked=asked), said.groups)
+    left_out = catalog.left_out + closed_archives(tree)
+    return with_groups(replace(catalog, asked=asked, left_out=left_out), said.groups)
+
+
+def closed_archives(tree: Tree) -> list[str]:
+    """Return which archives were not opened, in words."""
+    paths = tree.closed
+    return [f"{len(paths)} archives that are not opened: {some(paths)}; unpack them"] if paths else []
 
 
 def _what_is_said(root: Path, layout: str | Path | None) -> Description:
@@ -133,6 +142,8 @@ def with_groups(catalog: Catalog, groups: Groups | None) -> Catalog:
 
 def _nothing_found(tree: Tree) -> InputError:
     root = tree.root
+    if closed := closed_archives(tree):
+        return InputError(f"{root}: no layout is known; {closed[0]} first")
     images = [path for folder in tree.folders for path in tree.files(folder, suffixes=IMAGE_SUFFIXES)]
     if not tree.folders:
         return InputError(
