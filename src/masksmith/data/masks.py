@@ -11,8 +11,9 @@ from dataclasses import dataclass, field, replace
 import cv2
 import numpy as np
 
-from masksmith.core.arrays import IGNORE, Mask, Shaped, foreground_pixels
+from masksmith.core.arrays import IGNORE, Bool, Mask, Shaped, foreground_pixels
 from masksmith.core.errors import InputError
+from masksmith.data.colours import look_up, look_up_nearest
 from masksmith.data.decode.headers import JPEG
 from masksmith.data.decode.pictures import is_grey
 from masksmith.data.findings import Finding, refuse_all, some
@@ -27,7 +28,7 @@ _BETWEEN = (32, 224)
 _MOST_ALONE = 10  # files of 0 and 255 for each of 0, 1 and 255, where others hold 0 and 1
 _MOST_VALUES = 257  # kept of a file: a mask of more is refused anyway
 _MOST_CLASSES = 255
-_FLAT_CLASSES = 0.5
+FLAT_CLASSES = 0.5
 """Share of the pixels between the least and the largest value that have an equal neighbour: more in maps of classes,
 less where a binary mask was resized or smoothed."""
 # Pixels between lie on edges, one or two wide, where a mask is binary: at qualities 10 to 95 at most 2% of them have a
@@ -102,13 +103,18 @@ def look_at_mask(levels: Shaped[np.ndarray, "h w"], *, name: str, path: str, los
 def _inner(levels: Shaped[np.ndarray, "h w"]) -> tuple[int, int]:
     """Return the pixels between the least and the largest value, and how many of them have an equal neighbour."""
     inner = (levels > levels.min()) & (levels < levels.max())
+    return int(inner.sum()), int((inner & equal_neighbours(levels)).sum())
+
+
+def equal_neighbours(levels: Shaped[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
+    """Return where a pixel has one of equal value above, below or beside it."""
     down, right = levels[1:] == levels[:-1], levels[:, 1:] == levels[:, :-1]
     equal = np.zeros(levels.shape, bool)
     equal[1:] |= down
     equal[:-1] |= down
     equal[:, 1:] |= right
     equal[:, :-1] |= right
-    return int(inner.sum()), int((inner & equal).sum())
+    return equal
 
 
 def _modes(levels: Shaped[np.ndarray, "h w"], between: Shaped[np.ndarray, "h w"]) -> tuple[int, ...]:
@@ -138,9 +144,13 @@ class MaskConvention:
     """What was not plain, for a person to read."""
     target: Target = BINARY
     """The task and its classes."""
+    colours: bool = False
+    """Whether the values are packed colours (see colours.py); JPEG has the nearest ones."""
 
     def apply(self, levels: Shaped[np.ndarray, "h w"], *, lossy: bool) -> Mask:
-        """Return a mask of classes and IGNORE from a file's values (after mask_levels)."""
+        """Return a mask of classes and IGNORE from a file's values (after mask_levels), or its packed colours."""
+        if self.colours:
+            return look_up_nearest(levels, self.table) if lossy else look_up(levels, self.table)
         if lossy:
             return (levels >= THRESHOLD).astype(np.uint8)
         lowest = min(0, *self.table)
@@ -269,7 +279,7 @@ def _refuse_lossy(files: Sequence[MaskFile], what: str, *, where: str) -> None:
 def _refuse_smooth(files: Sequence[MaskFile], found: list[int], *, where: str) -> None:
     """Refuse binary masks whose edges were smoothed, which look like many classes."""
     inner, equal = (sum(file.inner[at] for file in files) for at in (0, 1))
-    if inner and equal < _FLAT_CLASSES * inner:
+    if inner and equal < FLAT_CLASSES * inner:
         raise InputError(
             f"{where}: {len(found)} different values ({some(found, most=8)}), and {1 - equal / inner:.0%} of the "
             "pixels between the least and the largest have no equal neighbour: smoothed edges of two values, not "
