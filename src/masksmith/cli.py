@@ -13,6 +13,7 @@ import typer
 import masksmith
 from masksmith.core.errors import (
     EXIT_INTERRUPTED,
+    EXIT_PARTLY,
     EXIT_REFUSED,
     EXIT_TERMINATED,
     DivergedError,
@@ -189,6 +190,51 @@ def layout(
         data, dialect=dialect, task=task, ignore=ignore or (), layout=layout, write=write
     )
     print(json.dumps(found.to_json(), indent=1, ensure_ascii=False) if as_json else found)
+
+
+@app.command()
+def bundle(
+    project: Folder,
+    out: Annotated[Path, typer.Option("--out", "-o", help="The file, such as model.msk.")],
+    run: RunName = None,
+    best: Annotated[int | None, typer.Option("--best", help="Only the N best members.")] = None,
+    single: Annotated[
+        bool, typer.Option("--single", help="Only the best member: the fastest model.")
+    ] = False,
+    fold: Annotated[
+        int | None, typer.Option("--fold", help="Only members trained without this fold.")
+    ] = None,
+    licence: Annotated[
+        str | None, typer.Option("--licence", help="Of the weights, for the model card.")
+    ] = None,
+    intended_use: Annotated[str | None, typer.Option("--intended-use", help="For the model card.")] = None,
+) -> None:
+    """Write the trained model as one file, to be used without the project."""
+    kept = 1 if single else best
+    print(
+        masksmith.bundle(
+            project, out, run=run, best=kept, fold=fold, licence=licence, intended_use=intended_use
+        )
+    )
+
+
+@app.command()
+def apply(
+    model: Annotated[Path, typer.Argument(help="What `masksmith bundle` made.")],
+    inputs: Annotated[list[str], typer.Argument(help="Images, folders, archives, or quoted patterns.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the masks and apply.csv.")],
+    overlay: Annotated[bool, typer.Option("--overlay", help="Also write pictures with the masks.")] = False,
+    table: Annotated[
+        Path | None, typer.Option("--table", help="CSV with the numbers that the model takes, by id.")
+    ] = None,
+    device: Device = None,
+    runtime: Annotated[str | None, typer.Option("--runtime", help="torch or openvino.")] = None,
+) -> None:
+    """Segment new images with a trained model."""
+    done = masksmith.apply(model, inputs, out, overlay=overlay, table=table, device=device, runtime=runtime)
+    print(done)
+    if done.refused:
+        raise typer.Exit(EXIT_PARTLY)
 
 
 @app.command()

@@ -40,10 +40,13 @@ from masksmith.submission.score import Scored, score_files, write_per_image
 from masksmith.submission.validate import Verdict, validate_submission
 
 if TYPE_CHECKING:
+    from masksmith.deploy.apply import Applied
+    from masksmith.deploy.segmenter import Segmenter
     from masksmith.models.convert import Converted
     from masksmith.recipes.describe import EnsembleSummary, RecipeSummary
     from masksmith.recipes.verify import Verdicts
     from masksmith.recipes.vocabulary import Vocabulary
+    from masksmith.steps.bundle import Bundled
     from masksmith.steps.dataset import DataSet, LayoutReport
     from masksmith.steps.lr_test import LrFound
 
@@ -142,6 +145,95 @@ def layout(
     if write is not None:
         steps.dataset.write_description(found, Path(write))
     return steps.dataset.describe_layout(found)
+
+
+def bundle(
+    out: str | Path,
+    path: str | Path,
+    *,
+    run: str | None = None,
+    best: int | None = None,
+    fold: int | None = None,
+    licence: str | None = None,
+    intended_use: str | None = None,
+) -> "Bundled":
+    """Write a project's model as one file, which segments new images without the project.
+
+    Args:
+        out: Project folder, trained and tuned.
+        path: The file, which ends in ``.msk``.
+        run: A run by name; None: what the submission is made of.
+        best: Only so many members, those that score best on their held-out images.
+        fold: Only the members trained without this fold: they give its out-of-fold probabilities again.
+        licence: Of the weights, for the model card.
+        intended_use: For the model card.
+
+    Raises:
+        InputError: Nothing is trained or tuned, or no such member.
+    """
+    project = Project.open(Path(out))
+    with folder_lock(project.root):
+        return steps.bundle.bundle_members(
+            project,
+            read_members(project, run),
+            Path(path),
+            best=best,
+            fold=fold,
+            licence=licence,
+            intended_use=intended_use,
+        )
+
+
+def load(path: str | Path, *, device: str | None = None, runtime: str | None = None) -> "Segmenter":
+    """Open a model that ``bundle`` made; ``load(path).segment(image)`` segments an array.
+
+    Args:
+        path: The file.
+        device: "cpu", "cuda", "mps" or "auto"; None: what the project predicted on.
+        runtime: "torch" or "openvino"; None: what the project predicted with.
+
+    Raises:
+        InputError: No such file, no model, or a damaged one.
+    """
+    from masksmith.deploy.segmenter import Segmenter
+
+    return Segmenter(path, device=device, runtime=runtime)
+
+
+def apply(
+    model: str | Path,
+    inputs: str | Path | Sequence[str | Path],
+    out: str | Path,
+    *,
+    overlay: bool = False,
+    table: str | Path | None = None,
+    device: str | None = None,
+    runtime: str | None = None,
+) -> "Applied":
+    """Segment files with a model: ``out/masks/ID.png`` and ``out/apply.csv``.
+
+    Args:
+        model: What ``bundle`` made.
+        inputs: Files, folders (with sub-folders), archives or patterns of names, one or several.
+        out: Folder of the results: absent, empty or one of an earlier call, which is gone on with.
+        overlay: Whether to write pictures of the masks over the images, ``out/overlays/ID.png``.
+        table: CSV file with the numbers that the model takes beside each image, by id.
+        device: As for ``load``.
+        runtime: As for ``load``.
+
+    Returns:
+        How many images were segmented, and what could not be used and why; such files do not stop the rest.
+
+    Raises:
+        InputError: The model or an input is not there, or ``out`` holds files of others.
+    """
+    from masksmith.deploy.apply import apply_model, read_scalars
+
+    given = [inputs] if isinstance(inputs, str | Path) else list(inputs)
+    segmenter = load(model, device=device, runtime=runtime)
+    numbers = None if table is None else read_scalars(Path(table), segmenter.scalars)
+    with interrupt.graceful():
+        return apply_model(segmenter, given, Path(out), overlays=overlay, table=numbers)
 
 
 def cache(out: str | Path, *, clear: bool = False) -> dict[str, int]:

@@ -8,6 +8,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from masksmith.steps import bundle as bundle
     from masksmith.steps import check as check
     from masksmith.steps import compete as compete
     from masksmith.steps import dataset as dataset
