@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from masksmith.core.arrays import IGNORE, Image, Int32, Mask, Shaped, UInt8
+from masksmith.core.arrays import IGNORE, Image, Int32, Mask, Shaped
 
 Rgb = tuple[int, int, int]
 Packed = Int32[np.ndarray, "h w"]
@@ -81,12 +81,13 @@ def _parts(colours: Int32[np.ndarray, " n"]) -> Int32[np.ndarray, "n 3"]:
     return np.stack([colours >> 16, colours >> 8 & 255, colours & 255], axis=-1)
 
 
-def without_transparent(image: Shaped[np.ndarray, "h w c"]) -> UInt8[np.ndarray, "h w k"]:
-    """Return a mask picture of 8 bits without its alpha: what is transparent is black; where one colour is drawn in
-    alpha alone, what is opaque is white."""
-    if image.shape[2] not in (2, 4):
+def without_transparent(image: Image) -> Image:
+    """Return a mask picture without its alpha: what is transparent is 0; where one colour is drawn in alpha alone, what
+    is opaque has the largest value."""
+    if image.shape[2] not in (2, 4) or image.dtype.kind != "u":
         return image
-    drawn, opaque = image[..., :-1], image[..., -1:] >= 128
+    drawn, top = image[..., :-1], image.dtype.type(np.iinfo(image.dtype).max)
+    opaque = image[..., -1:] > top // 2
     if not opaque.all() and (drawn == drawn[:1, :1]).all():
-        return np.where(opaque, np.uint8(255), np.uint8(0))
-    return np.where(opaque, drawn, np.uint8(0))
+        return np.where(opaque, top, image.dtype.type(0))
+    return np.where(opaque, drawn, image.dtype.type(0))

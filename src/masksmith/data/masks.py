@@ -26,6 +26,8 @@ _UNJUDGED = -1
 _BETWEEN = (32, 224)
 """Values of a JPEG mask that are near neither 0 nor 255: its noise stays below 32, edges lie within."""
 _MOST_ALONE = 10  # files of 0 and 255 for each of 0, 1 and 255, where others hold 0 and 1
+_OBJECT_COUNTS, _MANY_OBJECTS = 3, 8
+"""Different numbers of objects in a set, and most objects in one mask, from which on numbered regions are objects."""
 _MOST_VALUES = 257  # kept of a file: a mask of more is refused anyway
 _MOST_CLASSES = 255
 FLAT_CLASSES = 0.5
@@ -74,6 +76,10 @@ class MaskFile:
     """Values that a JPEG's areas have where some of them lie between: classes, not edges."""
     inner: tuple[int, int] = (0, 0)
     """Pixels between the least and the largest value, and how many of them have an equal neighbour."""
+    loose: int = 0
+    """Pixels between that have neighbours of other values than 0 alone, and none of their own."""
+    numbered: int = 0
+    """Number of objects, where 0 and 1 … n are all there and each number is one connected region."""
 
     @property
     def values(self) -> frozenset[int]:
@@ -86,7 +92,9 @@ def look_at_mask(levels: Shaped[np.ndarray, "h w"], *, name: str, path: str, los
     if not lossy:
         values, pixels = (one[:_MOST_VALUES].tolist() for one in np.unique(levels, return_counts=True))
         counts = dict(zip(map(int, values), pixels, strict=True))
-        return MaskFile(name, path, counts, inner=_inner(levels) if len(values) > 2 else (0, 0))
+        if len(values) < 3:
+            return MaskFile(name, path, counts)
+        return MaskFile(name, path, counts, inner=_inner(levels), loose=_loose(levels), numbered=_numbered(levels))
     between = (levels >= _BETWEEN[0]) & (levels < _BETWEEN[1])
     high, faint = int((levels >= THRESHOLD).sum()), int(((levels > 0) & (levels < THRESHOLD)).sum())
     counts = {0: levels.size - high - faint, 1: faint, IGNORE: high}
@@ -104,6 +112,32 @@ def _inner(levels: Shaped[np.ndarray, "h w"]) -> tuple[int, int]:
     """Return the pixels between the least and the largest value, and how many of them have an equal neighbour."""
     inner = (levels > levels.min()) & (levels < levels.max())
     return int(inner.sum()), int((inner & equal_neighbours(levels)).sum())
+
+
+def _loose(levels: Shaped[np.ndarray, "h w"]) -> int:
+    """Return how many pixels between the least and the largest value lie beside other values than 0, and none equal."""
+    there = levels != 0
+    beside = np.zeros(levels.shape, bool)
+    beside[1:] |= there[:-1]
+    beside[:-1] |= there[1:]
+    beside[:, 1:] |= there[:, :-1]
+    beside[:, :-1] |= there[:, 1:]
+    inner = (levels > levels.min()) & (levels < levels.max())
+    return int((inner & beside & ~equal_neighbours(levels)).sum())
+
+
+def _numbered(levels: Shaped[np.ndarray, "h w"]) -> int:
+    """Return the largest value, where the values are 0 to it without gaps and each is one region; else 0."""
+    from scipy import ndimage
+
+    highest = int(levels.max())
+    if levels.min() != 0 or highest > levels.size or len(np.unique(levels)) != highest + 1:
+        return 0
+    for number, box in enumerate(ndimage.find_objects(levels.astype(np.int32)), start=1):
+        regions = cv2.connectedComponents((levels[box] == number).astype(np.uint8), connectivity=8)[0]
+        if regions != 2:  # the background is one
+            return 0
+    return highest
 
 
 def equal_neighbours(levels: Shaped[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
@@ -205,12 +239,37 @@ def find_convention(files: Iterable[MaskFile], *, where: str, hints: MaskHints =
         if lossy:
             _refuse_lossy(lossy, "the numbers of objects", where=where)
         return MaskConvention({}, [], replace(OBJECTS, ignore=given))  # each number is an object
+    if hints.task is None and not hints.names and not lossy and several and (said := _as_objects(exact, found)):
+        return MaskConvention({}, [said], replace(OBJECTS, ignore=given))
     classes = (several or bool(found and hints.names)) and not lossy and found[0] >= 0
     if hints.task == "multiclass" or (hints.task is None and classes):
         return _class_convention(exact, lossy, found, hints, where=where)
     table, findings = _exact_convention(exact, found, hints, where=where)
     target = OBJECTS if hints.task == "instances" else BINARY
     return MaskConvention(table, findings + _lossy_findings(lossy, where=where), target)
+
+
+def _as_objects(files: Sequence[MaskFile], found: Sequence[int]) -> Finding | None:
+    """Return what to say where the values are numbers of objects, None where they are classes.
+
+    They are where there are more of them than classes can be, and not because edges are smooth; or where every file
+    numbers its regions from 1 on, and they are many, and not equally many.
+    """
+    several = [file for file in files if len(file.values) > 2]
+    inner, loose = sum(file.inner[0] for file in several), sum(file.loose for file in several)
+    counts = {file.numbered for file in several}
+    numbered = 0 not in counts and len(counts) >= _OBJECT_COUNTS and max(counts) >= _MANY_OBJECTS
+    if found[0] < 0 or not (numbered or (len(found) > _MOST_CLASSES and 2 * loose < inner)):
+        return None
+    if numbered:
+        reason = f"each mask numbers its regions, from 1 to {min(counts)} in one and to {max(counts)} in another"
+    else:
+        reason = f"there are more than {_MOST_CLASSES} values"
+    return Finding(
+        "note",
+        "masks of numbered objects",
+        f"{reason}: each value is read as one object; if they are classes, name the task: --task multiclass",
+    )
 
 
 # --- class maps -------------------------------------------------------------------------------------------
@@ -253,6 +312,10 @@ def _class_convention(
     values = sorted(({*found} | {*hints.names}) - ignored)
     if values and values[0] >= 0 and values[-1] < 2 * len(values) and not hints.names:
         values = list(range(values[-1] + 1))  # numbers of classes, some of which may be nowhere
+    if values != list(range(len(values))) and not hints.names:
+        shown = some([f"{value} is class {at}" for at, value in enumerate(values)], most=12)
+        detail = f"{len(values)} values that are not numbered from 0: {shown}; name them under classes: in dataset.yaml"
+        findings.append(Finding("note", "values of the masks", detail))
     absent = [value for value in values if value not in found]
     names = [hints.names.get(value, str(value)) for value in values]
     if absent:

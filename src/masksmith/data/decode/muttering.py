@@ -9,7 +9,7 @@ import tempfile
 import threading
 from collections.abc import Callable
 from functools import cache
-from typing import BinaryIO, TypeVar
+from typing import TypeVar
 
 Result = TypeVar("Result")
 
@@ -24,7 +24,7 @@ def listen(work: Callable[[], Result]) -> tuple[Result, list[str]]:
     with _LOCK:
         sys.stderr.flush()
         caught, kept = _file(os.getpid()), os.dup(_STDERR)
-        os.dup2(caught.fileno(), _STDERR)
+        os.dup2(caught, _STDERR)
         try:
             result = work()
         finally:
@@ -38,19 +38,21 @@ def listen(work: Callable[[], Result]) -> tuple[Result, list[str]]:
 
 
 @cache
-def _file(_process: int) -> BinaryIO:
-    """Return a file without a name, one for each process; to make one takes longer than to decode a small image."""
-    return tempfile.TemporaryFile(buffering=0)  # noqa: SIM115: it is open as long as the process lives
+def _file(_process: int) -> int:
+    """Return a file without a name, one for each process: to make one takes longer than to decode a small image."""
+    number, name = tempfile.mkstemp()
+    os.unlink(name)
+    return number
 
 
-def _taken(file: BinaryIO) -> list[str]:
+def _taken(file: int) -> list[str]:
     """Return the lines in the file, and empty it."""
-    if os.lseek(file.fileno(), 0, os.SEEK_CUR) == 0:
+    size = os.lseek(file, 0, os.SEEK_CUR)
+    if size == 0:
         return []
-    file.seek(0)
-    lines = file.read().decode("utf-8", "replace").splitlines()
-    file.truncate(0)
-    file.seek(0)
+    lines = os.pread(file, size, 0).decode("utf-8", "replace").splitlines()
+    os.ftruncate(file, 0)
+    os.lseek(file, 0, os.SEEK_SET)
     return lines
 
 

@@ -1,6 +1,5 @@
 """Images and masks as files, paired by their names, whatever folders and files are called (see pairing.py)."""
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import PurePosixPath
@@ -39,7 +38,7 @@ def paired_folders(tree: Tree, asked: Description = NOTHING_SAID) -> Catalog | N
             are_masks=lambda images, masks: _are_masks(reader, images, masks),
             bands_of=lambda file: reader.image(file.path).shape[2],
         )
-        return None if found is None else catalog_of(tree, asked, "paired_folders", found, files=files)
+        return None if found is None else catalog_of(tree, asked, "paired_folders", found)
     except SameIdError as error:
         first, second, name = error.args
         raise InputError(
@@ -58,7 +57,6 @@ def catalog_of(
     layout: str,
     found: Pairing,
     *,
-    files: Sequence[File],
     known: AskedTarget | None = None,
     bare_is_left_out: bool = False,
     groups: Mapping[str, str] | None = None,
@@ -70,7 +68,6 @@ def catalog_of(
         asked: What is said of it.
         layout: Name of the layout.
         found: The images and their masks. Those in ``test``, and in a split without any mask, are test images.
-        files: All image files, of which the rest is left out.
         known: What the layout knows of the values of masks.
         bare_is_left_out: Whether a training image without a mask is left out, and not refused.
         groups: Id -> group.
@@ -83,9 +80,9 @@ def catalog_of(
     bare = images.keys() - masked
     if bare and not bare_is_left_out:
         raise InputError(
-            f"{tree.root}: no mask for the image {some_ids(bare)} {_of_folder(images, bare)}(paired: {found.rule})"
-            f"{_of_labels(found)}; add masks{', empty ones where there is nothing,' if found.labels else ''} or take "
-            "the images out"
+            f"{tree.root}: no mask for the image {some_ids(bare)} {_of_folder(images, bare, found)}(paired: "
+            f"{found.rule}); add masks{', empty ones where there is nothing,' if found.labels else ''} or take the "
+            "images out"
         )
     images = {name: file for name, file in images.items() if name not in bare}
     paths = {name: file.path for name, file in images.items()}
@@ -113,9 +110,6 @@ def catalog_of(
     used = {*paths.values(), *test_paths.values(), *(file.path for file in found.masks.values())}
     used |= {path for own in found.labels.values() for path in own.values()}
     stray = [file.path for file in found.stray if file.path not in used]
-    left_out = _left_out(files, used | {*stray})
-    if bare:
-        left_out.append(f"{len(bare)} images without a mask: {some(sorted(bare))}")
     return Catalog(
         root=str(tree.root.resolve()),
         layout=layout,
@@ -127,7 +121,7 @@ def catalog_of(
         asked=known or (_CAMVID if _is_camvid(tree) else AskedTarget(colours=colours)),
         labels=[check_name(label, where=f"{tree.root} (labels)") for label in labels],
         why=[_why(found), *([f"{colour_file} has the colours of {len(colours)} classes"] if colour_file else [])],
-        left_out=left_out,
+        left_out=[f"{len(bare)} images without a mask: {some(sorted(bare))}"] if bare else [],
         findings=_findings(found, images, test, bare),
     )
 
@@ -143,13 +137,11 @@ def _train_and_test(found: Pairing) -> tuple[dict[str, File], dict[str, File]]:
     return images, {name: file for name, file in found.images.items() if file.split not in learnt}
 
 
-def _of_folder(images: Mapping[str, File], bare: set[str]) -> str:
+def _of_folder(images: Mapping[str, File], bare: set[str], found: Pairing) -> str:
+    if found.labels:
+        return f"in any folder of a label ({', '.join(sorted(found.labels, key=natural))}) "
     folders = {str(PurePosixPath(images[name].path).parent) for name in bare}
     return f"of {folders.pop()}/ " if len(folders) == 1 else ""
-
-
-def _of_labels(found: Pairing) -> str:
-    return f" in any folder of a label ({', '.join(sorted(found.labels, key=natural))})" if found.labels else ""
 
 
 def _why(found: Pairing) -> str:
@@ -166,17 +158,6 @@ def _stray_note(stray: Sequence[str]) -> list[str]:
         return []
     names = some_ids(PurePosixPath(path).stem for path in stray)
     return [f"{len(stray)} mask files have no image and are left out: {names}"]
-
-
-def _left_out(files: Sequence[File], used: set[str]) -> list[str]:
-    """Return the image files that are no part of the pairs, by folder."""
-    rest = [file.path for file in files if file.path not in used]
-    folders = Counter(str(PurePosixPath(path).parent) for path in rest)
-    first = {str(PurePosixPath(path).parent): path for path in reversed(rest)}
-    return [
-        f"{count} image files in {folder}/, neither image nor mask of a pair: {first[folder]}"
-        for folder, count in folders.items()
-    ]
 
 
 def _findings(
@@ -200,6 +181,13 @@ def _findings(
     if found.others:
         detail = f"{found.rule} was taken; {'; '.join(found.others)}: left out. To take another, name it in dataset.yaml"
         findings.append(Finding("warning", "several folders would pair", detail))
+    if found.elsewhere:
+        folders = sorted({str(PurePosixPath(path).parent) for path in found.elsewhere})
+        detail = (
+            f"{len(found.elsewhere)} images in {len(folders)} folders for which there is no mask at all are left out: "
+            f"{some(folders)}"
+        )
+        findings.append(Finding("warning", "folders without masks", detail))
     if bare:
         detail = f"{len(bare)} images have no mask and are left out, {len(images)} have one"
         findings.append(Finding("note", "images without a mask", detail, sorted(bare)))

@@ -96,6 +96,8 @@ class Pairing:
     """Files of other folders or endings that would have paired with the same masks or images, in words."""
     labels: dict[str, dict[str, str]] = field(default_factory=dict)
     """Label -> id -> mask file, where there is a folder of masks for each label."""
+    elsewhere: list[str] = field(default_factory=list)
+    """Paths of images of no test set, in folders for which there is no mask at all."""
 
 
 # --- words ------------------------------------------------------------------------------------------------
@@ -389,8 +391,12 @@ def _paired(
     rule: str,
     others: Sequence[str] = (),
 ) -> Pairing:
-    named = with_ids(images)
     known = {place: {file.stem: file for file in files} for place, files in masks.items()}
+    splits = {split for split, _ in known}
+    learnt = splits - {"test"} | {""}
+    elsewhere = [file.path for place, file in images if place[0] in learnt and place not in known]
+    left = {*elsewhere}
+    named = with_ids([(place, file) for place, file in images if file.path not in left])
     found: dict[str, File] = {}
     for name, (place, file) in named.items():
         stem = affixes.mask_of(file.stem)
@@ -398,7 +404,8 @@ def _paired(
             found[name] = mask
     used = {file.path for file in found.values()}
     stray = [file for files in masks.values() for file in files if file.path not in used]
-    return Pairing({name: file for name, (_, file) in named.items()}, found, stray, rule, list(others))
+    plain = {name: file for name, (_, file) in named.items()}
+    return Pairing(plain, found, stray, rule, list(others), elsewhere=elsewhere)
 
 
 def with_ids(images: Sequence[tuple[Place, File]]) -> dict[str, tuple[Place, File]]:
