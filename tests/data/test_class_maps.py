@@ -269,7 +269,9 @@ def test_a_validation_folder_is_the_held_out_fold_and_camvid_is_known(tmp_path):
     for folder in ("train", "trainannot"):
         cv2.imwrite(str(data / folder / "03.png"), stripes(0, 1, 2))
     ids = ["train/00", "train/01", "train/02", "train/03", "val/03", "val/04"]
-    assert [one.id for one in read_catalog(data).train] == ids  # one id in both: the split is part of all of them
+    assert [
+        one.id for one in read_catalog(data).train
+    ] == ids  # one id in both: the split is part of all of them
     for folder in ("train", "trainannot"):
         (data / folder / "03.png").rename(data / folder / "05.png")
     (data / "train" / "05.png").write_bytes((data / "val" / "04.png").read_bytes())

@@ -154,6 +154,7 @@ class _Turns:
             if path in self._sideways and path in sizes:
                 sizes[path] = sizes[path][::-1]
 
+
 def _size_of(reader: ImageReader, path: str) -> tuple[int, int] | None:
     raw = reader.tree.read(path) if path in reader.tree else b""
     size = image_size(raw)
@@ -304,7 +305,9 @@ def _find_meaning(
     table = check_colours(catalog.asked.colours, where=where) if with_file else {}
     look = _look_at(reader, with_file, kind, colours=None)
     if table and not look.coloured and look.most_value < len(table) and not look.has_colours_of(table):
-        hints = replace(hints, names=dict(enumerate(table)) | hints.names, palette=tuple(map(_rgb, table.values())))
+        hints = replace(
+            hints, names=dict(enumerate(table)) | hints.names, palette=tuple(map(_rgb, table.values()))
+        )
         return find_convention(look.files, where=where, hints=hints)
     if table or look.coloured:
         coloured = look.coloured
@@ -346,7 +349,10 @@ class _Look:
         if self.palettes == {()}:
             return all(value * 0x010101 in known for value in values)
         return all(
-            pack(palette[value]) in known for palette in self.palettes for value in values if 0 <= value < len(palette)
+            pack(palette[value]) in known
+            for palette in self.palettes
+            for value in values
+            if 0 <= value < len(palette)
         )
 
 

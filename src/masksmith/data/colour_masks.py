@@ -96,7 +96,9 @@ def find_colours(
         names, background = list(map(hex_name, colours)), 0
         findings = [_suggestion(colours)]
     if labels:
-        return MaskConvention({one: int(at != background) for at, one in enumerate(colours)}, findings, colours=True)
+        return MaskConvention(
+            {one: int(at != background) for at, one in enumerate(colours)}, findings, colours=True
+        )
     return _convention(names, colours, background, findings, files, bool(table), where=where, hints=hints)
 
 
@@ -121,7 +123,9 @@ def _convention(
         detail = f"{named} is not judged ({pixels / total:.2%} of all pixels)"
         findings = [*findings, Finding("note", "masks with pixels not judged", detail)]
     if len(kept) < 2:
-        raise InputError(f"{where}: one colour only ({some([names[at] for at in kept])}); expected two or more")
+        raise InputError(
+            f"{where}: one colour only ({some([names[at] for at in kept])}); expected two or more"
+        )
     if hints.task == "binary" and len(kept) > 2:
         raise InputError(
             f"{where}: --task binary, but there are {len(kept)} colours ({some([names[at] for at in kept])}); expected "
@@ -148,7 +152,9 @@ def _check_table(files: Sequence[ColourFile], known: Mapping[int, str], *, where
         unknown.update({colour: count for colour, count in file.counts.items() if colour not in known})
     if unknown:
         odd = [file for file in exact if file.counts.keys() - known.keys()]
-        shown = [f"{hex_name(one)} {list(unpack(one))} ({count} pixels)" for one, count in unknown.most_common(8)]
+        shown = [
+            f"{hex_name(one)} {list(unpack(one))} ({count} pixels)" for one, count in unknown.most_common(8)
+        ]
         more = f" and {len(unknown) - 8} more" if len(unknown) > 8 else ""
         raise InputError(
             f"{where}: colours that no class has: {', '.join(shown)}{more}, in {len(odd)} of {len(files)} masks: "
@@ -159,7 +165,8 @@ def _check_table(files: Sequence[ColourFile], known: Mapping[int, str], *, where
     there = frozenset().union(*(file.counts for file in exact)) if exact else frozenset(known)
     absent = [name for colour, name in known.items() if colour not in there]
     if absent and len(exact) == len(files):
-        detail = f"{len(absent)} of {len(known)} classes occur in no mask: {some(absent, most=8)}; they keep their numbers"
+        detail = f"{len(absent)} of {len(known)} classes occur in no mask: {some(absent, most=8)}; "
+        detail += "they keep their numbers"
         findings.append(Finding("warning", "classes that never occur", detail))
     return findings
 
@@ -182,8 +189,8 @@ def _nearest_findings(files: Sequence[ColourFile], known: Sequence[int], *, wher
         far, total = far + own, total + int(pixels.sum())
     refuse_all(problems, what="masks")
     detail = (
-        f"{len(files)} masks in colours are JPEG: lossy, each pixel has the class of the nearest colour; {far} of {total} "
-        f"pixels ({far / total:.2%}) are far from all of them"
+        f"{len(files)} masks in colours are JPEG: lossy, each pixel has the class of the nearest colour; {far} of "
+        f"{total} pixels ({far / total:.2%}) are far from all of them"
     )
     return [Finding("note", "lossy masks", detail)]
 
@@ -206,7 +213,9 @@ def _refuse_loose(files: Sequence[ColourFile], *, where: str) -> None:
     many = [file.path for file in files if file.distinct > MOST_COLOURS]
     found = frozenset().union(*(file.counts for file in files))
     if len(found) > MOST_COLOURS:
-        shown = f"{len(many)} masks hold more each: {some(many)}" if many else some([file.path for file in files])
+        shown = (
+            f"{len(many)} masks hold more each: {some(many)}" if many else some([file.path for file in files])
+        )
         raise InputError(
             f"{where}: masks of {len(found)} colours and more; expected at most {MOST_COLOURS}, one for each class; "
             f"{shown}; smoothed edges and pictures are no masks. If each colour is an object, name the task: --task "
@@ -217,8 +226,8 @@ def _refuse_loose(files: Sequence[ColourFile], *, where: str) -> None:
     if inner and equal < FLAT_CLASSES * inner:
         raise InputError(
             f"{where}: {len(found)} colours, and {1 - equal / inner:.0%} of the pixels of the rarer ones have no equal "
-            f"neighbour: smoothed edges, not classes, in {some([file.path for file in smooth])}; write each class in one "
-            "colour, or say which there are, under colours: in dataset.yaml"
+            f"neighbour: smoothed edges, not classes, in {some([file.path for file in smooth])}; write each class in "
+            "one colour, or say which there are, under colours: in dataset.yaml"
         )
 
 

@@ -4,7 +4,6 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import PurePosixPath
-from typing import Any
 
 from masksmith.core.errors import InputError
 from masksmith.data.table import Table, parse_table
@@ -59,7 +58,9 @@ def check_colours(colours: Mapping[str, list[int]], *, where: str) -> Colours:
     seen: dict[tuple[int, ...], str] = {}
     for name, rgb in colours.items():
         if len(rgb) != 3 or not all(0 <= part <= 255 for part in rgb):
-            raise InputError(f"{where}: the colour {rgb} of {name!r}; expected red, green and blue from 0 to 255")
+            raise InputError(
+                f"{where}: the colour {rgb} of {name!r}; expected red, green and blue from 0 to 255"
+            )
         other = seen.setdefault(tuple(rgb), name)
         if other != name:
             raise InputError(f"{where}: {other!r} and {name!r} both have the colour {rgb}; give each its own")
@@ -102,7 +103,7 @@ def _of_lines(lines: Iterable[str]) -> Colours:
     return found
 
 
-def _of_json(value: Any) -> Colours:
+def _of_json(value: object) -> Colours:
     if isinstance(value, dict) and len(value) == 1 and isinstance(next(iter(value.values())), dict | list):
         inner = _of_json(next(iter(value.values())))
         if inner:
@@ -117,11 +118,11 @@ def _of_json(value: Any) -> Colours:
     return found if len(found) == len(pairs) else {}
 
 
-def _first(row: Mapping[str, Any], names: Iterable[str]) -> Any:
+def _first(row: Mapping[str, object], names: Iterable[str]) -> object:
     return next((row[name] for name in names if name in row), None)
 
 
-def _colour(value: Any) -> list[int] | None:
+def _colour(value: object) -> list[int] | None:
     if isinstance(value, str):
         if match := re.fullmatch(r"#?([0-9a-fA-F]{6})", value.strip()):
             number = int(match[1], 16)

@@ -82,8 +82,10 @@ def _parts(colours: Int32[np.ndarray, " n"]) -> Int32[np.ndarray, "n 3"]:
 
 
 def without_transparent(image: Image) -> Image:
-    """Return a mask picture without its alpha: what is transparent is 0; where one colour is drawn in alpha alone, what
-    is opaque has the largest value."""
+    """Return a mask picture without its alpha: what is transparent is 0.
+
+    Where one colour is drawn in alpha alone, what is opaque has the largest value.
+    """
     if image.shape[2] not in (2, 4) or image.dtype.kind != "u":
         return image
     drawn, top = image[..., :-1], image.dtype.type(np.iinfo(image.dtype).max)

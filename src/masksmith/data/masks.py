@@ -94,7 +94,9 @@ def look_at_mask(levels: Shaped[np.ndarray, "h w"], *, name: str, path: str, los
         counts = dict(zip(map(int, values), pixels, strict=True))
         if len(values) < 3:
             return MaskFile(name, path, counts)
-        return MaskFile(name, path, counts, inner=_inner(levels), loose=_loose(levels), numbered=_numbered(levels))
+        return MaskFile(
+            name, path, counts, inner=_inner(levels), loose=_loose(levels), numbered=_numbered(levels)
+        )
     between = (levels >= _BETWEEN[0]) & (levels < _BETWEEN[1])
     high, faint = int((levels >= THRESHOLD).sum()), int(((levels > 0) & (levels < THRESHOLD)).sum())
     counts = {0: levels.size - high - faint, 1: faint, IGNORE: high}
@@ -128,7 +130,7 @@ def _loose(levels: Shaped[np.ndarray, "h w"]) -> int:
 
 def _numbered(levels: Shaped[np.ndarray, "h w"]) -> int:
     """Return the largest value, where the values are 0 to it without gaps and each is one region; else 0."""
-    from scipy import ndimage
+    from scipy import ndimage  # type: ignore[import-untyped]
 
     highest = int(levels.max())
     if levels.min() != 0 or highest > levels.size or len(np.unique(levels)) != highest + 1:
@@ -239,7 +241,13 @@ def find_convention(files: Iterable[MaskFile], *, where: str, hints: MaskHints =
         if lossy:
             _refuse_lossy(lossy, "the numbers of objects", where=where)
         return MaskConvention({}, [], replace(OBJECTS, ignore=given))  # each number is an object
-    if hints.task is None and not hints.names and not lossy and several and (said := _as_objects(exact, found)):
+    if (
+        hints.task is None
+        and not hints.names
+        and not lossy
+        and several
+        and (said := _as_objects(exact, found))
+    ):
         return MaskConvention({}, [said], replace(OBJECTS, ignore=given))
     classes = (several or bool(found and hints.names)) and not lossy and found[0] >= 0
     if hints.task == "multiclass" or (hints.task is None and classes):
@@ -262,7 +270,9 @@ def _as_objects(files: Sequence[MaskFile], found: Sequence[int]) -> Finding | No
     if found[0] < 0 or not (numbered or (len(found) > _MOST_CLASSES and 2 * loose < inner)):
         return None
     if numbered:
-        reason = f"each mask numbers its regions, from 1 to {min(counts)} in one and to {max(counts)} in another"
+        reason = (
+            f"each mask numbers its regions, from 1 to {min(counts)} in one and to {max(counts)} in another"
+        )
     else:
         reason = f"there are more than {_MOST_CLASSES} values"
     return Finding(
@@ -312,10 +322,7 @@ def _class_convention(
     values = sorted(({*found} | {*hints.names}) - ignored)
     if values and values[0] >= 0 and values[-1] < 2 * len(values) and not hints.names:
         values = list(range(values[-1] + 1))  # numbers of classes, some of which may be nowhere
-    if values != list(range(len(values))) and not hints.names:
-        shown = some([f"{value} is class {at}" for at, value in enumerate(values)], most=12)
-        detail = f"{len(values)} values that are not numbered from 0: {shown}; name them under classes: in dataset.yaml"
-        findings.append(Finding("note", "values of the masks", detail))
+    findings += _numbering(values, hints)
     absent = [value for value in values if value not in found]
     names = [hints.names.get(value, str(value)) for value in values]
     if absent:
@@ -330,6 +337,15 @@ def _class_convention(
     target = Target("multiclass", tuple(names), tuple(values), palette, tuple(sorted(ignored)))
     table = {value: at for at, value in enumerate(values)} | dict.fromkeys(ignored, IGNORE)
     return MaskConvention(table, findings, target)
+
+
+def _numbering(values: Sequence[int], hints: MaskHints) -> list[Finding]:
+    """Return what to say of values without names that are not numbered from 0."""
+    if hints.names or list(values) == list(range(len(values))):
+        return []
+    shown = some([f"{value} is class {at}" for at, value in enumerate(values)], most=12)
+    detail = f"{len(values)} values that are not numbered from 0: {shown}; name them under classes: in dataset.yaml"
+    return [Finding("note", "values of the masks", detail)]
 
 
 def _refuse_lossy(files: Sequence[MaskFile], what: str, *, where: str) -> None:

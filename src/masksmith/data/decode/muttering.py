@@ -1,4 +1,4 @@
-"""What decoding libraries print is caught: libjpeg, libpng and OpenCV write to the process's standard error by themselves.
+"""What decoding libraries print is caught: libjpeg, libpng and OpenCV write to standard error by themselves.
 
 It never reaches the screen. What libjpeg says of damage, it says nowhere else, so it is returned.
 """
@@ -9,11 +9,21 @@ import tempfile
 import threading
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 from typing import TypeVar
 
 Result = TypeVar("Result")
 
-_LIBRARIES = ("Corrupt JPEG", "Premature end of JPEG", "Invalid SOS", "libpng ", "TIFF", "[ WARN", "[ERROR", "[ INFO")
+_LIBRARIES = (
+    "Corrupt JPEG",
+    "Premature end of JPEG",
+    "Invalid SOS",
+    "libpng ",
+    "TIFF",
+    "[ WARN",
+    "[ERROR",
+    "[ INFO",
+)
 _JPEG_NAMES = ("JPEG", "marker", "Huffman", "DCT", "restart")
 _LOCK = threading.Lock()
 _STDERR = 2
@@ -41,7 +51,7 @@ def listen(work: Callable[[], Result]) -> tuple[Result, list[str]]:
 def _file(_process: int) -> int:
     """Return a file without a name, one for each process: to make one takes longer than to decode a small image."""
     number, name = tempfile.mkstemp()
-    os.unlink(name)
+    Path(name).unlink()
     return number
 
 

@@ -70,7 +70,7 @@ def _jpeg_exif(raw: bytes) -> bytes:
 
 
 def _block(raw: bytes, at: int, name: bytes, last: bytes, number: str, *, name_first: bool) -> bytes:
-    """Return the content of the first block of a name in a PNG (length, name, content, sum) or a WebP (name, length)."""
+    """Return the content of the first block of a name in a PNG (length, name, content, sum) or WebP (name, length)."""
     while at + 8 <= len(raw):
         found = raw[at : at + 4] if name_first else raw[at + 4 : at + 8]
         (length,) = struct.unpack_from(number, raw, at + 4 if name_first else at)

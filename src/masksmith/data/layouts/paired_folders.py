@@ -16,7 +16,7 @@ from masksmith.data.description import NOTHING_SAID, Description
 from masksmith.data.findings import Finding, some
 from masksmith.data.ids import check_name
 from masksmith.data.layouts.folders import find_test_images, make_samples, some_ids
-from masksmith.data.layouts.pairing import File, Pairing, SameIdError, file_of, pair, with_ids
+from masksmith.data.layouts.pairing import File, Pairing, SameIdError, file_of, pair
 from masksmith.data.run_tables import natural
 from masksmith.data.side_tables import collect_facts, read_tables
 from masksmith.data.tree import Tree
@@ -120,7 +120,10 @@ def catalog_of(
         notes=_stray_note(stray) + [str(error) for error in errors.values()] + facts.notes,
         asked=known or (_CAMVID if _is_camvid(tree) else AskedTarget(colours=colours)),
         labels=[check_name(label, where=f"{tree.root} (labels)") for label in labels],
-        why=[_why(found), *([f"{colour_file} has the colours of {len(colours)} classes"] if colour_file else [])],
+        why=[
+            _why(found),
+            *([f"{colour_file} has the colours of {len(colours)} classes"] if colour_file else []),
+        ],
         left_out=[f"{len(bare)} images without a mask: {some(sorted(bare))}"] if bare else [],
         findings=_findings(found, images, test, bare),
     )
@@ -172,14 +175,18 @@ def _findings(
         )
         findings.append(Finding("note", "the split of the data set", detail, held))
     if others := [name for name, file in test.items() if file.split not in ("test", "")]:
-        detail = f"{len(others)} images of {test[others[0]].split} have no masks: they are read as test images"
+        detail = (
+            f"{len(others)} images of {test[others[0]].split} have no masks: they are read as test images"
+        )
         findings.append(Finding("warning", "a split without masks", detail, others))
     answered = [name for name in test if name in found.masks]
     if answered:
-        detail = f"{len(answered)} test images have masks, which are not read: they stay unseen until you score"
+        detail = (
+            f"{len(answered)} test images have masks, which are not read: they stay unseen until you score"
+        )
         findings.append(Finding("note", "masks of test images", detail, answered))
     if found.others:
-        detail = f"{found.rule} was taken; {'; '.join(found.others)}: left out. To take another, name it in dataset.yaml"
+        detail = f"{found.rule} was taken; {'; '.join(found.others)}: left out; name others in dataset.yaml"
         findings.append(Finding("warning", "several folders would pair", detail))
     if found.elsewhere:
         folders = sorted({str(PurePosixPath(path).parent) for path in found.elsewhere})
@@ -214,5 +221,7 @@ def _median_colours(reader: ImageReader, files: Sequence[File]) -> float:
     found = []
     for file in files[::step][:_LOOKED_AT]:
         image = decode_image(reader.raw(file.path), where=file.path)
-        found.append(len(np.unique(pack_colours(image)) if image.dtype == np.uint8 else np.unique(image[..., 0])))
+        found.append(
+            len(np.unique(pack_colours(image)) if image.dtype == np.uint8 else np.unique(image[..., 0]))
+        )
     return float(np.median(found))

@@ -27,7 +27,8 @@ _SPLIT = re.compile(
 _MASK_WORDS = (
     "groundtruth", "groundtruths", "truth", "manual", "manual1", "gt", "gts", "segmentationclass", "mask", "masks",
     "label", "labels", "labelids", "annot", "annotation", "annotations", "segmentation", "segmentations", "seg",
-    "segs", "segmap", "target", "targets", "gtfine", "labelhand", "labeltrainids", "matte", "silhouette", "roi", "1stho", "2ndho",
+    "segs", "segmap", "target", "targets", "gtfine", "labelhand", "labeltrainids", "matte", "silhouette", "roi", "1stho",
+    "2ndho",
 )  # fmt: skip
 _OTHER_WORDS = {
     "color", "colors", "colour", "colours", "colored", "coloured", "rgb", "vis", "visualization", "overlay", "object",
@@ -435,7 +436,10 @@ def _shared(folders: Sequence[tuple[str, ...]]) -> int:
     """Return how many folders all begin with."""
     first = min(folders, default=())
     last = max(folders, default=())
-    return next((at for at, (one, two) in enumerate(zip(first, last, strict=False)) if one != two), min(len(first), len(last)))
+    return next(
+        (at for at, (one, two) in enumerate(zip(first, last, strict=False)) if one != two),
+        min(len(first), len(last)),
+    )
 
 
 # --- one folder -------------------------------------------------------------------------------------------
@@ -450,7 +454,8 @@ def _side_by_side(files: Sequence[File]) -> Pairing | None:
     if not count:
         return None
     masks = {
-        place: [file for file in own if _core(file.stem, affixes.mask) is not None] for place, own in places.items()
+        place: [file for file in own if _core(file.stem, affixes.mask) is not None]
+        for place, own in places.items()
     }
     taken = {file.path for own in masks.values() for file in own}
     images = [
@@ -476,12 +481,14 @@ def _by_folder_each(files: Sequence[File]) -> Pairing | None:
     """Pair the one image with the one mask of each folder; the folder is the id."""
     places: dict[Place, list[File]] = defaultdict(list)
     for file in files:
-        own = [folder for folder in file.folders if not _is_role(folder)]
-        places[file.split, tuple(own)].append(file)
+        rest_of = tuple(folder for folder in file.folders if not _is_role(folder))
+        places[file.split, rest_of].append(file)
     images: list[tuple[Place, File]] = []
     masks: dict[Place, list[File]] = {}
     for (split, folders), own in places.items():
-        drawn = [file for file in own if mask_rank(file.stem) is not None or any(map(_is_mask_role, file.folders))]
+        drawn = [
+            file for file in own if mask_rank(file.stem) is not None or any(map(_is_mask_role, file.folders))
+        ]
         rest = [file for file in own if file not in drawn]
         if len(rest) != 1 or len(drawn) != 1 or not folders:
             return None
@@ -541,7 +548,9 @@ def _by_labels(roles: _Roles) -> Pairing | None:
 def _labelled(roles: _Roles, image: str, role: str, labels: _Roles) -> Pairing | None:
     taken = {file.path for files in roles[role].values() for file in files}
     places = {
-        place: kept for place, files in roles[image].items() if (kept := [file for file in files if file.path not in taken])
+        place: kept
+        for place, files in roles[image].items()
+        if (kept := [file for file in files if file.path not in taken])
     }
     by_label: dict[str, Pairing] = {}
     images = [(place, file) for place, files in places.items() for file in files]
@@ -556,5 +565,5 @@ def _labelled(roles: _Roles, image: str, role: str, labels: _Roles) -> Pairing |
     stray = [file for own in by_label.values() for file in own.stray]
     if len(by_label) == 1:
         return Pairing(found.images, found.masks, found.stray, rule)
-    masks = {label: {name: file.path for name, file in own.masks.items()} for label, own in by_label.items()}
-    return Pairing(found.images, {}, stray, rule, [], masks)
+    paths = {label: {name: file.path for name, file in own.masks.items()} for label, own in by_label.items()}
+    return Pairing(found.images, {}, stray, rule, [], paths)
