@@ -129,5 +129,6 @@ def _colour(value: object) -> list[int] | None:
             return [number >> 16, number >> 8 & 255, number & 255]
         parts = re.findall(r"\d+", value)
         return [int(part) for part in parts] if len(parts) == 3 else None
-    whole = isinstance(value, list) and len(value) == 3 and all(type(part) is int for part in value)
-    return value if whole else None
+    if isinstance(value, list) and len(value) == 3 and all(type(part) is int for part in value):
+        return [*value]
+    return None

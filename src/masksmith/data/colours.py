@@ -81,7 +81,7 @@ def _parts(colours: Int32[np.ndarray, " n"]) -> Int32[np.ndarray, "n 3"]:
     return np.stack([colours >> 16, colours >> 8 & 255, colours & 255], axis=-1)
 
 
-def without_transparent(image: Image) -> Image:
+def without_transparent(image: Image) -> Shaped[np.ndarray, "h w k"]:
     """Return a mask picture without its alpha: what is transparent is 0.
 
     Where one colour is drawn in alpha alone, what is opaque has the largest value.

@@ -86,7 +86,10 @@ def catalog_of(
         )
     images = {name: file for name, file in images.items() if name not in bare}
     paths = {name: file.path for name, file in images.items()}
-    test_paths = {name: file.path for name, file in test.items()} or find_test_images(tree)
+    test_paths = {name: file.path for name, file in test.items()}
+    if not test_paths:
+        known_paths = {*paths.values(), *(file.path for file in found.masks.values())}
+        test_paths = {name: path for name, path in find_test_images(tree).items() if path not in known_paths}
     tables, errors = read_tables(tree)
     colours, colour_file = find_colour_table(tree)
     facts = collect_facts(

@@ -27,8 +27,8 @@ _SPLIT = re.compile(
 _MASK_WORDS = (
     "groundtruth", "groundtruths", "truth", "manual", "manual1", "gt", "gts", "segmentationclass", "mask", "masks",
     "label", "labels", "labelids", "annot", "annotation", "annotations", "segmentation", "segmentations", "seg",
-    "segs", "segmap", "target", "targets", "gtfine", "labelhand", "labeltrainids", "matte", "silhouette", "roi", "1stho",
-    "2ndho",
+    "segs", "segmap", "target", "targets", "gtfine", "labelhand", "labeltrainids", "matte", "silhouette", "roi",
+    "1stho", "2ndho",
 )  # fmt: skip
 _OTHER_WORDS = {
     "color", "colors", "colour", "colours", "colored", "coloured", "rgb", "vis", "visualization", "overlay", "object",
@@ -176,7 +176,7 @@ def _is_affix(before: str, core: str, behind: str) -> bool:
     for affix, left, right in ((before, before[-1:], core[:1]), (behind, core[-1:], behind[:1])):
         if left.isdigit() and right.isdigit():
             return False
-        is_one_word = left.isalpha() and right.isalpha() and not (left.islower() and right.isupper())
+        is_one_word = left.isalnum() and right.isalnum() and not (left.islower() and right.isupper())
         if is_one_word and mask_rank(affix) is None:
             return False
     return True
@@ -333,7 +333,7 @@ def pair(files: Sequence[File], *, are_masks: Judge, bands_of: Bands) -> Pairing
     for one in candidates:
         paired = _by_folders(roles, one, candidates)
         whole = 10 * one.count >= 9 * min(len(paired.images), len(paired.masks) + len(paired.stray))
-        if whole and are_masks(list(paired.images.values()), list(paired.masks.values())):
+        if paired.masks and whole and are_masks(list(paired.images.values()), list(paired.masks.values())):
             return paired  # the turned pair of folders is a candidate too
     return None
 
