@@ -58,7 +58,9 @@ def said(cache, title):
 def test_with_a_table(tmp_path):
     image, classes = painted(RED, GREEN)
     alpha = np.dstack([image, np.full(HW, 255, np.uint8)])
-    cache = read(folder(tmp_path / "data", [image, image[:, ::-1], alpha, np.zeros(HW, np.uint8)], table=TABLE))
+    cache = read(
+        folder(tmp_path / "data", [image, image[:, ::-1], alpha, np.zeros(HW, np.uint8)], table=TABLE)
+    )
     target = cache.target
     assert (target.task, target.classes) == ("multiclass", ("ground", "crop", "weed"))
     assert (target.values, target.palette) == ((0, 1, 2), (BLACK, RED, GREEN))
@@ -77,7 +79,9 @@ def test_a_class_that_never_occurs_keeps_its_number_and_one_is_not_judged(tmp_pa
     assert cache.target.classes == ("ground", "crop", "weed")
     assert np.unique(cache.train_masks["0"]).tolist() == [0, 2, 255]
     assert (cache.train_masks["0"][..., 0] == 255).sum() == (classes == 2).sum()
-    assert said(cache, "classes that never occur").startswith("1 of 4 classes occur in no mask: crop; they keep")
+    assert said(cache, "classes that never occur").startswith(
+        "1 of 4 classes occur in no mask: crop; they keep"
+    )
     assert said(cache, "masks with pixels not judged").startswith("void is not judged (8.17% of all pixels)")
 
 
@@ -85,7 +89,9 @@ def test_a_colour_of_no_class_is_refused_with_its_files(tmp_path):
     image, _ = painted(RED, (1, 2, 3))
     good, _ = painted(RED)
     data = folder(tmp_path / "data", [good, image, image], table=TABLE)
-    with pytest.raises(InputError, match=r"no class has: #010203 \[1, 2, 3\] \(392 pixels\), in 2 of 3") as caught:
+    with pytest.raises(
+        InputError, match=r"no class has: #010203 \[1, 2, 3\] \(392 pixels\), in 2 of 3"
+    ) as caught:
         read(data)
     assert "labels/1.png, labels/2.png" in str(caught.value)
 
@@ -107,7 +113,9 @@ def test_colours_in_a_description(tmp_path):
     assert cache.target.classes == ("a", "b", "c")
     np.testing.assert_array_equal(cache.train_masks["0"][..., 0], np.array([0, 2, 1])[classes])
     (data / "dataset.yaml").write_text("colours: {a: [0, 0, 0], b: [30, 300, 30]}\n")
-    with pytest.raises(InputError, match=r"the colour \[30, 300, 30\] of 'b'; expected red, green and blue from 0"):
+    with pytest.raises(
+        InputError, match=r"the colour \[30, 300, 30\] of 'b'; expected red, green and blue from 0"
+    ):
         read(data)
 
 
@@ -140,19 +148,38 @@ def test_no_classes_without_a_table(tmp_path):
     noise = np.random.default_rng(0).integers(0, 255, (*HW, 3), dtype=np.uint8)
     smooth = cv2.circle(np.zeros((*HW, 3), np.uint8), (30, 20), 9, RED, -1, cv2.LINE_AA)
     for name, masks, options, message in (
-        ("jpeg", [image], {"suffix": ".jpg"}, "1 masks in colours are JPEG, which makes new colours: labels/0.jpg"),
-        ("many", [image, noise], {}, r"expected at most 255, one for each class; 1 masks hold more each: labels/1.png"),
-        ("smooth", [painted(RED)[0], smooth], {}, r"no equal neighbour: smoothed edges, not classes, in labels/1.png"),
+        (
+            "jpeg",
+            [image],
+            {"suffix": ".jpg"},
+            "1 masks in colours are JPEG, which makes new colours: labels/0.jpg",
+        ),
+        (
+            "many",
+            [image, noise],
+            {},
+            r"expected at most 255, one for each class; 1 masks hold more each: labels/1.png",
+        ),
+        (
+            "smooth",
+            [painted(RED)[0], smooth],
+            {},
+            r"no equal neighbour: smoothed edges, not classes, in labels/1.png",
+        ),
         ("one", [np.full((*HW, 3), RED, np.uint8)], {}, "one colour only"),
     ):
         with pytest.raises(InputError, match=message):
             read(folder(tmp_path / name, masks, **options))
-    with pytest.raises(InputError, match=r"--task binary, but there are 3 colours \(#000000, #1ec81e, #c81e1e\)"):
+    with pytest.raises(
+        InputError, match=r"--task binary, but there are 3 colours \(#000000, #1ec81e, #c81e1e\)"
+    ):
         read(folder(tmp_path / "binary", [image]), task="binary")
     deep = np.dstack([painted(RED)[0][..., 0].astype(np.uint16) * 3, np.zeros((*HW, 2), np.uint16)])
     data = folder(tmp_path / "deep", [image])
     cv2.imwrite(str(data / "labels" / "0.png"), deep)
-    with pytest.raises(InputError, match=r"labels/0.png: a mask of 3 bands of uint16; expected one channel, or colours"):
+    with pytest.raises(
+        InputError, match=r"labels/0.png: a mask of 3 bands of uint16; expected one channel, or colours"
+    ):
         read(data)
 
 
@@ -160,9 +187,19 @@ def test_jpeg_with_a_table_has_the_nearest_colour(tmp_path):
     image, classes = painted(RED, GREEN)
     cache = read(folder(tmp_path / "data", [image] * 2, table=TABLE, suffix=".jpg", quality=75))
     assert (cache.train_masks["0"][..., 0] != classes).mean() < 0.03
-    assert re.match(r"2 masks in colours are JPEG: lossy, each pixel has the class of the nearest", said(cache, "lossy masks"))
-    other = folder(tmp_path / "other", [painted((0, 255, 255), (255, 0, 255), ground=(255, 255, 255))[0]], table=TABLE, suffix=".jpg")
-    with pytest.raises(InputError, match=r"labels/0.jpg: a JPEG mask, \d+% of whose pixels are like no colour of the"):
+    assert re.match(
+        r"2 masks in colours are JPEG: lossy, each pixel has the class of the nearest",
+        said(cache, "lossy masks"),
+    )
+    other = folder(
+        tmp_path / "other",
+        [painted((0, 255, 255), (255, 0, 255), ground=(255, 255, 255))[0]],
+        table=TABLE,
+        suffix=".jpg",
+    )
+    with pytest.raises(
+        InputError, match=r"labels/0.jpg: a JPEG mask, \d+% of whose pixels are like no colour of the"
+    ):
         read(other)
 
 
@@ -278,5 +315,8 @@ def test_colours_as_numbers():
     nearest = look_up_nearest(packed, meaning)
     for y, x in np.ndindex(9, 7):
         assert found[y, x] == meaning.get(int(packed[y, x]), 255)
-        apart = [sum((a - b) ** 2 for a, b in zip(unpack(int(packed[y, x])), unpack(one), strict=True)) for one in meaning]
+        apart = [
+            sum((a - b) ** 2 for a, b in zip(unpack(int(packed[y, x])), unpack(one), strict=True))
+            for one in meaning
+        ]
         assert apart[nearest[y, x]] == min(apart)

@@ -85,7 +85,9 @@ def test_the_masks_tell_whether_images_are_turned(tmp_path):
             np.testing.assert_array_equal(cache.train_images[str(at)], truth)
         (said,) = cache.mask_findings
         assert said.ids == ["0", "1", "3", "t"] or sorted(said.ids) == ["0", "1", "3", "t"]
-        assert said.detail.startswith("4 images are stored turned" if upright else "4 images have an EXIF orientation")
+        assert said.detail.startswith(
+            "4 images are stored turned" if upright else "4 images have an EXIF orientation"
+        )
 
 
 def test_a_mask_turned_as_its_image(tmp_path):
@@ -146,12 +148,17 @@ def test_mutated_pictures_are_read_or_refused(form, data):
 
 
 def test_what_libraries_print_is_an_error_or_nothing(capfd):
-    raw = saved(photograph(), "JPEG")
-    with pytest.raises(InputError, match=r"^a.jpg: the file is damaged \(Corrupt JPEG data: premature end of data"):
-        decode_image(raw[: len(raw) // 2] + b"\xff\xd9", where="a.jpg")
+    raw = saved(photograph((80, 100)), "JPEG", quality=90)
+    with pytest.raises(
+        InputError, match=r"^a.jpg: the file is damaged \(Corrupt JPEG data: premature end of data"
+    ):
+        decode_image(raw[: len(raw) * 3 // 4] + b"\xff\xd9", where="a.jpg")
     extraneous = raw[:-2] + b"\0\0\0" + raw[-2:]
     np.testing.assert_array_equal(decode_image(extraneous, where="a.jpg"), decode_image(raw, where="a.jpg"))
-    assert listen(lambda: os.write(2, b"libpng warning: iCCP\nsomebody else\n")) == (36, ["libpng warning: iCCP"])
+    assert listen(lambda: os.write(2, b"libpng warning: iCCP\nsomebody else\n")) == (
+        36,
+        ["libpng warning: iCCP"],
+    )
     assert capfd.readouterr().err == "somebody else\n"
     with pytest.raises(ValueError, match="x"):
         listen(lambda: (_ for _ in ()).throw(ValueError("x")).__next__())

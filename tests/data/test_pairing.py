@@ -18,7 +18,9 @@ from masksmith.data.layouts.pairing import file_of, find_affixes, mask_rank, pai
 def paired(paths, *, bands=lambda _file: 1):
     return pair(
         [file_of(path) for path in paths],
-        are_masks=lambda images, masks: "drawn" in masks[0].path or masks[0].ending == ".png" != images[0].ending,
+        are_masks=lambda images, masks: (
+            "drawn" in masks[0].path or masks[0].ending == ".png" != images[0].ending
+        ),
         bands_of=bands,
     )
 
@@ -124,7 +126,11 @@ def test_both_forms_of_unicode_are_one_name():
 
 def test_splits_in_either_order():
     kinds = {"kind": ["images", "masks"], "split": ["training", "Val"]}
-    for pattern in ("{split}/{kind}/{split}{}.png", "{kind}/{split}/{split}{}.png", "{split}_{kind}/{split}{}.png"):
+    for pattern in (
+        "{split}/{kind}/{split}{}.png",
+        "{kind}/{split}/{split}{}.png",
+        "{split}_{kind}/{split}{}.png",
+    ):
         found = paired([*files(pattern, **kinds), *files(pattern, kind=["images"], split=["test"])])
         assert {file.split for file in found.images.values()} == {"train", "val", "test"}
         assert len(found.masks) == 22
@@ -177,7 +183,9 @@ def test_words():
 @given(st.lists(st.text("ab1_/. ", min_size=1, max_size=9), max_size=12))
 def test_any_names(names):
     paths = {str(name).strip("/") for name in names}
-    found = paired([path + ".png" for path in sorted(paths) if all(part.strip(". ") for part in path.split("/"))])
+    found = paired(
+        [path + ".png" for path in sorted(paths) if all(part.strip(". ") for part in path.split("/"))]
+    )
     if found is not None:
         assert {*found.masks} <= {*found.images}
 
@@ -188,7 +196,10 @@ def test_any_names(names):
 def png(path, image=None):
     path.parent.mkdir(parents=True, exist_ok=True)
     seed = sum(map(ord, str(path)))
-    cv2.imwrite(str(path), np.random.default_rng(seed).integers(0, 255, (12, 10), np.uint8) if image is None else image)
+    cv2.imwrite(
+        str(path),
+        np.random.default_rng(seed).integers(0, 255, (12, 10), np.uint8) if image is None else image,
+    )
 
 
 def mask():
@@ -236,7 +247,11 @@ def test_masks_beside_images_by_their_ending(tmp_path):
     for name in "abc":
         png(tmp_path / f"{name}.bmp")
         png(tmp_path / f"{name}.png", mask())
-    assert [(one.id, one.image, one.mask) for one in read_catalog(tmp_path).train][0] == ("a", "a.bmp", "a.png")
+    assert [(one.id, one.image, one.mask) for one in read_catalog(tmp_path).train][0] == (
+        "a",
+        "a.bmp",
+        "a.png",
+    )
 
 
 def test_refused(tmp_path):
@@ -244,7 +259,9 @@ def test_refused(tmp_path):
         png(tmp_path / "images" / f"{name}.png")
         png(tmp_path / "masks" / f"{name}_mask.png", mask())
     png(tmp_path / "images" / "d.png")
-    with pytest.raises(InputError, match=r"no mask for the image 'd' of images/ \(paired: .*ID with ID_mask\); add"):
+    with pytest.raises(
+        InputError, match=r"no mask for the image 'd' of images/ \(paired: .*ID with ID_mask\); add"
+    ):
         read_catalog(tmp_path)
     (tmp_path / "images" / "d.png").rename(tmp_path / "images" / "c.bmp")
     with pytest.raises(InputError, match=r"'images/c.bmp' and 'images/c.png' both have the id 'c'; keep one"):
@@ -257,7 +274,11 @@ def test_refused(tmp_path):
 
 @pytest.mark.real
 def test_real_sets_are_read_whole(shared, tmp_path):
-    for name, train, held, classes in (("camvid", 118, 26, 11), ("water", 100, 0, 1), ("sen1floods11-sample", 1, 0, 1)):
+    for name, train, held, classes in (
+        ("camvid", 118, 26, 11),
+        ("water", 100, 0, 1),
+        ("sen1floods11-sample", 1, 0, 1),
+    ):
         catalog = read_catalog(shared / "data" / name)
         assert (len(catalog.train), sum(one.held_out for one in catalog.train)) == (train, held)
         cache = build_cache(catalog, tmp_path / name)

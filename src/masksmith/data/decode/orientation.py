@@ -7,7 +7,7 @@ import struct
 
 import numpy as np
 
-from masksmith.core.arrays import Image
+from masksmith.core.arrays import Image, Shaped
 from masksmith.data.decode.headers import JPEG, PNG, TIFF
 
 UPRIGHT = 1
@@ -27,7 +27,7 @@ def is_sideways(raw: bytes) -> bool:
     return read_orientation(raw) > 4
 
 
-def set_upright(image: Image, orientation: int) -> Image:
+def set_upright(image: Image, orientation: int) -> Shaped[np.ndarray, "y x c"]:
     """Return the pixels of an image (h, w, c), stored in an orientation, as they should be seen."""
     if orientation > 4:  # rows are columns
         image = image.swapaxes(0, 1)
@@ -38,7 +38,7 @@ def set_upright(image: Image, orientation: int) -> Image:
     return np.ascontiguousarray(image)
 
 
-def as_stored(image: Image, orientation: int) -> Image:
+def as_stored(image: Image, orientation: int) -> Shaped[np.ndarray, "y x c"]:
     """Return upright pixels as the file of that orientation stores them."""
     return set_upright(image, {6: 8, 8: 6}.get(orientation, orientation))
 

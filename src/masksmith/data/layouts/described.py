@@ -9,7 +9,7 @@ from dataclasses import replace
 from masksmith.core.errors import InputError
 from masksmith.data.catalog import AskedTarget, Catalog, Sample, SubmissionFormat
 from masksmith.data.colour_tables import find_colour_table
-from masksmith.data.description import NOTHING_SAID, Description, path_pattern
+from masksmith.data.description import FILE_NAME, NOTHING_SAID, Description, path_pattern
 from masksmith.data.findings import Finding, refuse_all, some
 from masksmith.data.ids import check_name
 from masksmith.data.layouts.folders import make_samples
@@ -26,7 +26,7 @@ def described(tree: Tree, asked: Description = NOTHING_SAID) -> Catalog | None:
     if asked.images is None:
         return None
     where = f"{tree.root}: dataset.yaml"
-    paths = [path for folder in tree.folders for path in tree.files(folder)]
+    paths = [path for folder in tree.folders for path in tree.files(folder) if path != FILE_NAME]
     images = _found(paths, asked.images, "images", where=where)
     said = {str(split): pattern for split, pattern in (asked.splits or {}).items()}
     splits = {name: _split(own, said, where=where) for name, own in images.items()}
