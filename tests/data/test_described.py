@@ -87,7 +87,7 @@ def test_what_is_said_and_not_there_is_refused(tmp_path):
         ("images: i/{id}.png", "images without masks; say their pattern too"),
         (
             "images: x/{id}.png\nmasks: m/{id}.png",
-            "'x/{id}.png' matches none of the 8 files, for example 'a/1/car.png'",
+            "'x/{id}.png' matches none of the 7 files, for example 'a/1/car.png'",
         ),
         (
             "images: i/{id}.png\nmasks: m/{id}.png",

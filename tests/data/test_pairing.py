@@ -83,8 +83,10 @@ PAIRS = {
         "Image_01L_1stHO.png",
     ),
     "BUSI": (
-        files("B/{kind}/{kind} ({}).png", "B/{kind}/{kind} ({})_mask.png", kind=["benign", "normal"])
-        + ["B/benign/benign (2)_mask_1.png"],
+        [
+            *files("B/{kind}/{kind} ({}).png", "B/{kind}/{kind} ({})_mask.png", kind=["benign", "normal"]),
+            "B/benign/benign (2)_mask_1.png",
+        ],
         "benign/benign (1)",
         "B/benign/benign (1).png",
         "B/benign/benign (1)_mask.png",
@@ -239,7 +241,7 @@ def test_masks_are_known_by_their_pixels(tmp_path):
     assert read_catalog(tmp_path).train[0].mask == "bar/a.png"
     for name in "abc":
         png(tmp_path / "bar" / f"{name}.png")
-    with pytest.raises(InputError, match="6 images .* but no masks"):
+    with pytest.raises(InputError, match=r"6 images .* but no masks"):
         read_catalog(tmp_path)
 
 
@@ -247,11 +249,8 @@ def test_masks_beside_images_by_their_ending(tmp_path):
     for name in "abc":
         png(tmp_path / f"{name}.bmp")
         png(tmp_path / f"{name}.png", mask())
-    assert [(one.id, one.image, one.mask) for one in read_catalog(tmp_path).train][0] == (
-        "a",
-        "a.bmp",
-        "a.png",
-    )
+    sample = read_catalog(tmp_path).train[0]
+    assert (sample.id, sample.image, sample.mask) == ("a", "a.bmp", "a.png")
 
 
 def test_refused(tmp_path):

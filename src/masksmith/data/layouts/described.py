@@ -34,6 +34,7 @@ def described(tree: Tree, asked: Description = NOTHING_SAID) -> Catalog | None:
     images = {name: own for name, own in images.items() if name not in test}
     if asked.test is not None:
         test |= _found(paths, asked.test, "test", where=where)
+    first, first_test = _whole(images, asked, where=where), _whole(test, asked, where=where)
     if asked.masks is None:
         raise InputError(
             f"{where}: images without masks; say their pattern too, as in masks: masks/{{id}}.png"
@@ -48,7 +49,6 @@ def described(tree: Tree, asked: Description = NOTHING_SAID) -> Catalog | None:
             "correct the pattern, add masks or take the images out"
         )
     labels = sorted({label for own in masks.values() for label, _ in own}, key=natural) if labelled else []
-    first, first_test = _whole(images, asked, where=where), _whole(test, asked, where=where)
     plain, plain_test = ({name: own[0] for name, own in one.items()} for one in (first, first_test))
     tables, errors = read_tables(tree)
     colours, colour_file = find_colour_table(tree) if not asked.colours else ({}, "")
