@@ -52,7 +52,7 @@ from masksmith.data.store import Store, StoreWriter
 from masksmith.data.target import BINARY, OBJECTS, Target
 from masksmith.data.tree import Tree
 
-VERSION = "cache 5"  # of the decoded arrays: what is prepared from them counts it in
+VERSION = "cache 6"  # of the decoded arrays: what is prepared from them counts it in
 _STORES = ("train_images", "train_masks", "test_images")
 _FINDINGS = "masks.json"
 _TARGET = "target.json"

@@ -33,7 +33,8 @@ def find_colour_table(tree: Tree) -> tuple[Colours, str]:
     ):
         if path.count("/") > 2 or not _NAMED.search(PurePosixPath(path).name):
             continue
-        if colours := read_colour_table(tree.read(path), where=path):
+        colours = read_colour_table(tree.read(path), where=path)
+        if len(colours) > 1:
             return check_colours(colours, where=path), path
     return {}, ""
 

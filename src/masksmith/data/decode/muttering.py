@@ -15,16 +15,12 @@ from typing import TypeVar
 Result = TypeVar("Result")
 
 _LIBRARIES = (
-    "Corrupt JPEG",
-    "Premature end of JPEG",
-    "Invalid SOS",
-    "libpng ",
-    "TIFF",
-    "[ WARN",
-    "[ERROR",
-    "[ INFO",
-)
-_JPEG_NAMES = ("JPEG", "marker", "Huffman", "DCT", "restart")
+    "Corrupt JPEG", "Premature end of JPEG", "Invalid SOS", "Invalid JPEG", "Invalid component", "Unsupported marker",
+    "Unsupported JPEG", "Bogus ", "Inconsistent progression", "Unknown Adobe", "Warning: unknown JFIF", "Not a JPEG",
+    "Huffman table 0x", "Quantization table 0x", "Empty JPEG", "Application transferred", "libpng ", "TIFF", "[ WARN",
+    "[ERROR", "[ INFO", "imread_(", "GIF", "WebP",
+)  # fmt: skip
+"""How their lines begin."""
 _LOCK = threading.Lock()
 _STDERR = 2
 
@@ -67,4 +63,4 @@ def _taken(file: int) -> list[str]:
 
 
 def _is_muttered(line: str) -> bool:
-    return line.lstrip().startswith(_LIBRARIES) or any(name in line for name in _JPEG_NAMES)
+    return line.lstrip().startswith(_LIBRARIES)
