@@ -6,11 +6,13 @@ from dataclasses import dataclass, field
 from masksmith.core.errors import InputError
 
 _SHOWN = 5
+LEVELS = ("error", "warning", "note")
+"""In the order of harm: the data are refused for an error."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One observation; ``level`` is "note" or "warning", ``ids`` are the samples it concerns."""
+    """One observation; ``level`` is one of LEVELS, ``ids`` are the samples it concerns."""
 
     level: str
     title: str
