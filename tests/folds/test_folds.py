@@ -365,9 +365,13 @@ def test_folds_of_class_maps_spread_the_rarest_class(tmp_path):
 def test_a_split_of_the_data_that_divides_identical_images():
     counts = dict.fromkeys("abcd", (1, 4))
     asked = FoldsConfig(count=2, train=1)
-    made = make_folds(counts, {"a": "a", "b": "b", "c": "c", "d": "c"}, asked, given={"a": 0, "b": 1, "c": 1, "d": 1})
+    made = make_folds(
+        counts, {"a": "a", "b": "b", "c": "c", "d": "c"}, asked, given={"a": 0, "b": 1, "c": 1, "d": 1}
+    )
     assert (made.inside(0), made.inside(1)) == (["a"], ["b", "c", "d"])
     with pytest.raises(
         InputError, match="1 groups of identical images, or .* are in several parts .* example 'c' and 'd'"
     ):
-        make_folds(counts, {"a": "a", "b": "b", "c": "c", "d": "c"}, asked, given={"d": 0, "a": 1, "b": 1, "c": 1})
+        make_folds(
+            counts, {"a": "a", "b": "b", "c": "c", "d": "c"}, asked, given={"d": 0, "a": 1, "b": 1, "c": 1}
+        )

@@ -42,7 +42,7 @@ class CheckReport:
     def __str__(self) -> str:
         lines = [f"layout: {self.layout}"]
         lines += [f"{name}: {value}" for name, value in self.facts.items()]
-        lines += [f"{finding.level}: {finding.title}: {finding.detail}" for finding in self.findings]
+        lines += map(str, self.findings)
         return "\n".join(lines)
 
 
@@ -142,9 +142,7 @@ def coverage(masks: Store) -> dict[str, float]:
     return mask_facts(masks, BINARY).shares
 
 
-def check_data(
-    catalog: Catalog, cache: Cache, *, scaling: str, beyond: Sequence[str] = ()
-) -> CheckReport:
+def check_data(catalog: Catalog, cache: Cache, *, scaling: str, beyond: Sequence[str] = ()) -> CheckReport:
     """Look for leaks, contradictory and surprising masks, rare classes, shift, and what a person should know.
 
     Args:
@@ -175,7 +173,9 @@ def check_data(
         facts["train against test"] = f"AUC {shift.auc:.2f} ({shift.low:.2f} to {shift.high:.2f}; 0.5: alike)"
     findings += shift_finding(shift)
     findings += [*_size_findings(alike), *catalog.findings, *_shared_id_findings(catalog)]
-    findings += [Finding("note", "left out", note) for note in dict.fromkeys([*catalog.notes, *catalog.left_out])]
+    findings += [
+        Finding("note", "left out", note) for note in dict.fromkeys([*catalog.notes, *catalog.left_out])
+    ]
     return CheckReport(catalog.layout, facts, by_harm(findings))
 
 
@@ -276,10 +276,12 @@ def _constant_findings(alike: Likeness, shares: dict[str, float]) -> list[Findin
     for split, part in parts.items():
         blank = alike.seen.names[part][alike.seen.constant[part]].tolist()
         if blank:
-            detail = f"{len(blank)} {split} images have one value only; they are {fates[split]}: {some(blank)}"
+            detail = (
+                f"{len(blank)} {split} images have one value only; they are {fates[split]}: {some(blank)}"
+            )
             findings.append(Finding("warning", f"{split} images without content", detail, blank))
         if split == "training" and (marked := [name for name in blank if shares[name] > 0]):
-            detail = f"{len(marked)} images ({some(marked)}): nothing can be seen there; take them out, or mend the image"
+            detail = f"{len(marked)} images ({some(marked)}): nothing is seen there; take them out, or mend the image"
             findings.append(Finding("warning", "masks on images without content", detail, marked))
     return findings
 
@@ -294,7 +296,9 @@ def _mask_findings(shares: dict[str, float]) -> list[Finding]:
 
 def _class_findings(masks: MaskFacts, target: Target) -> list[Finding]:
     """Return the classes that fewer images hold than there are folds, or less than a thousandth of the pixels."""
-    rows = [row for row in zip(target.classes, masks.images, masks.pixels, masks.examples, strict=False) if row[1]]
+    rows = [
+        row for row in zip(target.classes, masks.images, masks.pixels, masks.examples, strict=False) if row[1]
+    ]
     findings = []
     if few := [row for row in rows if row[1] < FEW_IMAGES]:
         shown = some([f"{name} in {images} (for example {example!r})" for name, images, _, example in few])
@@ -306,8 +310,8 @@ def _class_findings(masks: MaskFacts, target: Target) -> list[Finding]:
     if small := [row for row in rows if row[2] < RARE_SHARE and row not in few]:
         shown = some([f"{name} {share:.3%}" for name, _, share, _ in small])
         detail = (
-            f"{len(small)} of {len(target.classes)} classes have less than {RARE_SHARE:.1%} of the pixels: {shown}; weigh "
-            "them in the loss, or sample images that hold them more often"
+            f"{len(small)} of {len(target.classes)} classes have less than {RARE_SHARE:.1%} of the pixels: {shown}; "
+            "weigh them in the loss, or sample images that hold them more often"
         )
         findings.append(Finding("note", "classes of few pixels", detail, [row[3] for row in small]))
     return findings

@@ -19,6 +19,9 @@ class Finding:
     detail: str
     ids: list[str] = field(default_factory=list)
 
+    def __str__(self) -> str:
+        return f"{self.level}: {self.title}: {self.detail}"
+
 
 def some(values: Sequence[object], *, apart: str = ", ", most: int = _SHOWN) -> str:
     """Return the first values as text, and how many there are where not all are shown."""

@@ -20,7 +20,8 @@ LEAST_GROUPS = 5
 _LEAST_OWN = 0.8  # of the images look most like one of their own group, where pictures confirm names
 _MOST_CHANCE = 0.5
 _COLUMN = re.compile(
-    r"(?:^|[ _.-])(patient|subject|case|location|scene|study|volume|video|sequence|group)s?(?:[ _.-]?(?:id|name|no|number))?$",
+    r"(?:^|[ _.-])(patient|subject|case|location|scene|study|volume|video|sequence|group)s?"
+    r"(?:[ _.-]?(?:id|name|no|number))?$",
     re.IGNORECASE,
 )
 _VERSION = "likeness 1"
@@ -56,7 +57,7 @@ def find_likeness(train: Store, test: Store) -> Likeness:
             if str(kept["key"]) == key:
                 pairs = [(int(a), int(b)) for a, b in kept["pairs"]]
                 return Likeness(seen, num, kept["groups"], Neighbours(pairs, int(kept["chance"])))
-    except Exception:  # noqa: BLE001, S110  (not there, or damaged in any way: it is made again)
+    except Exception:  # not there, or damaged in any way: it is made again
         pass
 
     def small(at: int) -> Thumbnail:
@@ -209,7 +210,7 @@ def merged(ids: Sequence[str], bonds: Iterable[Mapping[str, str]]) -> dict[str, 
 
 
 def joined_pairs(num: int, pairs: Iterable[tuple[int, int]]) -> list[int]:
-    """Return the group of each of some numbered things, its smallest number: the two of a pair are in one (union-find)."""
+    """Return the group of each of some numbered things, its smallest number; the two of a pair are in one group."""
     parent = list(range(num))
 
     def root(at: int) -> int:

@@ -35,10 +35,7 @@ def _identical_findings(cache: Cache, alike: Likeness) -> list[Finding]:
     groups = _groups_of(alike.seen.pixels)
     doubles = [[alike.id(at) for at in one if at < alike.num_train] for one in groups]
     shared = [
-        alike.id(at)
-        for one in groups
-        for at in one
-        if at >= alike.num_train and one[0] < alike.num_train
+        alike.id(at) for one in groups for at in one if at >= alike.num_train and one[0] < alike.num_train
     ]
     doubles = [ids for ids in doubles if len(ids) > 1]
     torn = [ids for ids in doubles if len({cache.train_masks[name].tobytes() for name in ids}) > 1]
@@ -71,7 +68,12 @@ def _near_findings(alike: Likeness, groups: Sequence[Sequence[int]]) -> list[Fin
     findings = []
     mixed = [one for one in groups if len({str(pixels[at]) for at in one}) > 1]
     crossing = [one for one in mixed if one[0] < num <= one[-1]]
-    near = [at for one in crossing for at in one if at >= num and pixels[at] not in pixels[[b for b in one if b < num]]]
+    near = [
+        at
+        for one in crossing
+        for at in one
+        if at >= num and pixels[at] not in pixels[[b for b in one if b < num]]
+    ]
     if near:
         first = next(one for one in crossing if set(one) & set(near))
         pair = f"{alike.id(next(at for at in first if at in near))!r} and the training image {alike.id(first[0])!r}"
@@ -80,7 +82,12 @@ def _near_findings(alike: Likeness, groups: Sequence[Sequence[int]]) -> list[Fin
             "images is not one of new ones"
         )
         findings.append(
-            Finding("warning", "test images nearly equal to training images", detail, [alike.id(at) for at in near])
+            Finding(
+                "warning",
+                "test images nearly equal to training images",
+                detail,
+                [alike.id(at) for at in near],
+            )
         )
     ours = [[at for at in one if at < num] for one in mixed]
     ours = [one for one in ours if len({str(pixels[at]) for at in one}) > 1]
@@ -107,8 +114,8 @@ def _split_findings(catalog: Catalog, alike: Likeness, groups: Sequence[Sequence
     if not found:
         return []
     detail = (
-        f"{len(found)} of {len(held_out)} validation images ({some(found)}) are equal or nearly equal to training images; "
-        "a score of them is too good: make folds of your own with --set folds.count=5"
+        f"{len(found)} of {len(held_out)} validation images ({some(found)}) are equal or nearly equal to training "
+        "images; a score of them is too good: make folds of your own with --set folds.count=5"
     )
     return [Finding("warning", "validation images nearly equal to training images", detail, found)]
 

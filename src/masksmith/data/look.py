@@ -29,7 +29,13 @@ MOST_EDGES = 30_000
 MOST_BANDS = 12
 """The numbers of an image are those of its first bands."""
 _SAMPLED = 64  # rows and columns that an image's numbers are taken from
-_NUMBERS = ("darkest (p5)", "brightness (p50)", "brightest (p95)", "contrast (standard deviation)", "gradient")
+_NUMBERS = (
+    "darkest (p5)",
+    "brightness (p50)",
+    "brightest (p95)",
+    "contrast (standard deviation)",
+    "gradient",
+)
 
 Thumbnail = Float[np.ndarray, "32 32"]
 
@@ -87,7 +93,9 @@ def _shrunk(bands: Image) -> Float[np.ndarray, "32 32 c"]:
     if bands.dtype.kind == "f":
         finite = np.isfinite(bands)
         if not finite.all():
-            bands = np.where(finite, bands, bands.mean(where=finite) if finite.any() else 0).astype(np.float32)
+            bands = np.where(finite, bands, bands.mean(where=finite) if finite.any() else 0).astype(
+                np.float32
+            )
     if bands.dtype not in (np.uint8, np.uint16, np.int16, np.float32):
         bands = bands.astype(np.float32)
     small = cv2.resize(np.ascontiguousarray(bands), (SIDE, SIDE), interpolation=cv2.INTER_AREA)
@@ -97,7 +105,9 @@ def _shrunk(bands: Image) -> Float[np.ndarray, "32 32 c"]:
 def _unit(bands: Float[np.ndarray, "h w c"]) -> Float[np.ndarray, "h w c"]:
     centred = bands - bands.mean(axis=(0, 1))
     norm = np.sqrt((centred**2).sum(axis=(0, 1)))
-    return np.divide(centred, norm, out=np.zeros_like(centred), where=norm > 1e-6 * np.abs(bands).max(initial=1e-9))
+    return np.divide(
+        centred, norm, out=np.zeros_like(centred), where=norm > 1e-6 * np.abs(bands).max(initial=1e-9)
+    )
 
 
 def perceptual_hash(small: Thumbnail) -> UInt8[np.ndarray, " 8"]:

@@ -56,7 +56,7 @@ def near_groups(seen: Look, thumbnail_of: Callable[[int], Thumbnail]) -> Int[np.
             check_stop()
             alike = signs[rows : rows + _BLOCK] @ signs[columns : columns + _BLOCK].T
             at = np.argwhere(alike >= BITS - 2 * MOST_BITS)
-            pairs = kept[at + (rows, columns)]
+            pairs = kept[at + np.array([rows, columns])]
             pairs = pairs[pairs[:, 0] < pairs[:, 1]]
             while len(pairs := pairs[groups[pairs[:, 0]] != groups[pairs[:, 1]]]):
                 for a, b in pairs[:_AT_ONCE].tolist():

@@ -1,13 +1,13 @@
 """Tiles that lie side by side: the right edge of one goes on as the left edge of another.
 
-Tiles cut from one large picture (a seismic section, a scene, a slide) share their edges. For each image the edge is looked
-for that continues its own best. A pair is taken where each is the other's best, and the best is far better than
+Tiles cut from one large picture (a seismic section, a scene, a slide) share their edges. For each image the edge is
+looked for that continues its own best. A pair is taken where each is the other's best, and the best is far better than
 the second best: its distance 1 - correlation is at most 0.4 of the second's (Lowe's ratio, as in jigsaw solvers).
 What chance gives is told by the same search among edges that are turned round, which continue nothing.
 
 Sources:
     Gallagher 2012, Jigsaw puzzles with pieces of unknown orientation, CVPR.
-    Lowe 2004, Distinctive image features from scale-invariant keypoints, https://doi.org/10.1023/B:VISI.0000029664.99615.94
+    Lowe 2004, Distinctive image features from scale-invariant keypoints, IJCV 60.
 """
 
 from dataclasses import dataclass
@@ -63,9 +63,7 @@ def find_neighbours(seen: Look, groups: Int[np.ndarray, " n"]) -> Neighbours:
     return Neighbours(pairs, chance)
 
 
-def _best_pairs(
-    ends: Float[np.ndarray, "n 64"], begins: Float[np.ndarray, "n 64"]
-) -> list[tuple[int, int]]:
+def _best_pairs(ends: Float[np.ndarray, "n 64"], begins: Float[np.ndarray, "n 64"]) -> list[tuple[int, int]]:
     """Return (a, b) where b's begin is the best for a's end by far, and a's end for b's begin."""
     num = len(ends)
     best, second = np.full((2, num), -1, np.float32), np.full((2, num), -1, np.float32)
@@ -92,10 +90,7 @@ def _take_best(
     """Bring the best and the second best of some rows up to date with a block, whose first column is ``offset``."""
     place = alike.argmax(axis=1)
     top = alike[np.arange(len(rows)), place]
-    if alike.shape[1] > 1:
-        two = np.partition(alike, -2, axis=1)[:, -2]
-    else:
-        two = np.full(len(rows), -1, np.float32)
+    two = np.partition(alike, -2, axis=1)[:, -2] if alike.shape[1] > 1 else np.full(len(rows), -1, np.float32)
     better = top > best[rows]
     second[rows] = np.maximum(np.where(better, best[rows], second[rows]), np.where(better, two, top))
     at[rows] = np.where(better, place + offset, at[rows])

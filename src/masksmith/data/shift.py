@@ -1,7 +1,7 @@
 """Do the test images look like the training images? Adversarial validation.
 
-A classifier learns to tell the two sets apart by a few numbers of each image (percentiles, contrast and gradient of each
-band, height and width). Where it succeeds on images that it did not learn from, the sets differ, and a score of
+A classifier learns to tell the two sets apart by a few numbers of each image (percentiles, contrast and gradient of
+each band, height and width). Where it succeeds on images that it did not learn from, the sets differ, and a score of
 training images is no estimate for the test set.
 
 Source: FastML 2016, Adversarial validation, http://fastml.com/adversarial-validation-part-one/
@@ -56,9 +56,9 @@ def measure_shift(
 ) -> Shift | None:
     """Tell training and test images apart by numbers, and say by which; None where a set has too few images.
 
-    Each number is replaced by its rank among all images, so that no scale matters; a logistic regression on the ranks and
-    their squares (ridge penalty 1, both sets of equal weight) is fitted to four fifths of the images and tried
-    on the rest, five times. The interval is that of Hanley & McNeil 1982, https://doi.org/10.1148/radiology.143.1.7063747
+    Each number is replaced by its rank among all images, so that no scale matters; a logistic regression on the ranks
+    and their squares (ridge penalty 1, both sets of equal weight) is fitted to four fifths of the images and tried
+    on the rest, five times. The interval is that of Hanley & McNeil 1982, Radiology 143.
 
     Args:
         train: Numbers of each training image; NaN is not known.
@@ -151,8 +151,8 @@ def shift_finding(shift: Shift | None) -> list[Finding]:
         return []
     detail = (
         f"a classifier tells them from training images with AUC {shift.auc:.2f} (95% interval {shift.low:.2f} to "
-        f"{shift.high:.2f}; 0.5 is chance). What gives it away: {'; '.join(shift.reasons)}. Out-of-fold scores say less "
-        "about such a test set; hold out the training images that look most like it: --set folds.stratify=like_test "
+        f"{shift.high:.2f}; 0.5 is chance). What gives it away: {'; '.join(shift.reasons)}. Out-of-fold scores say "
+        "less about such a test set; hold out the training images that look most like it: --set folds.stratify=like_test "
         "--set folds.holdout_frac=0.2 --set folds.count=2 --set folds.train=1"
     )
     return [Finding("warning", "test images that look unlike training images", detail)]

@@ -52,8 +52,8 @@ class FoldsConfig(Config):
     """One split instead of folds: this share of the images is held out (as fold 0) and the rest, fold 1, trains; count
     must be 2 and train 1. None: folds of equal size."""
     stratify: Literal["coverage", "non_empty", "none", "like_test"] = "coverage"
-    """What is spread evenly: the 11 coverage classes (and the rarest class or label, and the source: folder and size, where
-    there are several), images with and without foreground, or nothing (at random). "like_test": nothing; the share
+    """What is spread evenly: the 11 coverage classes (and the rarest class or label, and the source: folder and size,
+    where there are several), images with and without foreground, or nothing (at random). "like_test": nothing; the share
     ``holdout_frac`` that is held out are the images that look most like the test set (adversarial validation)."""
     deal_by: str | None = None
     """Column of numbers in a side table: images are sorted by it and dealt out to the folds in turn (as TGS Salt's
@@ -61,8 +61,8 @@ class FoldsConfig(Config):
     group_by: str | None = None
     """Column of a side table (a location, a patient): images of the same value stay in one fold, and are a group of
     the metrics of groups and of the bootstrap. Where no table says so, "similar(count=10)" makes so many groups of
-    images with similar bands (k-means, seeded by ``seed``), "neighbours()" one of tiles whose edges continue each other.
-    None: what is bound anyway stays together: known groups, equal and nearly equal images, patients and places."""
+    images with similar bands (k-means, seeded by ``seed``), "neighbours()" one of tiles whose edges continue each
+    other. None: what is bound anyway stays together: known groups, equal and nearly equal images, patients and places."""
     fold_by: str | None = None
     """Column of a table that says the fold: the images of one value are one fold (a fold column, or a site, for
     leave-one-site-out); ``count`` is the number of values. "groups()": each group is a fold. None: folds are made."""
@@ -292,7 +292,11 @@ def make_folds(
         assigned = hold_out_highest([values[name] for name in names], homes, share=share)
     else:
         first = classes if kinds is None else [kinds[name] for name in names]
-        spread = {"coverage": first, "non_empty": [int(kind > 0) for kind in classes], "none": [0] * len(classes)}
+        spread = {
+            "coverage": first,
+            "non_empty": [int(kind > 0) for kind in classes],
+            "none": [0] * len(classes),
+        }
         more = [classes] if kinds is not None else []
         more += [_numbered([sources[name] for name in names])] if sources is not None else []
         further = more if config.stratify == "coverage" else []
@@ -323,7 +327,7 @@ def _refuse_divided(names: Sequence[str], groups: Sequence[str], folds: Int[np.n
         InputError: A group is divided.
     """
     home: dict[str, int] = {}
-    divided = {}
+    divided: dict[str, str] = {}
     for at, (group, fold) in enumerate(zip(groups, folds.tolist(), strict=True)):
         first = home.setdefault(group, at)
         if folds[first] != fold:
@@ -331,8 +335,8 @@ def _refuse_divided(names: Sequence[str], groups: Sequence[str], folds: Int[np.n
     if divided:
         raise InputError(
             f"folds: {len(divided)} groups of identical images, or of a patient or place, are in several parts of the "
-            f"data's own split, for example {next(iter(divided.values()))}; take them out of one, or make folds of your "
-            "own with folds.count=5"
+            f"data's own split, for example {next(iter(divided.values()))}; take them out of one, or make folds of "
+            "your own with folds.count=5"
         )
 
 
@@ -346,7 +350,7 @@ def given_folds(values: Mapping[str, str], config: FoldsConfig) -> dict[str, int
     order = sorted(found, key=lambda one: (int(one), one) if all(map(str.isdecimal, found)) else (0, one))
     if len(order) != config.count:
         raise InputError(
-            f"folds.fold_by: {config.fold_by!r} has {len(order)} values ({some(order)}), folds.count is {config.count}; "
+            f"folds.fold_by: {config.fold_by!r} has {len(order)} values ({some(order)}), not {config.count} (folds.count); "
             + (f"set folds.count={len(order)}" if 1 < len(order) <= 100 else "expected 2 to 100 values")
         )
     return {name: order.index(value) for name, value in values.items()}
