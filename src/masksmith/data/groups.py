@@ -1,6 +1,5 @@
 """What binds images to one fold: pictures that are alike, known groups, columns, and names that pictures confirm."""
 
-import io
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -8,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from masksmith.core.arrays import Int
-from masksmith.core.files import digest, write_bytes
+from masksmith.core.files import digest
 from masksmith.data.catalog import Catalog, Sample
-from masksmith.data.look import Look, Thumbnail, joined, look, thumbnail
+from masksmith.data.look import Look, Thumbnail, joined, look, read_arrays, thumbnail, write_arrays
 from masksmith.data.near_duplicates import near_groups, own_kind
 from masksmith.data.neighbours import Neighbours, find_neighbours
 from masksmith.data.store import Store
@@ -52,13 +51,9 @@ def find_likeness(train: Store, test: Store) -> Likeness:
     seen, num = joined(first, second), len(first)
     key = digest(_VERSION, str(num), *seen.names.tolist(), *seen.pixels.tolist())
     path = train.path.with_name("likeness.npz")
-    try:
-        with np.load(path) as kept:
-            if str(kept["key"]) == key:
-                pairs = [(int(a), int(b)) for a, b in kept["pairs"]]
-                return Likeness(seen, num, kept["groups"], Neighbours(pairs, int(kept["chance"])))
-    except Exception:  # not there, or damaged in any way: it is made again
-        pass
+    if (kept := read_arrays(path, key)) is not None:
+        pairs = [(int(a), int(b)) for a, b in kept["pairs"]]
+        return Likeness(seen, num, kept["groups"], Neighbours(pairs, int(kept["chance"])))
 
     def small(at: int) -> Thumbnail:
         store = train if at < num else test
@@ -66,10 +61,11 @@ def find_likeness(train: Store, test: Store) -> Likeness:
 
     groups = near_groups(seen, small)
     neighbours = find_neighbours(seen, groups)
-    raw = io.BytesIO()
-    pairs_array = np.array(neighbours.pairs, np.int64).reshape(-1, 2)
-    np.savez(raw, key=np.array(key), groups=groups, pairs=pairs_array, chance=np.array(neighbours.chance))
-    write_bytes(path, raw.getvalue())
+    told = {
+        "pairs": np.array(neighbours.pairs, np.int64).reshape(-1, 2),
+        "chance": np.array(neighbours.chance),
+    }
+    write_arrays(path, key, told | {"groups": groups})
     return Likeness(seen, num, groups, neighbours)
 
 
@@ -178,7 +174,7 @@ def bound_groups(catalog: Catalog, alike: Likeness, *, split_is_given: bool = Fa
     Bound are images of one ``Sample.group``, identical and nearly equal ones (also by way of a test image), those of
     one value of a column (patient, location, …) of five values or more, and those whose names share a part where the
     pictures confirm it (see suggestions). Constant images are bound to each other only where nothing else
-    groups them. A group is called by what it shares, else by its first image.
+    groups them and no split is given. A group is called by what it shares, else by its first image.
 
     Args:
         catalog: What the data set holds.
@@ -194,7 +190,7 @@ def bound_groups(catalog: Catalog, alike: Likeness, *, split_is_given: bool = Fa
     if not split_is_given:
         labels += [one.values for one in suggestions(catalog, alike) if one.binds]
     grouped = {name for values in labels for name in values}
-    blank = {name for name in ids if name in grouped and alike.seen.constant[at[name]]}
+    blank = {name for name in ids if (name in grouped or split_is_given) and alike.seen.constant[at[name]]}
     alone = {name: key for name, key in (pixels if split_is_given else near).items() if name not in blank}
     home = merged(ids, [*labels, alone])
     return _named(ids, home, labels)

@@ -6,8 +6,10 @@ and a few numbers. What looks for near-duplicates, neighbouring tiles and shift 
 
 import hashlib
 import io
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -175,13 +177,11 @@ def look(images: Store) -> Look:
     """
     path = images.path.with_suffix(".look.npz")
     key = digest(VERSION, str(images.dtype), *(f"{name} {entry}" for name, entry in images.entries.items()))
-    kept = _read(path, key)
+    kept = read_arrays(path, key)
     if kept is not None:
-        return kept
+        return Look(**kept)
     seen = _look(images)
-    raw = io.BytesIO()
-    np.savez(raw, key=np.array(key), **{one.name: getattr(seen, one.name) for one in fields(Look)})
-    write_bytes(path, raw.getvalue())
+    write_arrays(path, key, vars(seen))
     return seen
 
 
@@ -207,18 +207,22 @@ def _look(images: Store) -> Look:
     return seen
 
 
-def _read(path: Path, key: str) -> Look | None:
+def read_arrays(path: Path, key: str) -> dict[str, Shaped[np.ndarray, "..."]] | None:
+    """Return the arrays of a file of write_arrays; None if it is not there, damaged, or of another key."""
     try:
-        with np.load(path) as kept:
-            if str(kept["key"]) != key:
-                return None
-            return Look(**{one.name: kept[one.name] for one in fields(Look)})
-    except (OSError, ValueError, KeyError, EOFError):  # not there, cut off, or of another version
+        with np.load(io.BytesIO(path.read_bytes())) as kept:
+            arrays = {name: kept[name] for name in kept}
+    except Exception:  # a damaged archive raises what it likes; it is made again
         return None
-    except Exception as error:  # zipfile.BadZipFile, zlib.error: a damaged archive
-        if type(error).__module__ in ("zipfile", "zlib"):
-            return None
-        raise
+    return arrays if str(arrays.pop("key", "")) == key else None
+
+
+def write_arrays(path: Path, key: str, arrays: Mapping[str, Shaped[np.ndarray, "..."]]) -> None:
+    """Write arrays beside a store, with the key of what they were made from."""
+    raw = io.BytesIO()
+    named: dict[str, Any] = {"key": np.array(key), **arrays}
+    np.savez(raw, **named)
+    write_bytes(path, raw.getvalue())
 
 
 def joined(train: Look, test: Look) -> Look:

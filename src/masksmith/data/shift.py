@@ -152,7 +152,7 @@ def shift_finding(shift: Shift | None) -> list[Finding]:
     detail = (
         f"a classifier tells them from training images with AUC {shift.auc:.2f} (95% interval {shift.low:.2f} to "
         f"{shift.high:.2f}; 0.5 is chance). What gives it away: {'; '.join(shift.reasons)}. Out-of-fold scores say "
-        "less about such a test set; hold out the training images that look most like it: --set folds.stratify=like_test "
-        "--set folds.holdout_frac=0.2 --set folds.count=2 --set folds.train=1"
+        "less about such a test set; hold out the training images that look most like it: "
+        "--set folds.stratify=like_test --set folds.holdout_frac=0.2 --set folds.count=2 --set folds.train=1"
     )
     return [Finding("warning", "test images that look unlike training images", detail)]

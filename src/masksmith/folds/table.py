@@ -53,8 +53,8 @@ class FoldsConfig(Config):
     must be 2 and train 1. None: folds of equal size."""
     stratify: Literal["coverage", "non_empty", "none", "like_test"] = "coverage"
     """What is spread evenly: the 11 coverage classes (and the rarest class or label, and the source: folder and size,
-    where there are several), images with and without foreground, or nothing (at random). "like_test": nothing; the share
-    ``holdout_frac`` that is held out are the images that look most like the test set (adversarial validation)."""
+    where there are several), images with and without foreground, or nothing (at random). "like_test": nothing; the
+    share ``holdout_frac`` that is held out are the images that look most like the test set (adversarial validation)."""
     deal_by: str | None = None
     """Column of numbers in a side table: images are sorted by it and dealt out to the folds in turn (as TGS Salt's
     first place did by depth), without stratification. None: as ``stratify`` says."""
@@ -62,7 +62,7 @@ class FoldsConfig(Config):
     """Column of a side table (a location, a patient): images of the same value stay in one fold, and are a group of
     the metrics of groups and of the bootstrap. Where no table says so, "similar(count=10)" makes so many groups of
     images with similar bands (k-means, seeded by ``seed``), "neighbours()" one of tiles whose edges continue each
-    other. None: what is bound anyway stays together: known groups, equal and nearly equal images, patients and places."""
+    other. None: what is bound anyway stays together: known groups, nearly equal images, patients and places."""
     fold_by: str | None = None
     """Column of a table that says the fold: the images of one value are one fold (a fold column, or a site, for
     leave-one-site-out); ``count`` is the number of values. "groups()": each group is a fold. None: folds are made."""
@@ -350,7 +350,7 @@ def given_folds(values: Mapping[str, str], config: FoldsConfig) -> dict[str, int
     order = sorted(found, key=lambda one: (int(one), one) if all(map(str.isdecimal, found)) else (0, one))
     if len(order) != config.count:
         raise InputError(
-            f"folds.fold_by: {config.fold_by!r} has {len(order)} values ({some(order)}), not {config.count} (folds.count); "
+            f"folds.fold_by: {config.fold_by!r} has {len(order)} values ({some(order)}), folds.count {config.count}; "
             + (f"set folds.count={len(order)}" if 1 < len(order) <= 100 else "expected 2 to 100 values")
         )
     return {name: order.index(value) for name, value in values.items()}

@@ -97,8 +97,8 @@ def _numbers(project: Project, asked: FoldsConfig, alike: Likeness) -> dict[str,
     shift = shift_of(alike, project.cache.channels)
     if shift is None:
         raise InputError(
-            "folds.stratify: like_test compares training and test images, and there are "
-            f"{len(project.cache.train_images)} and {len(project.cache.test_images)} of them; expected {LEAST_IMAGES} of each, not counting constant ones"
+            f"folds.stratify: like_test compares {alike.num_train} training images with "
+            f"{len(alike.seen) - alike.num_train} test images; expected {LEAST_IMAGES} of each that are not constant"
         )
     names = [alike.id(at) for at in range(alike.num_train) if not alike.seen.constant[at]]
     found = dict(zip(names, shift.likeness.tolist(), strict=True))
