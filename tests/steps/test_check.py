@@ -12,6 +12,11 @@ from masksmith.core.files import read_json
 from tests.data.alike import texture
 
 
+@pytest.fixture
+def out(tmp_path_factory):
+    return tmp_path_factory.mktemp("out") / "project"
+
+
 def write(path, image):
     path.parent.mkdir(parents=True, exist_ok=True)
     assert cv2.imwrite(str(path), image)
@@ -30,13 +35,13 @@ def found(report):
     return {one.title: one for one in report.findings}
 
 
-def test_leaks_come_first_with_number_example_and_what_to_do(tmp_path):
+def test_leaks_come_first_with_number_example_and_what_to_do(tmp_path, out):
     images = {f"pat{at // 3}_{at % 3}": texture(at) for at in range(24)}
     images |= {"pat0_2": texture(0) + 1, "pat7_0": texture(3), "pat7_1": np.full((64, 64, 1), 3, np.uint8)}
     pairs(tmp_path, images)
     write(tmp_path / "test" / "t.png", texture(5) + 1)
     write(tmp_path / "test" / "u.png", texture(99, h=32))
-    report = ms.check(tmp_path, tmp_path.parent / "project")
+    report = ms.check(tmp_path, out)
     said = found(report)
     near = said["nearly equal training images"]
     assert near.ids == ["pat0_0", "pat0_2"]
@@ -50,18 +55,17 @@ def test_leaks_come_first_with_number_example_and_what_to_do(tmp_path):
     assert said["test images of other sizes"].ids == ["u"]
     levels = [one.level for one in report.findings]
     assert levels == sorted(levels, key=["error", "warning", "note"].index)
-    kept = read_json(tmp_path.parent / "project" / "check.json")
+    kept = read_json(out / "check.json")
     assert [one["title"] for one in kept["findings"]] == [one.title for one in report.findings]
 
 
-def test_validation_images_like_training_images(tmp_path):
+def test_validation_images_like_training_images(tmp_path, out):
     for split, seeds in (("train", range(6)), ("val", range(4, 8))):
         for seed in seeds:
             write(tmp_path / split / f"{split}{seed}.png", texture(seed) + (split == "val"))
             mask = np.zeros((64, 64), np.uint8)
             mask[5:30, 5:30] = 1
             write(tmp_path / f"{split}annot" / f"{split}{seed}.png", mask)
-    out = tmp_path.parent / "project"
     report = found(ms.check(tmp_path, out))["validation images nearly equal to training images"]
     assert report.ids == ["val4", "val5"]
     assert "folds.count=5" in report.detail
@@ -89,7 +93,7 @@ def test_rare_classes_have_number_and_example(tmp_path):
     assert small.detail.startswith("1 of 5 classes have less than 0.1% of the pixels: 4 0.024%")
 
 
-def test_all_damaged_files_and_what_else_is_wrong_are_said_in_one_go(tmp_path):
+def test_all_damaged_files_and_what_else_is_wrong_are_said_in_one_go(tmp_path, out):
     images = {str(at): texture(at) for at in range(12)} | {
         "8": texture(9),
         "11": np.full((64, 64, 1), 2, np.uint8),
@@ -98,7 +102,6 @@ def test_all_damaged_files_and_what_else_is_wrong_are_said_in_one_go(tmp_path):
     for path in ("images/1.png", "images/2.png", "masks/3.png"):
         raw = (tmp_path / path).read_bytes()
         (tmp_path / path).write_bytes(raw[: len(raw) // 2])
-    out = tmp_path.parent / "project"
     with pytest.raises(InputError) as refused:
         ms.check(tmp_path, out)
     text = str(refused.value)
@@ -123,7 +126,7 @@ def test_where_nothing_is_left_the_damage_alone_is_said(tmp_path):
     assert "What else" not in str(refused.value)
 
 
-def test_tiles_and_shift_are_findings(tmp_path):
+def test_tiles_and_shift_are_findings(tmp_path, out):
     whole = cv2.GaussianBlur(
         np.random.default_rng(0).standard_normal((320, 480)).astype(np.float32), (0, 0), 2.5
     )
@@ -132,7 +135,6 @@ def test_tiles_and_shift_are_findings(tmp_path):
     pairs(tmp_path, {f"{at * 8 % 35:03}": tile for at, tile in enumerate(tiles)})
     for seed in range(25):
         write(tmp_path / "test" / f"x{seed}.png", texture(seed) + 30)
-    out = tmp_path.parent / "project"
     report = ms.check(tmp_path, out)
     assert 'folds.group_by="neighbours()"' in found(report)["neighbouring tiles"].detail
     assert found(report)["neighbouring tiles"].level == "warning"
