@@ -166,6 +166,7 @@ def check_data(catalog: Catalog, cache: Cache, *, scaling: str, beyond: Sequence
             "clipped to them; look at the images, or set input.low and input.high (input.scaling: fixed)"
         )
         findings.append(Finding("warning", "test images beyond the scaling's limits", detail, list(beyond)))
+    findings += catalog.findings
     findings += cache.mask_findings
     findings += _constant_findings(cache, shares)
     findings += _duplicate_findings(train, test, cache)
