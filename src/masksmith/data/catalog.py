@@ -1,5 +1,6 @@
 """What is known of a data folder before an image is decoded: its samples and the form of a submission."""
 
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, NamedTuple
@@ -189,16 +190,19 @@ class Catalog:
 
 
 def _plain(sample: Sample) -> dict[str, Any]:
-    shapes = sample.shapes
-    if shapes is None:
+    if sample.shapes is None:
         return asdict(sample)
+    shapes = [
+        {key: value for key, value in vars(shape).items() if value not in (None, False, [])}
+        for shape in sample.shapes
+    ]
     return asdict(replace(sample, shapes=None)) | {
-        "shapes": [vars(shape) for shape in shapes]
-    }  # without copies
+        "shapes": json.dumps(shapes)
+    }  # a line, not one a coordinate
 
 
 def _with_rows(sample: dict[str, Any]) -> dict[str, Any]:
     """Return a sample of data.json with a list of run-length texts: an older masksmith kept one text an image."""
     text, shapes = sample["rle"], sample.get("shapes")
     found = sample | {"rle": non_empty([text])} if isinstance(text, str) else sample
-    return found if shapes is None else found | {"shapes": [Shape(**shape) for shape in shapes]}
+    return found if shapes is None else found | {"shapes": [Shape(**shape) for shape in json.loads(shapes)]}

@@ -1,5 +1,7 @@
 """JSON and XML files that others wrote: read or refused, with the place where they break."""
 
+import base64
+import binascii
 import json
 import math
 from collections.abc import Sequence
@@ -45,7 +47,7 @@ def parse_xml(raw: bytes, *, where: str) -> ElementTree.Element:
                 f"{where}: {what}; expected plain XML as annotation tools write it, do not trust this file"
             )
     try:
-        return ElementTree.fromstring(raw)  # noqa: S314
+        return ElementTree.fromstring(raw)
     except ElementTree.ParseError as error:
         raise InputError(f"{where}: no valid XML ({error}); the file is damaged, export it again") from error
     except (ValueError, LookupError) as error:  # an encoding that there is not
@@ -92,7 +94,7 @@ def as_key(value: object) -> str | None:
 
 
 def as_ring(points: object) -> list[float]:
-    """Return the outline of points ([[x, y], …] or [x, y, x, y, …]) as x0, y0, x1, y1, …
+    """Return the outline of points, [[x, y], …] or [x, y, x, y, …], as a flat list.
 
     Raises:
         ValueError: It is none; the text says why.
@@ -105,11 +107,27 @@ def as_ring(points: object) -> list[float]:
         points = [one for point in points for one in point]
     if len(points) % 2:
         raise ValueError(f"{len(points)} coordinates, an odd number")
+    if set(map(type, points)) <= {int, float} and sum(map(abs, points)) <= MAX_COORDINATE:
+        return [*map(float, points)]  # the usual outline, looked at at once
     ring = [as_number(one) for one in points]
     if None in ring:
         bad = points[ring.index(None)]
         raise ValueError(f"the coordinate {bad!r:.40}, which is no number of a pixel")
     return [one for one in ring if one is not None]
+
+
+def unpack_base64(text: object) -> bytes:
+    """Return the bytes of a text in base64.
+
+    Raises:
+        ValueError: It is none.
+    """
+    if not isinstance(text, str):
+        raise ValueError("no text of base64")
+    try:
+        return base64.b64decode(text.encode("ascii"))
+    except (binascii.Error, UnicodeEncodeError) as error:
+        raise ValueError(f"a text that is no base64 ({error})") from error
 
 
 def as_counts(counts: object, pixels: int | None = None) -> list[int]:

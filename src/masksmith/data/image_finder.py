@@ -52,8 +52,8 @@ class ImageFinder:
     def find(self, name: str, *, near: str, split: str | None = None) -> list[str]:
         """Return the path of an image: [] where there is none, several where they fit equally well.
 
-        Backslashes, drives, folders of another computer, other endings and capitals are looked past; of several files
-        the one counts whose folders agree most with the name, then the ending, then that of the split, then the nearest.
+        Backslashes, drives, folders of another computer, other endings and capitals are looked past. Of several files
+        the one counts whose folders agree most with the name, then the ending, that of the split, the nearest.
 
         Args:
             name: As the annotation file has it.

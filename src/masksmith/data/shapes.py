@@ -49,34 +49,35 @@ def _window(shape: Shape, shape_hw: tuple[int, int]) -> _Window:
     """Return the pixels of a shape, which check_drawings has seen."""
     if shape.runs is not None:
         return _runs_window(shape.runs, shape.box or [0, 0, *shape_hw], shape_hw)
-    return _rings_window(_rings(shape, shape_hw), shape_hw)
+    return _rings_window(shape, shape_hw)
 
 
-def _rings(shape: Shape, shape_hw: tuple[int, int]) -> list[Shaped[np.ndarray, "_ 2"]]:
-    scale = np.array(shape_hw[::-1] if shape.relative else (1, 1), np.float64)
-    return [np.asarray(ring, np.float64).reshape(-1, 2) * scale for ring in shape.rings]
-
-
-def _rings_window(rings: Sequence[Shaped[np.ndarray, "_ 2"]], shape_hw: tuple[int, int]) -> _Window:
+def _rings_window(shape: Shape, shape_hw: tuple[int, int]) -> _Window:
     """Fill rings by the even-odd rule: each edge switches, in the rows that it crosses, all pixels to its right."""
     height, width = shape_hw
-    first = np.concatenate([*rings, np.zeros((0, 2))])
-    if not len(first):
+    points = np.array([one for ring in shape.rings for one in ring], np.float64).reshape(-1, 2)
+    if shape.relative:
+        points *= (width, height)
+    xs, ys = points[:, 0], points[:, 1]
+    after = np.arange(1, len(points) + 1)  # the next point of the ring
+    start = 0
+    for ring in shape.rings:
+        start, first = start + len(ring) // 2, start
+        after[start - 1] = first
+    # an edge crosses row r if the row's centre r + 0.5 lies in [lower end, upper end)
+    rows_of = np.minimum(np.maximum(np.ceil(ys - 0.5), 0), height).astype(np.int64)
+    lower, counts = np.minimum(rows_of, rows_of[after]), np.abs(rows_of[after] - rows_of)
+    crossed = np.flatnonzero(counts)
+    if not len(crossed):
         return _NOWHERE
-    last = np.concatenate([np.roll(ring, -1, axis=0) for ring in rings if len(ring)])
-    # row r is crossed if its centre r + 0.5 lies in [lower, upper)
-    lower, upper = (
-        np.ceil(end - 0.5) for end in (np.minimum(first, last)[:, 1], np.maximum(first, last)[:, 1])
-    )
-    lower, upper = (np.clip(end, 0, height).astype(np.int64) for end in (lower, upper))
-    counts = upper - lower
-    if not counts.any():
-        return _NOWHERE
-    edge = np.repeat(np.arange(len(first)), counts)
-    rows = np.arange(len(edge)) - np.repeat(counts.cumsum() - counts, counts) + lower[edge]
-    start, step = first[edge], (last - first)[edge]
-    crossings = start[:, 0] + (rows + 0.5 - start[:, 1]) / step[:, 1] * step[:, 0]
-    columns = np.clip(np.ceil(crossings - 0.5), 0, width).astype(np.int64)
+    lower, counts, after = lower[crossed], counts[crossed], after[crossed]
+    down = ys[after] > ys[crossed]  # an edge of two neighbours is the same edge, whichever way it goes
+    upper_end, lower_end = np.where(down, crossed, after), np.where(down, after, crossed)
+    slope = (xs[lower_end] - xs[upper_end]) / (ys[lower_end] - ys[upper_end])
+    begins = xs[upper_end] + (0.5 - ys[upper_end]) * slope
+    rows = np.arange(int(counts.sum())) + np.repeat(lower - counts.cumsum() + counts, counts)
+    crossings = np.repeat(begins, counts) + rows * np.repeat(slope, counts)
+    columns = np.minimum(np.maximum(np.ceil(crossings - 0.5), 0), width).astype(np.int64)
     top, left = int(rows.min()), int(columns.min())
     size = int(rows.max()) - top + 1, int(columns.max()) - left + 1
     switches = np.bincount((rows - top) * size[1] + columns - left, minlength=size[0] * size[1]) & 1
@@ -318,6 +319,6 @@ def _other_size(sample: Sample, size: tuple[int, int]) -> str:
         " (a picture turned by EXIF was drawn on as it lies in the file)" if (width, height) == size else ""
     )
     return (
-        f"{sample.image}: it is {size[0]}x{size[1]}, but the file with its shapes says {height}x{width}{turned}; expected "
-        "equal sizes; export the shapes again for these images"
+        f"{sample.image}: it is {size[0]}x{size[1]}, but the file with its shapes says {height}x{width}{turned}; "
+        "expected equal sizes; export the shapes again for these images"
     )

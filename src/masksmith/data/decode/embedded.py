@@ -1,14 +1,11 @@
 """A picture that lies inside of a JSON file of LabelMe (imageData)."""
 
-import base64
-import binascii
-
 import numpy as np
 
 from masksmith.core.arrays import Shaped
 from masksmith.core.errors import InputError
 from masksmith.data.decode.pictures import decode_image
-from masksmith.data.documents import parse_json
+from masksmith.data.documents import parse_json, unpack_base64
 
 
 def decode_embedded(raw: bytes, where: str) -> Shaped[np.ndarray, "n h w c"]:
@@ -18,11 +15,8 @@ def decode_embedded(raw: bytes, where: str) -> Shaped[np.ndarray, "n h w c"]:
         InputError: It has none, or a damaged one.
     """
     value = parse_json(raw, where=where)
-    text = value.get("imageData") if isinstance(value, dict) else None
-    if not isinstance(text, str):
-        raise InputError(f"{where}: no picture in it (imageData); add the image beside it")
     try:
-        picture = base64.b64decode(text.encode("ascii"))
-    except (binascii.Error, UnicodeEncodeError) as error:
-        raise InputError(f"{where}: imageData is no base64 ({error}); export it again") from error
+        picture = unpack_base64(value.get("imageData") if isinstance(value, dict) else None)
+    except ValueError as error:
+        raise InputError(f"{where}: imageData is {error}; add the image beside the file") from error
     return decode_image(picture, where=f"{where} (imageData)")[None]

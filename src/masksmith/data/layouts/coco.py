@@ -18,7 +18,6 @@ from masksmith.data.description import NOTHING_SAID, Description
 from masksmith.data.documents import (
     as_counts,
     as_key,
-    as_number,
     as_ring,
     as_size,
     holds,

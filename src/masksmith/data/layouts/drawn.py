@@ -2,14 +2,14 @@
 
 import posixpath
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 
 from masksmith.core.errors import InputError
 from masksmith.data.catalog import BACKGROUND, AskedTarget, Catalog, Shape, SubmissionFormat
 from masksmith.data.description import Description
-from masksmith.data.findings import Finding, some
+from masksmith.data.findings import Finding, refuse_all, some
 from masksmith.data.ids import check_name
 from masksmith.data.image_finder import ImageFinder, split_of_folders
 from masksmith.data.layouts.folders import make_samples, some_ids
@@ -67,7 +67,7 @@ def is_background(label: str) -> bool:
 
 
 def labelled(label: str) -> Shape:
-    """Return a shape of a label, without its area: the background's, and what is not judged, are told by their names."""
+    """Return a shape of a label, without its area; the names of the background and of what is not judged are known."""
     if is_background(label):
         return Shape(BACKGROUND)
     if label.strip().lower() in _UNJUDGED:
@@ -84,6 +84,36 @@ def complain(problems: list[str], where: str, what: str, cases: Sequence[object]
     """Add a problem of a file that several entries have; nothing where there is none."""
     if cases:
         problems.append(f"{where}: {len(cases)} {what}: {some(cases, most=SHOWN)}; {todo}")
+
+
+def read_drawings(
+    tree: Tree, suffix: str, looks: Callable[[bytes], bool], read: Callable[[bytes, str], Sequence[Drawing]]
+) -> list[Drawing]:
+    """Return what all annotation files of a kind hold; none where there are none.
+
+    Args:
+        tree: The data folder.
+        suffix: Ending of the files.
+        looks: Whether the bytes of a file may be of the kind: others are not parsed.
+        read: Returns the images of a file by its bytes and path, none where it is of another kind.
+
+    Raises:
+        InputError: Files cannot be read, or name an image that another one names; all of them are told.
+    """
+    found: dict[str, Drawing] = {}
+    problems: list[str] = []
+    for path in (path for folder in tree.folders for path in tree.files(folder, suffixes=(suffix,))):
+        raw = tree.read(path)
+        try:
+            own = read(raw, path) if looks(raw) else []
+        except InputError as error:
+            problems.append(str(error))
+            continue
+        twice = [one.path for one in own if one.path in found]
+        complain(problems, path, "images are in another annotation file too", twice, "keep one of the files")
+        found |= {one.path: one for one in own}
+    refuse_all(problems, what="annotation files")
+    return list(found.values())
 
 
 def drawn_catalog(
@@ -221,8 +251,8 @@ def _say_task(task: Task, names: Sequence[str], notes: Notes) -> None:
     shown = some(names, most=8)
     if task == "instances" and len(names) > 1:
         detail = (
-            f"{len(names)} classes ({shown}) are read as objects of one foreground; --task multiclass keeps the classes "
-            "apart in one map, --task multilabel in layers that may overlap"
+            f"{len(names)} classes ({shown}) are read as objects of one foreground; --task multiclass keeps the "
+            "classes apart in one map, --task multilabel in layers that may overlap"
         )
     elif task == "instances":
         detail = f"each shape is an object ({shown}); --task binary takes them together"
@@ -239,7 +269,7 @@ def _say_task(task: Task, names: Sequence[str], notes: Notes) -> None:
 
 
 def _ids(tree: Tree, paths: Sequence[str]) -> dict[str, str]:
-    """Return path -> id: the file's name without its ending, or, where two are equal, its path below their common folder.
+    """Return path -> id: the file's name without its ending, or, where two are equal, its path in their common folder.
 
     Raises:
         InputError: Two files differ by their endings alone.

@@ -3,8 +3,6 @@
 Source: https://github.com/wkentaro/labelme
 """
 
-import base64
-import binascii
 from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Any
@@ -13,10 +11,9 @@ from masksmith.core.errors import InputError
 from masksmith.data.catalog import Catalog, Shape
 from masksmith.data.decode.pictures import decode_image
 from masksmith.data.description import NOTHING_SAID, Description
-from masksmith.data.documents import as_key, as_ring, as_size, holds, parse_json, records
-from masksmith.data.findings import refuse_all
+from masksmith.data.documents import as_key, as_ring, as_size, holds, parse_json, records, unpack_base64
 from masksmith.data.image_finder import ImageFinder, split_of_folders
-from masksmith.data.layouts.drawn import Drawing, Notes, drawn_catalog, labelled, with_area
+from masksmith.data.layouts.drawn import Drawing, Notes, drawn_catalog, labelled, read_drawings, with_area
 from masksmith.data.shapes import ellipse_ring, runs_of
 from masksmith.data.tree import Tree
 
@@ -30,24 +27,15 @@ def labelme(tree: Tree, asked: Description = NOTHING_SAID) -> Catalog | None:
     """
     if asked.masks is not None:
         return None
-    finder, notes, problems = ImageFinder(tree), Notes(), list[str]()
-    drawings: dict[str, Drawing] = {}
-    for path in (path for folder in tree.folders for path in tree.files(folder, suffixes=(".json",))):
-        raw = tree.read(path)
-        if not holds(raw, '"shapes"') or not (holds(raw, '"imagePath"') or holds(raw, '"imageData"')):
-            continue
-        try:
-            one = _drawing(parse_json(raw, where=path), path, finder, notes)
-            if one is not None and one.path in drawings:
-                raise InputError(f"{path}: its image {one.path} has another JSON file too; keep one of them")
-        except InputError as error:
-            problems.append(str(error))
-            continue
-        if one is not None:
-            drawings[one.path] = one
-    if not drawings and not problems:
+    finder, notes = ImageFinder(tree), Notes()
+    drawings = read_drawings(
+        tree,
+        ".json",
+        lambda raw: holds(raw, '"shapes"') and (holds(raw, '"imagePath"') or holds(raw, '"imageData"')),
+        lambda raw, path: _drawing(parse_json(raw, where=path), path, finder, notes),
+    )
+    if not drawings:
         return None
-    refuse_all(problems, what="annotation files")
     notes.why.append(f"{len(drawings)} JSON files of LabelMe, one an image")
     return drawn_catalog(
         tree,
@@ -55,21 +43,21 @@ def labelme(tree: Tree, asked: Description = NOTHING_SAID) -> Catalog | None:
         finder,
         notes,
         layout="labelme",
-        drawings=list(drawings.values()),
+        drawings=drawings,
         classes=(),
         task=None,
     )
 
 
-def _drawing(value: object, path: str, finder: ImageFinder, notes: Notes) -> Drawing | None:
-    """Return what a file holds, or None where it is none of LabelMe.
+def _drawing(value: object, path: str, finder: ImageFinder, notes: Notes) -> list[Drawing]:
+    """Return the image of a file, none where it is none of LabelMe.
 
     Raises:
         InputError: It has no image, or shapes that cannot be drawn.
     """
     rows = records(value.get("shapes")) if isinstance(value, dict) else None
     if not isinstance(value, dict) or rows is None:
-        return None
+        return []
     size = as_size(value.get("imageHeight"), value.get("imageWidth"))
     shapes: list[Shape] = []
     problems: list[str] = []
@@ -83,11 +71,11 @@ def _drawing(value: object, path: str, finder: ImageFinder, notes: Notes) -> Dra
         if shape is None:
             continue
         key = as_key(row.get("group_id"))
-        number = None if key is None else groups.setdefault((shape.label, key), len(groups))
+        number = None if key is None else groups.setdefault((row["label"], key), len(groups))
         shapes.append(with_area(labelled(str(row["label"])), shape, number))
     if problems:
         raise InputError(f"{path}: {'; '.join(problems)}; correct them in LabelMe")
-    return Drawing(_image(value, path, finder), shapes, split_of_folders(path), size)
+    return [Drawing(_image(value, path, finder), shapes, split_of_folders(path), size)]
 
 
 def _image(value: Mapping[str, Any], path: str, finder: ImageFinder) -> str:
@@ -106,7 +94,7 @@ def _image(value: Mapping[str, Any], path: str, finder: ImageFinder) -> str:
     if isinstance(value.get("imageData"), str) and value["imageData"]:
         return f"{path}#0"
     raise InputError(
-        f"{path}: its image {name!r:.80} is not in the folder, nor in the file (imageData); add it, or take the JSON out"
+        f"{path}: its image {name!r:.80} is not in the folder, nor in it (imageData); add it, or take the JSON out"
     )
 
 
@@ -144,13 +132,6 @@ def _shape(row: Mapping[str, Any], name: str, notes: Notes) -> Shape | None:
 def _mask(row: Mapping[str, Any], ring: list[float], name: str) -> Shape:
     if len(ring) != 4:
         raise ValueError(f"a mask with {len(ring) // 2} points, not the two corners of its box")
-    mask = decode_image(_unpacked(row.get("mask")), where=f"{name} (mask)").any(axis=2)
+    picture = decode_image(unpack_base64(row.get("mask")), where=f"{name} (mask)")
     left, top = round(min(ring[0::2])), round(min(ring[1::2]))
-    return Shape("", runs=runs_of(mask), box=[top, left, *mask.shape])
-
-
-def _unpacked(text: object) -> bytes:
-    try:
-        return base64.b64decode(text.encode("ascii") if isinstance(text, str) else b"")
-    except (binascii.Error, UnicodeEncodeError) as error:
-        raise ValueError(f"data that are no base64 ({error})") from error
+    return Shape("", runs=runs_of(picture.max(axis=2)), box=[top, left, *picture.shape[:2]])
