@@ -217,7 +217,7 @@ def test_what_leaves_its_image_is_said_or_refused():
 
 
 def test_shapes_are_kept_in_data_json():
-    shapes = [Shape("a", [[1, 2, 3, 4, 5, 6.5]], object=3), Shape("b", runs=[1, 2], box=[0, 1, 1, 3])]
+    shapes = [Shape("a", [[1, 2, 3, 4, 5, 6.5]], object=0), Shape("b", runs=[1, 2], box=[0, 1, 1, 3])]
     one = sample(*shapes, drawn_hw=[20, 30])
     form = SubmissionFormat("id", "rle_mask", "tgs", [], "x")
     catalog = Catalog("r", "coco", "h", [one], [], form, [], classes=["a", "b"])

@@ -193,7 +193,7 @@ def _plain(sample: Sample) -> dict[str, Any]:
     if sample.shapes is None:
         return asdict(sample)
     shapes = [
-        {key: value for key, value in vars(shape).items() if value not in (None, False, [])}
+        {key: value for key, value in vars(shape).items() if value is not None and value is not False}
         for shape in sample.shapes
     ]
     return asdict(replace(sample, shapes=None)) | {

@@ -5,6 +5,7 @@ import binascii
 import json
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 from xml.etree import ElementTree
 
@@ -107,8 +108,9 @@ def as_ring(points: object) -> list[float]:
         points = [one for point in points for one in point]
     if len(points) % 2:
         raise ValueError(f"{len(points)} coordinates, an odd number")
-    if set(map(type, points)) <= {int, float} and sum(map(abs, points)) <= MAX_COORDINATE:
-        return [*map(float, points)]  # the usual outline, looked at at once
+    with suppress(OverflowError):  # a whole number of hundreds of digits
+        if set(map(type, points)) <= {int, float} and sum(map(abs, points)) <= MAX_COORDINATE:
+            return [*map(float, points)]  # the usual outline, looked at at once
     ring = [as_number(one) for one in points]
     if None in ring:
         bad = points[ring.index(None)]

@@ -86,14 +86,14 @@ def _files(tree: Tree, notes: Notes, problems: list[str]) -> list[_File]:
         images = records(value.get("images")) if isinstance(value, dict) else None
         if not images or "file_name" not in images[0]:
             continue
-        if (key := digest(raw)) in seen:
+        split = split_of(PurePosixPath(path).stem) or split_of_folders(path)
+        if (key := digest(raw, str(split))) in seen:
             notes.left_out.append(f"{path}: a copy of {seen[key]}")
             continue
         seen[key] = path
         if value.get("annotations") is not None and records(value["annotations"]) is None:
             problems.append(f"{path}: annotations that are no list of objects; expected COCO JSON")
             continue
-        split = split_of(PurePosixPath(path).stem) or split_of_folders(path)
         found.append(_File(path, value, split if "annotations" in value else "test"))
     return _with_outlines(found, notes)
 

@@ -100,10 +100,9 @@ def _config(tree: Tree) -> _Config | None:
 
 
 def _names(value: object, path: str) -> list[str]:
-    if isinstance(value, list):
-        value = dict(enumerate(value))
-    if isinstance(value, dict) and set(value) == set(range(len(value))):
-        names = [str(value[at]).strip() for at in range(len(value))]
+    found = dict(enumerate(value)) if isinstance(value, list) else value
+    if isinstance(found, dict) and set(found) == set(range(len(found))):
+        names = [str(found[at]).strip() for at in range(len(found))]
         if all(names) and len(set(names)) == len(names):
             return names
     raise InputError(f"{path}: names: {value!r:.80}; expected a name for each number from 0 on, no two alike")
