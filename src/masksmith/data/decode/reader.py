@@ -53,6 +53,14 @@ class ImageReader:
             self._slices = (path, STACKS[ending(path)](self.raw(path), path))
         return self._slices[1]
 
+    def count(self, path: str) -> int:
+        """Return how many images a file holds.
+
+        Raises:
+            InputError: It is damaged.
+        """
+        return len(self.slices(path)) if ending(path) in STACKS else 1
+
     def image(self, path: str) -> Image:
         """Decode the image of a path into (h, w, c); see decode_image for its form.
 
