@@ -1,6 +1,7 @@
 """The image that an annotation file means: it may have been written on another computer, in another folder."""
 
 import re
+from functools import cached_property
 from pathlib import PurePosixPath
 from posixpath import normpath
 
@@ -39,11 +40,23 @@ class ImageFinder:
     """Finds the images of a tree by what an annotation file calls them."""
 
     def __init__(self, tree: Tree) -> None:
-        self.paths = [path for folder in tree.folders for path in tree.files(folder, suffixes=IMAGE_SUFFIXES)]
-        self._all = set(self.paths)
-        self._by_stem: dict[str, list[PurePosixPath]] = {}
+        self._tree = tree
+
+    @cached_property
+    def paths(self) -> list[str]:
+        """Every image of the tree."""
+        return self._tree.every(*IMAGE_SUFFIXES)
+
+    @cached_property
+    def _all(self) -> set[str]:
+        return set(self.paths)
+
+    @cached_property
+    def _by_stem(self) -> dict[str, list[PurePosixPath]]:
+        found: dict[str, list[PurePosixPath]] = {}
         for path in map(PurePosixPath, self.paths):
-            self._by_stem.setdefault(path.stem.lower(), []).append(path)
+            found.setdefault(path.stem.lower(), []).append(path)
+        return found
 
     def plain(self) -> list[str]:
         """Return the images in folders that are not called as masks are."""

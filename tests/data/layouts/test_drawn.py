@@ -1,6 +1,7 @@
 """What all layouts of drawn annotations share, and damaged files of each."""
 
 import json
+import os
 from contextlib import suppress
 
 import numpy as np
@@ -9,14 +10,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from masksmith.core.errors import InputError
+from masksmith.data.catalog import Catalog
 from masksmith.data.description import NOTHING_SAID, Description
 from masksmith.data.documents import parse_json, parse_xml
 from masksmith.data.image_finder import ImageFinder, split_of, split_of_folders
 from masksmith.data.instances import coco_text
 from masksmith.data.layouts import DRAWN, LAYOUTS, read_catalog
+from masksmith.data.shapes import check_drawings, draw_classes, draw_layers, draw_objects
 from masksmith.data.tree import Tree
 from tests.data.layouts.drawn_sets import HW, box, brush_code, pictures, points, said, write_json
 
+EXAMPLES = int(os.environ.get("MASKSMITH_FUZZ", "250"))
 SQUARE = [[1, 1], [9, 1], [9, 9], [1, 9]]
 COCO = {
     "images": [{"id": 0, "file_name": "a.png", "height": HW[0], "width": HW[1]}],
@@ -91,7 +95,19 @@ def folders(tmp_path_factory):
     return found
 
 
-@settings(max_examples=250, deadline=None)
+def read_and_draw(layout, root):
+    with suppress(InputError):
+        catalog = LAYOUTS[layout](Tree(root), NOTHING_SAID)
+        if catalog is not None:
+            check_drawings(catalog.train, {one.image: HW for one in catalog.train})
+            for one in catalog.train:
+                draw_objects(one.shapes, HW)
+                draw_classes(one.shapes, dict.fromkeys(catalog.classes, 1), HW)
+                draw_layers(one.shapes, catalog.classes, HW)
+            assert Catalog.from_json(json.loads(json.dumps(catalog.to_json()))) == catalog
+
+
+@settings(max_examples=EXAMPLES, deadline=None)
 @given(st.data())
 def test_damaged_files_are_read_or_refused(folders, data):
     name = data.draw(st.sampled_from(sorted(FILES)))
@@ -113,8 +129,7 @@ def test_damaged_files_are_read_or_refused(folders, data):
             raw[at:at] = raw[max(0, at - 20) : at]
     (folders[name] / name).write_bytes(bytes(raw))
     for layout in DRAWN:
-        with suppress(InputError):
-            LAYOUTS[layout](Tree(folders[name]), NOTHING_SAID)
+        read_and_draw(layout, folders[name])
 
 
 VALUES = st.recursive(
@@ -124,7 +139,7 @@ VALUES = st.recursive(
 )
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=EXAMPLES, deadline=None)
 @given(st.data())
 def test_values_of_other_types_are_read_or_refused(folders, data):
     name = data.draw(st.sampled_from([one for one in sorted(FILES) if one.endswith(".json")]))
@@ -139,8 +154,7 @@ def test_values_of_other_types_are_read_or_refused(folders, data):
             break
     write_json(folders[name] / name, value)
     for layout in DRAWN:
-        with suppress(InputError):
-            LAYOUTS[layout](Tree(folders[name]), NOTHING_SAID)
+        read_and_draw(layout, folders[name])
 
 
 def test_every_file_of_the_fuzz_is_read_as_it_is(folders):

@@ -72,7 +72,7 @@ class _File:
 def _files(tree: Tree, notes: Notes, problems: list[str]) -> list[_File]:
     """Return the files of images and annotations; what is broken is a problem."""
     found, seen = [], dict[str, str]()
-    for path in (path for folder in tree.folders for path in tree.files(folder, suffixes=(".json",))):
+    for path in tree.every(".json"):
         raw = tree.read(path)
         if not holds(raw, '"images"', '"file_name"') or not (
             holds(raw, '"annotations"') or holds(raw, '"categories"')

@@ -102,7 +102,7 @@ def read_drawings(
     """
     found: dict[str, Drawing] = {}
     problems: list[str] = []
-    for path in (path for folder in tree.folders for path in tree.files(folder, suffixes=(suffix,))):
+    for path in tree.every(suffix):
         raw = tree.read(path)
         try:
             own = read(raw, path) if looks(raw) else []

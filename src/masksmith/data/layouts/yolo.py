@@ -29,7 +29,7 @@ def yolo(tree: Tree, asked: Description = NOTHING_SAID) -> Catalog | None:
 
     An empty text, or none, is an image without objects.
     """
-    if asked.masks is not None:
+    if asked.masks is not None or not tree.every(".txt"):
         return None
     finder, notes = ImageFinder(tree), Notes()
     config = _config(tree)
@@ -85,7 +85,7 @@ def _config(tree: Tree) -> _Config | None:
         InputError: There are several, or its names are none.
     """
     found = []
-    for path in (path for folder in tree.folders for path in tree.files(folder, suffixes=(".yaml", ".yml"))):
+    for path in tree.every(".yaml", ".yml"):
         try:
             value = read_yaml(tree.read(path).decode("utf-8-sig"), where=path)
         except (InputError, UnicodeDecodeError):
@@ -109,12 +109,11 @@ def _names(value: object, path: str) -> list[str]:
 
 
 def _listed_names(tree: Tree) -> list[str] | None:
-    for folder in tree.folders:
-        for path in tree.files(folder, suffixes=(".txt", ".names")):
-            if PurePosixPath(path).name in _NAMES:
-                lines = tree.read(path).decode("utf-8", "replace").split("\n")
-                if names := [line.strip() for line in lines if line.strip()]:
-                    return names
+    for path in tree.every(".txt", ".names"):
+        if PurePosixPath(path).name in _NAMES:
+            lines = tree.read(path).decode("utf-8", "replace").split("\n")
+            if names := [line.strip() for line in lines if line.strip()]:
+                return names
     return None
 
 
