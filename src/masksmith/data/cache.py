@@ -48,6 +48,14 @@ from masksmith.data.masks import (
     mask_levels,
 )
 from masksmith.data.rle import decode_rows
+from masksmith.data.shapes import (
+    check_drawings,
+    class_numbers,
+    draw_classes,
+    draw_layers,
+    draw_objects,
+    drawn_target,
+)
 from masksmith.data.store import Store, StoreWriter
 from masksmith.data.target import BINARY, OBJECTS, Target
 from masksmith.data.tree import Tree
@@ -275,6 +283,10 @@ def _packed(image: Image, *, where: str) -> Shaped[np.ndarray, "h w"]:
 
 def _convention(reader: ImageReader, catalog: Catalog, kind: _Kind) -> MaskConvention:
     asked = catalog.asked
+    if any(sample.shapes is not None for sample in catalog.train):
+        findings = check_drawings(catalog.train, kind.sizes)
+        target = drawn_target(asked.task, catalog.classes, where=str(reader.tree.root))
+        return MaskConvention({}, findings, target)
     if any(sample.objects is not None for sample in catalog.train):
         if asked.task not in (None, "instances"):
             raise InputError(
@@ -381,6 +393,9 @@ def _look_at(
 
 
 def _mask(reader: ImageReader, sample: Sample, convention: MaskConvention, kind: _Kind, dialect: str) -> Mask:
+    if sample.shapes is not None:
+        values = class_numbers(convention.target, (shape.label for shape in sample.shapes))
+        return draw_classes(sample.shapes, values, kind.sizes[sample.image])
     drawn = None
     if sample.mask:
         file = _drawn_mask(reader, sample, sample.mask, kind, colours=convention.colours)
@@ -433,6 +448,8 @@ def _layers(
 ) -> UInt8[np.ndarray, "h w k"]:
     """Return the masks of all labels of a training image, a layer each, from its mask files or its rows."""
     size = kind.sizes[sample.image]
+    if sample.shapes is not None:
+        return draw_layers(sample.shapes, catalog.labels, size)
     layers = np.zeros((*size, len(catalog.labels)), np.uint8)
     for at, label in enumerate(catalog.labels):
         if path := (sample.label_masks or {}).get(label):
@@ -479,6 +496,8 @@ def _objects(
 ) -> Objects:
     """Return the objects of a training image from its object files, its rows, or its label image or mask."""
     size = kind.sizes[sample.image]
+    if sample.shapes is not None:
+        return draw_objects(sample.shapes, size)
     if sample.objects is not None:
         return objects_of_files(((path, reader.raw(path)) for path in sample.objects), shape=size)
     if sample.rle is not None:

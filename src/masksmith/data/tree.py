@@ -183,6 +183,17 @@ class Tree:
             if suffixes is None or PurePosixPath(path).suffix.lower() in suffixes
         ]
 
+    def every(self, *suffixes: str) -> list[str]:
+        """Return the logical paths of all files with these endings (lower case), sorted."""
+        return sorted(path for suffix in suffixes for path in self._by_suffix.get(suffix, ()))
+
+    @cached_property
+    def _by_suffix(self) -> dict[str, list[str]]:
+        found: dict[str, list[str]] = {}
+        for path in self._members:
+            found.setdefault(PurePosixPath(path).suffix.lower(), []).append(path)
+        return found
+
     @cached_property
     def _folders(self) -> dict[str, list[str]]:
         folders: dict[str, list[str]] = {}

@@ -11,12 +11,13 @@ import numpy as np
 from masksmith.core.arrays import Image, Shaped
 from masksmith.core.errors import InputError
 from masksmith.data.catalog import Sample
+from masksmith.data.decode.embedded import decode_embedded
 from masksmith.data.decode.pictures import decode_image
 from masksmith.data.tree import Tree
 
 Slices = Shaped[np.ndarray, "n h w c"]
 
-STACKS: dict[str, Callable[[bytes, str], Slices]] = {}
+STACKS: dict[str, Callable[[bytes, str], Slices]] = {".json": decode_embedded}
 """Ending of a file of several images, in lower case -> what decodes it; the second argument names it in messages."""
 
 
