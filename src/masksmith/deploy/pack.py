@@ -20,7 +20,6 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from packaging.requirements import Requirement
 
-import masksmith
 from masksmith.core.arrays import AnyMask, Image
 from masksmith.core.errors import InputError
 from masksmith.core.files import atomic_path
@@ -84,7 +83,7 @@ def pack_model(model: Path, out: Path) -> Packed:
     cores = usable_cores()
     with atomic_path(out) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.write(model, "model.msk", zipfile.ZIP_STORED)
-        root = Path(masksmith.__file__).parent
+        root = Path(__file__).resolve().parents[1]
         for path in sorted(root.rglob("*")):
             if path.is_file() and "__pycache__" not in path.parts:
                 archive.write(path, f"masksmith/{path.relative_to(root).as_posix()}")

@@ -217,11 +217,6 @@ class Project:
         return found
 
     @property
-    def groups(self) -> dict[str, str]:
-        """Training image -> the group that it is bound to, of those that are bound."""
-        return {sample.id: sample.group for sample in self.catalog.train if sample.group is not None}
-
-    @property
     def ledger(self) -> Ledger:
         """The finished stages outside the runs."""
         return Ledger(self.root)
