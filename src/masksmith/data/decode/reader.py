@@ -8,10 +8,11 @@ from pathlib import PurePosixPath
 
 import numpy as np
 
-from masksmith.core.arrays import Image, Shaped
+from masksmith.core.arrays import Bool, Image, Shaped
 from masksmith.core.errors import InputError
 from masksmith.data.catalog import Sample
 from masksmith.data.decode.pictures import decode_image
+from masksmith.data.decode.tiff import read_no_data
 from masksmith.data.tree import Tree
 
 Slices = Shaped[np.ndarray, "n h w c"]
@@ -84,3 +85,15 @@ class ImageReader:
                     f"{bands[0].shape[0]}x{bands[0].shape[1]} {bands[0].dtype}; expected bands of one size and type"
                 )
         return np.concatenate(bands, axis=2)
+
+    def missing(self, sample: Sample, image: Image) -> Bool[np.ndarray, "h w"] | None:
+        """Return where no band of a sample's decoded image has data, None where every pixel has some.
+
+        No data is NaN, or in whole numbers the value that the file itself declares to mean so.
+        """
+        declared = np.nan if image.dtype.kind == "f" else read_no_data(self.raw(sample.image))
+        if declared is None:
+            return None
+        gaps = np.isnan(image) if np.isnan(declared) else image == declared
+        found = gaps.all(axis=2)
+        return found if found.any() else None
