@@ -28,7 +28,9 @@ def mask_of(*values):
     return mask
 
 
-@pytest.mark.parametrize(("dtype", "declared"), [(np.float32, "nan"), (np.float32, "-9999"), (np.int16, "-9999")])
+@pytest.mark.parametrize(
+    ("dtype", "declared"), [(np.float32, "nan"), (np.float32, "-9999"), (np.int16, "-9999")]
+)
 @pytest.mark.parametrize("task", ["binary", "instances"])
 def test_pixels_in_which_no_band_has_data_are_not_judged(dtype, declared, task, tmp_path):
     rng = np.random.default_rng(0)
@@ -50,9 +52,16 @@ def test_pixels_in_which_no_band_has_data_are_not_judged(dtype, declared, task, 
 
 
 def test_no_data_of_masks_is_not_judged_but_zero_is_background(tmp_path):
-    for name, declared, dtype in (("value", "7", np.uint8), ("zero", "0", np.uint8), ("nan", "nan", np.float32)):
+    for name, declared, dtype in (
+        ("value", "7", np.uint8),
+        ("zero", "0", np.uint8),
+        ("nan", "nan", np.float32),
+    ):
         for at in range(2):
-            tiff(tmp_path / name / f"images/{at}.tif", np.random.default_rng(at).normal(0, 1, HW).astype(np.float32))
+            tiff(
+                tmp_path / name / f"images/{at}.tif",
+                np.random.default_rng(at).normal(0, 1, HW).astype(np.float32),
+            )
             mask = mask_of(0, 1, float(declared)).astype(dtype)
             tiff(tmp_path / name / f"masks/{at}.tif", mask, declared)
         cache = build_cache(read_catalog(tmp_path / name), tmp_path / f"{name}-cache")

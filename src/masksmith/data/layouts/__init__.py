@@ -16,6 +16,7 @@ from masksmith.data.catalog import AskedTarget, Catalog
 from masksmith.data.decode.pictures import IMAGE_SUFFIXES
 from masksmith.data.description import FILE_NAME, Description, Groups, read_description
 from masksmith.data.findings import some
+from masksmith.data.layouts.band_folders import band_folders
 from masksmith.data.layouts.kaggle_rle import kaggle_rle
 from masksmith.data.layouts.object_folders import object_folders
 from masksmith.data.layouts.paired_folders import paired_folders
@@ -28,6 +29,7 @@ Layout = Callable[[Tree, Description], Catalog | None]
 LAYOUTS: dict[str, Layout] = {
     "object_folders": object_folders,
     "kaggle_rle": kaggle_rle,
+    "band_folders": band_folders,
     "paired_folders": paired_folders,
 }
 """In the order in which they are tried: of several that fit, the first is taken."""
