@@ -103,6 +103,10 @@ def _survey(reader: ImageReader, catalog: Catalog) -> _Kind:
         if (missing := reader.missing(sample, image)) is not None:
             gaps[sample.image] = int(missing.sum())
     refuse_all(problems, what="images")
+    if len(dtypes) > 1 and np.uint8 not in dtypes:
+        dtypes = {
+            np.float32
+        }  # 12 bits of one scanner are signed and those of another are not: the numbers stay
     if len(dtypes) > 1:
         names = " and ".join(sorted(np.dtype(one).name for one in dtypes))
         raise InputError(f"{reader.tree.root}: images of types {names} mixed; convert them to one type")

@@ -7,10 +7,11 @@ import numpy as np
 
 from masksmith.core.arrays import Image
 from masksmith.core.errors import InputError
+from masksmith.data.decode.dicom import SUFFIXES as DICOM_SUFFIXES
 from masksmith.data.decode.headers import PNG, SIGNATURES, TIFF, need_sane_size
 from masksmith.data.decode.tiff import decode_bands
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", *DICOM_SUFFIXES)
 
 
 def _damage(raw: bytes) -> str | None:
