@@ -97,7 +97,14 @@ def test_compete_hands_the_budget_on_and_exits_as_it_ended(monkeypatch, tmp_path
         return Result(tmp_path, "r", None, None, None, budget="1s of 20m00s", stopped=ends.pop())
 
     monkeypatch.setattr(ms, "compete", compete, raising=False)
-    asked = {"budget": "20m", "device": "cpu", "dialect": "dsb", "task": "instances", "metric": "dsb_map"}
+    asked = {
+        "budget": "20m",
+        "device": "cpu",
+        "dialect": "dsb",
+        "task": "instances",
+        "metric": "dsb_map",
+        "layout": "x",
+    }
     options = [f"--{key}={value}" for key, value in asked.items()]
     for stopped, code in ((None, 0), (130, 130), (143, 143)):
         ends.append(stopped)

@@ -3,9 +3,9 @@
 >>> import masksmith as ms
 >>> result = ms.compete("tgs-salt", out="project", overrides={"folds.train": 1})  # doctest: +SKIP
 
-The verbs are functions: ``check folds train predict tune submit report compete plan lr noise score convert example
-recipes verify vocabulary``. ``masksmith.preprocess`` holds transforms for notebooks. Importing the package imports
-neither torch nor numpy; the first verb does.
+``read`` gives the images and masks of a data folder. The verbs are functions: ``layout check folds train predict tune
+submit report compete plan lr noise score convert example recipes verify vocabulary cache``. ``masksmith.preprocess``
+holds transforms for notebooks. Importing the package imports neither torch nor numpy; the first verb does.
 """
 
 import importlib
@@ -18,15 +18,18 @@ from masksmith.core.errors import DiskFullError, DivergedError, InputError
 
 if TYPE_CHECKING:
     from masksmith import preprocess as preprocess
+    from masksmith.pipeline import cache as cache
     from masksmith.pipeline import check as check
     from masksmith.pipeline import compete as compete
     from masksmith.pipeline import convert as convert
     from masksmith.pipeline import example as example
     from masksmith.pipeline import folds as folds
+    from masksmith.pipeline import layout as layout
     from masksmith.pipeline import lr as lr
     from masksmith.pipeline import noise as noise
     from masksmith.pipeline import plan as plan
     from masksmith.pipeline import predict as predict
+    from masksmith.pipeline import read as read
     from masksmith.pipeline import recipes as recipes
     from masksmith.pipeline import report as report
     from masksmith.pipeline import score as score
@@ -41,8 +44,8 @@ torchvision_guard.install()
 __version__ = "0.1.0"
 
 _VERBS = (
-    *("check", "compete", "convert", "example", "folds", "lr", "noise", "plan", "predict"),
-    *("recipes", "report", "score", "submit", "train", "tune", "verify", "vocabulary"),
+    *("cache", "check", "compete", "convert", "example", "folds", "layout", "lr", "noise", "plan", "predict"),
+    *("read", "recipes", "report", "score", "submit", "train", "tune", "verify", "vocabulary"),
 )
 
 __all__ = ["DiskFullError", "DivergedError", "InputError", "__version__", "preprocess", *_VERBS]

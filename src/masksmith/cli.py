@@ -1,5 +1,6 @@
 """The command line: a thin shell over ``pipeline``. Nothing heavy is imported before a verb runs."""
 
+import json
 import logging
 import shutil
 import signal
@@ -53,6 +54,12 @@ Task = Annotated[
         "--task", help="binary, multiclass, multilabel or instances; default: by the masks' values."
     ),
 ]
+Layout = Annotated[
+    str | None,
+    typer.Option(
+        "--layout", help="A layout by name, or a YAML file that describes the data (see docs/layouts.md)."
+    ),
+]
 Metric = Annotated[str | None, typer.Option("--metric", "-m", help="The metric to win.")]
 Ignore = Annotated[
     list[int] | None,
@@ -75,6 +82,7 @@ def compete(
     task: Task = None,
     ignore: Ignore = None,
     metric: Metric = None,
+    layout: Layout = None,
 ) -> None:
     """Go the whole way: check, folds, train, predict, tune, submit, report."""
     result = masksmith.compete(
@@ -88,6 +96,7 @@ def compete(
         task=task,
         ignore=ignore or (),
         metric=metric,
+        layout=layout,
     )
     print(result)
     if result.stopped is not None:
@@ -108,6 +117,7 @@ def plan(
     task: Task = None,
     ignore: Ignore = None,
     metric: Metric = None,
+    layout: Layout = None,
 ) -> None:
     """Choose a recipe for a budget, with a reason beside each choice; train nothing."""
     text = masksmith.plan(
@@ -121,6 +131,7 @@ def plan(
         task=task,
         ignore=ignore or (),
         metric=metric,
+        layout=layout,
     )
     print(text, end="")
 
@@ -155,9 +166,43 @@ def check(
     dialect: Dialect = None,
     task: Task = None,
     ignore: Ignore = None,
+    layout: Layout = None,
 ) -> None:
     """Recognise the layout and say what is wrong with the data."""
-    print(masksmith.check(data, out, dialect=dialect, task=task, ignore=ignore or ()))
+    print(masksmith.check(data, out, dialect=dialect, task=task, ignore=ignore or (), layout=layout))
+
+
+@app.command()
+def layout(
+    data: Data,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    write: Annotated[
+        Path | None, typer.Option("--write", metavar="FILE", help="Write a dataset.yaml to be edited.")
+    ] = None,
+    dialect: Dialect = None,
+    task: Task = None,
+    ignore: Ignore = None,
+    layout: Layout = None,
+) -> None:
+    """Say which layout a data folder has, and why; what is read of it, and what is left out."""
+    found = masksmith.layout(
+        data, dialect=dialect, task=task, ignore=ignore or (), layout=layout, write=write
+    )
+    print(json.dumps(found.to_json(), indent=1, ensure_ascii=False) if as_json else found)
+
+
+@app.command()
+def cache(
+    project: Folder,
+    clear: Annotated[
+        bool, typer.Option("--clear", help="Remove them; they are made again when needed.")
+    ] = False,
+) -> None:
+    """Show the decoded and prepared files of a project with their sizes."""
+    files = masksmith.cache(project, clear=clear)
+    for name, size in files.items():
+        print(f"{size / 2**20:10.1f} MiB  {name}")
+    print(f"{sum(files.values()) / 2**20:10.1f} MiB  {'removed' if clear else 'in all'}")
 
 
 @app.command()

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from masksmith.recipes.describe import EnsembleSummary, RecipeSummary
     from masksmith.recipes.verify import Verdicts
     from masksmith.recipes.vocabulary import Vocabulary
+    from masksmith.steps.dataset import DataSet, LayoutReport
     from masksmith.steps.lr_test import LrFound
 
 
@@ -54,6 +55,7 @@ def check(
     dialect: str | None = None,
     task: str | None = None,
     ignore: Sequence[int] = (),
+    layout: str | Path | None = None,
 ) -> CheckReport:
     """Recognise the layout, decode everything once, and say what is wrong with the data.
 
@@ -64,6 +66,7 @@ def check(
             it, or takes the one that the project was begun with.
         task: What the masks mean: binary, multiclass, multilabel or instances. None lets their values decide.
         ignore: Values of mask files that are not judged.
+        layout: Name of a layout that is insisted on, or a file that describes the data in place of ``dataset.yaml``.
 
     Returns:
         Facts and findings; ``print`` shows them.
@@ -72,7 +75,83 @@ def check(
         InputError: The data cannot be used, or the folder holds files of others; nothing in it is touched then.
     """
     folder = None if out is None else Path(out)
-    return steps.check.check_folder(Path(data), folder, dialect=dialect, task=task, ignore=ignore)
+    return steps.check.check_folder(
+        Path(data), folder, dialect=dialect, task=task, ignore=ignore, layout=layout
+    )
+
+
+def read(
+    data: str | Path,
+    out: str | Path | None = None,
+    *,
+    dialect: str | None = None,
+    task: str | None = None,
+    ignore: Sequence[int] = (),
+    layout: str | Path | None = None,
+) -> "DataSet":
+    """Read a data folder of any known layout.
+
+    >>> import masksmith as ms
+    >>> data = ms.read("camvid")  # doctest: +SKIP
+    >>> data.train[0].image.shape, data.train[0].target.max()  # doctest: +SKIP
+
+    Args:
+        data: As for ``check``, and so are the others.
+        out: Project folder in which what is decoded is kept; None: a temporary one that lives as long as the result.
+        dialect: Of the run-lengths.
+        task: What the masks mean.
+        ignore: Values of mask files that are not judged.
+        layout: Name of a layout, or a file that describes the data.
+
+    Returns:
+        ``task``, ``classes``, ``findings`` (those of ``check``), ``train`` and ``test``: samples with ``id``,
+        ``group``, ``image`` (h, w, c) and ``target``, which are read when they are asked for.
+
+    Raises:
+        InputError: As ``check``.
+    """
+    folder = None if out is None else Path(out)
+    return steps.dataset.read_folder(
+        Path(data), folder, dialect=dialect, task=task, ignore=ignore, layout=layout
+    )
+
+
+def layout(
+    data: str | Path,
+    *,
+    dialect: str | None = None,
+    task: str | None = None,
+    ignore: Sequence[int] = (),
+    layout: str | Path | None = None,
+    write: str | Path | None = None,
+) -> "LayoutReport":
+    """Say what is recognised in a data folder, and why.
+
+    Args:
+        data: As for ``check``, and so are the others.
+        dialect: Of the run-lengths.
+        task: What the masks mean.
+        ignore: Values of mask files that are not judged.
+        layout: Name of a layout, or a file that describes the data.
+        write: File to write what was found to, as a ``dataset.yaml`` to be edited.
+
+    Raises:
+        InputError: As ``check``; the file to be written is there.
+    """
+    found = read(data, dialect=dialect, task=task, ignore=ignore, layout=layout)
+    if write is not None:
+        steps.dataset.write_description(found, Path(write))
+    return steps.dataset.describe_layout(found)
+
+
+def cache(out: str | Path, *, clear: bool = False) -> dict[str, int]:
+    """Return the bytes of each decoded or prepared file of a project; ``clear`` removes them.
+
+    The next command that needs them makes them again from the data.
+    """
+    project = Project.open(Path(out))
+    with folder_lock(project.root):
+        return project.cache_files(clear=clear)
 
 
 def folds(out: str | Path, *, recipe: str = "auto", overrides: Overrides = ()) -> Folds:
@@ -155,6 +234,7 @@ def compete(
     task: str | None = None,
     ignore: Sequence[int] = (),
     metric: str | None = None,
+    layout: str | Path | None = None,
 ) -> Result:
     """Go the whole way from a data folder to a validated submission, masks and a report.
 
@@ -177,6 +257,7 @@ def compete(
         task: As for ``check``.
         ignore: As for ``check``.
         metric: The metric to win; the same as the override ``metric=…``.
+        layout: As for ``check``.
 
     Raises:
         InputError: Data, recipe, budget or folder cannot be used; nothing already written is lost.
@@ -186,7 +267,8 @@ def compete(
     pinned, planned = dotted(overrides, device, metric), duration is not None
     asked = load_to_compete_in_budget(recipe, pinned) if planned else load_any(recipe, pinned)
     with interrupt.graceful():
-        for line in str(check(data, out, dialect=dialect, task=task, ignore=ignore)).splitlines():
+        checked = check(data, out, dialect=dialect, task=task, ignore=ignore, layout=layout)
+        for line in str(checked).splitlines():
             logger.info("%s", line)
         project = Project.open(Path(out), augment=augment)
         asked = for_data(project, asked, recipe, pinned)
@@ -207,6 +289,7 @@ def plan(
     task: str | None = None,
     ignore: Sequence[int] = (),
     metric: str | None = None,
+    layout: str | Path | None = None,
 ) -> str:
     """Choose a recipe for a budget, with a reason beside each choice; train nothing.
 
@@ -221,6 +304,7 @@ def plan(
         task: As for ``check``.
         ignore: As for ``check``.
         metric: The metric to win; the same as the override ``metric=…``.
+        layout: As for ``check``.
 
     Returns:
         The resolved recipe as YAML.
@@ -234,7 +318,7 @@ def plan(
     refuse_pseudo_labels(asked)
     with TemporaryDirectory() as folder:
         root = Path(folder) / "project" if out is None else Path(out)
-        check(data, root, dialect=dialect, task=task, ignore=ignore)
+        check(data, root, dialect=dialect, task=task, ignore=ignore, layout=layout)
         project = Project.open(root)
         single = single_for_data(project, asked, recipe, pinned)
         with steps.work.working(project):

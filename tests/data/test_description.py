@@ -16,10 +16,10 @@ def test_a_description_is_read_from_the_folder_or_a_named_file(tmp_path):
     other = tmp_path / "other.yaml"
     other.write_text("classes: {0: ground, 7: crop}\nimages: '{id}/{band}.tif'\nbands: [B02, B03]\n")
     assert read_description(tmp_path, other).names == {0: "ground", 7: "crop"}
-    with pytest.raises(InputError, match="absent.yaml: no such file; expected a description"):
+    with pytest.raises(InputError, match=r"absent\.yaml: no such file; expected a description"):
         read_description(tmp_path, tmp_path / "absent.yaml")
     other.write_bytes(b"task: \xff")
-    with pytest.raises(InputError, match="not a UTF-8 text file .byte 6"):
+    with pytest.raises(InputError, match=r"not a UTF-8 text file .byte 6"):
         read_description(tmp_path, other)
 
 

@@ -24,6 +24,6 @@ def test_ids_that_are_taken_and_refused():
     ):
         with pytest.raises(InputError, match="train.csv: .*" + message):
             check_id(name, where="train.csv")
-    with pytest.raises(InputError, match="train.csv: the name 'a/b' cannot be that of a folder"):
+    with pytest.raises(InputError, match=r"train\.csv: the name 'a/b' cannot be that of a folder"):
         check_name("a/b", where="train.csv")
     assert check_name("a", where="train.csv") == "a"

@@ -1,7 +1,7 @@
-"""A data folder seen as one tree of files, with its zip archives opened in place.
+"""A data folder seen as one tree of files, with its zip and tar archives opened in place.
 
 ``train.zip`` that holds ``images/a.png`` is seen as ``train/images/a.png``, exactly as if it had been
-unpacked; nothing is written. Where both lie there, the unpacked file is read.
+unpacked; nothing is written into the folder. Where both lie there, the unpacked file is read.
 """
 
 import copy
@@ -16,6 +16,8 @@ from pathlib import Path, PurePosixPath
 
 from masksmith.core.errors import InputError
 from masksmith.core.files import digest, file_digest
+from masksmith.data.tar import SUFFIXES as TAR_SUFFIXES
+from masksmith.data.tar import TarArchive, check_member_name, tar_suffix
 
 _NOISE = {"__macosx", "thumbs.db", "desktop.ini"}
 
@@ -29,6 +31,8 @@ _RATIO_FROM_BYTES = 2**26
 _ENCRYPTED = 0x1
 _METHODS = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}  # zipfile cannot unpack the others piece by piece
 _LOCAL_HEADER = 30  # bytes before a member's name and data
+_CLOSED = (".7z", ".rar", ".zst", ".tar.lz", ".tar.z")
+"""Archives that are not opened."""
 
 
 @dataclass(frozen=True)
@@ -46,10 +50,8 @@ def _check_members(path: Path, infos: list[zipfile.ZipInfo]) -> None:
     """
     seen: set[PurePosixPath] = set()
     for info in infos:
-        inner = PurePosixPath(info.filename.replace("\\", "/"))
         member = f"{path}: the member {info.filename!r}"
-        if not inner.parts or inner.is_absolute() or ".." in inner.parts or ":" in inner.parts[0]:
-            raise InputError(f"{member} climbs out of the archive; do not trust this file")
+        inner = check_member_name(info.filename, where=member)
         if inner in seen:
             raise InputError(f"{member} appears twice; pack the archive again with one file a name")
         seen.add(inner)
@@ -96,6 +98,11 @@ def _read_member(archive: zipfile.ZipFile, name: str) -> bytes:
     return raw
 
 
+def _archive_suffix(name: str) -> str | None:
+    """Return the ending by which a file's name is that of an archive that is opened; None where it is none."""
+    return ".zip" if name.lower().endswith(".zip") else tar_suffix(name)
+
+
 def _is_noise(path: PurePosixPath) -> bool:
     return any(part.startswith(".") or part.lower() in _NOISE for part in path.parts)
 
@@ -107,7 +114,7 @@ class Tree:
         if not root.is_dir():
             raise InputError(f"{root}: no such folder; expected a folder with the data (or its zip files)")
         self.root = root
-        self._archives: dict[Path, zipfile.ZipFile] = {}
+        self._archives: dict[Path, zipfile.ZipFile | TarArchive] = {}
         self._members: dict[str, _Member] = {}
         archives: list[Path] = []
         for path in sorted(root.rglob("*")):
@@ -118,7 +125,7 @@ class Tree:
                 raise InputError(f"{root}: the name {str(inner)!r} is not valid UTF-8; rename the file")
             if not path.resolve().is_relative_to(root.resolve()):
                 raise InputError(f"{path}: the link leads out of {root}; copy the file into the folder")
-            if path.suffix.lower() == ".zip":
+            if _archive_suffix(path.name):
                 archives.append(path)
             else:
                 self._members[str(inner)] = _Member(None, str(inner))
@@ -127,6 +134,16 @@ class Tree:
                 self._members.setdefault(logical, member)
 
     def _open(self, path: Path) -> Iterator[tuple[str, _Member]]:
+        suffix = _archive_suffix(path.name) or ""
+        names = self._open_zip(path) if suffix == ".zip" else self._open_tar(path)
+        base = PurePosixPath(path.relative_to(self.root).as_posix()[: -len(suffix)])
+        visible = [name for name in names if not _is_noise(PurePosixPath(name))]
+        if visible and all(PurePosixPath(name).parts[0] == base.name for name in visible):
+            base = base.parent  # train.zip holds train/…: one level, not two
+        for name in visible:
+            yield str(base / name.replace("\\", "/")), _Member(path, name)
+
+    def _open_zip(self, path: Path) -> list[str]:
         try:
             archive = self._archives[path] = zipfile.ZipFile(path)
         # what zipfile raises for damaged directories: bad fields, cut records, versions and names it does not know
@@ -134,13 +151,20 @@ class Tree:
             raise InputError(f"{path}: not a whole zip archive ({error}); download it again") from error
         infos = [info for info in archive.infolist() if not info.is_dir()]
         _check_members(path, infos)
-        names = [info.filename for info in infos]
-        base = PurePosixPath(path.relative_to(self.root).with_suffix("").as_posix())
-        visible = [name for name in names if not _is_noise(PurePosixPath(name))]
-        if visible and all(PurePosixPath(name).parts[0] == base.name for name in visible):
-            base = base.parent  # train.zip holds train/…: one level, not two
-        for name in visible:
-            yield str(base / name.replace("\\", "/")), _Member(path, name)
+        return [info.filename for info in infos]
+
+    def _open_tar(self, path: Path) -> list[str]:
+        archive = self._archives[path] = TarArchive(path, most=MAX_MEMBER_BYTES)
+        return archive.names
+
+    @property
+    def closed(self) -> list[str]:
+        """The archives that stay closed: those of other kinds, and those within an archive."""
+        return sorted(
+            path
+            for path, member in self._members.items()
+            if path.lower().endswith(_CLOSED) or (member.archive and _archive_suffix(path))
+        )
 
     def files(self, folder: str = "", *, suffixes: tuple[str, ...] | None = None) -> list[str]:
         """Return the logical paths directly inside ``folder``, sorted; ``suffixes`` are lower case."""
@@ -167,7 +191,7 @@ class Tree:
         """Whether a folder, an archive or a file of that logical name lies there, even an empty one."""
         return (
             (self.root / prefix).exists()
-            or (self.root / f"{prefix}.zip").exists()
+            or any((self.root / f"{prefix}{suffix}").exists() for suffix in (".zip", *TAR_SUFFIXES))
             or any(path == prefix or path.startswith(prefix + "/") for path in self._members)
         )
 
@@ -185,18 +209,32 @@ class Tree:
         try:
             if member.archive is None:
                 return (self.root / member.name).read_bytes()
-            return _read_member(self._archives[member.archive], member.name)
+            archive = self._archives[member.archive]
+            return (
+                archive.read(member.name)
+                if isinstance(archive, TarArchive)
+                else _read_member(archive, member.name)
+            )
         except (OSError, EOFError, zipfile.BadZipFile, zlib.error, RuntimeError, struct.error) as error:
             raise InputError(f"{self.root / path}: cannot be read ({error})") from error
 
     @cached_property
     def content_hash(self) -> str:
-        """A hash over the names and contents of all files (an archive's own checksums stand for its members)."""
+        """A hash over the names and contents of all files.
+
+        A zip's own checksums stand for its members, and the hash of a tar for all of its.
+        """
         parts: list[str] = []
+        whole: dict[Path, str] = {}
         for path, member in sorted(self._members.items()):
+            archive = self._archives[member.archive] if member.archive else None
             if member.archive is None:
                 parts.append(f"{path} {file_digest(self.root / member.name)}")
-            else:
-                info = self._archives[member.archive].getinfo(member.name)
+            elif isinstance(archive, zipfile.ZipFile):
+                info = archive.getinfo(member.name)
                 parts.append(f"{path} {info.file_size} {info.CRC:08x}")
+            else:
+                if member.archive not in whole:
+                    whole[member.archive] = file_digest(member.archive)
+                parts.append(f"{path} {whole[member.archive]}")
         return digest(*parts)

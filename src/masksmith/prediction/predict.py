@@ -16,7 +16,8 @@ from torch import Tensor
 
 from masksmith.core.arrays import Float, Shaped, UInt16
 from masksmith.core.progress import track
-from masksmith.data.store import Store, StoreWriter
+from masksmith.data.array_store import Images
+from masksmith.data.store import StoreWriter
 from masksmith.models.segmentation import SegmentationModel
 from masksmith.prediction.runtimes import Runtime, torch_runtime
 from masksmith.prediction.store import to_codes
@@ -56,7 +57,7 @@ class _Work:
     """
 
     def __init__(
-        self, images: Store, names: Sequence[str], size: SizeConfig, tiling: Tiling | None, *, divisor: int
+        self, images: Images, names: Sequence[str], size: SizeConfig, tiling: Tiling | None, *, divisor: int
     ) -> None:
         self.images, self.tiling = images, tiling
         self.plans = {name: self._plan_of(name, size) for name in names}
@@ -153,7 +154,7 @@ def _forward(
 def predict_parts(
     fabric: Fabric,
     model: SegmentationModel,
-    images: Store,
+    images: Images,
     names: Sequence[str],
     *,
     tta: Sequence[str],
@@ -237,7 +238,7 @@ def predict_parts(
 def predict_batches(
     fabric: Fabric,
     model: SegmentationModel,
-    images: Store,
+    images: Images,
     names: Sequence[str],
     *,
     tta: Sequence[str],
@@ -264,7 +265,7 @@ def predict_batches(
 def predict_probs(
     fabric: Fabric,
     model: SegmentationModel,
-    images: Store,
+    images: Images,
     names: Sequence[str],
     *,
     tta: Sequence[str],
@@ -278,7 +279,7 @@ def predict_probs(
 
 def write_codes(
     path: Path,
-    images: Store,
+    images: Images,
     names: Sequence[str],
     batches: Callable[..., Iterable[Sequence[tuple[str, Shaped[np.ndarray, "h w k"] | Part]]]],
     *,

@@ -11,6 +11,7 @@ import numpy as np
 
 from masksmith.core.arrays import Shaped, UInt16
 from masksmith.core.errors import InputError
+from masksmith.data.array_store import Images
 from masksmith.data.store import Store
 
 MAX_CODE = 65535
@@ -59,7 +60,7 @@ class MeanCodes:
         weights: Weight of each store, above 0; they need not sum to 1. None: equal weights.
     """
 
-    def __init__(self, stores: Sequence[Store], weights: Sequence[float] | None = None) -> None:
+    def __init__(self, stores: Sequence[Images], weights: Sequence[float] | None = None) -> None:
         self.stores = stores
         self.weights = None if weights is None or len(set(weights)) == 1 else list(weights)
         """None if all weights are equal."""
@@ -68,12 +69,12 @@ class MeanCodes:
     @property
     def ids(self) -> list[str]:
         """Ids in the order of the first store."""
-        return self.stores[0].ids
+        return list(self.stores[0])
 
     def shape(self, name: str) -> tuple[int, int, int]:
         """Return height, width and channels of an image."""
-        entry = self.stores[0].entries[name]
-        return entry.h, entry.w, entry.channels
+        first = self.stores[0]
+        return (*first.shape(name), first.channels)
 
     def __getitem__(self, name: str) -> UInt16[np.ndarray, "h w c"]:
         return self._mean(store[name] for store in self.stores)

@@ -21,7 +21,7 @@ import numpy as np
 
 from masksmith.core.arrays import Float, Int, Shaped
 from masksmith.core.config import look_up
-from masksmith.data.store import Arrays
+from masksmith.data.array_store import Images
 from masksmith.prediction.config import PredictionConfig
 from masksmith.preprocess import CV2_BORDERS, Border, SizeConfig, canvas_of, resize
 
@@ -263,7 +263,7 @@ def cut(
 class Cutter:
     """Cuts tiles out of the images of a store; of images that are resized the last one is kept, resized."""
 
-    def __init__(self, images: Arrays, size: SizeConfig) -> None:
+    def __init__(self, images: Images, size: SizeConfig) -> None:
         self.images, self.size = images, size
         self._resized: tuple[str, np.ndarray] | None = None
 

@@ -145,6 +145,8 @@ class Inputs:
     test: Store
     statistics: Statistics | None
     """None: images as they were decoded, which models normalise by fixed numbers."""
+    limits: "Limits | None" = None
+    """What became 0 and 1, of each band; None: of images as they were decoded, or each image's own."""
 
     @property
     def channels(self) -> int:
@@ -189,7 +191,8 @@ def _open(folder: Path) -> Inputs:
 
     train, test = (Store(folder / f"{name}.npy", on_damage=forget) for name in _STORES)
     facts = read_json(folder / "statistics.json")
-    return Inputs(train, test, Statistics(tuple(facts["mean"]), tuple(facts["std"])))
+    limits = (np.array(facts["low"]), np.array(facts["high"])) if "low" in facts else None
+    return Inputs(train, test, Statistics(tuple(facts["mean"]), tuple(facts["std"])), limits)
 
 
 def check_input(config: InputConfig, images: Store) -> None:
@@ -445,7 +448,7 @@ def scaling_text(config: InputConfig, dtype: np.dtype) -> str:
 
 
 @dataclass(frozen=True)
-class _Scaler:
+class Scaler:
     """From a decoded image to what a model sees."""
 
     config: InputConfig
@@ -453,6 +456,7 @@ class _Scaler:
     limits: Limits | None
 
     def __call__(self, image: Image) -> UInt16[np.ndarray, "h w k"]:
+        """Return codes of 0…1 of the bands that a model sees."""
         parts = []
         if self.bands:
             values = select(image, self.bands, no_data=self.config.no_data)
@@ -466,7 +470,7 @@ def _prepare(config: InputConfig, train: Store, test: Store, folder: Path, *, bl
     seen = _with_content(train, blank)
     bands = config.bands_of(train.channels)
     images = _measured(train, seen)
-    scaler = _Scaler(config, bands, fit_limits(config, images, bands=bands, dtype=train.dtype))
+    scaler = Scaler(config, bands, fit_limits(config, images, bands=bands, dtype=train.dtype))
     moments = _Moments(config.channels(train.channels))
     for store, name in zip((train, test), _STORES, strict=True):
         counted = set(seen) if store is train else set()
@@ -487,7 +491,7 @@ def _measured(train: Store, names: list[str]) -> Iterator[Image]:
     return (train.checked(name) for name in track(names, total=len(names), what="measuring bands"))
 
 
-def _write(store: Store, path: Path, scaler: _Scaler, moments: _Moments, counted: Collection[str]) -> None:
+def _write(store: Store, path: Path, scaler: Scaler, moments: _Moments, counted: Collection[str]) -> None:
     """Write the scaled images of a store, and count those of the training."""
     channels = scaler.config.channels(store.channels or 1)
     shapes = [(name, (*store.shape(name), channels)) for name in store]

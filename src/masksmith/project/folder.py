@@ -16,7 +16,7 @@ from masksmith.core.files import digest, no_room, read_json, remove, write_json,
 from masksmith.core.ledger import Ledger
 from masksmith.core.locks import is_leftover
 from masksmith.data.cache import VERSION as CACHE_VERSION
-from masksmith.data.cache import Cache, build_cache
+from masksmith.data.cache import Cache, build_cache, forget_cache
 from masksmith.data.catalog import AskedTarget, Catalog
 from masksmith.data.checks import constant_ids
 from masksmith.data.target import Target
@@ -88,6 +88,11 @@ class Project:
                 raise InputError(
                     f"{root}: it was begun with --task {old.asked.task} and values {old.asked.ignore} not judged, now "
                     f"{catalog.asked.task} and {catalog.asked.ignore}; choose another --out, or the same"
+                )
+            if begun and [one.id for one in old.train] != [one.id for one in catalog.train]:
+                raise InputError(
+                    f"{root}: it was begun with the layout {old.layout} ({len(old.train)} training images), now "
+                    f"{catalog.layout} ({len(catalog.train)}); choose another --out, or the same --layout"
                 )
             if old == catalog:  # an older masksmith may have kept less of the same data
                 return project
@@ -198,6 +203,23 @@ class Project:
             blank=self.blank_train,
             decoded=self.key(CACHE_VERSION),
         )
+
+    def cache_files(self, *, clear: bool = False) -> dict[str, int]:
+        """Return path within the project -> bytes of the decoded and prepared files; ``clear`` removes them."""
+        paths = sorted(path for path in self.cache_dir.rglob("*") if path.is_file())
+        found = {str(path.relative_to(self.root)): path.stat().st_size for path in paths}
+        if clear:
+            forget_cache(self.cache_dir)
+            for path in paths:
+                remove(path)
+            self._inputs.clear()
+            self.__dict__.pop("cache", None)
+        return found
+
+    @property
+    def groups(self) -> dict[str, str]:
+        """Training image -> the group that it is bound to, of those that are bound."""
+        return {sample.id: sample.group for sample in self.catalog.train if sample.group is not None}
 
     @property
     def ledger(self) -> Ledger:

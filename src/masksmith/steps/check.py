@@ -19,6 +19,7 @@ def check_folder(
     dialect: str | None,
     task: str | None = None,
     ignore: Sequence[int] = (),
+    layout: str | Path | None = None,
 ) -> CheckReport:
     """Check a data folder; ``check.json`` and the cache stay in ``out``, and nothing stays where it is None.
 
@@ -27,7 +28,8 @@ def check_folder(
     """
     if out is None:
         with tempfile.TemporaryDirectory() as folder:
-            return check_folder(data, Path(folder) / "project", dialect=dialect, task=task, ignore=ignore)
+            root = Path(folder) / "project"
+            return check_folder(data, root, dialect=dialect, task=task, ignore=ignore, layout=layout)
     refuse_foreign(out)  # before the data are read, which can take minutes
     before = Project.asked_target(out)
     catalog = read_catalog(
@@ -35,6 +37,7 @@ def check_folder(
         dialect=dialect or Project.asked_dialect(out),
         task=task or before.task,
         ignore=ignore or before.ignore,
+        layout=layout,
     )
     refuse_inside(out, catalog)
     refuse_foreign(out)

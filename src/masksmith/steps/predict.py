@@ -7,6 +7,7 @@ present ones are refused.
 from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 from lightning_fabric import Fabric
 
@@ -121,7 +122,11 @@ def codes_digest(codes: MeanCodes) -> str:
     """Return a hash of what the probabilities are."""
     weights = [] if codes.weights is None else [str(codes.weights)]
     return digest(
-        *(f"{name} {entry.crc32}" for store in codes.stores for name, entry in store.entries.items()),
+        *(
+            f"{name} {entry.crc32}"
+            for store in codes.stores
+            for name, entry in cast(Store, store).entries.items()
+        ),
         *weights,
     )
 
@@ -228,6 +233,14 @@ def chose_runtime(member: Member) -> bool:
         return False
     records = [_runtime_record(member, weights) for weights in weights_of(member)]
     return any("finding" in read_json(record) for record in records if record.exists())
+
+
+def recorded_runtime(member: Member, weights: Path) -> str:
+    """Return the runtime that a weights file of a member predicts with."""
+    record = _runtime_record(member, weights)
+    if member.run.recipe.prediction.runtime == "torch" or not record.exists():
+        return "torch"
+    return str(read_json(record)["runtime"])
 
 
 def _runtime_record(member: Member, weights: Path) -> Path:

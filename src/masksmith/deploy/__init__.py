@@ -1,0 +1,1 @@
+"""What is done with a trained model without its project: the bundle, and segmenting new images with it."""

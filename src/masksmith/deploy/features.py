@@ -1,0 +1,49 @@
+"""A few numbers of an image by which one that is unlike the training set is found."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from masksmith.core.arrays import Image
+
+MARGIN = 0.25
+"""An image is unlike the training set where a number lies further beyond its range there than this share of it."""
+
+
+def features(image: Image) -> dict[str, float]:
+    """Return size, and mean, spread and fine detail of each band; NaN does not count."""
+    step = max(1, min(image.shape[:2]) // 512)  # of a large image every few pixels
+    values = image[::step, ::step].astype(np.float32)
+    values[~np.isfinite(values)] = np.nan
+    found = {"height": float(image.shape[0]), "width": float(image.shape[1])}
+    if np.isnan(values).all():
+        return found
+    for band in range(values.shape[2]):
+        plane = values[..., band]
+        if np.isnan(plane).all():
+            continue
+        low, middle, high = np.nanpercentile(plane, (2, 50, 98))
+        found |= {f"band {band} dark": low, f"band {band} middle": middle, f"band {band} bright": high}
+        if min(plane.shape) > 1:
+            found[f"band {band} detail"] = float(np.nanmean(np.abs(np.diff(plane, axis=1))))
+    return {name: float(value) for name, value in found.items()}
+
+
+def widen(ranges: dict[str, list[float]], found: Mapping[str, float]) -> None:
+    """Widen ranges so that they hold an image's numbers."""
+    for name, value in found.items():
+        low, high = ranges.get(name, [value, value])
+        ranges[name] = [min(low, value), max(high, value)]
+
+
+def unlike(found: Mapping[str, float], ranges: Mapping[str, list[float]]) -> list[str]:
+    """Return what of an image lies far outside the training set, in words."""
+    said = []
+    for name, value in found.items():
+        if name not in ranges:
+            continue
+        low, high = ranges[name]
+        margin = MARGIN * max(high - low, 0.1 * max(abs(low), abs(high)), 1e-6)
+        if not low - margin <= value <= high + margin:
+            said.append(f"{name} {value:.4g} (training {low:.4g} to {high:.4g})")
+    return said
