@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from masksmith.core.arrays import UNJUDGED, Image, Mask, Shaped, UInt8
+from masksmith.core.arrays import IGNORE, UNJUDGED, Image, Mask, Shaped, UInt8
 from masksmith.core.errors import InputError
 from masksmith.core.files import digest, read_json, remove, write_json
 from masksmith.core.ledger import Ledger
@@ -25,6 +25,7 @@ from masksmith.data.decode.orientation import is_sideways, read_orientation
 from masksmith.data.decode.palette import decode_indices, read_palette
 from masksmith.data.decode.pictures import is_grey
 from masksmith.data.decode.reader import ImageReader
+from masksmith.data.decode.tiff import read_no_data
 from masksmith.data.dialect import differing_pixels
 from masksmith.data.findings import Finding, refuse_all
 from masksmith.data.georeference import Georeference, differing_grids, read_georeference
@@ -60,6 +61,7 @@ from masksmith.data.store import Store, StoreWriter
 from masksmith.data.target import BINARY, OBJECTS, Target
 from masksmith.data.tree import Tree
 
+LARGE_FILE = 2**28
 VERSION = "cache 6"  # of the decoded arrays: what is prepared from them counts it in
 _STORES = ("train_images", "train_masks", "test_images")
 _FINDINGS = "masks.json"
@@ -96,33 +98,46 @@ class _Kind:
     """Ids of the images that are stored turned or mirrored, as their EXIF orientation says, and are set upright."""
     as_stored: dict[str, str]
     """Path -> id of those that stay as they are stored, for so are their masks."""
+    gaps: dict[str, int]
+    """Image -> pixels in which no band has data, where there are some."""
 
 
 def _survey(reader: ImageReader, catalog: Catalog) -> _Kind:
     samples = [*catalog.train, *catalog.test]
-    coloured, dtypes, sizes, places = False, set(), {}, {}
+    coloured, dtypes, sizes, places, gaps = False, set(), {}, {}, {}
     bands: dict[int, str] = {}
     problems = []
     turns = _Turns()
     for sample in track(samples, total=len(samples), what="looking at images"):
+        height = width = empty = 0
         try:
-            image = reader.sample(sample, upright=not turns.stays(reader, sample))
+            for image in reader.rows(sample, upright=not turns.stays(reader, sample)):
+                height, width = height + image.shape[0], image.shape[1]
+                coloured = coloured or (image.shape[2] == 3 and not is_grey(image))
+                empty += 0 if (missing := reader.missing(sample, image)) is None else int(missing.sum())
+            with reader.opened(sample.image) as file:
+                place = read_georeference(file)
         except InputError as error:
             problems.append(str(error))
             continue
-        sizes[sample.image] = image.shape[:2]
+        sizes[sample.image] = height, width
         dtypes.add(image.dtype.type)
         bands.setdefault(image.shape[2], sample.image)
-        coloured = coloured or (image.shape[2] == 3 and not is_grey(image))
-        if (place := read_georeference(reader.raw(sample.image))) is not None:
+        if place is not None:
             places[sample.image] = place
+        if empty:
+            gaps[sample.image] = empty
     refuse_all(problems, what="images")
+    if len(dtypes) > 1 and np.uint8 not in dtypes:
+        dtypes = {
+            np.float32
+        }  # 12 bits of one scanner are signed and those of another are not: the numbers stay
     if len(dtypes) > 1:
         names = " and ".join(sorted(np.dtype(one).name for one in dtypes))
         raise InputError(f"{reader.tree.root}: images of types {names} mixed; convert them to one type")
     channels = _common_channels(bands, coloured=coloured, where=str(reader.tree.root))
     turns.settle(sizes)
-    return _Kind(channels, dtypes.pop(), sizes, places, list(turns.turned.values()), turns.as_stored)
+    return _Kind(channels, dtypes.pop(), sizes, places, list(turns.turned.values()), turns.as_stored, gaps)
 
 
 class _Turns:
@@ -137,6 +152,9 @@ class _Turns:
 
     def stays(self, reader: ImageReader, sample: Sample) -> bool:
         """Whether an image stays as it is stored: its mask has that size, and not the other."""
+        place = reader.tree.on_disk(sample.image) if sample.image in reader.tree else None
+        if place is not None and place.stat().st_size > LARGE_FILE:
+            return False  # a scene, which no camera turned; its bytes are not held in memory
         raw = reader.raw(sample.image)
         if read_orientation(raw) == 1:
             return False
@@ -205,8 +223,10 @@ def _write_images(path: Path, reader: ImageReader, samples: list[Sample], kind: 
     shapes = [(sample.id, (*kind.sizes[sample.image], kind.channels)) for sample in samples]
     writer = StoreWriter(path, shapes, dtype=kind.dtype)
     for sample in track(samples, total=len(samples), what=f"decoding {path.stem}"):
-        image = reader.sample(sample, upright=sample.image not in kind.as_stored)
-        writer.write(sample.id, _fit_channels(image, kind.channels))
+        first = 0
+        for rows in reader.rows(sample, upright=sample.image not in kind.as_stored):
+            writer.write_rows(sample.id, first, _fit_channels(rows, kind.channels))
+            first += len(rows)
     writer.close()
 
 
@@ -263,7 +283,8 @@ def _drawn_mask(
     place, own = kind.places.get(sample.image), read_georeference(raw)
     if place is not None and own is not None and (apart := differing_grids(place, own, size)):
         raise InputError(f"{path}: {apart}; reproject or resample the mask onto the grid of {sample.image}")
-    return _DrawnMask(levels, is_lossy(raw), palette, colours)
+    told = levels if colours else _without_no_data(levels, raw)
+    return _DrawnMask(told, is_lossy(raw), palette, colours)
 
 
 def _packed(image: Image, *, where: str) -> Shaped[np.ndarray, "h w"]:
@@ -279,6 +300,35 @@ def _packed(image: Image, *, where: str) -> Shaped[np.ndarray, "h w"]:
             f"{where}: a mask of {image.shape[2]} bands of {image.dtype}; expected one channel, or colours of 8 bits"
         )
     return pack_colours(image)
+
+
+def _without_no_data(levels: Shaped[np.ndarray, "h w"], raw: bytes) -> Shaped[np.ndarray, "h w"]:
+    """Return a mask's values with -1 where the file declares that there is no data; a declared 0 is background."""
+    declared = read_no_data(raw)
+    if declared in (None, 0, -1) or not (missing := levels == declared).any():
+        return levels
+    return np.where(missing, np.int32(UNJUDGED), levels)
+
+
+def _unjudge(reader: ImageReader, sample: Sample, mask: Shaped[np.ndarray, "h w *k"], kind: _Kind) -> None:
+    """Mark in a mask, in place, where its image has no data: it is not judged there."""
+    if sample.image in kind.gaps:
+        image = reader.sample(sample, upright=sample.image not in kind.as_stored)
+        missing = reader.missing(sample, image)
+        mask[missing] = IGNORE if mask.dtype == np.uint8 else UNJUDGED
+
+
+def _gap_findings(catalog: Catalog, kind: _Kind) -> list[Finding]:
+    with_gaps = [sample for sample in [*catalog.train, *catalog.test] if sample.image in kind.gaps]
+    if not with_gaps:
+        return []
+    pixels = sum(kind.gaps[sample.image] for sample in with_gaps)
+    total = sum(height * width for height, width in kind.sizes.values())
+    detail = (
+        f"{len(with_gaps)} images have pixels without data (NaN, or what the file declares to mean so) in every band, "
+        f"{pixels / total:.2%} of all pixels; they are not judged"
+    )
+    return [Finding("note", "pixels of no data", detail, [sample.id for sample in with_gaps])]
 
 
 def _convention(reader: ImageReader, catalog: Catalog, kind: _Kind) -> MaskConvention:
@@ -434,6 +484,7 @@ def _write_masks(path: Path, reader: ImageReader, catalog: Catalog, kind: _Kind)
         except InputError as error:
             problems.append(str(error))
             continue
+        _unjudge(reader, sample, mask, kind)
         counts.add(mask)
         writer.write(sample.id, mask)
     refuse_all(problems, what="masks")
@@ -474,6 +525,7 @@ def _write_objects(
         except InputError as error:
             problems.append(str(error))
             continue
+        _unjudge(reader, sample, objects.labels, kind)
         writer.write(sample.id, objects.labels[..., None])
         unjudged += int((objects.labels == UNJUDGED).sum())
         found[sample.id] = replace(objects, labels=np.zeros((0, 0), np.int32))  # the counts alone are kept
@@ -536,7 +588,10 @@ def build_cache(catalog: Catalog, folder: Path) -> Cache:
     kind = _survey(reader, catalog)
     _write_images(folder / "train_images.npy", reader, catalog.train, kind)
     convention = _write_masks(folder / "train_masks.npy", reader, catalog, kind)
-    convention = replace(convention, findings=[*convention.findings, *_turn_findings(kind)])
+    convention = replace(
+        convention,
+        findings=[*convention.findings, *_turn_findings(kind), *_gap_findings(catalog, kind)],
+    )
     for finding in convention.findings:
         logger.info("%s: %s: %s", finding.level, finding.title, finding.detail)
     write_json(folder / _FINDINGS, [asdict(finding) for finding in convention.findings])

@@ -3,21 +3,29 @@
 ``PATH#N`` is slice N, from 0 on, of a file of several images: a volume, a stack of pages, an array.
 """
 
-from collections.abc import Callable
+import io
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import PurePosixPath
 
 import numpy as np
 
-from masksmith.core.arrays import Image, Shaped
+from masksmith.core.arrays import Bool, Image, Shaped
 from masksmith.core.errors import InputError
 from masksmith.data.catalog import Sample
+from masksmith.data.decode.dicom import SUFFIXES as DICOM_SUFFIXES
+from masksmith.data.decode.dicom import decode_dicom, is_dicom
 from masksmith.data.decode.embedded import decode_embedded
 from masksmith.data.decode.pictures import decode_image
+from masksmith.data.decode.tiff import large_rows, read_no_data
 from masksmith.data.tree import Tree
 
 Slices = Shaped[np.ndarray, "n h w c"]
 
-STACKS: dict[str, Callable[[bytes, str], Slices]] = {".json": decode_embedded}
+STACKS: dict[str, Callable[[bytes, str], Slices]] = {
+    ".json": decode_embedded,
+    **dict.fromkeys(DICOM_SUFFIXES, decode_dicom),
+}
 """Ending of a file of several images, in lower case -> what decodes it; the second argument names it in messages."""
 
 
@@ -43,14 +51,17 @@ class ImageReader:
             self._raw = (file, self.tree.read(file))
         return self._raw[1]
 
-    def slices(self, path: str) -> Slices:
-        """Return all images of a file of several.
+    def slices(self, path: str) -> Slices | None:
+        """Return all images of a file of several, or None where it is of no such kind.
 
         Raises:
             InputError: It is damaged.
         """
         if self._slices is None or self._slices[0] != path:
-            self._slices = (path, STACKS[ending(path)](self.raw(path), path))
+            decode = STACKS.get(ending(path)) or (decode_dicom if is_dicom(self.raw(path)) else None)
+            if decode is None:
+                return None
+            self._slices = (path, decode(self.raw(path), path))
         return self._slices[1]
 
     def count(self, path: str) -> int:
@@ -59,23 +70,28 @@ class ImageReader:
         Raises:
             InputError: It is damaged.
         """
-        return len(self.slices(path)) if ending(path) in STACKS else 1
+        slices = self.slices(path)
+        return 1 if slices is None else len(slices)
 
     def image(self, path: str, *, upright: bool = True, keep_alpha: bool = False) -> Image:
         """Decode the image of a path into (h, w, c); see decode_image for its form and the options.
 
         Raises:
-            InputError: It is damaged, or there is no such slice.
+            InputError: It is damaged, there is no such slice, or there are several and none is named.
         """
-        file, _, at = path.rpartition("#") if path not in self.tree else (path, "", "0")
-        if ending(file) not in STACKS:
-            return decode_image(self.raw(path), where=path, upright=upright, keep_alpha=keep_alpha)
+        file, _, at = path.rpartition("#") if path not in self.tree else (path, "", "")
         slices = self.slices(file)
-        if int(at) >= len(slices):
+        if slices is None:
+            return decode_image(self.raw(path), where=path, upright=upright, keep_alpha=keep_alpha)
+        if not at and len(slices) > 1:
+            raise InputError(
+                f"{path}: it holds {len(slices)} images; expected one, save them as files of one each"
+            )
+        if int(at or 0) >= len(slices):
             raise InputError(
                 f"{path}: the file has {len(slices)} slices; it has changed, run the check again"
             )
-        return slices[int(at)]
+        return slices[int(at or 0)]
 
     def sample(self, sample: Sample, *, upright: bool = True) -> Image:
         """Decode the image of a sample, upright or as it is stored; the bands of several files are stacked.
@@ -93,3 +109,43 @@ class ImageReader:
                     f"{bands[0].shape[0]}x{bands[0].shape[1]} {bands[0].dtype}; expected bands of one size and type"
                 )
         return np.concatenate(bands, axis=2)
+
+    def rows(self, sample: Sample, *, upright: bool = True) -> Iterator[Image]:
+        """Decode the image of a sample, a large TIFF some rows at a time from the top, any other at once.
+
+        Raises:
+            InputError: As ``sample``.
+        """
+        plain = sample.bands is None and sample.image in self.tree
+        path = self.tree.on_disk(sample.image) if plain else None
+        found = None if path is None else large_rows(path, where=sample.image)
+        if found is None:
+            yield self.sample(sample, upright=upright)
+        else:
+            yield from found
+
+    @contextmanager
+    def opened(self, path: str) -> Iterator[io.BytesIO | io.BufferedReader]:
+        """Open the file of an image: on the disk, unless it is in memory or in an archive."""
+        file = path if path in self.tree else path.rpartition("#")[0]
+        place = self.tree.on_disk(file)
+        if self._raw[0] == file or place is None:
+            yield io.BytesIO(self.raw(file))
+        else:
+            with place.open("rb") as there:
+                yield there
+
+    def missing(self, sample: Sample, image: Image) -> Bool[np.ndarray, "h w"] | None:
+        """Return where no band of a sample's decoded image has data, None where every pixel has some.
+
+        No data is NaN, or in whole numbers the value that the file itself declares to mean so.
+        """
+        declared: float | None = np.nan
+        if image.dtype.kind != "f":
+            with self.opened(sample.image) as file:
+                declared = read_no_data(file)
+        if declared is None:
+            return None
+        gaps = np.isnan(image) if np.isnan(declared) else image == declared
+        found = gaps.all(axis=2)
+        return found if found.any() else None

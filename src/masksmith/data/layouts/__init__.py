@@ -16,10 +16,12 @@ from masksmith.data.catalog import AskedTarget, Catalog
 from masksmith.data.decode.pictures import IMAGE_SUFFIXES
 from masksmith.data.description import FILE_NAME, Description, Groups, read_description
 from masksmith.data.findings import Finding, some
+from masksmith.data.layouts.band_folders import band_folders
 from masksmith.data.layouts.cityscapes import cityscapes
 from masksmith.data.layouts.coco import coco
 from masksmith.data.layouts.cvat import cvat
 from masksmith.data.layouts.described import described
+from masksmith.data.layouts.dicom_series import dicom_series, group_by_patient
 from masksmith.data.layouts.kaggle_rle import kaggle_rle
 from masksmith.data.layouts.label_studio import label_studio
 from masksmith.data.layouts.labelme import labelme
@@ -37,6 +39,7 @@ Layout = Callable[[Tree, Description], Catalog | None]
 
 LAYOUTS: dict[str, Layout] = {
     "described": described,
+    "dicom_series": dicom_series,
     "object_folders": object_folders,
     "path_table": path_table,
     "kaggle_rle": kaggle_rle,
@@ -48,6 +51,7 @@ LAYOUTS: dict[str, Layout] = {
     "label_studio": label_studio,
     "via": via,
     "yolo": yolo,
+    "band_folders": band_folders,
     "paired_folders": paired_folders,
 }
 """In the order in which they are tried: of several that fit, the first is taken."""
@@ -91,6 +95,7 @@ def read_catalog(
     catalog = _recognise(tree, said)
     if catalog is None:
         raise _nothing_found(tree)
+    catalog = group_by_patient(tree, catalog)
     known = catalog.asked
     _check_task(said.task, catalog, root)
     asked = AskedTarget(
