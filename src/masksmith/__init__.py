@@ -5,7 +5,8 @@
 
 ``read`` gives the images and masks of a data folder. The verbs are functions: ``layout check folds train predict tune
 submit report compete plan lr noise score convert example recipes verify vocabulary cache clean doctor
-bundle apply``; ``load`` opens a bundle. ``masksmith.preprocess``
+bundle
+apply pack``; ``load`` opens a bundle. ``masksmith.preprocess``
 holds transforms for notebooks. Importing the package imports neither torch nor numpy; the first verb does.
 """
 
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from masksmith.pipeline import load as load
     from masksmith.pipeline import lr as lr
     from masksmith.pipeline import noise as noise
+    from masksmith.pipeline import pack as pack
     from masksmith.pipeline import plan as plan
     from masksmith.pipeline import predict as predict
     from masksmith.pipeline import read as read
@@ -64,6 +66,7 @@ _VERBS = (
     "load",
     "lr",
     "noise",
+    "pack",
     "plan",
     "predict",
     "read",

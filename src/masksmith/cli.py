@@ -242,6 +242,15 @@ def apply(
 
 
 @app.command()
+def pack(
+    model: Annotated[Path, typer.Argument(help="What `masksmith bundle` made.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The zip file.")],
+) -> None:
+    """Write a zip for code competitions: model, code and a script that needs no network."""
+    print(masksmith.pack(model, out))
+
+
+@app.command()
 def clean(
     project: Folder,
     remove: Annotated[

@@ -43,6 +43,7 @@ from masksmith.submission.validate import Verdict, validate_submission
 if TYPE_CHECKING:
     from masksmith.deploy.apply import Applied
     from masksmith.deploy.bundle import Bundle
+    from masksmith.deploy.pack import Packed
     from masksmith.deploy.segmenter import Segmenter
     from masksmith.models.convert import Converted
     from masksmith.recipes.describe import EnsembleSummary, RecipeSummary
@@ -237,6 +238,21 @@ def apply(
     numbers = None if table is None else read_scalars(Path(table), segmenter.scalars)
     with interrupt.graceful():
         return apply_model(segmenter, given, Path(out), overlays=overlay, table=numbers)
+
+
+def pack(model: str | Path, out: str | Path) -> "Packed":
+    """Write what a code competition takes: a zip with model, code and a script that needs no network.
+
+    Args:
+        model: What ``bundle`` made.
+        out: The zip file.
+
+    Raises:
+        InputError: No such model, or a name that does not end in ``.zip``.
+    """
+    from masksmith.deploy.pack import pack_model
+
+    return pack_model(Path(model), Path(out))
 
 
 def cache(out: str | Path, *, clear: bool = False) -> dict[str, int]:

@@ -15,6 +15,7 @@ from masksmith.data.layouts import read_catalog
 from masksmith.data.table import MAX_CELL, parse_table
 from masksmith.data.tree import Tree
 from masksmith.project.folder import Project
+from tests.data.test_catalog import paired
 
 
 def packed(path, members, method=zipfile.ZIP_DEFLATED):
@@ -123,8 +124,14 @@ def test_an_archive_in_an_archive_stays_closed(tmp_path):
     inner = packed(tmp_path / "inner.zip", [("images/a.png", png())])
     packed(tmp_path / "data" / "outer.zip", [("inner.zip", inner.read_bytes())])
     assert Tree(tmp_path / "data").folders == ["outer"]
-    with pytest.raises(InputError, match="no images"):
+    with pytest.raises(
+        InputError, match=r"1 archives that are not opened: outer/inner\.zip; unpack them first"
+    ):
         read_catalog(tmp_path / "data")
+    paired(tmp_path / "data")
+    (tmp_path / "data" / "more.7z").write_bytes(b"7z")
+    found = read_catalog(tmp_path / "data").left_out
+    assert found == ["2 archives that are not opened: more.7z, outer/inner.zip; unpack them"]
 
 
 def test_a_link_in_an_archive_is_a_text(tmp_path):

@@ -102,6 +102,8 @@ class SubmissionFormat:
     """Column of the label in such rows; empty where the id's cell has it behind the id."""
     columns: list[str] = field(default_factory=list)
     """Of such rows, in the judge's order; empty: as they are named above."""
+    wide: dict[str, str] = field(default_factory=dict)
+    """Label -> its column, where each has one: then the rows of an image are one row, and ``columns`` its header."""
 
     @property
     def label_header(self) -> list[str]:

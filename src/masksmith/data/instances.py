@@ -22,7 +22,7 @@ from masksmith.core.errors import InputError
 from masksmith.data.decode.pictures import decode_image, is_grey
 from masksmith.data.findings import Finding, refuse_all, some
 from masksmith.data.masks import THRESHOLD, is_lossy
-from masksmith.data.rle import DIALECTS, NO_RUNS, Runs, check_runs, label_runs
+from masksmith.data.rle import DIALECTS, Runs, check_runs, is_empty, label_runs
 
 MAX_PNG_LABEL = 65534
 """Most objects of a label image of 16 bits: 65535 is what is not judged (see metrics.objects)."""
@@ -104,7 +104,7 @@ def objects_of_rows(texts: Sequence[str], *, shape: tuple[int, int], dialect: st
     """
     how = look_up(DIALECTS, dialect, where="dialect")
     rows = [(f"{where}, row {number}", text) for number, text in enumerate(texts, start=1)]
-    told = [(name, text) for name, text in rows if text.strip() not in NO_RUNS]
+    told = [(name, text) for name, text in rows if not is_empty(text)]
 
     def spots(name: str, text: str) -> Spots:
         runs = how.read(text, where=name)

@@ -13,21 +13,21 @@ import tarfile
 import tempfile
 import weakref
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO
 
 from masksmith.core.errors import InputError
 
-SUFFIXES: dict[str, Callable[[Path], IO[bytes]] | None] = {
+SUFFIXES: dict[str, type[gzip.GzipFile | bz2.BZ2File | lzma.LZMAFile] | None] = {
     ".tar": None,
-    ".tar.gz": gzip.open,
-    ".tgz": gzip.open,
-    ".tar.bz2": bz2.open,
-    ".tbz2": bz2.open,
-    ".tar.xz": lzma.open,
-    ".txz": lzma.open,
+    ".tar.gz": gzip.GzipFile,
+    ".tgz": gzip.GzipFile,
+    ".tar.bz2": bz2.BZ2File,
+    ".tbz2": bz2.BZ2File,
+    ".tar.xz": lzma.LZMAFile,
+    ".txz": lzma.LZMAFile,
 }
 """Ending of an archive's name in lower case -> how it is unpacked; None: it is not compressed."""
 MAX_UNPACKED_BYTES = 2**37

@@ -16,14 +16,18 @@ from masksmith.data.catalog import AskedTarget, Catalog
 from masksmith.data.decode.pictures import IMAGE_SUFFIXES
 from masksmith.data.description import FILE_NAME, Description, Groups, read_description
 from masksmith.data.findings import Finding, some
+from masksmith.data.layouts.cityscapes import cityscapes
 from masksmith.data.layouts.coco import coco
 from masksmith.data.layouts.cvat import cvat
+from masksmith.data.layouts.described import described
 from masksmith.data.layouts.kaggle_rle import kaggle_rle
 from masksmith.data.layouts.label_studio import label_studio
 from masksmith.data.layouts.labelme import labelme
 from masksmith.data.layouts.object_folders import object_folders
 from masksmith.data.layouts.paired_folders import paired_folders
+from masksmith.data.layouts.path_table import path_table
 from masksmith.data.layouts.via import via
+from masksmith.data.layouts.voc import voc
 from masksmith.data.layouts.yolo import yolo
 from masksmith.data.rle import DIALECTS
 from masksmith.data.target import TASKS, Task
@@ -32,8 +36,12 @@ from masksmith.data.tree import Tree
 Layout = Callable[[Tree, Description], Catalog | None]
 
 LAYOUTS: dict[str, Layout] = {
+    "described": described,
     "object_folders": object_folders,
+    "path_table": path_table,
     "kaggle_rle": kaggle_rle,
+    "cityscapes": cityscapes,
+    "voc": voc,
     "coco": coco,
     "labelme": labelme,
     "cvat": cvat,
@@ -91,7 +99,14 @@ def read_catalog(
         known.names | said.names,
         said.colours or known.colours,
     )
-    return with_groups(replace(catalog, asked=asked), said.groups)
+    left_out = catalog.left_out + closed_archives(tree)
+    return with_groups(replace(catalog, asked=asked, left_out=left_out), said.groups)
+
+
+def closed_archives(tree: Tree) -> list[str]:
+    """Return which archives were not opened, in words."""
+    paths = tree.closed
+    return [f"{len(paths)} archives that are not opened: {some(paths)}; unpack them"] if paths else []
 
 
 def _what_is_said(root: Path, layout: str | Path | None) -> Description:
@@ -165,6 +180,8 @@ def with_groups(catalog: Catalog, groups: Groups | None) -> Catalog:
 
 def _nothing_found(tree: Tree) -> InputError:
     root = tree.root
+    if closed := closed_archives(tree):
+        return InputError(f"{root}: no layout is known; {closed[0]} first")
     images = [path for folder in tree.folders for path in tree.files(folder, suffixes=IMAGE_SUFFIXES)]
     if not tree.folders:
         return InputError(
