@@ -164,7 +164,7 @@ class _Turns:
 
 
 def _drawn_size(reader: ImageReader, sample: Sample) -> tuple[int, int] | None:
-    """Return the size of a sample's mask, or of the image as the file of its shapes states it; None where none tells."""
+    """Return the size of a sample's mask, or what the file of its shapes states; None where neither tells."""
     if sample.drawn_hw is not None:
         return sample.drawn_hw[0], sample.drawn_hw[1]
     mask = sample.mask or next(iter((sample.label_masks or {}).values()), None)
