@@ -159,12 +159,12 @@ class _Turns:
         if read_orientation(raw) == 1:
             return False
         stored = image_size(raw)
-        mask = sample.mask or next(iter((sample.label_masks or {}).values()), None)
+        drawn = _drawn_size(reader, sample)
         if is_sideways(raw):
             self._sideways.add(sample.image)
-        if mask is None or stored is None or stored[0] == stored[1] or not is_sideways(raw):
+        if drawn is None or stored is None or stored[0] == stored[1] or not is_sideways(raw):
             self._open.add(sample.image)
-        elif _size_of(reader, mask) == stored:
+        elif drawn == stored:
             self._votes += 1
             self.as_stored[sample.image] = sample.id
             return True
@@ -179,6 +179,14 @@ class _Turns:
             self.as_stored[path] = self.turned.pop(path)
             if path in self._sideways and path in sizes:
                 sizes[path] = sizes[path][::-1]
+
+
+def _drawn_size(reader: ImageReader, sample: Sample) -> tuple[int, int] | None:
+    """Return the size of a sample's mask, or what the file of its shapes states; None where neither tells."""
+    if sample.drawn_hw is not None:
+        return sample.drawn_hw[0], sample.drawn_hw[1]
+    mask = sample.mask or next(iter((sample.label_masks or {}).values()), None)
+    return None if mask is None else _size_of(reader, mask)
 
 
 def _size_of(reader: ImageReader, path: str) -> tuple[int, int] | None:
