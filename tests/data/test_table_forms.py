@@ -80,7 +80,7 @@ def parquet_bytes(columns):
     from pyarrow import parquet
 
     file = io.BytesIO()
-    parquet.write_table(pyarrow.table(columns), file)
+    parquet.write_table(pyarrow.table(columns) if isinstance(columns, dict) else columns, file)
     return file.getvalue()
 
 
@@ -110,6 +110,11 @@ def test_packed_tables_and_parquet(tmp_path, monkeypatch):
     (root / "train.csv.gz").write_bytes(gzip.compress(raw)[:-9])
     with pytest.raises(InputError, match=r"train\.csv\.gz: cannot be unpacked \(.*\); download it again"):
         parse_table(gzip.compress(raw)[:-9], where="train.csv.gz")
+    import pyarrow
+
+    twice = pyarrow.Table.from_arrays([pyarrow.array(["a"])] * 2, names=["id", "id"])
+    with pytest.raises(InputError, match=r"t\.parquet: "):
+        parse_table(parquet_bytes(twice), where="t.parquet")
     with pytest.raises(InputError, match=r"no columns of texts or numbers"):
         parse_table(parquet_bytes({"l": [[1]]}), where="t.parquet")
     monkeypatch.setattr(table, "MAX_BYTES", 10)

@@ -119,7 +119,9 @@ def runs_to_mask(runs: Runs, *, shape: tuple[int, int], where: str, order: Order
 
 def _numbers(text: str, *, where: str) -> Runs:
     parts = text.split()
-    for part in parts:
+    digits = "".join(parts)
+    are_plain = digits.isascii() and digits.isdigit() and max(map(len, parts)) <= _MAX_DIGITS
+    for part in () if are_plain else parts:
         if not _WHOLE.fullmatch(part):
             raise InputError(
                 f"{where}: {part!r} is not a whole number; expected 'start length start length …'"
@@ -128,7 +130,7 @@ def _numbers(text: str, *, where: str) -> Runs:
             raise InputError(
                 f"{where}: the number {part[:20]}… has {len(part)} digits; no image has that many pixels"
             )
-    values = np.array([int(part) for part in parts], np.int64)
+    values = np.array(list(map(int, parts)), np.int64)
     if len(values) % 2:
         raise InputError(
             f"{where}: {len(values)} run values, an odd number; expected pairs of start and length"
