@@ -168,7 +168,7 @@ class Tree:
         # what zipfile raises for damaged directories: bad fields, cut records, versions and names it does not know
         except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, struct.error) as error:
             raise InputError(f"{path}: not a whole zip archive ({error}); download it again") from error
-        infos = [info for info in archive.infolist() if not info.is_dir()]
+        infos = [info for info in archive.infolist() if not info.filename.endswith("/")]
         _check_members(path, infos)
         return [info.filename for info in infos]
 
