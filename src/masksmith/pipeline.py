@@ -43,6 +43,7 @@ from masksmith.submission.validate import Verdict, validate_submission
 if TYPE_CHECKING:
     from masksmith.deploy.apply import Applied
     from masksmith.deploy.bundle import Bundle
+    from masksmith.deploy.pack import Packed
     from masksmith.deploy.segmenter import Segmenter
     from masksmith.models.convert import Converted
     from masksmith.recipes.describe import EnsembleSummary, RecipeSummary
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
     from masksmith.recipes.vocabulary import Vocabulary
     from masksmith.steps.bundle import Bundled
     from masksmith.steps.dataset import DataSet, LayoutReport
+    from masksmith.steps.doctor import Line
     from masksmith.steps.lr_test import LrFound
 
 
@@ -238,6 +240,21 @@ def apply(
         return apply_model(segmenter, given, Path(out), overlays=overlay, table=numbers)
 
 
+def pack(model: str | Path, out: str | Path) -> "Packed":
+    """Write what a code competition takes: a zip with model, code and a script that needs no network.
+
+    Args:
+        model: What ``bundle`` made.
+        out: The zip file.
+
+    Raises:
+        InputError: No such model, or a name that does not end in ``.zip``.
+    """
+    from masksmith.deploy.pack import pack_model
+
+    return pack_model(Path(model), Path(out))
+
+
 def cache(out: str | Path, *, clear: bool = False) -> dict[str, int]:
     """Return the bytes of each decoded or prepared file of a project; ``clear`` removes them.
 
@@ -246,6 +263,30 @@ def cache(out: str | Path, *, clear: bool = False) -> dict[str, int]:
     project = Project.open(Path(out))
     with folder_lock(project.root):
         return project.cache_files(clear=clear)
+
+
+def clean(out: str | Path, *, remove: Sequence[str] = ()) -> dict[str, int]:
+    """Return the bytes that could be freed in a project, and free those that are named.
+
+    Args:
+        out: Project folder.
+        remove: ``cache`` (decoded images, made again from the data), ``runs`` (those that the present submission is not
+            made of) and ``submissions`` (earlier ones).
+
+    Returns:
+        Kind -> bytes.
+
+    Raises:
+        InputError: An unknown kind.
+    """
+    project = Project.open(Path(out))
+    with folder_lock(project.root):
+        return steps.clean.clean_project(project, remove)
+
+
+def doctor(out: str | Path = ".") -> list["Line"]:
+    """Return what this machine can do and what is within reach, a line each; ``out``: where a project would lie."""
+    return steps.doctor.look(Path(out))
 
 
 def folds(out: str | Path, *, recipe: str = "auto", overrides: Overrides = ()) -> Folds:

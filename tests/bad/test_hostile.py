@@ -126,7 +126,7 @@ def test_members_without_a_name_or_with_one_that_is_no_utf8(tmp_path):
     path.write_bytes(raw.replace("ü".encode(), b"\xff\xff", 1))  # in the local header alone
     with pytest.raises(InputError, match=r"a/ü\.csv: cannot be read \('utf-8' codec can't decode byte 0xff"):
         Tree(tmp_path).read("a/ü.csv")
-    path.write_bytes(raw.replace(b"\xc3\xbc.csv", b"\0\xbc.csv"))
+    path.write_bytes(raw.replace(b"\xc3\xbc.csv", b"\0i.csv"))
     with pytest.raises(InputError, match=r"a\.zip: the member '' climbs out of the archive"):
         Tree(tmp_path)
 

@@ -16,19 +16,19 @@ In this package a mask's runs are an int array of shape (n, 2): 0-based start an
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import cv2
 import numpy as np
 
-from masksmith.core.arrays import Int, Labels, Mask
+from masksmith.core.arrays import Int, Labels, Mask, UInt8, row_bands
 from masksmith.core.config import look_up
 from masksmith.core.errors import InputError
 
 _WHOLE = re.compile(r"-?[0-9]+")
-_BAND = 1 << 22  # pixels of a mask that are looked at together
+_PART = re.compile(r"\S+")
 _MAX_DIGITS = 12  # 10^12 pixels are more than any image has; sums of such numbers stay exact
 
 Runs = Int[np.ndarray, "n 2"]
@@ -48,9 +48,8 @@ def mask_to_runs(mask: Mask, *, order: Order = "F") -> Runs:
     edges: list[Int[np.ndarray, " edges"]] = []
     before, at = False, 0
     lines = mask.T if order == "F" else mask
-    step = max(1, _BAND // max(1, lines.shape[1]))
-    for first in range(0, len(lines), step):  # a large mask in bands, which are small beside it
-        flat = np.ravel(lines[first : first + step] != 0)
+    for rows in row_bands(lines.shape):
+        flat = np.ravel(lines[rows] != 0)
         edges.append(np.flatnonzero(np.diff(flat, prepend=before)) + at)
         before, at = bool(flat[-1]), at + flat.size
     every = np.concatenate([*edges, [at] if before else []]).astype(np.int64)
@@ -112,16 +111,34 @@ def runs_to_mask(runs: Runs, *, shape: tuple[int, int], where: str, order: Order
     """Paint runs into a mask of 0 and 1; the arguments and errors are those of check_runs."""
     check_runs(runs, shape=shape, where=where)
     flat = np.zeros(shape[0] * shape[1], np.uint8)
-    for start, length in runs:
-        flat[start : start + length] = 1
+    paint_runs(flat, runs)
     return flat.reshape(shape, order=order)
 
 
+def paint_runs(flat: UInt8[np.ndarray, " pixels"], runs: Runs, number: int = 1) -> int:
+    """Set the pixels of runs to a number, and return how many of them were not 0 before; see check_runs."""
+    before = 0
+    starts, lengths = runs.T
+    for start, length in zip(starts.data, lengths.data, strict=True):  # a list takes 140 bytes a run
+        run = flat[start : start + length]
+        before += int(np.count_nonzero(run))
+        run[:] = number
+    return before
+
+
 def _numbers(text: str, *, where: str) -> Runs:
-    parts = text.split()
-    digits = "".join(parts)
-    are_plain = digits.isascii() and digits.isdigit() and max(map(len, parts)) <= _MAX_DIGITS
-    for part in () if are_plain else parts:
+    values = np.fromiter(_whole_numbers(text, where=where), np.int64)
+    if len(values) % 2:
+        raise InputError(
+            f"{where}: {len(values)} run values, an odd number; expected pairs of start and length"
+        )
+    return values.reshape(-1, 2)
+
+
+def _whole_numbers(text: str, *, where: str) -> Iterator[int]:
+    """Yield the numbers of a text, which may be many."""
+    for found in _PART.finditer(text):
+        part = found.group()
         if not _WHOLE.fullmatch(part):
             raise InputError(
                 f"{where}: {part!r} is not a whole number; expected 'start length start length …'"
@@ -130,12 +147,7 @@ def _numbers(text: str, *, where: str) -> Runs:
             raise InputError(
                 f"{where}: the number {part[:20]}… has {len(part)} digits; no image has that many pixels"
             )
-    values = np.array(list(map(int, parts)), np.int64)
-    if len(values) % 2:
-        raise InputError(
-            f"{where}: {len(values)} run values, an odd number; expected pairs of start and length"
-        )
-    return values.reshape(-1, 2)
+        yield int(part)
 
 
 def _read_tgs(text: str, *, where: str) -> Runs:

@@ -18,6 +18,7 @@ RLE_COLUMNS = ("rle_mask", "encodedpixels", "rle", "mask_rle", "annotation", "se
 CLASS_COLUMNS = ("classid", "class_id")
 LOOSE_CLASS_COLUMNS = ("class", "label", "category")
 """Names of a column of classes only where images have several rows: otherwise it says something of the image."""
+_MOST_LOOKED_AT = 2**16
 _LONG = 6
 """Numbers of three runs: no box has so many."""
 _WIDE_WORDS = {"rle", "mask", "masks", "encodedpixels", "encoded", "pixels", "runs", "segmentation"}
@@ -81,7 +82,10 @@ class _Cells(NamedTuple):
 
 
 def _count_numbers(cell: str) -> int:
-    """Return how many whole numbers a cell holds, 0 where it holds anything else."""
+    """Return how many whole numbers a cell holds, 0 where it holds anything else; of a long one the first."""
+    if len(cell) > _MOST_LOOKED_AT:  # the parts of a huge text take much memory
+        count = _count_numbers(cell[:_MOST_LOOKED_AT].rpartition(" ")[0])
+        return count - count % 2
     parts = cell.split()
     digits = "".join(parts)
     return len(parts) if digits.isascii() and digits.isdigit() else 0

@@ -66,7 +66,9 @@ def check_member_name(name: str, *, where: str) -> PurePosixPath:
     if not inner.parts or inner.is_absolute() or ".." in inner.parts or ":" in inner.parts[0]:
         raise InputError(f"{where} climbs out of the archive; do not trust this file")
     if any("\ud800" <= sign <= "\udfff" for sign in name):
-        raise InputError(f"{where} has a name that is not valid UTF-8; unpack the archive and rename the file")
+        raise InputError(
+            f"{where} has a name that is not valid UTF-8; unpack the archive and rename the file"
+        )
     return inner
 
 

@@ -193,6 +193,17 @@ class Tree:
             if suffixes is None or PurePosixPath(path).suffix.lower() in suffixes
         ]
 
+    def every(self, *suffixes: str) -> list[str]:
+        """Return the logical paths of all files with these endings (lower case), sorted."""
+        return sorted(path for suffix in suffixes for path in self._by_suffix.get(suffix, ()))
+
+    @cached_property
+    def _by_suffix(self) -> dict[str, list[str]]:
+        found: dict[str, list[str]] = {}
+        for path in self._members:
+            found.setdefault(PurePosixPath(path).suffix.lower(), []).append(path)
+        return found
+
     @cached_property
     def _folders(self) -> dict[str, list[str]]:
         folders: dict[str, list[str]] = {}
@@ -234,7 +245,15 @@ class Tree:
                 if isinstance(archive, TarArchive)
                 else _read_member(archive, member.name)
             )
-        except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error, RuntimeError, struct.error) as error:
+        except (
+            OSError,
+            EOFError,
+            ValueError,
+            zipfile.BadZipFile,
+            zlib.error,
+            RuntimeError,
+            struct.error,
+        ) as error:
             raise InputError(f"{self.root / path}: cannot be read ({error})") from error
 
     def version(self, path: str) -> str:

@@ -247,11 +247,11 @@ class Project:
     def metric_groups(self, recipe: AnyRecipe, names: Sequence[str]) -> Shaped[np.ndarray, " n"]:
         """Return the group of each image for a metric that averages over groups: its value of ``folds.group_by``.
 
-        Without a column, and for groups of similar images, it is the group of ``folds.csv``. That one may join several
-        values of a column, because identical images are in one group.
+        Without a column, and for groups of similar or neighbouring images, it is the group of ``folds.csv``. That one
+        may join several values of a column, because identical images are in one group.
         """
         column = recipe.folds.group_by
-        if column is None or recipe.folds.similar_count is not None:
+        if column is None or not recipe.folds.has_column:
             return self.folds.groups(names)
         values = group_values(self.catalog.train, column)
         return np.array([values[name] for name in names])

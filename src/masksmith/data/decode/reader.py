@@ -11,12 +11,13 @@ import numpy as np
 from masksmith.core.arrays import Image, Shaped
 from masksmith.core.errors import InputError
 from masksmith.data.catalog import Sample
+from masksmith.data.decode.embedded import decode_embedded
 from masksmith.data.decode.pictures import decode_image
 from masksmith.data.tree import Tree
 
 Slices = Shaped[np.ndarray, "n h w c"]
 
-STACKS: dict[str, Callable[[bytes, str], Slices]] = {}
+STACKS: dict[str, Callable[[bytes, str], Slices]] = {".json": decode_embedded}
 """Ending of a file of several images, in lower case -> what decodes it; the second argument names it in messages."""
 
 
@@ -60,15 +61,15 @@ class ImageReader:
         """
         return len(self.slices(path)) if ending(path) in STACKS else 1
 
-    def image(self, path: str) -> Image:
-        """Decode the image of a path into (h, w, c); see decode_image for its form.
+    def image(self, path: str, *, upright: bool = True, keep_alpha: bool = False) -> Image:
+        """Decode the image of a path into (h, w, c); see decode_image for its form and the options.
 
         Raises:
             InputError: It is damaged, or there is no such slice.
         """
         file, _, at = path.rpartition("#") if path not in self.tree else (path, "", "0")
         if ending(file) not in STACKS:
-            return decode_image(self.raw(path), where=path)
+            return decode_image(self.raw(path), where=path, upright=upright, keep_alpha=keep_alpha)
         slices = self.slices(file)
         if int(at) >= len(slices):
             raise InputError(
@@ -76,15 +77,15 @@ class ImageReader:
             )
         return slices[int(at)]
 
-    def sample(self, sample: Sample) -> Image:
-        """Decode the image of a sample; the bands of several files are stacked.
+    def sample(self, sample: Sample, *, upright: bool = True) -> Image:
+        """Decode the image of a sample, upright or as it is stored; the bands of several files are stacked.
 
         Raises:
             InputError: A file is damaged, or two bands are of different sizes or types.
         """
         if sample.bands is None:
-            return self.image(sample.image)
-        bands = [self.image(path) for path in sample.bands]
+            return self.image(sample.image, upright=upright)
+        bands = [self.image(path, upright=upright) for path in sample.bands]
         for path, band in zip(sample.bands, bands, strict=True):
             if (band.shape[:2], band.dtype) != (bands[0].shape[:2], bands[0].dtype):
                 raise InputError(
