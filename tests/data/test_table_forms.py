@@ -259,6 +259,25 @@ def test_cells_that_are_no_run_lengths(tmp_path):
             read_catalog(root)
 
 
+def test_what_keeps_masks_and_images_from_being_found_is_named(tmp_path):
+    root = download(tmp_path / "data", rows=told(truth(), "tgs"))
+    raw = (root / "train.csv").read_bytes()
+    (root / "train.csv").write_bytes(raw + "größe,1 1\n".encode("latin-1"))
+    with pytest.raises(
+        InputError, match=r"tables cannot be read: train\.csv: not a UTF-8 text file \(byte \d+\)"
+    ):
+        read_catalog(root)
+    with zipfile.ZipFile(tmp_path / "all.zip", "w") as archive:  # a contest's download as a whole
+        archive.writestr("train.csv", raw)
+        archive.writestr("train.zip", b"x")
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "all.zip").rename(tmp_path / "whole" / "all.zip")
+    with pytest.raises(
+        InputError, match=r"all/train\.csv has run-lengths of 8: .*; unpack all/train\.zip first"
+    ):
+        read_catalog(tmp_path / "whole")
+
+
 def test_masks_of_the_first_pixel_are_said(tmp_path):
     rows = [*told(truth(), "tgs"), ("b0", "1 1"), ("b1", "1 1")]
     (found,) = read_catalog(download(tmp_path, rows=rows)).findings
