@@ -32,6 +32,7 @@ from masksmith.data.layouts.via import via
 from masksmith.data.layouts.voc import voc
 from masksmith.data.layouts.yolo import yolo
 from masksmith.data.rle import DIALECTS
+from masksmith.data.side_tables import read_tables
 from masksmith.data.target import TASKS, Task
 from masksmith.data.tree import Tree
 
@@ -187,6 +188,10 @@ def _nothing_found(tree: Tree) -> InputError:
     root = tree.root
     if closed := closed_archives(tree):
         return InputError(f"{root}: no layout is known; {closed[0]} first")
+    if errors := read_tables(tree)[1]:
+        return InputError(
+            f"{root}: no layout is known, and tables cannot be read: {some(list(errors.values()), apart='; ')}"
+        )
     images = [path for folder in tree.folders for path in tree.files(folder, suffixes=IMAGE_SUFFIXES)]
     if not tree.folders:
         return InputError(
