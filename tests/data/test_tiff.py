@@ -65,10 +65,11 @@ def test_pictures_are_read_as_before():
     rgb, grey = numbers(np.uint8, (9, 7, 3)), numbers(np.uint16, (9, 7))
     same(tiff(rgb, photometric="rgb"), rgb)
     same(tiff(grey), grey[..., None])
-    alpha = np.concatenate([rgb, np.full((9, 7, 1), 255, np.uint8)], axis=2)
+    alpha = np.concatenate([rgb, grey[..., None].astype(np.uint8)], axis=2)
     raw = tiff(alpha, photometric="rgb", extrasamples=["unassalpha"])
     same(raw, rgb)
-    assert decode_tiff.decode_bands(raw, where="a.tif") is None
+    np.testing.assert_array_equal(decode_image(raw, where="a.tif", keep_alpha=True), alpha)
+    assert decode_tiff.decode_bands(tiff(rgb, photometric="rgb"), where="a.tif") is None
     same(tiff(alpha, photometric="rgb", extrasamples=["unspecified"]), alpha)
     same(tiff(alpha, planarconfig="contig"), alpha)
     floats = numbers(np.float32, (6, 8))
@@ -151,7 +152,7 @@ def test_a_compression_without_its_package_names_it(monkeypatch):
         raise ValueError("<COMPRESSION.LZW: 5> requires the 'imagecodecs' package")
 
     monkeypatch.setattr(tifffile.TiffPage, "asarray", missing)
-    with pytest.raises(InputError, match=r"without the package imagecodecs .*install masksmith\[tiff\]"):
+    with pytest.raises(InputError, match=r"without the package imagecodecs .*masksmith\[readers\]"):
         decode_image(tiff(numbers(np.int16), planarconfig="contig"), where="a.tif")
 
 

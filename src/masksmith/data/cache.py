@@ -18,7 +18,7 @@ from masksmith.core.progress import logger, track
 from masksmith.data.catalog import Catalog, Sample
 from masksmith.data.decode.palette import decode_indices, read_palette
 from masksmith.data.decode.pictures import is_grey
-from masksmith.data.decode.reader import ImageReader
+from masksmith.data.decode.reader import STACKS, ImageReader, ending
 from masksmith.data.decode.tiff import read_no_data
 from masksmith.data.dialect import differing_pixels
 from masksmith.data.findings import Finding, refuse_all
@@ -81,6 +81,8 @@ class _Kind:
     places: dict[str, Georeference]
     gaps: dict[str, int]
     """Image -> pixels in which no band has data, where there are some."""
+    mixed: str = ""
+    """Types of measurements that became float32."""
 
 
 def _survey(reader: ImageReader, catalog: Catalog) -> _Kind:
@@ -108,15 +110,17 @@ def _survey(reader: ImageReader, catalog: Catalog) -> _Kind:
         if empty:
             gaps[sample.image] = empty
     refuse_all(problems, what="images")
-    if len(dtypes) > 1 and np.uint8 not in dtypes:
-        dtypes = {
-            np.float32
-        }  # 12 bits of one scanner are signed and those of another are not: the numbers stay
+    names = " and ".join(sorted(np.dtype(one).name for one in dtypes))
+    mixed = ""
+    if len(dtypes) > 1 and all(ending(sample.image.partition("#")[0]) in STACKS for sample in samples):
+        mixed, dtypes = (
+            names,
+            {np.float32},
+        )  # measurements: one scanner writes them with a sign, another without
     if len(dtypes) > 1:
-        names = " and ".join(sorted(np.dtype(one).name for one in dtypes))
         raise InputError(f"{reader.tree.root}: images of types {names} mixed; convert them to one type")
     channels = _common_channels(bands, coloured=coloured, where=str(reader.tree.root))
-    return _Kind(channels, dtypes.pop(), sizes, places, gaps)
+    return _Kind(channels, dtypes.pop(), sizes, places, gaps, mixed)
 
 
 def _common_channels(bands: dict[int, str], *, coloured: bool, where: str) -> int:
@@ -196,17 +200,20 @@ def _unjudge(reader: ImageReader, sample: Sample, mask: Shaped[np.ndarray, "h w 
         mask[missing] = IGNORE if mask.dtype == np.uint8 else UNJUDGED
 
 
-def _gap_findings(catalog: Catalog, kind: _Kind) -> list[Finding]:
+def _image_findings(catalog: Catalog, kind: _Kind) -> list[Finding]:
+    said = (
+        [Finding("note", "types of images", f"{kind.mixed}; all are read as float32")] if kind.mixed else []
+    )
     with_gaps = [sample for sample in [*catalog.train, *catalog.test] if sample.image in kind.gaps]
     if not with_gaps:
-        return []
+        return said
     pixels = sum(kind.gaps[sample.image] for sample in with_gaps)
     total = sum(height * width for height, width in kind.sizes.values())
     detail = (
         f"{len(with_gaps)} images have pixels without data (NaN, or what the file declares to mean so) in every band, "
         f"{pixels / total:.2%} of all pixels; they are not judged"
     )
-    return [Finding("note", "pixels of no data", detail, [sample.id for sample in with_gaps])]
+    return [*said, Finding("note", "pixels of no data", detail, [sample.id for sample in with_gaps])]
 
 
 def _convention(reader: ImageReader, catalog: Catalog, kind: _Kind) -> MaskConvention:
@@ -393,7 +400,7 @@ def build_cache(catalog: Catalog, folder: Path) -> Cache:
     kind = _survey(reader, catalog)
     _write_images(folder / "train_images.npy", reader, catalog.train, kind)
     convention = _write_masks(folder / "train_masks.npy", reader, catalog, kind)
-    convention = replace(convention, findings=[*convention.findings, *_gap_findings(catalog, kind)])
+    convention = replace(convention, findings=[*convention.findings, *_image_findings(catalog, kind)])
     for finding in convention.findings:
         logger.info("%s: %s: %s", finding.level, finding.title, finding.detail)
     write_json(folder / _FINDINGS, [asdict(finding) for finding in convention.findings])

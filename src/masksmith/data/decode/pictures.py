@@ -70,14 +70,16 @@ def decode_image(raw: bytes, *, where: str, upright: bool = True, keep_alpha: bo
     if (damage := _damage(raw)) is not None:
         raise InputError(f"{where}: the file {damage}; replace it or take it out")
     size = need_sane_size(raw, where=where)
-    if raw.startswith(TIFF) and (bands := decode_bands(raw, where=where)) is not None:
+    if raw.startswith(TIFF) and (bands := decode_bands(raw, where=where, keep_alpha=keep_alpha)) is not None:
         return bands
     by_pillow = raw.startswith(GIF) or (raw.startswith(JPEG) and jpeg_bands(raw) == 4)
     decode = _decode_by_pillow if by_pillow else _decode_picture
     image = decode(raw, size, where=where)
     if not keep_alpha:
         image = image[..., : 1 if image.shape[2] < 3 else 3]
-    if (orientation := read_orientation(raw)) != 1 and upright != raw.startswith(TIFF):  # OpenCV turns TIFF alone
+    if (orientation := read_orientation(raw)) != 1 and upright != raw.startswith(
+        TIFF
+    ):  # OpenCV turns TIFF alone
         image = set_upright(image, orientation) if upright else as_stored(image, orientation)
     return np.ascontiguousarray(image)
 
@@ -122,7 +124,9 @@ def _decode_by_pillow(raw: bytes, size: tuple[int, int], *, where: str) -> Image
     except InputError:
         raise
     except Exception as error:  # whatever a damaged file makes of the library
-        raise InputError(f"{where}: the file cannot be decoded ({error}); replace it or take it out") from error
+        raise InputError(
+            f"{where}: the file cannot be decoded ({error}); replace it or take it out"
+        ) from error
     if image.shape[:2] != size:
         raise InputError(
             f"{where}: the header claims {size[0]}x{size[1]}, the pixels are {image.shape[0]}x{image.shape[1]}; "

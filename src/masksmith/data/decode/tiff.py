@@ -17,6 +17,7 @@ import numpy as np
 from masksmith.core.arrays import Image
 from masksmith.core.errors import InputError
 from masksmith.data.decode.headers import MAX_BYTES, TIFF, check_pages, check_size
+from masksmith.data.decode.silence import silence
 
 if TYPE_CHECKING:
     from tifffile import TiffFile, TiffPage
@@ -28,10 +29,10 @@ _GREY = {0, 1}  # PhotometricInterpretation: white is zero, black is zero
 _BILEVEL = "bool"
 
 
-def decode_bands(raw: bytes, *, where: str) -> Image | None:
+def decode_bands(raw: bytes, *, where: str, keep_alpha: bool = False) -> Image | None:
     """Decode a TIFF into (h, w, bands) of its own type, or return None where it is a picture that OpenCV reads.
 
-    A picture that OpenCV would misread is decoded here, without its alpha, as OpenCV's are.
+    A picture that OpenCV would misread is decoded here; its alpha is dropped, or kept as the last band.
     Numbers that are not finite, and the value that the file itself declares to mean "no data" (GDAL's tag), are NaN
     in images of float32; whole numbers stay as they are.
 
@@ -43,7 +44,7 @@ def decode_bands(raw: bytes, *, where: str) -> Image | None:
 
     check_pages(raw, where=where)  # tifffile would follow a circle of pages until memory ends
     try:
-        with tifffile.TiffFile(io.BytesIO(raw)) as file:
+        with silence("tifffile"), tifffile.TiffFile(io.BytesIO(raw)) as file:
             pages = _band_pages(file)
             picture = len(pages) == 1 and _is_picture(pages[0])
             if picture and not _opencv_misreads(pages[0]):
@@ -51,7 +52,9 @@ def decode_bands(raw: bytes, *, where: str) -> Image | None:
             _refuse_form(pages, len(raw), where=where)
             image = _stacked(pages)
             if picture:
-                image = np.ascontiguousarray(image[..., : _num_colours(pages[0])])  # alpha comes last
+                image = np.ascontiguousarray(
+                    image[..., : _num_colours(pages[0]) + keep_alpha]
+                )  # alpha comes last
     except (InputError, MemoryError):
         raise
     except Exception as error:  # whatever a damaged file makes of the library
@@ -62,8 +65,8 @@ def decode_bands(raw: bytes, *, where: str) -> Image | None:
 def _reason(error: Exception) -> str:
     if "imagecodecs" in str(error):
         return (
-            f"its compression cannot be read without the package imagecodecs ({error}); install masksmith[tiff], or "
-            "save the file uncompressed or with deflate"
+            f"its compression cannot be read without the package imagecodecs ({error}); "
+            'pip install "masksmith[readers]", or save the file uncompressed or with deflate'
         )
     return f"the file is damaged ({type(error).__name__}: {error}); replace it or take it out"
 
@@ -93,14 +96,16 @@ def _num_colours(page: "TiffPage") -> int:
 
 
 def _opencv_misreads(page: "TiffPage") -> bool:
-    """Whether OpenCV 5.0 makes other values of a picture, without a word: it takes planes for pixels, or 16 bits for 8.
+    """Whether OpenCV 5.0 makes other values of a picture, without a word.
 
-    Each of the three is read rightly alone: planes, 16 bits, and grey with alpha.
+    It multiplies colours by their alpha; and it takes planes for pixels or 16 bits for 8 where two of these meet:
+    planes, 16 bits, and grey with alpha.
     """
     planes, wide = int(page.planarconfig) != _CONTIGUOUS, str(page.dtype) == "uint16"
+    has_alpha = page.samplesperpixel > _num_colours(page)
     if _num_colours(page) == 1:
-        return page.samplesperpixel > 1 and (planes or wide)
-    return planes and wide
+        return has_alpha and (planes or wide)
+    return has_alpha or (planes and wide)
 
 
 def _refuse_form(pages: list["TiffPage"], num_bytes: int, *, where: str) -> None:
@@ -174,7 +179,7 @@ def read_no_data(raw: bytes | io.BytesIO | io.BufferedReader) -> float | None:
         return None
     import tifffile
 
-    with tifffile.TiffFile(opened) as file:
+    with silence("tifffile"), tifffile.TiffFile(opened) as file:
         return _declared(file.pages.first)
 
 
@@ -204,7 +209,7 @@ def large_rows(path: Path, *, where: str) -> Iterator[Image] | None:
             if file.read(4) not in TIFF:
                 return None
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as raw:
-                check_pages(raw, where=where)  # type: ignore[arg-type]
+                check_pages(raw, where=where)
         return _large_rows(path, where=where)
     except OSError as error:
         raise InputError(f"{where}: cannot be read ({error})") from error
@@ -214,7 +219,7 @@ def _large_rows(path: Path, *, where: str) -> Iterator[Image] | None:
     import tifffile
 
     try:
-        with tifffile.TiffFile(path) as file:
+        with silence("tifffile"), tifffile.TiffFile(path) as file:
             pages = _band_pages(file)
             page = pages[0]
             num_bytes = math.prod(page.shape) * np.dtype(page.dtype).itemsize
@@ -246,9 +251,15 @@ def _has_codec(page: "TiffPage") -> bool:
         raise
 
 
-def _block(page: "TiffPage", raw: bytes, at: int) -> tuple[np.ndarray | None, tuple[int, ...], tuple[int, ...]]:
+def _block(
+    page: "TiffPage", raw: bytes, at: int
+) -> tuple[np.ndarray | None, tuple[int, ...], tuple[int, ...]]:
     """Return a decoded block, its place (plane, depth, row, column, sample) and its shape (depth, rows, columns, …)."""
-    more = {"jpegtables": page.jpegtables, "jpegheader": page.jpegheader} if int(page.compression) in (6, 7) else {}
+    more = (
+        {"jpegtables": page.jpegtables, "jpegheader": page.jpegheader}
+        if int(page.compression) in (6, 7)
+        else {}
+    )
     return page.decode(raw, at, _fullsize=page.is_tiled, **more)
 
 
@@ -256,7 +267,9 @@ def _rows(path: Path, *, where: str) -> Iterator[Image]:
     import tifffile
 
     try:
-        with tifffile.TiffFile(path) as file:
+        with silence("tifffile"):
+            opened = tifffile.TiffFile(path)
+        with opened as file:
             page = file.pages.first.aspage()
             picture = _is_picture(page)
             colours = _num_colours(page) if picture else page.samplesperpixel
@@ -307,7 +320,9 @@ def _block_rows(page: "TiffPage") -> Iterator[Image]:
                 block, (_, _, y, x, _), shape = _block(page, file.read(page.databytecounts[number]), number)
                 if block is None:
                     raise ValueError(f"block {number} of pixels is empty")
-                part = block.reshape(block.shape[-3:])[: min(shape[1], height - y), : min(shape[2], width - x)]
+                part = block.reshape(block.shape[-3:])[
+                    : min(shape[1], height - y), : min(shape[2], width - x)
+                ]
                 channels = slice(plane, plane + 1) if planes > 1 else slice(None)
                 rows[y - first : y - first + part.shape[0], x : x + part.shape[1], channels] = part
         yield rows
