@@ -395,8 +395,8 @@ def build_cache(catalog: Catalog, folder: Path) -> Cache:
     logger.info("reading %d training and %d test images", len(catalog.train), len(catalog.test))
     reader = ImageReader(Tree(Path(catalog.root)))
     forget_cache(folder)
-    for name, ending in product(_STORES, (".npy", ".csv")):
-        remove(folder / f"{name}{ending}")
+    for name, suffix in product(_STORES, (".npy", ".csv")):
+        remove(folder / f"{name}{suffix}")
     kind = _survey(reader, catalog)
     _write_images(folder / "train_images.npy", reader, catalog.train, kind)
     convention = _write_masks(folder / "train_masks.npy", reader, catalog, kind)
