@@ -4,7 +4,9 @@
 >>> result = ms.compete("tgs-salt", out="project", overrides={"folds.train": 1})  # doctest: +SKIP
 
 ``read`` gives the images and masks of a data folder. The verbs are functions: ``layout check folds train predict tune
-submit report compete plan lr noise score convert example recipes verify vocabulary cache``. ``masksmith.preprocess``
+submit report compete plan lr noise score convert example recipes verify vocabulary cache clean doctor
+bundle
+apply pack``; ``load`` opens a bundle. ``masksmith.preprocess``
 holds transforms for notebooks. Importing the package imports neither torch nor numpy; the first verb does.
 """
 
@@ -18,15 +20,21 @@ from masksmith.core.errors import DiskFullError, DivergedError, InputError
 
 if TYPE_CHECKING:
     from masksmith import preprocess as preprocess
+    from masksmith.pipeline import apply as apply
+    from masksmith.pipeline import bundle as bundle
     from masksmith.pipeline import cache as cache
     from masksmith.pipeline import check as check
+    from masksmith.pipeline import clean as clean
     from masksmith.pipeline import compete as compete
     from masksmith.pipeline import convert as convert
+    from masksmith.pipeline import doctor as doctor
     from masksmith.pipeline import example as example
     from masksmith.pipeline import folds as folds
     from masksmith.pipeline import layout as layout
+    from masksmith.pipeline import load as load
     from masksmith.pipeline import lr as lr
     from masksmith.pipeline import noise as noise
+    from masksmith.pipeline import pack as pack
     from masksmith.pipeline import plan as plan
     from masksmith.pipeline import predict as predict
     from masksmith.pipeline import read as read
@@ -44,8 +52,32 @@ torchvision_guard.install()
 __version__ = "0.1.0"
 
 _VERBS = (
-    *("cache", "check", "compete", "convert", "example", "folds", "layout", "lr", "noise", "plan", "predict"),
-    *("read", "recipes", "report", "score", "submit", "train", "tune", "verify", "vocabulary"),
+    "apply",
+    "bundle",
+    "cache",
+    "check",
+    "clean",
+    "compete",
+    "convert",
+    "doctor",
+    "example",
+    "folds",
+    "layout",
+    "load",
+    "lr",
+    "noise",
+    "pack",
+    "plan",
+    "predict",
+    "read",
+    "recipes",
+    "report",
+    "score",
+    "submit",
+    "train",
+    "tune",
+    "verify",
+    "vocabulary",
 )
 
 __all__ = ["DiskFullError", "DivergedError", "InputError", "__version__", "preprocess", *_VERBS]

@@ -13,6 +13,7 @@ import typer
 import masksmith
 from masksmith.core.errors import (
     EXIT_INTERRUPTED,
+    EXIT_PARTLY,
     EXIT_REFUSED,
     EXIT_TERMINATED,
     DivergedError,
@@ -83,6 +84,9 @@ def compete(
     ignore: Ignore = None,
     metric: Metric = None,
     layout: Layout = None,
+    from_model: Annotated[
+        Path | None, typer.Option("--from", metavar="MODEL", help="Train the net of a bundle on.")
+    ] = None,
 ) -> None:
     """Go the whole way: check, folds, train, predict, tune, submit, report."""
     result = masksmith.compete(
@@ -97,6 +101,7 @@ def compete(
         ignore=ignore or (),
         metric=metric,
         layout=layout,
+        from_model=from_model,
     )
     print(result)
     if result.stopped is not None:
@@ -189,6 +194,81 @@ def layout(
         data, dialect=dialect, task=task, ignore=ignore or (), layout=layout, write=write
     )
     print(json.dumps(found.to_json(), indent=1, ensure_ascii=False) if as_json else found)
+
+
+@app.command()
+def bundle(
+    project: Folder,
+    out: Annotated[Path, typer.Option("--out", "-o", help="The file, such as model.msk.")],
+    run: RunName = None,
+    best: Annotated[int | None, typer.Option("--best", help="Only the N best members.")] = None,
+    single: Annotated[
+        bool, typer.Option("--single", help="Only the best member: the fastest model.")
+    ] = False,
+    fold: Annotated[
+        int | None, typer.Option("--fold", help="Only members trained without this fold.")
+    ] = None,
+    licence: Annotated[
+        str | None, typer.Option("--licence", help="Of the weights, for the model card.")
+    ] = None,
+    intended_use: Annotated[str | None, typer.Option("--intended-use", help="For the model card.")] = None,
+) -> None:
+    """Write the trained model as one file, to be used without the project."""
+    kept = 1 if single else best
+    print(
+        masksmith.bundle(
+            project, out, run=run, best=kept, fold=fold, licence=licence, intended_use=intended_use
+        )
+    )
+
+
+@app.command()
+def apply(
+    model: Annotated[Path, typer.Argument(help="What `masksmith bundle` made.")],
+    inputs: Annotated[list[str], typer.Argument(help="Images, folders, archives, or quoted patterns.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the masks and apply.csv.")],
+    overlay: Annotated[bool, typer.Option("--overlay", help="Also write pictures with the masks.")] = False,
+    table: Annotated[
+        Path | None, typer.Option("--table", help="CSV with the numbers that the model takes, by id.")
+    ] = None,
+    device: Device = None,
+    runtime: Annotated[str | None, typer.Option("--runtime", help="torch or openvino.")] = None,
+) -> None:
+    """Segment new images with a trained model."""
+    done = masksmith.apply(model, inputs, out, overlay=overlay, table=table, device=device, runtime=runtime)
+    print(done)
+    if done.refused:
+        raise typer.Exit(EXIT_PARTLY)
+
+
+@app.command()
+def pack(
+    model: Annotated[Path, typer.Argument(help="What `masksmith bundle` made.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The zip file.")],
+) -> None:
+    """Write a zip for code competitions: model, code and a script that needs no network."""
+    print(masksmith.pack(model, out))
+
+
+@app.command()
+def clean(
+    project: Folder,
+    remove: Annotated[
+        list[str] | None, typer.Option("--remove", help="cache, runs or submissions; may come several times.")
+    ] = None,
+) -> None:
+    """Show what could be freed in a project, and free what --remove names."""
+    for kind, size in masksmith.clean(project, remove=remove or ()).items():
+        print(f"{size / 2**20:10.1f} MiB  {kind}{' (removed)' if kind in (remove or ()) else ''}")
+
+
+@app.command()
+def doctor(
+    project: Annotated[Path, typer.Argument(help="Where a project would lie.")] = Path(),
+) -> None:
+    """Show what this machine can do and what is within reach."""
+    for line in masksmith.doctor(project):
+        print(line)
 
 
 @app.command()

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from masksmith import steps
 from masksmith.augment import CallableAugment
 from masksmith.core import interrupt
+from masksmith.core.errors import InputError
 from masksmith.core.locks import folder_lock
 from masksmith.core.progress import logger
 from masksmith.data.checks import CheckReport
@@ -40,11 +41,17 @@ from masksmith.submission.score import Scored, score_files, write_per_image
 from masksmith.submission.validate import Verdict, validate_submission
 
 if TYPE_CHECKING:
+    from masksmith.deploy.apply import Applied
+    from masksmith.deploy.bundle import Bundle
+    from masksmith.deploy.pack import Packed
+    from masksmith.deploy.segmenter import Segmenter
     from masksmith.models.convert import Converted
     from masksmith.recipes.describe import EnsembleSummary, RecipeSummary
     from masksmith.recipes.verify import Verdicts
     from masksmith.recipes.vocabulary import Vocabulary
+    from masksmith.steps.bundle import Bundled
     from masksmith.steps.dataset import DataSet, LayoutReport
+    from masksmith.steps.doctor import Line
     from masksmith.steps.lr_test import LrFound
 
 
@@ -144,6 +151,110 @@ def layout(
     return steps.dataset.describe_layout(found)
 
 
+def bundle(
+    out: str | Path,
+    path: str | Path,
+    *,
+    run: str | None = None,
+    best: int | None = None,
+    fold: int | None = None,
+    licence: str | None = None,
+    intended_use: str | None = None,
+) -> "Bundled":
+    """Write a project's model as one file, which segments new images without the project.
+
+    Args:
+        out: Project folder, trained and tuned.
+        path: The file, which ends in ``.msk``.
+        run: A run by name; None: what the submission is made of.
+        best: Only so many members, those that score best on their held-out images.
+        fold: Only the members trained without this fold: they give its out-of-fold probabilities again.
+        licence: Of the weights, for the model card.
+        intended_use: For the model card.
+
+    Raises:
+        InputError: Nothing is trained or tuned, or no such member.
+    """
+    project = Project.open(Path(out))
+    with folder_lock(project.root):
+        return steps.bundle.bundle_members(
+            project,
+            read_members(project, run),
+            Path(path),
+            best=best,
+            fold=fold,
+            licence=licence,
+            intended_use=intended_use,
+        )
+
+
+def load(path: str | Path, *, device: str | None = None, runtime: str | None = None) -> "Segmenter":
+    """Open a model that ``bundle`` made; ``load(path).segment(image)`` segments an array.
+
+    Args:
+        path: The file.
+        device: "cpu", "cuda", "mps" or "auto"; None: what the project predicted on.
+        runtime: "torch" or "openvino"; None: what the project predicted with.
+
+    Raises:
+        InputError: No such file, no model, or a damaged one.
+    """
+    from masksmith.deploy.segmenter import Segmenter
+
+    return Segmenter(path, device=device, runtime=runtime)
+
+
+def apply(
+    model: str | Path,
+    inputs: str | Path | Sequence[str | Path],
+    out: str | Path,
+    *,
+    overlay: bool = False,
+    table: str | Path | None = None,
+    device: str | None = None,
+    runtime: str | None = None,
+) -> "Applied":
+    """Segment files with a model: ``out/masks/ID.png`` and ``out/apply.csv``.
+
+    Args:
+        model: What ``bundle`` made.
+        inputs: Files, folders (with sub-folders), archives or patterns of names, one or several.
+        out: Folder of the results: absent, empty or one of an earlier call, which is gone on with.
+        overlay: Whether to write pictures of the masks over the images, ``out/overlays/ID.png``.
+        table: CSV file with the numbers that the model takes beside each image, by id.
+        device: As for ``load``.
+        runtime: As for ``load``.
+
+    Returns:
+        How many images were segmented, and what could not be used and why; such files do not stop the rest.
+
+    Raises:
+        InputError: The model or an input is not there, or ``out`` holds files of others.
+    """
+    from masksmith.deploy.apply import apply_model, read_scalars
+
+    given = [inputs] if isinstance(inputs, str | Path) else list(inputs)
+    segmenter = load(model, device=device, runtime=runtime)
+    numbers = None if table is None else read_scalars(Path(table), segmenter.scalars)
+    with interrupt.graceful():
+        return apply_model(segmenter, given, Path(out), overlays=overlay, table=numbers)
+
+
+def pack(model: str | Path, out: str | Path) -> "Packed":
+    """Write what a code competition takes: a zip with model, code and a script that needs no network.
+
+    Args:
+        model: What ``bundle`` made.
+        out: The zip file.
+
+    Raises:
+        InputError: No such model, or a name that does not end in ``.zip``.
+    """
+    from masksmith.deploy.pack import pack_model
+
+    return pack_model(Path(model), Path(out))
+
+
 def cache(out: str | Path, *, clear: bool = False) -> dict[str, int]:
     """Return the bytes of each decoded or prepared file of a project; ``clear`` removes them.
 
@@ -152,6 +263,30 @@ def cache(out: str | Path, *, clear: bool = False) -> dict[str, int]:
     project = Project.open(Path(out))
     with folder_lock(project.root):
         return project.cache_files(clear=clear)
+
+
+def clean(out: str | Path, *, remove: Sequence[str] = ()) -> dict[str, int]:
+    """Return the bytes that could be freed in a project, and free those that are named.
+
+    Args:
+        out: Project folder.
+        remove: ``cache`` (decoded images, made again from the data), ``runs`` (those that the present submission is not
+            made of) and ``submissions`` (earlier ones).
+
+    Returns:
+        Kind -> bytes.
+
+    Raises:
+        InputError: An unknown kind.
+    """
+    project = Project.open(Path(out))
+    with folder_lock(project.root):
+        return steps.clean.clean_project(project, remove)
+
+
+def doctor(out: str | Path = ".") -> list["Line"]:
+    """Return what this machine can do and what is within reach, a line each; ``out``: where a project would lie."""
+    return steps.doctor.look(Path(out))
 
 
 def folds(out: str | Path, *, recipe: str = "auto", overrides: Overrides = ()) -> Folds:
@@ -235,6 +370,7 @@ def compete(
     ignore: Sequence[int] = (),
     metric: str | None = None,
     layout: str | Path | None = None,
+    from_model: str | Path | None = None,
 ) -> Result:
     """Go the whole way from a data folder to a validated submission, masks and a report.
 
@@ -258,6 +394,7 @@ def compete(
         ignore: As for ``check``.
         metric: The metric to win; the same as the override ``metric=…``.
         layout: As for ``check``.
+        from_model: A bundle whose net is trained on, with a lower rate and half its epochs; ``recipe`` is its own.
 
     Raises:
         InputError: Data, recipe, budget or folder cannot be used; nothing already written is lost.
@@ -265,16 +402,36 @@ def compete(
     """
     began, duration = time.monotonic(), None if budget is None else parse_duration(budget)
     pinned, planned = dotted(overrides, device, metric), duration is not None
+    model = None if from_model is None else open_model(from_model, recipe)
     asked = load_to_compete_in_budget(recipe, pinned) if planned else load_any(recipe, pinned)
     with interrupt.graceful():
         checked = check(data, out, dialect=dialect, task=task, ignore=ignore, layout=layout)
         for line in str(checked).splitlines():
             logger.info("%s", line)
         project = Project.open(Path(out), augment=augment)
+        if model is not None:
+            with folder_lock(project.root):
+                recipe = str(steps.fine_tuning.recipe_from_model(project, model))
+            asked = load_any(recipe, pinned)
         asked = for_data(project, asked, recipe, pinned)
         with steps.work.working(project):
             clock = Budget(project.budget_json, duration, started=began)
             return steps.compete.compete_project(project, asked, clock, pinned=pinned, planned=planned)
+
+
+def open_model(path: str | Path, recipe: str) -> "Bundle":
+    """Open a bundle to be trained on.
+
+    Raises:
+        InputError: As Bundle; a recipe was asked for, too.
+    """
+    from masksmith.deploy.bundle import Bundle
+
+    if recipe != "auto":
+        raise InputError(
+            f"--from {path} and --recipe {recipe}: the model has a recipe of its own; leave --recipe out"
+        )
+    return Bundle(Path(path))
 
 
 def plan(

@@ -13,6 +13,7 @@ import masksmith as ms
 from masksmith.core.errors import InputError
 from masksmith.core.files import read_json
 from masksmith.data import cache
+from masksmith.data.decode import reader
 from masksmith.preprocess.inputs import InputConfig
 from masksmith.project import folder as projects
 from masksmith.project.folder import Project
@@ -157,12 +158,12 @@ def test_another_decoder_prepares_images_anew(example, tmp_path, monkeypatch):
         train = Project.open(tmp_path / "p").inputs(InputConfig(scaling="min_max")).train
         return train[train.ids[0]].copy()
 
-    before, decode = first_image(), cache.decode_image
+    before, decode = first_image(), reader.decode_image
 
-    def upside_down(raw, *, where):
-        return decode(raw, where=where)[:: 1 if "masks" in where else -1]
+    def upside_down(raw, *, where, **options):
+        return decode(raw, where=where, **options)[:: 1 if "masks" in where else -1]
 
-    monkeypatch.setattr(cache, "decode_image", upside_down)
+    monkeypatch.setattr(reader, "decode_image", upside_down)
     np.testing.assert_array_equal(first_image(), before)
     for module, name in ((cache, "VERSION"), (projects, "CACHE_VERSION")):
         monkeypatch.setattr(module, name, "cache of the next masksmith")

@@ -72,6 +72,20 @@ def image(path):
 
 
 @pytest.mark.slow
+def test_a_bundle_gives_the_masks_of_the_project_again(won, tmp_path):
+    _, data, out, _ = won
+    ms.bundle(out, tmp_path / "model.msk")
+    images = next(
+        path for path in sorted((data / "data").rglob("*")) if path.name.startswith(("test", "stage1_test"))
+    )
+    done = ms.apply(tmp_path / "model.msk", images, tmp_path / "out")
+    masks = {path.name: path for path in (tmp_path / "out/masks").rglob("*.png")}
+    assert done.done == len(masks) == len(list((out / "masks").glob("*.png")))
+    for path in (out / "masks").glob("*.png"):
+        assert masks[path.name].read_bytes() == path.read_bytes()
+
+
+@pytest.mark.slow
 def test_an_example_is_learnt_better_than_by_its_trivial_baselines(won):
     task, _, out, result = won
     tuning, metric = result.tuning, METRICS[task]

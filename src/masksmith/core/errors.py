@@ -1,6 +1,8 @@
 """Errors that a user can cause, and the exit codes that go with them."""
 
 EXIT_REFUSED = 2
+EXIT_PARTLY = 3
+"""Done, but for some inputs that were refused."""
 EXIT_INTERRUPTED = 130
 EXIT_TERMINATED = 143
 

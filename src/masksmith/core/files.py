@@ -202,7 +202,7 @@ def write_json(path: Path, value: Any) -> None:  # noqa: ANN401
 def write_member(path: Path, content: bytes) -> None:
     """Write a file in the temporary folder of ``atomic_folder``, or in a folder in it, which is made."""
     write_point(path, "write")
-    path.parent.mkdir(exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)
 
 

@@ -166,7 +166,7 @@ def check_data(catalog: Catalog, cache: Cache, *, scaling: str, beyond: Sequence
     }
     if catalog.submission.reason:
         facts["run-lengths"] = f"{catalog.submission.dialect}: {catalog.submission.reason}"
-    findings = [Finding("note", "left out", note) for note in catalog.notes]
+    findings = [Finding("note", "left out", note) for note in catalog.notes] + catalog.findings
     if catalog.submission.doubt:
         findings.append(Finding("warning", "run-length dialect", catalog.submission.doubt))
     findings += _shared_id_findings(catalog)

@@ -98,7 +98,7 @@ def _read_member(archive: zipfile.ZipFile, name: str) -> bytes:
     return raw
 
 
-def _archive_suffix(name: str) -> str | None:
+def archive_suffix(name: str) -> str | None:
     """Return the ending by which a file's name is that of an archive that is opened; None where it is none."""
     return ".zip" if name.lower().endswith(".zip") else tar_suffix(name)
 
@@ -108,16 +108,25 @@ def _is_noise(path: PurePosixPath) -> bool:
 
 
 class Tree:
-    """Every file of a data folder under its logical path ("train/images/a.png")."""
+    """Every file of a data folder under its logical path ("train/images/a.png").
 
-    def __init__(self, root: Path) -> None:
+    Args:
+        root: The folder.
+        only: One file in it, or archive, that is looked at alone.
+
+    Raises:
+        InputError: No such folder, an archive that is not to be trusted, a link that leads out, or a name that is no
+            UTF-8.
+    """
+
+    def __init__(self, root: Path, *, only: Path | None = None) -> None:
         if not root.is_dir():
             raise InputError(f"{root}: no such folder; expected a folder with the data (or its zip files)")
         self.root = root
         self._archives: dict[Path, zipfile.ZipFile | TarArchive] = {}
         self._members: dict[str, _Member] = {}
         archives: list[Path] = []
-        for path in sorted(root.rglob("*")):
+        for path in sorted(root.rglob("*")) if only is None else [only]:
             inner = PurePosixPath(path.relative_to(root).as_posix())
             if _is_noise(inner) or not path.is_file():
                 continue
@@ -125,7 +134,7 @@ class Tree:
                 raise InputError(f"{root}: the name {str(inner)!r} is not valid UTF-8; rename the file")
             if not path.resolve().is_relative_to(root.resolve()):
                 raise InputError(f"{path}: the link leads out of {root}; copy the file into the folder")
-            if _archive_suffix(path.name):
+            if archive_suffix(path.name):
                 archives.append(path)
             else:
                 self._members[str(inner)] = _Member(None, str(inner))
@@ -134,7 +143,7 @@ class Tree:
                 self._members.setdefault(logical, member)
 
     def _open(self, path: Path) -> Iterator[tuple[str, _Member]]:
-        suffix = _archive_suffix(path.name) or ""
+        suffix = archive_suffix(path.name) or ""
         names = self._open_zip(path) if suffix == ".zip" else self._open_tar(path)
         base = PurePosixPath(path.relative_to(self.root).as_posix()[: -len(suffix)])
         visible = [name for name in names if not _is_noise(PurePosixPath(name))]
@@ -163,7 +172,7 @@ class Tree:
         return sorted(
             path
             for path, member in self._members.items()
-            if path.lower().endswith(_CLOSED) or (member.archive and _archive_suffix(path))
+            if path.lower().endswith(_CLOSED) or (member.archive and archive_suffix(path))
         )
 
     def files(self, folder: str = "", *, suffixes: tuple[str, ...] | None = None) -> list[str]:
@@ -222,6 +231,12 @@ class Tree:
             )
         except (OSError, EOFError, zipfile.BadZipFile, zlib.error, RuntimeError, struct.error) as error:
             raise InputError(f"{self.root / path}: cannot be read ({error})") from error
+
+    def version(self, path: str) -> str:
+        """Return what changes when a file is written anew: size and time; of a member those of its archive."""
+        member = self._members[path]
+        stat = (member.archive or self.root / member.name).stat()
+        return f"{stat.st_size} {stat.st_mtime_ns}"
 
     @cached_property
     def content_hash(self) -> str:

@@ -5,17 +5,29 @@ from collections.abc import Mapping
 import numpy as np
 
 from masksmith.core.arrays import Image
+from masksmith.data.array_store import Images
 
+_SIDE = 512
 MARGIN = 0.25
 """An image is unlike the training set where a number lies further beyond its range there than this share of it."""
 
 
-def features(image: Image) -> dict[str, float]:
-    """Return size, and mean, spread and fine detail of each band; NaN does not count."""
-    step = max(1, min(image.shape[:2]) // 512)  # of a large image every few pixels
-    values = image[::step, ::step].astype(np.float32)
+def _thinned(images: Images, name: str) -> Image:
+    """Return every few pixels of a large image, and all of a small one."""
+    height, width = images.shape(name)
+    step = max(1, min(height, width) // _SIDE)
+    if step == 1:
+        return images[name]
+    lines = (images.window(name, slice(row, row + 1), slice(0, width)) for row in range(0, height, step))
+    return np.concatenate([line[:, ::step] for line in lines])
+
+
+def features(images: Images, name: str) -> dict[str, float]:
+    """Return size, and darkness, brightness and fine detail of each band; NaN does not count."""
+    height, width = images.shape(name)
+    values = _thinned(images, name).astype(np.float32)
     values[~np.isfinite(values)] = np.nan
-    found = {"height": float(image.shape[0]), "width": float(image.shape[1])}
+    found = {"height": float(height), "width": float(width)}
     if np.isnan(values).all():
         return found
     for band in range(values.shape[2]):

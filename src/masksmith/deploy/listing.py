@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 from masksmith.core.errors import InputError
 from masksmith.data.decode.pictures import IMAGE_SUFFIXES
 from masksmith.data.decode.reader import STACKS, ImageReader, ending
-from masksmith.data.tree import ARCHIVES, Tree
+from masksmith.data.tree import Tree, archive_suffix
 
 
 @dataclass(frozen=True)
@@ -50,16 +50,20 @@ def _items_of(given: str | Path) -> Iterator[Item]:
     if path.is_dir():
         yield from _in_tree(Tree(path))
     elif path.is_file():
-        yield from _in_tree(Tree(path.parent, only=path), named=path.name.lower().endswith(ARCHIVES) is False)
-    elif matches := sorted(glob.glob(str(given), recursive=True)):
+        suffix = archive_suffix(path.name)
+        inside = "" if suffix is None else f"{path.name[: -len(suffix)]}/"
+        yield from _in_tree(Tree(path.parent, only=path), named=suffix is None, inside=inside)
+    elif matches := sorted(glob.glob(str(given), recursive=True)):  # noqa: PTH207  (it may begin anywhere)
         for match in matches:
             if Path(match).is_file():
                 yield from _in_tree(Tree(Path(match).parent, only=Path(match)))
     else:
-        raise InputError(f"{given}: no such file or folder; expected images, a folder of images or an archive")
+        raise InputError(
+            f"{given}: no such file or folder; expected images, a folder of images or an archive"
+        )
 
 
-def _in_tree(tree: Tree, *, named: bool = False) -> Iterator[Item]:
+def _in_tree(tree: Tree, *, named: bool = False, inside: str = "") -> Iterator[Item]:
     reader = ImageReader(tree)
     for folder in tree.folders:
         for path in tree.files(folder):
@@ -67,4 +71,4 @@ def _in_tree(tree: Tree, *, named: bool = False) -> Iterator[Item]:
             if named or kind in IMAGE_SUFFIXES or kind in STACKS:
                 place = PurePosixPath(path)
                 name = str(place.with_name(place.name[: len(place.name) - len(kind)] or place.name))
-                yield Item(name, path, reader, tree.version(path))
+                yield Item(name.removeprefix(inside), path, reader, tree.version(path))

@@ -288,6 +288,10 @@ class Project:
         write_json(requests, known | {asked.hash: path.name})
         return run
 
+    def import_run(self, name: str, recipe: Recipe) -> Run:
+        """Return a run whose weights come from elsewhere; it is named by no request, so nothing trains it."""
+        return self._write_run(self.runs_dir / name, recipe)
+
     def _write_run(self, path: Path, recipe: Recipe) -> Run:
         file, text = path / "recipe.yaml", recipe.to_yaml()
         if not file.exists() or file.read_text() != text:

@@ -1,7 +1,7 @@
 """The bundle of a project: its members' weights and all that is needed to use them elsewhere."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from masksmith.core.files import digest
 from masksmith.core.progress import logger, track
 from masksmith.deploy.bundle import SUFFIX, MemberFacts, ModelFacts, write_bundle
 from masksmith.deploy.features import features, widen
+from masksmith.deploy.pack import form_for_others
 from masksmith.folds.table import ALL
 from masksmith.postprocess.rules import plain_of
 from masksmith.postprocess.scoring import score_of, score_rows
@@ -34,7 +35,9 @@ class Bundled:
 
     def __str__(self) -> str:
         names = ", ".join(self.members)
-        return f"{self.path}: {self.bytes / 2**20:.1f} MiB, {len(self.members)} members ({names}); {self.score}"
+        return (
+            f"{self.path}: {self.bytes / 2**20:.1f} MiB, {len(self.members)} members ({names}); {self.score}"
+        )
 
 
 def bundle_members(
@@ -97,6 +100,7 @@ def bundle_members(
             "content_hash": catalog.content_hash,
         },
         ranges=_ranges(project),
+        submission=asdict(form_for_others(catalog.submission)),
         masksmith=masksmith.__version__,
         **said,
     )
@@ -128,8 +132,12 @@ def _score(project: Project, member: Member) -> float:
     """Return a member's score on its held-out images by the plain rule, higher being better."""
     recipe = member.scored_by
     metric, rule = project.metric(recipe), plain_of(project.target, recipe.tuning)
-    rows = [row for row in project.folds.rows if row.fold == member.fold and row.id not in project.blank_train]
-    found = score_rows(metric, predictions_of(oof_of(project, [member]), rows), project.cache.train_masks, rule)
+    rows = [
+        row for row in project.folds.rows if row.fold == member.fold and row.id not in project.blank_train
+    ]
+    found = score_rows(
+        metric, predictions_of(oof_of(project, [member]), rows), project.cache.train_masks, rule
+    )
     return metric.utility(score_of(metric, found, project.metric_groups(recipe, list(found))))
 
 
@@ -161,5 +169,5 @@ def _ranges(project: Project) -> dict[str, list[float]]:
     names = [name for name in images if name not in project.blank_train]
     ranges: dict[str, list[float]] = {}
     for name in track(names, total=len(names), what="looking at training images"):
-        widen(ranges, features(images.checked(name)))
+        widen(ranges, features(images, name))
     return ranges

@@ -118,9 +118,7 @@ def _decode_by_pillow(raw: bytes, size: tuple[int, int], *, where: str) -> Image
             clear = "transparency" in picture.info
             image = np.asarray(picture.convert("RGBA" if clear else "RGB"))
             if getattr(picture, "is_animated", False):
-                raise InputError(
-                    f"{where}: an animation of {picture.n_frames} pictures; expected one, save each as a file"
-                )
+                raise InputError(f"{where}: an animation; expected one, save each as a file")
     except InputError:
         raise
     except Exception as error:  # whatever a damaged file makes of the library

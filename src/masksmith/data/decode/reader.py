@@ -60,8 +60,17 @@ class ImageReader:
             self._slices = (path, decode(self.raw(path), path))
         return self._slices[1]
 
-    def image(self, path: str) -> Image:
-        """Decode the image of a path into (h, w, c); see decode_image for its form.
+    def count(self, path: str) -> int:
+        """Return how many images a file holds.
+
+        Raises:
+            InputError: It is damaged.
+        """
+        slices = self.slices(path)
+        return 1 if slices is None else len(slices)
+
+    def image(self, path: str, *, upright: bool = True, keep_alpha: bool = False) -> Image:
+        """Decode the image of a path into (h, w, c); see decode_image for its form and the options.
 
         Raises:
             InputError: It is damaged, there is no such slice, or there are several and none is named.
@@ -69,7 +78,7 @@ class ImageReader:
         file, _, at = path.rpartition("#") if path not in self.tree else (path, "", "")
         slices = self.slices(file)
         if slices is None:
-            return decode_image(self.raw(path), where=path)
+            return decode_image(self.raw(path), where=path, upright=upright, keep_alpha=keep_alpha)
         if not at and len(slices) > 1:
             raise InputError(
                 f"{path}: it holds {len(slices)} images; expected one, save them as files of one each"
@@ -80,15 +89,15 @@ class ImageReader:
             )
         return slices[int(at or 0)]
 
-    def sample(self, sample: Sample) -> Image:
-        """Decode the image of a sample; the bands of several files are stacked.
+    def sample(self, sample: Sample, *, upright: bool = True) -> Image:
+        """Decode the image of a sample, upright or as it is stored; the bands of several files are stacked.
 
         Raises:
             InputError: A file is damaged, or two bands are of different sizes or types.
         """
         if sample.bands is None:
-            return self.image(sample.image)
-        bands = [self.image(path) for path in sample.bands]
+            return self.image(sample.image, upright=upright)
+        bands = [self.image(path, upright=upright) for path in sample.bands]
         for path, band in zip(sample.bands, bands, strict=True):
             if (band.shape[:2], band.dtype) != (bands[0].shape[:2], bands[0].dtype):
                 raise InputError(
@@ -97,19 +106,26 @@ class ImageReader:
                 )
         return np.concatenate(bands, axis=2)
 
-    def rows(self, sample: Sample) -> Iterator[Image]:
+    def is_large(self, sample: Sample) -> bool:
+        """Whether a sample's image is a large TIFF, which ``rows`` reads some rows at a time."""
+        return self._large(sample) is not None
+
+    def rows(self, sample: Sample, *, upright: bool = True) -> Iterator[Image]:
         """Decode the image of a sample, a large TIFF some rows at a time from the top, any other at once.
 
         Raises:
             InputError: As ``sample``.
         """
-        plain = sample.bands is None and sample.image in self.tree
-        path = self.tree.on_disk(sample.image) if plain else None
-        found = None if path is None else large_rows(path, where=sample.image)
+        found = self._large(sample)
         if found is None:
-            yield self.sample(sample)
+            yield self.sample(sample, upright=upright)
         else:
             yield from found
+
+    def _large(self, sample: Sample) -> Iterator[Image] | None:
+        plain = sample.bands is None and sample.image in self.tree
+        path = self.tree.on_disk(sample.image) if plain else None
+        return None if path is None else large_rows(path, where=sample.image)
 
     @contextmanager
     def opened(self, path: str) -> Iterator[io.BytesIO | io.BufferedReader]:

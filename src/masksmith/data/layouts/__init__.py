@@ -17,10 +17,13 @@ from masksmith.data.decode.pictures import IMAGE_SUFFIXES
 from masksmith.data.description import FILE_NAME, Description, Groups, read_description
 from masksmith.data.findings import some
 from masksmith.data.layouts.band_folders import band_folders
+from masksmith.data.layouts.cityscapes import cityscapes
+from masksmith.data.layouts.described import described
 from masksmith.data.layouts.dicom_series import dicom_series, group_by_patient
 from masksmith.data.layouts.kaggle_rle import kaggle_rle
 from masksmith.data.layouts.object_folders import object_folders
 from masksmith.data.layouts.paired_folders import paired_folders
+from masksmith.data.layouts.voc import voc
 from masksmith.data.rle import DIALECTS
 from masksmith.data.target import TASKS, Task
 from masksmith.data.tree import Tree
@@ -28,10 +31,13 @@ from masksmith.data.tree import Tree
 Layout = Callable[[Tree, Description], Catalog | None]
 
 LAYOUTS: dict[str, Layout] = {
+    "described": described,
     "dicom_series": dicom_series,
     "object_folders": object_folders,
     "kaggle_rle": kaggle_rle,
     "band_folders": band_folders,
+    "cityscapes": cityscapes,
+    "voc": voc,
     "paired_folders": paired_folders,
 }
 """In the order in which they are tried: of several that fit, the first is taken."""
