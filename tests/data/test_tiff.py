@@ -117,9 +117,9 @@ def test_forms_that_are_refused():
         *(
             (
                 tiff(np.ones(SHAPE, dtype), planarconfig="contig"),
-                f"pixels of type {dtype}, expected uint8, uint16, int16",
+                f"pixels of type {dtype}; expected numbers",
             )
-            for dtype in ("float64", "int32", "uint32", "int8", "complex64")
+            for dtype in ("complex64", "complex128")
         ),
         (tiff(np.ones((3, *SHAPE), np.int16), planarconfig="contig"), "3 pages of 5 bands each"),
         (

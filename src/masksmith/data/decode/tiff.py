@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from masksmith.core.arrays import Image
+from masksmith.core.arrays import Image, Shaped
 from masksmith.core.errors import InputError
 from masksmith.data.decode.headers import MAX_BYTES, TIFF, check_pages, check_size
 from masksmith.data.decode.silence import silence
+from masksmith.data.decode.types import known_type
 
 if TYPE_CHECKING:
     from tifffile import TiffFile, TiffPage
@@ -30,15 +31,15 @@ _BILEVEL = "bool"
 
 
 def decode_bands(raw: bytes, *, where: str, keep_alpha: bool = False) -> Image | None:
-    """Decode a TIFF into (h, w, bands) of its own type, or return None where it is a picture that OpenCV reads.
+    """Decode a TIFF into (h, w, bands) of a known type, or return None where it is a picture that OpenCV reads.
 
-    A picture that OpenCV would misread is decoded here; its alpha is dropped, or kept as the last band.
-    Numbers that are not finite, and the value that the file itself declares to mean "no data" (GDAL's tag), are NaN
-    in images of float32; whole numbers stay as they are.
+    The types are those of known_type. A picture that OpenCV would misread is decoded here; its alpha is dropped, or
+    kept as the last band. Numbers that are not finite, and the value that the file itself declares to mean "no data"
+    (GDAL's tag), are NaN in images of float32; whole numbers stay as they are.
 
     Raises:
-        InputError: The file is damaged or of a form that is not read, its pixels are of another type than TYPES, they
-            would take more than MAX_BYTES, or its compression needs a package that is not there.
+        InputError: The file is damaged or of a form that is not read, its pixels are no real numbers, they would
+            take more than MAX_BYTES, or its compression needs a package that is not there.
     """
     import tifffile
 
@@ -59,7 +60,54 @@ def decode_bands(raw: bytes, *, where: str, keep_alpha: bool = False) -> Image |
         raise
     except Exception as error:  # whatever a damaged file makes of the library
         raise InputError(f"{where}: {_reason(error)}") from error
-    return _without_no_data(image, pages[0]) if image.dtype == np.float32 else image
+    if image.dtype.kind == "f":
+        return _without_no_data(image, pages[0])
+    return np.ascontiguousarray(known_type(image, where=where))
+
+
+def decode_pages(raw: bytes, where: str) -> Shaped[np.ndarray, "n h w c"]:
+    """Decode the pages of a TIFF into images (n, h, w, c), without smaller copies and masks that lie in the file.
+
+    Raises:
+        InputError: As decode_bands; pages of different sizes or types.
+    """
+    import tifffile
+
+    check_pages(raw, where=where)
+    try:
+        with silence("tifffile"), tifffile.TiffFile(io.BytesIO(raw)) as file:
+            pages = _whole_pages(file)
+            for page in pages:
+                if (page.shape, page.dtype) != (pages[0].shape, pages[0].dtype):
+                    raise InputError(
+                        f"{where}: pages of different sizes or types; expected a stack of equal ones"
+                    )
+            _refuse_form(pages, len(raw), where=where, stack=True)
+            planes = [_bands_last(page.asarray(), page.axes) for page in pages]
+            colours = _num_colours(pages[0]) if _is_picture(pages[0]) else pages[0].samplesperpixel
+            return np.ascontiguousarray(known_type(np.stack(planes)[..., :colours], where=where))
+    except (InputError, MemoryError):
+        raise
+    except Exception as error:  # whatever a damaged file makes of the library
+        raise InputError(f"{where}: {_reason(error)}") from error
+
+
+def count_pages(raw: bytes, where: str) -> int:
+    """Return how many pages a TIFF has, without smaller copies and masks; 1 for a file of another kind.
+
+    Raises:
+        InputError: It is damaged.
+    """
+    if not raw.startswith(TIFF):
+        return 1
+    import tifffile
+
+    check_pages(raw, where=where)
+    try:
+        with silence("tifffile"), tifffile.TiffFile(io.BytesIO(raw)) as file:
+            return len(_whole_pages(file))
+    except Exception as error:
+        raise InputError(f"{where}: {_reason(error)}") from error
 
 
 def _reason(error: Exception) -> str:
@@ -76,12 +124,13 @@ def _band_pages(file: "TiffFile") -> list["TiffPage"]:
 
     Smaller copies and masks that lie in the file are no bands.
     """
-    first = file.pages.first
+    first, whole = file.pages.first, _whole_pages(file)
+    return whole if all((page.shape, page.dtype) == (first.shape, first.dtype) for page in whole) else [first]
+
+
+def _whole_pages(file: "TiffFile") -> list["TiffPage"]:
     pages = [page.aspage() for page in file.pages]
-    whole = [page for page in pages if not page.is_reduced and not page.is_mask]
-    if all((page.shape, page.dtype) == (first.shape, first.dtype) for page in whole):
-        return whole or [first]
-    return [first]
+    return [page for page in pages if not page.is_reduced and not page.is_mask] or pages[:1]
 
 
 def _is_picture(page: "TiffPage") -> bool:
@@ -108,13 +157,11 @@ def _opencv_misreads(page: "TiffPage") -> bool:
     return has_alpha or (planes and wide)
 
 
-def _refuse_form(pages: list["TiffPage"], num_bytes: int, *, where: str) -> None:
+def _refuse_form(pages: list["TiffPage"], num_bytes: int, *, where: str, stack: bool = False) -> None:
     first = pages[0]
-    if str(first.dtype) not in TYPES:
-        raise InputError(
-            f"{where}: pixels of type {first.dtype}, expected {', '.join(TYPES)}; convert the file"
-        )
-    if len(pages) > 1 and first.samplesperpixel > 1:
+    if first.dtype is None or first.dtype.kind not in "buif":
+        raise InputError(f"{where}: pixels of type {first.dtype}; expected numbers, convert the file")
+    if not stack and len(pages) > 1 and first.samplesperpixel > 1:
         raise InputError(
             f"{where}: {len(pages)} pages of {first.samplesperpixel} bands each; expected one page, or one band a page"
         )
@@ -156,8 +203,9 @@ def _without_no_data(image: Image, page: "TiffPage") -> Image:
     declared = _declared(page)
     missing = ~np.isfinite(image)
     if declared is not None:
-        missing |= image == np.float32(declared)
-    return np.where(missing, np.float32(np.nan), image)
+        missing |= image == image.dtype.type(declared)
+    with np.errstate(over="ignore"):
+        return np.where(missing, np.float32(np.nan), image.astype(np.float32, copy=False))
 
 
 def _declared(page: "TiffPage") -> float | None:
@@ -226,7 +274,13 @@ def _large_rows(path: Path, *, where: str) -> Iterator[Image] | None:
             turned = int(page.tags["Orientation"].value) != 1 if "Orientation" in page.tags else False
             blocks = len(page.dataoffsets)
             plain = int(page.photometric) in _PLAIN and not page.is_subsampled and page.imagedepth == 1
-            whole = len(pages) > 1 or turned or not plain or (blocks == 1 and not page.is_contiguous)
+            whole = (
+                str(page.dtype) not in TYPES
+                or len(pages) > 1
+                or turned
+                or not plain
+                or (blocks == 1 and not page.is_contiguous)
+            )
             if num_bytes < LARGE or whole or not _has_codec(page):
                 return None
             check_size((page.imagelength, page.imagewidth), where=where)
@@ -275,7 +329,7 @@ def _rows(path: Path, *, where: str) -> Iterator[Image]:
             colours = _num_colours(page) if picture else page.samplesperpixel
             for rows in _stored_rows(page) if page.is_contiguous else _block_rows(page):
                 image = np.ascontiguousarray(rows[..., :colours], rows.dtype.newbyteorder("="))
-                yield _without_no_data(image, page) if image.dtype == np.float32 else image
+                yield _without_no_data(image, page) if image.dtype.kind == "f" else image
     except (InputError, MemoryError, GeneratorExit):
         raise
     except Exception as error:

@@ -21,9 +21,11 @@ from masksmith.data.layouts.cityscapes import cityscapes
 from masksmith.data.layouts.described import described
 from masksmith.data.layouts.dicom_series import dicom_series, group_by_patient
 from masksmith.data.layouts.kaggle_rle import kaggle_rle
+from masksmith.data.layouts.nnunet import nnunet
 from masksmith.data.layouts.object_folders import object_folders
 from masksmith.data.layouts.paired_folders import paired_folders
 from masksmith.data.layouts.voc import voc
+from masksmith.data.layouts.volumes import volumes
 from masksmith.data.rle import DIALECTS
 from masksmith.data.target import TASKS, Task
 from masksmith.data.tree import Tree
@@ -33,11 +35,13 @@ Layout = Callable[[Tree, Description], Catalog | None]
 LAYOUTS: dict[str, Layout] = {
     "described": described,
     "dicom_series": dicom_series,
+    "nnunet": nnunet,
     "object_folders": object_folders,
     "kaggle_rle": kaggle_rle,
     "band_folders": band_folders,
     "cityscapes": cityscapes,
     "voc": voc,
+    "volumes": volumes,
     "paired_folders": paired_folders,
 }
 """In the order in which they are tried: of several that fit, the first is taken."""
