@@ -343,3 +343,20 @@ def test_damage_anywhere_is_refused_or_harmless(which, changes, end):
         assert decode(bytes(raw), "a").ndim == 4
     except InputError as error:
         assert str(error).startswith("a: ")  # noqa: PT017
+
+
+def test_a_few_arrays_beside_pictures_are_no_data(tmp_path):
+    images, masks = arrays()
+    for at in range(5):
+        for folder, array in (("images", images), ("masks", masks * np.uint8(255))):
+            (tmp_path / folder).mkdir(exist_ok=True)
+            cv2.imwrite(str(tmp_path / f"{folder}/{at}.png"), array[at])
+    np.save(tmp_path / "X.npy", images)
+    np.save(tmp_path / "y.npy", masks)
+    assert read_catalog(tmp_path).layout == "paired_folders"
+    (tmp_path / "features").mkdir()
+    np.save(tmp_path / "features/train_images.npy", np.zeros(100))
+    np.save(tmp_path / "features/train_masks.npy", np.zeros(100))
+    for name in ("X.npy", "y.npy"):
+        (tmp_path / name).unlink()
+    assert read_catalog(tmp_path).layout == "paired_folders"

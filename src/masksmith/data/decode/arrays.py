@@ -61,6 +61,21 @@ def keys_of(raw: bytes, where: str) -> list[str]:
     return sorted(_members(raw, where) if raw.startswith(b"PK") else _variables(raw, where))
 
 
+def are_images(raw: bytes) -> bool:
+    """Whether a ``.npy`` file has two to four axes, as images have; so has a damaged one, which is refused later."""
+    try:
+        return len(_header(io.BytesIO(raw))[0]) in (2, 3, 4)
+    except Exception:
+        return True
+
+
+def _header(file: io.BytesIO) -> tuple[tuple[int, ...], np.dtype]:
+    major, _ = np.lib.format.read_magic(file)
+    read = np.lib.format.read_array_header_1_0 if major == 1 else np.lib.format.read_array_header_2_0
+    shape, _, dtype = read(file)
+    return shape, dtype
+
+
 def _as_images(array: np.ndarray, where: str) -> Slices:
     return np.ascontiguousarray(known_type(as_slices(array, where=where), where=where))
 
@@ -82,10 +97,7 @@ def _damaged(where: str, error: object) -> InputError:
 
 def _npy(raw: bytes, where: str) -> np.ndarray:
     try:
-        file = io.BytesIO(raw)
-        major, _ = np.lib.format.read_magic(file)
-        read = np.lib.format.read_array_header_1_0 if major == 1 else np.lib.format.read_array_header_2_0
-        shape, _, dtype = read(file)
+        shape, dtype = _header(io.BytesIO(raw))
         if math.prod(shape) * dtype.itemsize > min(MAX_BYTES, len(raw)):
             raise ValueError(f"shape {shape} of {dtype} in {len(raw):,} bytes")
         if dtype.hasobject or dtype.names:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from masksmith.core.arrays import Image, Shaped
+from masksmith.core.arrays import Image, Mask, Shaped, UInt8
 from masksmith.core.errors import InputError
 from masksmith.data.decode.headers import MAX_BYTES, TIFF, check_pages, check_size
 from masksmith.data.decode.silence import silence
@@ -26,8 +26,12 @@ if TYPE_CHECKING:
 TYPES = ("uint8", "uint16", "int16", "float32")
 _ALPHA = {1, 2}  # ExtraSamples: associated and unassociated
 _CONTIGUOUS = 1  # PlanarConfiguration: the samples of a pixel lie side by side
+_WHITE_IS_ZERO = 0
 _GREY = {0, 1}  # PhotometricInterpretation: white is zero, black is zero
+_SEPARATED, _PALETTE = 5, 3
 _BILEVEL = "bool"
+_OPENCVS = {1, 2, 3, 4, 5, 6, 7, 8, 32946, 32773}
+"""Compressions that OpenCV reads: none, CCITT, LZW, JPEG, deflate, PackBits. Of some others it makes black pictures."""
 
 
 def decode_bands(raw: bytes, *, where: str, keep_alpha: bool = False) -> Image | None:
@@ -48,7 +52,7 @@ def decode_bands(raw: bytes, *, where: str, keep_alpha: bool = False) -> Image |
         with silence("tifffile"), tifffile.TiffFile(io.BytesIO(raw)) as file:
             pages = _band_pages(file)
             picture = len(pages) == 1 and _is_picture(pages[0])
-            if picture and not _opencv_misreads(pages[0]):
+            if picture and int(pages[0].compression) in _OPENCVS and not _opencv_misreads(pages[0]):
                 return None
             _refuse_form(pages, len(raw), where=where)
             image = _stacked(pages)
@@ -62,6 +66,12 @@ def decode_bands(raw: bytes, *, where: str, keep_alpha: bool = False) -> Image |
         raise InputError(f"{where}: {_reason(error)}") from error
     if image.dtype.kind == "f":
         return _without_no_data(image, pages[0])
+    if int(pages[0].photometric) == _SEPARATED and image.dtype == np.uint8 and image.shape[2] == 4:
+        return _rgb_of_inks(image)
+    if picture and (colours := tiff_palette(raw)):
+        return np.array(colours, np.uint8)[image[..., 0]]
+    if picture and int(pages[0].photometric) == _WHITE_IS_ZERO:
+        image = ~image
     return np.ascontiguousarray(known_type(image, where=where))
 
 
@@ -191,6 +201,58 @@ def _stacked(pages: list["TiffPage"]) -> Image:
     planes = [_bands_last(page.asarray(), page.axes) for page in pages]
     image = planes[0] if len(planes) == 1 else np.concatenate(planes, axis=2)
     return np.ascontiguousarray(image, image.dtype.newbyteorder("="))
+
+
+def _rgb_of_inks(image: UInt8[np.ndarray, "h w 4"]) -> UInt8[np.ndarray, "h w 3"]:
+    """Return the colours of cyan, magenta, yellow and black, as Pillow makes them."""
+    from PIL import Image as Pillow
+
+    return np.array(Pillow.fromarray(image, "CMYK").convert("RGB"))
+
+
+def tiff_palette(raw: bytes) -> tuple[tuple[int, int, int], ...]:
+    """Return the colours of a TIFF with a palette, () for any other file or a damaged one."""
+    if not raw.startswith(TIFF):
+        return ()
+    import tifffile
+
+    try:
+        check_pages(raw, where="")
+        with silence("tifffile"), tifffile.TiffFile(io.BytesIO(raw)) as file:
+            page = file.pages.first.aspage()
+            colours = page.colormap if int(page.photometric) == _PALETTE else None
+            if colours is None or page.samplesperpixel != 1:
+                return ()
+            return tuple((red, green, blue) for red, green, blue in (colours.T >> 8).tolist())
+    except MemoryError:
+        raise
+    except Exception:  # it is decoded later, and refused then
+        return ()
+
+
+def decode_tiff_indices(raw: bytes, *, where: str) -> Mask:
+    """Return the numbers (h, w) of a TIFF with a palette, 0 to 255.
+
+    Raises:
+        InputError: As decode_bands.
+    """
+    import tifffile
+
+    check_pages(raw, where=where)
+    try:
+        with silence("tifffile"), tifffile.TiffFile(io.BytesIO(raw)) as file:
+            page = file.pages.first.aspage()
+            check_size((page.imagelength, page.imagewidth), where=where)
+            _refuse_form([page], len(raw), where=where)
+            if page.dtype != np.uint8:
+                raise InputError(
+                    f"{where}: a palette of {page.dtype} numbers; expected 8 bits, convert the file"
+                )
+            return np.ascontiguousarray(page.asarray())
+    except (InputError, MemoryError):
+        raise
+    except Exception as error:  # whatever a damaged file makes of the library
+        raise InputError(f"{where}: {_reason(error)}") from error
 
 
 def _bands_last(array: np.ndarray, axes: str) -> Image:

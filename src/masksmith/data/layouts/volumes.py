@@ -10,7 +10,7 @@ from pathlib import PurePosixPath
 
 from masksmith.core.errors import InputError
 from masksmith.data.catalog import Catalog, Sample
-from masksmith.data.decode.arrays import keys_of
+from masksmith.data.decode.arrays import are_images, keys_of
 from masksmith.data.decode.nifti import SUFFIXES as NIFTI_SUFFIXES
 from masksmith.data.decode.nifti import Grid, read_grid
 from masksmith.data.decode.reader import CONTAINERS, ImageReader, ending
@@ -33,17 +33,14 @@ def volumes(tree: Tree, asked: Description = NOTHING_SAID) -> Catalog | None:
         InputError: An image and its mask have different numbers of slices, sizes, or places in space.
     """
     slices = Slices(tree)
-    stacks = [
-        path
-        for folder in tree.folders
-        for path in tree.files(folder)
-        if ending(path) in (*NIFTI_SUFFIXES, *ARRAYS)
-    ]
+    stacks = _stacks(tree)
     tiffs = [] if stacks else _stacked_tiffs(tree, slices)
     if not stacks and not tiffs:
         return None
-    files = [_file(path) for path in [*image_files(tree), *stacks]]
-    found = _within(slices, stacks) or _by_words(files)
+    pictures = image_files(tree)
+    files = [_file(path) for path in [*pictures, *stacks]]
+    few = len(pictures) <= len({*stacks, *tiffs})  # a few arrays beside many pictures are no data set
+    found = (_within(slices, stacks) or _by_words(files)) if few else None
     found = found or pair(files, are_masks=slices.are_masks, bands_of=lambda _: 1)
     if found is None or not _is_stacked(found, {*stacks, *tiffs}):
         return None
@@ -100,6 +97,13 @@ class Slices:
             image = self.reader.image(f"{path}#{number}" if self.count(path) > 1 else path)
             seen.append(len(np.unique(image)))
         return seen[1] <= _FEW_VALUES and 2 * seen[1] < seen[0]
+
+
+def _stacks(tree: Tree) -> list[str]:
+    """Return the files of volumes, and of arrays with as many axes as images have."""
+    kinds = (*NIFTI_SUFFIXES, *ARRAYS)
+    found = [path for folder in tree.folders for path in tree.files(folder) if ending(path) in kinds]
+    return [path for path in found if ending(path) != ".npy" or are_images(tree.read(path))]
 
 
 def _stacked_tiffs(tree: Tree, slices: Slices) -> list[str]:
