@@ -208,9 +208,9 @@ def _nothing_found(tree: Tree) -> InputError:
     ):
         what, own = found[0]
         return InputError(
-            f"{root}: {len(images)} images (for example {images[0]!r}) but no masks that are read: {len(own)} files of {what} (for example "
-            f"{own[0]!r}) may hold them; draw them as mask files of the size of the images (PNG or TIFF), one an "
-            f'image, and name both in {FILE_NAME}: images: "images/{{id}}.tif", masks: "masks/{{id}}.tif"'
+            f"{root}: {len(images)} images (for example {images[0]!r}) but no masks that are read: {len(own)} files of "
+            f"{what} (for example {own[0]!r}) may hold them; draw them as mask files of the size of the images (PNG or "
+            f'TIFF), one an image, and name both in {FILE_NAME}: images: "images/{{id}}.tif", masks: "masks/{{id}}.tif"'
         )
     if not tree.folders:
         return InputError(

@@ -188,10 +188,10 @@ def _unread_findings(paths: Sequence[str]) -> list[Finding]:
         return []
     folders = sorted({f"{PurePosixPath(path).parent}/" for path in paths})
     detail = (
-        f"{len(paths)} image files in {len(folders)} folders are neither images of the set nor their masks, and are left "
-        f"out: {some(folders)}; if they are the masks you mean, write images: and masks: into {FILE_NAME}"
+        f"{len(paths)} image files in {len(folders)} folders are neither images of the set nor their masks: "
+        f"{some(folders)}; if they are the masks you mean, write images: and masks: into {FILE_NAME}"
     )
-    return [Finding("warning", "image files that are not read", detail)]
+    return [Finding("note", "image files that are not read", detail)]
 
 
 def _train_and_test(found: Pairing) -> tuple[dict[str, File], dict[str, File]]:
@@ -251,16 +251,23 @@ def _findings(
         )
         findings.append(Finding("note", "masks of test images", detail, answered))
     if found.others:
-        detail = f"{found.rule}, was taken; left out: {'; '.join(found.others)}; what is in brackets names them in {FILE_NAME}"
+        detail = (
+            f"{found.rule}, was taken; left out: {'; '.join(found.others)}; what is in brackets names them in "
+            f"{FILE_NAME}, beside the line of the others"
+        )
         findings.append(Finding("warning", "several folders would pair", detail))
     if found.derived:
-        detail = f"{len(found.derived)} pictures are called as an image with a word behind: {some(found.derived)}; left out"
+        detail = (
+            f"{len(found.derived)} pictures are called as an image with a word behind: {some(found.derived)}; they are "
+            "left out"
+        )
         findings.append(Finding("warning", "pictures made of images", detail))
     if found.further:
         example = PurePosixPath(found.further[0])
         detail = (
-            f"{len(found.further)} masks are called as the mask of an image with a number behind: {some(found.further)}; "
-            "left out. To read all masks of an image as its objects, give images: and masks: with a * for the number in "
+            f"{len(found.further)} masks are called as the mask of an image with a number behind: "
+            f"{some(found.further)}; left out. To read all masks of an image as its objects, name images: and masks: "
+            "with a * for the number in "
             f'{FILE_NAME} (masks: "{example.parent}/{{id}}_mask*{example.suffix}")'
         )
         findings.append(Finding("warning", "further masks of images", detail))

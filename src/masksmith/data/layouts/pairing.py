@@ -304,8 +304,12 @@ def _by_role(files: Iterable[File], deep: int = 1) -> _Roles:
     return found
 
 
-def _image_folders(files: Sequence[File]) -> Callable[[_Candidate, _Roles], bool]:
-    """Return whether a candidate may take its images from where it does.
+_MayBe = Callable[[Iterable[File], int], bool]
+"""Whether files may be the images of so many masks."""
+
+
+def _image_folders(files: Sequence[File]) -> _MayBe:
+    """Return whether files may be the images of so many masks.
 
     Masks are no images where there are files outside of folders of masks; and where folders are called as images are,
     these are the images.
@@ -319,10 +323,10 @@ def _image_folders(files: Sequence[File]) -> Callable[[_Candidate, _Roles], bool
         if file.path in plain and any(_IMAGE_WORDS & set(words_of(folder)) for folder in file.folders)
     }
 
-    def may_be(one: _Candidate, roles: _Roles) -> bool:
-        own = {file.path for found in roles[one.image].values() for file in found}
+    def may_be(images: Iterable[File], count: int) -> bool:
+        own = {file.path for file in images}
         return (not plain or not own.isdisjoint(plain)) and (
-            len(called) < one.count or not own.isdisjoint(called)
+            len(called) < count or not own.isdisjoint(called)
         )
 
     return may_be
@@ -376,14 +380,14 @@ def pair(
     """
     files = _with_attached(_with_named_splits(files))
     roles, may_be = _by_role(files), _image_folders(files)
-    candidates = [one for one in _candidates(roles) if may_be(one, roles)]
+    candidates = [one for one in _candidates(roles) if may_be(_every(roles[one.image]), one.count)]
     named = [one for one in candidates if one.rank()[0]]
     beside = _side_by_side(files)
     if named and (beside is None or named[0].count >= len(beside.masks)):
         return _by_folders(roles, _chosen(named, roles, bands_of, values_of), named)
     if beside is not None:
         return beside
-    for form in (_by_labels(roles, bands_of), _by_folder_each(files)):
+    for form in (_by_labels(roles, may_be, bands_of), _by_folder_each(files)):
         if form is not None:
             return form
     if (found := _deep(files, may_be, bands_of, values_of)) is not None:
@@ -400,7 +404,7 @@ def pair(
 
 def _deep(
     files: Sequence[File],
-    may_be: Callable[[_Candidate, _Roles], bool],
+    may_be: _MayBe,
     bands_of: Bands,
     values_of: Values,
 ) -> Pairing | None:
@@ -408,9 +412,10 @@ def _deep(
     roles = _by_role(files, _DEEP)
     if len(roles) > _MOST_DEEP:
         return None
-    if (found := _by_labels(roles, bands_of)) is not None and found.labels:
+    if (found := _by_labels(roles, may_be, bands_of)) is not None and found.labels:
         return found
-    named = [one for one in _candidates(roles) if one.rank()[0] and may_be(one, roles)]
+    every = [one for one in _candidates(roles) if one.rank()[0]]
+    named = [one for one in every if may_be(_every(roles[one.image]), one.count)]
     return _by_folders(roles, _chosen(named, roles, bands_of, values_of), named) if named else None
 
 
@@ -448,7 +453,7 @@ def _with_attached(files: Sequence[File]) -> Sequence[File]:
 def _chosen(
     candidates: Sequence[_Candidate], roles: _Roles, bands_of: Bands, values_of: Values
 ) -> _Candidate:
-    """Return the best candidate: of masks that pair as well those of classes, then of images those of the most bands."""
+    """Return the best candidate: of masks that pair as well those of classes, of images those of the most bands."""
     best = candidates[0]
     equal = [
         one
@@ -456,19 +461,20 @@ def _chosen(
         if (one.image, one.count) == (best.image, best.count) and not _OTHER_WORDS & set(words_of(one.mask))
     ]
     if len(equal) > 1:
-        counts = {one.mask: values_of(_first_files(roles[one.mask])) for one in equal}
+        counts = {one.mask: values_of(_every(roles[one.mask])) for one in equal}
         richer = [one for one in equal if _TWO < counts[one.mask] <= _MOST_RICH]
         if richer and counts.get(best.mask) == _TWO:
             best = richer[0]
     equal = [one for one in candidates if (one.mask, one.count) == (best.mask, best.count)]
     if len(equal) == 1:
         return best
-    first = {one.image: _first_files(roles[one.image])[0] for one in equal}
+    first = {one.image: _every(roles[one.image])[0] for one in equal}
     return max(equal, key=lambda one: bands_of(first[one.image]))  # of equal ones the first
 
 
-def _first_files(places: Mapping[Place, Sequence[File]]) -> Sequence[File]:
-    return next(iter(places.values()))
+def _every(places: Mapping[Place, Sequence[File]]) -> list[File]:
+    """Return the files of all places, those of the test set last."""
+    return [file for place in sorted(places, key=lambda one: one[0] == "test") for file in places[place]]
 
 
 def _by_folders(roles: _Roles, one: _Candidate, candidates: Sequence[_Candidate]) -> Pairing:
@@ -491,7 +497,7 @@ def _by_folders(roles: _Roles, one: _Candidate, candidates: Sequence[_Candidate]
             and not (other.image != one.image and other.image and mask_rank(other.image) is not None)
         ):
             what, name = ("images", other.image) if other.mask == one.mask else ("masks", other.mask)
-            line = _line(what, _first_files(roles[name])[0], getattr(other.affixes, what[:-1]))
+            line = _line(what, _every(roles[name]), getattr(other.affixes, what[:-1]))
             others.append(f"{_shown(name)} holds {other.count} {what} of the same names ({line})")
     kinds = rank_affixes(_names(places), _names(masks))
     return _paired(images, masks, one.affixes, f"the folders {named}, {one.affixes}", others, kinds)
@@ -514,12 +520,14 @@ def _shown(role: str) -> str:
     return f"{role.strip('_- ')}/" if role else "the folder around it"
 
 
-def _line(key: str, file: File, affix: tuple[str, str]) -> str:
-    """Return the line of dataset.yaml that names files like one."""
-    core = _core(file.stem, affix)
-    path = PurePosixPath(file.path)
-    name = path.name if core is None else f"{affix[0]}{{id}}{affix[1]}{path.suffix}"
-    return f'{key}: "{path.parent / name}"'
+def _line(key: str, files: Sequence[File], affix: tuple[str, str]) -> str:
+    """Return the line of dataset.yaml that names files like these: with * for a folder in which they differ."""
+    first = PurePosixPath(files[0].path)
+    core = _core(files[0].stem, affix)
+    name = first.name if core is None else f"{affix[0]}{{id}}{affix[1]}{first.suffix}"
+    alike = [parts for file in files if len(parts := PurePosixPath(file.path).parts) == len(first.parts)]
+    folders = [part if {part} == {*own} else "*" for part, *own in zip(first.parts, *alike, strict=True)][:-1]
+    return f'{key}: "{"/".join([*folders, name])}"'
 
 
 def _paired(
@@ -544,7 +552,7 @@ def _paired(
     splits = {split for split, _ in known}
     learnt = splits - {"test"} | {""}
     elsewhere = [file.path for place, file in images if place[0] in learnt and place not in known]
-    tried = [affixes, *(one for one, _ in kinds)]
+    tried = [affixes, *(one for one, _ in kinds if one.image == affixes.image)]
     left = {*elsewhere}
     derived = _derived(
         [(place, file) for place, file in images if file.path not in left],
@@ -575,7 +583,7 @@ def _paired(
     for one in seconds:
         own = [file for file in _masks_by_id(named, known, [one]).values() if file.path not in used]
         if own:
-            lines.append(f"{len(own)} masks are called {one} ({_line('masks', own[0], one.mask)})")
+            lines.append(f"{len(own)} masks are called {one} ({_line('masks', own, one.mask)})")
             stray = [file for file in stray if file not in own]
     return Pairing(plain, found, stray, rule, [*others, *lines], {}, elsewhere, derived, further)
 
@@ -800,10 +808,10 @@ def _by_endings(files: Sequence[File], are_masks: Judge) -> Pairing | None:
 # --- labels -----------------------------------------------------------------------------------------------
 
 
-def _by_labels(roles: _Roles, bands_of: Bands) -> Pairing | None:
+def _by_labels(roles: _Roles, may_be: _MayBe, bands_of: Bands) -> Pairing | None:
     """Pair images with the masks of several labels, in a folder each inside a folder of masks."""
     best: Pairing | None = None
-    best_rank: tuple[int, int] = (0, 0)
+    best_rank: tuple[int, bool, int] = (0, False, 0)
     for role in [name for name in roles if name and mask_rank(name) is not None]:
         labels: _Roles = defaultdict(lambda: defaultdict(list))
         for (split, folders), files in roles[role].items():
@@ -812,9 +820,9 @@ def _by_labels(roles: _Roles, bands_of: Bands) -> Pairing | None:
                     labels[label][split, folders[:at] + folders[at + 1 :]] += files
         for image in [name for name in roles if name != role and mask_rank(name) is None]:
             found = _labelled(roles, image, role, labels)
-            if found is None:
+            if found is None or not may_be(found.images.values(), len(found.images)):
                 continue
-            rank = len(found.images), bands_of(next(iter(found.images.values())))
+            rank = len(found.images), bool(found.labels), bands_of(next(iter(found.images.values())))
             if rank > best_rank:
                 best, best_rank = found, rank
     return best
