@@ -124,13 +124,14 @@ def catalog_of(
         if labels
         else None,
     )
+    samples = [replace(one, further_masks=found.further.get(one.id)) for one in samples]
     used = {*paths.values(), *test_paths.values(), *(file.path for file in found.masks.values())}
     used |= {path for own in found.labels.values() for path in own.values()}
     stray = [file.path for file in found.stray if file.path not in used]
     said = {
         *stray,
         *found.derived,
-        *found.further,
+        *(path for own in found.further.values() for path in own),
         *found.elsewhere,
         *(file.path for file in found.images.values()),
     }
@@ -263,14 +264,13 @@ def _findings(
         )
         findings.append(Finding("warning", "pictures made of images", detail))
     if found.further:
-        example = PurePosixPath(found.further[0])
+        paths = [path for own in found.further.values() for path in own]
         detail = (
-            f"{len(found.further)} masks are called as the mask of an image with a number behind: "
-            f"{some(found.further)}; left out. To read all masks of an image as its objects, name images: and masks: "
-            "with a * for the number in "
-            f'{FILE_NAME} (masks: "{example.parent}/{{id}}_mask*{example.suffix}")'
+            f"{len(found.further)} images have {len(paths)} further masks, called as the mask with a number behind: "
+            f"{some(paths)}; what one of the masks of an image has is foreground; if they are of other people, or each "
+            f"is an object, name images: and masks: in {FILE_NAME}"
         )
-        findings.append(Finding("warning", "further masks of images", detail))
+        findings.append(Finding("warning", "further masks of images", detail, list(found.further)))
     if found.elsewhere:
         folders = sorted({str(PurePosixPath(path).parent) for path in found.elsewhere})
         detail = (

@@ -112,8 +112,8 @@ class Pairing:
     """Paths of images of no test set, in folders for which there is no mask at all."""
     derived: list[str] = field(default_factory=list)
     """Paths of pictures made of images, which are called as these with a word behind (1_superpixels beside 1)."""
-    further: list[str] = field(default_factory=list)
-    """Paths of further masks of images that have one: 1_mask_1 beside 1_mask."""
+    further: dict[str, list[str]] = field(default_factory=dict)
+    """Id -> paths of further masks of an image that has one: 1_mask_1 beside 1_mask."""
 
 
 # --- words ------------------------------------------------------------------------------------------------
@@ -658,15 +658,18 @@ def _derived(images: Sequence[tuple[Place, File]], has_mask: Callable[[Place, Fi
     ]
 
 
-def _further(found: Mapping[str, File], stray: Sequence[File]) -> list[str]:
-    """Return the masks that are called as the mask of an image, with a number behind."""
-    stems = {(file.split, file.folders, file.stem) for file in found.values()}
-    return [
-        file.path
-        for file in stray
-        if (match := re.fullmatch(r"(.+?)[_\-. ]*\(?\d+\)?", file.stem))
-        and (file.split, file.folders, match[1]) in stems
-    ]
+def _further(found: Mapping[str, File], stray: Sequence[File]) -> dict[str, list[str]]:
+    """Return id -> the masks that are called as the mask of the image, with a number behind."""
+    names = {(file.split, file.folders, file.stem): name for name, file in found.items()}
+    further: dict[str, list[str]] = defaultdict(list)
+    for file in stray:
+        match = re.fullmatch(
+            r"(.*[^\W\d_])[_\-. ]*\(?\d+\)?", file.stem
+        )  # the mask's own name ends with a word
+        name = names.get((file.split, file.folders, match[1])) if match else None
+        if name is not None:
+            further[name].append(file.path)
+    return dict(further)
 
 
 def with_ids(images: Sequence[tuple[Place, File]]) -> dict[str, tuple[Place, File]]:
