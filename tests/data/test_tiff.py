@@ -132,8 +132,8 @@ def test_forms_that_are_refused():
     ):
         with pytest.raises(InputError, match=f"a.tif: .*{message}"):
             decode_image(raw, where="a.tif")
-    raw = tiff(np.ones((4, 4), np.float32))
-    with pytest.raises(InputError, match=r"m.tif: a mask of float32; expected whole numbers"):
+    raw = tiff(np.full((4, 4), 0.5, np.float32))
+    with pytest.raises(InputError, match=r"m.tif: a mask of float32 with the value 0.5; expected"):
         mask_levels(decode_image(raw, where="m.tif"), where="m.tif")
 
 

@@ -17,7 +17,7 @@ one object each, ``UNJUDGED`` left out.
 """
 
 import numpy as np
-from jaxtyping import Float, Int, Int32, Shaped, UInt8, UInt16
+from jaxtyping import Bool, Float, Int, Int32, Shaped, UInt8, UInt16
 
 IGNORE = 255
 UNJUDGED = -1
@@ -39,6 +39,7 @@ __all__ = [
     "IGNORE",
     "UNJUDGED",
     "AnyMask",
+    "Bool",
     "Codes",
     "Float",
     "Image",

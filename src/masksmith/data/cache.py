@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from masksmith.core.arrays import UNJUDGED, Image, Mask, Shaped, UInt8
+from masksmith.core.arrays import IGNORE, UNJUDGED, Image, Mask, Shaped, UInt8
 from masksmith.core.errors import InputError
 from masksmith.core.files import digest, read_json, remove, write_json
 from masksmith.core.ledger import Ledger
@@ -19,6 +19,7 @@ from masksmith.data.catalog import Catalog, Sample
 from masksmith.data.decode.palette import decode_indices, read_palette
 from masksmith.data.decode.pictures import is_grey
 from masksmith.data.decode.reader import ImageReader
+from masksmith.data.decode.tiff import read_no_data
 from masksmith.data.dialect import differing_pixels
 from masksmith.data.findings import Finding, refuse_all
 from masksmith.data.georeference import Georeference, differing_grids, read_georeference
@@ -46,7 +47,7 @@ from masksmith.data.store import Store, StoreWriter
 from masksmith.data.target import BINARY, OBJECTS, Target
 from masksmith.data.tree import Tree
 
-VERSION = "cache 5"  # of the decoded arrays: what is prepared from them counts it in
+VERSION = "cache 6"  # of the decoded arrays: what is prepared from them counts it in
 _STORES = ("train_images", "train_masks", "test_images")
 _FINDINGS = "masks.json"
 _TARGET = "target.json"
@@ -78,11 +79,13 @@ class _Kind:
     dtype: type[np.generic]
     sizes: dict[str, tuple[int, int]]
     places: dict[str, Georeference]
+    gaps: dict[str, int]
+    """Image -> pixels in which no band has data, where there are some."""
 
 
 def _survey(reader: ImageReader, catalog: Catalog) -> _Kind:
     samples = [*catalog.train, *catalog.test]
-    coloured, dtypes, sizes, places = False, set(), {}, {}
+    coloured, dtypes, sizes, places, gaps = False, set(), {}, {}, {}
     bands: dict[int, str] = {}
     problems = []
     for sample in track(samples, total=len(samples), what="looking at images"):
@@ -97,12 +100,18 @@ def _survey(reader: ImageReader, catalog: Catalog) -> _Kind:
         coloured = coloured or (image.shape[2] == 3 and not is_grey(image))
         if (place := read_georeference(reader.raw(sample.image))) is not None:
             places[sample.image] = place
+        if (missing := reader.missing(sample, image)) is not None:
+            gaps[sample.image] = int(missing.sum())
     refuse_all(problems, what="images")
+    if len(dtypes) > 1 and np.uint8 not in dtypes:
+        dtypes = {
+            np.float32
+        }  # 12 bits of one scanner are signed and those of another are not: the numbers stay
     if len(dtypes) > 1:
         names = " and ".join(sorted(np.dtype(one).name for one in dtypes))
         raise InputError(f"{reader.tree.root}: images of types {names} mixed; convert them to one type")
     channels = _common_channels(bands, coloured=coloured, where=str(reader.tree.root))
-    return _Kind(channels, dtypes.pop(), sizes, places)
+    return _Kind(channels, dtypes.pop(), sizes, places, gaps)
 
 
 def _common_channels(bands: dict[int, str], *, coloured: bool, where: str) -> int:
@@ -161,7 +170,35 @@ def _drawn_mask(
     place, own = kind.places.get(sample.image), read_georeference(raw)
     if place is not None and own is not None and (apart := differing_grids(place, own, size)):
         raise InputError(f"{path}: {apart}; reproject or resample the mask onto the grid of {sample.image}")
-    return _DrawnMask(levels, is_lossy(raw), palette)
+    return _DrawnMask(_without_no_data(levels, raw), is_lossy(raw), palette)
+
+
+def _without_no_data(levels: Shaped[np.ndarray, "h w"], raw: bytes) -> Shaped[np.ndarray, "h w"]:
+    """Return a mask's values with -1 where the file declares that there is no data; a declared 0 is background."""
+    declared = read_no_data(raw)
+    if declared in (None, 0, -1) or not (missing := levels == declared).any():
+        return levels
+    return np.where(missing, np.int32(UNJUDGED), levels)
+
+
+def _unjudge(reader: ImageReader, sample: Sample, mask: Shaped[np.ndarray, "h w *k"], kind: _Kind) -> None:
+    """Mark in a mask, in place, where its image has no data: it is not judged there."""
+    if sample.image in kind.gaps:
+        missing = reader.missing(sample, reader.sample(sample))
+        mask[missing] = IGNORE if mask.dtype == np.uint8 else UNJUDGED
+
+
+def _gap_findings(catalog: Catalog, kind: _Kind) -> list[Finding]:
+    with_gaps = [sample for sample in [*catalog.train, *catalog.test] if sample.image in kind.gaps]
+    if not with_gaps:
+        return []
+    pixels = sum(kind.gaps[sample.image] for sample in with_gaps)
+    total = sum(height * width for height, width in kind.sizes.values())
+    detail = (
+        f"{len(with_gaps)} images have pixels without data (NaN, or what the file declares to mean so) in every band, "
+        f"{pixels / total:.2%} of all pixels; they are not judged"
+    )
+    return [Finding("note", "pixels of no data", detail, [sample.id for sample in with_gaps])]
 
 
 def _convention(reader: ImageReader, catalog: Catalog, kind: _Kind) -> MaskConvention:
@@ -252,6 +289,7 @@ def _write_masks(path: Path, reader: ImageReader, catalog: Catalog, kind: _Kind)
         except InputError as error:
             problems.append(str(error))
             continue
+        _unjudge(reader, sample, mask, kind)
         counts.add(mask)
         writer.write(sample.id, mask)
     refuse_all(problems, what="masks")
@@ -290,6 +328,7 @@ def _write_objects(
         except InputError as error:
             problems.append(str(error))
             continue
+        _unjudge(reader, sample, objects.labels, kind)
         writer.write(sample.id, objects.labels[..., None])
         unjudged += int((objects.labels == UNJUDGED).sum())
         found[sample.id] = replace(objects, labels=np.zeros((0, 0), np.int32))  # the counts alone are kept
@@ -346,6 +385,7 @@ def build_cache(catalog: Catalog, folder: Path) -> Cache:
     kind = _survey(reader, catalog)
     _write_images(folder / "train_images.npy", reader, catalog.train, kind)
     convention = _write_masks(folder / "train_masks.npy", reader, catalog, kind)
+    convention = replace(convention, findings=[*convention.findings, *_gap_findings(catalog, kind)])
     for finding in convention.findings:
         logger.info("%s: %s: %s", finding.level, finding.title, finding.detail)
     write_json(folder / _FINDINGS, [asdict(finding) for finding in convention.findings])

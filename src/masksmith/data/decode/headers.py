@@ -6,7 +6,7 @@ millisecond), it unpacks the compressed texts of a PNG and refuses large ones, a
 
 Sources:
     PNG: https://www.w3.org/TR/png/. JPEG: ITU-T T.81, annex B. BMP: BITMAPCOREHEADER and BITMAPINFOHEADER.
-    TIFF: revision 6.0.
+    TIFF: revision 6.0. GIF: 89a. WebP: RFC 9649.
 """
 
 import struct
@@ -23,7 +23,9 @@ PNG = b"\x89PNG\r\n\x1a\n"
 JPEG = b"\xff\xd8\xff"
 BMP = b"BM"
 TIFF = (b"II*\x00", b"MM\x00*")
-SIGNATURES = (PNG, JPEG, BMP, *TIFF)
+GIF = (b"GIF87a", b"GIF89a")
+WEBP = b"RIFF"
+SIGNATURES = (PNG, JPEG, BMP, *TIFF, *GIF, WEBP)
 
 # Deflate gives at most 1032 bytes for one, and a byte of a PNG holds at most 8 pixels. A Huffman-coded JPEG spends
 # at least one bit on a block of 64 pixels. BMP and TIFF know packings without such a bound.
@@ -38,7 +40,7 @@ def image_size(raw: bytes) -> tuple[int, int] | None:
     """Return (height, width) in pixels as the header has it, or None where there is no such header.
 
     Args:
-        raw: A whole PNG, JPEG, BMP or TIFF file (of several pages the first counts).
+        raw: A whole PNG, JPEG, BMP, GIF, WebP or TIFF file (of several pages the first counts).
     """
     try:
         size = _claimed(raw)
@@ -57,10 +59,46 @@ def _claimed(raw: bytes) -> tuple[int, int] | None:
         core = struct.unpack_from("<I", raw, 14)[0] == 12
         width, height = struct.unpack_from("<HH" if core else "<ii", raw, 18)
         return abs(height), width  # a negative height: rows from top to bottom
+    if raw.startswith(GIF):
+        width, height = struct.unpack_from("<HH", raw, 6)
+        return height, width
+    if raw.startswith(WEBP):
+        return _webp_size(raw)
     return _tiff_size(raw) if raw.startswith(TIFF) else None
 
 
+def _webp_size(raw: bytes) -> tuple[int, int] | None:
+    if raw[8:12] != b"WEBP":
+        return None
+    if raw[12:16] == b"VP8X":
+        width, height = (int.from_bytes(raw[at : at + 3], "little") + 1 for at in (24, 27))
+        return height, width
+    if raw[12:16] == b"VP8L":
+        bits = int.from_bytes(raw[21:25], "little")
+        return (bits >> 14 & 0x3FFF) + 1, (bits & 0x3FFF) + 1
+    width, height = struct.unpack_from("<HH", raw, 26)
+    return height & 0x3FFF, width & 0x3FFF
+
+
+def jpeg_bands(raw: bytes) -> int | None:
+    """Return the number of bands of a JPEG, None where its header is damaged: four are CMYK."""
+    try:
+        at = _jpeg_frame(raw)
+        return None if at is None else raw[at + 9]
+    except (struct.error, IndexError):
+        return None
+
+
 def _jpeg_size(raw: bytes) -> tuple[int, int] | None:
+    at = _jpeg_frame(raw)
+    if at is None:
+        return None
+    height, width = struct.unpack_from(">HH", raw, at + 5)
+    return height, width
+
+
+def _jpeg_frame(raw: bytes) -> int | None:
+    """Return where the frame's header begins."""
     at = 2
     while raw[at] == 0xFF:
         kind = raw[at + 1]
@@ -69,8 +107,7 @@ def _jpeg_size(raw: bytes) -> tuple[int, int] | None:
         elif kind in _JPEG_ALONE:
             at += 2
         elif kind in _JPEG_SIZES:
-            height, width = struct.unpack_from(">HH", raw, at + 5)
-            return height, width
+            return at
         else:
             at += 2 + struct.unpack_from(">H", raw, at + 2)[0]
     return None

@@ -1,5 +1,9 @@
-"""Decoding of image files: what is damaged is refused, no bit depth is guessed."""
+"""Decoding of image files: what is damaged is refused, no bit depth is guessed.
 
+OpenCV decodes; Pillow where OpenCV reads wrongly or not at all: GIF, and JPEG in CMYK.
+"""
+
+import io
 import zlib
 
 import cv2
@@ -7,10 +11,14 @@ import numpy as np
 
 from masksmith.core.arrays import Image
 from masksmith.core.errors import InputError
-from masksmith.data.decode.headers import PNG, SIGNATURES, TIFF, need_sane_size
+from masksmith.data.decode.dicom import SUFFIXES as DICOM_SUFFIXES
+from masksmith.data.decode.headers import GIF, JPEG, PNG, SIGNATURES, TIFF, jpeg_bands, need_sane_size
+from masksmith.data.decode.muttering import listen
+from masksmith.data.decode.orientation import as_stored, read_orientation, set_upright
 from masksmith.data.decode.tiff import decode_bands
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".gif", ".webp", *DICOM_SUFFIXES)
+_HARMLESS = "extraneous bytes"  # libjpeg skips them; whatever else it says, pixels are missing or made up
 
 
 def _damage(raw: bytes) -> str | None:
@@ -42,31 +50,47 @@ def _png_damage(raw: bytes) -> str | None:
     return f"is cut off after {len(raw)} bytes"
 
 
-def decode_image(raw: bytes, *, where: str) -> Image:
+def decode_image(raw: bytes, *, where: str, upright: bool = True, keep_alpha: bool = False) -> Image:
     """Decode a file into (h, w, c).
 
     A picture is uint8 or uint16, c is 1 or 3 in RGB order, and an alpha channel is dropped. Any other TIFF has as many
     bands as it has, in the order and the type of the file (see decode_bands).
 
+    Args:
+        raw: The file.
+        where: Its name, for messages.
+        upright: Whether a picture is turned as its EXIF orientation says; else its pixels are as the file stores them.
+        keep_alpha: Whether the alpha of a picture is kept as the last of 2 or 4 channels.
+
     Raises:
         InputError: The bytes are empty, no image, cut off or damaged, or claim more pixels than are read (before
-            memory for them is asked for); ``where`` names the file.
+            memory for them is asked for); it is an animation.
     """
     if (damage := _damage(raw)) is not None:
         raise InputError(f"{where}: the file {damage}; replace it or take it out")
     size = need_sane_size(raw, where=where)
     if raw.startswith(TIFF) and (bands := decode_bands(raw, where=where)) is not None:
         return bands
-    return _decode_picture(raw, size, where=where)
+    by_pillow = raw.startswith(GIF) or (raw.startswith(JPEG) and jpeg_bands(raw) == 4)
+    decode = _decode_by_pillow if by_pillow else _decode_picture
+    image = decode(raw, size, where=where)
+    if not keep_alpha:
+        image = image[..., : 1 if image.shape[2] < 3 else 3]
+    if (orientation := read_orientation(raw)) != 1 and upright != raw.startswith(TIFF):  # OpenCV turns TIFF alone
+        image = set_upright(image, orientation) if upright else as_stored(image, orientation)
+    return np.ascontiguousarray(image)
 
 
 def _decode_picture(raw: bytes, size: tuple[int, int], *, where: str) -> Image:
+    """Decode a picture as it is stored, 1 to 4 channels; a TIFF is turned."""
     try:
-        image = cv2.imdecode(np.frombuffer(raw, np.uint8), cv2.IMREAD_UNCHANGED)
+        image, muttered = listen(lambda: cv2.imdecode(np.frombuffer(raw, np.uint8), cv2.IMREAD_UNCHANGED))
     except cv2.error as error:  # OpenCV has limits of its own, for example 2**20 pixels a side
         raise InputError(f"{where}: {size[0]}x{size[1]} pixels, refused by OpenCV ({error.err})") from error
     if image is None:
         raise InputError(f"{where}: the file cannot be decoded as an image; replace it or take it out")
+    if raw.startswith(JPEG) and (said := [line for line in muttered if _HARMLESS not in line]):
+        raise InputError(f"{where}: the file is damaged ({said[0]}); replace it or take it out")
     if sorted(image.shape[:2]) != sorted(size):  # a TIFF may be stored turned
         raise InputError(
             f"{where}: the header claims {size[0]}x{size[1]}, the pixels are {image.shape[0]}x{image.shape[1]}; "
@@ -74,9 +98,33 @@ def _decode_picture(raw: bytes, size: tuple[int, int], *, where: str) -> Image:
         )
     if image.ndim == 2:
         return image[..., None]
-    if image.shape[2] == 2:
-        return image[..., :1]
-    return np.ascontiguousarray(image[..., 2::-1])
+    if image.shape[2] < 3:
+        return image
+    return image[..., [2, 1, 0, *range(3, image.shape[2])]]
+
+
+def _decode_by_pillow(raw: bytes, size: tuple[int, int], *, where: str) -> Image:
+    """Decode a GIF of one picture, or a JPEG in CMYK; transparent pixels of a GIF have an alpha of 0."""
+    from PIL import Image as Pillow
+
+    try:
+        with Pillow.open(io.BytesIO(raw), formats=("GIF", "JPEG")) as picture:
+            clear = "transparency" in picture.info
+            image = np.asarray(picture.convert("RGBA" if clear else "RGB"))
+            if getattr(picture, "is_animated", False):
+                raise InputError(
+                    f"{where}: an animation of {picture.n_frames} pictures; expected one, save each as a file"
+                )
+    except InputError:
+        raise
+    except Exception as error:  # whatever a damaged file makes of the library
+        raise InputError(f"{where}: the file cannot be decoded ({error}); replace it or take it out") from error
+    if image.shape[:2] != size:
+        raise InputError(
+            f"{where}: the header claims {size[0]}x{size[1]}, the pixels are {image.shape[0]}x{image.shape[1]}; "
+            "replace the file or take it out"
+        )
+    return image
 
 
 def is_grey(image: Image) -> bool:

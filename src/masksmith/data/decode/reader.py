@@ -8,15 +8,18 @@ from pathlib import PurePosixPath
 
 import numpy as np
 
-from masksmith.core.arrays import Image, Shaped
+from masksmith.core.arrays import Bool, Image, Shaped
 from masksmith.core.errors import InputError
 from masksmith.data.catalog import Sample
+from masksmith.data.decode.dicom import SUFFIXES as DICOM_SUFFIXES
+from masksmith.data.decode.dicom import decode_dicom, is_dicom
 from masksmith.data.decode.pictures import decode_image
+from masksmith.data.decode.tiff import read_no_data
 from masksmith.data.tree import Tree
 
 Slices = Shaped[np.ndarray, "n h w c"]
 
-STACKS: dict[str, Callable[[bytes, str], Slices]] = {}
+STACKS: dict[str, Callable[[bytes, str], Slices]] = {**dict.fromkeys(DICOM_SUFFIXES, decode_dicom)}
 """Ending of a file of several images, in lower case -> what decodes it; the second argument names it in messages."""
 
 
@@ -42,14 +45,17 @@ class ImageReader:
             self._raw = (file, self.tree.read(file))
         return self._raw[1]
 
-    def slices(self, path: str) -> Slices:
-        """Return all images of a file of several.
+    def slices(self, path: str) -> Slices | None:
+        """Return all images of a file of several, or None where it is of no such kind.
 
         Raises:
             InputError: It is damaged.
         """
         if self._slices is None or self._slices[0] != path:
-            self._slices = (path, STACKS[ending(path)](self.raw(path), path))
+            decode = STACKS.get(ending(path)) or (decode_dicom if is_dicom(self.raw(path)) else None)
+            if decode is None:
+                return None
+            self._slices = (path, decode(self.raw(path), path))
         return self._slices[1]
 
     def count(self, path: str) -> int:
@@ -64,17 +70,21 @@ class ImageReader:
         """Decode the image of a path into (h, w, c); see decode_image for its form.
 
         Raises:
-            InputError: It is damaged, or there is no such slice.
+            InputError: It is damaged, there is no such slice, or there are several and none is named.
         """
-        file, _, at = path.rpartition("#") if path not in self.tree else (path, "", "0")
-        if ending(file) not in STACKS:
-            return decode_image(self.raw(path), where=path)
+        file, _, at = path.rpartition("#") if path not in self.tree else (path, "", "")
         slices = self.slices(file)
-        if int(at) >= len(slices):
+        if slices is None:
+            return decode_image(self.raw(path), where=path)
+        if not at and len(slices) > 1:
+            raise InputError(
+                f"{path}: it holds {len(slices)} images; expected one, save them as files of one each"
+            )
+        if int(at or 0) >= len(slices):
             raise InputError(
                 f"{path}: the file has {len(slices)} slices; it has changed, run the check again"
             )
-        return slices[int(at)]
+        return slices[int(at or 0)]
 
     def sample(self, sample: Sample) -> Image:
         """Decode the image of a sample; the bands of several files are stacked.
@@ -92,3 +102,15 @@ class ImageReader:
                     f"{bands[0].shape[0]}x{bands[0].shape[1]} {bands[0].dtype}; expected bands of one size and type"
                 )
         return np.concatenate(bands, axis=2)
+
+    def missing(self, sample: Sample, image: Image) -> Bool[np.ndarray, "h w"] | None:
+        """Return where no band of a sample's decoded image has data, None where every pixel has some.
+
+        No data is NaN, or in whole numbers the value that the file itself declares to mean so.
+        """
+        declared = np.nan if image.dtype.kind == "f" else read_no_data(self.raw(sample.image))
+        if declared is None:
+            return None
+        gaps = np.isnan(image) if np.isnan(declared) else image == declared
+        found = gaps.all(axis=2)
+        return found if found.any() else None

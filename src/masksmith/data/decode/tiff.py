@@ -13,7 +13,7 @@ import numpy as np
 
 from masksmith.core.arrays import Image
 from masksmith.core.errors import InputError
-from masksmith.data.decode.headers import MAX_BYTES, check_pages
+from masksmith.data.decode.headers import MAX_BYTES, TIFF, check_pages
 
 if TYPE_CHECKING:
     from tifffile import TiffFile, TiffPage
@@ -145,8 +145,28 @@ def _bands_last(array: np.ndarray, axes: str) -> Image:
 
 
 def _without_no_data(image: Image, page: "TiffPage") -> Image:
-    tag = page.tags.get("GDAL_NODATA")
+    declared = _declared(page)
     missing = ~np.isfinite(image)
-    if tag is not None:
-        missing |= image == np.float32(str(tag.value).strip("\0 "))
+    if declared is not None:
+        missing |= image == np.float32(declared)
     return np.where(missing, np.float32(np.nan), image)
+
+
+def _declared(page: "TiffPage") -> float | None:
+    tag = page.tags.get("GDAL_NODATA")
+    if tag is None:
+        return None
+    try:
+        return float(str(tag.value).strip("\0 "))
+    except ValueError:
+        return None
+
+
+def read_no_data(raw: bytes) -> float | None:
+    """Return the value that a TIFF declares to mean "no data" (GDAL's tag), None where it declares none."""
+    if not raw.startswith(TIFF):
+        return None
+    import tifffile
+
+    with tifffile.TiffFile(io.BytesIO(raw)) as file:
+        return _declared(file.pages.first)

@@ -16,6 +16,8 @@ from masksmith.data.catalog import AskedTarget, Catalog
 from masksmith.data.decode.pictures import IMAGE_SUFFIXES
 from masksmith.data.description import FILE_NAME, Description, Groups, read_description
 from masksmith.data.findings import some
+from masksmith.data.layouts.band_folders import band_folders
+from masksmith.data.layouts.dicom_series import dicom_series, group_by_patient
 from masksmith.data.layouts.kaggle_rle import kaggle_rle
 from masksmith.data.layouts.object_folders import object_folders
 from masksmith.data.layouts.paired_folders import paired_folders
@@ -26,8 +28,10 @@ from masksmith.data.tree import Tree
 Layout = Callable[[Tree, Description], Catalog | None]
 
 LAYOUTS: dict[str, Layout] = {
+    "dicom_series": dicom_series,
     "object_folders": object_folders,
     "kaggle_rle": kaggle_rle,
+    "band_folders": band_folders,
     "paired_folders": paired_folders,
 }
 """In the order in which they are tried: of several that fit, the first is taken."""
@@ -69,6 +73,7 @@ def read_catalog(
     catalog = _recognise(tree, said)
     if catalog is None:
         raise _nothing_found(tree)
+    catalog = group_by_patient(tree, catalog)
     known = catalog.asked
     _check_task(said.task, catalog, root)
     asked = AskedTarget(
