@@ -2,7 +2,7 @@
 
 import glob
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from masksmith.core.errors import InputError
@@ -22,22 +22,28 @@ class Item:
     reader: ImageReader
     version: str
     """Changes when the file does."""
+    error: str = ""
+    """Why it cannot be used: an archive that cannot be opened."""
 
 
-def list_items(inputs: Sequence[str | Path]) -> list[Item]:
+def list_items(inputs: Sequence[str | Path], *, may_be_empty: bool = False) -> list[Item]:
     """Return the files of images in files, folders (with sub-folders), archives and patterns, sorted by id.
+
+    Args:
+        inputs: What is to be segmented.
+        may_be_empty: Whether there may be no image yet.
 
     Raises:
         InputError: One is not there, or there is no image in any.
     """
     found: dict[str, Item] = {}
     for given in inputs:
-        for item in _items_of(given):
+        for item in _items_of(given, may_be_empty=may_be_empty):
             name = item.id
             if name in found and found[name].path != item.path:
                 name = item.path  # a.png and a.jpg
-            found[name] = Item(name, item.path, item.reader, item.version)
-    if not found:
+            found.setdefault(name, replace(item, id=name))
+    if not found and not may_be_empty:
         raise InputError(
             f"{', '.join(map(str, inputs))}: no images; expected files that end in "
             f"{', '.join(sorted({*IMAGE_SUFFIXES, *STACKS}))}"
@@ -45,22 +51,34 @@ def list_items(inputs: Sequence[str | Path]) -> list[Item]:
     return [found[name] for name in sorted(found)]
 
 
-def _items_of(given: str | Path) -> Iterator[Item]:
+def _items_of(given: str | Path, *, may_be_empty: bool) -> Iterator[Item]:
     path = Path(given)
     if path.is_dir():
-        yield from _in_tree(Tree(path))
+        yield from _in_tree(Tree(path, open_archives=False))
+        for archive in sorted(path.rglob("*")):
+            if archive_suffix(archive.name) and archive.is_file():
+                yield from _in_archive(path, archive)
+    elif path.is_file() and (suffix := archive_suffix(path.name)):
+        yield from _in_archive(path.parent, path, inside=f"{path.name[: -len(suffix)]}/")
     elif path.is_file():
-        suffix = archive_suffix(path.name)
-        inside = "" if suffix is None else f"{path.name[: -len(suffix)]}/"
-        yield from _in_tree(Tree(path.parent, only=path), named=suffix is None, inside=inside)
+        yield from _in_tree(Tree(path.parent, only=path), named=True)
     elif matches := sorted(glob.glob(str(given), recursive=True)):  # noqa: PTH207  (it may begin anywhere)
         for match in matches:
             if Path(match).is_file():
                 yield from _in_tree(Tree(Path(match).parent, only=Path(match)))
-    else:
+    elif not (may_be_empty and glob.has_magic(str(given))):
         raise InputError(
             f"{given}: no such file or folder; expected images, a folder of images or an archive"
         )
+
+
+def _in_archive(root: Path, path: Path, *, inside: str = "") -> Iterator[Item]:
+    try:
+        yield from _in_tree(Tree(root, only=path), inside=inside)
+    except InputError as error:  # the rest goes on
+        reader, stat = ImageReader(Tree(root, open_archives=False)), path.stat()
+        name = str(path.relative_to(root))
+        yield Item(name, name, reader, f"{stat.st_size} {stat.st_mtime_ns}", str(error))
 
 
 def _in_tree(tree: Tree, *, named: bool = False, inside: str = "") -> Iterator[Item]:

@@ -13,13 +13,18 @@ from masksmith.core.errors import InputError
 from masksmith.data.catalog import Sample
 from masksmith.data.decode.dicom import SUFFIXES as DICOM_SUFFIXES
 from masksmith.data.decode.dicom import decode_dicom, is_dicom
+from masksmith.data.decode.nifti import SUFFIXES as NIFTI_SUFFIXES
+from masksmith.data.decode.nifti import decode_nifti
 from masksmith.data.decode.pictures import decode_image
 from masksmith.data.decode.tiff import read_no_data
 from masksmith.data.tree import Tree
 
 Slices = Shaped[np.ndarray, "n h w c"]
 
-STACKS: dict[str, Callable[[bytes, str], Slices]] = {**dict.fromkeys(DICOM_SUFFIXES, decode_dicom)}
+STACKS: dict[str, Callable[[bytes, str], Slices]] = {
+    **dict.fromkeys(DICOM_SUFFIXES, decode_dicom),
+    **dict.fromkeys(NIFTI_SUFFIXES, decode_nifti),
+}
 """Ending of a file of several images, in lower case -> what decodes it; the second argument names it in messages."""
 
 
@@ -64,7 +69,8 @@ class ImageReader:
         Raises:
             InputError: It is damaged.
         """
-        return len(self.slices(path)) if ending(path) in STACKS else 1
+        slices = self.slices(path)
+        return 1 if slices is None else len(slices)
 
     def image(self, path: str) -> Image:
         """Decode the image of a path into (h, w, c); see decode_image for its form.
