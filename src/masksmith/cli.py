@@ -227,8 +227,8 @@ def apply(
         list[str] | None,
         typer.Option(
             "--write",
-            help="What else is written: overlay, tiff, geotiff, geojson, probs, probs-geotiff, nifti, dicom-seg, coco or "
-            "rle; repeatable.",
+            help="What else is written: overlay, tiff, geotiff, geojson, probs, probs-geotiff, nifti, dicom-seg, coco "
+            "or rle; repeatable.",
         ),
     ] = None,
     overlay: Annotated[bool, typer.Option("--overlay", help="Also write pictures with the masks.")] = False,

@@ -234,8 +234,8 @@ def apply(
         How many images were segmented, and what could not be used and why; such files do not stop the rest.
 
     Raises:
-        InputError: The model or an input is not there, ``out`` holds files of others, or what is to be written is unknown
-            or lacks its package.
+        InputError: The model or an input is not there, ``out`` holds files of others, or what is to be written is
+            unknown or lacks its package.
         StoppedError: Ctrl-C or SIGTERM; what is finished stays.
     """
     from masksmith.deploy.apply import apply_model, read_scalars

@@ -64,35 +64,41 @@ class Chunks:
 
         for item in items:
             interrupt.check_stop()
-            own: dict[str, tuple[Picture, Image]] = {}
-            bad = item.error
-            try:
-                if not bad and (rows := _rows_of(item)) is not None:
-                    large = self._large(item, rows)
-                    if chunk.items:
-                        yield finished()
-                        chunk, arrays, size = Chunk(), {}, 0
-                    yield large
-                    continue
-                if not bad:
-                    own = {one.id: (one, self.model.fit(image, where=one.path)) for one, image in _decode(item)}
-                    for name in own:
-                        check_id(name, where=item.path)
-            except DiskFullError:
-                raise
-            except InputError as error:
-                own, bad = {}, str(error)
+            found = self._decoded(item)
+            own = {} if isinstance(found, str | Chunk) else found
             taken = sum(image.nbytes for _, image in own.values())
-            if arrays and (size + taken > CHUNK_BYTES or len(arrays) + len(own) > CHUNK_IMAGES):
+            full = size + taken > CHUNK_BYTES or len(arrays) + len(own) > CHUNK_IMAGES
+            if chunk.items and (isinstance(found, Chunk) or (arrays and full)):
                 yield finished()
                 chunk, arrays, size = Chunk(), {}, 0
+            if isinstance(found, Chunk):
+                yield found
+                continue
+            if isinstance(found, str):
+                chunk.bad[item.id] = found
             arrays |= {name: image for name, (_, image) in own.items()}
             chunk.pictures |= {name: one for name, (one, _) in own.items()}
-            chunk.bad |= {item.id: bad} if bad else {}
             chunk.items.append(item)
             size += taken
         if chunk.items:
             yield finished()
+
+    def _decoded(self, item: Item) -> dict[str, tuple[Picture, Image]] | Chunk | str:
+        """Return the images of a file by id, the chunk of a large image, or why the file cannot be used."""
+        if item.error:
+            return item.error
+        try:
+            rows = _rows_of(item)
+            if rows is not None:
+                return self._large(item, rows)
+            own = {one.id: (one, self.model.fit(image, where=one.path)) for one, image in _decode(item)}
+            for name in own:
+                check_id(name, where=item.path)
+            return own
+        except DiskFullError:
+            raise
+        except InputError as error:
+            return str(error)
 
     # --- large images ---
 

@@ -52,7 +52,7 @@ class Numbers:
         self.mask, self.target = mask, target
         self.values = mask_values(target) if target.exclusive else None
         highest = int(mask.max(initial=0)) if self.values is None else int(self.values.max())
-        kinds = (np.uint16, np.uint32) if target.task == "instances" else (np.uint8, np.uint16)
+        kinds = ("uint16", "uint32") if target.task == "instances" else ("uint8", "uint16")
         self.dtype = np.dtype(next(kind for kind in kinds if highest < np.iinfo(kind).max))
         self.no_data = int(np.iinfo(self.dtype).max)
         """What no pixel has: 255, or the largest number of the type."""

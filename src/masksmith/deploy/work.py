@@ -19,7 +19,6 @@ from masksmith.deploy.outputs import KINDS, Masks, OfImage, OfSeveral
 from masksmith.deploy.picture import Picture, Segmented
 from masksmith.deploy.segmenter import Segmenter, certainty
 from masksmith.postprocess.rules import mask_of
-from masksmith.prediction.store import MeanCodes
 from masksmith.submission.formats import write_masks
 
 STATE = ".masksmith-apply"
@@ -115,9 +114,7 @@ class Work:
             if chunk.images is not None:
                 for row, picture in self._segmented(chunk, chunk.images):
                     rows[picture.item.id].append(row)
-            files = {
-                item.id: {"version": _version(item), "rows": rows[item.id]} for item in chunk.items
-            }
+            files = {item.id: {"version": _version(item), "rows": rows[item.id]} for item in chunk.items}
             write_json(self.state / f"chunk-{self._number:06d}.json", {"key": self.key, "files": files})
             self._number += 1
             self._rows |= {item.id: (_version(item), rows[item.id]) for item in chunk.items}
@@ -133,7 +130,7 @@ class Work:
             list(chunk.pictures),
             scalars=self.table,
             folder=chunk.scratch or scratch,
-            key=chunk.scratch and chunk.scratch.name,
+            key=None if chunk.scratch is None else chunk.scratch.name,
         )
         files = scratch / "files"  # each image's are moved to their places when they are whole
         masks = ((name, mask_of(self.model.rule, codes, name)) for name in chunk.pictures)

@@ -42,7 +42,9 @@ def decode_nifti(raw: bytes, where: str) -> Slices:
     except MemoryError:
         raise
     except Exception as error:  # whatever a damaged file makes of the library
-        raise InputError(f"{where}: its voxels cannot be read ({error}); replace the file or take it out") from error
+        raise InputError(
+            f"{where}: its voxels cannot be read ({error}); replace the file or take it out"
+        ) from error
     planes = volume if volume.ndim == 4 else volume[..., None]
     return np.ascontiguousarray(planes.transpose(2, 1, 0, 3), _type_of(volume))
 
@@ -51,7 +53,9 @@ def _type_of(volume: Shaped[np.ndarray, "..."]) -> type[np.generic]:
     if volume.dtype.kind in "iub":
         low, high = (int(volume.min()), int(volume.max())) if volume.size else (0, 0)
         signed = volume.dtype.kind == "i" and volume.dtype.itemsize > 1
-        kinds = (np.int16,) if signed else (np.uint8, np.uint16) if volume.dtype.itemsize == 1 else (np.uint16,)
+        kinds = (
+            (np.int16,) if signed else (np.uint8, np.uint16) if volume.dtype.itemsize == 1 else (np.uint16,)
+        )
         for kind in kinds:
             if np.iinfo(kind).min <= low and high <= np.iinfo(kind).max:
                 return kind
@@ -71,7 +75,9 @@ def open_nifti(raw: bytes, *, where: str) -> "Nifti1Image":
     try:
         with silence("nibabel.global"):
             head = gzip.GzipFile(fileobj=io.BytesIO(raw)).read(_HEADER) if raw.startswith(_GZIP) else raw
-            kind = nibabel.Nifti2Image if head[:4] in (b"\x1c\x02\0\0", b"\0\0\x02\x1c") else nibabel.Nifti1Image
+            kind = (
+                nibabel.Nifti2Image if head[:4] in (b"\x1c\x02\0\0", b"\0\0\x02\x1c") else nibabel.Nifti1Image
+            )
             header = kind.header_class.from_fileobj(io.BytesIO(head))
             shape = header.get_data_shape()
             claimed = math.prod(shape) * header.get_data_dtype().itemsize
@@ -92,7 +98,9 @@ def _refuse_shape(shape: tuple[int, ...], claimed: int, *, where: str) -> None:
     if len(shape) not in (3, 4) or min(shape) < 1:
         raise InputError(f"{where}: a volume of shape {shape}; expected three axes, or a fourth of bands")
     if claimed > MAX_BYTES:
-        raise InputError(f"{where}: its {shape} voxels take {claimed:,} bytes; at most {MAX_BYTES:,} are read")
+        raise InputError(
+            f"{where}: its {shape} voxels take {claimed:,} bytes; at most {MAX_BYTES:,} are read"
+        )
 
 
 def label_volume(slices: Shaped[np.ndarray, "n h w"], like: "Nifti1Image") -> Any:  # noqa: ANN401

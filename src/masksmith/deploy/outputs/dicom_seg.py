@@ -25,13 +25,19 @@ if TYPE_CHECKING:
 
 _TEXT = 64  # characters of a label
 _SCHEME = "99MASKSMITH"
+_MAY_BE_EMPTY = (
+    *("PatientID", "PatientName", "PatientBirthDate", "PatientSex"),
+    *("StudyID", "StudyDate", "StudyTime", "AccessionNumber", "ReferringPhysicianName"),
+)
+"""What each image must have, if only empty, and anonymised ones often lack."""
 
 
 def series_of(pictures: Sequence[Picture]) -> dict[str, list[Picture]]:
     """Return file -> the images whose masks go into it.
 
     The slices of a series that lie in space (and in one folder, of one size and orientation) are one file,
-    ``dicom-seg/FOLDER/SERIES-UID.dcm``; any other image, and the frames of a file, are one of their own, ``dicom-seg/ID.dcm``.
+    ``dicom-seg/FOLDER/SERIES-UID.dcm``; any other image, and the frames of a file, are one of their
+    own, ``dicom-seg/ID.dcm``.
     """
     groups: dict[tuple[Any, ...], list[Picture]] = {}
     for picture in pictures:
@@ -61,6 +67,14 @@ def _header(picture: Picture) -> "Dataset | None":
     return read_header(raw, picture.path) if is_dicom(raw) else None
 
 
+def _complete(data: "Dataset | None") -> "Dataset":
+    assert data is not None
+    for keyword in _MAY_BE_EMPTY:
+        if keyword not in data:
+            setattr(data, keyword, None)
+    return data
+
+
 def write_dicom_seg(path: Path, pictures: Sequence[Picture], masks: Masks) -> None:
     """Write a DICOM SEG of binary segments: one for each class, or for each object of each image.
 
@@ -69,7 +83,7 @@ def write_dicom_seg(path: Path, pictures: Sequence[Picture], masks: Masks) -> No
     """
     pixels, labels = _segments([masks[picture.id] for picture in pictures], masks.target)
     each = pictures[:1] if pictures[0].path != pictures[0].item.path else pictures
-    sources = [_header(one) for one in each]
+    sources = [_complete(_header(one)) for one in each]
     try:
         with warnings.catch_warnings(), silence("pydicom", "highdicom"):
             warnings.simplefilter("ignore")
@@ -94,7 +108,9 @@ def _segments(
             layer[layer > 0] += before
         total = sum(counts)
         kind = np.uint8 if total < 2**8 else np.uint16
-        return stack.astype(kind), [f"{target.classes[0]} {at}" for at in range(1, total + 1)] or [target.classes[0]]
+        return stack.astype(kind), [f"{target.classes[0]} {at}" for at in range(1, total + 1)] or [
+            target.classes[0]
+        ]
     if not target.exclusive:
         return stack.astype(np.uint8), list(target.classes)
     names = dict(shown_classes(target))
@@ -103,7 +119,9 @@ def _segments(
     return table[stack], list(names.values())
 
 
-def _segmentation(sources: Sequence[Any], pixels: Shaped[np.ndarray, "n h w *k"], labels: Sequence[str]) -> Any:  # noqa: ANN401
+def _segmentation(
+    sources: Sequence[Any], pixels: Shaped[np.ndarray, "n h w *k"], labels: Sequence[str]
+) -> Any:  # noqa: ANN401
     import highdicom as hd
     from highdicom.sr.coding import CodedConcept
     from pydicom.sr.codedict import codes

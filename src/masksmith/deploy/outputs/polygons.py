@@ -49,11 +49,11 @@ def _name_of(crs: Any) -> str:  # noqa: ANN401
 
 
 def _features(one: Segmented, affine: Float[np.ndarray, "3 3"]) -> Iterator[dict[str, Any]]:
-    number = 0
-    for label, value, parts in _found(one):
-        number += 1
+    for number, (label, value, parts) in enumerate(_found(one), start=1):
         area = sum(abs(_area(outer)) - sum(abs(_area(hole)) for hole in holes) for outer, *holes in parts)
-        placed = [[_placed(ring, affine, hole=at > 0) for at, ring in enumerate(polygon)] for polygon in parts]
+        placed = [
+            [_placed(ring, affine, hole=at > 0) for at, ring in enumerate(polygon)] for polygon in parts
+        ]
         single = len(placed) == 1
         yield {
             "type": "Feature",

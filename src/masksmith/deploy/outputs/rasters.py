@@ -63,7 +63,9 @@ def write_geotiff(path: Path, one: Segmented) -> None:
                 yield rows, band
 
         labels = one.target.classes if one.target.task == "multilabel" else ()
-        _write_tiled(path, source, bands(), numbers.dtype, numbers.layers, no_data=numbers.no_data, names=labels)
+        _write_tiled(
+            path, source, bands(), numbers.dtype, numbers.layers, no_data=numbers.no_data, names=labels
+        )
 
 
 def write_probs(path: Path, one: Segmented) -> None:
@@ -82,7 +84,7 @@ def write_prob_geotiff(path: Path, one: Segmented) -> None:
     Raises:
         InputError: As write_geotiff.
     """
-    height, width, channels = one.codes.shape(one.picture.id)
+    channels = one.codes.shape(one.picture.id)[2]
     with georeferenced(one) as source:
 
         def bands() -> Iterator[tuple[slice, np.ndarray]]:
@@ -202,4 +204,3 @@ def _write_tiled(
         for rows, band in bands:
             window = Window(0, rows.start, source.width, len(band))
             file.write(np.moveaxis(band, 2, 0), window=window)
-

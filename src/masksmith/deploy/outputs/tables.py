@@ -28,7 +28,9 @@ def write_coco(path: Path, pictures: Sequence[Picture], masks: Masks) -> None:
         InputError: An image of more than 2**28 pixels.
     """
     images = []
-    names = [name for name, _ in class_layers(np.zeros((1, 1, len(masks.target.classes)), np.uint8), masks.target)]
+    names = [
+        name for name, _ in class_layers(np.zeros((1, 1, len(masks.target.classes)), np.uint8), masks.target)
+    ]
     with path.open("w", encoding="utf-8") as file:
         head = {"categories": [{"id": at, "name": name} for at, name in enumerate(names, start=1)]}
         file.write(json.dumps(head, ensure_ascii=False)[:-1] + ', "annotations": [')
