@@ -89,19 +89,24 @@ def _survey(reader: ImageReader, catalog: Catalog) -> _Kind:
     bands: dict[int, str] = {}
     problems = []
     for sample in track(samples, total=len(samples), what="looking at images"):
+        height = width = empty = 0
         try:
-            image = reader.sample(sample)
+            for image in reader.rows(sample):
+                height, width = height + image.shape[0], image.shape[1]
+                coloured = coloured or (image.shape[2] == 3 and not is_grey(image))
+                empty += 0 if (missing := reader.missing(sample, image)) is None else int(missing.sum())
+            with reader.opened(sample.image) as file:
+                place = read_georeference(file)
         except InputError as error:
             problems.append(str(error))
             continue
-        sizes[sample.image] = image.shape[:2]
+        sizes[sample.image] = height, width
         dtypes.add(image.dtype.type)
         bands.setdefault(image.shape[2], sample.image)
-        coloured = coloured or (image.shape[2] == 3 and not is_grey(image))
-        if (place := read_georeference(reader.raw(sample.image))) is not None:
+        if place is not None:
             places[sample.image] = place
-        if (missing := reader.missing(sample, image)) is not None:
-            gaps[sample.image] = int(missing.sum())
+        if empty:
+            gaps[sample.image] = empty
     refuse_all(problems, what="images")
     if len(dtypes) > 1 and np.uint8 not in dtypes:
         dtypes = {
@@ -136,7 +141,10 @@ def _write_images(path: Path, reader: ImageReader, samples: list[Sample], kind: 
     shapes = [(sample.id, (*kind.sizes[sample.image], kind.channels)) for sample in samples]
     writer = StoreWriter(path, shapes, dtype=kind.dtype)
     for sample in track(samples, total=len(samples), what=f"decoding {path.stem}"):
-        writer.write(sample.id, _fit_channels(reader.sample(sample), kind.channels))
+        first = 0
+        for rows in reader.rows(sample):
+            writer.write_rows(sample.id, first, _fit_channels(rows, kind.channels))
+            first += len(rows)
     writer.close()
 
 

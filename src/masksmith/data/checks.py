@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -42,32 +42,49 @@ class CheckReport:
 
 def pixel_hash(image: Image) -> str:
     """Return a hash of an image's size, type and pixels (not of its file)."""
-    state = hashlib.blake2b(f"{image.shape}{image.dtype}".encode(), digest_size=16)
-    state.update(np.ascontiguousarray(image).tobytes())
+    return _hash_of_parts([image], image.shape, image.dtype)
+
+
+def _hash_of_parts(parts: Iterable[Image], shape: tuple[int, ...], dtype: np.dtype) -> str:
+    state = hashlib.blake2b(f"{shape}{dtype}".encode(), digest_size=16)
+    for part in parts:
+        state.update(np.ascontiguousarray(part).data)
     return state.hexdigest()
 
 
 def band_range(image: Image) -> tuple[Shaped[np.ndarray, " c"], Shaped[np.ndarray, " c"]]:
     """Return the least and the largest value of each band; NaN (no data) does not count, and is there where all is."""
-    return np.fmin.reduce(image, axis=(0, 1)), np.fmax.reduce(image, axis=(0, 1))
+    height, width, channels = image.shape
+    lines = image.reshape(height, width * channels)  # many times faster than both axes at once
+    low, high = (one.reduce(lines).reshape(width, channels) for one in (np.fmin, np.fmax))
+    return np.fmin.reduce(low), np.fmax.reduce(high)
 
 
 def is_constant(image: Image) -> bool:
     """Whether every band of an image has one value only, or no data: there is nothing in it."""
-    low, high = band_range(image)
+    return _is_constant(*band_range(image))
+
+
+def _is_constant(low: Shaped[np.ndarray, " c"], high: Shaped[np.ndarray, " c"]) -> bool:
     return bool(((low == high) | (low != low)).all())
+
+
+def _range_of_parts(parts: Iterable[Image]) -> tuple[Shaped[np.ndarray, " c"], Shaped[np.ndarray, " c"]]:
+    lows, highs = zip(*map(band_range, parts), strict=True)
+    return np.fmin.reduce(lows), np.fmax.reduce(highs)
 
 
 def constant_ids(images: Store) -> list[str]:
     """Return the ids of the images without any content (all black, say); damage could make more of them."""
-    return [name for name in images if is_constant(images.checked(name))]
+    return [name for name in images if _is_constant(*_range_of_parts(images.parts(name)))]
 
 
 def duplicate_groups(images: Store) -> dict[str, list[str]]:
     """Return pixel hash -> ids for every image; a list longer than one is a set of identical images."""
     groups: dict[str, list[str]] = {}
     for name in images:
-        groups.setdefault(pixel_hash(images[name]), []).append(name)
+        shape = (*images.shape(name), images.channels)
+        groups.setdefault(_hash_of_parts(images.parts(name), shape, images.dtype), []).append(name)
     return groups
 
 
@@ -91,7 +108,7 @@ def band_facts(images: Store, *, names: bool = True) -> list[BandFacts]:
     low, high = np.full(count, np.nan), np.full(count, np.nan)
     known: list[set[float] | None] = [set() if names else None for _ in range(count)]
     gaps = np.zeros(count, bool)
-    for image in (images[name] for name in images):
+    for image in (part for name in images for part in images.parts(name)):
         least, most = band_range(image)
         low, high = np.fmin(low, least), np.fmax(high, most)
         if image.dtype.kind == "f":

@@ -209,6 +209,11 @@ class Tree:
         """Whether a file of that logical path lies there."""
         return path in self._members
 
+    def on_disk(self, path: str) -> Path | None:
+        """Return where a file lies, None where it is in an archive."""
+        member = self._members[path]
+        return self.root / member.name if member.archive is None else None
+
     def read(self, path: str) -> bytes:
         """Return the bytes of a file.
 

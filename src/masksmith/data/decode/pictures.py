@@ -18,6 +18,7 @@ from masksmith.data.decode.orientation import as_stored, read_orientation, set_u
 from masksmith.data.decode.tiff import decode_bands
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".gif", ".webp", *DICOM_SUFFIXES)
+_ROWS = 1024  # looked at at once
 _HARMLESS = "extraneous bytes"  # libjpeg skips them; whatever else it says, pixels are missing or made up
 
 
@@ -42,7 +43,7 @@ def _png_damage(raw: bytes) -> str | None:
         end = at + 8 + length
         if end + 4 > len(raw):
             break
-        if zlib.crc32(raw[at + 4 : end]) != int.from_bytes(raw[end : end + 4]):
+        if zlib.crc32(memoryview(raw)[at + 4 : end]) != int.from_bytes(raw[end : end + 4]):
             return f"has a damaged {kind.decode('latin1')} block at byte {at} (wrong checksum)"
         if kind == b"IEND":
             return None
@@ -100,7 +101,10 @@ def _decode_picture(raw: bytes, size: tuple[int, int], *, where: str) -> Image:
         return image[..., None]
     if image.shape[2] < 3:
         return image
-    return image[..., [2, 1, 0, *range(3, image.shape[2])]]
+    for first in range(0, len(image), _ROWS):  # in place: a large picture is in memory once
+        rows = image[first : first + _ROWS]
+        rows[..., :3] = rows[..., 2::-1].copy()
+    return image
 
 
 def _decode_by_pillow(raw: bytes, size: tuple[int, int], *, where: str) -> Image:
@@ -129,4 +133,5 @@ def _decode_by_pillow(raw: bytes, size: tuple[int, int], *, where: str) -> Image
 
 def is_grey(image: Image) -> bool:
     """Whether all channels are equal."""
-    return bool((image == image[..., :1]).all())
+    parts = (image[first : first + _ROWS] for first in range(0, len(image), _ROWS))
+    return all(bool((part == part[..., :1]).all()) for part in parts)

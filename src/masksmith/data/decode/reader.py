@@ -3,7 +3,9 @@
 ``PATH#N`` is slice N, from 0 on, of a file of several images: a volume, a stack of pages, an array.
 """
 
-from collections.abc import Callable
+import io
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import PurePosixPath
 
 import numpy as np
@@ -16,7 +18,7 @@ from masksmith.data.decode.dicom import decode_dicom, is_dicom
 from masksmith.data.decode.nifti import SUFFIXES as NIFTI_SUFFIXES
 from masksmith.data.decode.nifti import decode_nifti
 from masksmith.data.decode.pictures import decode_image
-from masksmith.data.decode.tiff import read_no_data
+from masksmith.data.decode.tiff import large_rows, read_no_data
 from masksmith.data.tree import Tree
 
 Slices = Shaped[np.ndarray, "n h w c"]
@@ -109,12 +111,40 @@ class ImageReader:
                 )
         return np.concatenate(bands, axis=2)
 
+    def rows(self, sample: Sample) -> Iterator[Image]:
+        """Decode the image of a sample, a large TIFF some rows at a time from the top, any other at once.
+
+        Raises:
+            InputError: As ``sample``.
+        """
+        plain = sample.bands is None and sample.image in self.tree
+        path = self.tree.on_disk(sample.image) if plain else None
+        found = None if path is None else large_rows(path, where=sample.image)
+        if found is None:
+            yield self.sample(sample)
+        else:
+            yield from found
+
+    @contextmanager
+    def opened(self, path: str) -> Iterator[io.BytesIO | io.BufferedReader]:
+        """Open the file of an image: on the disk, unless it is in memory or in an archive."""
+        file = path if path in self.tree else path.rpartition("#")[0]
+        place = self.tree.on_disk(file)
+        if self._raw[0] == file or place is None:
+            yield io.BytesIO(self.raw(file))
+        else:
+            with place.open("rb") as there:
+                yield there
+
     def missing(self, sample: Sample, image: Image) -> Bool[np.ndarray, "h w"] | None:
         """Return where no band of a sample's decoded image has data, None where every pixel has some.
 
         No data is NaN, or in whole numbers the value that the file itself declares to mean so.
         """
-        declared = np.nan if image.dtype.kind == "f" else read_no_data(self.raw(sample.image))
+        declared: float | None = np.nan
+        if image.dtype.kind != "f":
+            with self.opened(sample.image) as file:
+                declared = read_no_data(file)
         if declared is None:
             return None
         gaps = np.isnan(image) if np.isnan(declared) else image == declared

@@ -7,13 +7,16 @@ lie plane by plane (GeoTIFF), bands that are pages, and the few forms of picture
 
 import io
 import math
+import mmap
+from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from masksmith.core.arrays import Image
 from masksmith.core.errors import InputError
-from masksmith.data.decode.headers import MAX_BYTES, TIFF, check_pages
+from masksmith.data.decode.headers import MAX_BYTES, TIFF, check_pages, check_size
 
 if TYPE_CHECKING:
     from tifffile import TiffFile, TiffPage
@@ -162,11 +165,149 @@ def _declared(page: "TiffPage") -> float | None:
         return None
 
 
-def read_no_data(raw: bytes) -> float | None:
+def read_no_data(raw: bytes | io.BytesIO | io.BufferedReader) -> float | None:
     """Return the value that a TIFF declares to mean "no data" (GDAL's tag), None where it declares none."""
-    if not raw.startswith(TIFF):
+    opened = io.BytesIO(raw) if isinstance(raw, bytes) else raw
+    begins = opened.read(4)
+    opened.seek(0)
+    if begins not in TIFF:
         return None
     import tifffile
 
-    with tifffile.TiffFile(io.BytesIO(raw)) as file:
+    with tifffile.TiffFile(opened) as file:
         return _declared(file.pages.first)
+
+
+# --- large files, a band of rows at a time ----------------------------------------------------------------
+
+LARGE = 2**27
+"""Bytes of a decoded image from which on it is read by bands of rows."""
+_AT_ONCE = 2**24  # bytes of a band of rows, or one row of tiles where that is more
+_MOST_RATIO = 2**12  # of a packed file: smaller ones cannot be large
+_PLAIN = {1, 2}  # PhotometricInterpretation: black is zero, RGB
+
+
+def large_rows(path: Path, *, where: str) -> Iterator[Image] | None:
+    """Return the rows of a large TIFF on the disk, from the top, some at a time; None where it is read as a whole.
+
+    What decode_image makes of the file, without holding it in memory. Read as a whole are files of less than LARGE
+    bytes of pixels, of one block, and forms that tifffile does not read like other libraries do (turned, subsampled,
+    white is zero).
+
+    Raises:
+        InputError: As decode_bands; also while the rows are read.
+    """
+    try:
+        if path.stat().st_size < LARGE // _MOST_RATIO:
+            return None
+        with path.open("rb") as file:
+            if file.read(4) not in TIFF:
+                return None
+            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as raw:
+                check_pages(raw, where=where)  # type: ignore[arg-type]
+        return _large_rows(path, where=where)
+    except OSError as error:
+        raise InputError(f"{where}: cannot be read ({error})") from error
+
+
+def _large_rows(path: Path, *, where: str) -> Iterator[Image] | None:
+    import tifffile
+
+    try:
+        with tifffile.TiffFile(path) as file:
+            pages = _band_pages(file)
+            page = pages[0]
+            num_bytes = math.prod(page.shape) * np.dtype(page.dtype).itemsize
+            turned = int(page.tags["Orientation"].value) != 1 if "Orientation" in page.tags else False
+            blocks = len(page.dataoffsets)
+            plain = int(page.photometric) in _PLAIN and not page.is_subsampled and page.imagedepth == 1
+            whole = len(pages) > 1 or turned or not plain or (blocks == 1 and not page.is_contiguous)
+            if num_bytes < LARGE or whole or not _has_codec(page):
+                return None
+            check_size((page.imagelength, page.imagewidth), where=where)
+            _refuse_form(pages, path.stat().st_size, where=where)
+    except (InputError, MemoryError):
+        raise
+    except Exception as error:  # whatever a damaged file makes of the library
+        raise InputError(f"{where}: {_reason(error)}") from error
+    return _rows(path, where=where)
+
+
+def _has_codec(page: "TiffPage") -> bool:
+    """Whether a block can be decoded with the packages that are there; OpenCV knows some packings by itself."""
+    with page.parent.filehandle.lock:
+        page.parent.filehandle.seek(page.dataoffsets[0])
+        raw = page.parent.filehandle.read(page.databytecounts[0]) if not page.is_contiguous else b""
+    try:
+        return page.is_contiguous or _block(page, raw, 0)[0] is not None
+    except ValueError as error:
+        if "imagecodecs" in str(error):
+            return False
+        raise
+
+
+def _block(page: "TiffPage", raw: bytes, at: int) -> tuple[np.ndarray | None, tuple[int, ...], tuple[int, ...]]:
+    """Return a decoded block, its place (plane, depth, row, column, sample) and its shape (depth, rows, columns, …)."""
+    more = {"jpegtables": page.jpegtables, "jpegheader": page.jpegheader} if int(page.compression) in (6, 7) else {}
+    return page.decode(raw, at, _fullsize=page.is_tiled, **more)
+
+
+def _rows(path: Path, *, where: str) -> Iterator[Image]:
+    import tifffile
+
+    try:
+        with tifffile.TiffFile(path) as file:
+            page = file.pages.first.aspage()
+            picture = _is_picture(page)
+            colours = _num_colours(page) if picture else page.samplesperpixel
+            for rows in _stored_rows(page) if page.is_contiguous else _block_rows(page):
+                image = np.ascontiguousarray(rows[..., :colours], rows.dtype.newbyteorder("="))
+                yield _without_no_data(image, page) if image.dtype == np.float32 else image
+    except (InputError, MemoryError, GeneratorExit):
+        raise
+    except Exception as error:
+        raise InputError(f"{where}: {_reason(error)}") from error
+
+
+def _stored_rows(page: "TiffPage") -> Iterator[Image]:
+    """Yield rows that lie in the file as they are."""
+    file = page.parent.filehandle
+    dtype = np.dtype(page.dtype).newbyteorder(page.parent.byteorder)
+    planes = 1 if int(page.planarconfig) == _CONTIGUOUS else page.samplesperpixel
+    samples = page.samplesperpixel // planes
+    step = max(1, _AT_ONCE // (page.imagewidth * page.samplesperpixel * dtype.itemsize))
+    for first in range(0, page.imagelength, step):
+        count = min(step, page.imagelength - first)
+        parts = []
+        for plane in range(planes):
+            row = plane * page.imagelength + first
+            file.seek(page.dataoffsets[0] + row * page.imagewidth * samples * dtype.itemsize)
+            part = file.read_array(dtype, count * page.imagewidth * samples)
+            parts.append(part.reshape(count, page.imagewidth, samples))
+        yield parts[0] if planes == 1 else np.concatenate(parts, axis=2)
+
+
+def _block_rows(page: "TiffPage") -> Iterator[Image]:
+    """Yield the rows of tiles, or of several strips."""
+    file = page.parent.filehandle
+    height, width = page.imagelength, page.imagewidth
+    block_height = min(height, page.tilelength if page.is_tiled else page.rowsperstrip)
+    across = -(-width // page.tilewidth) if page.is_tiled else 1
+    down = -(-height // block_height)
+    planes = 1 if int(page.planarconfig) == _CONTIGUOUS else page.samplesperpixel
+    dtype = np.dtype(page.dtype)
+    at_once = max(1, _AT_ONCE // (block_height * width * page.samplesperpixel * dtype.itemsize))
+    for top in range(0, down, at_once):
+        first, last = top * block_height, min(height, (top + at_once) * block_height)
+        rows = np.zeros((last - first, width, page.samplesperpixel), dtype)
+        for plane in range(planes):
+            for at in range(top * across, min(down, top + at_once) * across):
+                number = plane * down * across + at
+                file.seek(page.dataoffsets[number])
+                block, (_, _, y, x, _), shape = _block(page, file.read(page.databytecounts[number]), number)
+                if block is None:
+                    raise ValueError(f"block {number} of pixels is empty")
+                part = block.reshape(block.shape[-3:])[: min(shape[1], height - y), : min(shape[2], width - x)]
+                channels = slice(plane, plane + 1) if planes > 1 else slice(None)
+                rows[y - first : y - first + part.shape[0], x : x + part.shape[1], channels] = part
+        yield rows
