@@ -430,7 +430,7 @@ def test_images_that_lack_what_a_segmentation_must_repeat_are_refused(tmp_path):
 
 def test_what_lacks_its_package_or_is_unknown_says_so(monkeypatch):
     assert check_kinds(["tiff", "coco", "tiff"]) == ["coco", "tiff"]
-    with pytest.raises(InputError, match="--write.*did you mean 'geotiff'"):
+    with pytest.raises(InputError, match=r"--write.*did you mean 'geotiff'"):
         check_kinds(["geotif"])
     monkeypatch.setattr("masksmith.deploy.outputs.find_spec", lambda name: None)
     with pytest.raises(

@@ -204,7 +204,7 @@ def large_rows(path: Path, *, where: str) -> Iterator[Image] | None:
             if file.read(4) not in TIFF:
                 return None
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as raw:
-                check_pages(raw, where=where)  # type: ignore[arg-type]
+                check_pages(raw, where=where)
         return _large_rows(path, where=where)
     except OSError as error:
         raise InputError(f"{where}: cannot be read ({error})") from error

@@ -8,12 +8,14 @@ Source: GeoJSON, RFC 7946, and the member ``crs`` of GeoJSON 2008, which GIS pro
 
 import json
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from masksmith.core.arrays import Float, Shaped, UInt8
+from masksmith.core.errors import InputError
 from masksmith.deploy.outputs.rasters import is_georeferenced, opened
 from masksmith.deploy.picture import Segmented, shown_classes
 
@@ -30,12 +32,11 @@ def write_geojson(path: Path, one: Segmented) -> None:
     """
     head: dict[str, Any] = {"type": "FeatureCollection", "name": one.picture.id}
     affine = np.eye(3)
-    if one.picture.path == one.picture.item.path:  # no slice of a volume
-        with opened(one.picture) as source:
-            if is_georeferenced(source):
-                affine = np.reshape(source.transform, (3, 3))
-                if source.crs is not None:
-                    head["crs"] = {"type": "name", "properties": {"name": _name_of(source.crs)}}
+    with suppress(InputError), opened(one.picture) as source:  # what GDAL cannot read lies nowhere
+        if is_georeferenced(source) and (source.height, source.width) == one.hw:
+            affine = np.reshape(source.transform, (3, 3))
+            if source.crs is not None:
+                head["crs"] = {"type": "name", "properties": {"name": _name_of(source.crs)}}
     with path.open("w", encoding="utf-8") as file:
         file.write(json.dumps(head)[:-1] + ', "features": [')
         for at, feature in enumerate(_features(one, affine)):
