@@ -51,8 +51,8 @@ unit: env
 	@# checking the types of every array at every call takes 40% of the slow tests' time; the fast ones have it
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m slow -o addopts="-q --strict-markers" --durations=8
 
-faults: env  ## stop a small run in every way; each must end with the bits of a clean one (about half an hour)
-	@OMP_NUM_THREADS=1 $(BIN)/python -m tests.faults --jobs 2
+faults: env  ## stop a small run (TASK=binary, …) in every way; each must end with the bits of a clean one (half an hour)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m tests.faults --jobs 2 --task $(TASK)
 
 audit: env  ## versions with known holes, risky calls in src; then pip-audit (AUDIT_ONLINE=1: it must answer)
 	@$(BIN)/python tools/audit.py

@@ -1,7 +1,7 @@
 """``make faults``: one small run, stopped in every way, must end with the bits of its clean twin.
 
     python -m tests.faults [--part kills|points|sigkill|disk|stops|budget|all] [--sample N] [--plant rng] [--jobs 2]
-        [--scratch FOLDER]
+        [--task binary|multiclass|multilabel|instances] [--scratch FOLDER]
 
 kills    one project, its process left by ``os._exit`` 50 times at pseudo-random write points and training steps
 points   for every write point and step of the clean run: left there, from nothing, and continued
@@ -29,13 +29,13 @@ import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from masksmith.recipes.sources import AUTO_OF
 from tests.faults_ground import (
     KILLED,
     Ground,
     Watch,
     ask_to_stop,
     clean_run,
-    differences,
     exit_now,
     needs_room,
     no_space,
@@ -58,7 +58,7 @@ def judged(ground: Ground, out: Path, faults: int, where: str) -> tuple[int, str
     if code != 0:
         log = out.with_suffix(".log")
         return faults, f"{where}: the continued run ended with exit code {code}, see {log}"
-    if found := differences(ground.clean, out, budget=ground.budget):
+    if found := ground.differences(out):
         shown = "; ".join(found[:3]) + (f" and {len(found) - 3} more" if len(found) > 3 else "")
         return faults, f"{where}: {shown}"
     shutil.rmtree(out)
@@ -193,6 +193,7 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--part", choices=[*PARTS, "all"], default="all")
+    parser.add_argument("--task", choices=list(AUTO_OF), default="binary", help="of the generated data")
     parser.add_argument("--sample", type=int, help="so many faults of each part; default: all")
     parser.add_argument("--plant", choices=["rng"], help="plant a bug that must be caught")
     parser.add_argument("--jobs", type=int, default=1, help="trials at a time")
@@ -209,7 +210,7 @@ def main() -> int:
         mine = [part for part in parts if (part == "budget") == budget]
         if not mine:
             continue
-        ground = clean_run(scratch / ("budget" if budget else "plain"), budget=budget)
+        ground = clean_run(scratch / ("budget" if budget else "plain"), options.task, budget=budget)
         print(f"clean run: {ground.seconds:.1f} s, {len(ground.points)} points", flush=True)
         trials = [trial for part in mine for trial in plan(ground, part, options.sample)]
         struck, whole = run_all(ground, trials, options.jobs)

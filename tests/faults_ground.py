@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -34,9 +34,6 @@ OVERRIDES = {
     "training.select": "best",
     "training.top_k": 2,
     "training.keep": ["last", "best_loss"],
-    "training.stages.0.epochs": 1,
-    "training.stages.1.epochs": 1,
-    "training.stages.2.epochs": 1,
     "prediction.batch_size": 4,
     "tuning.resamples": 100,
     "tuning.bottom_thresholds": [0.4, 0.5],
@@ -50,7 +47,7 @@ COMPARED = (
     "tuning.json",
     "submission.csv",
     "submission.json",
-    "masks/*.png",
+    "masks/**/*.png",
     "runs/*/recipe.yaml",
     "runs/*/metrics.jsonl",
     "runs/*/checkpoints/*/*",
@@ -60,6 +57,7 @@ COMPARED = (
     "runs/*/test/*.csv",
 )
 
+COMPARED_OF = {"instances": ("objects.json",)}
 
 # Of a run with a budget too: its units, in the order of the plan, and what is averaged.
 COMPARED_BUDGET = (*COMPARED, "plan.json", "ensemble/members.json")
@@ -120,15 +118,25 @@ def no_space() -> None:
 # --- the run ----------------------------------------------------------------------------------------------
 
 
-def make_data(folder: Path) -> Path:
-    """Generate 24 training and 6 test images of 40x40 pixels."""
+def make_data(folder: Path, task: str) -> Path:
+    """Generate 24 training and 6 test images of 40x40 pixels; of scenes the sides are 80 to 96."""
     from masksmith.data import synthetic
 
-    size, synthetic.SIZE = synthetic.SIZE, 40
+    sizes = synthetic.SIZE, synthetic.SIDES
+    synthetic.SIZE, synthetic.SIDES = 40, (80, 96)
     try:
-        return ms.example(folder, train=24, test=6)
+        return ms.example(folder, train=24, test=6, task=task)
     finally:
-        synthetic.SIZE = size
+        synthetic.SIZE, synthetic.SIDES = sizes
+
+
+def overrides_of(task: str) -> dict[str, object]:
+    """Return the overrides for the recipe of a task: every stage is an epoch long."""
+    from masksmith.recipes.recipe import load_recipe
+    from masksmith.recipes.sources import AUTO_OF
+
+    stages = load_recipe(AUTO_OF[task]).training.stages
+    return OVERRIDES | {f"training.stages.{at}.epochs": 1 for at in range(len(stages))}
 
 
 def prepare() -> None:
@@ -235,6 +243,7 @@ class Ground:
     clean: Path
     points: list[Point]
     seconds: float
+    task: str = "binary"
     budget: bool = False
 
     def run(self, out: Path, watch: Watch | None = None) -> int:
@@ -243,36 +252,50 @@ class Ground:
 
     def begin(self, out: Path, watch: Watch | None = None) -> int:
         """Start ``compete``; return the pid."""
-        return fork(lambda: compete(self.data, out, watch, budget=self.budget), out.with_suffix(".log"))
+        return fork(lambda: self.compete(out, watch), out.with_suffix(".log"))
+
+    def compete(self, out: Path, watch: Watch | None) -> None:
+        """Run ``compete`` here."""
+        compete(self.data, out, watch, overrides_of(self.task), budget=self.budget)
+
+    def differences(self, out: Path) -> list[str]:
+        """Return what differs between the clean twin and a project folder, and what was left behind."""
+        return differences(self.clean, out, self.compared, budget=self.budget)
+
+    @property
+    def compared(self) -> tuple[str, ...]:
+        """Patterns of the files that must be the same."""
+        return (*(COMPARED_BUDGET if self.budget else COMPARED), *COMPARED_OF.get(self.task, ()))
 
 
-def compete(data: Path, out: Path, watch: Watch | None, *, budget: bool) -> None:
+def compete(
+    data: Path, out: Path, watch: Watch | None, overrides: dict[str, object], *, budget: bool
+) -> None:
     from masksmith.core import files
 
     files.on_write = watch
     if budget:  # which decides epochs and batch itself
         own = ("training.stages", "training.batch_size")
-        overrides = {key: value for key, value in OVERRIDES.items() if not key.startswith(own)}
-        result = ms.compete(data, out=out, overrides=overrides, budget=BUDGET)
-    else:
-        result = ms.compete(data, out=out, overrides=OVERRIDES)
+        overrides = {key: value for key, value in overrides.items() if not key.startswith(own)}
+    result = ms.compete(data, out=out, overrides=overrides, budget=BUDGET if budget else None)
     if result.stopped is not None:
         assert result.submission is not None, "a stop without a submission"
         os._exit(result.stopped)
 
 
-def clean_run(scratch: Path, *, budget: bool = False) -> Ground:
+def clean_run(scratch: Path, task: str, *, budget: bool = False) -> Ground:
     """Make the clean twin, learn its points, and see that a second one is identical.
 
     The parent goes the way once itself, so that no trial spends its time on imports; it must stay of one thread,
     because a fork takes only one along.
     """
-    data, clean, report = make_data(scratch / "example"), scratch / "clean", scratch / "clean.json"
+    data, clean, report = make_data(scratch / "example", task), scratch / "clean", scratch / "clean.json"
+    ground = Ground(scratch, data, clean, [], 0.0, task, budget)
 
     scratch.mkdir(exist_ok=True)
     if budget:
         steady_machine()
-    compete(data, scratch / "warm", None, budget=budget)
+    ground.compete(scratch / "warm", None)
     assert threading.active_count() == 1
     if Path("/proc/self/task").is_dir():
         assert len(list(Path("/proc/self/task").iterdir())) == 1, (
@@ -283,21 +306,20 @@ def clean_run(scratch: Path, *, budget: bool = False) -> Ground:
 
     def learn() -> None:
         watch = Watch(clean)
-        compete(data, clean, watch, budget=budget)
+        ground.compete(clean, watch)
         report.write_text(json.dumps([vars(point) for point in watch.seen]))
 
     if wait(fork(learn, scratch / "clean.log")) != 0:
         sys.exit(f"the clean run failed:\n{(scratch / 'clean.log').read_text()}")
     points = [Point(**point) for point in json.loads(report.read_text())]
-    ground = Ground(scratch, data, clean, points, 0.0, budget)
-    for pattern in COMPARED_BUDGET if budget else COMPARED:
+    for pattern in ground.compared:
         assert list(clean.glob(pattern)), f"{pattern}: nothing in the clean run; is the list of files old?"
     started = time.monotonic()
     code = ground.run(scratch / "again")
     seconds = time.monotonic() - started
-    if code != 0 or (found := differences(clean, scratch / "again", budget=budget)):
+    if code != 0 or (found := ground.differences(scratch / "again")):
         sys.exit(f"two clean runs differ: exit code {code}, {found}")
-    return replace(ground, seconds=seconds)
+    return replace(ground, points=points, seconds=seconds)
 
 
 # --- comparing --------------------------------------------------------------------------------------------
@@ -314,10 +336,10 @@ def content(path: Path) -> object:
     return [event | {"value": None} if event["split"] == "timing" else event for event in events]
 
 
-def differences(clean: Path, other: Path, *, budget: bool = False) -> list[str]:
+def differences(clean: Path, other: Path, compared: Iterable[str], *, budget: bool) -> list[str]:
     """Return what differs between two project folders, and what was left behind."""
     found: list[str] = []
-    for pattern in COMPARED_BUDGET if budget else COMPARED:
+    for pattern in compared:
         one, two = ({path.relative_to(root) for path in root.glob(pattern)} for root in (clean, other))
         found += [f"{path}: only in {'the clean run' if path in one else 'this one'}" for path in one ^ two]
         found += [f"{path}: differs" for path in one & two if content(clean / path) != content(other / path)]

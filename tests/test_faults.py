@@ -30,6 +30,11 @@ def test_a_sample_of_every_part_survives():
     assert (code, survived, total) == (0, 6, 6), text
 
 
+def test_another_task_survives():
+    code, text, survived, total = faults("--task", "instances", "--part", "points", "--sample", "2")
+    assert (code, survived, total) == (0, 2, 2), text
+
+
 def test_random_state_that_is_not_restored_is_caught(tmp_path):
     code, text, survived, total = faults(
         "--part", "points", "--sample", "4", "--plant", "rng", "--scratch", str(tmp_path)

@@ -90,6 +90,9 @@ def test_check_and_plan_of_the_whole_download(shared, tmp_path):
         "test images without content": 89,
         "identical training images": 69,
         "test images that are also training images": 89,
+        "nearly equal training images": 4,
+        "test images nearly equal to training images": 5,
+        "neighbouring tiles": 1019,
     }
     folds = ms.folds(tmp_path / "out")
     assert {row.fold for row in folds.rows if row.coverage_class == 0} == {0, 1, 2, 3, 4}

@@ -4,8 +4,9 @@
 >>> result = ms.compete("tgs-salt", out="project", overrides={"folds.train": 1})  # doctest: +SKIP
 
 ``read`` gives the images and masks of a data folder. The verbs are functions: ``layout check folds train predict tune
-submit report compete plan lr noise score convert example recipes verify vocabulary cache bundle
-apply``; ``load`` opens a bundle. ``masksmith.preprocess``
+submit report compete plan lr noise score convert example recipes verify vocabulary cache clean doctor
+bundle
+apply pack``; ``load`` opens a bundle. ``masksmith.preprocess``
 holds transforms for notebooks. Importing the package imports neither torch nor numpy; the first verb does.
 """
 
@@ -23,14 +24,17 @@ if TYPE_CHECKING:
     from masksmith.pipeline import bundle as bundle
     from masksmith.pipeline import cache as cache
     from masksmith.pipeline import check as check
+    from masksmith.pipeline import clean as clean
     from masksmith.pipeline import compete as compete
     from masksmith.pipeline import convert as convert
+    from masksmith.pipeline import doctor as doctor
     from masksmith.pipeline import example as example
     from masksmith.pipeline import folds as folds
     from masksmith.pipeline import layout as layout
     from masksmith.pipeline import load as load
     from masksmith.pipeline import lr as lr
     from masksmith.pipeline import noise as noise
+    from masksmith.pipeline import pack as pack
     from masksmith.pipeline import plan as plan
     from masksmith.pipeline import predict as predict
     from masksmith.pipeline import read as read
@@ -48,8 +52,31 @@ torchvision_guard.install()
 __version__ = "0.1.0"
 
 _VERBS = (
-    *("apply", "bundle", "cache", "check", "compete", "convert", "example", "folds", "layout", "load", "lr"),
-    *("noise", "plan", "predict", "read", "recipes", "report", "score", "submit", "train", "tune", "verify"),
+    "apply",
+    "bundle",
+    "cache",
+    "check",
+    "clean",
+    "compete",
+    "convert",
+    "doctor",
+    "example",
+    "folds",
+    "layout",
+    "load",
+    "lr",
+    "noise",
+    "pack",
+    "plan",
+    "predict",
+    "read",
+    "recipes",
+    "report",
+    "score",
+    "submit",
+    "train",
+    "tune",
+    "verify",
     "vocabulary",
 )
 

@@ -84,6 +84,9 @@ def compete(
     ignore: Ignore = None,
     metric: Metric = None,
     layout: Layout = None,
+    from_model: Annotated[
+        Path | None, typer.Option("--from", metavar="MODEL", help="Train the net of a bundle on.")
+    ] = None,
 ) -> None:
     """Go the whole way: check, folds, train, predict, tune, submit, report."""
     result = masksmith.compete(
@@ -98,6 +101,7 @@ def compete(
         ignore=ignore or (),
         metric=metric,
         layout=layout,
+        from_model=from_model,
     )
     print(result)
     if result.stopped is not None:
@@ -260,6 +264,36 @@ def apply(
     print(done)
     if done.refused:
         raise typer.Exit(EXIT_PARTLY)
+
+
+@app.command()
+def pack(
+    model: Annotated[Path, typer.Argument(help="What `masksmith bundle` made.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The zip file.")],
+) -> None:
+    """Write a zip for code competitions: model, code and a script that needs no network."""
+    print(masksmith.pack(model, out))
+
+
+@app.command()
+def clean(
+    project: Folder,
+    remove: Annotated[
+        list[str] | None, typer.Option("--remove", help="cache, runs or submissions; may come several times.")
+    ] = None,
+) -> None:
+    """Show what could be freed in a project, and free what --remove names."""
+    for kind, size in masksmith.clean(project, remove=remove or ()).items():
+        print(f"{size / 2**20:10.1f} MiB  {kind}{' (removed)' if kind in (remove or ()) else ''}")
+
+
+@app.command()
+def doctor(
+    project: Annotated[Path, typer.Argument(help="Where a project would lie.")] = Path(),
+) -> None:
+    """Show what this machine can do and what is within reach."""
+    for line in masksmith.doctor(project):
+        print(line)
 
 
 @app.command()

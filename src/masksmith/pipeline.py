@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from masksmith import steps
 from masksmith.augment import CallableAugment
 from masksmith.core import interrupt
+from masksmith.core.errors import InputError
 from masksmith.core.locks import folder_lock
 from masksmith.core.progress import logger
 from masksmith.data.checks import CheckReport
@@ -41,6 +42,8 @@ from masksmith.submission.validate import Verdict, validate_submission
 
 if TYPE_CHECKING:
     from masksmith.deploy.apply import Applied
+    from masksmith.deploy.bundle import Bundle
+    from masksmith.deploy.pack import Packed
     from masksmith.deploy.segmenter import Segmenter
     from masksmith.models.convert import Converted
     from masksmith.recipes.describe import EnsembleSummary, RecipeSummary
@@ -48,6 +51,7 @@ if TYPE_CHECKING:
     from masksmith.recipes.vocabulary import Vocabulary
     from masksmith.steps.bundle import Bundled
     from masksmith.steps.dataset import DataSet, LayoutReport
+    from masksmith.steps.doctor import Line
     from masksmith.steps.lr_test import LrFound
 
 
@@ -255,6 +259,21 @@ def apply(
         )
 
 
+def pack(model: str | Path, out: str | Path) -> "Packed":
+    """Write what a code competition takes: a zip with model, code and a script that needs no network.
+
+    Args:
+        model: What ``bundle`` made.
+        out: The zip file.
+
+    Raises:
+        InputError: No such model, or a name that does not end in ``.zip``.
+    """
+    from masksmith.deploy.pack import pack_model
+
+    return pack_model(Path(model), Path(out))
+
+
 def cache(out: str | Path, *, clear: bool = False) -> dict[str, int]:
     """Return the bytes of each decoded or prepared file of a project; ``clear`` removes them.
 
@@ -263,6 +282,30 @@ def cache(out: str | Path, *, clear: bool = False) -> dict[str, int]:
     project = Project.open(Path(out))
     with folder_lock(project.root):
         return project.cache_files(clear=clear)
+
+
+def clean(out: str | Path, *, remove: Sequence[str] = ()) -> dict[str, int]:
+    """Return the bytes that could be freed in a project, and free those that are named.
+
+    Args:
+        out: Project folder.
+        remove: ``cache`` (decoded images, made again from the data), ``runs`` (those that the present submission is not
+            made of) and ``submissions`` (earlier ones).
+
+    Returns:
+        Kind -> bytes.
+
+    Raises:
+        InputError: An unknown kind.
+    """
+    project = Project.open(Path(out))
+    with folder_lock(project.root):
+        return steps.clean.clean_project(project, remove)
+
+
+def doctor(out: str | Path = ".") -> list["Line"]:
+    """Return what this machine can do and what is within reach, a line each; ``out``: where a project would lie."""
+    return steps.doctor.look(Path(out))
 
 
 def folds(out: str | Path, *, recipe: str = "auto", overrides: Overrides = ()) -> Folds:
@@ -346,6 +389,7 @@ def compete(
     ignore: Sequence[int] = (),
     metric: str | None = None,
     layout: str | Path | None = None,
+    from_model: str | Path | None = None,
 ) -> Result:
     """Go the whole way from a data folder to a validated submission, masks and a report.
 
@@ -369,6 +413,7 @@ def compete(
         ignore: As for ``check``.
         metric: The metric to win; the same as the override ``metric=…``.
         layout: As for ``check``.
+        from_model: A bundle whose net is trained on, with a lower rate and half its epochs; ``recipe`` is its own.
 
     Raises:
         InputError: Data, recipe, budget or folder cannot be used; nothing already written is lost.
@@ -376,16 +421,36 @@ def compete(
     """
     began, duration = time.monotonic(), None if budget is None else parse_duration(budget)
     pinned, planned = dotted(overrides, device, metric), duration is not None
+    model = None if from_model is None else open_model(from_model, recipe)
     asked = load_to_compete_in_budget(recipe, pinned) if planned else load_any(recipe, pinned)
     with interrupt.graceful():
         checked = check(data, out, dialect=dialect, task=task, ignore=ignore, layout=layout)
         for line in str(checked).splitlines():
             logger.info("%s", line)
         project = Project.open(Path(out), augment=augment)
+        if model is not None:
+            with folder_lock(project.root):
+                recipe = str(steps.fine_tuning.recipe_from_model(project, model))
+            asked = load_any(recipe, pinned)
         asked = for_data(project, asked, recipe, pinned)
         with steps.work.working(project):
             clock = Budget(project.budget_json, duration, started=began)
             return steps.compete.compete_project(project, asked, clock, pinned=pinned, planned=planned)
+
+
+def open_model(path: str | Path, recipe: str) -> "Bundle":
+    """Open a bundle to be trained on.
+
+    Raises:
+        InputError: As Bundle; a recipe was asked for, too.
+    """
+    from masksmith.deploy.bundle import Bundle
+
+    if recipe != "auto":
+        raise InputError(
+            f"--from {path} and --recipe {recipe}: the model has a recipe of its own; leave --recipe out"
+        )
+    return Bundle(Path(path))
 
 
 def plan(

@@ -55,7 +55,7 @@ def test_folders_without_what_is_needed(check, tmp_path):
         "empty": ({}, ["the folder is empty"]),
         "notes": (
             {"notes.txt": "x"},
-            ["no images (.png, ", "known layouts: object_folders, kaggle_rle, paired_folders"],
+            ["no images (.png, ", "known layouts: "],
         ),
         "bare": ({"images/a.png": EYE}, ["1 images (for example 'images/a.png') but no masks"]),
         "pair": (

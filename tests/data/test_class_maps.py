@@ -268,10 +268,10 @@ def test_a_validation_folder_is_the_held_out_fold_and_camvid_is_known(tmp_path):
     assert ms.folds(own, overrides={"folds.count": 5}).count == 5
     for folder in ("train", "trainannot"):
         cv2.imwrite(str(data / folder / "03.png"), stripes(0, 1, 2))
-    with pytest.raises(
-        InputError, match=r"train/ and val/ both have the image '03'; rename them in one of the two"
-    ):
-        read_catalog(data)
+    ids = ["train/00", "train/01", "train/02", "train/03", "val/03", "val/04"]
+    assert [
+        one.id for one in read_catalog(data).train
+    ] == ids  # one id in both: the split is part of all of them
     for folder in ("train", "trainannot"):
         (data / folder / "03.png").rename(data / folder / "05.png")
     (data / "train" / "05.png").write_bytes((data / "val" / "04.png").read_bytes())
@@ -290,7 +290,7 @@ def test_names_of_folders_that_hold_out(tmp_path):
         assert [one.held_out for one in read_catalog(data).train] == [False, True]
     pairs(tmp_path / "plain", [stripes(0, 1)])
     pairs(tmp_path / "plain", [stripes(0, 1)], images="val/images", labels="val/masks", start=1)
-    assert [one.held_out for one in read_catalog(tmp_path / "plain").train] == [False]
+    assert [one.held_out for one in read_catalog(tmp_path / "plain").train] == [False, True]
 
 
 def test_a_cache_without_its_target_is_made_again(tmp_path):
@@ -340,3 +340,46 @@ def test_a_class_that_one_fold_alone_has_is_said(tmp_path, caplog):
         in caplog.text
     )
     assert caplog.text.count("in no other fold") == 1
+
+
+# --- numbered objects -------------------------------------------------------------------------------------
+
+
+def numbered(count, *, hw=(64, 96), grid=8, dtype=np.uint8):
+    """Squares numbered from 1 to count."""
+    mask = np.zeros(hw, dtype)
+    for at in range(count):
+        row, column = divmod(at, hw[1] // grid)
+        mask[row * grid : row * grid + grid - 2, column * grid : column * grid + grid - 2] = at + 1
+    return mask
+
+
+def test_regions_numbered_from_one_are_objects(tmp_path):
+    data = pairs(tmp_path / "data", [numbered(count) for count in (9, 12, 20, 1)])
+    cache = read(data, tmp_path / "cache")
+    assert cache.target.task == "instances"
+    assert [len(np.unique(cache.train_masks[f"0{at}"])) - 1 for at in range(4)] == [9, 12, 20, 1]
+    said = next(one.detail for one in cache.mask_findings if one.title == "masks of numbered objects")
+    assert said.startswith("each mask numbers its regions, from 1 to 9 in one and to 20 in another")
+    assert read(data, tmp_path / "classes", task="multiclass").target.task == "multiclass"
+    same = pairs(tmp_path / "same", [numbered(9)] * 4)  # equally many: classes
+    assert read(same, tmp_path / "cache same").target.task == "multiclass"
+
+
+def test_more_values_than_classes_are_objects_unless_they_are_smooth(tmp_path):
+    many = numbered(300, hw=(128, 160), dtype=np.uint16)
+    cache = read(pairs(tmp_path / "data", [many] * 2), tmp_path / "cache")
+    assert (cache.target.task, len(np.unique(cache.train_masks["00"]))) == ("instances", 301)
+    depth = np.add.outer(np.arange(128), np.arange(160)).astype(np.uint16) * 3
+    with pytest.raises(InputError, match="257 values and more; expected at most 255 classes"):
+        read(
+            pairs(tmp_path / "depth", [depth + np.arange(160, dtype=np.uint16)] * 2), tmp_path / "cache depth"
+        )
+
+
+def test_values_that_are_not_numbered_from_zero_are_said(tmp_path):
+    cache = read(pairs(tmp_path / "data", [stripes(0, 100, 201)] * 2), tmp_path / "cache")
+    said = next(one.detail for one in cache.mask_findings if one.title == "values of the masks")
+    assert said.startswith(
+        "3 values that are not numbered from 0: 0 is class 0, 100 is class 1, 201 is class 2; name"
+    )

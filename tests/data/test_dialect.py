@@ -82,6 +82,9 @@ def test_each_dialect_is_found_with_and_without_mask_files(tmp_path):
     for dialect in DIALECTS:
         base, _, order = dialect.partition("_")
         expected = "_".join(filter(None, (twins.get(base, base), order)))
+        if order.startswith("zero_based"):  # only a start of 0 tells without mask files
+            masks = truth()
+            masks["a0"][0, 0] = 1
         for png in (None, masks):
             root = tmp_path / f"{dialect} {png is not None}"
             # the column's name misleads: all but siim are called as siim's, and siim as tgs's
@@ -97,7 +100,8 @@ def test_each_dialect_is_found_with_and_without_mask_files(tmp_path):
             )
             assert catalog.submission.dialect == expected
             assert ("as in 7 mask files" in catalog.submission.reason) == (png is not None)
-            assert ("go row by row" in catalog.submission.doubt) == bool(order)
+            assert ("go row by row" in catalog.submission.doubt) == ("row_major" in order)
+            assert ("counted from 0, not from 1" in catalog.submission.doubt) == ("zero_based" in order)
             need_masks(catalog, root / "cache", masks)
             assert Catalog.from_json(catalog.to_json()) == catalog
 
@@ -156,13 +160,13 @@ def test_severstal_with_one_class(tmp_path):
     for root, first in ((in_id, ["t0.jpg_3", "1 1"]), (own, ["t0.jpg", "1 1", "3"])):
         catalog = read_catalog(root)
         assert catalog.submission.dialect == "severstal"
-        need_masks(catalog, root / "cache", masks)
+        need_masks(catalog, tmp_path / f"{root.name} cache", masks)
         corner = np.zeros(SHAPE, np.uint8)
         corner[0, 0] = 1
-        write_outputs(root / "masks", root / "out.csv", catalog.submission, [corner, corner])
-        assert read_rows(root / "out.csv")[1] == first
+        write_outputs(tmp_path / "masks", tmp_path / "out.csv", catalog.submission, [corner, corner])
+        assert read_rows(tmp_path / "out.csv")[1] == first
         validate_submission(
-            root / "out.csv", catalog.submission, dict.fromkeys(("t0", "t1"), SHAPE), masks=None
+            tmp_path / "out.csv", catalog.submission, dict.fromkeys(("t0", "t1"), SHAPE), masks=None
         )
     assert read_catalog(own).notes == ["1 images have no row in train.csv: read as without objects: 'a7'"]
 

@@ -8,11 +8,12 @@ from hypothesis import strategies as st
 from masksmith.core.errors import InputError
 from masksmith.data.catalog import Sample
 from masksmith.data.store import Store, StoreWriter
-from masksmith.folds.assignment import assign_folds, deal_folds, hold_out
+from masksmith.folds.assignment import assign_folds, deal_folds, hold_out, hold_out_highest
 from masksmith.folds.table import (
     FoldsConfig,
     coverage_class,
     deal_values,
+    given_folds,
     group_values,
     make_folds,
     merge_groups,
@@ -197,6 +198,11 @@ def test_rules_that_do_not_go_together():
         ({"holdout_frac": 0.2}, "goes with count 2, train 1 and refit false, not with count 5, train None"),
         ({"holdout_frac": 0.2, "count": 2, "train": 1, "refit": True}, "refit True"),
         ({"deal_by": "z", "stratify": "none"}, "deal_by: 'z' deals images out in their order"),
+        ({"fold_by": "z", "stratify": "none"}, "fold_by: 'z' says the fold of each image"),
+        (
+            {"stratify": "like_test"},
+            "stratify: 'like_test' holds out the images that look most like the test set",
+        ),
         ({"deal_by": "z", "holdout_frac": 0.2, "count": 2, "train": 1}, "deal_by: 'z' deals images out"),
     ):
         with pytest.raises(ValueError, match=message):
@@ -365,9 +371,49 @@ def test_folds_of_class_maps_spread_the_rarest_class(tmp_path):
 def test_a_split_of_the_data_that_divides_identical_images():
     counts = dict.fromkeys("abcd", (1, 4))
     asked = FoldsConfig(count=2, train=1)
-    made = make_folds(counts, {"a": "a", "b": "b", "c": "c", "d": "c"}, asked, held_out={"a"})
+    made = make_folds(
+        counts, {"a": "a", "b": "b", "c": "c", "d": "c"}, asked, given={"a": 0, "b": 1, "c": 1, "d": 1}
+    )
     assert (made.inside(0), made.inside(1)) == (["a"], ["b", "c", "d"])
     with pytest.raises(
-        InputError, match="1 groups of identical images are in the data's training and in its val"
+        InputError, match=r"1 groups of identical images, or .* are in several parts .* example 'c' and 'd'"
     ):
-        make_folds(counts, {"a": "a", "b": "b", "c": "c", "d": "c"}, asked, held_out={"d"})
+        make_folds(
+            counts, {"a": "a", "b": "b", "c": "c", "d": "c"}, asked, given={"d": 0, "a": 1, "b": 1, "c": 1}
+        )
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    st.lists(st.tuples(st.integers(0, 4), st.integers(0, 3)), min_size=20, max_size=150), st.integers(2, 5)
+)
+def test_two_divisions_are_spread_at_once(images, count):
+    """Each class of either is spread about as evenly as by chance at best, and one with one class changes nothing."""
+    kinds, sources = [kind for kind, _ in images], [source for _, source in images]
+    groups = [str(at) for at in range(len(images))]
+    folds = assign_folds(kinds, groups, count=count, seed=0, further=[sources])
+    for labels in (kinds, sources):
+        for label in set(labels):
+            dealt = np.bincount(folds[np.array(labels) == label], minlength=count)
+            assert dealt.max() - dealt.min() <= 4
+    alone = assign_folds(kinds, groups, count=count, seed=0)
+    np.testing.assert_array_equal(
+        alone, assign_folds(kinds, groups, count=count, seed=0, further=[[1] * len(kinds)])
+    )
+
+
+def test_the_highest_are_held_out_group_by_group():
+    values, groups = [0.9, 0.1, 0.8, 0.7, 0.2, 0.6], ["a", "a", "b", "c", "d", "d"]
+    assert hold_out_highest(values, groups, share=0.5).tolist() == [1, 1, 0, 0, 1, 1]
+    assert hold_out_highest(values, groups, share=0.7).tolist() == [0, 0, 0, 0, 1, 1]
+    with pytest.raises(InputError, match="would hold nothing out"):
+        hold_out_highest([1.0, 0.0, 0.5, 0.5], list("aabb"), share=0.2)
+
+
+def test_folds_by_numbers_and_names():
+    asked = FoldsConfig(count=3, fold_by="x")
+    assert given_folds({"a": "10", "b": "9", "c": "2", "d": "9"}, asked) == {"a": 2, "b": 1, "c": 0, "d": 1}
+    assert given_folds({"a": "q", "b": "9", "c": "p"}, asked) == {"a": 2, "b": 0, "c": 1}
+    with pytest.raises(InputError, match="expected 2 to 100 values"):
+        given_folds({"a": "q"}, asked)
+    assert "fold_by" not in FoldsConfig().kind  # folds of before the key are taken

@@ -95,6 +95,38 @@ def test_folds_by_another_rule_are_refused(out):
     assert folds(out, stratify="none") == made
 
 
+def test_folds_that_a_column_says(sites, out):
+    """A fold column, or each site left out once."""
+    made = folds(out, fold_by="kind", count=5)
+    kind_of = {sample.id: sample.texts["kind"] for sample in read_catalog(sites).train}
+    assert {row.id: str(row.fold) for row in made.rows} == kind_of
+    (out / "folds.csv").unlink()
+    made = folds(out, fold_by="site", count=10)
+    assert [len(made.inside(fold)) for fold in range(10)] == [4] * 10
+    with pytest.raises(InputError, match=r"folds\.count: 3 was asked for"):
+        folds(out)
+    (out / "folds.csv").unlink()
+    for change, message in (
+        (
+            {"fold_by": "site"},
+            r"folds.fold_by: 'site' has 10 values \(site 0, .*folds.count 3; set folds.count=10",
+        ),
+        ({"fold_by": "sight"}, "folds.fold_by: no side table has the column 'sight'; did you mean 'site'"),
+        ({"fold_by": "groups()"}, r"folds.fold_by: 'groups\(\)' has \d+ values"),
+    ):
+        with pytest.raises(InputError, match=message):
+            folds(out, **change)
+    assert not (out / "folds.csv").exists()
+
+
+def test_like_test_needs_test_images(out):
+    like = {"stratify": "like_test", "holdout_frac": 0.2, "count": 2, "train": 1}
+    with pytest.raises(
+        InputError, match="like_test compares 40 training images with 8 test images; expected 20 of"
+    ):
+        folds(out, **like)
+
+
 def test_a_column_is_checked_before_training(sites, tmp_path):
     out = tmp_path / "project"
     for column, message in (

@@ -1,3 +1,4 @@
+import tracemalloc
 from dataclasses import replace
 
 import numpy as np
@@ -53,6 +54,7 @@ def test_invalid(written):
         ([*rows, "new,"], "the id 'new' is not among the 3 ids"),
         (["0003,5 1 1 2", *rows[1:]], "id '0003': the runs are not sorted or two of them touch"),
         (["0003,1 2 3 2", *rows[1:]], "two of them touch; expected 1 runs in order"),
+        (["0003,9 1 1 2 3 1 5 1", *rows[1:]], "two of them touch; expected 3 runs in order"),
         (["0003,1 3 2 2", *rows[1:]], "overlaps the run 1..3"),
         (["0003,30 2", *rows[1:]], "leaves the image of 6x5"),
         (["0003,1 1", *rows[1:]], "the runs do not decode to the saved mask"),
@@ -61,6 +63,24 @@ def test_invalid(written):
         (written / "submission.csv").write_text("\n".join([head, *changed]) + "\n")
         with pytest.raises(InputError, match=message):
             validate(written)
+
+
+def test_a_large_mask_takes_twice_its_bytes(tmp_path):
+    side, form = 6000, replace(FORM, ids=["a"])
+    mask = np.zeros((side, side), np.uint8)
+    mask[100:-50, 300:-200] = 1
+    peaks = []
+    tracemalloc.start()
+    try:
+        write_outputs(tmp_path / "masks", tmp_path / "submission.csv", form, [mask])
+        peaks.append(tracemalloc.get_traced_memory()[1] / mask.size + 1)  # the mask itself was there before
+        tracemalloc.reset_peak()
+        shapes, saved = {"a": mask.shape}, tmp_path / "masks"
+        validate_submission(tmp_path / "submission.csv", form, shapes, masks=saved)
+        peaks.append(tracemalloc.get_traced_memory()[1] / mask.size)
+    finally:
+        tracemalloc.stop()
+    assert max(peaks) < 2.6, peaks
 
 
 def test_missing_parts(written):

@@ -16,6 +16,8 @@ Images are ``(h, w, c)`` in numpy and ``(b, c, h, w)`` in torch. Masks are uint8
 one object each, ``UNJUDGED`` left out.
 """
 
+from collections.abc import Iterator
+
 import numpy as np
 from jaxtyping import Bool, Float, Int, Int32, Shaped, UInt8, UInt16
 
@@ -54,6 +56,7 @@ __all__ = [
     "dense_labels",
     "foreground_pixels",
     "judged_pixels",
+    "row_bands",
 ]
 
 
@@ -65,6 +68,14 @@ def judged_pixels(mask: Shaped[np.ndarray, "..."]) -> Shaped[np.ndarray, "..."]:
 def foreground_pixels(mask: Shaped[np.ndarray, "..."]) -> Shaped[np.ndarray, "..."]:
     """Return where a mask has a class above 0, a label, or an object."""
     return np.asarray((mask > 0) & judged_pixels(mask))
+
+
+def row_bands(hw: tuple[int, ...], *, at_once: int = 1 << 22) -> Iterator[slice]:
+    """Yield the rows of an array of (height, width) in bands of about ``at_once`` elements, top to bottom."""
+    height, width = hw[:2]
+    step = max(1, at_once // max(1, width))
+    for first in range(0, height, step):
+        yield slice(first, min(height, first + step))
 
 
 def dense_labels(labels: Shaped[np.ndarray, "h w"]) -> tuple[Int[np.ndarray, "h w"], int]:

@@ -4,6 +4,7 @@ Decoding a 101x101 PNG takes about 100 times as long as copying its pixels, and 
 again. The stores are keyed by the hash of the data's content.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -16,6 +17,11 @@ from masksmith.core.files import digest, read_json, remove, write_json
 from masksmith.core.ledger import Ledger
 from masksmith.core.progress import logger, track
 from masksmith.data.catalog import Catalog, Sample
+from masksmith.data.colour_masks import ColourFile, find_colours, look_at_colours
+from masksmith.data.colour_tables import check_colours
+from masksmith.data.colours import Rgb, pack, pack_colours, without_transparent
+from masksmith.data.decode.headers import image_size
+from masksmith.data.decode.orientation import is_sideways, read_orientation
 from masksmith.data.decode.palette import decode_indices, read_palette
 from masksmith.data.decode.pictures import is_grey
 from masksmith.data.decode.reader import ImageReader
@@ -43,10 +49,19 @@ from masksmith.data.masks import (
     mask_levels,
 )
 from masksmith.data.rle import decode_rows
+from masksmith.data.shapes import (
+    check_drawings,
+    class_numbers,
+    draw_classes,
+    draw_layers,
+    draw_objects,
+    drawn_target,
+)
 from masksmith.data.store import Store, StoreWriter
 from masksmith.data.target import BINARY, OBJECTS, Target
 from masksmith.data.tree import Tree
 
+LARGE_FILE = 2**28
 VERSION = "cache 6"  # of the decoded arrays: what is prepared from them counts it in
 _STORES = ("train_images", "train_masks", "test_images")
 _FINDINGS = "masks.json"
@@ -79,6 +94,10 @@ class _Kind:
     dtype: type[np.generic]
     sizes: dict[str, tuple[int, int]]
     places: dict[str, Georeference]
+    turned: list[str]
+    """Ids of the images that are stored turned or mirrored, as their EXIF orientation says, and are set upright."""
+    as_stored: dict[str, str]
+    """Path -> id of those that stay as they are stored, for so are their masks."""
     gaps: dict[str, int]
     """Image -> pixels in which no band has data, where there are some."""
 
@@ -88,10 +107,11 @@ def _survey(reader: ImageReader, catalog: Catalog) -> _Kind:
     coloured, dtypes, sizes, places, gaps = False, set(), {}, {}, {}
     bands: dict[int, str] = {}
     problems = []
+    turns = _Turns()
     for sample in track(samples, total=len(samples), what="looking at images"):
         height = width = empty = 0
         try:
-            for image in reader.rows(sample):
+            for image in reader.rows(sample, upright=not turns.stays(reader, sample)):
                 height, width = height + image.shape[0], image.shape[1]
                 coloured = coloured or (image.shape[2] == 3 and not is_grey(image))
                 empty += 0 if (missing := reader.missing(sample, image)) is None else int(missing.sum())
@@ -116,7 +136,77 @@ def _survey(reader: ImageReader, catalog: Catalog) -> _Kind:
         names = " and ".join(sorted(np.dtype(one).name for one in dtypes))
         raise InputError(f"{reader.tree.root}: images of types {names} mixed; convert them to one type")
     channels = _common_channels(bands, coloured=coloured, where=str(reader.tree.root))
-    return _Kind(channels, dtypes.pop(), sizes, places, gaps)
+    turns.settle(sizes)
+    return _Kind(channels, dtypes.pop(), sizes, places, list(turns.turned.values()), turns.as_stored, gaps)
+
+
+class _Turns:
+    """Which images are set upright by their EXIF orientation, and which stay as they are stored."""
+
+    def __init__(self) -> None:
+        self.turned: dict[str, str] = {}
+        self.as_stored: dict[str, str] = {}
+        self._open: set[str] = set()
+        self._sideways: set[str] = set()
+        self._votes = 0  # of masks: above zero, they are drawn on the images as stored
+
+    def stays(self, reader: ImageReader, sample: Sample) -> bool:
+        """Whether an image stays as it is stored: its mask has that size, and not the other."""
+        place = reader.tree.on_disk(sample.image) if sample.image in reader.tree else None
+        if place is not None and place.stat().st_size > LARGE_FILE:
+            return False  # a scene, which no camera turned; its bytes are not held in memory
+        raw = reader.raw(sample.image)
+        if read_orientation(raw) == 1:
+            return False
+        stored = image_size(raw)
+        drawn = _drawn_size(reader, sample)
+        if is_sideways(raw):
+            self._sideways.add(sample.image)
+        if drawn is None or stored is None or stored[0] == stored[1] or not is_sideways(raw):
+            self._open.add(sample.image)
+        elif drawn == stored:
+            self._votes += 1
+            self.as_stored[sample.image] = sample.id
+            return True
+        else:
+            self._votes -= 1
+        self.turned[sample.image] = sample.id
+        return False
+
+    def settle(self, sizes: dict[str, tuple[int, int]]) -> None:
+        """Treat the images of which no mask tells as most of those are treated of which one does."""
+        for path in sorted(self._open) if self._votes > 0 else ():
+            self.as_stored[path] = self.turned.pop(path)
+            if path in self._sideways and path in sizes:
+                sizes[path] = sizes[path][::-1]
+
+
+def _drawn_size(reader: ImageReader, sample: Sample) -> tuple[int, int] | None:
+    """Return the size of a sample's mask, or what the file of its shapes states; None where neither tells."""
+    if sample.drawn_hw is not None:
+        return sample.drawn_hw[0], sample.drawn_hw[1]
+    mask = sample.mask or next(iter((sample.label_masks or {}).values()), None)
+    return None if mask is None else _size_of(reader, mask)
+
+
+def _size_of(reader: ImageReader, path: str) -> tuple[int, int] | None:
+    raw = reader.tree.read(path) if path in reader.tree else b""
+    size = image_size(raw)
+    return size[::-1] if size and is_sideways(raw) else size
+
+
+def _turn_findings(kind: _Kind) -> list[Finding]:
+    found = []
+    if kind.turned:
+        detail = f"{len(kind.turned)} images are stored turned or mirrored (EXIF orientation); they are set upright"
+        found.append(Finding("note", "images set upright", detail, kind.turned))
+    if kind.as_stored:
+        detail = (
+            f"{len(kind.as_stored)} images have an EXIF orientation that is not followed: masks are drawn on them as "
+            "they are stored"
+        )
+        found.append(Finding("note", "images left as stored", detail, list(kind.as_stored.values())))
+    return found
 
 
 def _common_channels(bands: dict[int, str], *, coloured: bool, where: str) -> int:
@@ -142,7 +232,7 @@ def _write_images(path: Path, reader: ImageReader, samples: list[Sample], kind: 
     writer = StoreWriter(path, shapes, dtype=kind.dtype)
     for sample in track(samples, total=len(samples), what=f"decoding {path.stem}"):
         first = 0
-        for rows in reader.rows(sample):
+        for rows in reader.rows(sample, upright=sample.image not in kind.as_stored):
             writer.write_rows(sample.id, first, _fit_channels(rows, kind.channels))
             first += len(rows)
     writer.close()
@@ -154,22 +244,45 @@ class _DrawnMask:
 
     levels: Shaped[np.ndarray, "h w"]
     lossy: bool
-    palette: tuple[tuple[int, int, int], ...] = ()
+    palette: tuple[Rgb, ...] = ()
     """Colour of each value, where the file has a palette."""
+    colours: bool = False
+    """Whether the values are packed colours."""
 
 
 def _drawn_mask(
-    reader: ImageReader, sample: Sample, path: str, kind: _Kind, *, as_numbers: bool = False
+    reader: ImageReader,
+    sample: Sample,
+    path: str,
+    kind: _Kind,
+    *,
+    as_numbers: bool = False,
+    colours: bool | None = False,
 ) -> _DrawnMask:
     """Decode a mask file of a sample (see mask_levels).
+
+    Args:
+        reader: Of the data folder.
+        sample: The mask's image.
+        path: The mask file.
+        kind: What is known of the images.
+        as_numbers: Whether the values are numbers of objects.
+        colours: Whether its colours are read and not its values; None: where it is in colours.
 
     Raises:
         InputError: It is damaged, no mask, or lies on another grid than its image.
     """
     raw, size = reader.raw(path), kind.sizes[sample.image]
     palette = read_palette(raw)
-    image = decode_indices(raw, where=path)[..., None] if palette else reader.image(path)
-    levels = mask_levels(image, where=path, as_numbers=as_numbers)
+    image = decode_indices(raw, where=path)[..., None] if palette and not colours else None
+    if image is None:
+        image = reader.image(path, keep_alpha=True)
+        if image.shape[:2] != size and is_sideways(raw):
+            image = reader.image(path, upright=False, keep_alpha=True)
+        image = without_transparent(image)
+    if colours is None:
+        colours = image.shape[2] == 3 and not is_grey(image)
+    levels = _packed(image, where=path) if colours else mask_levels(image, where=path, as_numbers=as_numbers)
     if levels.shape != size:
         raise InputError(
             f"{path}: the mask is {levels.shape[0]}x{levels.shape[1]} but its image {sample.image} is "
@@ -178,7 +291,23 @@ def _drawn_mask(
     place, own = kind.places.get(sample.image), read_georeference(raw)
     if place is not None and own is not None and (apart := differing_grids(place, own, size)):
         raise InputError(f"{path}: {apart}; reproject or resample the mask onto the grid of {sample.image}")
-    return _DrawnMask(_without_no_data(levels, raw), is_lossy(raw), palette)
+    told = levels if colours else _without_no_data(levels, raw)
+    return _DrawnMask(told, is_lossy(raw), palette, colours)
+
+
+def _packed(image: Image, *, where: str) -> Shaped[np.ndarray, "h w"]:
+    """Return the packed colours of a mask.
+
+    Raises:
+        InputError: They have more than 8 bits a part, or there are other bands than three.
+    """
+    if image.dtype == np.uint16 and (image % 257 == 0).all():
+        image = (image // 257).astype(np.uint8)
+    if image.dtype != np.uint8 or image.shape[2] not in (1, 3):
+        raise InputError(
+            f"{where}: a mask of {image.shape[2]} bands of {image.dtype}; expected one channel, or colours of 8 bits"
+        )
+    return pack_colours(image)
 
 
 def _without_no_data(levels: Shaped[np.ndarray, "h w"], raw: bytes) -> Shaped[np.ndarray, "h w"]:
@@ -192,7 +321,8 @@ def _without_no_data(levels: Shaped[np.ndarray, "h w"], raw: bytes) -> Shaped[np
 def _unjudge(reader: ImageReader, sample: Sample, mask: Shaped[np.ndarray, "h w *k"], kind: _Kind) -> None:
     """Mark in a mask, in place, where its image has no data: it is not judged there."""
     if sample.image in kind.gaps:
-        missing = reader.missing(sample, reader.sample(sample))
+        image = reader.sample(sample, upright=sample.image not in kind.as_stored)
+        missing = reader.missing(sample, image)
         mask[missing] = IGNORE if mask.dtype == np.uint8 else UNJUDGED
 
 
@@ -211,6 +341,10 @@ def _gap_findings(catalog: Catalog, kind: _Kind) -> list[Finding]:
 
 def _convention(reader: ImageReader, catalog: Catalog, kind: _Kind) -> MaskConvention:
     asked = catalog.asked
+    if any(sample.shapes is not None for sample in catalog.train):
+        findings = check_drawings(catalog.train, kind.sizes)
+        target = drawn_target(asked.task, catalog.classes, where=str(reader.tree.root))
+        return MaskConvention({}, findings, target)
     if any(sample.objects is not None for sample in catalog.train):
         if asked.task not in (None, "instances"):
             raise InputError(
@@ -227,41 +361,102 @@ def _convention(reader: ImageReader, catalog: Catalog, kind: _Kind) -> MaskConve
             f"{reader.tree.root}: --task multiclass needs mask files of classes, and there are run-lengths only"
         )
     hints = MaskHints("binary" if catalog.labels else asked.task, tuple(asked.ignore), asked.names)
-    files, palettes = _look_at(reader, with_file, kind)
-    longest = max(palettes, key=len, default=())
-    if all(longest[: len(palette)] == palette for palette in palettes):  # else no class has one colour
-        hints = replace(hints, palette=longest)
-    found = find_convention(files, where=f"{reader.tree.root} (masks)", hints=hints)
+    found = _find_meaning(reader, with_file, kind, catalog, hints)
     if catalog.labels:
         return replace(found, target=Target("multilabel", tuple(catalog.labels), ignore=hints.ignore))
     return found
 
 
+def _find_meaning(
+    reader: ImageReader, with_file: list[tuple[Sample, str]], kind: _Kind, catalog: Catalog, hints: MaskHints
+) -> MaskConvention:
+    """Decide what the values of mask files mean, or their colours where some are in colours or a table tells them."""
+    where = f"{reader.tree.root} (masks)"
+    table = check_colours(catalog.asked.colours, where=where) if with_file else {}
+    look = _look_at(reader, with_file, kind, colours=None)
+    if table and not look.coloured and look.most_value < len(table) and not look.has_colours_of(table):
+        hints = replace(
+            hints, names=dict(enumerate(table)) | hints.names, palette=tuple(map(_rgb, table.values()))
+        )
+        return find_convention(look.files, where=where, hints=hints)
+    if table or look.coloured:
+        coloured = look.coloured
+        if look.files:
+            rest = {file.path for file in look.files}
+            with_rest = [(sample, path) for sample, path in with_file if path in rest]
+            coloured = [*coloured, *_look_at(reader, with_rest, kind, colours=True).coloured]
+        return find_colours(coloured, table, where=where, hints=hints, labels=bool(catalog.labels))
+    longest = max(look.palettes, key=len, default=())
+    if all(longest[: len(palette)] == palette for palette in look.palettes):  # else no class has one colour
+        hints = replace(hints, palette=longest)
+    return find_convention(look.files, where=where, hints=hints)
+
+
+def _rgb(parts: Sequence[int]) -> Rgb:
+    red, green, blue = parts
+    return red, green, blue
+
+
+@dataclass
+class _Look:
+    """What was seen of the mask files of a set."""
+
+    files: list[MaskFile]
+    """Those of values."""
+    palettes: set[tuple[Rgb, ...]]
+    coloured: list[ColourFile]
+    """Those in colours."""
+
+    @property
+    def most_value(self) -> int:
+        """The largest value of all."""
+        return max((value for file in self.files for value in file.counts), default=0)
+
+    def has_colours_of(self, table: Mapping[str, Sequence[int]]) -> bool:
+        """Whether all values are greys, or colours of the palette, that a table has."""
+        known = {pack(rgb) for rgb in table.values()}
+        values = {value for file in self.files for value in file.counts}
+        if self.palettes == {()}:
+            return all(value * 0x010101 in known for value in values)
+        return all(
+            pack(palette[value]) in known
+            for palette in self.palettes
+            for value in values
+            if 0 <= value < len(palette)
+        )
+
+
 def _look_at(
-    reader: ImageReader, with_file: list[tuple[Sample, str]], kind: _Kind
-) -> tuple[list[MaskFile], set[tuple[tuple[int, int, int], ...]]]:
-    """Return what decides the meaning of mask files, given with their samples, and the palettes that they have.
+    reader: ImageReader, with_file: list[tuple[Sample, str]], kind: _Kind, *, colours: bool | None
+) -> _Look:
+    """Return what decides the meaning of mask files, given with their samples; of ``colours`` see _drawn_mask.
 
     Raises:
         InputError: Some are damaged or of another size; all are named.
     """
-    files, palettes, problems = [], set(), []
+    look, problems = _Look([], set(), []), []
     for sample, path in track(with_file, total=len(with_file), what="looking at masks"):
         try:
-            drawn = _drawn_mask(reader, sample, path, kind)
+            drawn = _drawn_mask(reader, sample, path, kind, colours=colours)
         except InputError as error:
             problems.append(str(error))
             continue
-        files.append(look_at_mask(drawn.levels, name=sample.id, path=path, lossy=drawn.lossy))
-        palettes.add(drawn.palette)
+        if drawn.colours:
+            look.coloured.append(look_at_colours(drawn.levels, name=sample.id, path=path, lossy=drawn.lossy))
+            continue
+        look.files.append(look_at_mask(drawn.levels, name=sample.id, path=path, lossy=drawn.lossy))
+        look.palettes.add(drawn.palette)
     refuse_all(problems, what="masks")
-    return files, palettes
+    return look
 
 
 def _mask(reader: ImageReader, sample: Sample, convention: MaskConvention, kind: _Kind, dialect: str) -> Mask:
+    if sample.shapes is not None:
+        values = class_numbers(convention.target, (shape.label for shape in sample.shapes))
+        return draw_classes(sample.shapes, values, kind.sizes[sample.image])
     drawn = None
     if sample.mask:
-        file = _drawn_mask(reader, sample, sample.mask, kind)
+        file = _drawn_mask(reader, sample, sample.mask, kind, colours=convention.colours)
         drawn = convention.apply(file.levels, lossy=file.lossy)
     if sample.rle is None:
         assert drawn is not None
@@ -312,10 +507,12 @@ def _layers(
 ) -> UInt8[np.ndarray, "h w k"]:
     """Return the masks of all labels of a training image, a layer each, from its mask files or its rows."""
     size = kind.sizes[sample.image]
+    if sample.shapes is not None:
+        return draw_layers(sample.shapes, catalog.labels, size)
     layers = np.zeros((*size, len(catalog.labels)), np.uint8)
     for at, label in enumerate(catalog.labels):
         if path := (sample.label_masks or {}).get(label):
-            file = _drawn_mask(reader, sample, path, kind)
+            file = _drawn_mask(reader, sample, path, kind, colours=convention.colours)
             layers[..., at] = convention.apply(file.levels, lossy=file.lossy)
         where = f"run-lengths of training image {sample.id!r}, class {label!r}"
         if texts := (sample.labels or {}).get(label):
@@ -359,13 +556,19 @@ def _objects(
 ) -> Objects:
     """Return the objects of a training image from its object files, its rows, or its label image or mask."""
     size = kind.sizes[sample.image]
+    if sample.shapes is not None:
+        return draw_objects(sample.shapes, size)
     if sample.objects is not None:
         return objects_of_files(((path, reader.raw(path)) for path in sample.objects), shape=size)
     if sample.rle is not None:
         where = f"run-lengths of training image {sample.id!r}"
         return objects_of_rows(sample.rle, shape=size, dialect=dialect, where=where)
     assert sample.mask is not None
-    file = _drawn_mask(reader, sample, sample.mask, kind, as_numbers=not convention.table)
+    file = _drawn_mask(
+        reader, sample, sample.mask, kind, as_numbers=not convention.table, colours=convention.colours
+    )
+    if convention.colours:
+        return objects_of_image(file.levels[..., None], where=sample.mask)  # each colour but black is one
     if convention.table:
         return objects_of_mask(convention.apply(file.levels, lossy=file.lossy))
     unjudged = (*convention.target.ignore, MAX_PNG_LABEL + 1)  # as label_png writes it
@@ -393,7 +596,10 @@ def build_cache(catalog: Catalog, folder: Path) -> Cache:
     kind = _survey(reader, catalog)
     _write_images(folder / "train_images.npy", reader, catalog.train, kind)
     convention = _write_masks(folder / "train_masks.npy", reader, catalog, kind)
-    convention = replace(convention, findings=[*convention.findings, *_gap_findings(catalog, kind)])
+    convention = replace(
+        convention,
+        findings=[*convention.findings, *_turn_findings(kind), *_gap_findings(catalog, kind)],
+    )
     for finding in convention.findings:
         logger.info("%s: %s: %s", finding.level, finding.title, finding.detail)
     write_json(folder / _FINDINGS, [asdict(finding) for finding in convention.findings])

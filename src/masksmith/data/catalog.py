@@ -1,5 +1,6 @@
 """What is known of a data folder before an image is decoded: its samples and the form of a submission."""
 
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, NamedTuple
@@ -10,6 +11,8 @@ from masksmith.data.target import Task
 
 LABEL_COLUMN = "class"
 """Of the label, where no table names its column."""
+BACKGROUND = "background"
+"""Label of the shapes that take away what was drawn before, and of the first class of a class map."""
 _ASSUMED = "no sample_submission.csv"
 
 
@@ -18,12 +21,16 @@ class Shape:
     """Something that is drawn on an image: polygons, or run-lengths where there are no rings."""
 
     label: str
-    """Name of its class."""
+    """Name of its class; BACKGROUND takes away what was drawn before."""
     rings: list[list[float]] = field(default_factory=list)
     """Closed outlines x0, y0, x1, y1, … in pixels, (0, 0) being the corner of the first pixel; what lies in an
     odd number of them is inside."""
+    relative: bool = False
+    """Whether the rings are in fractions of the image's width and height."""
     runs: list[int] | None = None
     """Lengths of alternating runs of background and shape, by columns from the top left (COCO, uncompressed)."""
+    box: list[int] | None = None
+    """Top, left, height and width of the part of the image that the runs fill; None: the whole of it."""
     object: int | None = None
     """Shapes of one number are parts of one object; None: an object of its own."""
     unjudged: bool = False
@@ -57,6 +64,8 @@ class Sample:
     """What it shares with other images (a patient, a volume): images of a group are in one fold."""
     shapes: list[Shape] | None = None
     """What is drawn on it, in the order of drawing; later ones lie over earlier ones. None: nobody drew."""
+    drawn_hw: list[int] | None = None
+    """Height and width of the image, as the file says that has the shapes."""
 
 
 class LabelRow(NamedTuple):
@@ -93,6 +102,8 @@ class SubmissionFormat:
     """Column of the label in such rows; empty where the id's cell has it behind the id."""
     columns: list[str] = field(default_factory=list)
     """Of such rows, in the judge's order; empty: as they are named above."""
+    wide: dict[str, str] = field(default_factory=dict)
+    """Label -> its column, where each has one: then the rows of an image are one row, and ``columns`` its header."""
 
     @property
     def label_header(self) -> list[str]:
@@ -160,10 +171,13 @@ class Catalog:
     """What files were not read, with their number, an example and the reason."""
     findings: list[Finding] = field(default_factory=list)
     """What the layout found out that a person should know."""
+    classes: list[str] = field(default_factory=list)
+    """Classes of the shapes that are drawn, in their order, without BACKGROUND; none where nothing is drawn."""
 
     def to_json(self) -> dict[str, Any]:
         """Return plain dicts and lists for ``data.json``."""
-        return asdict(self)
+        plain = asdict(replace(self, train=[], test=[]))
+        return plain | {"train": list(map(_plain, self.train)), "test": list(map(_plain, self.test))}
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> "Catalog":
@@ -177,8 +191,20 @@ class Catalog:
         return cls(**plain)
 
 
+def _plain(sample: Sample) -> dict[str, Any]:
+    if sample.shapes is None:
+        return asdict(sample)
+    shapes = [
+        {key: value for key, value in vars(shape).items() if value is not None and value is not False}
+        for shape in sample.shapes
+    ]
+    return asdict(replace(sample, shapes=None)) | {
+        "shapes": json.dumps(shapes)
+    }  # a line, not one a coordinate
+
+
 def _with_rows(sample: dict[str, Any]) -> dict[str, Any]:
     """Return a sample of data.json with a list of run-length texts: an older masksmith kept one text an image."""
     text, shapes = sample["rle"], sample.get("shapes")
     found = sample | {"rle": non_empty([text])} if isinstance(text, str) else sample
-    return found if shapes is None else found | {"shapes": [Shape(**shape) for shape in shapes]}
+    return found if shapes is None else found | {"shapes": [Shape(**shape) for shape in json.loads(shapes)]}

@@ -1,22 +1,28 @@
 """What is wrong, or worth knowing, about a data set: findings a person reads before training."""
 
-import hashlib
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
-from masksmith.core.arrays import Image, Shaped, foreground_pixels, judged_pixels
+from masksmith.core.arrays import Shaped, foreground_pixels, judged_pixels
 from masksmith.data.cache import Cache
 from masksmith.data.catalog import Catalog
-from masksmith.data.findings import Finding, some
+from masksmith.data.findings import LEVELS, Finding, some
+from masksmith.data.groups import Likeness, find_likeness
+from masksmith.data.leaks import leak_findings
+from masksmith.data.look import are_constant, band_range, hash_of_parts, number_names
+from masksmith.data.shift import Shift, measure_shift, shift_finding
 from masksmith.data.store import Store
-from masksmith.data.target import Target
+from masksmith.data.target import BINARY, Target
 
 MAX_NAMES = 64
 """A band with no more different whole values may hold names (classes of land cover, flags) in the place of amounts."""
+FEW_IMAGES = 5
+"""A class in fewer images cannot be in every one of five folds."""
+RARE_SHARE = 0.001
 SENTINELS = (-9999.0, -32768.0, -999.0)
 """What files that say nothing about it often mean by "no data"."""
 
@@ -36,47 +42,13 @@ class CheckReport:
     def __str__(self) -> str:
         lines = [f"layout: {self.layout}"]
         lines += [f"{name}: {value}" for name, value in self.facts.items()]
-        lines += [f"{finding.level}: {finding.title}: {finding.detail}" for finding in self.findings]
+        lines += map(str, self.findings)
         return "\n".join(lines)
-
-
-def pixel_hash(image: Image) -> str:
-    """Return a hash of an image's size, type and pixels (not of its file)."""
-    return _hash_of_parts([image], image.shape, image.dtype)
-
-
-def _hash_of_parts(parts: Iterable[Image], shape: tuple[int, ...], dtype: np.dtype) -> str:
-    state = hashlib.blake2b(f"{shape}{dtype}".encode(), digest_size=16)
-    for part in parts:
-        state.update(np.ascontiguousarray(part).data)
-    return state.hexdigest()
-
-
-def band_range(image: Image) -> tuple[Shaped[np.ndarray, " c"], Shaped[np.ndarray, " c"]]:
-    """Return the least and the largest value of each band; NaN (no data) does not count, and is there where all is."""
-    height, width, channels = image.shape
-    lines = image.reshape(height, width * channels)  # many times faster than both axes at once
-    low, high = (one.reduce(lines).reshape(width, channels) for one in (np.fmin, np.fmax))
-    return np.fmin.reduce(low), np.fmax.reduce(high)
-
-
-def is_constant(image: Image) -> bool:
-    """Whether every band of an image has one value only, or no data: there is nothing in it."""
-    return _is_constant(*band_range(image))
-
-
-def _is_constant(low: Shaped[np.ndarray, " c"], high: Shaped[np.ndarray, " c"]) -> bool:
-    return bool(((low == high) | (low != low)).all())
-
-
-def _range_of_parts(parts: Iterable[Image]) -> tuple[Shaped[np.ndarray, " c"], Shaped[np.ndarray, " c"]]:
-    lows, highs = zip(*map(band_range, parts), strict=True)
-    return np.fmin.reduce(lows), np.fmax.reduce(highs)
 
 
 def constant_ids(images: Store) -> list[str]:
     """Return the ids of the images without any content (all black, say); damage could make more of them."""
-    return [name for name in images if _is_constant(*_range_of_parts(images.parts(name)))]
+    return [name for name in images if are_constant(images.parts(name))]
 
 
 def duplicate_groups(images: Store) -> dict[str, list[str]]:
@@ -84,7 +56,7 @@ def duplicate_groups(images: Store) -> dict[str, list[str]]:
     groups: dict[str, list[str]] = {}
     for name in images:
         shape = (*images.shape(name), images.channels)
-        groups.setdefault(_hash_of_parts(images.parts(name), shape, images.dtype), []).append(name)
+        groups.setdefault(hash_of_parts(images.parts(name), shape, images.dtype), []).append(name)
     return groups
 
 
@@ -130,18 +102,49 @@ def _more(known: set[float], band: Shaped[np.ndarray, "h w"]) -> set[float] | No
     return union if len(union) <= MAX_NAMES else None
 
 
-def coverage(masks: Store) -> dict[str, float]:
-    """Return id -> share of foreground (of any label) among the judged pixels (0 where none is judged)."""
-    shares = {}
+@dataclass(frozen=True)
+class MaskFacts:
+    """What the masks of the training images hold."""
+
+    shares: dict[str, float]
+    """Id -> share of foreground (of any label) among the judged pixels, 0 where none is judged."""
+    images: list[int]
+    """Of each class or label, the images that hold it; none for one foreground and for objects."""
+    pixels: list[float]
+    """Of each, its share of the judged pixels."""
+    examples: list[str]
+    """Of each, the first image that holds it."""
+
+
+def mask_facts(masks: Store, target: Target) -> MaskFacts:
+    """Look at every mask once."""
+    classes = len(target.classes) if target.task in ("multiclass", "multilabel") else 0
+    shares, total = {}, 0
+    images, pixels, examples = np.zeros(classes, int), np.zeros(classes, int), [""] * classes
     for name in masks:
         mask = masks[name]
         judged = int(judged_pixels(mask).any(axis=-1).sum())
         shares[name] = float(foreground_pixels(mask).any(axis=-1).sum() / judged) if judged else 0.0
-    return shares
+        total += judged
+        if target.exclusive:
+            found = np.bincount(mask.ravel(), minlength=classes)[:classes]
+        elif classes:
+            found = (mask == 1).sum(axis=(0, 1))
+        else:
+            continue
+        images += found > 0
+        pixels += found
+        examples = [known or (name if count else "") for known, count in zip(examples, found, strict=True)]
+    return MaskFacts(shares, images.tolist(), (pixels / max(total, 1)).tolist(), examples)
+
+
+def coverage(masks: Store) -> dict[str, float]:
+    """Return id -> share of foreground (of any label) among the judged pixels (0 where none is judged)."""
+    return mask_facts(masks, BINARY).shares
 
 
 def check_data(catalog: Catalog, cache: Cache, *, scaling: str, beyond: Sequence[str] = ()) -> CheckReport:
-    """Look for duplicates, empty images, contradictory and surprising masks.
+    """Look for leaks, contradictory and surprising masks, rare classes, shift, and what a person should know.
 
     Args:
         catalog: What the data set holds.
@@ -149,10 +152,51 @@ def check_data(catalog: Catalog, cache: Cache, *, scaling: str, beyond: Sequence
         scaling: What input.scaling "auto" makes of the images, in words.
         beyond: Test images with values outside its limits.
     """
-    train, test = duplicate_groups(cache.train_images), duplicate_groups(cache.test_images)
-    shares = coverage(cache.train_masks)
+    alike = find_likeness(cache.train_images, cache.test_images)
+    masks = mask_facts(cache.train_masks, cache.target)
+    picture = is_picture(cache.train_images)
+    bands = band_facts(cache.train_images, names=not picture)
+    facts = _facts(catalog, cache, masks, bands, scaling)
+    findings = leak_findings(catalog, cache, alike)
+    findings += _constant_findings(alike, masks.shares)
+    findings += [*cache.mask_findings, *_mask_findings(masks.shares), *_class_findings(masks, cache.target)]
+    if catalog.submission.doubt:
+        findings.append(Finding("warning", "run-length dialect", catalog.submission.doubt))
+    findings += [] if picture else _band_findings(bands)
+    if beyond:
+        detail = (
+            f"more than a hundredth of {len(beyond)} test images ({some(beyond)}) lies outside the training images' "
+            "limits and is clipped to them; look at the images, or set input.low and input.high (input.scaling: fixed)"
+        )
+        findings.append(Finding("warning", "test images beyond the scaling's limits", detail, list(beyond)))
+    shift = shift_of(alike, cache.channels)
+    if shift is not None:
+        facts["train against test"] = f"AUC {shift.auc:.2f} ({shift.low:.2f} to {shift.high:.2f}; 0.5: alike)"
+    findings += shift_finding(shift)
+    findings += [*_size_findings(alike), *catalog.findings, *_shared_id_findings(catalog)]
+    findings += [
+        Finding("note", "left out", note) for note in dict.fromkeys([*catalog.notes, *catalog.left_out])
+    ]
+    return CheckReport(catalog.layout, facts, by_harm(findings))
+
+
+def by_harm(findings: Sequence[Finding]) -> list[Finding]:
+    """Return errors first, then warnings, then notes, each in the order given: leaks, masks, classes, images, files."""
+    return sorted(findings, key=lambda one: LEVELS.index(one.level))
+
+
+def shift_of(alike: Likeness, channels: int) -> Shift | None:
+    """Return how well training and test images are told apart; constant images are left out."""
+    kept, at = ~alike.seen.constant, alike.num_train
+    numbers = alike.seen.numbers
+    return measure_shift(numbers[:at][kept[:at]], numbers[at:][kept[at:]], number_names(channels))
+
+
+def _facts(
+    catalog: Catalog, cache: Cache, masks: MaskFacts, bands: list[BandFacts], scaling: str
+) -> dict[str, Any]:
     sizes = Counter(f"{h}x{w}" for h, w in map(cache.train_images.shape, cache.train_images))
-    empty = [name for name, share in shares.items() if share == 0]
+    empty = sum(share == 0 for share in masks.shares.values())
     facts = {
         "training images": len(catalog.train),
         "test images": len(catalog.test),
@@ -160,34 +204,17 @@ def check_data(catalog: Catalog, cache: Cache, *, scaling: str, beyond: Sequence
         "channels": cache.channels,
         "bits": _bits(cache.train_images.dtype),
         "task": _task_text(cache.target),
-        "empty masks": f"{len(empty)} ({len(empty) / len(shares):.1%})",
-        "mean coverage": f"{np.mean(list(shares.values())):.3f}",
+        "empty masks": f"{empty} ({empty / len(masks.shares):.1%})",
+        "mean coverage": f"{np.mean(list(masks.shares.values())):.3f}",
         "submission": f"{catalog.submission.source} ({len(catalog.submission.ids)} ids, {catalog.submission.dialect})",
     }
     if catalog.submission.reason:
         facts["run-lengths"] = f"{catalog.submission.dialect}: {catalog.submission.reason}"
-    findings = [Finding("note", "left out", note) for note in catalog.notes]
-    if catalog.submission.doubt:
-        findings.append(Finding("warning", "run-length dialect", catalog.submission.doubt))
-    findings += _shared_id_findings(catalog)
-    picture = is_picture(cache.train_images)
-    bands = band_facts(cache.train_images, names=not picture)
     facts["values"] = _ranges_text(bands)
     if catalog.test:
         facts["values (test)"] = _ranges_text(band_facts(cache.test_images, names=False))
     facts["scaling"] = scaling
-    findings += [] if picture else _band_findings(bands)
-    if beyond:
-        detail = (
-            f"more than a hundredth of {len(beyond)} test images lies outside the training images' limits and is "
-            "clipped to them; look at the images, or set input.low and input.high (input.scaling: fixed)"
-        )
-        findings.append(Finding("warning", "test images beyond the scaling's limits", detail, list(beyond)))
-    findings += cache.mask_findings
-    findings += _constant_findings(cache, shares)
-    findings += _duplicate_findings(train, test, cache)
-    findings += _mask_findings(shares)
-    return CheckReport(catalog.layout, facts, findings)
+    return facts
 
 
 def _task_text(target: Target) -> str:
@@ -243,54 +270,20 @@ def _shared_id_findings(catalog: Catalog) -> list[Finding]:
     return [Finding("note", "ids of both sets", detail, both)]
 
 
-def _constant_findings(cache: Cache, shares: dict[str, float]) -> list[Finding]:
+def _constant_findings(alike: Likeness, shares: dict[str, float]) -> list[Finding]:
     findings = []
     fates = {"training": "kept out of training and predicted empty", "test": "predicted empty"}
-    stores = {"training": cache.train_images, "test": cache.test_images}
-    for split, images in stores.items():
-        if blank := constant_ids(images):
-            detail = f"{len(blank)} {split} images have one value only; they are {fates[split]}"
+    parts = {"training": slice(0, alike.num_train), "test": slice(alike.num_train, None)}
+    for split, part in parts.items():
+        blank = alike.seen.names[part][alike.seen.constant[part]].tolist()
+        if blank:
+            detail = (
+                f"{len(blank)} {split} images have one value only; they are {fates[split]}: {some(blank)}"
+            )
             findings.append(Finding("warning", f"{split} images without content", detail, blank))
-    marked = [name for name in constant_ids(cache.train_images) if shares[name] > 0]
-    if marked:
-        findings.append(
-            Finding(
-                "warning", "masks on images without content", f"{len(marked)} images, see the ids", marked
-            )
-        )
-    return findings
-
-
-def _duplicate_findings(
-    train: dict[str, list[str]], test: dict[str, list[str]], cache: Cache
-) -> list[Finding]:
-    findings = []
-    doubles = [ids for ids in train.values() if len(ids) > 1]
-    if doubles:
-        findings.append(
-            Finding(
-                "warning",
-                "identical training images",
-                f"{sum(map(len, doubles))} images in {len(doubles)} groups (largest {max(map(len, doubles))}); "
-                "a group stays in one fold",
-                [name for ids in doubles for name in ids],
-            )
-        )
-        torn = [ids for ids in doubles if len({cache.train_masks[name].tobytes() for name in ids}) > 1]
-        if torn:
-            findings.append(
-                Finding(
-                    "warning",
-                    "identical images, different masks",
-                    f"{len(torn)} groups; at most one mask of each can be right",
-                    [name for ids in torn for name in ids],
-                )
-            )
-    shared = [name for key, ids in test.items() if key in train for name in ids]
-    if shared:
-        findings.append(
-            Finding("warning", "test images that are also training images", f"{len(shared)} images", shared)
-        )
+        if split == "training" and (marked := [name for name in blank if shares[name] > 0]):
+            detail = f"{len(marked)} images ({some(marked)}): nothing is seen there; take them out, or mend the image"
+            findings.append(Finding("warning", "masks on images without content", detail, marked))
     return findings
 
 
@@ -298,4 +291,46 @@ def _mask_findings(shares: dict[str, float]) -> list[Finding]:
     full = [name for name, share in shares.items() if share == 1]
     if not full:
         return []
-    return [Finding("note", "masks that cover the whole image", f"{len(full)} images", full)]
+    detail = f"{len(full)} images ({some(full)}); look at a few: a mask may be inverted"
+    return [Finding("note", "masks that cover the whole image", detail, full)]
+
+
+def _class_findings(masks: MaskFacts, target: Target) -> list[Finding]:
+    """Return the classes that fewer images hold than there are folds, or less than a thousandth of the pixels."""
+    rows = [
+        row for row in zip(target.classes, masks.images, masks.pixels, masks.examples, strict=False) if row[1]
+    ]
+    findings = []
+    if few := [row for row in rows if row[1] < FEW_IMAGES]:
+        shown = some([f"{name} in {images} (for example {example!r})" for name, images, _, example in few])
+        detail = (
+            f"{len(few)} of {len(target.classes)} classes are in fewer than {FEW_IMAGES} images: {shown}; a fold may "
+            "have none to learn from or to be scored on: add images, join classes, or make fewer folds"
+        )
+        findings.append(Finding("warning", "classes in few images", detail, [row[3] for row in few]))
+    if small := [row for row in rows if row[2] < RARE_SHARE and row not in few]:
+        shown = some([f"{name} {share:.3%}" for name, _, share, _ in small])
+        detail = (
+            f"{len(small)} of {len(target.classes)} classes have less than {RARE_SHARE:.1%} of the pixels: {shown}; "
+            "weigh them in the loss, or sample images that hold them more often"
+        )
+        findings.append(Finding("note", "classes of few pixels", detail, [row[3] for row in small]))
+    return findings
+
+
+def _size_findings(alike: Likeness) -> list[Finding]:
+    """Return that the sizes differ much, or that the test set has sizes of its own."""
+    train = {tuple(size) for size in alike.seen.sizes[: alike.num_train].tolist()}
+    unseen = [
+        alike.id(at)
+        for at in range(alike.num_train, len(alike.seen))
+        if tuple(alike.seen.sizes[at].tolist()) not in train
+    ]
+    if not unseen or len(train) > 3:
+        return []
+    first = alike.seen.sizes[alike.seen.names.tolist().index(unseen[0], alike.num_train)].tolist()
+    detail = (
+        f"{len(unseen)} test images are of a size that no training image has (for example {unseen[0]!r}: "
+        f"{first[0]}x{first[1]}); if they were resized, say at what scale the objects are to be found"
+    )
+    return [Finding("note", "test images of other sizes", detail, unseen)]

@@ -135,4 +135,7 @@ def read_description(root: Path, given: Path | None = None) -> Description:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: not a UTF-8 text file (byte {error.start}); save it in UTF-8") from error
-    return validate(Description, read_yaml(text, where=str(path)) or {}, where=str(path))
+    value = read_yaml(text, where=str(path)) or {}
+    if given is None and isinstance(value, dict) and "names" in value and {"train", "val"} & set(value):
+        return Description()  # of YOLO, which often calls its file so: layouts/yolo.py reads it
+    return validate(Description, value, where=str(path))

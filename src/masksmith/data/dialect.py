@@ -1,9 +1,10 @@
 """Which run-length dialect is a table in? It is inferred from the rows, the images' sizes and the mask files.
 
 The name of a column says little: ``EncodedPixels`` heads absolute starts in some competitions and relative gaps in
-others. Four readings are tried, and the evidence counts in this order: equality with mask files; runs that
+others. Six readings are tried, and the evidence counts in this order: equality with mask files; runs that
 leave the image or overlap; starts that ascend (absolute) or do not (gaps); what only hints: how empty masks are
-written, and the column's name. Where two readings fit, a doubt is reported.
+written, and the column's name. Where two readings fit, a doubt is reported. Starts count from 1; mask files, or a
+start of 0, prove that they count from 0.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,15 +15,25 @@ import numpy as np
 from masksmith.core.arrays import IGNORE, Mask
 from masksmith.core.config import look_up
 from masksmith.core.errors import InputError
-from masksmith.data.rle import DIALECTS, NO_RUNS, Runs, check_runs, decode_rows, object_runs
+from masksmith.data.findings import some
+from masksmith.data.rle import DIALECTS, Runs, check_runs, decode_rows, is_empty, object_runs
 
 MAX_IMAGES = 256
 """Most images whose rows are looked at: sizes come from headers, but of whole files."""
 MAX_MASKS = 32
 """Most mask files among them that are decoded."""
+_MOST_NAMED = 100
 _FEW = 3
 """Rows in an unlikely order, or runs over a line's end, that are no accident."""
-_READINGS = ("tgs", "siim", "tgs_row_major", "siim_row_major")  # of equals the first
+_ZERO = "_zero_based"
+_READINGS = (  # of equals the first
+    "tgs",
+    "siim",
+    "tgs_row_major",
+    "siim_row_major",
+    f"tgs{_ZERO}",
+    f"tgs{_ZERO}_row_major",
+)
 
 
 @dataclass(frozen=True)
@@ -86,7 +97,7 @@ def differing_pixels(told: Mask, drawn: Mask) -> int:
 def non_empty(texts: Sequence[str]) -> list[str]:
     """Return the rows of an image that hold runs; a row that is repeated word for word counts once."""
     stripped = dict.fromkeys(text.strip() for text in texts)
-    return [text for text in stripped if text not in NO_RUNS]
+    return [text for text in stripped if not is_empty(text)]
 
 
 def group_rows(ids: Sequence[str], texts: Sequence[str]) -> dict[str, list[str]]:
@@ -106,20 +117,23 @@ def need_rows(rows: Mapping[str, Sequence[str]], dialect: str, *, where: str) ->
     """Refuse ids with more rows than the dialect has, or with an empty row beside runs.
 
     Raises:
-        InputError: The first such id.
+        InputError: There are such ids; they are named.
     """
     how = look_up(DIALECTS, dialect, where="dialect")
-    for name, texts in rows.items():
-        if len(texts) == 1:
-            continue
-        if not how.repeats:
-            raise InputError(
-                f"{where}: the id {name!r} appears twice; expected one row an image (dialect {dialect})"
-            )
-        if non_empty(texts) and any(text.strip() in NO_RUNS for text in texts):
-            raise InputError(
-                f"{where}: the id {name!r} has an empty row beside run-lengths; take one of them out"
-            )
+    twice = [name for name, texts in rows.items() if len(texts) > 1]
+    if twice and not how.repeats:
+        raise InputError(
+            f"{where}: the id {_named(twice)} appears twice; expected one row an image (dialect {dialect})"
+        )
+    torn = [name for name in twice if non_empty(rows[name]) and any(map(is_empty, rows[name]))]
+    if torn:
+        raise InputError(
+            f"{where}: the id {_named(torn)} has an empty row beside run-lengths; take one of them out"
+        )
+
+
+def _named(names: Sequence[str]) -> str:
+    return some([repr(name) for name in names], most=_MOST_NAMED)
 
 
 def infer_dialect(images: Sequence[RleRows], hints: Hints) -> Inferred:
@@ -134,15 +148,21 @@ def infer_dialect(images: Sequence[RleRows], hints: Hints) -> Inferred:
     row_major, order_reason, either = _row_major(fitting, found, has_rows=bool(images))
     relative = _is_relative(fitting[0])
     base = "siim" if relative else "severstal" if hints.by_class else "airbus" if hints.repeats else "tgs"
-    dialect = f"{base}_row_major" if row_major else base
+    zero = _ZERO in fitting[0]
+    dialect = f"{base}{_ZERO if zero else ''}{'_row_major' if row_major else ''}"
     if doubt:
         other = "tgs" if relative else "siim"
         doubt = f"{doubt}; read as {dialect} because {reason}; set --dialect {other} if that is wrong"
-    elif row_major:
-        doubt = f"the runs go row by row ({order_reason}): read as {dialect}, and the submission is written so too"
-    starts = "relative gaps" if relative else "absolute starts"
+    elif row_major or zero:
+        doubt = f"{_unusual(row_major, zero, order_reason)}: read as {dialect}, and the submission is written so too"
+    starts = "relative gaps" if relative else f"absolute starts{' from 0' if zero else ''}"
     order = f"{'row by row' if row_major else 'column by column'} ({order_reason})"
     return Inferred(dialect, f"{starts} ({reason}), {order}", doubt, found[fitting[0]].equal, either)
+
+
+def _unusual(row_major: bool, zero: bool, order_reason: str) -> str:
+    said = [f"the runs go row by row ({order_reason})"] if row_major else []
+    return " and ".join(said + (["starts are counted from 0, not from 1"] if zero else []))
 
 
 def check_dialect(images: Sequence[RleRows], dialect: str, hints: Hints) -> Inferred:
@@ -276,6 +296,8 @@ def _starts(found: Mapping[str, _Evidence], hints: Hints, *, has_rows: bool) -> 
             if clue == "unlikely" and count - against[best[0]] < _FEW:
                 doubt = "both tgs and siim fit"
         left = best
+    if any(reading.startswith("tgs") and _ZERO not in reading for reading in left):
+        left = [reading for reading in left if _ZERO not in reading]
     if reason:
         return left, reason, doubt
     if hints.minus_one:

@@ -6,16 +6,21 @@ from dataclasses import dataclass, field
 from masksmith.core.errors import InputError
 
 _SHOWN = 5
+LEVELS = ("error", "warning", "note")
+"""In the order of harm: the data are refused for an error."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One observation; ``level`` is "note" or "warning", ``ids`` are the samples it concerns."""
+    """One observation; ``level`` is one of LEVELS, ``ids`` are the samples it concerns."""
 
     level: str
     title: str
     detail: str
     ids: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        return f"{self.level}: {self.title}: {self.detail}"
 
 
 def some(values: Sequence[object], *, apart: str = ", ", most: int = _SHOWN) -> str:

@@ -22,12 +22,12 @@ from masksmith.core.errors import InputError
 from masksmith.data.decode.pictures import decode_image, is_grey
 from masksmith.data.findings import Finding, refuse_all, some
 from masksmith.data.masks import THRESHOLD, is_lossy
-from masksmith.data.rle import DIALECTS, NO_RUNS, Runs, check_runs, label_runs
+from masksmith.data.rle import DIALECTS, Runs, check_runs, is_empty, label_runs
 
 MAX_PNG_LABEL = 65534
 """Most objects of a label image of 16 bits: 65535 is what is not judged (see metrics.objects)."""
 
-Spots = Int[np.ndarray, " pixels"]
+Spots = Int[np.ndarray, " _"]
 """Pixels of an object, counted row by row from 0."""
 Given = TypeVar("Given")
 
@@ -104,7 +104,7 @@ def objects_of_rows(texts: Sequence[str], *, shape: tuple[int, int], dialect: st
     """
     how = look_up(DIALECTS, dialect, where="dialect")
     rows = [(f"{where}, row {number}", text) for number, text in enumerate(texts, start=1)]
-    told = [(name, text) for name, text in rows if text.strip() not in NO_RUNS]
+    told = [(name, text) for name, text in rows if not is_empty(text)]
 
     def spots(name: str, text: str) -> Spots:
         runs = how.read(text, where=name)
@@ -128,7 +128,7 @@ def _paint(
     *,
     what: str,
 ) -> Objects:
-    """Paint objects into one map, the largest first, so that a small one is never covered."""
+    """Paint objects into one map (see paint_objects)."""
     found: list[tuple[str, Spots]] = []
     empty, problems = [], []
     for name, value in given:
@@ -142,13 +142,26 @@ def _paint(
         else:
             empty.append(name)
     refuse_all(problems, what=what)
+    return paint_objects(found, shape, empty=empty)
+
+
+def paint_objects(
+    found: Sequence[tuple[str, Spots]], shape: tuple[int, int], *, empty: Sequence[str] = ()
+) -> Objects:
+    """Return objects in one map, the largest painted first, so that a small one is never covered.
+
+    Args:
+        found: Name and pixels of each, one pixel or more, each once.
+        shape: (height, width) of the image.
+        empty: Names of the objects without a pixel.
+    """
     flat = np.zeros(shape[0] * shape[1], np.int32)
     for at in sorted(range(len(found)), key=lambda at: (-len(found[at][1]), -at)):
         flat[found[at][1]] = at + 1
     labels, kept = _dense(flat.reshape(shape), len(found))
     hidden = [name for (name, _), there in zip(found, kept, strict=True) if not there]
     claimed = sum(len(spots) for _, spots in found) - int(np.count_nonzero(flat))
-    return Objects(labels, len(found) - len(hidden), claimed, empty, hidden)
+    return Objects(labels, len(found) - len(hidden), claimed, list(empty), hidden)
 
 
 def _dense(labels: Labels, highest: int) -> tuple[Labels, Shaped[np.ndarray, " numbers"]]:

@@ -11,8 +11,9 @@ from dataclasses import dataclass, field, replace
 import cv2
 import numpy as np
 
-from masksmith.core.arrays import IGNORE, Int32, Mask, Shaped, foreground_pixels
+from masksmith.core.arrays import IGNORE, Bool, Int32, Mask, Shaped, foreground_pixels
 from masksmith.core.errors import InputError
+from masksmith.data.colours import look_up, look_up_nearest
 from masksmith.data.decode.headers import JPEG
 from masksmith.data.decode.pictures import is_grey
 from masksmith.data.findings import Finding, refuse_all, some
@@ -27,9 +28,11 @@ _MOST_EXACT = 2**24
 _BETWEEN = (32, 224)
 """Values of a JPEG mask that are near neither 0 nor 255: its noise stays below 32, edges lie within."""
 _MOST_ALONE = 10  # files of 0 and 255 for each of 0, 1 and 255, where others hold 0 and 1
+_OBJECT_COUNTS, _MANY_OBJECTS = 3, 8
+"""Different numbers of objects in a set, and most objects in one mask, from which on numbered regions are objects."""
 _MOST_VALUES = 257  # kept of a file: a mask of more is refused anyway
 _MOST_CLASSES = 255
-_FLAT_CLASSES = 0.5
+FLAT_CLASSES = 0.5
 """Share of the pixels between the least and the largest value that have an equal neighbour: more in maps of classes,
 less where a binary mask was resized or smoothed."""
 # Pixels between lie on edges, one or two wide, where a mask is binary: at qualities 10 to 95 at most 2% of them have a
@@ -88,6 +91,10 @@ class MaskFile:
     """Values that a JPEG's areas have where some of them lie between: classes, not edges."""
     inner: tuple[int, int] = (0, 0)
     """Pixels between the least and the largest value, and how many of them have an equal neighbour."""
+    loose: int = 0
+    """Pixels between that have neighbours of other values than 0 alone, and none of their own."""
+    numbered: int = 0
+    """Number of objects, where 0 and 1 … n are all there and each number is one connected region."""
 
     @property
     def values(self) -> frozenset[int]:
@@ -100,7 +107,11 @@ def look_at_mask(levels: Shaped[np.ndarray, "h w"], *, name: str, path: str, los
     if not lossy:
         values, pixels = (one[:_MOST_VALUES].tolist() for one in np.unique(levels, return_counts=True))
         counts = dict(zip(map(int, values), pixels, strict=True))
-        return MaskFile(name, path, counts, inner=_inner(levels) if len(values) > 2 else (0, 0))
+        if len(values) < 3:
+            return MaskFile(name, path, counts)
+        return MaskFile(
+            name, path, counts, inner=_inner(levels), loose=_loose(levels), numbered=_numbered(levels)
+        )
     between = (levels >= _BETWEEN[0]) & (levels < _BETWEEN[1])
     high, faint = int((levels >= THRESHOLD).sum()), int(((levels > 0) & (levels < THRESHOLD)).sum())
     counts = {0: levels.size - high - faint, 1: faint, IGNORE: high}
@@ -117,13 +128,44 @@ def look_at_mask(levels: Shaped[np.ndarray, "h w"], *, name: str, path: str, los
 def _inner(levels: Shaped[np.ndarray, "h w"]) -> tuple[int, int]:
     """Return the pixels between the least and the largest value, and how many of them have an equal neighbour."""
     inner = (levels > levels.min()) & (levels < levels.max())
+    return int(inner.sum()), int((inner & equal_neighbours(levels)).sum())
+
+
+def _loose(levels: Shaped[np.ndarray, "h w"]) -> int:
+    """Return how many pixels between the least and the largest value lie beside other values than 0, and none equal."""
+    there = levels != 0
+    beside = np.zeros(levels.shape, bool)
+    beside[1:] |= there[:-1]
+    beside[:-1] |= there[1:]
+    beside[:, 1:] |= there[:, :-1]
+    beside[:, :-1] |= there[:, 1:]
+    inner = (levels > levels.min()) & (levels < levels.max())
+    return int((inner & beside & ~equal_neighbours(levels)).sum())
+
+
+def _numbered(levels: Shaped[np.ndarray, "h w"]) -> int:
+    """Return the largest value, where the values are 0 to it without gaps and each is one region; else 0."""
+    from scipy import ndimage  # type: ignore[import-untyped]
+
+    highest = int(levels.max())
+    if levels.min() != 0 or highest > levels.size or len(np.unique(levels)) != highest + 1:
+        return 0
+    for number, box in enumerate(ndimage.find_objects(levels.astype(np.int32)), start=1):
+        regions = cv2.connectedComponents((levels[box] == number).astype(np.uint8), connectivity=8)[0]
+        if regions != 2:  # the background is one
+            return 0
+    return highest
+
+
+def equal_neighbours(levels: Shaped[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
+    """Return where a pixel has one of equal value above, below or beside it."""
     down, right = levels[1:] == levels[:-1], levels[:, 1:] == levels[:, :-1]
     equal = np.zeros(levels.shape, bool)
     equal[1:] |= down
     equal[:-1] |= down
     equal[:, 1:] |= right
     equal[:, :-1] |= right
-    return int(inner.sum()), int((inner & equal).sum())
+    return equal
 
 
 def _modes(levels: Shaped[np.ndarray, "h w"], between: Shaped[np.ndarray, "h w"]) -> tuple[int, ...]:
@@ -153,9 +195,13 @@ class MaskConvention:
     """What was not plain, for a person to read."""
     target: Target = BINARY
     """The task and its classes."""
+    colours: bool = False
+    """Whether the values are packed colours (see colours.py); JPEG has the nearest ones."""
 
     def apply(self, levels: Shaped[np.ndarray, "h w"], *, lossy: bool) -> Mask:
-        """Return a mask of classes and IGNORE from a file's values (after mask_levels)."""
+        """Return a mask of classes and IGNORE from a file's values (after mask_levels), or its packed colours."""
+        if self.colours:
+            return look_up_nearest(levels, self.table) if lossy else look_up(levels, self.table)
         if lossy:
             return (levels >= THRESHOLD).astype(np.uint8)
         lowest = min(0, *self.table)
@@ -210,12 +256,45 @@ def find_convention(files: Iterable[MaskFile], *, where: str, hints: MaskHints =
         if lossy:
             _refuse_lossy(lossy, "the numbers of objects", where=where)
         return MaskConvention({}, [], replace(OBJECTS, ignore=given))  # each number is an object
+    if (
+        hints.task is None
+        and not hints.names
+        and not lossy
+        and several
+        and (said := _as_objects(exact, found))
+    ):
+        return MaskConvention({}, [said], replace(OBJECTS, ignore=given))
     classes = (several or bool(found and hints.names)) and not lossy and found[0] >= 0
     if hints.task == "multiclass" or (hints.task is None and classes):
         return _class_convention(exact, lossy, found, hints, where=where)
     table, findings = _exact_convention(exact, found, hints, where=where)
     target = OBJECTS if hints.task == "instances" else BINARY
     return MaskConvention(table, findings + _lossy_findings(lossy, where=where), target)
+
+
+def _as_objects(files: Sequence[MaskFile], found: Sequence[int]) -> Finding | None:
+    """Return what to say where the values are numbers of objects, None where they are classes.
+
+    They are where there are more of them than classes can be, and not because edges are smooth; or where every file
+    numbers its regions from 1 on, and they are many, and not equally many.
+    """
+    several = [file for file in files if len(file.values) > 2]
+    inner, loose = sum(file.inner[0] for file in several), sum(file.loose for file in several)
+    counts = {file.numbered for file in several}
+    numbered = 0 not in counts and len(counts) >= _OBJECT_COUNTS and max(counts) >= _MANY_OBJECTS
+    if found[0] < 0 or not (numbered or (len(found) > _MOST_CLASSES and 2 * loose < inner)):
+        return None
+    if numbered:
+        reason = (
+            f"each mask numbers its regions, from 1 to {min(counts)} in one and to {max(counts)} in another"
+        )
+    else:
+        reason = f"there are more than {_MOST_CLASSES} values"
+    return Finding(
+        "note",
+        "masks of numbered objects",
+        f"{reason}: each value is read as one object; if they are classes, name the task: --task multiclass",
+    )
 
 
 # --- class maps -------------------------------------------------------------------------------------------
@@ -258,6 +337,7 @@ def _class_convention(
     values = sorted(({*found} | {*hints.names}) - ignored)
     if values and values[0] >= 0 and values[-1] < 2 * len(values) and not hints.names:
         values = list(range(values[-1] + 1))  # numbers of classes, some of which may be nowhere
+    findings += _numbering(values, hints)
     absent = [value for value in values if value not in found]
     names = [hints.names.get(value, str(value)) for value in values]
     if absent:
@@ -274,6 +354,15 @@ def _class_convention(
     return MaskConvention(table, findings, target)
 
 
+def _numbering(values: Sequence[int], hints: MaskHints) -> list[Finding]:
+    """Return what to say of values without names that are not numbered from 0."""
+    if hints.names or list(values) == list(range(len(values))):
+        return []
+    shown = some([f"{value} is class {at}" for at, value in enumerate(values)], most=12)
+    detail = f"{len(values)} values that are not numbered from 0: {shown}; name them under classes: in dataset.yaml"
+    return [Finding("note", "values of the masks", detail)]
+
+
 def _refuse_lossy(files: Sequence[MaskFile], what: str, *, where: str) -> None:
     raise InputError(
         f"{where}: {len(files)} masks are JPEG, which blurs {what} into each other; expected files that keep their "
@@ -284,7 +373,7 @@ def _refuse_lossy(files: Sequence[MaskFile], what: str, *, where: str) -> None:
 def _refuse_smooth(files: Sequence[MaskFile], found: list[int], *, where: str) -> None:
     """Refuse binary masks whose edges were smoothed, which look like many classes."""
     inner, equal = (sum(file.inner[at] for file in files) for at in (0, 1))
-    if inner and equal < _FLAT_CLASSES * inner:
+    if inner and equal < FLAT_CLASSES * inner:
         raise InputError(
             f"{where}: {len(found)} different values ({some(found, most=8)}), and {1 - equal / inner:.0%} of the "
             "pixels between the least and the largest have no equal neighbour: smoothed edges of two values, not "

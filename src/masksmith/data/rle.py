@@ -9,32 +9,38 @@
 ``severstal``  As tgs with one row an image and class. https://www.kaggle.com/c/severstal-steel-defect-detection
 
 All of them read the mask column by column (top to bottom, then left to right). Each has a twin that reads it row by
-row: ``tgs_row_major`` and so on.
+row: ``tgs_row_major`` and so on. Those with absolute starts have twins that count from 0: ``tgs_zero_based``,
+``tgs_zero_based_row_major``.
 
 In this package a mask's runs are an int array of shape (n, 2): 0-based start and length.
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import cv2
 import numpy as np
 
-from masksmith.core.arrays import Int, Labels, Mask
+from masksmith.core.arrays import Int, Labels, Mask, UInt8, row_bands
 from masksmith.core.config import look_up
 from masksmith.core.errors import InputError
 
 _WHOLE = re.compile(r"-?[0-9]+")
-_BAND = 1 << 22  # pixels of a mask that are looked at together
+_PART = re.compile(r"\S+")
 _MAX_DIGITS = 12  # 10^12 pixels are more than any image has; sums of such numbers stay exact
 
 Runs = Int[np.ndarray, "n 2"]
 Order = Literal["F", "C"]
 """In which order pixels are counted: column by column, or row by row (numpy's names)."""
-NO_RUNS = ("", "-1")
-"""How tables write an empty mask: whichever a dialect writes, both are read in a table of training masks."""
+NO_RUNS = ("", "-1", "nan", "none", "null", "na", "<na>")
+"""How tables write an empty mask, in lower case: whichever a dialect writes, all are read in a table of masks."""
+
+
+def is_empty(text: str) -> bool:
+    """Whether a cell of run-lengths says that there are none."""
+    return text.strip().lower() in NO_RUNS
 
 
 def mask_to_runs(mask: Mask, *, order: Order = "F") -> Runs:
@@ -42,9 +48,8 @@ def mask_to_runs(mask: Mask, *, order: Order = "F") -> Runs:
     edges: list[Int[np.ndarray, " edges"]] = []
     before, at = False, 0
     lines = mask.T if order == "F" else mask
-    step = max(1, _BAND // max(1, lines.shape[1]))
-    for first in range(0, len(lines), step):  # a large mask in bands, which are small beside it
-        flat = np.ravel(lines[first : first + step] != 0)
+    for rows in row_bands(lines.shape):
+        flat = np.ravel(lines[rows] != 0)
         edges.append(np.flatnonzero(np.diff(flat, prepend=before)) + at)
         before, at = bool(flat[-1]), at + flat.size
     every = np.concatenate([*edges, [at] if before else []]).astype(np.int64)
@@ -106,14 +111,34 @@ def runs_to_mask(runs: Runs, *, shape: tuple[int, int], where: str, order: Order
     """Paint runs into a mask of 0 and 1; the arguments and errors are those of check_runs."""
     check_runs(runs, shape=shape, where=where)
     flat = np.zeros(shape[0] * shape[1], np.uint8)
-    for start, length in runs:
-        flat[start : start + length] = 1
+    paint_runs(flat, runs)
     return flat.reshape(shape, order=order)
 
 
+def paint_runs(flat: UInt8[np.ndarray, " pixels"], runs: Runs, number: int = 1) -> int:
+    """Set the pixels of runs to a number, and return how many of them were not 0 before; see check_runs."""
+    before = 0
+    starts, lengths = runs.T
+    for start, length in zip(starts.data, lengths.data, strict=True):  # a list takes 140 bytes a run
+        run = flat[start : start + length]
+        before += int(np.count_nonzero(run))
+        run[:] = number
+    return before
+
+
 def _numbers(text: str, *, where: str) -> Runs:
-    parts = text.split()
-    for part in parts:
+    values = np.fromiter(_whole_numbers(text, where=where), np.int64)
+    if len(values) % 2:
+        raise InputError(
+            f"{where}: {len(values)} run values, an odd number; expected pairs of start and length"
+        )
+    return values.reshape(-1, 2)
+
+
+def _whole_numbers(text: str, *, where: str) -> Iterator[int]:
+    """Yield the numbers of a text, which may be many."""
+    for found in _PART.finditer(text):
+        part = found.group()
         if not _WHOLE.fullmatch(part):
             raise InputError(
                 f"{where}: {part!r} is not a whole number; expected 'start length start length …'"
@@ -122,12 +147,7 @@ def _numbers(text: str, *, where: str) -> Runs:
             raise InputError(
                 f"{where}: the number {part[:20]}… has {len(part)} digits; no image has that many pixels"
             )
-    values = np.array([int(part) for part in parts], np.int64)
-    if len(values) % 2:
-        raise InputError(
-            f"{where}: {len(values)} run values, an odd number; expected pairs of start and length"
-        )
-    return values.reshape(-1, 2)
+        yield int(part)
 
 
 def _read_tgs(text: str, *, where: str) -> Runs:
@@ -136,6 +156,14 @@ def _read_tgs(text: str, *, where: str) -> Runs:
 
 def _write_tgs(runs: Runs) -> str:
     return " ".join(map(str, (runs + np.array([1, 0])).ravel().tolist()))
+
+
+def _read_zero_based(text: str, *, where: str) -> Runs:
+    return _numbers(text, where=where)
+
+
+def _write_zero_based(runs: Runs) -> str:
+    return " ".join(map(str, runs.ravel().tolist()))
 
 
 def _read_siim(text: str, *, where: str) -> Runs:
@@ -174,8 +202,13 @@ _COLUMN_MAJOR = {
     "dsb": Dialect(_read_tgs, _write_tgs, repeats=True, by_object=True),
     "severstal": Dialect(_read_tgs, _write_tgs),
 }
-DIALECTS: dict[str, Dialect] = _COLUMN_MAJOR | {
+_FROM_ONE = _COLUMN_MAJOR | {
     f"{name}_row_major": replace(dialect, order="C") for name, dialect in _COLUMN_MAJOR.items()
+}
+DIALECTS: dict[str, Dialect] = _FROM_ONE | {
+    name.replace(base, f"{base}_zero_based"): replace(dialect, read=_read_zero_based, write=_write_zero_based)
+    for name, dialect in _FROM_ONE.items()
+    if (base := name.partition("_")[0]) != "siim"
 }
 
 

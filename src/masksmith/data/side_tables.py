@@ -8,11 +8,16 @@ from pathlib import PurePosixPath
 
 from masksmith.core.errors import InputError
 from masksmith.data.run_tables import is_rle_name, reads_as_runs
-from masksmith.data.table import Table, parse_table
+from masksmith.data.table import TABLE_SUFFIXES, Table, is_unnamed, parse_table
 from masksmith.data.tree import Tree
 
 MAX_TEXT = 200
 """Most characters of a text that is kept of an image: a column with longer ones names no group."""
+
+MOST_INNER = 32
+"""Most tables in inner folders that are read: more are taken for a file an image."""
+
+_KEPT = "tables"
 
 Key = tuple[str, str]
 """Split ("train" or "test") and id of an image: an id can be in both splits, and is two images then."""
@@ -36,15 +41,31 @@ def name_has(path: str, *words: str) -> bool:
 
 
 def read_tables(tree: Tree) -> tuple[dict[str, Table], dict[str, InputError]]:
-    """Read the CSV files in the root of a data folder; return them, and the errors of those that are no tables."""
+    """Read the tables of a data folder; return them, and the errors of those that are none.
+
+    Those in its root count, and those in other folders as far as these are at most MOST_INNER. They are read once.
+    """
+    if _KEPT not in tree.kept:
+        tree.kept[_KEPT] = _read_tables(tree)
+    found: tuple[dict[str, Table], dict[str, InputError]] = tree.kept[_KEPT]
+    return dict(found[0]), dict(found[1])
+
+
+def _read_tables(tree: Tree) -> tuple[dict[str, Table], dict[str, InputError]]:
     tables: dict[str, Table] = {}
     errors: dict[str, InputError] = {}
-    for path in tree.files(suffixes=(".csv",)):
+    inner = [path for folder in tree.folders if folder for path in table_files(tree, folder)]
+    for path in table_files(tree, "") + (inner if len(inner) <= MOST_INNER else []):
         try:
             tables[path] = parse_table(tree.read(path), where=path)
         except InputError as error:
             errors[path] = error
     return tables, errors
+
+
+def table_files(tree: Tree, folder: str) -> list[str]:
+    """Return the paths of the tables in a folder."""
+    return [path for path in tree.files(folder) if path.lower().endswith(TABLE_SUFFIXES)]
 
 
 def collect_facts(tables: Iterable[Table], ids: Mapping[str, Collection[str]]) -> Facts:
@@ -63,7 +84,11 @@ def collect_facts(tables: Iterable[Table], ids: Mapping[str, Collection[str]]) -
             facts.notes.append(f"{table.path}: none of its columns holds ids of images, so it is left out")
             continue
         for column in table.columns:
-            if column != id_column and not (is_rle_name(column) and reads_as_runs(table, column)):
+            if (
+                column != id_column
+                and not is_unnamed(column)
+                and not (is_rle_name(column) and reads_as_runs(table, column))
+            ):
                 _add_column(facts, table, id_column, column, ids)
     for column in facts.torn:
         for key in facts.texts:

@@ -27,6 +27,8 @@ from masksmith.data.rle import encode
 from masksmith.data.scenes import make_label_scene, make_scene
 
 SIZE = 101
+SIDES, LARGE_SIDES = (112, 176), (1024, 1536)
+"""Between which the sides of a scene are."""
 _EMPTY_FRAC = 0.4
 _BLACK_FRAC = 0.02
 _RECORD = ".masksmith-example.json"
@@ -186,7 +188,7 @@ def _scene_files(
     for split, number in (("train", num_train), ("test", num_test)):
         for index in range(number):
             rng = stream(seed, split == "test", index)
-            low, high = (1024, 1536) if large else (112, 176)
+            low, high = LARGE_SIDES if large else SIDES
             side = (int(rng.integers(low, high + 1)), int(rng.integers(low, high + 1)))
             content |= make(split, f"{split}_{index:04d}", rng, side)
     return content

@@ -13,21 +13,21 @@ import tarfile
 import tempfile
 import weakref
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO
 
 from masksmith.core.errors import InputError
 
-SUFFIXES: dict[str, Callable[[Path], IO[bytes]] | None] = {
+SUFFIXES: dict[str, type[gzip.GzipFile | bz2.BZ2File | lzma.LZMAFile] | None] = {
     ".tar": None,
-    ".tar.gz": gzip.open,
-    ".tgz": gzip.open,
-    ".tar.bz2": bz2.open,
-    ".tbz2": bz2.open,
-    ".tar.xz": lzma.open,
-    ".txz": lzma.open,
+    ".tar.gz": gzip.GzipFile,
+    ".tgz": gzip.GzipFile,
+    ".tar.bz2": bz2.BZ2File,
+    ".tbz2": bz2.BZ2File,
+    ".tar.xz": lzma.LZMAFile,
+    ".txz": lzma.LZMAFile,
 }
 """Ending of an archive's name in lower case -> how it is unpacked; None: it is not compressed."""
 MAX_UNPACKED_BYTES = 2**37
@@ -60,11 +60,15 @@ def check_member_name(name: str, *, where: str) -> PurePosixPath:
     """Return the path of a member within its archive.
 
     Raises:
-        InputError: It leads out of the archive; ``where`` names archive and member.
+        InputError: It leads out of the archive or is no UTF-8; ``where`` names archive and member.
     """
     inner = PurePosixPath(name.replace("\\", "/"))
     if not inner.parts or inner.is_absolute() or ".." in inner.parts or ":" in inner.parts[0]:
         raise InputError(f"{where} climbs out of the archive; do not trust this file")
+    if any("\ud800" <= sign <= "\udfff" for sign in name):
+        raise InputError(
+            f"{where} has a name that is not valid UTF-8; unpack the archive and rename the file"
+        )
     return inner
 
 

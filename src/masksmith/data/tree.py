@@ -5,6 +5,7 @@ unpacked; nothing is written into the folder. Where both lie there, the unpacked
 """
 
 import copy
+import os
 import struct
 import zipfile
 import zlib
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from masksmith.core.errors import InputError
 from masksmith.core.files import digest, file_digest
@@ -107,6 +109,12 @@ def _is_noise(path: PurePosixPath) -> bool:
     return any(part.startswith(".") or part.lower() in _NOISE for part in path.parts)
 
 
+def _files(root: Path) -> list[Path]:
+    """Return the files at any depth, sorted; folders behind links are left alone: they may lead in circles."""
+    found = (Path(folder) / name for folder, _, names in os.walk(root) for name in names)
+    return sorted(found)
+
+
 class Tree:
     """Every file of a data folder under its logical path ("train/images/a.png").
 
@@ -126,14 +134,16 @@ class Tree:
         self.root = root
         self._archives: dict[Path, zipfile.ZipFile | TarArchive] = {}
         self._members: dict[str, _Member] = {}
+        self.kept: dict[str, Any] = {}
+        """What was read of it once, by name, as the tables."""
         archives: list[Path] = []
-        for path in sorted(root.rglob("*")) if only is None else [only]:
+        for path in _files(root) if only is None else [only]:
             inner = PurePosixPath(path.relative_to(root).as_posix())
             if _is_noise(inner) or not path.is_file():
                 continue
             if any("\ud800" <= sign <= "\udfff" for sign in str(inner)):  # bytes that are no UTF-8
                 raise InputError(f"{root}: the name {str(inner)!r} is not valid UTF-8; rename the file")
-            if not path.resolve().is_relative_to(root.resolve()):
+            if path.is_symlink() and not path.resolve().is_relative_to(root.resolve()):
                 raise InputError(f"{path}: the link leads out of {root}; copy the file into the folder")
             if archive_suffix(path.name):
                 archives += [path] * open_archives
@@ -159,7 +169,7 @@ class Tree:
         # what zipfile raises for damaged directories: bad fields, cut records, versions and names it does not know
         except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, struct.error) as error:
             raise InputError(f"{path}: not a whole zip archive ({error}); download it again") from error
-        infos = [info for info in archive.infolist() if not info.is_dir()]
+        infos = [info for info in archive.infolist() if not info.filename.endswith("/")]
         _check_members(path, infos)
         return [info.filename for info in infos]
 
@@ -183,6 +193,17 @@ class Tree:
             for path in self._folders.get(folder, [])
             if suffixes is None or PurePosixPath(path).suffix.lower() in suffixes
         ]
+
+    def every(self, *suffixes: str) -> list[str]:
+        """Return the logical paths of all files with these endings (lower case), sorted."""
+        return sorted(path for suffix in suffixes for path in self._by_suffix.get(suffix, ()))
+
+    @cached_property
+    def _by_suffix(self) -> dict[str, list[str]]:
+        found: dict[str, list[str]] = {}
+        for path in self._members:
+            found.setdefault(PurePosixPath(path).suffix.lower(), []).append(path)
+        return found
 
     @cached_property
     def _folders(self) -> dict[str, list[str]]:
@@ -230,7 +251,15 @@ class Tree:
                 if isinstance(archive, TarArchive)
                 else _read_member(archive, member.name)
             )
-        except (OSError, EOFError, zipfile.BadZipFile, zlib.error, RuntimeError, struct.error) as error:
+        except (
+            OSError,
+            EOFError,
+            ValueError,
+            zipfile.BadZipFile,
+            zlib.error,
+            RuntimeError,
+            struct.error,
+        ) as error:
             raise InputError(f"{self.root / path}: cannot be read ({error})") from error
 
     def version(self, path: str) -> str:

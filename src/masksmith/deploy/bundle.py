@@ -78,6 +78,8 @@ class ModelFacts:
     """Of the training set: number of images, content hash, layout, sizes."""
     ranges: dict[str, list[float]] = field(default_factory=dict)
     """Feature of an image -> least and largest value in the training set (see features)."""
+    submission: dict[str, Any] | None = None
+    """What the project's judge expects, without ids (see pack)."""
     masksmith: str = ""
     licence: str = "not stated"
     intended_use: str = _STATED

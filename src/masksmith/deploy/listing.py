@@ -10,6 +10,8 @@ from masksmith.data.decode.pictures import IMAGE_SUFFIXES
 from masksmith.data.decode.reader import STACKS, ImageReader, ending
 from masksmith.data.tree import Tree, archive_suffix
 
+_FORMS = {*IMAGE_SUFFIXES, *STACKS} - {".json"}  # images within annotations are no new images
+
 
 @dataclass(frozen=True)
 class Item:
@@ -46,7 +48,7 @@ def list_items(inputs: Sequence[str | Path], *, may_be_empty: bool = False) -> l
     if not found and not may_be_empty:
         raise InputError(
             f"{', '.join(map(str, inputs))}: no images; expected files that end in "
-            f"{', '.join(sorted({*IMAGE_SUFFIXES, *STACKS}))}"
+            f"{', '.join(sorted(_FORMS))}"
         )
     return [found[name] for name in sorted(found)]
 
@@ -86,7 +88,7 @@ def _in_tree(tree: Tree, *, named: bool = False, inside: str = "") -> Iterator[I
     for folder in tree.folders:
         for path in tree.files(folder):
             kind = ending(path)
-            if named or kind in IMAGE_SUFFIXES or kind in STACKS:
+            if named or kind in _FORMS:
                 place = PurePosixPath(path)
                 name = str(place.with_name(place.name[: len(place.name) - len(kind)] or place.name))
                 yield Item(name.removeprefix(inside), path, reader, tree.version(path))

@@ -20,8 +20,8 @@ from masksmith.core.arrays import AnyMask, Image, Shaped, UInt8, UInt16
 from masksmith.core.config import look_up
 from masksmith.core.errors import InputError
 from masksmith.data.array_store import ArrayStore, Images, bands_of
-from masksmith.data.checks import is_constant
 from masksmith.data.decode.pictures import is_grey
+from masksmith.data.look import is_constant
 from masksmith.data.store import Store, is_whole
 from masksmith.deploy.bundle import Bundle, MemberFacts
 from masksmith.deploy.drawing import overlay, png

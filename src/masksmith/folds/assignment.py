@@ -15,6 +15,7 @@ def assign_folds(
     *,
     count: int,
     seed: int,
+    further: Sequence[Sequence[int]] = (),
 ) -> Int[np.ndarray, " n"]:
     """Deal groups of images to folds so that every class is spread evenly.
 
@@ -23,29 +24,46 @@ def assign_folds(
     with the fewest of its class (then the fewest images, then at random). Where all groups are single, the
     counts of a class differ by at most one between folds.
 
+    With further classes each image counts in one class of each division, and all of them weigh in: single images follow
+    from those of the rarest class on (Sechidis et al. 2011, On the stratification of multi-label data, ECML PKDD).
+
     Args:
         classes: Class of each image, 0 or above.
         groups: Group of each image; a group is never divided.
         count: Number of folds.
         seed: Seed of the random order.
+        further: Other divisions into classes that are spread evenly too.
 
     Raises:
         InputError: Fewer groups than folds.
     """
     rng = stream(seed)
     large, alone = _shuffled(groups, rng, count=count)
-    single = sorted(alone, key=lambda group: classes[group[0]])
-    table = np.zeros((count, max(classes) + 1))
-    rarity = 1 / np.maximum(np.bincount(classes, minlength=table.shape[1]), 1)
+    codes = _codes([classes, *further])
+    totals = np.bincount(codes.ravel())
+    rarest = totals[codes].min(axis=1) if len(codes.T) > 1 else codes[:, 0]
+    single = sorted(alone, key=lambda group: (rarest[group[0]], *codes[group[0]]))
+    table = np.zeros((count, len(totals)))
+    rarity = 1 / np.maximum(totals, 1)
     folds = np.full(len(classes), -1, np.int64)
     for indices in [*large, *single]:
-        extra = np.bincount([classes[i] for i in indices], minlength=table.shape[1])
+        extra = np.bincount(codes[indices].ravel(), minlength=table.shape[1])
         cost = (((table + extra) ** 2 - table**2) * rarity).sum(axis=1)
         keys = np.lexsort((rng.random(count), table.sum(axis=1), cost))
         fold = keys[0]
         table[fold] += extra
         folds[indices] = fold
     return folds
+
+
+def _codes(divisions: Sequence[Sequence[int]]) -> Int[np.ndarray, "n d"]:
+    """Return the classes of each image, numbered through; a further division with one class alone is left out."""
+    columns, start = [], 0
+    for at, classes in enumerate(divisions):
+        if at == 0 or len(set(classes)) > 1:
+            columns.append(np.asarray(classes) + start)
+            start += max(classes) + 1
+    return np.stack(columns, axis=1)
 
 
 def _shuffled(
@@ -109,6 +127,34 @@ def hold_out(
         lacking[kind] -= 1
         folds[waiting[kind].pop()] = 0
     _refuse_empty_part(folds, share, [*large, *single])
+    return folds
+
+
+def hold_out_highest(
+    values: Sequence[float], groups: Sequence[str], *, share: float
+) -> Int[np.ndarray, " n"]:
+    """Return 0 for each image that is held out and 1 for each other: the groups of the highest mean number.
+
+    A group that would take more than is left to hold out is passed over.
+
+    Args:
+        values: Number of each image.
+        groups: Group of each image; a group is never divided.
+        share: Share of the images that is held out, between 0 and 1.
+
+    Raises:
+        InputError: Fewer than two groups, or groups so large that nothing would be held out.
+    """
+    members: dict[str, list[int]] = {}
+    for index, group in enumerate(groups):
+        members.setdefault(group, []).append(index)
+    left = min(max(round(share * len(values)), 1), len(values) - 1)
+    folds = np.ones(len(values), np.int64)
+    for indices in sorted(members.values(), key=lambda one: -np.mean([values[at] for at in one])):
+        if len(indices) <= left:
+            folds[indices] = 0
+            left -= len(indices)
+    _refuse_empty_part(folds, share, list(members.values()))
     return folds
 
 

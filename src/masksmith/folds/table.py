@@ -19,13 +19,19 @@ from masksmith.core.config import Config, suggest
 from masksmith.core.errors import InputError
 from masksmith.core.files import digest, write_text
 from masksmith.data.catalog import Sample
+from masksmith.data.findings import some
+from masksmith.data.groups import group_name, merged
 from masksmith.data.store import Arrays
 from masksmith.data.table import need_column, parse_table
-from masksmith.folds.assignment import assign_folds, deal_folds, hold_out
+from masksmith.folds.assignment import assign_folds, deal_folds, hold_out, hold_out_highest
 
 NUM_CLASSES = 11
 ALL = 999
 """The "fold" of a training on all images: nothing is held out."""
+NEIGHBOURS = "neighbours()"
+"""Of ``group_by``: tiles whose edges continue each other."""
+EVERY_GROUP = "groups()"
+"""Of ``fold_by``: each group is a fold."""
 _SIMILAR = re.compile(r"similar\(count=(\d{1,6})\)")
 _COLUMNS = ("id", "group", "coverage", "coverage_class", "fold")
 
@@ -45,21 +51,32 @@ class FoldsConfig(Config):
     holdout_frac: float | None = Field(default=None, gt=0, lt=1)
     """One split instead of folds: this share of the images is held out (as fold 0) and the rest, fold 1, trains; count
     must be 2 and train 1. None: folds of equal size."""
-    stratify: Literal["coverage", "non_empty", "none"] = "coverage"
-    """What is spread evenly: the 11 coverage classes, images with and without foreground, or nothing (at random)."""
+    stratify: Literal["coverage", "non_empty", "none", "like_test"] = "coverage"
+    """What is spread evenly: the 11 coverage classes (and the rarest class or label, and the source: folder and size,
+    where there are several), images with and without foreground, or nothing (at random). "like_test": nothing; the
+    share ``holdout_frac`` that is held out are the images that look most like the test set (adversarial validation)."""
     deal_by: str | None = None
     """Column of numbers in a side table: images are sorted by it and dealt out to the folds in turn (as TGS Salt's
     first place did by depth), without stratification. None: as ``stratify`` says."""
     group_by: str | None = None
     """Column of a side table (a location, a patient): images of the same value stay in one fold, and are a group of
     the metrics of groups and of the bootstrap. Where no table says so, "similar(count=10)" makes so many groups of
-    images with similar bands (k-means, seeded by ``seed``). None: only identical images are kept together."""
+    images with similar bands (k-means, seeded by ``seed``), "neighbours()" one of tiles whose edges continue each
+    other. None: what is bound anyway stays together: known groups, nearly equal images, patients and places."""
+    fold_by: str | None = None
+    """Column of a table that says the fold: the images of one value are one fold (a fold column, or a site, for
+    leave-one-site-out); ``count`` is the number of values. "groups()": each group is a fold. None: folds are made."""
 
     @property
     def similar_count(self) -> int | None:
         """How many groups of similar images are asked for; None: none are."""
         found = _SIMILAR.fullmatch(self.group_by or "")
         return int(found[1]) if found else None
+
+    @property
+    def has_column(self) -> bool:
+        """Whether ``group_by`` names a column."""
+        return self.group_by not in (None, NEIGHBOURS) and self.similar_count is None
 
     @field_validator("group_by")
     @classmethod
@@ -73,7 +90,8 @@ class FoldsConfig(Config):
     @property
     def kind(self) -> str:
         """The rule of the folds besides seed and groups, as text; it is kept beside the folds."""
-        return f"holdout_frac {self.holdout_frac}, stratify {self.stratify}, deal_by {self.deal_by}"
+        rule = f"holdout_frac {self.holdout_frac}, stratify {self.stratify}, deal_by {self.deal_by}"
+        return rule if self.fold_by is None else f"{rule}, fold_by {self.fold_by}"
 
     def model_post_init(self, _: Any) -> None:  # noqa: ANN401
         """Refuse a single split of several folds, and two rules at once."""
@@ -86,6 +104,16 @@ class FoldsConfig(Config):
             raise ValueError(
                 f"deal_by: {self.deal_by!r} deals images out in their order, without stratification and to folds of "
                 "equal size; leave stratify at 'coverage' and holdout_frac at null"
+            )
+        if self.fold_by is not None and self.kind != f"{FoldsConfig().kind}, fold_by {self.fold_by}":
+            raise ValueError(
+                f"fold_by: {self.fold_by!r} says the fold of each image; leave stratify at 'coverage' and deal_by and "
+                "holdout_frac at null"
+            )
+        if self.stratify == "like_test" and self.holdout_frac is None:
+            raise ValueError(
+                "stratify: 'like_test' holds out the images that look most like the test set; say how many with "
+                "holdout_frac: 0.2, count: 2, train: 1"
             )
 
 
@@ -160,7 +188,7 @@ class Folds:
         return "\n".join(lines)
 
 
-def group_values(samples: Sequence[Sample], column: str) -> dict[str, str]:
+def group_values(samples: Sequence[Sample], column: str, *, key: str = "group_by") -> dict[str, str]:
     """Return id -> value of a side table's column, as text.
 
     Raises:
@@ -173,15 +201,15 @@ def group_values(samples: Sequence[Sample], column: str) -> dict[str, str]:
     if not values:
         known = sorted({name for sample in samples for name in (*sample.texts, *sample.values)})
         have = suggest(column, known) if known else "there is no table with a column beside the run-lengths"
-        raise InputError(f"folds.group_by: no side table has the column {column!r}; {have}")
+        raise InputError(f"folds.{key}: no side table has the column {column!r}; {have}")
     bare = [sample.id for sample in samples if not values.get(sample.id, "").strip()]
     if bare:
         raise InputError(
-            f"folds.group_by: {len(bare)} training images have no {column!r}, for example {bare[0]!r}; fill it in"
+            f"folds.{key}: {len(bare)} training images have no {column!r}, for example {bare[0]!r}; fill it in"
         )
     if len(set(values.values())) == len(values):
         raise InputError(
-            f"folds.group_by: every one of the {len(values)} images has its own {column!r} (for example "
+            f"folds.{key}: every one of the {len(values)} images has its own {column!r} (for example "
             f"{next(iter(values.values()))!r}), so it groups nothing; name another column, or null"
         )
     return values
@@ -198,25 +226,13 @@ def merge_groups(
         blank: Images without content: they are out of training, so that one in two groups
             does not merge them.
     """
-    parent = {value: value for value in values.values()}
-
-    def root(value: str) -> str:
-        while parent[value] != value:
-            parent[value] = value = parent[parent[value]]
-        return value
-
-    first: dict[str, str] = {}
-    for name, key in duplicates.items():
-        if name not in blank:
-            parent[root(values[name])] = root(first.setdefault(key, values[name]))
-    tied: dict[str, list[str]] = {}
-    for value in sorted(parent):
-        tied.setdefault(root(value), []).append(value)
-    return {name: _group_name(tied[root(value)]) for name, value in values.items()}
-
-
-def _group_name(values: Sequence[str]) -> str:
-    return " + ".join(values) if len(values) < 4 else f"{values[0]} + {len(values) - 1} more"
+    ids = list(values)
+    alike = {name: key for name, key in duplicates.items() if name not in blank}
+    home = merged(ids, [values, alike])
+    tied: dict[int, set[str]] = {}
+    for name in ids:
+        tied.setdefault(home[name], set()).add(values[name])
+    return {name: group_name(sorted(tied[home[name]])) for name in ids}
 
 
 def need_groups(folds: Folds, values: Mapping[str, str], path: Path, *, column: str) -> None:
@@ -242,41 +258,54 @@ def make_folds(
     *,
     values: Mapping[str, float] | None = None,
     kinds: Mapping[str, int] | None = None,
-    held_out: Collection[str] = (),
+    sources: Mapping[str, str] | None = None,
+    given: Mapping[str, int] | None = None,
 ) -> Folds:
     """Make folds, groups kept together: stratified, at random, of one split, or dealt out by a number.
 
     Args:
         counts: Id -> (foreground pixels, judged pixels).
-        groups: Id -> group (equal for identical images, or see merge_groups).
+        groups: Id -> group (see bound_groups and merge_groups).
         config: Which rule, number of folds and seed.
-        values: Id -> the number of ``config.deal_by`` (see deal_values); not looked at without it.
-        kinds: Id -> what is spread evenly in place of coverage: the rarest class of a class map.
-        held_out: Ids of fold 0, where the data set has a split of its own; all others are fold 1.
+        values: Id -> the number of ``config.deal_by`` (see deal_values), or likeness to the test set for ``like_test``.
+        kinds: Id -> the rarest class or label, which is spread evenly beside coverage.
+        sources: Id -> where it comes from, which is spread evenly too.
+        given: Id -> fold, where the data set has a split of its own.
 
     Raises:
-        InputError: Fewer groups than folds, or groups too large for the share that is held out.
+        InputError: Fewer groups than folds, groups too large for the share that is held out, or divided by a split that
+            is given.
     """
     names = sorted(counts)
     classes = [coverage_class(*counts[name]) for name in names]
     homes = [groups[name] for name in names]
-    if held_out:
-        assigned = np.array([int(name not in held_out) for name in names])
-        _refuse_divided(homes, assigned)
+    share = config.holdout_frac
+    if given:
+        assigned = np.array([given[name] for name in names])
+        _refuse_divided(names, homes, assigned)
     elif config.deal_by is not None:
         assert values is not None, config.deal_by
         assigned = deal_folds([values[name] for name in names], homes, count=config.count)
+    elif config.stratify == "like_test":
+        assert values is not None
+        assert share is not None
+        assigned = hold_out_highest([values[name] for name in names], homes, share=share)
     else:
+        first = classes if kinds is None else [kinds[name] for name in names]
         spread = {
-            "coverage": classes if kinds is None else [kinds[name] for name in names],
+            "coverage": first,
             "non_empty": [int(kind > 0) for kind in classes],
             "none": [0] * len(classes),
-        }[config.stratify]
-        share = config.holdout_frac
+        }
+        more = [classes] if kinds is not None else []
+        more += [_numbered([sources[name] for name in names])] if sources is not None else []
+        further = more if config.stratify == "coverage" else []
         if share is None or share == 1 / config.count:  # halves are folds of equal size
-            assigned = assign_folds(spread, homes, count=config.count, seed=config.seed)
+            assigned = assign_folds(
+                spread[config.stratify], homes, count=config.count, seed=config.seed, further=further
+            )
         else:
-            assigned = hold_out(spread, homes, share=share, seed=config.seed)
+            assigned = hold_out(spread[config.stratify], homes, share=share, seed=config.seed)
     return Folds(
         [
             FoldRow(name, groups[name], counts[name][0] / max(counts[name][1], 1), kind, int(fold))
@@ -285,20 +314,46 @@ def make_folds(
     )
 
 
-def _refuse_divided(groups: Sequence[str], folds: Int[np.ndarray, " n"]) -> None:
-    """Refuse a data set's own split that has an image in both parts.
+def _numbered(values: Sequence[str]) -> list[int]:
+    """Return the number of each value among the sorted different ones."""
+    order = {value: at for at, value in enumerate(sorted(set(values)))}
+    return [order[value] for value in values]
+
+
+def _refuse_divided(names: Sequence[str], groups: Sequence[str], folds: Int[np.ndarray, " n"]) -> None:
+    """Refuse a split that is given and has images of one group in several parts.
 
     Raises:
-        InputError: A group of identical images is divided.
+        InputError: A group is divided.
     """
-    both = {group for group, fold in zip(groups, folds, strict=True) if fold} & {
-        group for group, fold in zip(groups, folds, strict=True) if not fold
-    }
-    if both:
+    home: dict[str, int] = {}
+    divided: dict[str, str] = {}
+    for at, (group, fold) in enumerate(zip(groups, folds.tolist(), strict=True)):
+        first = home.setdefault(group, at)
+        if folds[first] != fold:
+            divided.setdefault(group, f"{names[first]!r} and {names[at]!r}")
+    if divided:
         raise InputError(
-            f"folds: {len(both)} groups of identical images are in the data's training and in its validation set; "
-            "take them out of one, or make folds of your own with folds.count=5"
+            f"folds: {len(divided)} groups of identical images, or of a patient or place, are in several parts of the "
+            f"data's own split, for example {next(iter(divided.values()))}; take them out of one, or make folds of "
+            "your own with folds.count=5"
         )
+
+
+def given_folds(values: Mapping[str, str], config: FoldsConfig) -> dict[str, int]:
+    """Return id -> fold by the values of ``folds.fold_by``: numbers in their order, else texts in theirs.
+
+    Raises:
+        InputError: There are not as many values as folds.
+    """
+    found = set(values.values())
+    order = sorted(found, key=lambda one: (int(one), one) if all(map(str.isdecimal, found)) else (0, one))
+    if len(order) != config.count:
+        raise InputError(
+            f"folds.fold_by: {config.fold_by!r} has {len(order)} values ({some(order)}), folds.count {config.count}; "
+            + (f"set folds.count={len(order)}" if 1 < len(order) <= 100 else "expected 2 to 100 values")
+        )
+    return {name: order.index(value) for name, value in values.items()}
 
 
 def rarest_classes(masks: Arrays, num_classes: int) -> dict[str, int]:

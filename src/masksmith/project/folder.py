@@ -19,6 +19,7 @@ from masksmith.data.cache import VERSION as CACHE_VERSION
 from masksmith.data.cache import Cache, build_cache, forget_cache
 from masksmith.data.catalog import AskedTarget, Catalog
 from masksmith.data.checks import constant_ids
+from masksmith.data.groups import Likeness, bound_groups, find_likeness
 from masksmith.data.target import Target
 from masksmith.folds.table import Folds, group_values, read_folds
 from masksmith.metrics import Metric, metric_for
@@ -216,10 +217,15 @@ class Project:
             self.__dict__.pop("cache", None)
         return found
 
-    @property
+    @cached_property
+    def likeness(self) -> Likeness:
+        """Which images are alike; looked for once and kept in the cache."""
+        return find_likeness(self.cache.train_images, self.cache.test_images)
+
+    @cached_property
     def groups(self) -> dict[str, str]:
-        """Training image -> the group that it is bound to, of those that are bound."""
-        return {sample.id: sample.group for sample in self.catalog.train if sample.group is not None}
+        """Training image -> the group that binds it to a fold; an image alone is a group of its own."""
+        return bound_groups(self.catalog, self.likeness)
 
     @property
     def ledger(self) -> Ledger:
@@ -247,11 +253,11 @@ class Project:
     def metric_groups(self, recipe: AnyRecipe, names: Sequence[str]) -> Shaped[np.ndarray, " n"]:
         """Return the group of each image for a metric that averages over groups: its value of ``folds.group_by``.
 
-        Without a column, and for groups of similar images, it is the group of ``folds.csv``. That one may join several
-        values of a column, because identical images are in one group.
+        Without a column, and for groups of similar or neighbouring images, it is the group of ``folds.csv``. That one
+        may join several values of a column, because identical images are in one group.
         """
         column = recipe.folds.group_by
-        if column is None or recipe.folds.similar_count is not None:
+        if column is None or not recipe.folds.has_column:
             return self.folds.groups(names)
         values = group_values(self.catalog.train, column)
         return np.array([values[name] for name in names])
@@ -287,6 +293,10 @@ class Project:
         known = read_json(requests) if requests.exists() else {}
         write_json(requests, known | {asked.hash: path.name})
         return run
+
+    def import_run(self, name: str, recipe: Recipe) -> Run:
+        """Return a run whose weights come from elsewhere; it is named by no request, so nothing trains it."""
+        return self._write_run(self.runs_dir / name, recipe)
 
     def _write_run(self, path: Path, recipe: Recipe) -> Run:
         file, text = path / "recipe.yaml", recipe.to_yaml()

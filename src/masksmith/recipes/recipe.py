@@ -100,6 +100,8 @@ class Recipe(Config):
         """
         plain = self.model_dump(mode="json", exclude={"prediction", "tuning"})
         del plain["folds"]["train"], plain["folds"]["refit"], plain["input"]["view"]
+        if plain["folds"]["fold_by"] is None:  # an older masksmith had no such key: its runs are found
+            del plain["folds"]["fold_by"]
         plain["model"]["encoder_weights"] = self.model.weights_identity()
         del plain["model"]["encoder_weights_hash"]
         if self.pseudo is not None:

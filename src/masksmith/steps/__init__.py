@@ -10,8 +10,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from masksmith.steps import bundle as bundle
     from masksmith.steps import check as check
+    from masksmith.steps import clean as clean
     from masksmith.steps import compete as compete
     from masksmith.steps import dataset as dataset
+    from masksmith.steps import doctor as doctor
+    from masksmith.steps import fine_tuning as fine_tuning
     from masksmith.steps import folds as folds
     from masksmith.steps import lr_test as lr_test
     from masksmith.steps import plan as plan

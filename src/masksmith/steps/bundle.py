@@ -1,16 +1,17 @@
 """The bundle of a project: its members' weights and all that is needed to use them elsewhere."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import masksmith
 from masksmith.core.errors import InputError
 from masksmith.core.files import digest
 from masksmith.core.progress import logger, track
 from masksmith.deploy.bundle import SUFFIX, MemberFacts, ModelFacts, write_bundle
 from masksmith.deploy.features import features, widen
+from masksmith.deploy.pack import form_for_others
 from masksmith.folds.table import ALL
 from masksmith.postprocess.rules import plain_of
 from masksmith.postprocess.scoring import score_of, score_rows
@@ -99,7 +100,8 @@ def bundle_members(
             "content_hash": catalog.content_hash,
         },
         ranges=_ranges(project),
-        masksmith=masksmith.__version__,
+        submission=asdict(form_for_others(catalog.submission)),
+        masksmith=metadata.version("masksmith"),
         **said,
     )
     write_bundle(out, model, files)

@@ -4,9 +4,11 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from masksmith.core.errors import InputError
 from masksmith.core.files import write_json
 from masksmith.core.locks import folder_lock
 from masksmith.data.checks import CheckReport, check_data
+from masksmith.data.damage import check_the_rest
 from masksmith.data.layouts import read_catalog
 from masksmith.preprocess.inputs import InputConfig, beyond_limits, scaling_text
 from masksmith.project.folder import Project, refuse_foreign, refuse_inside
@@ -22,6 +24,8 @@ def check_folder(
     layout: str | Path | None = None,
 ) -> CheckReport:
     """Check a data folder; ``check.json`` and the cache stay in ``out``, and nothing stays where it is None.
+
+    Where files cannot be used, all of them are named, and what else was found in the rest.
 
     Raises:
         InputError: The data cannot be used, or ``out`` holds files of others.
@@ -43,6 +47,16 @@ def check_folder(
     refuse_foreign(out)
     with folder_lock(out):
         project = Project.create(out, catalog)
+        try:
+            project.cache  # noqa: B018  (decodes the data)
+        except InputError as error:
+            report = check_the_rest(catalog, error)
+            write_json(project.check_json, report.to_json())
+            first, more = report.findings[0], report.findings[1:]
+            if more or first.detail != str(error):
+                found = "\n  ".join(map(str, more)) or "nothing"
+                raise InputError(f"{first.detail}\nWhat else was found, without them:\n  {found}") from error
+            raise
         scaling = project.settled_input(InputConfig())
         report = check_data(
             catalog,

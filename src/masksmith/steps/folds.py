@@ -1,17 +1,26 @@
 """The folds of a project: made once, then read."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from masksmith.core.arrays import Shaped, foreground_pixels, judged_pixels
 from masksmith.core.errors import InputError
 from masksmith.core.progress import logger
-from masksmith.data.checks import duplicate_groups
+from masksmith.data.catalog import Sample
+from masksmith.data.checks import shift_of
 from masksmith.data.findings import some
+from masksmith.data.groups import Likeness, bound_groups, neighbour_groups
+from masksmith.data.shift import LEAST_IMAGES
 from masksmith.data.similarity import similar_groups
+from masksmith.data.store import Store
 from masksmith.folds.table import (
+    EVERY_GROUP,
+    NEIGHBOURS,
     Folds,
     FoldsConfig,
     deal_values,
+    given_folds,
     group_values,
     make_folds,
     merge_groups,
@@ -23,6 +32,9 @@ from masksmith.folds.table import (
 from masksmith.project.folder import Project
 from masksmith.recipes.ensemble import AnyRecipe
 
+MOST_SOURCES = 20
+"""Folders or sizes; of more, none is spread over the folds."""
+
 
 def folds_of(project: Project, recipe: AnyRecipe) -> Folds:
     """Read the folds, or make them if there are none.
@@ -32,29 +44,37 @@ def folds_of(project: Project, recipe: AnyRecipe) -> Folds:
     """
     asked = recipe.folds
     column, similar = asked.group_by, asked.similar_count
-    values = None if column is None or similar else group_values(project.catalog.train, column)
+    values = group_values(project.catalog.train, column) if column is not None and asked.has_column else None
     if project.folds_csv.exists():
         _refuse_other_folds(project, asked)
         if column is not None and values is not None:
             need_groups(project.folds, values, project.folds_csv, column=column)
         return project.folds
-    numbers = None if asked.deal_by is None else deal_values(project.catalog.train, asked.deal_by)
-    masks, images = project.cache.train_masks, project.cache.train_images
-    counts = {name: _counts(masks[name]) for name in masks}
+    cache, samples = project.cache, project.catalog.train
+    masks, images = cache.train_masks, cache.train_images
+    alike = project.likeness
+    split = asked.fold_by is not None or (_is_plain(asked) and any(sample.held_out for sample in samples))
+    groups = bound_groups(project.catalog, alike, split_is_given=split)
+    if similar is not None:
+        values = similar_groups(images, similar, seed=asked.seed)
+    elif asked.group_by == NEIGHBOURS:
+        values = neighbour_groups(alike)
+    if values is not None:
+        groups = merge_groups(groups, values, blank=project.blank_train)
     kinds = None
     if project.target.exclusive:
         kinds = rarest_classes(masks, project.target.outputs)
     elif project.target.task == "multilabel":
         kinds = rarest_labels(masks, project.target.outputs)
-    held_out = (
-        {sample.id for sample in project.catalog.train if sample.held_out} if _is_plain(asked) else set()
+    made = make_folds(
+        {name: _counts(masks[name]) for name in masks},
+        groups,
+        asked,
+        values=_numbers(project, asked, alike),
+        kinds=kinds,
+        sources=_sources(samples, images),
+        given=_given(samples, groups, asked) if split else None,
     )
-    groups = {name: key for key, names in duplicate_groups(images).items() for name in names}
-    if similar is not None:
-        values = similar_groups(images, similar, seed=asked.seed)
-    if values is not None:
-        groups = merge_groups(groups, values, blank=project.blank_train)
-    made = make_folds(counts, groups, asked, values=numbers, kinds=kinds, held_out=held_out)
     project.ledger.mark_done("folds.seed", str(asked.seed))
     project.ledger.mark_done("folds.group_by", repr(column))
     project.ledger.mark_done("folds.kind", asked.kind)
@@ -62,6 +82,48 @@ def folds_of(project: Project, recipe: AnyRecipe) -> Folds:
     for line in unseen_classes(project, made):
         logger.warning("%s", line)
     return project.folds
+
+
+def _numbers(project: Project, asked: FoldsConfig, alike: Likeness) -> dict[str, float] | None:
+    """Return id -> number that the rule looks at, if it looks at one.
+
+    Raises:
+        InputError: No column of such numbers, or too few test images for likeness to them.
+    """
+    if asked.deal_by is not None:
+        return deal_values(project.catalog.train, asked.deal_by)
+    if asked.stratify != "like_test":
+        return None
+    shift = shift_of(alike, project.cache.channels)
+    if shift is None:
+        raise InputError(
+            f"folds.stratify: like_test compares {alike.num_train} training images with "
+            f"{len(alike.seen) - alike.num_train} test images; expected {LEAST_IMAGES} of each that are not constant"
+        )
+    names = [alike.id(at) for at in range(alike.num_train) if not alike.seen.constant[at]]
+    found = dict(zip(names, shift.likeness.tolist(), strict=True))
+    return {sample.id: found.get(sample.id, 0.0) for sample in project.catalog.train}
+
+
+def _sources(samples: Sequence[Sample], images: Store) -> dict[str, str]:
+    """Return id -> folder and size, each where there are several and not too many to be spread."""
+    folders = {one.id: one.image.rpartition("/")[0] for one in samples}
+    sizes = {name: "x".join(map(str, images.shape(name))) for name in images}
+    kept = [labels for labels in (folders, sizes) if len(set(labels.values())) <= MOST_SOURCES]
+    return {name: " ".join(labels[name] for labels in kept) for name in images}
+
+
+def _given(samples: Sequence[Sample], groups: dict[str, str], asked: FoldsConfig) -> dict[str, int]:
+    """Return id -> fold by the data's own validation set, which is fold 0, or by ``folds.fold_by``.
+
+    Raises:
+        InputError: No such column, or not as many values as folds.
+    """
+    if asked.fold_by is None:
+        return {sample.id: int(not sample.held_out) for sample in samples}
+    if asked.fold_by == EVERY_GROUP:
+        return given_folds(groups, asked)
+    return given_folds(group_values(samples, asked.fold_by, key="fold_by"), asked)
 
 
 def unseen_classes(project: Project, folds: Folds) -> list[str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from masksmith.core.arrays import AnyMask, Shaped, UInt8
+from masksmith.core.arrays import AnyMask, Shaped, UInt8, row_bands
 from masksmith.core.errors import InputError
 from masksmith.core.files import atomic_folder, atomic_path, write_member
 from masksmith.data.catalog import SubmissionFormat
@@ -59,6 +59,7 @@ def write_masks(
         else:
             write_member(place, _png(values[mask]))
         yield name, mask
+        del mask  # before the next is made
 
 
 def with_coco(
@@ -127,20 +128,20 @@ def write_outputs(
         columns = [CLASS_COLUMN] if target.exclusive else []
         writer.writerow((form.id_column, *columns, form.rle_column, *form.more))
         for name, mask in write_masks(pngs, named, target, where=folder):
-            spelled = form.spelled.get(name, name)
-            if target.exclusive:
-                for at, label in enumerate(target.classes[1:], start=1):
-                    (runs,) = encode_rows((mask == at).astype(np.uint8), dialect=form.dialect)
-                    writer.writerow((spelled, label, runs, *form.more.values()))
-                continue
-            objects = target.task == "instances"
-            rows = (
-                object_rows(mask, dialect=object_dialect(form))
-                if objects
-                else encode_rows(mask, dialect=form.dialect)
-            )
-            for runs in rows:
-                writer.writerow((spelled, runs, *form.more.values()))
+            rows = _row_cells(mask, form, target)
+            del mask  # before the next is made
+            writer.writerows((form.spelled.get(name, name), *row, *form.more.values()) for row in rows)
+
+
+def _row_cells(mask: AnyMask, form: SubmissionFormat, target: Target) -> Iterator[tuple[str, ...]]:
+    """Yield what the rows of an image have beside its id: the class, where there are several, and the runs."""
+    if target.exclusive:
+        for at, label in enumerate(target.classes[1:], start=1):
+            yield label, *encode_rows((mask == at).view(np.uint8), dialect=form.dialect)
+    elif target.task == "instances":
+        yield from ((runs,) for runs in object_rows(mask, dialect=object_dialect(form)))
+    else:
+        yield from ((runs,) for runs in encode_rows(mask, dialect=form.dialect))
 
 
 def _label_table(
@@ -153,6 +154,11 @@ def _label_table(
         for at, label in enumerate(target.classes)
     }
     yield form.label_header
+    if form.wide:
+        for name, cell in {row.id: row.cell for row in form.label_rows}.items():
+            runs = {column: texts[name, label] for label, column in form.wide.items()}
+            yield [({form.id_column: cell} | runs)[column] for column in form.columns]
+        return
     for row in form.label_rows:
         cells = {form.id_column: row.cell, form.class_column: row.label, form.rle_column: texts[row[:2]]}
         yield [cells[column] for column in form.label_header]
@@ -174,18 +180,30 @@ def read_mask(path: Path, target: Target = BINARY) -> AnyMask:
         InputError: The file is missing, no image, or holds a value of no class.
     """
     raw = path.read_bytes() if path.is_file() else b""
-    how = cv2.IMREAD_GRAYSCALE if target.task == "binary" else cv2.IMREAD_UNCHANGED
+    how = cv2.IMREAD_UNCHANGED if target.exclusive or target.task == "instances" else cv2.IMREAD_GRAYSCALE
     mask = decode_indices(raw, where=str(path)) if has_palette(raw) else _decoded(raw, how)
     if mask is None:
         raise InputError(f"{path}: no mask there, or not an image; run `masksmith submit` again")
     if target.task == "instances":
         return mask.astype(np.int32)
     if not target.exclusive:
-        return (mask > 0).astype(np.uint8)
-    values = mask_values(target)
-    order = np.argsort(values)
-    at = np.searchsorted(values, mask, sorter=order).clip(max=len(values) - 1)
-    classes = order[at].astype(np.uint8)
-    if not np.array_equal(values[classes], mask):
+        return np.minimum(mask, 1, out=mask)
+    classes = _classes_of(mask, mask_values(target))
+    if classes is None:
         raise InputError(f"{path}: it holds a value of no class; run `masksmith submit` again")
+    return classes
+
+
+def _classes_of(
+    found: Shaped[np.ndarray, "h w *c"], values: Shaped[np.ndarray, " k"]
+) -> UInt8[np.ndarray, "h w *c"] | None:
+    """Return the class of each pixel, in the place of its value where that takes as many bytes; None: it has none."""
+    classes = found if found.dtype == np.uint8 else np.empty(found.shape, np.uint8)
+    order = np.argsort(values)
+    for rows in row_bands(found.shape, at_once=1 << 20):
+        at = np.searchsorted(values, found[rows], sorter=order).clip(max=len(values) - 1)
+        numbers = order[at].astype(np.uint8)
+        if not np.array_equal(values[numbers], found[rows]):
+            return None
+        classes[rows] = numbers
     return classes

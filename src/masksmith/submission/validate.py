@@ -1,21 +1,24 @@
 """Validation of a submission, as the judge would and more strictly, one image in memory at a time."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
 import numpy as np
 
-from masksmith.core.arrays import Labels, Mask
+from masksmith.core.arrays import Int, Labels, Mask, row_bands
 from masksmith.core.config import look_up
 from masksmith.core.errors import InputError
 from masksmith.data.catalog import SubmissionFormat
 from masksmith.data.ids import check_id
-from masksmith.data.rle import DIALECTS, Dialect, mask_to_runs, runs_to_mask
+from masksmith.data.rle import DIALECTS, Dialect, Order, Runs, check_runs, paint_runs
 from masksmith.data.table import iterate_table, need_column
 from masksmith.data.target import BINARY, Target
 from masksmith.submission.formats import CLASS_COLUMN, object_dialect, read_mask
+
+_Rows = list[Int[np.ndarray, "_ 2"]]
+"""Runs of each row of an image; each row has another number of them."""
 
 
 @dataclass(frozen=True)
@@ -68,32 +71,72 @@ def validate_submission(
     for cell, rows in groupby(_rows(path, form), key=lambda row: row[form.id_column]):
         name, texts = names[cell], [row[form.rle_column] for row in rows]
         where = f"{path}: id {name!r}"
-        mask = _strict_mask(texts, how, shape=shapes[name], where=where)
-        empty += not mask.any()
-        saved = masks and masks / f"{check_id(name, where=where)}.png"
-        if saved is not None and objects:
-            _compare_objects(texts, how, read_mask(saved, target), where=where)
-        elif saved is not None and not np.array_equal(mask, read_mask(saved)):
-            raise InputError(
-                f"{where}: the runs do not decode to the saved mask in {masks}; run `masksmith submit` again"
-            )
+        empty += _check_image(texts, how, shapes[name], name, masks=masks, target=target, where=where)
     return Verdict(str(path), len(names), empty, len(names) if masks else 0)
 
 
-def _compare_objects(texts: list[str], how: Dialect, labels: Labels, *, where: str) -> None:
+def _check_image(
+    texts: list[str],
+    how: Dialect,
+    shape: tuple[int, int],
+    name: str,
+    *,
+    masks: Path | None,
+    target: Target,
+    label: str = "",
+    where: str,
+) -> bool:
+    """Check the rows of an image: of its objects, of its classes but the background, or of one label.
+
+    The saved mask is read before the runs are painted, since decoding takes twice the room of a mask.
+
+    Returns:
+        Whether it is empty.
+
+    Raises:
+        InputError: Runs that are not sorted, touch or overlap, an empty row beside others, or another mask than the
+            saved one.
+    """
+    labels = target.classes[1:] if target.exclusive else ()
+    places = [f"{where}, {one}" for one in labels] or [where] * len(texts)
+    each = [_strict_runs(*row, how, shape=shape) for row in zip(texts, places, strict=True)]
+    if len(each) > 1 and not labels and not all(map(len, each)):
+        raise InputError(f"{where}: an empty row beside {len(each) - 1} others; expected runs in each")
+    file = f"{check_id(name, where=where)}.png" if masks else ""
+    saved = read_mask(masks / label / file, target) if masks else None
+    mask = _painted(each, shape, labels, order=how.order, where=where)
+    if saved is not None and target.task == "instances":
+        _compare_objects(each, how, saved, where=where)
+    elif saved is not None and not _equal(mask, saved):
+        raise InputError(
+            f"{where}: the runs do not decode to the saved mask in {masks}; run `masksmith submit` again"
+        )
+    return not any(map(len, each))
+
+
+def _equal(one: Mask, two: Mask) -> bool:
+    """Whether two masks are equal, without an array of their size; one may be stored column by column."""
+    return one.shape == two.shape and all(
+        np.array_equal(one[rows], two[rows]) for rows in row_bands(one.shape)
+    )
+
+
+def _compare_objects(each: _Rows, how: Dialect, labels: Labels, *, where: str) -> None:
     """Refuse rows that are not the objects of a saved label map, one a row.
 
     Raises:
         InputError: They are not.
     """
-    areas = np.bincount(labels.ravel())
+    areas = np.zeros(int(labels.max(initial=0)) + 1, np.int64)
+    for rows in row_bands(labels.shape):
+        areas += np.bincount(labels[rows].ravel(), minlength=len(areas))
     areas[0] = 0
     seen = set()
-    for number, text in enumerate(texts, start=1):
-        runs = how.read(text, where=where)
+    for number, runs in enumerate(each, start=1):
         if not len(runs):
             continue
-        inside = labels[runs_to_mask(runs, shape=labels.shape, where=where, order=how.order) == 1]
+        pixels = np.concatenate([np.arange(start, start + length) for start, length in runs.tolist()])
+        inside = labels[np.unravel_index(pixels, labels.shape, order=how.order)]
         if (inside != inside[0]).any() or not inside[0] or areas[inside[0]] != len(inside):
             raise InputError(
                 f"{where}: row {number} is no object of the saved label map; run `masksmith submit` again"
@@ -131,22 +174,8 @@ def _validate_class_maps(
             raise InputError(f"{where}: rows of the classes {', '.join(given)}; expected {', '.join(labels)}")
         if name not in shapes:
             continue  # refused below, with what was expected
-        mask = np.zeros(shapes[name], np.uint8)
-        for at, row in enumerate(found, start=1):
-            one = _strict_mask(
-                [row[form.rle_column]], how, shape=shapes[name], where=f"{where}, {labels[at - 1]}"
-            )
-            if (mask[one == 1] > 0).any():
-                raise InputError(
-                    f"{where}: pixels of {labels[at - 1]!r} are in another class too; expected in one"
-                )
-            mask[one == 1] = at
-        empty += not mask.any()
-        saved = masks and masks / f"{check_id(name, where=where)}.png"
-        if saved is not None and not np.array_equal(mask, read_mask(saved, target)):
-            raise InputError(
-                f"{where}: the runs do not decode to the saved mask in {masks}; run `masksmith submit` again"
-            )
+        texts = [row[form.rle_column] for row in found]
+        empty += _check_image(texts, how, shapes[name], name, masks=masks, target=target, where=where)
     _check_ids(ids, form, path)
     return Verdict(str(path), len(names), empty, len(names) if masks else 0)
 
@@ -181,13 +210,17 @@ def _validate_labels(
                 f"{path}: line {count + 1}: row {given}; expected {expected} as in {form.source}"
             )
         where = f"{path}: id {wanted.id!r}, class {wanted.label!r}"
-        mask = _strict_mask([row[form.rle_column]], how, shape=shapes[wanted.id], where=where)
-        found |= {wanted.id} if mask.any() else set()
-        saved = masks and masks / wanted.label / f"{check_id(wanted.id, where=where)}.png"
-        if saved is not None and not np.array_equal(mask, read_mask(saved)):
-            raise InputError(
-                f"{where}: the runs do not decode to the saved mask in {masks}; run `masksmith submit` again"
-            )
+        is_empty = _check_image(
+            [row[form.rle_column]],
+            how,
+            shapes[wanted.id],
+            wanted.id,
+            masks=masks,
+            target=target,
+            label=wanted.label,
+            where=where,
+        )
+        found |= set() if is_empty else {wanted.id}
     if count < len(form.label_rows):
         missing = form.label_rows[count]
         raise InputError(
@@ -203,33 +236,47 @@ def _rows(path: Path, form: SubmissionFormat, *more: str) -> Iterator[dict[str, 
         raise InputError(f"{path}: no such file; expected a submission in CSV")
     with path.open(encoding="utf-8-sig", newline="") as file:
         table = iterate_table(file, where=str(path))
-        for column in (form.id_column, *more, form.rle_column, *form.more):
+        for column in form.columns if form.wide else (form.id_column, *more, form.rle_column, *form.more):
             need_column(table, column)
-        yield from table.rows
+        for row in table.rows:
+            for label, column in form.wide.items():
+                yield row | {form.class_column: label, form.rle_column: row[column]}
+            if not form.wide:
+                yield row
 
 
-def _strict_mask(texts: list[str], how: Dialect, *, shape: tuple[int, int], where: str) -> Mask:
-    """Return the mask of an image's rows.
+def _strict_runs(text: str, where: str, how: Dialect, *, shape: tuple[int, int]) -> Runs:
+    """Return the runs of a row, the only ones that encode their mask.
 
     Raises:
-        InputError: Runs that are not sorted, touch or overlap, or an empty row beside others.
+        InputError: They leave the image, are not sorted, overlap or touch.
     """
-    mask = np.zeros(shape, np.uint8)
-    for text in texts:
-        runs = how.read(text, where=where)
-        if not len(runs) and len(texts) > 1:
-            raise InputError(f"{where}: an empty row beside {len(texts) - 1} others; expected runs in each")
-        painted = runs_to_mask(runs, shape=shape, where=where, order=how.order)
-        canonical = mask_to_runs(painted, order=how.order)
-        if not np.array_equal(runs, canonical):
-            raise InputError(
-                f"{where}: the runs are not sorted or two of them touch; expected {len(canonical)} runs in order"
-            )
-        if (mask & painted).any():
-            raise InputError(
-                f"{where}: {int((mask & painted).sum())} pixels are in two rows; expected in one"
-            )
-        mask |= painted
+    runs = how.read(text, where=where)
+    check_runs(runs, shape=shape, where=where)
+    ordered = runs[np.argsort(runs[:, 0])]
+    joined = np.count_nonzero(ordered[1:, 0] == ordered[:-1].sum(axis=1))
+    if joined or not np.array_equal(ordered, runs):
+        raise InputError(
+            f"{where}: the runs are not sorted or two of them touch; expected {len(runs) - joined} runs in order"
+        )
+    return runs
+
+
+def _painted(
+    each: _Rows, shape: tuple[int, int], classes: Sequence[str], *, order: Order, where: str
+) -> Mask:
+    """Return the mask of an image's rows: the numbers of their classes from 1, or 1 where they have none.
+
+    Raises:
+        InputError: A pixel is in two rows.
+    """
+    mask = np.zeros(shape, np.uint8, order=order)
+    for at, runs in enumerate(each):
+        twice = paint_runs(mask.reshape(-1, order=order), runs, at + 1 if classes else 1)
+        if twice and classes:
+            raise InputError(f"{where}: pixels of {classes[at]!r} are in another class too; expected in one")
+        if twice:
+            raise InputError(f"{where}: {twice} pixels are in two rows; expected in one")
     return mask
 
 

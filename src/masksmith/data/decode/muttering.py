@@ -1,4 +1,4 @@
-"""What decoding libraries print is caught: libjpeg, libpng and OpenCV write to the process's standard error by themselves.
+"""What decoding libraries print is caught: libjpeg, libpng and OpenCV write to standard error by themselves.
 
 It never reaches the screen. What libjpeg says of damage, it says nowhere else, so it is returned.
 """
@@ -9,12 +9,18 @@ import tempfile
 import threading
 from collections.abc import Callable
 from functools import cache
-from typing import BinaryIO, TypeVar
+from pathlib import Path
+from typing import TypeVar
 
 Result = TypeVar("Result")
 
-_LIBRARIES = ("Corrupt JPEG", "Premature end of JPEG", "Invalid SOS", "libpng ", "TIFF", "[ WARN", "[ERROR", "[ INFO")
-_JPEG_NAMES = ("JPEG", "marker", "Huffman", "DCT", "restart")
+_LIBRARIES = (
+    "Corrupt JPEG", "Premature end of JPEG", "Invalid SOS", "Invalid JPEG", "Invalid component", "Unsupported marker",
+    "Unsupported JPEG", "Bogus ", "Inconsistent progression", "Unknown Adobe", "Warning: unknown JFIF", "Not a JPEG",
+    "Huffman table 0x", "Quantization table 0x", "Empty JPEG", "Application transferred", "libpng ", "TIFF", "[ WARN",
+    "[ERROR", "[ INFO", "imread_(", "GIF", "WebP",
+)  # fmt: skip
+"""How their lines begin."""
 _LOCK = threading.Lock()
 _STDERR = 2
 
@@ -24,7 +30,7 @@ def listen(work: Callable[[], Result]) -> tuple[Result, list[str]]:
     with _LOCK:
         sys.stderr.flush()
         caught, kept = _file(os.getpid()), os.dup(_STDERR)
-        os.dup2(caught.fileno(), _STDERR)
+        os.dup2(caught, _STDERR)
         try:
             result = work()
         finally:
@@ -38,21 +44,23 @@ def listen(work: Callable[[], Result]) -> tuple[Result, list[str]]:
 
 
 @cache
-def _file(_process: int) -> BinaryIO:
-    """Return a file without a name, one for each process; to make one takes longer than to decode a small image."""
-    return tempfile.TemporaryFile(buffering=0)  # noqa: SIM115: it is open as long as the process lives
+def _file(_process: int) -> int:
+    """Return a file without a name, one for each process: to make one takes longer than to decode a small image."""
+    number, name = tempfile.mkstemp()
+    Path(name).unlink()
+    return number
 
 
-def _taken(file: BinaryIO) -> list[str]:
+def _taken(file: int) -> list[str]:
     """Return the lines in the file, and empty it."""
-    if os.lseek(file.fileno(), 0, os.SEEK_CUR) == 0:
+    size = os.lseek(file, 0, os.SEEK_CUR)
+    if size == 0:
         return []
-    file.seek(0)
-    lines = file.read().decode("utf-8", "replace").splitlines()
-    file.truncate(0)
-    file.seek(0)
+    lines = os.pread(file, size, 0).decode("utf-8", "replace").splitlines()
+    os.ftruncate(file, 0)
+    os.lseek(file, 0, os.SEEK_SET)
     return lines
 
 
 def _is_muttered(line: str) -> bool:
-    return line.lstrip().startswith(_LIBRARIES) or any(name in line for name in _JPEG_NAMES)
+    return line.lstrip().startswith(_LIBRARIES)

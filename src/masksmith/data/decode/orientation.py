@@ -7,7 +7,7 @@ import struct
 
 import numpy as np
 
-from masksmith.core.arrays import Image
+from masksmith.core.arrays import Image, Shaped
 from masksmith.data.decode.headers import JPEG, PNG, TIFF
 
 UPRIGHT = 1
@@ -27,7 +27,7 @@ def is_sideways(raw: bytes) -> bool:
     return read_orientation(raw) > 4
 
 
-def set_upright(image: Image, orientation: int) -> Image:
+def set_upright(image: Image, orientation: int) -> Shaped[np.ndarray, "y x c"]:
     """Return the pixels of an image (h, w, c), stored in an orientation, as they should be seen."""
     if orientation > 4:  # rows are columns
         image = image.swapaxes(0, 1)
@@ -38,7 +38,7 @@ def set_upright(image: Image, orientation: int) -> Image:
     return np.ascontiguousarray(image)
 
 
-def as_stored(image: Image, orientation: int) -> Image:
+def as_stored(image: Image, orientation: int) -> Shaped[np.ndarray, "y x c"]:
     """Return upright pixels as the file of that orientation stores them."""
     return set_upright(image, {6: 8, 8: 6}.get(orientation, orientation))
 
@@ -70,7 +70,7 @@ def _jpeg_exif(raw: bytes) -> bytes:
 
 
 def _block(raw: bytes, at: int, name: bytes, last: bytes, number: str, *, name_first: bool) -> bytes:
-    """Return the content of the first block of a name in a PNG (length, name, content, sum) or a WebP (name, length)."""
+    """Return the content of the first block of a name in a PNG (length, name, content, sum) or WebP (name, length)."""
     while at + 8 <= len(raw):
         found = raw[at : at + 4] if name_first else raw[at + 4 : at + 8]
         (length,) = struct.unpack_from(number, raw, at + 4 if name_first else at)

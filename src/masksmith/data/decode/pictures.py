@@ -77,7 +77,9 @@ def decode_image(raw: bytes, *, where: str, upright: bool = True, keep_alpha: bo
     image = decode(raw, size, where=where)
     if not keep_alpha:
         image = image[..., : 1 if image.shape[2] < 3 else 3]
-    if (orientation := read_orientation(raw)) != 1 and upright != raw.startswith(TIFF):  # OpenCV turns TIFF alone
+    if (orientation := read_orientation(raw)) != 1 and upright != raw.startswith(
+        TIFF
+    ):  # OpenCV turns TIFF alone
         image = set_upright(image, orientation) if upright else as_stored(image, orientation)
     return np.ascontiguousarray(image)
 
@@ -116,13 +118,13 @@ def _decode_by_pillow(raw: bytes, size: tuple[int, int], *, where: str) -> Image
             clear = "transparency" in picture.info
             image = np.asarray(picture.convert("RGBA" if clear else "RGB"))
             if getattr(picture, "is_animated", False):
-                raise InputError(
-                    f"{where}: an animation of {picture.n_frames} pictures; expected one, save each as a file"
-                )
+                raise InputError(f"{where}: an animation; expected one, save each as a file")
     except InputError:
         raise
     except Exception as error:  # whatever a damaged file makes of the library
-        raise InputError(f"{where}: the file cannot be decoded ({error}); replace it or take it out") from error
+        raise InputError(
+            f"{where}: the file cannot be decoded ({error}); replace it or take it out"
+        ) from error
     if image.shape[:2] != size:
         raise InputError(
             f"{where}: the header claims {size[0]}x{size[1]}, the pixels are {image.shape[0]}x{image.shape[1]}; "

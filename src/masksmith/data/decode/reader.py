@@ -15,6 +15,7 @@ from masksmith.core.errors import InputError
 from masksmith.data.catalog import Sample
 from masksmith.data.decode.dicom import SUFFIXES as DICOM_SUFFIXES
 from masksmith.data.decode.dicom import decode_dicom, is_dicom
+from masksmith.data.decode.embedded import decode_embedded
 from masksmith.data.decode.nifti import SUFFIXES as NIFTI_SUFFIXES
 from masksmith.data.decode.nifti import decode_nifti
 from masksmith.data.decode.pictures import decode_image
@@ -24,6 +25,7 @@ from masksmith.data.tree import Tree
 Slices = Shaped[np.ndarray, "n h w c"]
 
 STACKS: dict[str, Callable[[bytes, str], Slices]] = {
+    ".json": decode_embedded,
     **dict.fromkeys(DICOM_SUFFIXES, decode_dicom),
     **dict.fromkeys(NIFTI_SUFFIXES, decode_nifti),
 }
@@ -74,8 +76,8 @@ class ImageReader:
         slices = self.slices(path)
         return 1 if slices is None else len(slices)
 
-    def image(self, path: str) -> Image:
-        """Decode the image of a path into (h, w, c); see decode_image for its form.
+    def image(self, path: str, *, upright: bool = True, keep_alpha: bool = False) -> Image:
+        """Decode the image of a path into (h, w, c); see decode_image for its form and the options.
 
         Raises:
             InputError: It is damaged, there is no such slice, or there are several and none is named.
@@ -83,7 +85,7 @@ class ImageReader:
         file, _, at = path.rpartition("#") if path not in self.tree else (path, "", "")
         slices = self.slices(file)
         if slices is None:
-            return decode_image(self.raw(path), where=path)
+            return decode_image(self.raw(path), where=path, upright=upright, keep_alpha=keep_alpha)
         if not at and len(slices) > 1:
             raise InputError(
                 f"{path}: it holds {len(slices)} images; expected one, save them as files of one each"
@@ -94,15 +96,15 @@ class ImageReader:
             )
         return slices[int(at or 0)]
 
-    def sample(self, sample: Sample) -> Image:
-        """Decode the image of a sample; the bands of several files are stacked.
+    def sample(self, sample: Sample, *, upright: bool = True) -> Image:
+        """Decode the image of a sample, upright or as it is stored; the bands of several files are stacked.
 
         Raises:
             InputError: A file is damaged, or two bands are of different sizes or types.
         """
         if sample.bands is None:
-            return self.image(sample.image)
-        bands = [self.image(path) for path in sample.bands]
+            return self.image(sample.image, upright=upright)
+        bands = [self.image(path, upright=upright) for path in sample.bands]
         for path, band in zip(sample.bands, bands, strict=True):
             if (band.shape[:2], band.dtype) != (bands[0].shape[:2], bands[0].dtype):
                 raise InputError(
@@ -111,7 +113,7 @@ class ImageReader:
                 )
         return np.concatenate(bands, axis=2)
 
-    def rows(self, sample: Sample) -> Iterator[Image]:
+    def rows(self, sample: Sample, *, upright: bool = True) -> Iterator[Image]:
         """Decode the image of a sample, a large TIFF some rows at a time from the top, any other at once.
 
         Raises:
@@ -121,7 +123,7 @@ class ImageReader:
         path = self.tree.on_disk(sample.image) if plain else None
         found = None if path is None else large_rows(path, where=sample.image)
         if found is None:
-            yield self.sample(sample)
+            yield self.sample(sample, upright=upright)
         else:
             yield from found
 

@@ -246,9 +246,15 @@ def _has_codec(page: "TiffPage") -> bool:
         raise
 
 
-def _block(page: "TiffPage", raw: bytes, at: int) -> tuple[np.ndarray | None, tuple[int, ...], tuple[int, ...]]:
+def _block(
+    page: "TiffPage", raw: bytes, at: int
+) -> tuple[np.ndarray | None, tuple[int, ...], tuple[int, ...]]:
     """Return a decoded block, its place (plane, depth, row, column, sample) and its shape (depth, rows, columns, …)."""
-    more = {"jpegtables": page.jpegtables, "jpegheader": page.jpegheader} if int(page.compression) in (6, 7) else {}
+    more = (
+        {"jpegtables": page.jpegtables, "jpegheader": page.jpegheader}
+        if int(page.compression) in (6, 7)
+        else {}
+    )
     return page.decode(raw, at, _fullsize=page.is_tiled, **more)
 
 
@@ -307,7 +313,9 @@ def _block_rows(page: "TiffPage") -> Iterator[Image]:
                 block, (_, _, y, x, _), shape = _block(page, file.read(page.databytecounts[number]), number)
                 if block is None:
                     raise ValueError(f"block {number} of pixels is empty")
-                part = block.reshape(block.shape[-3:])[: min(shape[1], height - y), : min(shape[2], width - x)]
+                part = block.reshape(block.shape[-3:])[
+                    : min(shape[1], height - y), : min(shape[2], width - x)
+                ]
                 channels = slice(plane, plane + 1) if planes > 1 else slice(None)
                 rows[y - first : y - first + part.shape[0], x : x + part.shape[1], channels] = part
         yield rows

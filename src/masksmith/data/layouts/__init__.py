@@ -15,26 +15,49 @@ from masksmith.core.errors import InputError
 from masksmith.data.catalog import AskedTarget, Catalog
 from masksmith.data.decode.pictures import IMAGE_SUFFIXES
 from masksmith.data.description import FILE_NAME, Description, Groups, read_description
-from masksmith.data.findings import some
+from masksmith.data.findings import Finding, some
 from masksmith.data.layouts.band_folders import band_folders
+from masksmith.data.layouts.cityscapes import cityscapes
+from masksmith.data.layouts.coco import coco
+from masksmith.data.layouts.cvat import cvat
+from masksmith.data.layouts.described import described
 from masksmith.data.layouts.dicom_series import dicom_series, group_by_patient
 from masksmith.data.layouts.kaggle_rle import kaggle_rle
+from masksmith.data.layouts.label_studio import label_studio
+from masksmith.data.layouts.labelme import labelme
 from masksmith.data.layouts.object_folders import object_folders
 from masksmith.data.layouts.paired_folders import paired_folders
+from masksmith.data.layouts.path_table import path_table
+from masksmith.data.layouts.via import via
+from masksmith.data.layouts.voc import voc
+from masksmith.data.layouts.yolo import yolo
 from masksmith.data.rle import DIALECTS
+from masksmith.data.side_tables import read_tables
 from masksmith.data.target import TASKS, Task
 from masksmith.data.tree import Tree
 
 Layout = Callable[[Tree, Description], Catalog | None]
 
 LAYOUTS: dict[str, Layout] = {
+    "described": described,
     "dicom_series": dicom_series,
     "object_folders": object_folders,
+    "path_table": path_table,
     "kaggle_rle": kaggle_rle,
+    "cityscapes": cityscapes,
+    "voc": voc,
+    "coco": coco,
+    "labelme": labelme,
+    "cvat": cvat,
+    "label_studio": label_studio,
+    "via": via,
+    "yolo": yolo,
     "band_folders": band_folders,
     "paired_folders": paired_folders,
 }
 """In the order in which they are tried: of several that fit, the first is taken."""
+DRAWN = ("coco", "labelme", "cvat", "label_studio", "via", "yolo")
+"""Layouts of drawn annotations: mask files come first where every image that is drawn on has one."""
 
 
 def read_catalog(
@@ -82,7 +105,14 @@ def read_catalog(
         known.names | said.names,
         said.colours or known.colours,
     )
-    return with_groups(replace(catalog, asked=asked), said.groups)
+    left_out = catalog.left_out + closed_archives(tree)
+    return with_groups(replace(catalog, asked=asked, left_out=left_out), said.groups)
+
+
+def closed_archives(tree: Tree) -> list[str]:
+    """Return which archives were not opened, in words."""
+    paths = tree.closed
+    return [f"{len(paths)} archives that are not opened: {some(paths)}; unpack them"] if paths else []
 
 
 def _what_is_said(root: Path, layout: str | Path | None) -> Description:
@@ -99,7 +129,8 @@ def _recognise(tree: Tree, said: Description) -> Catalog | None:
         InputError: As the layout; the one that is insisted on does not fit.
     """
     if said.layout is None:
-        return next(filter(None, (layout(tree, said) for layout in LAYOUTS.values())), None)
+        found = next(filter(None, (layout(tree, said) for layout in LAYOUTS.values())), None)
+        return _of_both(found, tree, said) if found and found.layout in DRAWN else found
     catalog = look_up(LAYOUTS, said.layout, where="layout")(tree, said)
     if catalog is None:
         raise InputError(
@@ -107,6 +138,23 @@ def _recognise(tree: Tree, said: Description) -> Catalog | None:
             "docs/layouts.md for its form"
         )
     return catalog
+
+
+def _of_both(drawn: Catalog, tree: Tree, said: Description) -> Catalog:
+    """Return drawn annotations, or the mask files of the same images where every image has one."""
+    try:
+        masked = paired_folders(tree, said)
+    except InputError:
+        return drawn
+    own = {sample.image for sample in drawn.train}
+    if masked is None or not own <= {sample.image for sample in masked.train}:
+        return drawn
+    detail = (
+        f"the images have mask files and annotations ({'; '.join(drawn.why)}); the mask files are taken, since every "
+        f"image has one; layout: {drawn.layout} in {FILE_NAME}, or --layout {drawn.layout}, takes the annotations"
+    )
+    finding = Finding("warning", "masks and annotations", detail)
+    return replace(masked, why=[*masked.why, detail], findings=[*masked.findings, finding])
 
 
 def with_groups(catalog: Catalog, groups: Groups | None) -> Catalog:
@@ -138,6 +186,12 @@ def with_groups(catalog: Catalog, groups: Groups | None) -> Catalog:
 
 def _nothing_found(tree: Tree) -> InputError:
     root = tree.root
+    if closed := closed_archives(tree):
+        return InputError(f"{root}: no layout is known; {closed[0]} first")
+    if errors := read_tables(tree)[1]:
+        return InputError(
+            f"{root}: no layout is known, and tables cannot be read: {some(list(errors.values()), apart='; ')}"
+        )
     images = [path for folder in tree.folders for path in tree.files(folder, suffixes=IMAGE_SUFFIXES)]
     if not tree.folders:
         return InputError(

@@ -8,7 +8,7 @@ from masksmith.data.catalog import Sample
 from masksmith.data.decode.pictures import IMAGE_SUFFIXES
 from masksmith.data.dialect import non_empty
 from masksmith.data.ids import check_id
-from masksmith.data.run_tables import natural
+from masksmith.data.layouts.pairing import find_affixes
 from masksmith.data.side_tables import Facts
 from masksmith.data.tree import Tree
 
@@ -50,23 +50,15 @@ def first_images(tree: Tree, folders: Sequence[str]) -> tuple[str, dict[str, str
 
 
 def masks_of(tree: Tree, folder: str) -> dict[str, str]:
-    """Return id -> path of the mask files that belong to the images in ``folder``; {} where there are none."""
-    return first_images(tree, _mask_folders(folder))[1]
+    """Return id -> path of the mask files that belong to the images in ``folder``; {} where there are none.
 
-
-def label_masks_of(tree: Tree, folder: str) -> dict[str, dict[str, str]]:
-    """Return label -> id -> path of the mask files in a folder for each label, beside the images; {} without such.
-
-    The first folder of masks counts that has two folders or more with files of images (``masks/LABEL/ID.png``).
+    The names of masks may have something before or behind the ids (``ID_mask.gif``); stray ones keep their names.
     """
-    ids = set(images_of(tree, folder))
-    for name in _mask_folders(folder):
-        inside = [one for one in tree.folders if str(PurePosixPath(one).parent) == name]
-        found = {PurePosixPath(one).name: images_of(tree, one) for one in inside}
-        found = {label: files for label, files in found.items() if ids & set(files)}
-        if len(found) > 1:
-            return {label: found[label] for label in sorted(found, key=natural)}
-    return {}
+    images = list(images_of(tree, folder))
+    found = first_images(tree, _mask_folders(folder))[1]
+    affixes, _ = find_affixes({("", ()): images}, {("", ()): list(found)})
+    named = {stem: name for name in images if (stem := affixes.mask_of(name)) in found}
+    return {named.get(stem, stem): path for stem, path in found.items()}
 
 
 def _mask_folders(folder: str) -> list[str]:

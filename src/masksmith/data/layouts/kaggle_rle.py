@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 
 import numpy as np
@@ -12,6 +12,7 @@ from masksmith.core.errors import InputError
 from masksmith.data.catalog import Catalog, LabelRow, SubmissionFormat
 from masksmith.data.decode.headers import image_size
 from masksmith.data.decode.pictures import decode_image
+from masksmith.data.decode.reader import ImageReader
 from masksmith.data.description import NOTHING_SAID, Description
 from masksmith.data.dialect import (
     MAX_IMAGES,
@@ -27,7 +28,7 @@ from masksmith.data.dialect import (
     need_rows,
     non_empty,
 )
-from masksmith.data.findings import some
+from masksmith.data.findings import Finding, some
 from masksmith.data.ids import check_name
 from masksmith.data.layouts.folders import (
     TEST_FOLDERS,
@@ -39,55 +40,161 @@ from masksmith.data.layouts.folders import (
     some_ids,
     stray_masks,
 )
+from masksmith.data.layouts.nested import NamedImages, image_pools, name_images
 from masksmith.data.masks import MaskFile, find_convention, is_lossy, look_at_mask, mask_levels
 from masksmith.data.run_tables import (
     RunTable,
-    find_rle_column,
+    find_rle_columns,
     is_rle_name,
     read_run_table,
     reads_as_answers,
     rows_by_label,
+    unreadable_runs,
 )
 from masksmith.data.side_tables import collect_facts, name_has, read_tables
 from masksmith.data.table import Table, need_column
 from masksmith.data.tree import Tree
 
 _MAX_MASK_PIXELS = 2**26  # of all mask files that are decoded to find a dialect
+_MOST_LISTED = 100
+_FIRST_PIXEL = "1 1"
 
 
 def kaggle_rle(tree: Tree, asked: Description = NOTHING_SAID) -> Catalog | None:
-    """Kaggle: train and test images, and a table with run-lengths of either: training masks or a sample submission."""
+    """Kaggle: train and test images, and a table with run-lengths of either: training masks or a sample submission.
+
+    A table names images in the usual folders, or in folders of folders (see nested.py). Images that the sample
+    submission names, and no table of masks, are those of the test set.
+    """
     tables, errors = read_tables(tree)
-    folder, images = first_images(tree, TRAIN_FOLDERS)
-    masks = masks_of(tree, folder) if images else {}
-    test = first_images(tree, TEST_FOLDERS)[1]
-    labels = _find_labels(tree, tables, images, masks, test)
+    pictures = _find_pictures(tree, tables)
+    labels = _find_labels(tree, tables, pictures.images, pictures.masks, pictures.test)
     others = {path: table for path, table in tables.items() if labels is None or path != labels.table.path}
-    sample = _sample_table(others, images, test, labels.table.rle_column if labels else None)
+    pictures = _without_test(pictures, others, labels)
+    sample = _sample_table(others, pictures.images, pictures.test, labels.table if labels else None)
     if sample is None and labels is None and not any(map(_is_sample_name, errors)):
+        _refuse_unreadable(tables, pictures)
         return None
-    for error in errors.values():
-        raise error
-    if not images:
-        raise InputError(f"{tree.root}: no training images; expected them in train.zip or train/images/")
-    if labels is None and not masks:
+    for path, error in errors.items():
+        if "/" not in path:
+            raise error
+    if not pictures.images:
+        closed = f"; unpack {some(tree.closed)} first" if tree.closed else ""
+        raise InputError(
+            f"{tree.root}: no training images{_named_in(labels)}; expected them in train.zip or train/images/{closed}"
+        )
+    if labels is None and not pictures.masks:
+        _refuse_unreadable(tables, pictures)
         raise InputError(
             f"{tree.root}: no masks: neither a table with run-lengths of the images nor a folder of masks; "
             "a table with test, sample or submission in its name is taken for no masks"
         )
-    return _catalog(tree, tables, images, masks, sample, labels, asked.dialect)
+    return _catalog(tree, tables, pictures, sample, labels, asked.dialect)
+
+
+def _named_in(labels: "_Labels | None") -> str:
+    """Return which images a table names that are not there, for a message."""
+    if labels is None or not labels.table.ids:
+        return ""
+    return f", but {labels.table.path} has run-lengths of {len(labels.rows)}: {some_ids(labels.rows)}"
+
+
+def _refuse_unreadable(tables: Mapping[str, Table], pictures: "_Pictures") -> None:
+    """Refuse masks that are written in a way that is not read.
+
+    Raises:
+        InputError: There are no mask files, and a column is named as run-lengths and has other texts.
+    """
+    for path, table in tables.items():
+        found = None if pictures.masks or _is_answer_name(path) else unreadable_runs(table)
+        if found is not None:
+            column, cell = found
+            raise InputError(
+                f"{path}: the column {column!r} holds {cell[:60]!r}; expected run-lengths 'start length start length "
+                "…': other forms (JSON, compressed or packed text) are to be converted first"
+            )
+
+
+# --- the images ---
+
+
+@dataclass(frozen=True)
+class _Pictures:
+    """Images and mask files by id."""
+
+    images: dict[str, str]
+    masks: dict[str, str]
+    test: dict[str, str]
+    groups: dict[str, str] = field(default_factory=dict)
+    """Training image -> its group, where folders tell."""
+    why: list[str] = field(default_factory=list)
+
+
+def _find_pictures(tree: Tree, tables: Mapping[str, Table]) -> _Pictures:
+    """Return the images in the usual folders; where no table names them, those at any depth that one names."""
+    folder, images = first_images(tree, TRAIN_FOLDERS)
+    masks = masks_of(tree, folder) if images else {}
+    test = first_images(tree, TEST_FOLDERS)[1]
+    found = _Pictures(images, masks, test, {}, [f"{len(images)} images in {folder}/"] if images else [])
+    told = [
+        table
+        for path, table in tables.items()
+        if not _is_answer_name(path) and find_rle_columns(table, bare=True)
+    ]
+    if masks or any(_names(table, images) for table in told):
+        return found
+    pool, test_pool = image_pools(tree)
+    named = max(filter(None, (_named(pool, table) for table in told)), key=lambda one: one.hits, default=None)
+    if named is None:
+        return found
+    if not test:
+        answers = [table for path, table in tables.items() if _is_answer_name(path)]
+        by_table = max(
+            filter(None, (_named(test_pool, one) for one in answers)), key=lambda one: one.hits, default=None
+        )
+        test = by_table.images if by_table else {named.key(PurePosixPath(path)): path for path in test_pool}
+    return _Pictures(
+        named.images, {}, test, named.groups, [f"{named.hits} images are found by their names in a table"]
+    )
+
+
+def _named(paths: Sequence[str], table: Table) -> NamedImages | None:
+    runs = find_rle_columns(table, bare=True)
+    return name_images(paths, [[row[one] for row in table.rows] for one in table.columns if one not in runs])
+
+
+def _names(table: Table, images: Mapping[str, str]) -> bool:
+    """Whether a table names some of the images."""
+    runs = read_run_table(table, find_rle_columns(table, bare=True), images)
+    return runs is not None and not images.keys().isdisjoint(runs.ids)
+
+
+def _without_test(pictures: _Pictures, tables: Mapping[str, Table], labels: "_Labels | None") -> _Pictures:
+    """Return the images with those of the test set apart, where both lie in one folder and a sample tells."""
+    masked = pictures.masks.keys() | (labels.rows.keys() if labels else set())
+    for path, table in tables.items():
+        columns = find_rle_columns(table, bare=True) if _is_sample_name(path) and not pictures.test else []
+        runs = read_run_table(table, columns, pictures.images) if columns else None
+        asked = set(runs.ids) & set(pictures.images) if runs else set()
+        if runs and asked and masked.isdisjoint(asked):
+            images = {name: one for name, one in pictures.images.items() if name not in asked}
+            test = {name: pictures.images[name] for name in pictures.images if name in asked}
+            return replace(
+                pictures, images=images, test=test, why=[*pictures.why, f"{len(test)} of them in {path}"]
+            )
+    return pictures
 
 
 def _catalog(
     tree: Tree,
     tables: dict[str, Table],
-    images: dict[str, str],
-    masks: dict[str, str],
+    pictures: _Pictures,
     sample: RunTable | None,
     labels: "_Labels | None",
     dialect: str | None,
 ) -> Catalog:
-    test = find_test_images(tree)
+    images, masks = pictures.images, pictures.masks
+    test = pictures.test or find_test_images(tree)
     notes = stray_masks(masks, images)
     if labels is not None and labels.table.labels and masks:
         notes.append(f"{len(masks)} mask files are left out: {labels.table.path} has the masks of each class")
@@ -106,30 +213,78 @@ def _catalog(
             notes.append(
                 f"{sample.path}: {len(sample.ids)} rows for {len(form.ids)} ids; repeated ones count once"
             )
-    bare = set(images) - set(masks) - set(told.rows) - set(told.by_label)
+    bare = sorted(set(images) - set(masks) - set(told.rows) - set(told.by_label))
     if bare:
         raise InputError(
-            f"{tree.root}: no mask for the training image {some_ids(bare)}; add masks or take the images out"
+            f"{tree.root}: no mask for the training image {_listed(bare)}; add masks or take the images out"
         )
     facts = collect_facts(beside.values(), {"train": images, "test": test})
     return Catalog(
         root=str(tree.root.resolve()),
         layout="kaggle_rle",
         content_hash=tree.content_hash,
-        train=make_samples("train", images, facts, masks=masks, rows=told.rows, labels=told.by_label),
+        train=[
+            replace(one, group=pictures.groups.get(one.id))
+            for one in make_samples("train", images, facts, masks=masks, rows=told.rows, labels=told.by_label)
+        ],
         test=make_samples("test", test, facts),
         submission=form,
         notes=told.notes + notes + facts.notes,
         labels=labels.names() if labels is not None else [],
+        why=pictures.why + [_because(one) for one in (labels and labels.table, sample) if one],
+        findings=_findings(pictures, labels, sample),
     )
+
+
+def _because(runs: RunTable) -> str:
+    columns = ", ".join(map(repr, runs.wide.values() or [runs.rle_column]))
+    return f"{runs.path}: run-lengths in the column {columns}, ids in {runs.id_column!r}"
+
+
+def _findings(pictures: _Pictures, labels: "_Labels | None", sample: RunTable | None) -> list[Finding]:
+    found = []
+    for runs in (labels and labels.table, sample):
+        if runs and runs.respelled:
+            pairs = [f"{name!r} is {one!r}" for name, one in sorted(runs.respelled.items())]
+            detail = (
+                f"{runs.path}: {len(pairs)} ids are the images' but for capitals or spaces: {some(pairs)}"
+            )
+            found.append(
+                Finding("warning", "ids that are spelled otherwise", detail, sorted(runs.respelled.values()))
+            )
+    first = [
+        name
+        for name, texts in (labels.rows if labels else {}).items()
+        if _FIRST_PIXEL in map(str.strip, texts)
+    ]
+    if labels and len(first) > 1 and not pictures.masks:
+        detail = (
+            f"{labels.table.path}: {len(first)} rows are {_FIRST_PIXEL!r}, the first pixel alone: {some(first)}; read "
+            "as they say; if they stand for an empty mask, empty these cells"
+        )
+        found.append(Finding("warning", "masks of the first pixel", detail, first))
+    if pictures.groups:
+        count = len(set(pictures.groups.values()))
+        detail = (
+            f"ids hold the names of folders: {count} folders, such as {min(pictures.groups.values())!r}; images of one "
+            "stay in one fold"
+        )
+        found.append(Finding("note", "groups by folder", detail))
+    return found
 
 
 def _without_runs(table: Table, runs: RunTable) -> Table:
     """Return a table with the ids of images, and without their run-lengths."""
-    dropped = {runs.rle_column, *([runs.class_column] if runs.labels else [])}
+    dropped = {runs.rle_column, *runs.wide.values(), *([runs.class_column] if runs.labels else [])}
     columns = [column for column in table.columns if column not in dropped]
-    rows = [row | {runs.id_column: name} for row, name in zip(table.rows, runs.ids, strict=True)]
+    names = runs.ids[:: max(1, len(runs.wide))]
+    rows = [row | {runs.id_column: name} for row, name in zip(table.rows, names, strict=True)]
     return Table(table.path, columns, rows)
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Return names in full, up to a hundred of them."""
+    return some([repr(name) for name in names], most=_MOST_LISTED)
 
 
 # --- the sample submission ---
@@ -146,7 +301,7 @@ def _is_answer_name(path: str) -> bool:
 
 
 def _sample_table(
-    tables: Mapping[str, Table], images: Collection[str], test: Collection[str], told: str | None
+    tables: Mapping[str, Table], images: Collection[str], test: Collection[str], told: RunTable | None
 ) -> RunTable | None:
     """Return the sample submission: by its name, else a table with run-lengths of the test images.
 
@@ -154,23 +309,21 @@ def _sample_table(
         tables: All but the labels.
         images: The training images.
         test: The test images.
-        told: The column of the labels' run-lengths: a sample may have another unusual name for it only there.
+        told: The labels: a sample may have their unusual names of columns.
 
     Raises:
         InputError: One that is named so has no run-lengths or no ids.
     """
     found: list[tuple[tuple[bool, bool, int], RunTable]] = []
     for path, table in tables.items():
-        column = next(filter(is_rle_name, table.columns), None)
+        columns = list(filter(is_rle_name, table.columns))[:1] or _alike(table, told)
         if _is_sample_name(path):
-            column = column or find_rle_column(table, bare=True)
-            if column is None:
+            columns = columns or find_rle_columns(table, bare=True)
+            if not columns:
                 need_column(table, "rle_mask")
-        else:
-            column = column or next((one for one in table.columns if one == told), None)
-            if column and not reads_as_answers(table, column):
-                continue
-        runs = read_run_table(table, column, test) if column else None
+        elif not all(reads_as_answers(table, column) for column in columns):
+            continue
+        runs = read_run_table(table, columns, test) if columns else None
         if _is_sample_name(path) and runs is None:
             need_column(table, "id")
         if runs is None:
@@ -180,6 +333,26 @@ def _sample_table(
             rank = (_is_sample_name(path), name_has(path, "sample", "submission"), known)
             found.append((rank, runs))
     return max(found, key=lambda one: one[0], default=(None, None))[1]
+
+
+def sample_format(
+    tables: Mapping[str, Table], images: Collection[str], test: dict[str, str], dialect: str | None
+) -> SubmissionFormat:
+    """Return what the judge expects where mask files tell the masks: as a sample submission has it, if there is one.
+
+    Raises:
+        InputError: As _sample_table and _sample_ids.
+    """
+    sample = _sample_table(tables, images, test, None)
+    if sample is None:
+        return SubmissionFormat.assumed(test, dialect)
+    return _submission_format(sample, None, test, dialect)
+
+
+def _alike(table: Table, told: RunTable | None) -> list[str]:
+    """Return the columns that are called as those of the labels' run-lengths, if all of them are there."""
+    columns = (list(told.wide.values()) or [told.rle_column]) if told else []
+    return columns if set(columns) <= set(table.columns) else []
 
 
 def _submission_format(
@@ -211,6 +384,11 @@ def _submission_format(
     if sample is None:
         return _assumed_rows(form, table, told, test) if told else form
     ids = _sample_ids(sample, test)
+    if not ids:  # a contest whose test set stays with the judge
+        columns = sample.columns if told else []
+        return replace(
+            form, ids=ids, source=sample.path, class_column=sample.class_column or "", columns=columns
+        )
     if told or sample.labels:
         return _label_form(
             replace(form, ids=ids, source=sample.path), sample, labels.table if labels else None
@@ -259,7 +437,13 @@ def _label_form(form: SubmissionFormat, sample: RunTable, table: RunTable | None
         raise InputError(
             f"{sample.path}: {twice[1]} rows of the image {twice[0][0]!r} and the class {twice[0][1]!r}; expected one"
         )
-    return replace(form, label_rows=rows, class_column=sample.class_column or "", columns=sample.columns)
+    return replace(
+        form,
+        label_rows=rows,
+        class_column=sample.class_column or "",
+        columns=sample.columns,
+        wide=sample.wide,
+    )
 
 
 def _assumed_rows(
@@ -281,6 +465,7 @@ def _assumed_rows(
         ],
         class_column=table.class_column or "",
         columns=table.columns,
+        wide=table.wide,
     )
 
 
@@ -288,14 +473,14 @@ def _sample_ids(sample: RunTable, test: Collection[str]) -> list[str]:
     """Return the ids of a sample submission, each once.
 
     Raises:
-        InputError: There are none, or one without a test image.
+        InputError: There are none and test images are there, or one without a test image.
     """
-    if not sample.ids:
+    if not sample.ids and test:
         raise InputError(f"{sample.path}: no rows, so the test set is empty; expected one row a test image")
-    absent = set(sample.ids) - set(test)
+    absent = sorted(set(sample.ids) - set(test))
     if absent:
         raise InputError(
-            f"{sample.path}: no test image for the id {some_ids(absent)}; {len(test)} test images were found"
+            f"{sample.path}: no test image for the id {_listed(absent)}; {len(test)} test images were found"
         )
     return list(dict.fromkeys(sample.ids))
 
@@ -340,10 +525,10 @@ class _Labels:
 
     def check(self, images: Collection[str]) -> None:
         """Refuse rows of unknown images."""
-        unknown = set(self.table.ids) - set(images)
+        unknown = sorted(set(self.table.ids) - set(images))
         if unknown:
             raise InputError(
-                f"{self.table.path}: unknown id {some_ids(unknown)}: no training image of that name; "
+                f"{self.table.path}: unknown id {_listed(unknown)}: no training image of that name; "
                 f"{len(images)} images were found, for example {some_ids(images)}"
             )
 
@@ -352,12 +537,15 @@ class _Labels:
         return [check_name(label, where=f"{self.table.path} (classes)") for label in self.table.labels]
 
     def told(self, others: Collection[str], dialect: str) -> _Told:
-        """Return the rows of the images; those of ``others`` without a row are empty where rows have classes.
+        """Return the rows of the images; those of ``others`` without a row are empty where no row of an image is.
+
+        Where rows have classes, they are empty too.
 
         Raises:
             InputError: An image has more rows than the dialect or a label has.
         """
-        bare = set(others) - set(self.rows) if self.table.classes else set()
+        only_objects = bool(self.table.classes) or not self.table.has_empty
+        bare = set(others) - set(self.rows) if only_objects else set()
         notes = [
             f"{len(bare)} images have no row in {self.table.path}: read as without objects: {some_ids(bare)}"
         ]
@@ -403,21 +591,22 @@ def _find_labels(
     for path, table in tables.items():
         if _is_answer_name(path):
             continue
-        column = find_rle_column(table, bare=not masks)
-        runs = read_run_table(table, column, images) if column else None
-        if column is None or runs is None:
+        columns = find_rle_columns(table, bare=not masks)
+        runs = read_run_table(table, columns, images) if columns else None
+        if runs is None:
             continue
         known = len(set(runs.ids) & set(images))
-        answers = read_run_table(table, column, test)
+        answers = read_run_table(table, columns, test)
         if answers and len(set(answers.ids) & set(test)) > known:
             continue
         redundant = 0 < len(images) == len(set(images) & set(masks))
         if redundant and not known:
             continue
         labels = _Labels.read(tree, runs, images, masks)
-        if redundant and not is_rle_name(column) and not labels.infer(None).equal:
+        is_named = is_rle_name(columns[0])
+        if redundant and not is_named and not labels.infer(None).equal:
             continue
-        found.append(((is_rle_name(column), known, name_has(path, "train")), labels))
+        found.append(((is_named, known, name_has(path, "train")), labels))
     found.sort(key=lambda one: one[0], reverse=True)  # of equals the first
     for (named, _, for_train), other in found[1:]:
         (best_named, _, best_for_train), best = found[0]
@@ -436,7 +625,7 @@ def _look(
     levels: dict[str, Shaped[np.ndarray, "h w"]] = {}
     pixels = 0
     for name in told[:: max(1, -(-len(told) // MAX_IMAGES))]:
-        shape = image_size(tree.read(images[name]))
+        shape = _shape(tree, images[name])
         if shape is None:
             continue
         where = f"{path}: id {name!r}"
@@ -455,6 +644,15 @@ def _look(
         replace(one, mask=convention.apply(levels[one.where], lossy=False)) if one.where in levels else one
         for one in looked_at
     ]
+
+
+def _shape(tree: Tree, path: str) -> tuple[int, int] | None:
+    """Return the size of an image: from its header, or of its pixels; None where it is damaged, which others refuse."""
+    try:
+        height, width = image_size(tree.read(path)) or ImageReader(tree).image(path).shape[:2]
+    except InputError:
+        return None
+    return height, width
 
 
 def _mask_file(tree: Tree, path: str, shape: tuple[int, int]) -> Shaped[np.ndarray, "h w"] | None:

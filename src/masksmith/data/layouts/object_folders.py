@@ -9,7 +9,7 @@ from masksmith.data.catalog import Catalog, SubmissionFormat
 from masksmith.data.decode.pictures import IMAGE_SUFFIXES
 from masksmith.data.description import NOTHING_SAID, Description
 from masksmith.data.layouts.folders import find_test_images, make_samples, some_ids
-from masksmith.data.run_tables import find_rle_column, read_run_table
+from masksmith.data.run_tables import find_rle_columns, read_run_table
 from masksmith.data.side_tables import collect_facts, read_tables
 from masksmith.data.table import Table
 from masksmith.data.tree import Tree
@@ -118,7 +118,7 @@ def _objects(tree: Tree, place: PurePosixPath) -> list[str]:
 
 def _facts_of(tables: Mapping[str, Table]) -> list[Table]:
     """Return the tables that say something of the images: one of run-lengths repeats the object files."""
-    return [table for table in tables.values() if find_rle_column(table, bare=True) is None]
+    return [table for table in tables.values() if not find_rle_columns(table, bare=True)]
 
 
 def _submission_format(
@@ -137,8 +137,8 @@ def _submission_format(
         asked=dialect is not None,
     )
     for path, table in tables.items():
-        column = find_rle_column(table, bare=True) if "sample_submission" in path.lower() else None
-        runs = read_run_table(table, column, test) if column else None
+        columns = find_rle_columns(table, bare=True) if "sample_submission" in path.lower() else []
+        runs = read_run_table(table, columns, test) if columns else None
         if runs is None:
             continue
         if absent := set(runs.ids) - set(test):

@@ -1,94 +1,207 @@
-"""A folder of images and a folder of masks with the same file names."""
+"""Images and masks as files, paired by their names, whatever folders and files are called (see pairing.py)."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import PurePosixPath
+
+import numpy as np
 
 from masksmith.core.errors import InputError
 from masksmith.data.catalog import AskedTarget, Catalog, SubmissionFormat
+from masksmith.data.colour_tables import find_colour_table
+from masksmith.data.colours import pack_colours
+from masksmith.data.decode.pictures import IMAGE_SUFFIXES, decode_image
+from masksmith.data.decode.reader import ImageReader
 from masksmith.data.description import NOTHING_SAID, Description
+from masksmith.data.findings import Finding, some
 from masksmith.data.ids import check_name
-from masksmith.data.layouts.folders import (
-    TRAIN_FOLDERS,
-    find_test_images,
-    images_of,
-    label_masks_of,
-    make_samples,
-    masks_of,
-    some_ids,
-    stray_masks,
-)
+from masksmith.data.layouts.folders import find_test_images, make_samples, some_ids
+from masksmith.data.layouts.pairing import File, Pairing, SameIdError, file_of, pair
+from masksmith.data.run_tables import natural
 from masksmith.data.side_tables import collect_facts, read_tables
 from masksmith.data.tree import Tree
 
-VALIDATION = ("val", "valid", "validation")
-"""Names of a folder that the data set itself holds out of training."""
+_LOOKED_AT = 5
+_MOST_COLOURS = 256
 
 
 def paired_folders(tree: Tree, asked: Description = NOTHING_SAID) -> Catalog | None:
-    """A folder of images and a folder of masks with the same file names; ``test/`` and tables by id are optional.
+    """Images and masks in two folders or side by side, with equal names or affixes; train, val and test are optional.
 
     The folder of masks may hold a folder for each of several labels (``masks/LABEL/ID.png``).
     """
-    for folder in (*TRAIN_FOLDERS, *_nested_image_folders(tree)):
-        images = images_of(tree, folder)
-        masks = masks_of(tree, folder) if images else {}
-        labels = label_masks_of(tree, folder) if images and not masks else {}
-        if labels:
-            return _labelled(tree, images, labels, asked.dialect)
-        if not masks:
-            continue
-        held_out, held_out_masks = _held_out(tree, folder, images)
-        images, masks = images | held_out, masks | held_out_masks
-        bare = set(images) - set(masks)
-        if bare:
-            raise InputError(
-                f"{tree.root}: no mask for the image {some_ids(bare)} of {folder}/; add masks or take the images out"
-            )
-        test = find_test_images(tree)
-        tables, errors = read_tables(tree)
-        facts = collect_facts(tables.values(), {"train": images, "test": test})
-        return Catalog(
-            root=str(tree.root.resolve()),
-            layout="paired_folders",
-            content_hash=tree.content_hash,
-            train=make_samples("train", images, facts, masks=masks, held_out=held_out),
-            test=make_samples("test", test, facts),
-            submission=SubmissionFormat.assumed(test, asked.dialect),
-            notes=stray_masks(masks, images) + [str(error) for error in errors.values()] + facts.notes,
-            asked=_CAMVID if tree.has("trainannot") and tree.has("valannot") else AskedTarget(),
+    files = [file_of(path) for path in image_files(tree)]
+    reader = ImageReader(tree)
+    try:
+        found = pair(
+            files,
+            are_masks=lambda images, masks: _are_masks(reader, images, masks),
+            bands_of=lambda file: reader.image(file.path).shape[2],
         )
-    return None
+        return None if found is None else catalog_of(tree, asked, "paired_folders", found)
+    except SameIdError as error:
+        first, second, name = error.args
+        raise InputError(
+            f"{tree.root}: {first!r} and {second!r} both have the id {name!r}; keep one file an id"
+        ) from error
 
 
-def _labelled(
-    tree: Tree, images: dict[str, str], labels: Mapping[str, Mapping[str, str]], dialect: str | None
+def image_files(tree: Tree) -> list[str]:
+    """Return the paths of all image files of a tree."""
+    return [path for folder in tree.folders for path in tree.files(folder, suffixes=IMAGE_SUFFIXES)]
+
+
+def catalog_of(
+    tree: Tree,
+    asked: Description,
+    layout: str,
+    found: Pairing,
+    *,
+    known: AskedTarget | None = None,
+    bare_is_left_out: bool = False,
+    groups: Mapping[str, str] | None = None,
 ) -> Catalog:
-    """Return the catalogue of a folder of masks for each label; an image without a file of a label has none of it.
+    """Return the catalogue of images with masks.
+
+    Args:
+        tree: The data folder.
+        asked: What is said of it.
+        layout: Name of the layout.
+        found: The images and their masks. Those in ``test``, and in a split without any mask, are test images.
+        known: What the layout knows of the values of masks.
+        bare_is_left_out: Whether a training image without a mask is left out, and not refused.
+        groups: Id -> group.
 
     Raises:
-        InputError: An image has no mask at all.
+        InputError: Training images have no mask.
     """
-    files = {name: {label: own[name] for label, own in labels.items() if name in own} for name in images}
-    bare = [name for name, own in files.items() if not own]
-    if bare:
+    images, test = _train_and_test(found)
+    masked = found.masks.keys() | {name for own in found.labels.values() for name in own}
+    bare = images.keys() - masked
+    if bare and not bare_is_left_out:
         raise InputError(
-            f"{tree.root}: no mask for the image {some_ids(bare)} in any folder of a label "
-            f"({', '.join(labels)}); add an empty mask or take the images out"
+            f"{tree.root}: no mask for the image {some_ids(bare)} {_of_folder(images, bare, found)}(paired: "
+            f"{found.rule}); add masks{', empty ones where there is nothing,' if found.labels else ''} or take the "
+            "images out"
         )
-    test = find_test_images(tree)
+    images = {name: file for name, file in images.items() if name not in bare}
+    paths = {name: file.path for name, file in images.items()}
+    test_paths = {name: file.path for name, file in test.items()}
+    if not test_paths:
+        known_paths = {*paths.values(), *(file.path for file in found.masks.values())}
+        test_paths = {name: path for name, path in find_test_images(tree).items() if path not in known_paths}
     tables, errors = read_tables(tree)
-    facts = collect_facts(tables.values(), {"train": images, "test": test})
-    stray = {name: path for own in labels.values() for name, path in own.items()}
+    colours, colour_file = find_colour_table(tree)
+    facts = collect_facts(
+        (table for path, table in tables.items() if path != colour_file), {"train": paths, "test": test_paths}
+    )
+    labels = sorted(found.labels, key=natural)
+    form = SubmissionFormat.assumed(test_paths, asked.dialect)
+    samples = make_samples(
+        "train",
+        paths,
+        facts,
+        masks={name: file.path for name, file in found.masks.items()},
+        held_out=[name for name, file in images.items() if file.split == "val"],
+        label_masks={
+            name: {label: found.labels[label][name] for label in labels if name in found.labels[label]}
+            for name in images
+        }
+        if labels
+        else None,
+    )
+    used = {*paths.values(), *test_paths.values(), *(file.path for file in found.masks.values())}
+    used |= {path for own in found.labels.values() for path in own.values()}
+    stray = [file.path for file in found.stray if file.path not in used]
     return Catalog(
         root=str(tree.root.resolve()),
-        layout="paired_folders",
+        layout=layout,
         content_hash=tree.content_hash,
-        train=make_samples("train", images, facts, label_masks=files),
-        test=make_samples("test", test, facts),
-        submission=SubmissionFormat.assumed(test, dialect).with_labels(list(labels)),
-        notes=stray_masks(stray, images) + [str(error) for error in errors.values()] + facts.notes,
+        train=[replace(one, group=groups[one.id]) for one in samples] if groups else samples,
+        test=make_samples("test", test_paths, facts),
+        submission=form.with_labels(labels) if labels else form,
+        notes=_stray_note(stray) + [str(error) for error in errors.values()] + facts.notes,
+        asked=known or (_CAMVID if _is_camvid(tree) else AskedTarget(colours=colours)),
         labels=[check_name(label, where=f"{tree.root} (labels)") for label in labels],
+        why=[
+            _why(found),
+            *([f"{colour_file} has the colours of {len(colours)} classes"] if colour_file else []),
+        ],
+        left_out=[f"{len(bare)} images without a mask: {some(sorted(bare))}"] if bare else [],
+        findings=_findings(found, images, test, bare),
     )
+
+
+def _train_and_test(found: Pairing) -> tuple[dict[str, File], dict[str, File]]:
+    """Return the images to learn from, and those to be segmented: of ``test``, or of a split without any mask."""
+    masked = {*found.masks, *(name for own in found.labels.values() for name in own)}
+    with_masks = {found.images[name].split for name in masked}
+    if with_masks == {"test"}:
+        return found.images, {}
+    learnt = with_masks - {"test"} | {""}
+    images = {name: file for name, file in found.images.items() if file.split in learnt}
+    return images, {name: file for name, file in found.images.items() if file.split not in learnt}
+
+
+def _of_folder(images: Mapping[str, File], bare: set[str], found: Pairing) -> str:
+    if found.labels:
+        return f"in any folder of a label ({', '.join(sorted(found.labels, key=natural))}) "
+    folders = {str(PurePosixPath(images[name].path).parent) for name in bare}
+    return f"of {folders.pop()}/ " if len(folders) == 1 else ""
+
+
+def _why(found: Pairing) -> str:
+    first = next(iter(found.masks.items()), None)
+    if first is None:
+        label, own = next(iter(found.labels.items()))
+        name, mask = next(iter(own.items()))
+        return f"{found.rule}: {found.images[name].path} with {mask} ({label})"
+    return f"{found.rule}: {found.images[first[0]].path} with {first[1].path}"
+
+
+def _stray_note(stray: Sequence[str]) -> list[str]:
+    if not stray:
+        return []
+    names = some_ids(PurePosixPath(path).stem for path in stray)
+    return [f"{len(stray)} mask files have no image and are left out: {names}"]
+
+
+def _findings(
+    found: Pairing, images: Mapping[str, File], test: Mapping[str, File], bare: set[str]
+) -> list[Finding]:
+    findings = []
+    held = [name for name, file in images.items() if file.split == "val"]
+    if held:
+        detail = (
+            f"{len(images) - len(held)} images to train on, {len(held)} in val, which the data set holds out: they are "
+            "fold 0"
+        )
+        findings.append(Finding("note", "the split of the data set", detail, held))
+    if others := [name for name, file in test.items() if file.split not in ("test", "")]:
+        detail = (
+            f"{len(others)} images of {test[others[0]].split} have no masks: they are read as test images"
+        )
+        findings.append(Finding("warning", "a split without masks", detail, others))
+    answered = [name for name in test if name in found.masks]
+    if answered:
+        detail = (
+            f"{len(answered)} test images have masks, which are not read: they stay unseen until you score"
+        )
+        findings.append(Finding("note", "masks of test images", detail, answered))
+    if found.others:
+        detail = f"{found.rule} was taken; {'; '.join(found.others)}: left out; name others in dataset.yaml"
+        findings.append(Finding("warning", "several folders would pair", detail))
+    if found.elsewhere:
+        folders = sorted({str(PurePosixPath(path).parent) for path in found.elsewhere})
+        detail = (
+            f"{len(found.elsewhere)} images in {len(folders)} folders for which there is no mask at all are left out: "
+            f"{some(folders)}"
+        )
+        findings.append(Finding("warning", "folders without masks", detail))
+    if bare:
+        detail = f"{len(bare)} images have no mask and are left out, {len(images)} have one"
+        findings.append(Finding("note", "images without a mask", detail, sorted(bare)))
+    return findings
 
 
 _CAMVID_CLASSES = "sky building pole road pavement tree sign fence car pedestrian cyclist void"
@@ -96,33 +209,22 @@ _CAMVID = AskedTarget(ignore=[11], names=dict(enumerate(_CAMVID_CLASSES.split())
 """CamVid with the eleven classes of SegNet (arXiv 1511.00561), which calls its folders so; 11 is not judged."""
 
 
-def _held_out(tree: Tree, folder: str, images: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
-    """Return the images and masks of the validation set beside a folder ``train``, by id; none where there is none.
-
-    Raises:
-        InputError: An id is in both.
-    """
-    parts = PurePosixPath(folder).parts
-    if "train" not in parts:
-        return {}, {}
-    for name in VALIDATION:
-        other = str(PurePosixPath(*(name if part == "train" else part for part in parts)))
-        found = images_of(tree, other)
-        masks = masks_of(tree, other) if found else {}
-        if masks:
-            if both := set(found) & set(images):
-                raise InputError(
-                    f"{tree.root}: {folder}/ and {other}/ both have the image {some_ids(both)}; rename them in one of "
-                    "the two, with their masks"
-                )
-            return found, masks
-    return {}, {}
+def _is_camvid(tree: Tree) -> bool:
+    return tree.has("trainannot") and tree.has("valannot")
 
 
-def _nested_image_folders(tree: Tree) -> list[str]:
-    """Return deeper folders of images: those of a training set first, those of a test or validation set left out."""
-    found = [
-        PurePosixPath(folder) for folder in tree.folders if PurePosixPath(folder).name in ("images", "imgs")
-    ]
-    kept = [path for path in found if not {"test", *VALIDATION} & set(path.parts)]
-    return [str(path) for path in sorted(kept, key=lambda path: ("train" not in path.parts, path))]
+def _are_masks(reader: ImageReader, images: Sequence[File], masks: Sequence[File]) -> bool:
+    """Whether some files hold far fewer different colours than others, as masks do."""
+    many, few = (_median_colours(reader, files) for files in (images, masks))
+    return few <= _MOST_COLOURS and 2 * few < many
+
+
+def _median_colours(reader: ImageReader, files: Sequence[File]) -> float:
+    step = max(1, len(files) // _LOOKED_AT)
+    found = []
+    for file in files[::step][:_LOOKED_AT]:
+        image = decode_image(reader.raw(file.path), where=file.path)
+        found.append(
+            len(np.unique(pack_colours(image)) if image.dtype == np.uint8 else np.unique(image[..., 0]))
+        )
+    return float(np.median(found))
