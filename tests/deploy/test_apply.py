@@ -23,6 +23,7 @@ from masksmith.cli import app
 from masksmith.core.errors import DiskFullError, InputError, StoppedError
 from masksmith.data.decode import tiff
 from masksmith.data.store import StoreWriter
+from masksmith.deploy.listing import list_items
 from masksmith.deploy.segmenter import Segmenter
 from tests.data.dicoms import dicom, uid
 
@@ -190,6 +191,25 @@ def test_a_broken_archive_among_the_files_does_not_stop_the_rest(model, tmp_path
     (line,) = done.refused
     assert "b.zip: not a whole zip archive" in line
     assert (tmp_path / "out" / "masks" / "c" / "inside.png").exists()
+
+
+def test_results_within_the_folder_are_no_new_images(model, tmp_path):
+    photo(tmp_path / "a.png")
+    for _ in range(2):
+        assert ms.apply(model, tmp_path, tmp_path / "out").done == 1
+
+
+def test_dicom_files_without_an_ending_are_images_too(tmp_path):
+    raw = dicom(noise(40, 50))
+    for name, content in (
+        ("IM0001", raw),
+        ("1.2.3.17", raw),
+        ("1.2.3.18", raw),
+        ("README", b"text"),
+        ("a.json", b"{}"),
+    ):
+        (tmp_path / name).write_bytes(content)
+    assert [item.id for item in list_items([tmp_path])] == ["1.2.3.17", "1.2.3.18", "IM0001"]
 
 
 def test_names_that_are_too_long_for_an_ending_are_said(model, tmp_path):

@@ -9,6 +9,7 @@ import csv
 import io
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -82,7 +83,7 @@ def apply_model(
     look_up(DIALECTS, dialect, where="--dialect")
     if watch_s is not None and not watch_s > 0:
         raise InputError(f"--every {watch_s:g}: expected seconds above 0")
-    items = list_items(inputs, may_be_empty=watch_s is not None)
+    items = _items(inputs, out, may_be_empty=watch_s is not None)
     _refuse_foreign(out)
     out.mkdir(parents=True, exist_ok=True)
     with folder_lock(out):
@@ -93,6 +94,17 @@ def apply_model(
         if known := sum(map(work.is_known, items)):
             logger.info("%d of %d files are done already", known, len(items))
         return _look(work, items, out)
+
+
+def _items(inputs: Sequence[str | Path], out: Path, *, may_be_empty: bool) -> list[Item]:
+    """Return the files of images, without those that are in ``out``."""
+    own = out.resolve()
+
+    def is_own(item: Item) -> bool:
+        place = item.reader.tree.on_disk(item.path) if not item.error else None
+        return place is not None and place.resolve().is_relative_to(own)
+
+    return [item for item in list_items(inputs, may_be_empty=may_be_empty) if not is_own(item)]
 
 
 def _look(work: Work, items: Sequence[Item], out: Path, gone: Sequence[Item] = ()) -> Applied:
@@ -110,20 +122,21 @@ def _look(work: Work, items: Sequence[Item], out: Path, gone: Sequence[Item] = (
 
 def _watch(work: Work, inputs: Sequence[str | Path], out: Path, every_s: float) -> None:
     """Look again and again; a file is taken once two looks found it the same."""
-    before: dict[str, str] = {}
+    before: dict[str, str] | None = None
     done: dict[str, Item] = {}
     logger.info("watching %s; Ctrl-C ends it", ", ".join(map(str, inputs)))
     while True:
-        items = list_items(inputs, may_be_empty=True)
-        ready = [item for item in items if before.get(item.id) == item.version]
-        if not before:
-            work.remember(items)
-        if any(not work.is_known(item) for item in ready):
-            there = {item.id for item in ready}
-            found = _look(work, ready, out, [item for name, item in done.items() if name not in there])
-            done |= {item.id: item for item in ready}
-            logger.info("%s", found)
-        before = {item.id: item.version for item in items}
+        with suppress(FileNotFoundError):  # a file went while it was looked at
+            items = _items(inputs, out, may_be_empty=True)
+            if before is None:
+                work.remember(items)
+            ready = [item for item in items if before and before.get(item.id) == item.version]
+            if not all(map(work.is_known, ready)):
+                there = {item.id for item in ready}
+                found = _look(work, ready, out, [item for name, item in done.items() if name not in there])
+                done |= {item.id: item for item in ready}
+                logger.info("%s", found)
+            before = {item.id: item.version for item in items}
         until = time.monotonic() + every_s
         while (left := until - time.monotonic()) > 0:
             interrupt.check_stop()

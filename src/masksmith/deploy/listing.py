@@ -6,10 +6,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from masksmith.core.errors import InputError
+from masksmith.data.decode.dicom import is_dicom
 from masksmith.data.decode.pictures import IMAGE_SUFFIXES
 from masksmith.data.decode.reader import STACKS, ImageReader, ending
 from masksmith.data.tree import Tree, archive_suffix
 
+_HEAD = 132  # bytes of a DICOM file up to the end of its mark
 _FORMS = {*IMAGE_SUFFIXES, *STACKS} - {".json"}  # images within annotations are no new images
 
 
@@ -88,7 +90,19 @@ def _in_tree(tree: Tree, *, named: bool = False, inside: str = "") -> Iterator[I
     for folder in tree.folders:
         for path in tree.files(folder):
             kind = ending(path)
-            if named or kind in _FORMS:
-                place = PurePosixPath(path)
-                name = str(place.with_name(place.name[: len(place.name) - len(kind)] or place.name))
-                yield Item(name.removeprefix(inside), path, reader, tree.version(path))
+            if not (named or kind in _FORMS):
+                if not _is_unnamed_dicom(tree, path):
+                    continue
+                kind = ""
+            place = PurePosixPath(path)
+            name = str(place.with_name(place.name[: len(place.name) - len(kind)] or place.name))
+            yield Item(name.removeprefix(inside), path, reader, tree.version(path))
+
+
+def _is_unnamed_dicom(tree: Tree, path: str) -> bool:
+    """Whether a file without an ending, or one named by a UID, is DICOM, as scanners write them."""
+    place = tree.on_disk(path)
+    if place is None or place.suffix.lstrip(".").strip("0123456789"):
+        return False
+    with place.open("rb") as file:
+        return is_dicom(file.read(_HEAD))
