@@ -1,7 +1,9 @@
 """What is written beside masks, read again with the libraries of those who will read it."""
 
 import csv
+import gzip
 import json
+from contextlib import suppress
 from pathlib import Path
 
 import cv2
@@ -13,6 +15,8 @@ import pytest
 import rasterio
 import tifffile
 from affine import Affine
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 
 from masksmith.core.errors import InputError
@@ -470,5 +474,31 @@ def test_values_of_volumes_keep_their_meaning(tmp_path):
         found = decode_nifti((tmp_path / "a.nii").read_bytes(), "a.nii")
         assert found.dtype == decoded
         assert np.array_equal(found[..., 0], volume.transpose(2, 1, 0))
+    for slope, inter, decoded in ((1, -1024, np.int16), (0.5, 0, np.float32)):
+        image = nibabel.Nifti1Image(np.zeros((2, 3, 4), np.int16), np.eye(4))
+        raw = bytearray(image.to_bytes())
+        raw[112:120] = np.array([slope, inter], "<f4").tobytes()
+        raw[-48:] = np.arange(24).astype("<i2").tobytes()
+        found = decode_nifti(bytes(raw), "a.nii")
+        assert found.dtype == decoded
+        assert np.array_equal(np.sort(found.ravel()), np.arange(24) * slope + inter)
     nifti(tmp_path / "four.nii", (5, 4, 3, 2))
     assert decode_nifti((tmp_path / "four.nii").read_bytes(), "four.nii").shape == (3, 4, 5, 2)
+
+
+@settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.lists(st.tuples(st.integers(0, 700), st.integers(0, 255)), max_size=6),
+    st.integers(0, 700),
+    st.booleans(),
+)
+def test_any_bytes_are_a_volume_or_refused(tmp_path, changes, end, packed):
+    if not (tmp_path / "ct.nii").exists():
+        nifti(tmp_path / "ct.nii", (4, 5, 6))
+    raw = bytearray((tmp_path / "ct.nii").read_bytes())
+    for at, value in changes:
+        raw[at % len(raw)] = value
+    raw = raw[: end if end > 400 else None]
+    with suppress(InputError):
+        found = decode_nifti(gzip.compress(bytes(raw)) if packed else bytes(raw), "ct.nii")
+        assert found.ndim == 4

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 SUFFIXES = (".nii", ".nii.gz")
 _GZIP = b"\x1f\x8b"
 _HEADER = 2**16  # bytes that hold the header and small extensions
+_MOST_BEFORE = 2**24  # bytes before the voxels: larger extensions are none that a person has
 
 Slices = Shaped[np.ndarray, "n h w c"]
 
@@ -38,7 +39,7 @@ def decode_nifti(raw: bytes, where: str) -> Slices:
     image = open_nifti(raw, where=where)
     try:
         with silence("nibabel.global"):
-            volume = np.asanyarray(image.dataobj)
+            volume = _values(image)
     except MemoryError:
         raise
     except Exception as error:  # whatever a damaged file makes of the library
@@ -47,6 +48,17 @@ def decode_nifti(raw: bytes, where: str) -> Slices:
         ) from error
     planes = volume if volume.ndim == 4 else volume[..., None]
     return np.ascontiguousarray(planes.transpose(2, 1, 0, 3), _type_of(volume))
+
+
+def _values(image: "Nifti1Image") -> Shaped[np.ndarray, "..."]:
+    """Return the voxels as the header scales them: whole numbers stay whole, others are float32."""
+    proxy: Any = image.dataobj
+    slope, inter = float(proxy.slope), float(proxy.inter)
+    whole = slope.is_integer() and inter.is_integer() and image.get_data_dtype().kind in "iu"
+    if (slope, inter) == (1, 0):
+        return np.asarray(proxy.get_unscaled())
+    scaled = np.asarray(proxy, np.float32)
+    return scaled.astype(np.int64) if whole and np.abs(scaled).max() < 2**15 else scaled
 
 
 def _type_of(volume: Shaped[np.ndarray, "..."]) -> type[np.generic]:
@@ -83,7 +95,7 @@ def open_nifti(raw: bytes, *, where: str) -> "Nifti1Image":
             claimed = math.prod(shape) * header.get_data_dtype().itemsize
             _refuse_shape(shape, claimed, where=where)
             if raw.startswith(_GZIP):
-                end = int(header.get_data_offset()) + claimed
+                end = min(int(header.get_data_offset()), _MOST_BEFORE) + claimed
                 raw = gzip.GzipFile(fileobj=io.BytesIO(raw)).read(end)
             return kind.from_bytes(raw)
     except (InputError, MemoryError):
