@@ -165,3 +165,17 @@ def test_the_liver_of_the_nrrd(shared, tmp_path):
         np.testing.assert_array_equal(mask, volume[at])
         assert 32 < image[mask == 1].mean() < 42
         assert image.min() == -2000 - 1024
+
+
+def test_scanners_that_write_with_and_without_a_sign(tmp_path):
+    for at, dtype in enumerate((np.int16, np.uint16, np.uint8)):
+        (tmp_path / "data/images").mkdir(exist_ok=True, parents=True)
+        (tmp_path / "data/masks").mkdir(exist_ok=True)
+        (tmp_path / f"data/images/{at}.dcm").write_bytes(
+            dicom(np.full(HW, 7, dtype), name=str(at), Modality="MR")
+        )
+        cv2.imwrite(str(tmp_path / f"data/masks/{at}.png"), masks(1)[0].astype(np.uint8) * 255)
+    cache = build_cache(read_catalog(tmp_path / "data"), tmp_path / "cache")
+    assert (cache.train_images.dtype, cache.train_images["1"].max()) == (np.float32, 7)
+    (found,) = cache.mask_findings
+    assert found.detail == "int16 and uint16 and uint8; all are read as float32"

@@ -24,7 +24,7 @@ from masksmith.data.decode.headers import image_size
 from masksmith.data.decode.orientation import is_sideways, read_orientation
 from masksmith.data.decode.palette import decode_indices, read_palette
 from masksmith.data.decode.pictures import is_grey
-from masksmith.data.decode.reader import ImageReader
+from masksmith.data.decode.reader import STACKS, ImageReader, ending
 from masksmith.data.decode.tiff import read_no_data
 from masksmith.data.dialect import differing_pixels
 from masksmith.data.findings import Finding, refuse_all
@@ -61,7 +61,6 @@ from masksmith.data.store import Store, StoreWriter
 from masksmith.data.target import BINARY, OBJECTS, Target
 from masksmith.data.tree import Tree
 
-LARGE_FILE = 2**28
 VERSION = "cache 6"  # of the decoded arrays: what is prepared from them counts it in
 _STORES = ("train_images", "train_masks", "test_images")
 _FINDINGS = "masks.json"
@@ -100,6 +99,8 @@ class _Kind:
     """Path -> id of those that stay as they are stored, for so are their masks."""
     gaps: dict[str, int]
     """Image -> pixels in which no band has data, where there are some."""
+    mixed: str
+    """Types of measurements that became float32."""
 
 
 def _survey(reader: ImageReader, catalog: Catalog) -> _Kind:
@@ -111,7 +112,8 @@ def _survey(reader: ImageReader, catalog: Catalog) -> _Kind:
     for sample in track(samples, total=len(samples), what="looking at images"):
         height = width = empty = 0
         try:
-            for image in reader.rows(sample, upright=not turns.stays(reader, sample)):
+            upright = reader.is_large(sample) or not turns.stays(reader, sample)
+            for image in reader.rows(sample, upright=upright):
                 height, width = height + image.shape[0], image.shape[1]
                 coloured = coloured or (image.shape[2] == 3 and not is_grey(image))
                 empty += 0 if (missing := reader.missing(sample, image)) is None else int(missing.sum())
@@ -128,16 +130,17 @@ def _survey(reader: ImageReader, catalog: Catalog) -> _Kind:
         if empty:
             gaps[sample.image] = empty
     refuse_all(problems, what="images")
-    if len(dtypes) > 1 and np.uint8 not in dtypes:
-        dtypes = {
-            np.float32
-        }  # 12 bits of one scanner are signed and those of another are not: the numbers stay
+    names = " and ".join(sorted(np.dtype(one).name for one in dtypes))
+    mixed = ""
+    if len(dtypes) > 1 and all(ending(sample.image.partition("#")[0]) in STACKS for sample in samples):
+        # measurements: one scanner writes them with a sign, another without
+        mixed, dtypes = names, {np.float32}
     if len(dtypes) > 1:
-        names = " and ".join(sorted(np.dtype(one).name for one in dtypes))
         raise InputError(f"{reader.tree.root}: images of types {names} mixed; convert them to one type")
     channels = _common_channels(bands, coloured=coloured, where=str(reader.tree.root))
     turns.settle(sizes)
-    return _Kind(channels, dtypes.pop(), sizes, places, list(turns.turned.values()), turns.as_stored, gaps)
+    turned = list(turns.turned.values())
+    return _Kind(channels, dtypes.pop(), sizes, places, turned, turns.as_stored, gaps, mixed)
 
 
 class _Turns:
@@ -152,9 +155,6 @@ class _Turns:
 
     def stays(self, reader: ImageReader, sample: Sample) -> bool:
         """Whether an image stays as it is stored: its mask has that size, and not the other."""
-        place = reader.tree.on_disk(sample.image) if sample.image in reader.tree else None
-        if place is not None and place.stat().st_size > LARGE_FILE:
-            return False  # a scene, which no camera turned; its bytes are not held in memory
         raw = reader.raw(sample.image)
         if read_orientation(raw) == 1:
             return False
@@ -291,8 +291,39 @@ def _drawn_mask(
     place, own = kind.places.get(sample.image), read_georeference(raw)
     if place is not None and own is not None and (apart := differing_grids(place, own, size)):
         raise InputError(f"{path}: {apart}; reproject or resample the mask onto the grid of {sample.image}")
-    told = levels if colours else _without_no_data(levels, raw)
-    return _DrawnMask(told, is_lossy(raw), palette, colours)
+    levels = levels if colours else _without_no_data(levels, raw)
+    return _DrawnMask(levels, is_lossy(raw), palette, colours)
+
+
+def _without_no_data(levels: Shaped[np.ndarray, "h w"], raw: bytes) -> Shaped[np.ndarray, "h w"]:
+    """Return a mask's values with -1 where the file declares that there is no data; a declared 0 is background."""
+    declared = read_no_data(raw)
+    if declared in (None, 0, -1) or not (missing := levels == declared).any():
+        return levels
+    return np.where(missing, np.int32(UNJUDGED), levels)
+
+
+def _unjudge(reader: ImageReader, sample: Sample, mask: Shaped[np.ndarray, "h w *k"], kind: _Kind) -> None:
+    """Mark in a mask, in place, where its image has no data: it is not judged there."""
+    if sample.image in kind.gaps:
+        missing = reader.missing(sample, reader.sample(sample, upright=sample.image not in kind.as_stored))
+        mask[missing] = IGNORE if mask.dtype == np.uint8 else UNJUDGED
+
+
+def _image_findings(catalog: Catalog, kind: _Kind) -> list[Finding]:
+    said = (
+        [Finding("note", "types of images", f"{kind.mixed}; all are read as float32")] if kind.mixed else []
+    )
+    with_gaps = [sample for sample in [*catalog.train, *catalog.test] if sample.image in kind.gaps]
+    if not with_gaps:
+        return said
+    pixels = sum(kind.gaps[sample.image] for sample in with_gaps)
+    total = sum(height * width for height, width in kind.sizes.values())
+    detail = (
+        f"{len(with_gaps)} images have pixels without data (NaN, or what the file declares to mean so) in every band, "
+        f"{pixels / total:.2%} of all pixels; they are not judged"
+    )
+    return [*said, Finding("note", "pixels of no data", detail, [sample.id for sample in with_gaps])]
 
 
 def _packed(image: Image, *, where: str) -> Shaped[np.ndarray, "h w"]:
@@ -308,35 +339,6 @@ def _packed(image: Image, *, where: str) -> Shaped[np.ndarray, "h w"]:
             f"{where}: a mask of {image.shape[2]} bands of {image.dtype}; expected one channel, or colours of 8 bits"
         )
     return pack_colours(image)
-
-
-def _without_no_data(levels: Shaped[np.ndarray, "h w"], raw: bytes) -> Shaped[np.ndarray, "h w"]:
-    """Return a mask's values with -1 where the file declares that there is no data; a declared 0 is background."""
-    declared = read_no_data(raw)
-    if declared in (None, 0, -1) or not (missing := levels == declared).any():
-        return levels
-    return np.where(missing, np.int32(UNJUDGED), levels)
-
-
-def _unjudge(reader: ImageReader, sample: Sample, mask: Shaped[np.ndarray, "h w *k"], kind: _Kind) -> None:
-    """Mark in a mask, in place, where its image has no data: it is not judged there."""
-    if sample.image in kind.gaps:
-        image = reader.sample(sample, upright=sample.image not in kind.as_stored)
-        missing = reader.missing(sample, image)
-        mask[missing] = IGNORE if mask.dtype == np.uint8 else UNJUDGED
-
-
-def _gap_findings(catalog: Catalog, kind: _Kind) -> list[Finding]:
-    with_gaps = [sample for sample in [*catalog.train, *catalog.test] if sample.image in kind.gaps]
-    if not with_gaps:
-        return []
-    pixels = sum(kind.gaps[sample.image] for sample in with_gaps)
-    total = sum(height * width for height, width in kind.sizes.values())
-    detail = (
-        f"{len(with_gaps)} images have pixels without data (NaN, or what the file declares to mean so) in every band, "
-        f"{pixels / total:.2%} of all pixels; they are not judged"
-    )
-    return [Finding("note", "pixels of no data", detail, [sample.id for sample in with_gaps])]
 
 
 def _convention(reader: ImageReader, catalog: Catalog, kind: _Kind) -> MaskConvention:
@@ -591,15 +593,13 @@ def build_cache(catalog: Catalog, folder: Path) -> Cache:
     logger.info("reading %d training and %d test images", len(catalog.train), len(catalog.test))
     reader = ImageReader(Tree(Path(catalog.root)))
     forget_cache(folder)
-    for name, ending in product(_STORES, (".npy", ".csv")):
-        remove(folder / f"{name}{ending}")
+    for name, suffix in product(_STORES, (".npy", ".csv")):
+        remove(folder / f"{name}{suffix}")
     kind = _survey(reader, catalog)
     _write_images(folder / "train_images.npy", reader, catalog.train, kind)
     convention = _write_masks(folder / "train_masks.npy", reader, catalog, kind)
-    convention = replace(
-        convention,
-        findings=[*convention.findings, *_turn_findings(kind), *_gap_findings(catalog, kind)],
-    )
+    found = [*convention.findings, *_turn_findings(kind), *_image_findings(catalog, kind)]
+    convention = replace(convention, findings=found)
     for finding in convention.findings:
         logger.info("%s: %s: %s", finding.level, finding.title, finding.detail)
     write_json(folder / _FINDINGS, [asdict(finding) for finding in convention.findings])

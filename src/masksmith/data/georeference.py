@@ -12,6 +12,7 @@ import numpy as np
 
 from masksmith.core.arrays import Shaped
 from masksmith.data.decode.headers import TIFF
+from masksmith.data.decode.silence import silence
 
 _SCALE, _TIEPOINT, _TRANSFORMATION, _KEYS, _DOUBLES = 33550, 33922, 34264, 34735, 34736
 _RASTER_TYPE, _POINT = 1025, 2
@@ -55,7 +56,7 @@ def read_georeference(raw: bytes | io.BytesIO | io.BufferedReader) -> Georeferen
         return None
     import tifffile
 
-    with tifffile.TiffFile(opened) as file:
+    with silence("tifffile"), tifffile.TiffFile(opened) as file:
         page = file.pages.first
         tags = {
             code: page.tags[code].value

@@ -9,9 +9,9 @@ Sources:
     TIFF: revision 6.0. GIF: 89a. WebP: RFC 9649.
 """
 
+import mmap
 import struct
 from collections.abc import Iterator
-from mmap import mmap
 
 from masksmith.core.errors import InputError
 
@@ -115,15 +115,15 @@ def _jpeg_frame(raw: bytes) -> int | None:
     return None
 
 
-def _byte_order(raw: bytes | mmap) -> str:
+def _byte_order(raw: bytes | mmap.mmap) -> str:
     return "<" if raw[:2] == b"II" else ">"
 
 
-def _is_big(raw: bytes | mmap) -> bool:
+def _is_big(raw: bytes | mmap.mmap) -> bool:
     return raw[:4] in TIFF[2:]
 
 
-def _directories(raw: bytes | mmap) -> Iterator[tuple[int, int]]:
+def _directories(raw: bytes | mmap.mmap) -> Iterator[tuple[int, int]]:
     """Yield where the tags of each page of a TIFF begin, and how many they are; a circle of pages has no end."""
     order = _byte_order(raw)
     at, offset, number, entry = (8, "Q", "Q", 20) if _is_big(raw) else (4, "I", "H", 12)
@@ -148,7 +148,7 @@ def _tiff_size(raw: bytes) -> tuple[int, int] | None:
     return (found[_TIFF_HEIGHT], found[_TIFF_WIDTH]) if len(found) == 2 else None
 
 
-def check_pages(raw: bytes | mmap, *, where: str) -> None:
+def check_pages(raw: bytes | mmap.mmap, *, where: str) -> None:
     """Refuse a TIFF that a reader would follow without end.
 
     Raises:

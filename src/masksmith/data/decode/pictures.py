@@ -70,7 +70,7 @@ def decode_image(raw: bytes, *, where: str, upright: bool = True, keep_alpha: bo
     if (damage := _damage(raw)) is not None:
         raise InputError(f"{where}: the file {damage}; replace it or take it out")
     size = need_sane_size(raw, where=where)
-    if raw.startswith(TIFF) and (bands := decode_bands(raw, where=where)) is not None:
+    if raw.startswith(TIFF) and (bands := decode_bands(raw, where=where, keep_alpha=keep_alpha)) is not None:
         return bands
     by_pillow = raw.startswith(GIF) or (raw.startswith(JPEG) and jpeg_bands(raw) == 4)
     decode = _decode_by_pillow if by_pillow else _decode_picture

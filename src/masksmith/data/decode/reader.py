@@ -1,6 +1,7 @@
 """Images of a data folder by path, whatever their format: ``a.png``, ``scan.nii.gz#12``, or a file for each band.
 
-``PATH#N`` is slice N, from 0 on, of a file of several images: a volume, a stack of pages, an array.
+``PATH#N`` is slice N, from 0 on, of a file of several images: a volume, a stack of pages, an array. ``PATH#KEY`` is the
+array KEY of a file of several arrays, and ``PATH#KEY/N`` slice N of it.
 """
 
 import io
@@ -13,13 +14,14 @@ import numpy as np
 from masksmith.core.arrays import Bool, Image, Shaped
 from masksmith.core.errors import InputError
 from masksmith.data.catalog import Sample
+from masksmith.data.decode.arrays import decode_mat, decode_npy, decode_npz
 from masksmith.data.decode.dicom import SUFFIXES as DICOM_SUFFIXES
 from masksmith.data.decode.dicom import decode_dicom, is_dicom
 from masksmith.data.decode.embedded import decode_embedded
 from masksmith.data.decode.nifti import SUFFIXES as NIFTI_SUFFIXES
 from masksmith.data.decode.nifti import decode_nifti
 from masksmith.data.decode.pictures import decode_image
-from masksmith.data.decode.tiff import large_rows, read_no_data
+from masksmith.data.decode.tiff import decode_pages, large_rows, read_no_data
 from masksmith.data.tree import Tree
 
 Slices = Shaped[np.ndarray, "n h w c"]
@@ -28,8 +30,14 @@ STACKS: dict[str, Callable[[bytes, str], Slices]] = {
     ".json": decode_embedded,
     **dict.fromkeys(DICOM_SUFFIXES, decode_dicom),
     **dict.fromkeys(NIFTI_SUFFIXES, decode_nifti),
+    ".npy": decode_npy,
 }
 """Ending of a file of several images, in lower case -> what decodes it; the second argument names it in messages."""
+CONTAINERS: dict[str, Callable[[bytes, str, str], Slices]] = {".npz": decode_npz, ".mat": decode_mat}
+"""The same of files of several arrays; the third argument is the name of one, or empty."""
+_TIFFS = (".tif", ".tiff")
+_KEPT_BYTES = 2**30
+"""Of decoded files of several images that are kept: the channels of a slice may lie in as many volumes."""
 
 
 def ending(path: str) -> str:
@@ -39,13 +47,21 @@ def ending(path: str) -> str:
     return both if both in STACKS else "".join(suffixes[-1:])
 
 
+def parse_slice(at: str) -> tuple[str, int | None]:
+    """Return the name of an array and the number of a slice, of what stands behind ``#``."""
+    key, _, number = at.rpartition("/")
+    if number.isdecimal():
+        return key, int(number)
+    return at, None
+
+
 class ImageReader:
-    """Reads images of a tree; the last file of several images stays decoded, so that its slices cost one decoding."""
+    """Reads images of a tree; the last files of several images stay decoded, so that slices cost one decoding."""
 
     def __init__(self, tree: Tree) -> None:
         self.tree = tree
         self._raw: tuple[str, bytes] = ("", b"")
-        self._slices: tuple[str, Slices] | None = None
+        self._slices: dict[tuple[str, str], Slices] = {}
 
     def raw(self, path: str) -> bytes:
         """Return the bytes of the file of an image."""
@@ -54,18 +70,34 @@ class ImageReader:
             self._raw = (file, self.tree.read(file))
         return self._raw[1]
 
-    def slices(self, path: str) -> Slices | None:
+    def slices(self, path: str, key: str = "", *, pages: bool = False) -> Slices | None:
         """Return all images of a file of several, or None where it is of no such kind.
+
+        Args:
+            path: The file.
+            key: Name of the array in it, where it holds several.
+            pages: Whether the pages of a TIFF are images; else they are the bands of one.
 
         Raises:
             InputError: It is damaged.
         """
-        if self._slices is None or self._slices[0] != path:
-            decode = STACKS.get(ending(path)) or (decode_dicom if is_dicom(self.raw(path)) else None)
-            if decode is None:
+        if (path, key) not in self._slices:
+            found = self._decoded(path, key, pages=pages)
+            if found is None:
                 return None
-            self._slices = (path, decode(self.raw(path), path))
-        return self._slices[1]
+            self._slices[path, key] = found
+            while len(self._slices) > 1 and sum(one.nbytes for one in self._slices.values()) > _KEPT_BYTES:
+                del self._slices[next(iter(self._slices))]
+        return self._slices[path, key]
+
+    def _decoded(self, path: str, key: str, *, pages: bool) -> Slices | None:
+        kind = ending(path)
+        if kind in CONTAINERS:
+            return CONTAINERS[kind](self.raw(path), path, key)
+        if kind in _TIFFS:
+            return decode_pages(self.raw(path), path) if pages else None
+        decode = STACKS.get(kind) or (decode_dicom if is_dicom(self.raw(path)) else None)
+        return decode(self.raw(path), path) if decode else None
 
     def count(self, path: str) -> int:
         """Return how many images a file holds.
@@ -83,18 +115,19 @@ class ImageReader:
             InputError: It is damaged, there is no such slice, or there are several and none is named.
         """
         file, _, at = path.rpartition("#") if path not in self.tree else (path, "", "")
-        slices = self.slices(file)
+        key, number = parse_slice(at)
+        slices = self.slices(file, key, pages=bool(at))
         if slices is None:
             return decode_image(self.raw(path), where=path, upright=upright, keep_alpha=keep_alpha)
-        if not at and len(slices) > 1:
+        if number is None and len(slices) > 1:
             raise InputError(
                 f"{path}: it holds {len(slices)} images; expected one, save them as files of one each"
             )
-        if int(at or 0) >= len(slices):
+        if (number or 0) >= len(slices):
             raise InputError(
                 f"{path}: the file has {len(slices)} slices; it has changed, run the check again"
             )
-        return slices[int(at or 0)]
+        return slices[number or 0]
 
     def sample(self, sample: Sample, *, upright: bool = True) -> Image:
         """Decode the image of a sample, upright or as it is stored; the bands of several files are stacked.
@@ -113,19 +146,26 @@ class ImageReader:
                 )
         return np.concatenate(bands, axis=2)
 
+    def is_large(self, sample: Sample) -> bool:
+        """Whether a sample's image is a large TIFF, which ``rows`` reads some rows at a time."""
+        return self._large(sample) is not None
+
     def rows(self, sample: Sample, *, upright: bool = True) -> Iterator[Image]:
         """Decode the image of a sample, a large TIFF some rows at a time from the top, any other at once.
 
         Raises:
             InputError: As ``sample``.
         """
-        plain = sample.bands is None and sample.image in self.tree
-        path = self.tree.on_disk(sample.image) if plain else None
-        found = None if path is None else large_rows(path, where=sample.image)
+        found = self._large(sample)
         if found is None:
             yield self.sample(sample, upright=upright)
         else:
             yield from found
+
+    def _large(self, sample: Sample) -> Iterator[Image] | None:
+        plain = sample.bands is None and sample.image in self.tree
+        path = self.tree.on_disk(sample.image) if plain else None
+        return None if path is None else large_rows(path, where=sample.image)
 
     @contextmanager
     def opened(self, path: str) -> Iterator[io.BytesIO | io.BufferedReader]:

@@ -25,11 +25,13 @@ from masksmith.data.layouts.dicom_series import dicom_series, group_by_patient
 from masksmith.data.layouts.kaggle_rle import kaggle_rle
 from masksmith.data.layouts.label_studio import label_studio
 from masksmith.data.layouts.labelme import labelme
+from masksmith.data.layouts.nnunet import nnunet
 from masksmith.data.layouts.object_folders import object_folders
 from masksmith.data.layouts.paired_folders import paired_folders
 from masksmith.data.layouts.path_table import path_table
 from masksmith.data.layouts.via import via
 from masksmith.data.layouts.voc import voc
+from masksmith.data.layouts.volumes import volumes
 from masksmith.data.layouts.yolo import yolo
 from masksmith.data.rle import DIALECTS
 from masksmith.data.side_tables import read_tables
@@ -41,6 +43,7 @@ Layout = Callable[[Tree, Description], Catalog | None]
 LAYOUTS: dict[str, Layout] = {
     "described": described,
     "dicom_series": dicom_series,
+    "nnunet": nnunet,
     "object_folders": object_folders,
     "path_table": path_table,
     "kaggle_rle": kaggle_rle,
@@ -53,6 +56,7 @@ LAYOUTS: dict[str, Layout] = {
     "via": via,
     "yolo": yolo,
     "band_folders": band_folders,
+    "volumes": volumes,
     "paired_folders": paired_folders,
 }
 """In the order in which they are tried: of several that fit, the first is taken."""

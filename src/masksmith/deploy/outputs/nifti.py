@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from masksmith.core.errors import InputError
-from masksmith.data.decode.nifti import SUFFIXES, label_volume, open_nifti
+from masksmith.data.decode.nifti import SUFFIXES, label_volume
 from masksmith.data.decode.reader import ending
 from masksmith.deploy.outputs.masks import Masks
 from masksmith.deploy.picture import Numbers, Picture
@@ -43,5 +43,5 @@ def write_nifti(path: Path, pictures: Sequence[Picture], masks: Masks) -> None:
         slices.append(numbers)
     stack = np.stack(slices)
     kind = next(one for one in (np.uint8, np.int16, np.int32) if int(stack.max()) <= np.iinfo(one).max)
-    volume = label_volume(stack.astype(kind), open_nifti(item.reader.raw(item.path), where=item.path))
-    path.write_bytes(gzip.compress(volume.to_bytes(), compresslevel=6, mtime=0))
+    volume = label_volume(stack.astype(kind), item.reader.raw(item.path), where=item.path)
+    path.write_bytes(gzip.compress(volume, compresslevel=6, mtime=0))
