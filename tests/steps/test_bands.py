@@ -234,7 +234,7 @@ def test_check_of_the_water_chips(shared, tmp_path):
     assert "band 10: 10, 20, 30, 40, 50, 60, 70, 80, 90, 100;" in found["bands of few whole values"]
     assert found["values that may mean no data"].startswith("-9999 in band 8")
     folds = ms.folds(tmp_path / "out", recipe="water-unet")
-    assert len({row.group for row in folds.rows}) == 10
+    assert len({row.group for row in folds.rows}) == 9  # near-duplicates join two of ten
     assert Project.open(tmp_path / "out").cache.train_masks["101"].max() <= 1
 
 

@@ -121,13 +121,14 @@ class Tree:
     Args:
         root: The folder.
         only: One file in it, or archive, that is looked at alone.
+        open_archives: Whether archives are opened; else they are left out.
 
     Raises:
         InputError: No such folder, an archive that is not to be trusted, a link that leads out, or a name that is no
             UTF-8.
     """
 
-    def __init__(self, root: Path, *, only: Path | None = None) -> None:
+    def __init__(self, root: Path, *, only: Path | None = None, open_archives: bool = True) -> None:
         if not root.is_dir():
             raise InputError(f"{root}: no such folder; expected a folder with the data (or its zip files)")
         self.root = root
@@ -145,7 +146,7 @@ class Tree:
             if path.is_symlink() and not path.resolve().is_relative_to(root.resolve()):
                 raise InputError(f"{path}: the link leads out of {root}; copy the file into the folder")
             if archive_suffix(path.name):
-                archives.append(path)
+                archives += [path] * open_archives
             else:
                 self._members[str(inner)] = _Member(None, str(inner))
         for path in archives:

@@ -51,7 +51,7 @@ def write_masks(
             write_member(place, label_png(mask, where=f"image {name!r}"))
         elif target.task == "multilabel":
             for at, label in enumerate(target.classes):
-                write_member(folder / label / place.name, _png(values[mask[..., at]]))
+                write_member(folder / label / f"{name}.png", _png(values[mask[..., at]]))
         elif target.palette:
             write_member(
                 place, encode_indices(values[mask], dict(zip(target.values, target.palette, strict=True)))

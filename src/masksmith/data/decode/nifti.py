@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from masksmith.core.arrays import Float
+from masksmith.core.arrays import Float, Shaped
 from masksmith.core.errors import InputError
 from masksmith.data.decode.headers import MAX_BYTES
 from masksmith.data.decode.silence import silence
@@ -91,6 +91,29 @@ def read_grid(raw: bytes, where: str) -> Grid:
         InputError: As decode_nifti.
     """
     return _grid(_open(raw, where=where, header=True), where=where)
+
+
+def label_volume(slices: Shaped[np.ndarray, "n h w"], raw: bytes, where: str) -> bytes:
+    """Return label slices of a volume as a NIfTI file with the axes, the shape in space and the affine of the volume.
+
+    Args:
+        slices: A label map for each slice that decode_nifti gives, of a type that NIfTI has.
+        raw: The volume.
+        where: Its name, for messages.
+
+    Raises:
+        InputError: As decode_nifti.
+    """
+    image = _open(raw, where=where, header=True)
+    axis = _grid(image, where=where).axis
+    found = _nibabel(where).orientations
+    to_own = found.ornt_transform(found.axcodes2ornt("RAS"), found.io_orientation(image.affine))
+    made = type(image)(found.apply_orientation(np.moveaxis(slices, 0, axis), to_own), image.affine)
+    made.header.set_xyzt_units(*image.header.get_xyzt_units())
+    for name in ("qform", "sform"):
+        code = int(image.header[f"{name}_code"])
+        getattr(made, f"set_{name}")(image.affine if code else None, code)
+    return bytes(made.to_bytes())
 
 
 def _nibabel(where: str) -> Any:  # noqa: ANN401
