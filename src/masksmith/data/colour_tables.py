@@ -39,6 +39,7 @@ def find_colour_table(tree: Tree) -> tuple[Colours, str]:
     return {}, ""
 
 
+_OF_CLASSES = re.compile(r"class|label|categor|legend", re.IGNORECASE)
 _VALUES = (
     "pixel value",
     "pixel_value",
@@ -56,11 +57,11 @@ _VALUES = (
 def find_value_names(tree: Tree) -> tuple[dict[int, str], str]:
     """Return value -> class of the first CSV table of them in the root or a folder beside the images, and its path.
 
-    Its name is as of tables of colours (``_classes.csv``), one column has different whole numbers from 0 to 255 and is
-    called so, and another the classes.
+    Its name tells that it is one of classes (``_classes.csv``), one column has different whole numbers from 0 to 255
+    and is called so, and another the classes.
     """
     for path in sorted(tree.every(".csv"), key=lambda path: (path.count("/"), path)):
-        if path.count("/") > 2 or not _NAMED.search(PurePosixPath(path).name):
+        if path.count("/") > 2 or not _OF_CLASSES.search(PurePosixPath(path).name):
             continue
         try:
             table = parse_table(tree.read(path), where=path)

@@ -294,7 +294,11 @@ FORMS = {
     "CVC-ClinicDB": Form(clinic_db),
     "ISIC 2017": Form(isic_2017, says=["4 pictures are called as an image"]),
     "ISIC 2018, task 2": Form(
-        isic_attributes, "multilabel", classes=["globules", "milia_like_cyst", "streaks"], at=(1, 1, 0)
+        isic_attributes,
+        "multilabel",
+        classes=["globules", "milia_like_cyst", "streaks"],
+        at=(1, 1, 0),
+        says=["3 labels that may overlap"],
     ),
     "BUSI": Form(busi, at=(1, 1, 0), says=["4 images have 4 further masks"]),
     "Montgomery": Form(montgomery, "multilabel", classes=["leftMask", "rightMask"], at=(1, 1, 0)),

@@ -257,6 +257,12 @@ def _findings(
             f"{FILE_NAME}, beside the line of the others"
         )
         findings.append(Finding("warning", "several folders would pair", detail))
+    if "a mask for each label" in found.rule:
+        detail = (
+            f"{found.rule}: they are read as {len(found.labels)} labels that may overlap; if they are of several "
+            f"people, or kinds of one mask, name the one that counts in {FILE_NAME}: images: and masks:"
+        )
+        findings.append(Finding("warning", "labels by the names of masks", detail))
     if found.derived:
         detail = (
             f"{len(found.derived)} pictures are called as an image with a word behind: {some(found.derived)}; they are "

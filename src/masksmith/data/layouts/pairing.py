@@ -584,7 +584,8 @@ def _paired(
         own = [file for file in _masks_by_id(named, known, [one]).values() if file.path not in used]
         if own:
             lines.append(f"{len(own)} masks are called {one} ({_line('masks', own, one.mask)})")
-            stray = [file for file in stray if file not in own]
+            known_paths = {file.path for file in own}
+            stray = [file for file in stray if file.path not in known_paths]
     return Pairing(plain, found, stray, rule, [*others, *lines], {}, elsewhere, derived, further)
 
 
@@ -713,42 +714,28 @@ def _side_by_side(files: Sequence[File]) -> Pairing | None:
     places: dict[Place, list[File]] = defaultdict(list)
     for file in files:
         places[file.split, file.folders].append(file)
-    affixes, count = find_affixes(_names(places), _names(places), same=True)
-    if not count:
+    ranked = rank_affixes(_names(places), _names(places), same=True)
+    if not ranked:
         return None
-    masks = {
-        place: [file for file in own if _core(file.stem, affixes.mask) is not None]
-        for place, own in places.items()
-    }
-    taken = {file.path for own in masks.values() for file in own}
-    images = [
-        (place, file)
-        for place, own in places.items()
-        for file in own
-        if file.path not in taken and not _is_second_mask(file, {one.stem for one in own})
-    ]
-    if affixes.image != ("", ""):
-        images = [(place, file) for place, file in images if affixes.mask_of(file.stem) is not None]
-    homes = {place[1] for place, file in images if masks[place]}
+    affixes = ranked[0][0]
+    kinds = [(one, num) for one, num in ranked if one.image == affixes.image]
+    masks: dict[Place, list[File]] = {}
+    images: list[tuple[Place, File]] = []
+    homes: set[tuple[str, ...]] = set()
+    for place, own in places.items():
+        stems = {file.stem for file in own}
+        masks[place] = []
+        for file in own:
+            first = _core(file.stem, affixes.mask) is not None
+            drawn = first or any(_core(file.stem, one.mask) is not None for one, _ in kinds)
+            if drawn or _is_second_mask(file, stems):
+                masks[place].append(file)
+            elif affixes.image == ("", "") or affixes.mask_of(file.stem) is not None:
+                images.append((place, file))
+            if first:
+                homes.add(place[1])
     images = [(place, file) for place, file in images if place[1] in homes or place[0] == "test"]
-    kinds = [
-        (one, num)
-        for one, num in rank_affixes(_names(places), _names(places), same=True)
-        if one.image == affixes.image
-    ]
-    every = {
-        place: [
-            file
-            for file in own
-            if any(_core(file.stem, one.mask) is not None for one, _ in kinds)
-            or file in masks[place]
-            or _is_second_mask(file, {one.stem for one in own})
-        ]
-        for place, own in places.items()
-    }
-    drawn = {file.path for own in every.values() for file in own}
-    images = [(place, file) for place, file in images if file.path not in drawn]
-    return _paired(images, every, affixes, f"side by side, {affixes}", (), kinds)
+    return _paired(images, masks, affixes, f"side by side, {affixes}", (), kinds)
 
 
 def _is_second_mask(file: File, beside: Collection[str]) -> bool:
