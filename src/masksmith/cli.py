@@ -242,6 +242,36 @@ def apply(
 
 
 @app.command()
+def export(
+    model: Annotated[Path, typer.Argument(help="What `masksmith bundle` made.")],
+    format: Annotated[str, typer.Option("--format", "-f", help="onnx, openvino or torch.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The file: .onnx, .xml or .pt2.")],
+    precision: Annotated[
+        str, typer.Option("--precision", help="fp32, fp16 (onnx, openvino), bf16 or int8 (openvino).")
+    ] = "fp32",
+    mask: Annotated[bool, typer.Option("--mask", help="The file gives masks, not probabilities.")] = False,
+    images: Annotated[
+        Path | None, typer.Option("--images", help="Images that the file is compared with the model on.")
+    ] = None,
+    calibrate: Annotated[
+        Path | None, typer.Option("--calibrate", help="Images that the scales of int8 are chosen by.")
+    ] = None,
+) -> None:
+    """Write a trained model for another runtime, and compare the two."""
+    print(
+        masksmith.export(
+            model,
+            out,
+            format=format,
+            precision=precision,
+            mask=mask,
+            images=images or (),
+            calibrate=calibrate or (),
+        )
+    )
+
+
+@app.command()
 def pack(
     model: Annotated[Path, typer.Argument(help="What `masksmith bundle` made.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="The zip file.")],

@@ -43,6 +43,7 @@ from masksmith.submission.validate import Verdict, validate_submission
 if TYPE_CHECKING:
     from masksmith.deploy.apply import Applied
     from masksmith.deploy.bundle import Bundle
+    from masksmith.deploy.export import Exported
     from masksmith.deploy.pack import Packed
     from masksmith.deploy.segmenter import Segmenter
     from masksmith.models.convert import Converted
@@ -189,19 +190,68 @@ def bundle(
 
 
 def load(path: str | Path, *, device: str | None = None, runtime: str | None = None) -> "Segmenter":
-    """Open a model that ``bundle`` made; ``load(path).segment(image)`` segments an array.
+    """Open a model that ``bundle`` or ``export`` made; ``load(path).segment(image)`` segments an array.
 
     Args:
         path: The file.
-        device: "cpu", "cuda", "mps" or "auto"; None: what the project predicted on.
-        runtime: "torch" or "openvino"; None: what the project predicted with.
+        device: "cpu", "cuda", "mps" or "auto"; None: what the project predicted on. An exported file runs on the CPU.
+        runtime: "torch" or "openvino"; None: what the project predicted with, or that of the exported file.
 
     Raises:
         InputError: No such file, no model, or a damaged one.
     """
-    from masksmith.deploy.segmenter import Segmenter
+    from masksmith.deploy.exported import load_any
 
-    return Segmenter(path, device=device, runtime=runtime)
+    return load_any(path, device=device, runtime=runtime)
+
+
+def export(
+    model: str | Path,
+    out: str | Path,
+    *,
+    format: str,
+    precision: str = "fp32",
+    mask: bool = False,
+    images: str | Path | Sequence[str | Path] = (),
+    calibrate: str | Path | Sequence[str | Path] = (),
+) -> "Exported":
+    """Write a model for another runtime: the whole ensemble in one file, from raw pixels to probabilities.
+
+    The file takes images (b, h, w, c) of any size and number, of the type of the training images, and gives
+    probabilities (b, h, w, k). Scaling, resizing, borders and the mean of the members are in it; views (test-time
+    augmentation), tiles and the rule are not. ``load``, ``apply`` and ``serve`` take it, with FILE.json beside it.
+
+    Args:
+        model: What ``bundle`` made.
+        out: The file: ``.onnx``, ``.xml`` (with its weights in ``.bin``) or ``.pt2``.
+        format: "onnx", "openvino" or "torch" (torch.export).
+        precision: "fp32", "fp16" (ONNX, OpenVINO), "bf16" or "int8" (OpenVINO).
+        mask: Whether the file gives masks by the model's rule, where that is one of thresholds or classes.
+        images: What the file is compared with the model on; none: generated textures.
+        calibrate: With "int8": images to choose the scales by.
+
+    Returns:
+        Sizes, and how far the file is from the model.
+
+    Raises:
+        InputError: What was asked for is not possible, a package is missing, or the file is too far from the model; it
+            is then removed.
+    """
+    from masksmith.deploy.export import export_model
+
+    return export_model(
+        Path(model),
+        Path(out),
+        format=format,
+        precision=precision,
+        mask=mask,
+        images=_several(images),
+        calibrate=_several(calibrate),
+    )
+
+
+def _several(paths: str | Path | Sequence[str | Path]) -> list[str | Path]:
+    return [paths] if isinstance(paths, str | Path) else list(paths)
 
 
 def apply(
@@ -217,7 +267,7 @@ def apply(
     """Segment files with a model: ``out/masks/ID.png`` and ``out/apply.csv``.
 
     Args:
-        model: What ``bundle`` made.
+        model: What ``bundle`` or ``export`` made.
         inputs: Files, folders (with sub-folders), archives or patterns of names, one or several.
         out: Folder of the results: absent, empty or one of an earlier call, which is gone on with.
         overlay: Whether to write pictures of the masks over the images, ``out/overlays/ID.png``.
@@ -233,7 +283,7 @@ def apply(
     """
     from masksmith.deploy.apply import apply_model, read_scalars
 
-    given = [inputs] if isinstance(inputs, str | Path) else list(inputs)
+    given = _several(inputs)
     segmenter = load(model, device=device, runtime=runtime)
     numbers = None if table is None else read_scalars(Path(table), segmenter.scalars)
     with interrupt.graceful():

@@ -79,15 +79,23 @@ class ScaledView:
 
 
 @dataclass(frozen=True)
-class _Member:
+class Member:
+    """A trained fold, ready to predict."""
+
     facts: MemberFacts
     recipe: Recipe
     fabric: Fabric
-    model: SegmentationModel
+    models: list[SegmentationModel]
     runtimes: list[Runtime]
     scaler: Scaler | None
 
+    @property
+    def model(self) -> SegmentationModel:
+        """The first of its weights' models."""
+        return self.models[0]
+
     def see(self, images: Images) -> Images:
+        """Return images as this member sees them."""
         return images if self.scaler is None else ScaledView(images, self.scaler)
 
 
@@ -175,13 +183,14 @@ class Segmenter:
         return list(dict.fromkeys(name for recipe in self.bundle.recipes for name in recipe.model.scalars))
 
     @cached_property
-    def _members(self) -> list[_Member]:
+    def members(self) -> list[Member]:
+        """The trained folds, loaded when they are needed."""
         return [
             self._load(facts, recipe)
             for facts, recipe in zip(self.bundle.facts.members, self.bundle.recipes, strict=True)
         ]
 
-    def _load(self, facts: MemberFacts, recipe: Recipe) -> _Member:
+    def _load(self, facts: MemberFacts, recipe: Recipe) -> Member:
         training = recipe.training
         if self._device is not None:
             training = training.model_copy(update={"device": self._device})
@@ -219,7 +228,7 @@ class Segmenter:
         if facts.scaled:
             limits = None if facts.low is None else (np.array(facts.low), np.array(facts.high))
             scaler = Scaler(recipe.input, recipe.input.bands_of(channels), limits)
-        return _Member(facts, recipe, fabric, models[0], runtimes, scaler)
+        return Member(facts, recipe, fabric, models, runtimes, scaler)
 
     def fit(self, image: AnyImage, *, where: str = "image") -> Image:
         """Return an image as the model takes it: (h, w, c) of the bands and the type that it was trained on.
@@ -316,7 +325,7 @@ class Segmenter:
         blank = {name for name in names if self._is_blank(images, name)}
         with self._lock:
             stores: list[Images] = []
-            for at, member in enumerate(self._members):
+            for at, member in enumerate(self.members):
                 options = self._options(member, names, scalars or {})
                 seen = [name for name in names if name not in blank]
                 predict = (member.fabric, member.model, member.see(images), seen)
@@ -341,7 +350,7 @@ class Segmenter:
         return MeanCodes(stores, [member.weight for member in self.bundle.facts.members])
 
     def _options(
-        self, member: _Member, names: Sequence[str], scalars: Mapping[str, Mapping[str, float]]
+        self, member: Member, names: Sequence[str], scalars: Mapping[str, Mapping[str, float]]
     ) -> dict[str, Any]:
         recipe = member.recipe
         numbers: dict[str, tuple[float, ...]] = {}
