@@ -272,6 +272,39 @@ def export(
 
 
 @app.command()
+def serve(
+    model: Annotated[Path, typer.Argument(help="What `masksmith bundle` or `export` made.")],
+    host: Annotated[
+        str, typer.Option("--host", help="Where to listen; others than this machine's own need a token.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", "-p", min=0, max=65535, help="0: any that is free.")] = 8765,
+    token: Annotated[
+        str | None,
+        typer.Option(
+            "--token", help="What clients must send; better: the environment variable MASKSMITH_TOKEN."
+        ),
+    ] = None,
+    max_mb: Annotated[float, typer.Option("--max-mb", help="Largest file of an image, MiB.")] = 64,
+    timeout: Annotated[float, typer.Option("--timeout", help="Seconds for a request.")] = 60,
+    queue: Annotated[int, typer.Option("--queue", help="Requests that wait; more are answered 429.")] = 8,
+    device: Device = None,
+    runtime: Annotated[str | None, typer.Option("--runtime", help="torch or openvino.")] = None,
+) -> None:
+    """Serve a trained model: POST an image to /segment, or drop one on the page."""
+    masksmith.serve(
+        model,
+        host=host,
+        port=port,
+        token=token,
+        max_mb=max_mb,
+        timeout_s=timeout,
+        queue=queue,
+        device=device,
+        runtime=runtime,
+    )
+
+
+@app.command()
 def pack(
     model: Annotated[Path, typer.Argument(help="What `masksmith bundle` made.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="The zip file.")],

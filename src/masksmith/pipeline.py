@@ -290,6 +290,47 @@ def apply(
         return apply_model(segmenter, given, Path(out), overlays=overlay, table=numbers)
 
 
+def serve(
+    model: str | Path,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8765,
+    token: str | None = None,
+    max_mb: float = 64,
+    timeout_s: float = 60,
+    queue: int = 8,
+    device: str | None = None,
+    runtime: str | None = None,
+) -> None:
+    """Serve a model over HTTP until Ctrl-C or SIGTERM.
+
+    ``POST /segment`` segments, ``/`` is a page to try it, ``/docs`` and ``/openapi.json`` say the rest.
+
+    Args:
+        model: What ``bundle`` or ``export`` made.
+        host: Name or address that is listened on; with another than this machine's own a token is needed.
+        port: TCP port, 0: any that is free.
+        token: What clients must send as ``Authorization: Bearer TOKEN``; None: what MASKSMITH_TOKEN says.
+        max_mb: Largest file of an image, in MiB.
+        timeout_s: Seconds for a request, with its wait.
+        queue: Requests that wait; those beyond are answered 429 at once.
+        device: As for ``load``.
+        runtime: As for ``load``.
+
+    Raises:
+        InputError: The model, the host or the port cannot be used, or the extra ``serve`` is missing.
+    """
+    from masksmith.deploy.serve import Limits, serve_model
+
+    if max_mb <= 0 or timeout_s <= 0 or queue < 0:
+        raise InputError(
+            f"serve: max_mb {max_mb:g}, timeout_s {timeout_s:g}, queue {queue}; expected numbers above 0, and "
+            "a queue of 0 or more"
+        )
+    limits = Limits(max_bytes=int(max_mb * 2**20), timeout_s=timeout_s, queue=queue)
+    serve_model(load(model, device=device, runtime=runtime), host=host, port=port, token=token, limits=limits)
+
+
 def pack(model: str | Path, out: str | Path) -> "Packed":
     """Write what a code competition takes: a zip with model, code and a script that needs no network.
 

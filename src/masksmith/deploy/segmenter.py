@@ -105,13 +105,15 @@ class Segmentation:
     def __init__(
         self, image: Image, codes: UInt16[np.ndarray, "h w k"], mask: AnyMask, model: "Segmenter"
     ) -> None:
-        self.image, self.mask, self._codes, self._model = image, mask, codes, model
+        self.image, self.mask, self._model = image, mask, model
+        self.codes = codes
+        """Probabilities as 16-bit codes: 65535 is 1."""
         self.classes = model.classes
 
     @property
     def probs(self) -> Shaped[np.ndarray, "h w k"]:
         """Probabilities of the classes, 0…1; of objects: foreground, border, distance."""
-        return self._codes.astype(np.float32) / MAX_CODE
+        return self.codes.astype(np.float32) / MAX_CODE
 
     @property
     def objects(self) -> list[Shaped[np.ndarray, "h w"]]:
@@ -128,7 +130,7 @@ class Segmentation:
     @property
     def confidence(self) -> float:
         """How sure the probabilities are on average, 0.5…1 of a binary mask."""
-        return certainty(self._codes, exclusive=self._model.target.exclusive)
+        return certainty(self.codes, exclusive=self._model.target.exclusive)
 
     def overlay(self, alpha: float = 0.5) -> UInt8[np.ndarray, "h w 3"]:
         """Return the image with the mask over it in colours."""
