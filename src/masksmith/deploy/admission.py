@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from fastapi import Request
 
 _OPEN = frozenset({"/", "/health", "/docs", "/openapi.json"})
-"""Paths that need no token: they say nothing about the model or any image."""
+"""Paths that need no token: pages, and how to ask; they say no more of the model than the numbers it takes."""
 _MULTIPART = 2**16
 """Bytes that a multipart body may have beyond the file's."""
 

@@ -14,6 +14,7 @@ import json
 import logging
 import math
 import os
+import re
 import socket
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -84,7 +85,7 @@ def make_app(
         worker.close()
 
     app = FastAPI(
-        title=f"masksmith: {model.bundle.facts.name}",
+        title="masksmith",
         version=masksmith.__version__,
         docs_url=None,  # these pages load scripts from elsewhere
         redoc_url=None,
@@ -302,6 +303,10 @@ table{font-size:.9rem}th{text-align:left;padding-right:1.5rem;white-space:nowrap
 h2{margin-top:2rem}"""
 
 
+def _code(text: str) -> str:
+    return re.sub(r"`([^`]+)`", r"<code>\1</code>", html.escape(text))
+
+
 def docs_page(schema: dict[str, Any]) -> str:
     """Return the OpenAPI description as a plain page, without scripts."""
     parts = [
@@ -311,7 +316,7 @@ def docs_page(schema: dict[str, Any]) -> str:
     for path, methods in schema["paths"].items():
         for method, one in methods.items():
             parts.append(f"<h2><code>{method.upper()} {html.escape(path)}</code></h2>")
-            parts += [f"<p>{html.escape(one.get(key, ''))}</p>" for key in ("summary", "description")]
+            parts += [f"<p>{_code(one.get(key, ''))}</p>" for key in ("summary", "description")]
             rows = [
                 (f"{item['name']} (query)", json.dumps(item["schema"])) for item in one.get("parameters", [])
             ]
