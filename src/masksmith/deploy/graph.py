@@ -105,6 +105,13 @@ def _border(
     return found, before
 
 
+def _contiguous(model: SegmentationModel) -> SegmentationModel:
+    """Return a copy in float32 with its channels outermost: with another order of strides torch.export fixes the batch."""
+    move: Any = copy.deepcopy(model).float().eval().to  # the stubs leave memory_format out
+    found: SegmentationModel = move(memory_format=torch.contiguous_format)
+    return found
+
+
 class Member(nn.Module):
     """A trained fold: pixels (b, c, h, w) as the file has them to probabilities (b, k, h, w)."""
 
@@ -118,7 +125,7 @@ class Member(nn.Module):
         scalars: list[int],
     ) -> None:
         super().__init__()
-        self.models = nn.ModuleList(copy.deepcopy(model).float().eval() for model in models)
+        self.models = nn.ModuleList(_contiguous(model) for model in models)
         self.scale, self.size, self.combine, self.scalars = scale, size, combine, scalars
         self.largest = scale.largest
         self.divisor, self.exclusive = models[0].divisor, models[0].exclusive
