@@ -296,3 +296,16 @@ def test_members_of_different_tiles_are_refused(tmp_path):
     model.bundle.facts.members[0].recipe["prediction"]["tile_hw"] = [40, 40]
     with pytest.raises(InputError, match="its members cut images into different tiles"):
         module.build_graph(model, mask=False)
+
+
+def test_the_command_prints_the_parity_and_refuses_with_2(tmp_path):
+    from typer.testing import CliRunner
+
+    from masksmith.cli import app
+
+    bundle = tiny_bundle(tmp_path / "m.msk", BINARY)
+    command = ["export", str(bundle), "--format", "onnx", "--out", str(tmp_path / "m.onnx")]
+    done = CliRunner().invoke(app, command)
+    assert "m.onnx: onnx fp32" in done.stdout
+    assert "largest difference" in done.stdout
+    assert isinstance(CliRunner().invoke(app, [*command, "--precision", "bf16"]).exception, InputError)
