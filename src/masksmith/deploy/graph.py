@@ -106,7 +106,7 @@ def _border(
 
 
 def _contiguous(model: SegmentationModel) -> SegmentationModel:
-    """Return a copy in float32 with its channels outermost: with another order of strides torch.export fixes the batch."""
+    """Return a copy in float32, channels outermost: with another order of strides torch.export fixes the batch."""
     move: Any = copy.deepcopy(model).float().eval().to  # the stubs leave memory_format out
     found: SegmentationModel = move(memory_format=torch.contiguous_format)
     return found
