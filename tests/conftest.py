@@ -3,8 +3,12 @@ import shutil
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 import masksmith as ms  # first: its guard lets torchvision import beside a CPU build of torch
+
+settings.register_profile("untimed", deadline=None)  # speed belongs in benchmarks
+settings.load_profile("untimed")
 
 SHARED = os.environ.get("MASKSMITH_SHARED")
 

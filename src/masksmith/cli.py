@@ -227,15 +227,40 @@ def apply(
     model: Annotated[Path, typer.Argument(help="What `masksmith bundle` made.")],
     inputs: Annotated[list[str], typer.Argument(help="Images, folders, archives, or quoted patterns.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the masks and apply.csv.")],
+    write: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--write",
+            help="What else is written: overlay, tiff, geotiff, geojson, probs, probs-geotiff, nifti, dicom-seg, coco "
+            "or rle; repeatable.",
+        ),
+    ] = None,
     overlay: Annotated[bool, typer.Option("--overlay", help="Also write pictures with the masks.")] = False,
+    dialect: Annotated[str, typer.Option("--dialect", help="Of --write rle.")] = "tgs",
     table: Annotated[
         Path | None, typer.Option("--table", help="CSV with the numbers that the model takes, by id.")
     ] = None,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Look for new and changed files until Ctrl-C.")
+    ] = False,
+    every: Annotated[float, typer.Option("--every", help="Seconds between two looks.")] = 1.0,
     device: Device = None,
     runtime: Annotated[str | None, typer.Option("--runtime", help="torch or openvino.")] = None,
 ) -> None:
     """Segment new images with a trained model."""
-    done = masksmith.apply(model, inputs, out, overlay=overlay, table=table, device=device, runtime=runtime)
+    done = masksmith.apply(
+        model,
+        inputs,
+        out,
+        write=write or (),
+        overlay=overlay,
+        dialect=dialect,
+        table=table,
+        watch=watch,
+        every_s=every,
+        device=device,
+        runtime=runtime,
+    )
     print(done)
     if done.refused:
         raise typer.Exit(EXIT_PARTLY)

@@ -259,8 +259,12 @@ def apply(
     inputs: str | Path | Sequence[str | Path],
     out: str | Path,
     *,
+    write: Sequence[str] = (),
     overlay: bool = False,
+    dialect: str = "tgs",
     table: str | Path | None = None,
+    watch: bool = False,
+    every_s: float = 1.0,
     device: str | None = None,
     runtime: str | None = None,
 ) -> "Applied":
@@ -270,8 +274,13 @@ def apply(
         model: What ``bundle`` or ``export`` made.
         inputs: Files, folders (with sub-folders), archives or patterns of names, one or several.
         out: Folder of the results: absent, empty or one of an earlier call, which is gone on with.
-        overlay: Whether to write pictures of the masks over the images, ``out/overlays/ID.png``.
+        write: What else is written: overlay, tiff, geotiff (with georeference and no-data), geojson, probs,
+            probs-geotiff, nifti, dicom-seg, coco, rle. Each has a folder or a file in ``out`` that is named so.
+        overlay: The same as ``overlay`` in ``write``: pictures of the masks over the images, ``out/overlays/ID.png``.
+        dialect: Of the run-lengths.
         table: CSV file with the numbers that the model takes beside each image, by id.
+        watch: Whether to look for new and changed files until Ctrl-C or SIGTERM.
+        every_s: Seconds between two looks.
         device: As for ``load``.
         runtime: As for ``load``.
 
@@ -279,7 +288,9 @@ def apply(
         How many images were segmented, and what could not be used and why; such files do not stop the rest.
 
     Raises:
-        InputError: The model or an input is not there, or ``out`` holds files of others.
+        InputError: The model or an input is not there, ``out`` holds files of others, or what is to be written is
+            unknown or lacks its package.
+        StoppedError: Ctrl-C or SIGTERM; what is finished stays.
     """
     from masksmith.deploy.apply import apply_model, read_scalars
 
@@ -287,7 +298,15 @@ def apply(
     segmenter = load(model, device=device, runtime=runtime)
     numbers = None if table is None else read_scalars(Path(table), segmenter.scalars)
     with interrupt.graceful():
-        return apply_model(segmenter, given, Path(out), overlays=overlay, table=numbers)
+        return apply_model(
+            segmenter,
+            given,
+            Path(out),
+            write=[*write, *["overlay"] * overlay],
+            dialect=dialect,
+            table=numbers,
+            watch_s=every_s if watch else None,
+        )
 
 
 def serve(

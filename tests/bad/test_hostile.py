@@ -120,6 +120,17 @@ def test_archives_that_are_refused(tmp_path):
     is_refused(r"the members 'a\.csv' and 'b\.csv' share their bytes; do not trust")
 
 
+def test_members_without_a_name_or_with_one_that_is_no_utf8(tmp_path):
+    path = packed(tmp_path / "a.zip", [("ü.csv", b"x")])
+    raw = path.read_bytes()
+    path.write_bytes(raw.replace("ü".encode(), b"\xff\xff", 1))  # in the local header alone
+    with pytest.raises(InputError, match=r"a/ü\.csv: cannot be read \('utf-8' codec can't decode byte 0xff"):
+        Tree(tmp_path).read("a/ü.csv")
+    path.write_bytes(raw.replace(b"\xc3\xbc.csv", b"\0i.csv"))
+    with pytest.raises(InputError, match=r"a\.zip: the member '' climbs out of the archive"):
+        Tree(tmp_path)
+
+
 def test_an_archive_in_an_archive_stays_closed(tmp_path):
     inner = packed(tmp_path / "inner.zip", [("images/a.png", png())])
     packed(tmp_path / "data" / "outer.zip", [("inner.zip", inner.read_bytes())])

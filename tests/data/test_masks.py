@@ -124,7 +124,10 @@ def test_values_that_can_be_read_in_two_ways_are_refused():
 def test_no_masks():
     for mask, message in (
         (np.array([[[0, 1, 2]]], np.uint8), "m.png: a mask in colours"),
-        (np.ones((2, 2, 1), np.float32), "m.png: a mask of float32; expected whole numbers"),
+        (
+            np.full((2, 2, 1), 0.5, np.float32),
+            "m.png: a mask of float32 with the value 0.5; expected whole numbers",
+        ),
     ):
         with pytest.raises(InputError, match=message):
             mask_levels(mask, where="m.png")

@@ -212,7 +212,7 @@ def test_what_leaves_its_image_is_said_or_refused():
     ]
     with pytest.raises(InputError, match="5 drawings cannot be used") as caught:
         check_drawings(away, sizes)
-    for text in ("x 30, y 0", "y -9", "run-lengths of 9 pixels", "turned by EXIF", "says 40x60"):
+    for text in ("x 30, y 0", "y -9", "run-lengths of 9 pixels", "says 30x20", "says 40x60"):
         assert text in str(caught.value)
 
 

@@ -80,7 +80,7 @@ def parquet_bytes(columns):
     from pyarrow import parquet
 
     file = io.BytesIO()
-    parquet.write_table(pyarrow.table(columns), file)
+    parquet.write_table(pyarrow.table(columns) if isinstance(columns, dict) else columns, file)
     return file.getvalue()
 
 
@@ -110,6 +110,11 @@ def test_packed_tables_and_parquet(tmp_path, monkeypatch):
     (root / "train.csv.gz").write_bytes(gzip.compress(raw)[:-9])
     with pytest.raises(InputError, match=r"train\.csv\.gz: cannot be unpacked \(.*\); download it again"):
         parse_table(gzip.compress(raw)[:-9], where="train.csv.gz")
+    import pyarrow
+
+    twice = pyarrow.Table.from_arrays([pyarrow.array(["a"])] * 2, names=["id", "id"])
+    with pytest.raises(InputError, match=r"t\.parquet: "):
+        parse_table(parquet_bytes(twice), where="t.parquet")
     with pytest.raises(InputError, match=r"no columns of texts or numbers"):
         parse_table(parquet_bytes({"l": [[1]]}), where="t.parquet")
     monkeypatch.setattr(table, "MAX_BYTES", 10)
@@ -252,6 +257,25 @@ def test_cells_that_are_no_run_lengths(tmp_path):
         write_table(root / "sample_submission.csv", KAGGLE, [("t0", ""), ("t1", "")])
         with pytest.raises(InputError, match=r"train\.csv: the column 'EncodedPixels' holds"):
             read_catalog(root)
+
+
+def test_what_keeps_masks_and_images_from_being_found_is_named(tmp_path):
+    root = download(tmp_path / "data", rows=told(truth(), "tgs"))
+    raw = (root / "train.csv").read_bytes()
+    (root / "train.csv").write_bytes(raw + "größe,1 1\n".encode("latin-1"))
+    with pytest.raises(
+        InputError, match=r"tables cannot be read: train\.csv: not a UTF-8 text file \(byte \d+\)"
+    ):
+        read_catalog(root)
+    with zipfile.ZipFile(tmp_path / "all.zip", "w") as archive:  # a contest's download as a whole
+        archive.writestr("train.csv", raw)
+        archive.writestr("train.zip", b"x")
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "all.zip").rename(tmp_path / "whole" / "all.zip")
+    with pytest.raises(
+        InputError, match=r"all/train\.csv has run-lengths of 8: .*; unpack all/train\.zip first"
+    ):
+        read_catalog(tmp_path / "whole")
 
 
 def test_masks_of_the_first_pixel_are_said(tmp_path):

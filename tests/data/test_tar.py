@@ -105,6 +105,10 @@ def test_archives_that_are_refused(tmp_path, monkeypatch):
         ([("../a.csv", b"x")], rf"the member '\.\./a\.csv' {climbs}"),
         ([("/etc/a.csv", b"x")], rf"the member '/etc/a\.csv' {climbs}"),
         ([("c:/a.csv", b"x")], climbs),
+        (
+            [("gr\udcf6n.csv", b"x")],
+            r"the member 'gr\\udcf6n\.csv' has a name that is not valid UTF-8; unpack",
+        ),
         ([("a/b.csv", b"x"), ("a//b.csv", b"y")], r"the member 'a//b\.csv' appears twice"),
         ([special("a.csv", tarfile.SYMTYPE, "../../secret")], rf"the member 'a\.csv' {leads}"),
         ([special("a.csv", tarfile.SYMTYPE, "/etc/passwd")], leads),

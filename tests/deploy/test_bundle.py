@@ -203,7 +203,7 @@ def test_a_folder_keeps_its_paths_and_bad_files_do_not_stop_the_rest(model, tmp_
 
 def test_an_interrupted_call_goes_on_and_ends_with_the_same_files(model, tmp_path, monkeypatch):
     folder = photographs(tmp_path / "new")
-    monkeypatch.setattr("masksmith.deploy.apply.CHUNK_IMAGES", 1)
+    monkeypatch.setattr("masksmith.deploy.chunks.CHUNK_IMAGES", 1)
     clean = ms.apply(model, folder, tmp_path / "clean")
     calls = []
 

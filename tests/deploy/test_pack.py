@@ -67,6 +67,9 @@ def test_without_a_sample_the_images_come_by_name(model, trained, example, tmp_p
     sample.write_text("id,rle_mask\nabsent,\n")
     with pytest.raises(InputError, match="no image for the id 'absent'; 8 images were given"):
         write_submission(model, [str(example / "data/test.zip")], tmp_path / "s.csv", sample=sample)
+    (tmp_path / "broken.zip").write_bytes(b"PK\x03\x04")
+    with pytest.raises(InputError, match="not a whole zip archive"):
+        write_submission(model, [str(tmp_path / "broken.zip")], tmp_path / "s.csv")
     with pytest.raises(InputError, match=r"expected a name that ends in \.zip"):
         ms.pack(model, tmp_path / "pack.tar")
 

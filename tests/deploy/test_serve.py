@@ -20,7 +20,7 @@ import masksmith as ms
 from masksmith.core.errors import InputError
 from masksmith.data.rle import mask_to_runs
 from masksmith.data.target import BINARY, Target
-from masksmith.deploy.answers import background_of, layers_of, polygons
+from masksmith.deploy.answers import layers_of, polygons
 from masksmith.deploy.segmenter import Segmenter
 from tests.deploy.tiny import noise, tiny_bundle
 
@@ -118,8 +118,6 @@ def test_polygons_have_holes_and_lie_in_the_image():
     assert sorted(map(tuple, first[0]["outer"])) == [(3, 2), (3, 7), (9, 2), (9, 7)]
     assert len(first[0]["holes"]) == 1
     assert second == [{"outer": [[11, 0]], "holes": []}]
-    assert (background_of(CLASSES), background_of(BINARY)) == (1, 0)
-    assert background_of(Target("multiclass", ("sky", "sea"), (1, 2))) == 0
 
 
 def test_formats_are_told_by_their_bytes(model):

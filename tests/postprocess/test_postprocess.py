@@ -367,6 +367,19 @@ def test_small_regions_go_as_in_a_flood_fill(seed, area_frac, density):
     np.testing.assert_array_equal(remove_small(mask, area_frac), flood_fill(mask, area_frac))
 
 
+def test_small_regions_of_a_large_mask_go_in_bands_of_rows(monkeypatch):
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        mask = (
+            rng.random((int(rng.integers(2, 40)), int(rng.integers(1, 30)))) < rng.uniform(0.1, 0.7)
+        ).astype(np.uint8)
+        area_frac = float(rng.uniform(0, 0.2))
+        whole = remove_small(mask, area_frac)
+        with monkeypatch.context() as patched:
+            patched.setattr("masksmith.postprocess.operators._BAND_PIXELS", int(rng.integers(1, mask.size)))
+            np.testing.assert_array_equal(remove_small(mask, area_frac), whole)
+
+
 def test_a_region_of_just_the_share_is_removed():
     mask = np.zeros((10, 10), np.uint8)
     mask[0, :4] = mask[4, :5] = 1

@@ -81,5 +81,5 @@ def test_invalid(tmp_path):
     with pytest.raises(InputError, match="the column 'class' is missing"):
         validate(tmp_path, PLAIN)
     odd = Target("multilabel", ("../x", "person"))
-    with pytest.raises(InputError, match=r"masks \(labels\): the id '../x' cannot be a file name"):
+    with pytest.raises(InputError, match=r"masks \(labels\): the name '../x' cannot be that of a folder"):
         write_outputs(tmp_path / "other" / "masks", tmp_path / "other.csv", PLAIN, masks().values(), odd)

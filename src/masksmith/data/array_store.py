@@ -7,6 +7,15 @@ import numpy as np
 
 from masksmith.core.arrays import Shaped
 
+_BAND_PIXELS = 2**24
+
+
+def bands_of(height: int, width: int) -> Iterator[slice]:
+    """Yield the rows of an image in bands; their heights are multiples of 512, the side of a tile in a file."""
+    step = max(1, _BAND_PIXELS // width // 512) * 512
+    for row in range(0, height, step):
+        yield slice(row, min(height, row + step))
+
 
 @runtime_checkable
 class Images(Protocol):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from masksmith.core.arrays import UNJUDGED, Image, Mask, Shaped, UInt8
+from masksmith.core.arrays import IGNORE, UNJUDGED, Image, Mask, Shaped, UInt8
 from masksmith.core.errors import InputError
 from masksmith.core.files import digest, read_json, remove, write_json
 from masksmith.core.ledger import Ledger
@@ -24,7 +24,8 @@ from masksmith.data.decode.headers import image_size
 from masksmith.data.decode.orientation import is_sideways, read_orientation
 from masksmith.data.decode.palette import decode_indices, read_palette
 from masksmith.data.decode.pictures import is_grey
-from masksmith.data.decode.reader import ImageReader
+from masksmith.data.decode.reader import STACKS, ImageReader, ending
+from masksmith.data.decode.tiff import read_no_data
 from masksmith.data.dialect import differing_pixels
 from masksmith.data.findings import Finding, refuse_all
 from masksmith.data.georeference import Georeference, differing_grids, read_georeference
@@ -96,33 +97,50 @@ class _Kind:
     """Ids of the images that are stored turned or mirrored, as their EXIF orientation says, and are set upright."""
     as_stored: dict[str, str]
     """Path -> id of those that stay as they are stored, for so are their masks."""
+    gaps: dict[str, int]
+    """Image -> pixels in which no band has data, where there are some."""
+    mixed: str
+    """Types of measurements that became float32."""
 
 
 def _survey(reader: ImageReader, catalog: Catalog) -> _Kind:
     samples = [*catalog.train, *catalog.test]
-    coloured, dtypes, sizes, places = False, set(), {}, {}
+    coloured, dtypes, sizes, places, gaps = False, set(), {}, {}, {}
     bands: dict[int, str] = {}
     problems = []
     turns = _Turns()
     for sample in track(samples, total=len(samples), what="looking at images"):
+        height = width = empty = 0
         try:
-            image = reader.sample(sample, upright=not turns.stays(reader, sample))
+            upright = reader.is_large(sample) or not turns.stays(reader, sample)
+            for image in reader.rows(sample, upright=upright):
+                height, width = height + image.shape[0], image.shape[1]
+                coloured = coloured or (image.shape[2] == 3 and not is_grey(image))
+                empty += 0 if (missing := reader.missing(sample, image)) is None else int(missing.sum())
+            with reader.opened(sample.image) as file:
+                place = read_georeference(file)
         except InputError as error:
             problems.append(str(error))
             continue
-        sizes[sample.image] = image.shape[:2]
+        sizes[sample.image] = height, width
         dtypes.add(image.dtype.type)
         bands.setdefault(image.shape[2], sample.image)
-        coloured = coloured or (image.shape[2] == 3 and not is_grey(image))
-        if (place := read_georeference(reader.raw(sample.image))) is not None:
+        if place is not None:
             places[sample.image] = place
+        if empty:
+            gaps[sample.image] = empty
     refuse_all(problems, what="images")
+    names = " and ".join(sorted(np.dtype(one).name for one in dtypes))
+    mixed = ""
+    if len(dtypes) > 1 and all(ending(sample.image.partition("#")[0]) in STACKS for sample in samples):
+        # measurements: one scanner writes them with a sign, another without
+        mixed, dtypes = names, {np.float32}
     if len(dtypes) > 1:
-        names = " and ".join(sorted(np.dtype(one).name for one in dtypes))
         raise InputError(f"{reader.tree.root}: images of types {names} mixed; convert them to one type")
     channels = _common_channels(bands, coloured=coloured, where=str(reader.tree.root))
     turns.settle(sizes)
-    return _Kind(channels, dtypes.pop(), sizes, places, list(turns.turned.values()), turns.as_stored)
+    turned = list(turns.turned.values())
+    return _Kind(channels, dtypes.pop(), sizes, places, turned, turns.as_stored, gaps, mixed)
 
 
 class _Turns:
@@ -141,12 +159,12 @@ class _Turns:
         if read_orientation(raw) == 1:
             return False
         stored = image_size(raw)
-        mask = sample.mask or next(iter((sample.label_masks or {}).values()), None)
+        drawn = _drawn_size(reader, sample)
         if is_sideways(raw):
             self._sideways.add(sample.image)
-        if mask is None or stored is None or stored[0] == stored[1] or not is_sideways(raw):
+        if drawn is None or stored is None or stored[0] == stored[1] or not is_sideways(raw):
             self._open.add(sample.image)
-        elif _size_of(reader, mask) == stored:
+        elif drawn == stored:
             self._votes += 1
             self.as_stored[sample.image] = sample.id
             return True
@@ -161,6 +179,14 @@ class _Turns:
             self.as_stored[path] = self.turned.pop(path)
             if path in self._sideways and path in sizes:
                 sizes[path] = sizes[path][::-1]
+
+
+def _drawn_size(reader: ImageReader, sample: Sample) -> tuple[int, int] | None:
+    """Return the size of a sample's mask, or what the file of its shapes states; None where neither tells."""
+    if sample.drawn_hw is not None:
+        return sample.drawn_hw[0], sample.drawn_hw[1]
+    mask = sample.mask or next(iter((sample.label_masks or {}).values()), None)
+    return None if mask is None else _size_of(reader, mask)
 
 
 def _size_of(reader: ImageReader, path: str) -> tuple[int, int] | None:
@@ -205,8 +231,10 @@ def _write_images(path: Path, reader: ImageReader, samples: list[Sample], kind: 
     shapes = [(sample.id, (*kind.sizes[sample.image], kind.channels)) for sample in samples]
     writer = StoreWriter(path, shapes, dtype=kind.dtype)
     for sample in track(samples, total=len(samples), what=f"decoding {path.stem}"):
-        image = reader.sample(sample, upright=sample.image not in kind.as_stored)
-        writer.write(sample.id, _fit_channels(image, kind.channels))
+        first = 0
+        for rows in reader.rows(sample, upright=sample.image not in kind.as_stored):
+            writer.write_rows(sample.id, first, _fit_channels(rows, kind.channels))
+            first += len(rows)
     writer.close()
 
 
@@ -263,7 +291,39 @@ def _drawn_mask(
     place, own = kind.places.get(sample.image), read_georeference(raw)
     if place is not None and own is not None and (apart := differing_grids(place, own, size)):
         raise InputError(f"{path}: {apart}; reproject or resample the mask onto the grid of {sample.image}")
+    levels = levels if colours else _without_no_data(levels, raw)
     return _DrawnMask(levels, is_lossy(raw), palette, colours)
+
+
+def _without_no_data(levels: Shaped[np.ndarray, "h w"], raw: bytes) -> Shaped[np.ndarray, "h w"]:
+    """Return a mask's values with -1 where the file declares that there is no data; a declared 0 is background."""
+    declared = read_no_data(raw)
+    if declared in (None, 0, -1) or not (missing := levels == declared).any():
+        return levels
+    return np.where(missing, np.int32(UNJUDGED), levels)
+
+
+def _unjudge(reader: ImageReader, sample: Sample, mask: Shaped[np.ndarray, "h w *k"], kind: _Kind) -> None:
+    """Mark in a mask, in place, where its image has no data: it is not judged there."""
+    if sample.image in kind.gaps:
+        missing = reader.missing(sample, reader.sample(sample, upright=sample.image not in kind.as_stored))
+        mask[missing] = IGNORE if mask.dtype == np.uint8 else UNJUDGED
+
+
+def _image_findings(catalog: Catalog, kind: _Kind) -> list[Finding]:
+    said = (
+        [Finding("note", "types of images", f"{kind.mixed}; all are read as float32")] if kind.mixed else []
+    )
+    with_gaps = [sample for sample in [*catalog.train, *catalog.test] if sample.image in kind.gaps]
+    if not with_gaps:
+        return said
+    pixels = sum(kind.gaps[sample.image] for sample in with_gaps)
+    total = sum(height * width for height, width in kind.sizes.values())
+    detail = (
+        f"{len(with_gaps)} images have pixels without data (NaN, or what the file declares to mean so) in every band, "
+        f"{pixels / total:.2%} of all pixels; they are not judged"
+    )
+    return [*said, Finding("note", "pixels of no data", detail, [sample.id for sample in with_gaps])]
 
 
 def _packed(image: Image, *, where: str) -> Shaped[np.ndarray, "h w"]:
@@ -434,6 +494,7 @@ def _write_masks(path: Path, reader: ImageReader, catalog: Catalog, kind: _Kind)
         except InputError as error:
             problems.append(str(error))
             continue
+        _unjudge(reader, sample, mask, kind)
         counts.add(mask)
         writer.write(sample.id, mask)
     refuse_all(problems, what="masks")
@@ -474,6 +535,7 @@ def _write_objects(
         except InputError as error:
             problems.append(str(error))
             continue
+        _unjudge(reader, sample, objects.labels, kind)
         writer.write(sample.id, objects.labels[..., None])
         unjudged += int((objects.labels == UNJUDGED).sum())
         found[sample.id] = replace(objects, labels=np.zeros((0, 0), np.int32))  # the counts alone are kept
@@ -531,12 +593,13 @@ def build_cache(catalog: Catalog, folder: Path) -> Cache:
     logger.info("reading %d training and %d test images", len(catalog.train), len(catalog.test))
     reader = ImageReader(Tree(Path(catalog.root)))
     forget_cache(folder)
-    for name, ending in product(_STORES, (".npy", ".csv")):
-        remove(folder / f"{name}{ending}")
+    for name, suffix in product(_STORES, (".npy", ".csv")):
+        remove(folder / f"{name}{suffix}")
     kind = _survey(reader, catalog)
     _write_images(folder / "train_images.npy", reader, catalog.train, kind)
     convention = _write_masks(folder / "train_masks.npy", reader, catalog, kind)
-    convention = replace(convention, findings=[*convention.findings, *_turn_findings(kind)])
+    found = [*convention.findings, *_turn_findings(kind), *_image_findings(catalog, kind)]
+    convention = replace(convention, findings=found)
     for finding in convention.findings:
         logger.info("%s: %s: %s", finding.level, finding.title, finding.detail)
     write_json(folder / _FINDINGS, [asdict(finding) for finding in convention.findings])

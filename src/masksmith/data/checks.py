@@ -13,7 +13,7 @@ from masksmith.data.catalog import Catalog
 from masksmith.data.findings import LEVELS, Finding, some
 from masksmith.data.groups import Likeness, find_likeness
 from masksmith.data.leaks import leak_findings
-from masksmith.data.look import band_range, is_constant, number_names, pixel_hash
+from masksmith.data.look import are_constant, band_range, hash_of_parts, number_names
 from masksmith.data.shift import Shift, measure_shift, shift_finding
 from masksmith.data.store import Store
 from masksmith.data.target import BINARY, Target
@@ -48,14 +48,15 @@ class CheckReport:
 
 def constant_ids(images: Store) -> list[str]:
     """Return the ids of the images without any content (all black, say); damage could make more of them."""
-    return [name for name in images if is_constant(images.checked(name))]
+    return [name for name in images if are_constant(images.parts(name))]
 
 
 def duplicate_groups(images: Store) -> dict[str, list[str]]:
     """Return pixel hash -> ids for every image; a list longer than one is a set of identical images."""
     groups: dict[str, list[str]] = {}
     for name in images:
-        groups.setdefault(pixel_hash(images[name]), []).append(name)
+        shape = (*images.shape(name), images.channels)
+        groups.setdefault(hash_of_parts(images.parts(name), shape, images.dtype), []).append(name)
     return groups
 
 
@@ -79,7 +80,7 @@ def band_facts(images: Store, *, names: bool = True) -> list[BandFacts]:
     low, high = np.full(count, np.nan), np.full(count, np.nan)
     known: list[set[float] | None] = [set() if names else None for _ in range(count)]
     gaps = np.zeros(count, bool)
-    for image in (images[name] for name in images):
+    for image in (part for name in images for part in images.parts(name)):
         least, most = band_range(image)
         low, high = np.fmin(low, least), np.fmax(high, most)
         if image.dtype.kind == "f":

@@ -12,6 +12,7 @@ import numpy as np
 
 from masksmith.core.arrays import Shaped
 from masksmith.data.decode.headers import TIFF
+from masksmith.data.decode.silence import silence
 
 _SCALE, _TIEPOINT, _TRANSFORMATION, _KEYS, _DOUBLES = 33550, 33922, 34264, 34735, 34736
 _RASTER_TYPE, _POINT = 1025, 2
@@ -46,13 +47,16 @@ class Georeference:
         return f"origin ({c:.10g}, {f:.10g}), pixels of {abs(a):.6g}x{abs(e):.6g}{turned}"
 
 
-def read_georeference(raw: bytes) -> Georeference | None:
+def read_georeference(raw: bytes | io.BytesIO | io.BufferedReader) -> Georeference | None:
     """Return where a TIFF lies, None for a file without georeference. The file has been decoded before."""
-    if not raw.startswith(TIFF):
+    opened = io.BytesIO(raw) if isinstance(raw, bytes) else raw
+    begins = opened.read(4)
+    opened.seek(0)
+    if begins not in TIFF:
         return None
     import tifffile
 
-    with tifffile.TiffFile(io.BytesIO(raw)) as file:
+    with silence("tifffile"), tifffile.TiffFile(opened) as file:
         page = file.pages.first
         tags = {
             code: page.tags[code].value

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 import cv2
 import numpy as np
 
-from masksmith.core.arrays import IGNORE, Bool, Mask, Shaped, foreground_pixels
+from masksmith.core.arrays import IGNORE, Bool, Int32, Mask, Shaped, foreground_pixels
 from masksmith.core.errors import InputError
 from masksmith.data.colours import look_up, look_up_nearest
 from masksmith.data.decode.headers import JPEG
@@ -23,6 +23,8 @@ THRESHOLD = 128
 """Value from which on a pixel of a JPEG mask is foreground."""
 _TOP = 65535
 _UNJUDGED = -1
+_MOST_EXACT = 2**24
+"""Up to here float32 holds every whole number."""
 _BETWEEN = (32, 224)
 """Values of a JPEG mask that are near neither 0 nor 255: its noise stays below 32, edges lie within."""
 _MOST_ALONE = 10  # files of 0 and 255 for each of 0, 1 and 255, where others hold 0 and 1
@@ -48,17 +50,30 @@ def mask_levels(
 ) -> Shaped[np.ndarray, "h w"]:
     """Return a decoded mask file as one channel, with the largest 16-bit value brought to 255 unless as numbers.
 
+    Whole numbers that were stored as floating ones are whole numbers again (int32), and NaN is -1.
+
     Raises:
         InputError: The channels differ (a colour-coded mask), or the values are no whole numbers.
     """
     if mask.dtype.kind == "f":
-        raise InputError(f"{where}: a mask of {mask.dtype}; expected whole numbers, convert it to 8 bits")
+        mask = _whole_numbers(mask, where=where)
     if not is_grey(mask):
         raise InputError(f"{where}: a mask in colours; expected one channel with two values")
     levels = mask[..., 0]
     if levels.dtype == np.uint16 and not as_numbers and not (levels == IGNORE).any():
         levels = np.where(levels == _TOP, IGNORE, levels)
     return levels
+
+
+def _whole_numbers(mask: Shaped[np.ndarray, "h w c"], *, where: str) -> Int32[np.ndarray, "h w c"]:
+    whole = np.where(np.isnan(mask), np.float32(_UNJUDGED), mask)
+    if (whole != np.rint(whole)).any() or np.abs(whole).max(initial=0) > _MOST_EXACT:
+        odd = mask[(whole != np.rint(whole)) | (np.abs(whole) > _MOST_EXACT)][0]
+        raise InputError(
+            f"{where}: a mask of {mask.dtype} with the value {odd:g}; expected whole numbers, threshold it and write "
+            "8 bits"
+        )
+    return whole.astype(np.int32)
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ MOST_RATIO = 0.4
 LEAST_PAIRS = 10
 """Fewer pairs say nothing."""
 _TIMES_CHANCE = 10
-_BLOCK = 1024
+_BLOCK = 256
 _SIDES = ((1, 0), (3, 2))  # the right edge of one is the left edge of the other; bottom and top
 
 
@@ -88,9 +88,12 @@ def _take_best(
     at: Int[np.ndarray, " n"],
 ) -> None:
     """Bring the best and the second best of some rows up to date with a block, whose first column is ``offset``."""
+    own = np.arange(len(rows))
     place = alike.argmax(axis=1)
-    top = alike[np.arange(len(rows)), place]
-    two = np.partition(alike, -2, axis=1)[:, -2] if alike.shape[1] > 1 else np.full(len(rows), -1, np.float32)
+    top = alike[own, place]
+    alike[own, place] = -1
+    two = alike.max(axis=1)
+    alike[own, place] = top
     better = top > best[rows]
     second[rows] = np.maximum(np.where(better, best[rows], second[rows]), np.where(better, two, top))
     at[rows] = np.where(better, place + offset, at[rows])

@@ -5,7 +5,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import PurePosixPath
+from typing import NamedTuple
 
 from masksmith.core.errors import InputError
 from masksmith.data.decode.pictures import IMAGE_SUFFIXES
@@ -18,9 +18,9 @@ RLE_COLUMNS = ("rle_mask", "encodedpixels", "rle", "mask_rle", "annotation", "se
 CLASS_COLUMNS = ("classid", "class_id")
 LOOSE_CLASS_COLUMNS = ("class", "label", "category")
 """Names of a column of classes only where images have several rows: otherwise it says something of the image."""
-_PAIRS = re.compile(r"\s*\d+\s+\d+(\s+\d+\s+\d+)*\s*", re.ASCII)
-_LONG = re.compile(r"\s*\d+(\s+\d+){5,}\s*", re.ASCII)
-"""Three runs or more: not a box."""
+_MOST_LOOKED_AT = 2**16
+_LONG = 6
+"""Numbers of three runs: no box has so many."""
 _WIDE_WORDS = {"rle", "mask", "masks", "encodedpixels", "encoded", "pixels", "runs", "segmentation"}
 """Words by which a column for one class is named besides the class."""
 _WIDE_CLASS, _WIDE_RUNS = "class", "rle_mask"
@@ -70,17 +70,46 @@ def is_rle_name(column: str) -> bool:
     return column.lower() in RLE_COLUMNS
 
 
+class _Cells(NamedTuple):
+    """How many cells of a column are what."""
+
+    told: int
+    """Not empty."""
+    pairs: int
+    """Pairs of whole numbers."""
+    long: int
+    """Such pairs of three runs or more."""
+
+
+def _count_numbers(cell: str) -> int:
+    """Return how many whole numbers a cell holds, 0 where it holds anything else; of a long one the first."""
+    if len(cell) > _MOST_LOOKED_AT:  # the parts of a huge text take much memory
+        count = _count_numbers(cell[:_MOST_LOOKED_AT].rpartition(" ")[0])
+        return count - count % 2
+    parts = cell.split()
+    digits = "".join(parts)
+    return len(parts) if digits.isascii() and digits.isdigit() else 0
+
+
+def _cells(table: Table, column: str) -> _Cells:
+    if column not in table.known:
+        counts = [_count_numbers(cell) for row in table.rows if not is_empty(cell := row[column])]
+        pairs = [count for count in counts if count and count % 2 == 0]
+        table.known[column] = _Cells(len(counts), len(pairs), sum(count >= _LONG for count in pairs))
+    found: _Cells = table.known[column]
+    return found
+
+
 def reads_as_runs(table: Table, column: str) -> bool:
     """Whether a column holds run-lengths; one that is named so may have bad cells, which are refused one by one."""
-    cells = [cell for row in table.rows if not is_empty(cell := row[column])]
-    fitting = sum(_PAIRS.fullmatch(cell) is not None for cell in cells)
-    return 2 * fitting >= max(1, len(cells)) if is_rle_name(column) else 0 < fitting == len(cells)
+    cells = _cells(table, column)
+    return 2 * cells.pairs >= max(1, cells.told) if is_rle_name(column) else 0 < cells.pairs == cells.told
 
 
 def reads_as_answers(table: Table, column: str) -> bool:
     """Whether all cells of a column are run-lengths or empty."""
-    cells = (row[column] for row in table.rows)
-    return all(is_empty(cell) or _PAIRS.fullmatch(cell) for cell in cells)
+    cells = _cells(table, column)
+    return cells.pairs == cells.told
 
 
 def find_rle_columns(table: Table, *, bare: bool) -> list[str]:
@@ -100,14 +129,14 @@ def find_rle_columns(table: Table, *, bare: bool) -> list[str]:
 def unreadable_runs(table: Table) -> tuple[str, str] | None:
     """Return a column that is named as run-lengths and a cell of it that is none; None where there is none."""
     for column in table.columns:
-        cells = [cell for row in table.rows if not is_empty(cell := row[column])]
-        if is_rle_name(column) and cells and not reads_as_runs(table, column):
-            return column, next(cell for cell in cells if not _PAIRS.fullmatch(cell))
+        if is_rle_name(column) and _cells(table, column).told and not reads_as_runs(table, column):
+            told = (cell for row in table.rows if not is_empty(cell := row[column]))
+            return column, next(cell for cell in told if not _count_numbers(cell) or _count_numbers(cell) % 2)
     return None
 
 
 def _all_empty(table: Table, column: str) -> bool:
-    return all(is_empty(row[column]) for row in table.rows)
+    return not _cells(table, column).told
 
 
 def _wide_columns(table: Table, *, bare: bool) -> list[str]:
@@ -118,7 +147,7 @@ def _wide_columns(table: Table, *, bare: bool) -> list[str]:
     named = [one for one in fitting if _WIDE_WORDS & set(_words(one))]
     if len(named) > 1 and (bare or any(not _all_empty(table, one) for one in named)):
         return named
-    long = [one for one in fitting if any(_LONG.fullmatch(row[one]) for row in table.rows)]
+    long = [one for one in fitting if _cells(table, one).long]
     return long if len(long) > 1 else []
 
 
@@ -148,13 +177,13 @@ def _melted(table: Table, labels: Mapping[str, str]) -> Table:
 
 def without_ending(cell: str) -> str:
     """Return the name of an image without the ending of its file; folders stay."""
-    path = PurePosixPath(cell)
-    return cell[: -len(path.suffix)] if path.suffix.lower() in IMAGE_SUFFIXES else cell
+    base, _, suffix = cell.rpartition(".")
+    return base if f".{suffix.lower()}" in IMAGE_SUFFIXES and base[-1:] not in ("", "/") else cell
 
 
 def _stem(cell: str) -> str:
-    path = PurePosixPath(cell)
-    return path.stem if path.suffix.lower() in IMAGE_SUFFIXES else cell
+    base = without_ending(cell)
+    return base.rpartition("/")[2] if base != cell else cell
 
 
 def _name(cell: str) -> str:

@@ -315,10 +315,7 @@ def _extent(shape: Shape, size: tuple[int, int]) -> tuple[tuple[float, float], t
 
 def _other_size(sample: Sample, size: tuple[int, int]) -> str:
     height, width = sample.drawn_hw or size
-    turned = (
-        " (a picture turned by EXIF was drawn on as it lies in the file)" if (width, height) == size else ""
-    )
     return (
-        f"{sample.image}: it is {size[0]}x{size[1]}, but the file with its shapes says {height}x{width}{turned}; "
+        f"{sample.image}: it is {size[0]}x{size[1]}, but the file with its shapes says {height}x{width}; "
         "expected equal sizes; export the shapes again for these images"
     )

@@ -17,6 +17,8 @@ MAX_TEXT = 200
 MOST_INNER = 32
 """Most tables in inner folders that are read: more are taken for a file an image."""
 
+_KEPT = "tables"
+
 Key = tuple[str, str]
 """Split ("train" or "test") and id of an image: an id can be in both splits, and is two images then."""
 
@@ -41,8 +43,15 @@ def name_has(path: str, *words: str) -> bool:
 def read_tables(tree: Tree) -> tuple[dict[str, Table], dict[str, InputError]]:
     """Read the tables of a data folder; return them, and the errors of those that are none.
 
-    Those in its root count, and those in other folders as far as these are at most MOST_INNER.
+    Those in its root count, and those in other folders as far as these are at most MOST_INNER. They are read once.
     """
+    if _KEPT not in tree.kept:
+        tree.kept[_KEPT] = _read_tables(tree)
+    found: tuple[dict[str, Table], dict[str, InputError]] = tree.kept[_KEPT]
+    return dict(found[0]), dict(found[1])
+
+
+def _read_tables(tree: Tree) -> tuple[dict[str, Table], dict[str, InputError]]:
     tables: dict[str, Table] = {}
     errors: dict[str, InputError] = {}
     inner = [path for folder in tree.folders if folder for path in table_files(tree, folder)]

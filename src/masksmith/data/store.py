@@ -93,11 +93,11 @@ class _FlatFile:
             left, first = left - num, first + num
         return crc
 
-    def write(self, entry: Entry, raw: bytes, row: int = 0) -> None:
+    def write(self, entry: Entry, raw: memoryview, row: int = 0) -> None:
         """Write the bytes of an entry, or those from one of its rows on."""
         at, _ = self._place(entry)
         at += row * entry.w * entry.channels * self.dtype.itemsize
-        left = memoryview(raw)
+        left = raw
         while left:
             done = os.pwrite(self._descriptor, left, at)
             left, at = left[done:], at + done
@@ -105,6 +105,11 @@ class _FlatFile:
     def flush(self) -> None:
         """Bring what was written to the disk."""
         os.fsync(self._descriptor)
+
+
+def _bytes_of(array: np.ndarray, dtype: np.dtype) -> memoryview:
+    """Return the bytes of an array in this type; of one that lies in memory like that without a copy."""
+    return np.ascontiguousarray(array, dtype).reshape(-1).view(np.uint8).data
 
 
 def _index_path(path: Path) -> Path:
@@ -247,7 +252,7 @@ class StoreWriter:
         """Write one array."""
         place = self.entries[name]
         assert array.shape == (place.h, place.w, place.channels), (name, array.shape, place)
-        raw = np.ascontiguousarray(array, self._flat.dtype).tobytes()
+        raw = _bytes_of(array, self._flat.dtype)
         with no_room(self.path):
             self._flat.write(place, raw)
         self.entries[name] = replace(place, crc32=zlib.crc32(raw))
@@ -260,7 +265,7 @@ class StoreWriter:
         assert array.shape[1:] == (place.w, place.channels), (name, array.shape, place)
         assert first == before, (name, first, before)
         assert first + len(array) <= place.h, (name, first, array.shape, place)
-        raw = np.ascontiguousarray(array, self._flat.dtype).tobytes()
+        raw = _bytes_of(array, self._flat.dtype)
         with no_room(self.path):
             self._flat.write(place, raw, first)
         self.entries[name] = replace(place, crc32=zlib.crc32(raw, place.crc32 if before else 0))
@@ -361,6 +366,23 @@ class Store:
         if zlib.crc32(array.data) != self.entries[name].crc32:
             raise self._damaged(name)
         return array
+
+    def parts(self, name: str) -> Iterator[Shaped[np.ndarray, "n w c"]]:
+        """Yield ``store[name]`` some rows at a time, from the top; the checksum is compared with the last of them.
+
+        Raises:
+            InputError: The array was damaged since it was written.
+        """
+        entry, crc = self.entries[name], 0
+        row = entry.w * entry.channels
+        step = max(1, _CHUNK // max(1, row * self.dtype.itemsize))
+        for first in range(0, entry.h, step):
+            count = min(step, entry.h - first)
+            raw = self._bytes(name, first * row, count * row)
+            crc = zlib.crc32(raw, crc)
+            if first + count == entry.h and crc != entry.crc32:
+                raise self._damaged(name)
+            yield np.frombuffer(raw, self.dtype).reshape(count, entry.w, entry.channels)
 
     def window(self, name: str, rows: slice, columns: slice) -> Shaped[np.ndarray, "h w c"]:
         """Return a part of ``store[name]``, reading no other rows of it.

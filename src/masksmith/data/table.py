@@ -8,8 +8,8 @@ import re
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 from masksmith.core.config import suggest
 from masksmith.core.errors import InputError
@@ -34,6 +34,8 @@ class Table:
     path: str
     columns: list[str]
     rows: list[dict[str, str]]
+    known: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
+    """What was found out about columns, which are long: it is found out once."""
 
 
 @dataclass(frozen=True)
@@ -185,6 +187,7 @@ def parse_parquet(raw: bytes, *, where: str) -> Table:
             )
         columns = [field.name for field in file.schema_arrow if _is_plain(field.type)]
         cells = [_texts(file.read(columns=[name]).column(0).to_pylist()) for name in columns]
+        rows = [dict(zip(columns, row, strict=True)) for row in zip(*cells, strict=True)]
     # what pyarrow raises for damaged files: its own errors are of these kinds
     except (pyarrow.ArrowException, OSError, ValueError, KeyError, IndexError, MemoryError) as error:
         if isinstance(error, InputError):
@@ -192,7 +195,9 @@ def parse_parquet(raw: bytes, *, where: str) -> Table:
         raise InputError(f"{where}: not a whole Parquet file ({error}); download it again") from error
     if not columns:
         raise InputError(f"{where}: no columns of texts or numbers; expected ids, paths or run-lengths")
-    return Table(where, columns, [dict(zip(columns, row, strict=True)) for row in zip(*cells, strict=True)])
+    if len(set(columns)) < len(columns):
+        raise InputError(f"{where}: column names stand twice: {columns}; rename them")
+    return Table(where, columns, rows)
 
 
 def _is_plain(kind: "pyarrow.DataType") -> bool:

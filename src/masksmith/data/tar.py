@@ -60,11 +60,15 @@ def check_member_name(name: str, *, where: str) -> PurePosixPath:
     """Return the path of a member within its archive.
 
     Raises:
-        InputError: It leads out of the archive; ``where`` names archive and member.
+        InputError: It leads out of the archive or is no UTF-8; ``where`` names archive and member.
     """
     inner = PurePosixPath(name.replace("\\", "/"))
     if not inner.parts or inner.is_absolute() or ".." in inner.parts or ":" in inner.parts[0]:
         raise InputError(f"{where} climbs out of the archive; do not trust this file")
+    if any("\ud800" <= sign <= "\udfff" for sign in name):
+        raise InputError(
+            f"{where} has a name that is not valid UTF-8; unpack the archive and rename the file"
+        )
     return inner
 
 

@@ -5,6 +5,7 @@ unpacked; nothing is written into the folder. Where both lie there, the unpacked
 """
 
 import copy
+import os
 import struct
 import zipfile
 import zlib
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from masksmith.core.errors import InputError
 from masksmith.core.files import digest, file_digest
@@ -107,35 +109,44 @@ def _is_noise(path: PurePosixPath) -> bool:
     return any(part.startswith(".") or part.lower() in _NOISE for part in path.parts)
 
 
+def _files(root: Path) -> list[Path]:
+    """Return the files at any depth, sorted; folders behind links are left alone: they may lead in circles."""
+    found = (Path(folder) / name for folder, _, names in os.walk(root) for name in names)
+    return sorted(found)
+
+
 class Tree:
     """Every file of a data folder under its logical path ("train/images/a.png").
 
     Args:
         root: The folder.
         only: One file in it, or archive, that is looked at alone.
+        open_archives: Whether archives are opened; else they are left out.
 
     Raises:
         InputError: No such folder, an archive that is not to be trusted, a link that leads out, or a name that is no
             UTF-8.
     """
 
-    def __init__(self, root: Path, *, only: Path | None = None) -> None:
+    def __init__(self, root: Path, *, only: Path | None = None, open_archives: bool = True) -> None:
         if not root.is_dir():
             raise InputError(f"{root}: no such folder; expected a folder with the data (or its zip files)")
         self.root = root
         self._archives: dict[Path, zipfile.ZipFile | TarArchive] = {}
         self._members: dict[str, _Member] = {}
+        self.kept: dict[str, Any] = {}
+        """What was read of it once, by name, as the tables."""
         archives: list[Path] = []
-        for path in sorted(root.rglob("*")) if only is None else [only]:
+        for path in _files(root) if only is None else [only]:
             inner = PurePosixPath(path.relative_to(root).as_posix())
             if _is_noise(inner) or not path.is_file():
                 continue
             if any("\ud800" <= sign <= "\udfff" for sign in str(inner)):  # bytes that are no UTF-8
                 raise InputError(f"{root}: the name {str(inner)!r} is not valid UTF-8; rename the file")
-            if not path.resolve().is_relative_to(root.resolve()):
+            if path.is_symlink() and not path.resolve().is_relative_to(root.resolve()):
                 raise InputError(f"{path}: the link leads out of {root}; copy the file into the folder")
             if archive_suffix(path.name):
-                archives.append(path)
+                archives += [path] * open_archives
             else:
                 self._members[str(inner)] = _Member(None, str(inner))
         for path in archives:
@@ -158,7 +169,7 @@ class Tree:
         # what zipfile raises for damaged directories: bad fields, cut records, versions and names it does not know
         except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, struct.error) as error:
             raise InputError(f"{path}: not a whole zip archive ({error}); download it again") from error
-        infos = [info for info in archive.infolist() if not info.is_dir()]
+        infos = [info for info in archive.infolist() if not info.filename.endswith("/")]
         _check_members(path, infos)
         return [info.filename for info in infos]
 
@@ -219,6 +230,11 @@ class Tree:
         """Whether a file of that logical path lies there."""
         return path in self._members
 
+    def on_disk(self, path: str) -> Path | None:
+        """Return where a file lies, None where it is in an archive."""
+        member = self._members[path]
+        return self.root / member.name if member.archive is None else None
+
     def read(self, path: str) -> bytes:
         """Return the bytes of a file.
 
@@ -235,7 +251,15 @@ class Tree:
                 if isinstance(archive, TarArchive)
                 else _read_member(archive, member.name)
             )
-        except (OSError, EOFError, zipfile.BadZipFile, zlib.error, RuntimeError, struct.error) as error:
+        except (
+            OSError,
+            EOFError,
+            ValueError,
+            zipfile.BadZipFile,
+            zlib.error,
+            RuntimeError,
+            struct.error,
+        ) as error:
             raise InputError(f"{self.root / path}: cannot be read ({error})") from error
 
     def version(self, path: str) -> str:

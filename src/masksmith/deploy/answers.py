@@ -17,6 +17,7 @@ from masksmith.data.rle import mask_to_runs
 from masksmith.data.target import Target
 from masksmith.deploy.drawing import picture_of, png
 from masksmith.deploy.features import features, unlike
+from masksmith.deploy.picture import shown_classes
 from masksmith.deploy.segmenter import Segmentation, Segmenter
 from masksmith.postprocess.classes import ClassRule
 from masksmith.postprocess.labels import LabelRules
@@ -42,11 +43,6 @@ class Layer(NamedTuple):
     """Row and column of the box."""
 
 
-def background_of(target: Target) -> int:
-    """Return how many classes of a class map, the first, are a background that is not shown: 1 or 0."""
-    return int(target.exclusive and target.values[:1] == (0,))
-
-
 def layers_of(target: Target, mask: AnyMask) -> Iterator[Layer]:
     """Yield what a mask shows, of a class map all but a background of value 0; nothing that is empty."""
     classes = target.classes
@@ -59,7 +55,7 @@ def layers_of(target: Target, mask: AnyMask) -> Iterator[Layer]:
     if mask.ndim == 3:
         each = [(classes[at], mask[..., at]) for at in range(mask.shape[2])]
     elif target.exclusive:
-        each = [(classes[at], mask == at) for at in range(background_of(target), len(classes))]
+        each = [(name, mask == at) for at, name in shown_classes(target)]
     else:
         each = [(classes[0], mask)]
     yield from (Layer(name, None, np.ascontiguousarray(one, np.uint8)) for name, one in each if one.any())

@@ -26,7 +26,7 @@ from masksmith.core.files import file_digest, rename, write_json
 from masksmith.core.progress import logger, track
 from masksmith.core.randomness import stream
 from masksmith.data.array_store import ArrayStore
-from masksmith.data.checks import is_constant
+from masksmith.data.look import is_constant
 from masksmith.deploy.bundle import FORMAT_VERSION, ModelFacts
 from masksmith.deploy.exported import (
     SUFFIXES,
@@ -275,9 +275,8 @@ def _check_tiles(model: Segmenter) -> None:
 def example_of(model: Segmenter) -> tuple[Tensor, ...]:
     """Return inputs of a graph, two images of odd sizes, to trace it with."""
     facts, sizes = model.bundle.facts, [one.recipe.size for one in model.members]
-    side = (
-        4 * max(one.model.divisor for one in model.members) + 5
-    )  # so that no map is of one pixel, a special case
+    divisors = [one.model.divisor for one in model.members]
+    side = 4 * max(32, *divisors) + 5  # so that no map is of one pixel, a special case
     side = min([side, *(min(one.pad_hw) for one in sizes if one.pad_hw and not one.resize_hw)])
     shape = (2, side, side - 2, facts.channels)
     pixels = stream(0, 0, 0, 0).integers(0, 200, shape).astype(facts.dtype)

@@ -12,10 +12,9 @@ MARGIN = 0.25
 """An image is unlike the training set where a number lies further beyond its range there than this share of it."""
 
 
-def _thinned(images: Images, name: str) -> Image:
-    """Return every few pixels of a large image, and all of a small one."""
+def thinned(images: Images, name: str, step: int) -> Image:
+    """Return every ``step``-th row and column of an image, reading no others."""
     height, width = images.shape(name)
-    step = max(1, min(height, width) // _SIDE)
     if step == 1:
         return images[name]
     lines = (images.window(name, slice(row, row + 1), slice(0, width)) for row in range(0, height, step))
@@ -25,7 +24,7 @@ def _thinned(images: Images, name: str) -> Image:
 def features(images: Images, name: str) -> dict[str, float]:
     """Return size, and darkness, brightness and fine detail of each band; NaN does not count."""
     height, width = images.shape(name)
-    values = _thinned(images, name).astype(np.float32)
+    values = thinned(images, name, max(1, min(height, width) // _SIDE)).astype(np.float32)
     values[~np.isfinite(values)] = np.nan
     found = {"height": float(height), "width": float(width)}
     if np.isnan(values).all():

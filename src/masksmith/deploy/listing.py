@@ -2,13 +2,17 @@
 
 import glob
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from masksmith.core.errors import InputError
+from masksmith.data.decode.dicom import is_dicom
 from masksmith.data.decode.pictures import IMAGE_SUFFIXES
 from masksmith.data.decode.reader import STACKS, ImageReader, ending
 from masksmith.data.tree import Tree, archive_suffix
+
+_HEAD = 132  # bytes of a DICOM file up to the end of its mark
+_FORMS = {*IMAGE_SUFFIXES, *STACKS} - {".json"}  # images within annotations are no new images
 
 
 @dataclass(frozen=True)
@@ -22,45 +26,63 @@ class Item:
     reader: ImageReader
     version: str
     """Changes when the file does."""
+    error: str = ""
+    """Why it cannot be used: an archive that cannot be opened."""
 
 
-def list_items(inputs: Sequence[str | Path]) -> list[Item]:
+def list_items(inputs: Sequence[str | Path], *, may_be_empty: bool = False) -> list[Item]:
     """Return the files of images in files, folders (with sub-folders), archives and patterns, sorted by id.
+
+    Args:
+        inputs: What is to be segmented.
+        may_be_empty: Whether there may be no image yet.
 
     Raises:
         InputError: One is not there, or there is no image in any.
     """
     found: dict[str, Item] = {}
     for given in inputs:
-        for item in _items_of(given):
+        for item in _items_of(given, may_be_empty=may_be_empty):
             name = item.id
             if name in found and found[name].path != item.path:
                 name = item.path  # a.png and a.jpg
-            found[name] = Item(name, item.path, item.reader, item.version)
-    if not found:
+            found.setdefault(name, replace(item, id=name))
+    if not found and not may_be_empty:
         raise InputError(
             f"{', '.join(map(str, inputs))}: no images; expected files that end in "
-            f"{', '.join(sorted({*IMAGE_SUFFIXES, *STACKS}))}"
+            f"{', '.join(sorted(_FORMS))}"
         )
     return [found[name] for name in sorted(found)]
 
 
-def _items_of(given: str | Path) -> Iterator[Item]:
+def _items_of(given: str | Path, *, may_be_empty: bool) -> Iterator[Item]:
     path = Path(given)
     if path.is_dir():
-        yield from _in_tree(Tree(path))
+        yield from _in_tree(Tree(path, open_archives=False))
+        for archive in sorted(path.rglob("*")):
+            if archive_suffix(archive.name) and archive.is_file():
+                yield from _in_archive(path, archive)
+    elif path.is_file() and (suffix := archive_suffix(path.name)):
+        yield from _in_archive(path.parent, path, inside=f"{path.name[: -len(suffix)]}/")
     elif path.is_file():
-        suffix = archive_suffix(path.name)
-        inside = "" if suffix is None else f"{path.name[: -len(suffix)]}/"
-        yield from _in_tree(Tree(path.parent, only=path), named=suffix is None, inside=inside)
+        yield from _in_tree(Tree(path.parent, only=path), named=True)
     elif matches := sorted(glob.glob(str(given), recursive=True)):  # noqa: PTH207  (it may begin anywhere)
         for match in matches:
             if Path(match).is_file():
                 yield from _in_tree(Tree(Path(match).parent, only=Path(match)))
-    else:
+    elif not (may_be_empty and glob.has_magic(str(given))):
         raise InputError(
             f"{given}: no such file or folder; expected images, a folder of images or an archive"
         )
+
+
+def _in_archive(root: Path, path: Path, *, inside: str = "") -> Iterator[Item]:
+    try:
+        yield from _in_tree(Tree(root, only=path), inside=inside)
+    except InputError as error:  # the rest goes on
+        reader, stat = ImageReader(Tree(root, open_archives=False)), path.stat()
+        name = str(path.relative_to(root))
+        yield Item(name, name, reader, f"{stat.st_size} {stat.st_mtime_ns}", str(error))
 
 
 def _in_tree(tree: Tree, *, named: bool = False, inside: str = "") -> Iterator[Item]:
@@ -68,7 +90,19 @@ def _in_tree(tree: Tree, *, named: bool = False, inside: str = "") -> Iterator[I
     for folder in tree.folders:
         for path in tree.files(folder):
             kind = ending(path)
-            if named or kind in IMAGE_SUFFIXES or kind in STACKS:
-                place = PurePosixPath(path)
-                name = str(place.with_name(place.name[: len(place.name) - len(kind)] or place.name))
-                yield Item(name.removeprefix(inside), path, reader, tree.version(path))
+            if not (named or kind in _FORMS):
+                if not _is_unnamed_dicom(tree, path):
+                    continue
+                kind = ""
+            place = PurePosixPath(path)
+            name = str(place.with_name(place.name[: len(place.name) - len(kind)] or place.name))
+            yield Item(name.removeprefix(inside), path, reader, tree.version(path))
+
+
+def _is_unnamed_dicom(tree: Tree, path: str) -> bool:
+    """Whether a file without an ending, or one named by a UID, is DICOM, as scanners write them."""
+    place = tree.on_disk(path)
+    if place is None or place.suffix.lstrip(".").strip("0123456789"):
+        return False
+    with place.open("rb") as file:
+        return is_dicom(file.read(_HEAD))

@@ -20,7 +20,6 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from packaging.requirements import Requirement
 
-import masksmith
 from masksmith.core.arrays import AnyMask, Image
 from masksmith.core.errors import InputError
 from masksmith.core.files import atomic_path
@@ -28,7 +27,8 @@ from masksmith.core.progress import logger
 from masksmith.data.array_store import ArrayStore
 from masksmith.data.catalog import LabelRow, SubmissionFormat
 from masksmith.data.table import need_column, parse_table
-from masksmith.deploy.apply import CHUNK_BYTES, CHUNK_IMAGES, read_scalars
+from masksmith.deploy.apply import read_scalars
+from masksmith.deploy.chunks import CHUNK_BYTES, CHUNK_IMAGES
 from masksmith.deploy.listing import Item, list_items
 from masksmith.deploy.segmenter import Segmenter
 from masksmith.postprocess.rules import mask_of
@@ -84,7 +84,7 @@ def pack_model(model: Path, out: Path) -> Packed:
     cores = usable_cores()
     with atomic_path(out) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.write(model, "model.msk", zipfile.ZIP_STORED)
-        root = Path(masksmith.__file__).parent
+        root = Path(__file__).resolve().parents[1]
         for path in sorted(root.rglob("*")):
             if path.is_file() and "__pycache__" not in path.parts:
                 archive.write(path, f"masksmith/{path.relative_to(root).as_posix()}")
@@ -163,7 +163,7 @@ def write_submission(
         The number of images.
 
     Raises:
-        InputError: The sample names an image that is not there, or as Segmenter and list_items.
+        InputError: The sample names an image that is not there, an archive is broken, or as Segmenter and list_items.
     """
     segmenter = Segmenter(model)
     facts = segmenter.bundle.facts
@@ -171,6 +171,9 @@ def write_submission(
         raise InputError(f"{model}: it does not say what the judge expects; make the bundle again")
     form = SubmissionFormat.from_json(facts.submission)
     items = {PurePosixPath(item.id).name: item for item in list_items(inputs)}
+    for item in items.values():
+        if item.error:
+            raise InputError(item.error)
     names = sorted(items) if sample is None else _ids_of(sample, form, items)
     numbers = read_scalars(table, segmenter.scalars) if table else {}
 

@@ -6,7 +6,7 @@ the rule then makes a mask of the mean probabilities.
 
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,10 @@ from torch import Tensor
 from masksmith.core.arrays import AnyMask, Image, Shaped, UInt8, UInt16
 from masksmith.core.config import look_up
 from masksmith.core.errors import InputError
-from masksmith.data.array_store import ArrayStore, Images
-from masksmith.data.checks import is_constant
+from masksmith.data.array_store import ArrayStore, Images, bands_of
 from masksmith.data.decode.pictures import is_grey
-from masksmith.data.store import Store
+from masksmith.data.look import is_constant
+from masksmith.data.store import Store, is_whole
 from masksmith.deploy.bundle import Bundle, MemberFacts
 from masksmith.deploy.drawing import overlay, png
 from masksmith.models.segmentation import SegmentationModel, build_model, to_channels_last
@@ -32,7 +32,7 @@ from masksmith.prediction.predict import predict_batches, predict_parts, write_c
 from masksmith.prediction.runtimes import RUNTIMES, Runtime, check_runtime
 from masksmith.prediction.store import MAX_CODE, MeanCodes, to_codes
 from masksmith.prediction.tiles import Tiling
-from masksmith.preprocess.inputs import Scaler, Statistics
+from masksmith.preprocess.inputs import Limits, Scaler, Statistics, image_limits, select
 from masksmith.recipes.recipe import Recipe
 from masksmith.training.checkpoint import copy_weights
 from masksmith.training.machine import make_fabric
@@ -46,6 +46,7 @@ class ScaledView:
 
     def __init__(self, images: Images, scaler: Scaler) -> None:
         self.images, self.scaler = images, scaler
+        self._own: tuple[str, Limits] | None = None  # of the image of which a part was asked for last
 
     @property
     def dtype(self) -> np.dtype:
@@ -73,9 +74,23 @@ class ScaledView:
 
     def window(self, name: str, rows: slice, columns: slice) -> UInt16[np.ndarray, "n m k"]:
         """Return a part of an image, scaled as the whole image is."""
-        if self.scaler.limits is None:  # those of each image
-            return self.checked(name)[rows, columns]
-        return self.scaler(self.images.window(name, rows, columns))
+        limits = self.scaler.limits or self._limits(name)
+        return replace(self.scaler, limits=limits)(self.images.window(name, rows, columns))
+
+    def _limits(self, name: str) -> Limits:
+        """Return an image's own limits, measured in bands of rows."""
+        if self._own is None or self._own[0] != name:
+            height, width = self.images.shape(name)
+            own = self.scaler.config.no_data
+            bands = (
+                image_limits(
+                    select(self.images.window(name, rows, slice(0, width)), self.scaler.bands, no_data=own)
+                )
+                for rows in bands_of(height, width)
+            )
+            low, high = zip(*bands, strict=True)
+            self._own = name, (np.fmin.reduce(low), np.fmax.reduce(high))
+        return self._own[1]
 
 
 @dataclass(frozen=True)
@@ -319,7 +334,8 @@ class Segmenter:
             names: Which, in the order in which they form batches.
             scalars: Id -> name -> number.
             folder: Where probabilities are written; None: they are held in memory.
-            key: Hash of what they depend on: with it a call goes on where one that was killed ended.
+            key: Hash of what they depend on: with it a call goes on where one that was killed ended; the folder is then
+                that of this key alone.
 
         Raises:
             InputError: A number is missing.
@@ -339,15 +355,16 @@ class Segmenter:
                     stores.append(ArrayStore(arrays))
                     continue
                 path = folder / f"{at}.npy"
-                write_codes(
-                    path,
-                    images,
-                    names,
-                    partial(predict_parts, *predict, **options),
-                    blank=blank,
-                    channels=channels,
-                    key=key,
-                )
+                if key is None or not is_whole(path):
+                    write_codes(
+                        path,
+                        images,
+                        names,
+                        partial(predict_parts, *predict, **options),
+                        blank=blank,
+                        channels=channels,
+                        key=key,
+                    )
                 stores.append(Store(path))
         return MeanCodes(stores, [member.weight for member in self.bundle.facts.members])
 

@@ -20,10 +20,10 @@ import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from importlib import resources
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import masksmith
 from masksmith.core.arrays import Image
 from masksmith.core.config import look_up
 from masksmith.core.errors import InputError
@@ -41,7 +41,8 @@ from masksmith.deploy.admission import (
     drain,
     read_image,
 )
-from masksmith.deploy.answers import ANSWERS, background_of, picture, summary, thresholds_of
+from masksmith.deploy.answers import ANSWERS, picture, summary, thresholds_of
+from masksmith.deploy.picture import shown_classes
 from masksmith.deploy.segmenter import Segmenter
 from masksmith.postprocess.classes import ClassRule
 
@@ -86,7 +87,7 @@ def make_app(
 
     app = FastAPI(
         title="masksmith",
-        version=masksmith.__version__,
+        version=version("masksmith"),
         docs_url=None,  # these pages load scripts from elsewhere
         redoc_url=None,
         lifespan=lifespan,
@@ -244,12 +245,12 @@ def info_of(model: Segmenter, limits: Limits) -> dict[str, Any]:
         "rule": facts.rule_text,
         "thresholds": thresholds_of(model),
         "weights": list(model.rule.weights) if isinstance(model.rule, ClassRule) else [],
-        "background": background_of(model.target),
+        "background": len(model.classes) - len(shown_classes(model.target)),
         "members": len(facts.members),
         "scores": facts.scores,
         "licence": facts.licence,
         "intended_use": facts.intended_use,
-        "masksmith": masksmith.__version__,
+        "masksmith": version("masksmith"),
         "limits": {"bytes": limits.max_bytes, "pixels": limits.max_pixels, "seconds": limits.timeout_s},
     }
 

@@ -20,6 +20,7 @@ from masksmith.core.arrays import Codes, Mask, Shaped
 from masksmith.postprocess.config import TuningConfig
 from masksmith.prediction.store import code_of, prob_of
 
+_BAND_PIXELS = 2**24
 Area = TypeVar("Area", int, Int[np.ndarray, " n"])
 
 
@@ -85,7 +86,48 @@ def remove_small(mask: Mask, area_frac: float) -> Mask:
     """Return a mask of 0 and 1 without its connected regions (8 neighbours) of at most ``area_frac`` of its area."""
     if not area_frac or not mask.any():
         return mask
+    if mask.size > _BAND_PIXELS:
+        return _remove_small_by_bands(mask, area_frac)
     _, labels, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=8)
     large = stats[:, cv2.CC_STAT_AREA] > area_frac * mask.size
     large[0] = False  # the background
     return large.astype(np.uint8)[labels]
+
+
+def _remove_small_by_bands(mask: Mask, area_frac: float) -> Mask:
+    """Do the same in bands of rows: the numbers of all regions would take four times the memory of the mask."""
+    from scipy.sparse import coo_array  # type: ignore[import-untyped]
+    from scipy.sparse.csgraph import connected_components  # type: ignore[import-untyped]
+
+    step = max(1, _BAND_PIXELS // mask.shape[1])
+    bands = [slice(row, row + step) for row in range(0, len(mask), step)]
+    areas, links, last = [np.zeros(1)], [], np.zeros(0, np.int64)  # region 0 of all is the background
+    for rows in bands:
+        labels, own = _regions(mask[rows], first=sum(map(len, areas)))
+        links += [_touching(last, labels[0])] if len(last) else []
+        areas.append(own)
+        last = labels[-1]
+    each, edges = np.concatenate(areas), np.concatenate([np.zeros((0, 2), np.int64), *links])
+    graph = coo_array((np.ones(len(edges)), (edges[:, 0], edges[:, 1])), shape=(len(each), len(each)))
+    _, region = connected_components(graph, directed=False)
+    large = (np.bincount(region, weights=each) > area_frac * mask.size)[region]
+    large[0] = False
+    first, found = 1, np.empty_like(mask)
+    for rows, own in zip(bands, areas[1:], strict=True):
+        found[rows] = large[_regions(mask[rows], first=first)[0]]
+        first += len(own)
+    return found
+
+
+def _regions(mask: Mask, *, first: int) -> tuple[Shaped[np.ndarray, "h w"], Shaped[np.ndarray, " regions"]]:
+    """Number the regions of a mask from ``first`` on, 0 where there is none, and count the pixels of each."""
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=8)
+    return np.where(labels > 0, labels + (first - 1), 0), stats[1:, cv2.CC_STAT_AREA]
+
+
+def _touching(above: Shaped[np.ndarray, " w"], below: Shaped[np.ndarray, " w"]) -> Shaped[np.ndarray, "n 2"]:
+    """Return the pairs of regions of two rows that touch, straight or at a corner."""
+    pairs = np.concatenate(
+        [np.stack(one, 1) for one in ((above, below), (above[1:], below[:-1]), (above[:-1], below[1:]))]
+    )
+    return np.unique(pairs[(pairs > 0).all(axis=1)], axis=0)

@@ -425,10 +425,14 @@ def beyond_limits(config: InputConfig, images: Store) -> list[str]:
         return []
     bands, found = config.bands_of(images.channels), []
     for name in images:
-        values = select(images.checked(name), bands, no_data=config.no_data)
-        outside = (values < config.low) | (values > config.high)
-        outside &= ~np.isin(values, _unmeasured(images.dtype))
-        if outside.mean(axis=(0, 1)).max() > 0.01:
+        height, width = images.shape(name)
+        beyond = np.zeros(len(bands))
+        for part in images.parts(name):
+            values = select(part, bands, no_data=config.no_data)
+            outside = (values < config.low) | (values > config.high)
+            outside &= ~np.isin(values, _unmeasured(images.dtype))
+            beyond += outside.sum(axis=(0, 1))
+        if beyond.max() > 0.01 * height * width:
             found.append(name)
     return found
 

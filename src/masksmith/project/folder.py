@@ -19,6 +19,7 @@ from masksmith.data.cache import VERSION as CACHE_VERSION
 from masksmith.data.cache import Cache, build_cache, forget_cache
 from masksmith.data.catalog import AskedTarget, Catalog
 from masksmith.data.checks import constant_ids
+from masksmith.data.groups import Likeness, bound_groups, find_likeness
 from masksmith.data.target import Target
 from masksmith.folds.table import Folds, group_values, read_folds
 from masksmith.metrics import Metric, metric_for
@@ -216,10 +217,15 @@ class Project:
             self.__dict__.pop("cache", None)
         return found
 
-    @property
+    @cached_property
+    def likeness(self) -> Likeness:
+        """Which images are alike; looked for once and kept in the cache."""
+        return find_likeness(self.cache.train_images, self.cache.test_images)
+
+    @cached_property
     def groups(self) -> dict[str, str]:
-        """Training image -> the group that it is bound to, of those that are bound."""
-        return {sample.id: sample.group for sample in self.catalog.train if sample.group is not None}
+        """Training image -> the group that binds it to a fold; an image alone is a group of its own."""
+        return bound_groups(self.catalog, self.likeness)
 
     @property
     def ledger(self) -> Ledger:

@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import masksmith
 from masksmith.core.errors import InputError
 from masksmith.core.files import digest
 from masksmith.core.progress import logger, track
@@ -101,7 +101,7 @@ def bundle_members(
         },
         ranges=_ranges(project),
         submission=asdict(form_for_others(catalog.submission)),
-        masksmith=masksmith.__version__,
+        masksmith=metadata.version("masksmith"),
         **said,
     )
     write_bundle(out, model, files)

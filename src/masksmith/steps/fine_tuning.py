@@ -34,15 +34,15 @@ def recipe_from_model(project: Project, bundle: Bundle) -> Path:
     """
     _refuse_other(project, bundle)
     old = bundle.recipes[0]
+    if any(recipe.model != old.model for recipe in bundle.recipes):
+        raise InputError(
+            f"{bundle.path}: its members are of several nets; make a bundle of one: `masksmith bundle P --single`"
+        )
     name = f"model-{bundle.checksum[:8]}"
     recipe = _settled(old, bundle.facts.members[0]).model_copy(update={"name": name, "pseudo": None})
     count = max(recipe.folds.count, 2)
     for fold in range(count):
         member = bundle.facts.members[fold % len(bundle.facts.members)]
-        if bundle.recipes[fold % len(bundle.facts.members)].model != old.model:
-            raise InputError(
-                f"{bundle.path}: its members are of several nets; make a bundle of one: `masksmith bundle P --single`"
-            )
         weights, checksum = next(iter(member.weights.items()))
         run = project.import_run(name, recipe)
         save_tensors(

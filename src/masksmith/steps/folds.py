@@ -10,7 +10,7 @@ from masksmith.core.progress import logger
 from masksmith.data.catalog import Sample
 from masksmith.data.checks import shift_of
 from masksmith.data.findings import some
-from masksmith.data.groups import Likeness, bound_groups, find_likeness, neighbour_groups
+from masksmith.data.groups import Likeness, bound_groups, neighbour_groups
 from masksmith.data.shift import LEAST_IMAGES
 from masksmith.data.similarity import similar_groups
 from masksmith.data.store import Store
@@ -52,7 +52,7 @@ def folds_of(project: Project, recipe: AnyRecipe) -> Folds:
         return project.folds
     cache, samples = project.cache, project.catalog.train
     masks, images = cache.train_masks, cache.train_images
-    alike = find_likeness(images, cache.test_images)
+    alike = project.likeness
     split = asked.fold_by is not None or (_is_plain(asked) and any(sample.held_out for sample in samples))
     groups = bound_groups(project.catalog, alike, split_is_given=split)
     if similar is not None:

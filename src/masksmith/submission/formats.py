@@ -48,7 +48,7 @@ def write_masks(
         place = folder / f"{check_id(name, where=str(where))}.png"
         if target.task == "multilabel":
             for at, label in enumerate(target.classes):
-                write_member(folder / label / place.name, _png(mask_values(target)[mask[..., at]]))
+                write_member(folder / label / f"{name}.png", _png(mask_values(target)[mask[..., at]]))
         else:
             write_member(place, mask_png(mask, target, where=f"image {name!r}"))
         yield name, mask

@@ -250,6 +250,21 @@ def test_sizes_and_places_are_checked_against_the_images(tmp_path):
     refused(root, "k0.png: it is 30x30, but the file with its shapes says 40x60", "lies outside of the image")
 
 
+def test_photographs_turned_by_exif_are_as_they_were_drawn_on(tmp_path):
+    from PIL import Image
+
+    for name, (height, width) in {"upright": HW[::-1], "stored": HW}.items():
+        root = tmp_path / name
+        root.mkdir()
+        exif = Image.Exif()
+        exif[274] = 6
+        Image.fromarray(np.random.default_rng(0).integers(0, 255, (*HW, 3), np.uint8)).save(
+            root / "a.jpg", exif=exif
+        )
+        coco_file(root / "a.json", [image(0, "a.jpg", height=height, width=width)], [row(0)])
+        assert ms.read(root).train[0].image.shape[:2] == (height, width)
+
+
 def test_odd_annotations_that_are_said(tmp_path):
     root = one_set(
         tmp_path,

@@ -9,20 +9,22 @@ Sources:
     TIFF: revision 6.0. GIF: 89a. WebP: RFC 9649.
 """
 
+import mmap
 import struct
 from collections.abc import Iterator
 
 from masksmith.core.errors import InputError
 
-MAX_PIXELS = 2**28
-"""Most pixels of an image: 16384x16384. As 16-bit RGB that is 1.6 GB. Larger scenes are cut into tiles first."""
+MAX_PIXELS = 2**29
+"""Most pixels of an image: 23170x23170. As 8-bit RGB that is 1.6 GB. Larger scenes are cut into tiles first."""
 MAX_BYTES = 2**31
-"""Most bytes of an image of many bands: those of MAX_PIXELS with four bands of 16 bits."""
+"""Most bytes of a decoded image: those of MAX_PIXELS with four bands of 8 bits."""
 
 PNG = b"\x89PNG\r\n\x1a\n"
 JPEG = b"\xff\xd8\xff"
 BMP = b"BM"
-TIFF = (b"II*\x00", b"MM\x00*")
+TIFF = (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")
+"""The last two: BigTIFF, whose offsets have 64 bits."""
 GIF = (b"GIF87a", b"GIF89a")
 WEBP = b"RIFF"
 SIGNATURES = (PNG, JPEG, BMP, *TIFF, *GIF, WEBP)
@@ -44,7 +46,7 @@ def image_size(raw: bytes) -> tuple[int, int] | None:
     """
     try:
         size = _claimed(raw)
-    except (struct.error, IndexError):
+    except (struct.error, IndexError, OverflowError):
         return None  # the header is cut off
     return size if size and min(size) > 0 else None
 
@@ -113,33 +115,40 @@ def _jpeg_frame(raw: bytes) -> int | None:
     return None
 
 
-def _byte_order(raw: bytes) -> str:
-    return "<" if raw.startswith(b"II") else ">"
+def _byte_order(raw: bytes | mmap.mmap) -> str:
+    return "<" if raw[:2] == b"II" else ">"
 
 
-def _directories(raw: bytes) -> Iterator[tuple[int, int]]:
+def _is_big(raw: bytes | mmap.mmap) -> bool:
+    return raw[:4] in TIFF[2:]
+
+
+def _directories(raw: bytes | mmap.mmap) -> Iterator[tuple[int, int]]:
     """Yield where the tags of each page of a TIFF begin, and how many they are; a circle of pages has no end."""
     order = _byte_order(raw)
-    (start,) = struct.unpack_from(f"{order}I", raw, 4)
+    at, offset, number, entry = (8, "Q", "Q", 20) if _is_big(raw) else (4, "I", "H", 12)
+    (start,) = struct.unpack_from(f"{order}{offset}", raw, at)
     while start:
-        (count,) = struct.unpack_from(f"{order}H", raw, start)
-        yield start + 2, count
-        (start,) = struct.unpack_from(f"{order}I", raw, start + 2 + 12 * count)
+        (count,) = struct.unpack_from(f"{order}{number}", raw, start)
+        first = start + struct.calcsize(number)
+        yield first, count
+        (start,) = struct.unpack_from(f"{order}{offset}", raw, first + entry * count)
 
 
 def _tiff_size(raw: bytes) -> tuple[int, int] | None:
     order = _byte_order(raw)
     first, count = next(_directories(raw), (0, 0))
     found: dict[int, int] = {}
-    for at in range(first, first + 12 * count, 12):
+    entry, value = (20, 12) if _is_big(raw) else (12, 8)
+    for at in range(first, first + entry * count, entry):
         tag, kind = struct.unpack_from(f"{order}HH", raw, at)
         if tag in (_TIFF_WIDTH, _TIFF_HEIGHT):
-            form = {1: "B", 3: "H", 4: "I"}.get(kind, "I")
-            (found[tag],) = struct.unpack_from(f"{order}{form}", raw, at + 8)
+            form = {1: "B", 3: "H", 4: "I", 16: "Q"}.get(kind, "I")
+            (found[tag],) = struct.unpack_from(f"{order}{form}", raw, at + value)
     return (found[_TIFF_HEIGHT], found[_TIFF_WIDTH]) if len(found) == 2 else None
 
 
-def check_pages(raw: bytes, *, where: str) -> None:
+def check_pages(raw: bytes | mmap.mmap, *, where: str) -> None:
     """Refuse a TIFF that a reader would follow without end.
 
     Raises:
@@ -153,10 +162,24 @@ def check_pages(raw: bytes, *, where: str) -> None:
                     f"{where}: its pages follow each other in a circle; replace the file or take it out"
                 )
             seen.add(start)
-    except struct.error as error:
+    except (struct.error, OverflowError) as error:
         raise InputError(
             f"{where}: the file is cut off within its pages; replace it or take it out"
         ) from error
+
+
+def check_size(size: tuple[int, int], *, where: str) -> None:
+    """Refuse an image of this height and width that is too large.
+
+    Raises:
+        InputError: It has more than MAX_PIXELS.
+    """
+    height, width = size
+    if height * width > MAX_PIXELS:
+        raise InputError(
+            f"{where}: the header claims {height}x{width} = {height * width:,} pixels; at most {MAX_PIXELS:,} an "
+            "image are read, cut it into tiles"
+        )
 
 
 def need_sane_size(raw: bytes, *, where: str) -> tuple[int, int]:
@@ -169,9 +192,8 @@ def need_sane_size(raw: bytes, *, where: str) -> tuple[int, int]:
     if size is None:
         raise InputError(f"{where}: the file cannot be decoded as an image; replace it or take it out")
     height, width = size
+    check_size(size, where=where)
     claim = f"{where}: the header claims {height}x{width} = {height * width:,} pixels"
-    if height * width > MAX_PIXELS:
-        raise InputError(f"{claim}; at most {MAX_PIXELS:,} an image are read, cut it into tiles")
     for signature, most in _MOST_PIXELS_A_BYTE.items():
         if raw.startswith(signature) and height * width > most * len(raw):
             raise InputError(f"{claim}, which {len(raw):,} bytes cannot hold; the file is damaged or forged")

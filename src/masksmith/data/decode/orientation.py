@@ -83,7 +83,7 @@ def _block(raw: bytes, at: int, name: bytes, last: bytes, number: str, *, name_f
 
 
 def _tag(exif: bytes) -> int:
-    if not exif.startswith(TIFF):
+    if not exif.startswith(TIFF[:2]):  # BigTIFF is read by those who know its pixels
         return UPRIGHT
     order = "<" if exif.startswith(b"II") else ">"
     (start,) = struct.unpack_from(f"{order}I", exif, 4)

@@ -11,12 +11,14 @@ import numpy as np
 
 from masksmith.core.arrays import Image
 from masksmith.core.errors import InputError
+from masksmith.data.decode.dicom import SUFFIXES as DICOM_SUFFIXES
 from masksmith.data.decode.headers import GIF, JPEG, PNG, SIGNATURES, TIFF, jpeg_bands, need_sane_size
 from masksmith.data.decode.muttering import listen
 from masksmith.data.decode.orientation import as_stored, read_orientation, set_upright
 from masksmith.data.decode.tiff import decode_bands
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".gif", ".webp")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".gif", ".webp", *DICOM_SUFFIXES)
+_ROWS = 1024  # looked at at once
 _HARMLESS = "extraneous bytes"  # libjpeg skips them; whatever else it says, pixels are missing or made up
 
 
@@ -41,7 +43,7 @@ def _png_damage(raw: bytes) -> str | None:
         end = at + 8 + length
         if end + 4 > len(raw):
             break
-        if zlib.crc32(raw[at + 4 : end]) != int.from_bytes(raw[end : end + 4]):
+        if zlib.crc32(memoryview(raw)[at + 4 : end]) != int.from_bytes(raw[end : end + 4]):
             return f"has a damaged {kind.decode('latin1')} block at byte {at} (wrong checksum)"
         if kind == b"IEND":
             return None
@@ -68,7 +70,7 @@ def decode_image(raw: bytes, *, where: str, upright: bool = True, keep_alpha: bo
     if (damage := _damage(raw)) is not None:
         raise InputError(f"{where}: the file {damage}; replace it or take it out")
     size = need_sane_size(raw, where=where)
-    if raw.startswith(TIFF) and (bands := decode_bands(raw, where=where)) is not None:
+    if raw.startswith(TIFF) and (bands := decode_bands(raw, where=where, keep_alpha=keep_alpha)) is not None:
         return bands
     by_pillow = raw.startswith(GIF) or (raw.startswith(JPEG) and jpeg_bands(raw) == 4)
     decode = _decode_by_pillow if by_pillow else _decode_picture
@@ -101,7 +103,10 @@ def _decode_picture(raw: bytes, size: tuple[int, int], *, where: str) -> Image:
         return image[..., None]
     if image.shape[2] < 3:
         return image
-    return image[..., [2, 1, 0, *range(3, image.shape[2])]]
+    for first in range(0, len(image), _ROWS):  # in place: a large picture is in memory once
+        rows = image[first : first + _ROWS]
+        rows[..., :3] = rows[..., 2::-1].copy()
+    return image
 
 
 def _decode_by_pillow(raw: bytes, size: tuple[int, int], *, where: str) -> Image:
@@ -130,4 +135,5 @@ def _decode_by_pillow(raw: bytes, size: tuple[int, int], *, where: str) -> Image
 
 def is_grey(image: Image) -> bool:
     """Whether all channels are equal."""
-    return bool((image == image[..., :1]).all())
+    parts = (image[first : first + _ROWS] for first in range(0, len(image), _ROWS))
+    return all(bool((part == part[..., :1]).all()) for part in parts)

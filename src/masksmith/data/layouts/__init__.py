@@ -16,20 +16,25 @@ from masksmith.data.catalog import AskedTarget, Catalog
 from masksmith.data.decode.pictures import IMAGE_SUFFIXES
 from masksmith.data.description import FILE_NAME, Description, Groups, read_description
 from masksmith.data.findings import Finding, some
+from masksmith.data.layouts.band_folders import band_folders
 from masksmith.data.layouts.cityscapes import cityscapes
 from masksmith.data.layouts.coco import coco
 from masksmith.data.layouts.cvat import cvat
 from masksmith.data.layouts.described import described
+from masksmith.data.layouts.dicom_series import dicom_series, group_by_patient
 from masksmith.data.layouts.kaggle_rle import kaggle_rle
 from masksmith.data.layouts.label_studio import label_studio
 from masksmith.data.layouts.labelme import labelme
+from masksmith.data.layouts.nnunet import nnunet
 from masksmith.data.layouts.object_folders import object_folders
 from masksmith.data.layouts.paired_folders import paired_folders
 from masksmith.data.layouts.path_table import path_table
 from masksmith.data.layouts.via import via
 from masksmith.data.layouts.voc import voc
+from masksmith.data.layouts.volumes import volumes
 from masksmith.data.layouts.yolo import yolo
 from masksmith.data.rle import DIALECTS
+from masksmith.data.side_tables import read_tables
 from masksmith.data.target import TASKS, Task
 from masksmith.data.tree import Tree
 
@@ -37,6 +42,8 @@ Layout = Callable[[Tree, Description], Catalog | None]
 
 LAYOUTS: dict[str, Layout] = {
     "described": described,
+    "dicom_series": dicom_series,
+    "nnunet": nnunet,
     "object_folders": object_folders,
     "path_table": path_table,
     "kaggle_rle": kaggle_rle,
@@ -48,6 +55,8 @@ LAYOUTS: dict[str, Layout] = {
     "label_studio": label_studio,
     "via": via,
     "yolo": yolo,
+    "band_folders": band_folders,
+    "volumes": volumes,
     "paired_folders": paired_folders,
 }
 """In the order in which they are tried: of several that fit, the first is taken."""
@@ -91,6 +100,7 @@ def read_catalog(
     catalog = _recognise(tree, said)
     if catalog is None:
         raise _nothing_found(tree)
+    catalog = group_by_patient(tree, catalog)
     known = catalog.asked
     _check_task(said.task, catalog, root)
     asked = AskedTarget(
@@ -182,6 +192,10 @@ def _nothing_found(tree: Tree) -> InputError:
     root = tree.root
     if closed := closed_archives(tree):
         return InputError(f"{root}: no layout is known; {closed[0]} first")
+    if errors := read_tables(tree)[1]:
+        return InputError(
+            f"{root}: no layout is known, and tables cannot be read: {some(list(errors.values()), apart='; ')}"
+        )
     images = [path for folder in tree.folders for path in tree.files(folder, suffixes=IMAGE_SUFFIXES)]
     if not tree.folders:
         return InputError(

@@ -79,8 +79,9 @@ def kaggle_rle(tree: Tree, asked: Description = NOTHING_SAID) -> Catalog | None:
         if "/" not in path:
             raise error
     if not pictures.images:
+        closed = f"; unpack {some(tree.closed)} first" if tree.closed else ""
         raise InputError(
-            f"{tree.root}: no training images{_named_in(labels)}; expected them in train.zip or train/images/"
+            f"{tree.root}: no training images{_named_in(labels)}; expected them in train.zip or train/images/{closed}"
         )
     if labels is None and not pictures.masks:
         _refuse_unreadable(tables, pictures)

@@ -125,7 +125,7 @@ def mask_rank(name: str) -> int | None:
     return min(ranks) + (len(_MASK_WORDS) if _OTHER_WORDS & set(words) else 0)
 
 
-def _split_of(folder: str) -> tuple[str, str]:
+def split_of(folder: str) -> tuple[str, str]:
     """Return the split that a folder is called after, and the rest of its name."""
     match = _SPLIT.search(folder)
     if match is None:
@@ -141,7 +141,7 @@ def file_of(path: str) -> File:
     place = PurePosixPath(unicodedata.normalize("NFC", path))
     split, folders = "", []
     for folder in place.parent.parts:
-        found, rest = _split_of(folder)
+        found, rest = split_of(folder)
         split = split or found
         if rest:
             folders.append(rest if found else folder)

@@ -13,7 +13,7 @@ from masksmith.core.config import read_yaml
 from masksmith.core.errors import InputError
 from masksmith.data.catalog import Catalog, Shape
 from masksmith.data.description import NOTHING_SAID, Description
-from masksmith.data.findings import Finding, refuse_all, some
+from masksmith.data.findings import Finding, some
 from masksmith.data.image_finder import ImageFinder
 from masksmith.data.layouts.drawn import SHOWN, Drawing, Notes, drawn_catalog, is_background
 from masksmith.data.tree import Tree
@@ -48,7 +48,9 @@ def yolo(tree: Tree, asked: Description = NOTHING_SAID) -> Catalog | None:
             lines += rows.count
         problems += rows.problems
         drawings.append(Drawing(path, rows.shapes, split))
-    refuse_all(problems[:SHOWN] + (["…"] if len(problems) > SHOWN else []), what="lines")
+    if problems:
+        shown = some(problems, apart="\n  ", most=SHOWN)
+        raise InputError(f"{tree.root}: {len(problems)} lines cannot be used; correct them:\n  {shown}")
     notes.why.append(
         f"{len(texts)} text files of polygons ({lines} lines)"
         + (f", classes in {config.path}" if config else "")
