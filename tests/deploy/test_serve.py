@@ -134,7 +134,6 @@ def test_formats_are_told_by_their_bytes(model):
 
 
 def test_dicom_is_read(model):
-    pytest.importorskip("masksmith.data.decode.dicom")
     from pydicom.dataset import Dataset, FileMetaDataset
     from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage, generate_uid
 
