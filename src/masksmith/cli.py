@@ -535,9 +535,23 @@ def example(
         str, typer.Option("--task", help="binary, multiclass, multilabel or instances.")
     ] = "binary",
     large: Annotated[bool, typer.Option("--large", help="Images of 1,024 to 1,536 pixels a side.")] = False,
+    layout: Annotated[
+        str | None,
+        typer.Option(
+            "--layout",
+            help="A contest's download: tgs, siim, oncloud, carvana, dsb2018, severstal, airbus or uwmadison.",
+        ),
+    ] = None,
+    side: Annotated[
+        int | None, typer.Option("--side", min=16, help="With --layout: shorter side in pixels; default: 64.")
+    ] = None,
 ) -> None:
     """Generate a small data set, to try masksmith on."""
-    print(masksmith.example(out, train=train, test=test, seed=seed, task=task, large=large))
+    print(
+        masksmith.example(
+            out, train=train, test=test, seed=seed, task=task, large=large, layout=layout, side=side
+        )
+    )
 
 
 def parse_shape(text: str) -> tuple[int, int]:

@@ -684,6 +684,8 @@ def example(
     seed: int = 0,
     task: str = "binary",
     large: bool = False,
+    layout: str | None = None,
+    side: int | None = None,
 ) -> Path:
     """Generate a small data set to try masksmith on: ``out/data``, with the answers to its test set beside it.
 
@@ -695,16 +697,28 @@ def example(
         task: "binary" (seismic sections in Kaggle's layout, ``solution.csv``), "multilabel" (labels that overlap, in
             Severstal's layout, ``solution.csv``), "multiclass" or "instances" (a folder ``solution`` of masks).
         large: Whether images have 1,024 to 1,536 pixels a side.
+        layout: The files of a contest's download: "tgs", "siim", "oncloud", "carvana" (whole cars of 16 views),
+            "dsb2018", "severstal", "airbus" or "uwmadison"; task and size are the contest's then.
+        side: Pixels of the shorter side of a contest's images; None: 64.
 
     Returns:
         The data folder.
 
     Raises:
-        InputError: A task that no example has, or files that no earlier example made.
+        InputError: A task or layout that no example has, or both, or files that no earlier example made.
     """
     num_train, num_test = (20 if large else 300) if train is None else train, test
     num_test = (5 if large else 100) if num_test is None else num_test
-    return make_example(Path(out), num_train=num_train, num_test=num_test, seed=seed, task=task, large=large)
+    return make_example(
+        Path(out),
+        num_train=num_train,
+        num_test=num_test,
+        seed=seed,
+        task=task,
+        large=large,
+        layout=layout,
+        side=side,
+    )
 
 
 def convert(
