@@ -214,10 +214,10 @@ def airbus(num_train: int, num_test: int, seed: int, side: int) -> Files:
 
 
 def uwmadison(num_train: int, num_test: int, seed: int, side: int) -> Files:
-    """UW-Madison: slices of 16 bits in CASE/CASE_DAY/scans, a row an image and organ; the test set stays with the judge.
+    """UW-Madison: slices of 16 bits in CASE/CASE_DAY/scans, a row an image and organ; the judge keeps the test set.
 
-    So the sample submission has no rows; ``solution/test`` holds the images that the judge keeps, ``solution.csv`` their
-    masks. Run-lengths go by rows. https://www.kaggle.com/c/uw-madison-gi-tract-image-segmentation
+    So the sample submission has no rows; ``solution/test`` holds the images that the judge keeps, ``solution.csv``
+    their masks. Run-lengths go by rows. https://www.kaggle.com/c/uw-madison-gi-tract-image-segmentation
     """
     content: Files = {}
     rows: dict[str, list[tuple[str, str, str]]] = {"train": [], "test": []}
@@ -346,13 +346,12 @@ def _views(
         long = 0.22 + 0.14 * abs(np.cos(2 * np.pi * view / VIEWS))
         centre = np.array([0.5 * width, 0.6 * height])
         mask = np.zeros(hw, np.uint8)
-        low, high = centre - (long * width, tall * height), centre + (long * width, tall * height)
-        cv2.rectangle(mask, _at(low), _at(high), 1, -1)
-        roof = (_at(centre - (0, tall * height)), (round(0.6 * long * width), round(tall * height)))
+        half = np.array([long * width, tall * height])
+        cv2.rectangle(mask, _at(centre - half), _at(centre + half), 1, -1)
+        roof = (_at(centre - half * [0, 1]), (round(0.6 * long * width), round(tall * height)))
         cv2.ellipse(mask, *roof, 0, 180, 360, 1, -1)
         for across in (-0.6, 0.6):
-            wheel = centre + (across * long * width, tall * height)
-            cv2.circle(mask, _at(wheel), max(2, round(0.07 * height)), 1, -1)
+            cv2.circle(mask, _at(centre + half * [across, 1]), max(2, round(0.07 * height)), 1, -1)
         image = np.full((*hw, 3), tone)
         image[mask > 0] = colour * (0.8 + 0.2 * np.sin(view))
         image += rng.normal(0, 6, image.shape)

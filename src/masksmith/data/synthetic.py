@@ -118,8 +118,8 @@ def make_example(
         The data folder.
 
     Raises:
-        InputError: A task or layout that no example has, or both; or something is there that no earlier example made, or that was changed
-            since; nothing is written.
+        InputError: A task or layout that no example has, or both; or something is there that no earlier example made,
+            or that was changed since; nothing is written.
     """
     make = look_up(_SCENES, task, where="--task")
     if layout is not None or side is not None:
