@@ -55,7 +55,8 @@ WAYS = {
     "carvana": Way("kaggle_rle", "binary", "tgs", "img,rle_mask", train=3 * VIEWS, test=VIEWS),
     "dsb2018": Way("object_folders", "instances", "dsb", "ImageId,EncodedPixels", metric="dsb_map"),
     "severstal": Way(
-        "kaggle_rle", "multilabel", "severstal", "ImageId,EncodedPixels,ClassId", classes=("1", "2", "3", "4"), channels=1
+        "kaggle_rle", "multilabel", "severstal", "ImageId,EncodedPixels,ClassId", channels=1,
+        classes=("1", "2", "3", "4"),
     ),
     "airbus": Way("kaggle_rle", "binary", "airbus", "ImageId,EncodedPixels", metric="f_beta_objects"),
     "uwmadison": Way(
