@@ -2,6 +2,7 @@
 
 import csv
 from dataclasses import dataclass, field
+from importlib.resources import files
 
 import cv2
 import numpy as np
@@ -12,6 +13,9 @@ from masksmith.core.errors import InputError
 from masksmith.data.contest_forms import FORMS, VIEWS
 from masksmith.data.rle import DIALECTS, paint_runs
 from masksmith.project.folder import Project
+from masksmith.recipes.ensemble import member_recipes
+from masksmith.recipes.recipe import Recipe, load_recipe
+from masksmith.recipes.trial import load_trial
 from masksmith.submission.score import score_files
 
 SMALL = {
@@ -118,15 +122,15 @@ def _of_its_own(form, data, project):
     if form == "oncloud":
         places = {row["chip_id"]: row["location"] for row in rows_of(data / "train_metadata.csv")}
         assert len({(places[name], fold) for name, fold in folds.items()}) == len(set(places.values()))
-        files = {path.stem: path for path in project.predictions_dir.iterdir()}
-        assert sorted(files) == sorted(one.id for one in project.catalog.test)
-        for name, path in files.items():
+        there = {path.stem: path for path in project.predictions_dir.iterdir()}
+        assert sorted(there) == sorted(one.id for one in project.catalog.test)
+        for name, path in there.items():
             image = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
             saved = cv2.imread(str(project.masks_dir / f"{name}.png"), cv2.IMREAD_UNCHANGED)
             assert image.dtype == np.uint8
             assert path.suffix == ".tif"
             assert np.array_equal(image, saved // 255)
-        assert ms.score(project.predictions_dir, data.parent / "solution").images == len(files)
+        assert ms.score(project.predictions_dir, data.parent / "solution").images == len(there)
         raw = path.read_bytes()
         path.write_bytes(b"no image")
         assert ms.submit(project.root).files == str(project.predictions_dir)  # written again
@@ -190,3 +194,69 @@ def test_forms_that_are_refused(tmp_path, asked, message):
     with pytest.raises(InputError, match=message):
         ms.example(tmp_path / "out", **asked)
     assert not (tmp_path / "out").exists()
+
+
+# --- published recipes on their own forms, made small ---
+
+SYSTEMS = {
+    "siim-unet-resnet50": ("siim", {}, {}),
+    "cloud-unet": (
+        "oncloud",
+        {"input.bands": [0, 1, 2, 3], "folds.count": 3, "folds.group_by": "location"},
+        {"metric": "iou_by_group"},
+    ),
+    "dsb2018-linknet": ("dsb2018", {}, {"task": "binary"}),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", SYSTEMS)
+def test_a_small_system_on_its_own_form(tmp_path, recipe):
+    form, changes, options = SYSTEMS[recipe]
+    data, out = make(tmp_path, form), tmp_path / "p"
+    result = ms.compete(
+        data, out=out, recipe=recipe, overrides={"training.threads": 1, **changes}, scale="small", **options
+    )
+    project = Project.open(out)
+    assert result.submission.ids == len(project.catalog.test)
+    found, published = project.run().recipe, load_recipe(recipe)
+    assert [stage.epochs for stage in found.training.stages] != [
+        one.epochs for one in published.training.stages
+    ]
+    assert [one.loss for one in found.training.stages] == [one.loss for one in published.training.stages]
+    if form == "dsb2018":  # a row an object
+        rows = [row["ImageId"] for row in rows_of(project.submission_csv)]
+        assert len(rows) > len(set(rows)) == len(project.catalog.test)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name",
+    sorted(path.name[:-5] for path in files("masksmith.recipes").iterdir() if path.name.endswith(".yaml")),
+)
+def test_every_recipe_is_made_small(name):
+    asked = load_trial(name, (), "small")
+    for recipe in [asked] if isinstance(asked, Recipe) else member_recipes(asked):
+        assert recipe.folds.train == 1
+        assert recipe.training.batch_size <= 8
+        assert max(recipe.size.resize_hw or (0,)) <= 64
+        assert sum(stage.epochs for stage in recipe.training.stages) <= 3 * len(recipe.training.stages) + 12
+
+
+def test_overrides_win_over_the_scale():
+    assert load_trial("tgs-model1", ("training.batch_size=5",), "small").training.batch_size == 5
+    members = member_recipes(load_trial("tgs-best", ("training.batch_size=5",), "small"))
+    assert {one.training.batch_size for one in members} == {5}
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"scale": "small"}, "auto chooses its recipe by the data"),
+        ({"recipe": "tgs-model1", "scale": "tiny"}, "--scale"),
+        ({"recipe": "tgs-model1", "scale": "small", "budget": "10m"}, "--scale small with --budget"),
+    ],
+)
+def test_scales_that_are_refused(tmp_path, asked, message):
+    with pytest.raises(InputError, match=message):
+        ms.compete(make(tmp_path, "severstal"), out=tmp_path / "p", **asked)

@@ -16,7 +16,7 @@ import numpy as np
 from masksmith.core.arrays import Labels, Mask, Shaped, UInt8
 from masksmith.core.randomness import stream
 from masksmith.data.rle import encode
-from masksmith.data.scenes import make_label_scene, make_scene
+from masksmith.data.scenes import Scene, make_label_scene, make_scene
 
 Files = dict[str, bytes]
 """Path -> content."""
@@ -57,7 +57,7 @@ def siim(num_train: int, num_test: int, seed: int, side: int) -> Files:
     content: Files = {}
     rows: dict[str, list[tuple[str, str]]] = {"train": [], "test": []}
     for split, at, rng in _draws(num_train, num_test, seed):
-        scene = make_scene(rng, (side, side), shapes=3)
+        scene = _chest(rng, (side, side), sick=at % 5 < 2)
         uid = f"1.2.276.0.7230010.3.1.4.8323329.{at + 1000 * (split == 'test')}.1517875{rng.integers(10**6):06d}"
         grey = cv2.cvtColor(scene.image, cv2.COLOR_BGR2GRAY)
         place = f"data/dicom-images-{split}/{uid}.1/{uid}.2/{uid}.dcm"
@@ -309,6 +309,14 @@ def _dicom(grey: UInt8[np.ndarray, "h w"], uid: str, rng: np.random.Generator) -
     file = io.BytesIO()
     data.save_as(file, enforce_file_format=True)
     return file.getvalue()
+
+
+def _chest(rng: np.random.Generator, hw: tuple[int, int], *, sick: bool) -> Scene:
+    """Return a scene with one to three discs, or with other shapes alone."""
+    scene = make_scene(rng, hw, shapes=int(rng.integers(1, 4)), only_discs=sick)
+    while scene.discs.any() != sick:
+        scene = make_scene(rng, hw, shapes=int(rng.integers(1, 4)), only_discs=sick)
+    return scene
 
 
 def _chip_names(seed: int) -> Iterator[str]:
