@@ -30,7 +30,10 @@ def test_a_wheel_has_every_file_and_works_elsewhere(tmp_path):
         "assert Path(ms.__file__).is_relative_to(sys.argv[1]), ms.__file__; print(len(ms.recipes().recipes))"
     )
     done = subprocess.run(
-        [sys.executable, "-I", "-c", code, str(tmp_path / "there")], capture_output=True, text=True, check=False
+        [sys.executable, "-I", "-c", code, str(tmp_path / "there")],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) > 20
