@@ -290,12 +290,13 @@ def _dicom(grey: UInt8[np.ndarray, "h w"], uid: str, rng: np.random.Generator) -
     """Return a radiograph as the contest has them: 8 bits, JPEG inside, sex, age and view beside it."""
     from pydicom.dataset import FileDataset, FileMetaDataset
     from pydicom.encaps import encapsulate
-    from pydicom.uid import JPEGBaseline8Bit
+    from pydicom.uid import UID, JPEGBaseline8Bit
 
-    data = FileDataset(None, {}, file_meta=FileMetaDataset(), preamble=b"\0" * 128)
+    file = io.BytesIO()
+    data = FileDataset(file, {}, file_meta=FileMetaDataset(), preamble=b"\0" * 128)
     data.file_meta.TransferSyntaxUID = JPEGBaseline8Bit
-    data.file_meta.MediaStorageSOPClassUID = data.SOPClassUID = _CHEST_CLASS
-    data.file_meta.MediaStorageSOPInstanceUID = data.SOPInstanceUID = uid
+    data.file_meta.MediaStorageSOPClassUID = data.SOPClassUID = UID(_CHEST_CLASS)
+    data.file_meta.MediaStorageSOPInstanceUID = data.SOPInstanceUID = UID(uid)
     data.StudyInstanceUID, data.SeriesInstanceUID = f"{uid}.1", f"{uid}.2"
     data.PatientID = f"{rng.integers(2**40):x}"
     data.PatientSex, data.PatientAge = str(rng.choice(["M", "F"])), f"{rng.integers(3, 90):03d}Y"
@@ -306,7 +307,6 @@ def _dicom(grey: UInt8[np.ndarray, "h w"], uid: str, rng: np.random.Generator) -
     data.BitsAllocated, data.BitsStored, data.HighBit = 8, 8, 7
     data.LossyImageCompression, data.LossyImageCompressionMethod = "01", "ISO_10918_1"
     data.PixelData = encapsulate([_encoded(".jpg", grey)])
-    file = io.BytesIO()
     data.save_as(file, enforce_file_format=True)
     return file.getvalue()
 

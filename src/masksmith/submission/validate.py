@@ -96,10 +96,14 @@ def validate_files(
     there = {path.name for path in folder.glob(f"*.{form.files}")}
     if there != set(wanted):
         odd = min(there ^ set(wanted))
-        what = "missing" if odd in wanted else f"not among the {len(wanted)} ids of {form.source}"
-        raise InputError(f"{folder / odd}: {what}; run `masksmith submit` again")
+        if odd in wanted:
+            raise InputError(f"{folder / odd}: missing; run `masksmith submit` again")
+        raise InputError(
+            f"{folder / odd}: not among the {len(wanted)} ids of {form.source}; take it out of the folder"
+        )
     for file, name in wanted.items():
-        found = cv2.imdecode(np.fromfile(folder / file, np.uint8), cv2.IMREAD_UNCHANGED)
+        raw = np.fromfile(folder / file, np.uint8)
+        found = cv2.imdecode(raw, cv2.IMREAD_UNCHANGED) if raw.size else None
         mask = judged_values(read_mask(masks / f"{name}.png", target), target)
         if found is None or found.shape != shapes[name] or not np.array_equal(found, mask):
             raise InputError(f"{folder / file}: not the saved mask in {masks}; run `masksmith submit` again")
