@@ -148,7 +148,7 @@ def test_files_for_the_judge(tmp_path):
         root = tmp_path / target.task
         masks = [np.eye(5, 6, dtype=np.uint8), np.zeros((4, 5), np.uint8)]
         shapes = {"a": (5, 6), "b": (4, 5)}
-        write_outputs(root / "masks", root / "s.csv", form, masks, target, files=root / "files")
+        write_outputs(root / "masks", root / "s.csv", form, iter(masks), target, files=root / "files")
         check = partial(validate_files, root / "files", form, shapes, masks=root / "masks", target=target)
         check()
         found = cv2.imread(str(root / "files" / "a.tif"), cv2.IMREAD_UNCHANGED)
