@@ -110,7 +110,14 @@ def test_compete_hands_the_budget_on_and_exits_as_it_ended(monkeypatch, tmp_path
         ends.append(stopped)
         done = CliRunner().invoke(app, ["compete", str(tmp_path), "--out", "p", *options])
         assert done.exit_code == code
-        plain = {"out": Path("p"), "recipe": "auto", "overrides": (), "ignore": (), "from_model": None}
+        plain = {
+            "out": Path("p"),
+            "recipe": "auto",
+            "overrides": (),
+            "ignore": (),
+            "from_model": None,
+            "scale": None,
+        }
         assert calls.pop() == plain | asked
         assert "budget: 1s of 20m00s" in done.output
 

@@ -62,6 +62,12 @@ Layout = Annotated[
     ),
 ]
 Metric = Annotated[str | None, typer.Option("--metric", "-m", help="The metric to win.")]
+Scale = Annotated[
+    str | None,
+    typer.Option(
+        "--scale", help="small: a published recipe made small, to see it go the whole way in minutes."
+    ),
+]
 Ignore = Annotated[
     list[int] | None,
     typer.Option("--ignore", metavar="VALUE", help="Value of mask files that is not judged."),
@@ -87,6 +93,7 @@ def compete(
     from_model: Annotated[
         Path | None, typer.Option("--from", metavar="MODEL", help="Train the net of a bundle on.")
     ] = None,
+    scale: Scale = None,
 ) -> None:
     """Go the whole way: check, folds, train, predict, tune, submit, report."""
     result = masksmith.compete(
@@ -102,6 +109,7 @@ def compete(
         metric=metric,
         layout=layout,
         from_model=from_model,
+        scale=scale,
     )
     print(result)
     if result.stopped is not None:
@@ -380,9 +388,9 @@ def folds(project: Folder, recipe: RecipeName = "auto", overrides: Set = None) -
 
 
 @app.command()
-def train(project: Folder, recipe: RecipeName = "auto", overrides: Set = None) -> None:
+def train(project: Folder, recipe: RecipeName = "auto", overrides: Set = None, scale: Scale = None) -> None:
     """Train the folds that are not trained yet."""
-    print(masksmith.train(project, recipe=recipe, overrides=overrides or ()).path)
+    print(masksmith.train(project, recipe=recipe, overrides=overrides or (), scale=scale).path)
 
 
 @app.command()
@@ -535,9 +543,23 @@ def example(
         str, typer.Option("--task", help="binary, multiclass, multilabel or instances.")
     ] = "binary",
     large: Annotated[bool, typer.Option("--large", help="Images of 1,024 to 1,536 pixels a side.")] = False,
+    layout: Annotated[
+        str | None,
+        typer.Option(
+            "--layout",
+            help="A contest's download: tgs, siim, oncloud, carvana, dsb2018, severstal, airbus or uwmadison.",
+        ),
+    ] = None,
+    side: Annotated[
+        int | None, typer.Option("--side", min=16, help="With --layout: shorter side in pixels; default: 64.")
+    ] = None,
 ) -> None:
     """Generate a small data set, to try masksmith on."""
-    print(masksmith.example(out, train=train, test=test, seed=seed, task=task, large=large))
+    print(
+        masksmith.example(
+            out, train=train, test=test, seed=seed, task=task, large=large, layout=layout, side=side
+        )
+    )
 
 
 def parse_shape(text: str) -> tuple[int, int]:

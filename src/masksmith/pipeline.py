@@ -31,6 +31,7 @@ from masksmith.steps.recipes import (
     dotted,
     for_data,
     last_recipe,
+    load_asked,
     load_single,
     load_to_compete_in_budget,
     refuse_pseudo_labels,
@@ -413,6 +414,7 @@ def train(
     recipe: str = "auto",
     overrides: Overrides = (),
     augment: CallableAugment | None = None,
+    scale: str | None = None,
 ) -> Run:
     """Train the folds of a recipe, or of all recipes of an ensemble, that are not trained yet.
 
@@ -421,12 +423,13 @@ def train(
         recipe: A bundled recipe or ensemble, or a YAML file.
         overrides: Dotted changes, as for ``compete``.
         augment: As for ``compete``.
+        scale: As for ``compete``.
 
     Returns:
         The run of the recipe, or of the first recipe of the ensemble.
     """
     project, changes = Project.open(Path(out), augment=augment), dotted(overrides)
-    asked = load_any(recipe, changes)
+    asked = load_asked(recipe, changes, scale=scale)
     with steps.work.working(project):
         return steps.compete.train_asked(project, for_data(project, asked, recipe, changes))
 
@@ -481,6 +484,7 @@ def compete(
     metric: str | None = None,
     layout: str | Path | None = None,
     from_model: str | Path | None = None,
+    scale: str | None = None,
 ) -> Result:
     """Go the whole way from a data folder to a validated submission, masks and a report.
 
@@ -504,6 +508,8 @@ def compete(
         ignore: As for ``check``.
         metric: The metric to win; the same as the override ``metric=…``.
         layout: As for ``check``.
+        scale: "small" makes a published recipe small, to see it go the whole way in minutes: an eighth of the size, a
+            narrow net, an epoch a stage (see recipes/trial.py).
         from_model: A bundle whose net is trained on, with a lower rate and half its epochs; ``recipe`` is its own.
 
     Raises:
@@ -513,7 +519,9 @@ def compete(
     began, duration = time.monotonic(), None if budget is None else parse_duration(budget)
     pinned, planned = dotted(overrides, device, metric), duration is not None
     model = None if from_model is None else open_model(from_model, recipe)
-    asked = load_to_compete_in_budget(recipe, pinned) if planned else load_any(recipe, pinned)
+    if scale is not None and (planned or model is not None):
+        raise InputError(f"--scale {scale} with --{'budget' if planned else 'from'}: expected one of them")
+    asked = load_to_compete_in_budget(recipe, pinned) if planned else load_asked(recipe, pinned, scale=scale)
     with interrupt.graceful():
         checked = check(data, out, dialect=dialect, task=task, ignore=ignore, layout=layout)
         for line in str(checked).splitlines():
@@ -684,6 +692,8 @@ def example(
     seed: int = 0,
     task: str = "binary",
     large: bool = False,
+    layout: str | None = None,
+    side: int | None = None,
 ) -> Path:
     """Generate a small data set to try masksmith on: ``out/data``, with the answers to its test set beside it.
 
@@ -695,16 +705,28 @@ def example(
         task: "binary" (seismic sections in Kaggle's layout, ``solution.csv``), "multilabel" (labels that overlap, in
             Severstal's layout, ``solution.csv``), "multiclass" or "instances" (a folder ``solution`` of masks).
         large: Whether images have 1,024 to 1,536 pixels a side.
+        layout: The files of a contest's download: "tgs", "siim", "oncloud", "carvana" (whole cars of 16 views),
+            "dsb2018", "severstal", "airbus" or "uwmadison"; task and size are the contest's then.
+        side: Pixels of the shorter side of a contest's images; None: 64.
 
     Returns:
         The data folder.
 
     Raises:
-        InputError: A task that no example has, or files that no earlier example made.
+        InputError: A task or layout that no example has, or both, or files that no earlier example made.
     """
     num_train, num_test = (20 if large else 300) if train is None else train, test
     num_test = (5 if large else 100) if num_test is None else num_test
-    return make_example(Path(out), num_train=num_train, num_test=num_test, seed=seed, task=task, large=large)
+    return make_example(
+        Path(out),
+        num_train=num_train,
+        num_test=num_test,
+        seed=seed,
+        task=task,
+        large=large,
+        layout=layout,
+        side=side,
+    )
 
 
 def convert(

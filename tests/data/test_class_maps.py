@@ -217,9 +217,12 @@ def test_masks_of_other_sizes_are_refused_together_for_every_task(tmp_path):
 
 def test_object_files_and_rows_refuse_another_task(tmp_path, download):
     ms.example(tmp_path / "e", train=2, test=1, task="instances")
-    for task in ("binary", "multiclass"):
-        with pytest.raises(InputError, match=f"--task {task}, but the images have a file for each object"):
-            read(tmp_path / "e/data", tmp_path / "cache", task=task)
+    with pytest.raises(InputError, match="--task multiclass, but the images have a file for each object"):
+        read(tmp_path / "e/data", tmp_path / "cache", task="multiclass")
+    united, objects = (ms.read(tmp_path / "e/data", task=task) for task in ("binary", None))
+    assert (united.task, objects.task) == ("binary", "instances")
+    for one, other in zip(united.train, objects.train, strict=True):
+        assert np.array_equal(one.target, other.target > 0)
     for path in (tmp_path / "e/data/train").rglob("masks/*.png"):
         path.unlink()
     with pytest.raises(InputError, match="no image has an object; there is nothing to learn"):

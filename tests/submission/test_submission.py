@@ -1,16 +1,19 @@
 import tracemalloc
 from dataclasses import replace
+from functools import partial
 
+import cv2
 import numpy as np
 import pytest
 
 from masksmith.core.errors import InputError
 from masksmith.data.catalog import SubmissionFormat
 from masksmith.data.rle import encode
+from masksmith.data.target import BINARY, Target
 from masksmith.metrics import get_metric
 from masksmith.submission.formats import read_mask, write_outputs
 from masksmith.submission.score import score_files
-from masksmith.submission.validate import validate_submission
+from masksmith.submission.validate import validate_files, validate_submission
 
 SHAPE = (6, 5)
 FORM = SubmissionFormat("id", "rle_mask", "tgs", ["0003", "a", "7e10"], "sample_submission.csv")
@@ -137,3 +140,29 @@ def test_score_refuses(written, tmp_path):
     ):
         with pytest.raises(InputError, match=message):
             score_files(path, path, metric=name, shape=SHAPE)
+
+
+def test_files_for_the_judge(tmp_path):
+    form = SubmissionFormat("id", "rle_mask", "tgs", ["a", "b"], "the test images", files="tif")
+    for target, values in ((BINARY, (0, 1)), (Target("multiclass", ("x", "y"), (10, 70)), (10, 70))):
+        root = tmp_path / target.task
+        masks = [np.eye(5, 6, dtype=np.uint8), np.zeros((4, 5), np.uint8)]
+        shapes = {"a": (5, 6), "b": (4, 5)}
+        write_outputs(root / "masks", root / "s.csv", form, iter(masks), target, files=root / "files")
+        check = partial(validate_files, root / "files", form, shapes, masks=root / "masks", target=target)
+        check()
+        found = cv2.imread(str(root / "files" / "a.tif"), cv2.IMREAD_UNCHANGED)
+        assert np.array_equal(found, np.where(masks[0], values[1], values[0]))
+        assert found.dtype == np.uint8
+        raw = (root / "files/a.tif").read_bytes()
+        for damaged in (b"", b"no image", (root / "files/b.tif").read_bytes()):
+            (root / "files/a.tif").write_bytes(damaged)
+            with pytest.raises(InputError, match=r"a\.tif: not the saved mask"):
+                check()
+        (root / "files/a.tif").unlink()
+        with pytest.raises(InputError, match=r"a\.tif: missing"):
+            check()
+        (root / "files/a.tif").write_bytes(raw)
+        (root / "files/c.tif").write_bytes(raw)
+        with pytest.raises(InputError, match=r"c\.tif: not among the 2 ids"):
+            check()

@@ -353,12 +353,12 @@ def _convention(reader: ImageReader, catalog: Catalog, kind: _Kind) -> MaskConve
         target = drawn_target(asked.task, catalog.classes, where=str(reader.tree.root))
         return MaskConvention({}, findings, target)
     if any(sample.objects is not None for sample in catalog.train):
-        if asked.task not in (None, "instances"):
+        if asked.task not in (None, "instances", "binary"):
             raise InputError(
                 f"{reader.tree.root}: --task {asked.task}, but the images have a file for each object; leave "
-                "--task out, or expected instances"
+                "--task out, or expected instances, or binary: all objects in one mask"
             )
-        return MaskConvention({}, [], OBJECTS)
+        return MaskConvention({}, [], BINARY if asked.task == "binary" else OBJECTS)
     with_file = [(sample, sample.mask) for sample in catalog.train if sample.mask]
     with_file += [(sample, path) for sample in catalog.train for path in (sample.label_masks or {}).values()]
     if asked.task == "instances" and not with_file:
@@ -461,6 +461,8 @@ def _mask(reader: ImageReader, sample: Sample, convention: MaskConvention, kind:
     if sample.shapes is not None:
         values = class_numbers(convention.target, (shape.label for shape in sample.shapes))
         return draw_classes(sample.shapes, values, kind.sizes[sample.image])
+    if sample.objects is not None:
+        return (_objects(reader, sample, kind, dialect, convention).labels > 0).view(np.uint8)
     drawn = None
     if sample.mask:
         file = _drawn_mask(reader, sample, sample.mask, kind, colours=convention.colours)

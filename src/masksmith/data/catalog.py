@@ -107,6 +107,9 @@ class SubmissionFormat:
     wide: dict[str, str] = field(default_factory=dict)
     """Label -> its column, where each has one: then the rows of an image are one row, and ``columns`` its header."""
 
+    files: str = ""
+    """Ending of the mask files that the judge takes, ID.tif of the classes' numbers; empty: it takes the table."""
+
     @property
     def label_header(self) -> list[str]:
         """Return the columns of rows of an image and label."""

@@ -7,11 +7,10 @@ salt is a smooth body with a bright border, little structure and weak noise insi
 salt have a patch of weak, chaotic reflections that looks like it.
 """
 
-import csv
 import io
 import os
 import zipfile
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 import cv2
@@ -22,11 +21,14 @@ from masksmith.core.config import look_up
 from masksmith.core.errors import InputError
 from masksmith.core.files import digest, read_json, remove, write_bytes, write_json
 from masksmith.core.randomness import stream
+from masksmith.data.contest_forms import FORMS, csv_table, png
 from masksmith.data.instances import label_png
 from masksmith.data.rle import encode
 from masksmith.data.scenes import make_label_scene, make_scene
 
 SIZE = 101
+FORM_SIDE = 64
+"""Shorter side of the images of a contest's form."""
 SIDES, LARGE_SIDES = (112, 176), (1024, 1536)
 """Between which the sides of a scene are."""
 _EMPTY_FRAC = 0.4
@@ -92,28 +94,23 @@ def make_section(rng: np.random.Generator, *, salt: bool) -> tuple[UInt8[np.ndar
     return np.clip(grey, 0, 255).astype(np.uint8), mask
 
 
-def _png(image: np.ndarray) -> bytes:
-    fine, raw = cv2.imencode(".png", image)
-    assert fine
-    return raw.tobytes()
-
-
-def _csv(header: tuple[str, ...], rows: Sequence[Sequence[object]]) -> bytes:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
-    return text.getvalue().encode()
-
-
 def make_example(
-    out: Path, *, num_train: int, num_test: int, seed: int, task: str = "binary", large: bool = False
+    out: Path,
+    *,
+    num_train: int,
+    num_test: int,
+    seed: int,
+    task: str = "binary",
+    large: bool = False,
+    layout: str | None = None,
+    side: int | None = None,
 ) -> Path:
     """Write ``out/data`` (the download) and the answers to its test set: ``out/solution.csv`` or ``out/solution``.
 
     Binary: seismic sections in Kaggle's layout. Multiclass: images and masks of four classes. Multilabel: images and
     tables with a row an image and class (Severstal's layout). Instances: a folder an image with a file for each object,
-    and label images as answers.
+    and label images as answers. With ``layout`` the files are those of a contest's download (see contest_forms.py),
+    of images whose shorter side has ``side`` pixels.
 
     What is written is recorded in ``out/.masksmith-example.json``; only such files are replaced.
 
@@ -121,11 +118,15 @@ def make_example(
         The data folder.
 
     Raises:
-        InputError: A task that no example has; or something is there that no earlier example made, or that was changed
-            since; nothing is written.
+        InputError: A task or layout that no example has, or both; or something is there that no earlier example made,
+            or that was changed since; nothing is written.
     """
     make = look_up(_SCENES, task, where="--task")
-    if task == "binary" and not large:
+    if layout is not None or side is not None:
+        _check_form(layout, task, large=large, side=side)
+    if layout in FORMS:
+        content = FORMS[layout](num_train, num_test, seed, side or FORM_SIDE)
+    elif task == "binary" and not large:
         content = _content(num_train, num_test, seed)
     else:
         content = _scene_files(num_train, num_test, seed, large, make)
@@ -136,6 +137,28 @@ def make_example(
     for name, raw in content.items():
         write_bytes(out / name, raw)
     return out / "data"
+
+
+def _check_form(layout: str | None, task: str, *, large: bool, side: int | None) -> None:
+    """Refuse what a contest's form cannot be.
+
+    Raises:
+        InputError: An unknown layout, one with a task or --large, or a side where it is fixed.
+    """
+    if layout is None:
+        raise InputError(
+            f"--side {side}: it is that of a contest's form; name it: --layout {', '.join(FORMS)}"
+        )
+    look_up({"tgs": None, **FORMS}, layout, where="--layout")
+    if task != "binary" or large:
+        other = "--large" if large else f"--task {task}"
+        raise InputError(
+            f"--layout {layout} and {other}: a contest's form has its own task; leave {other} out"
+        )
+    if layout == "tgs" and side not in (None, SIZE):
+        raise InputError(
+            f"--layout tgs and --side {side}: its images have {SIZE} pixels a side; leave --side out"
+        )
 
 
 def _refuse_foreign(out: Path, content: Collection[str]) -> set[str]:
@@ -196,32 +219,32 @@ def _scene_files(
 
 def _binary_files(split: str, name: str, rng: np.random.Generator, hw: tuple[int, int]) -> _Files:
     scene = make_scene(rng, hw, shapes=hw[0] * hw[1] // 1500)
-    mask = _png((scene.classes == 1).astype(np.uint8) * 255)
-    yield f"data/{_IMAGES[split]}/{name}.png", _png(scene.image)
+    mask = png((scene.classes == 1).astype(np.uint8) * 255)
+    yield f"data/{_IMAGES[split]}/{name}.png", png(scene.image)
     yield f"{'data/masks' if split == 'train' else 'solution'}/{name}.png", mask
 
 
 def _class_files(split: str, name: str, rng: np.random.Generator, hw: tuple[int, int]) -> _Files:
     scene = make_scene(rng, hw, shapes=hw[0] * hw[1] // 1500)
-    yield f"data/{_IMAGES[split]}/{name}.png", _png(scene.image)
-    yield f"{'data/masks' if split == 'train' else 'solution'}/{name}.png", _png(scene.classes)
+    yield f"data/{_IMAGES[split]}/{name}.png", png(scene.image)
+    yield f"{'data/masks' if split == 'train' else 'solution'}/{name}.png", png(scene.classes)
 
 
 def _object_files(split: str, name: str, rng: np.random.Generator, hw: tuple[int, int]) -> _Files:
     scene = make_scene(rng, hw, shapes=max(2, hw[0] * hw[1] // 1200), only_discs=True)
-    yield f"data/{split}/{name}/images/{name}.png", _png(scene.image)
+    yield f"data/{split}/{name}/images/{name}.png", png(scene.image)
     if split == "test":
         yield f"solution/{name}.png", label_png(scene.discs)
         return
     for number in np.unique(scene.discs[scene.discs > 0]):
         one = (scene.discs == number).astype(np.uint8) * 255
-        yield f"data/train/{name}/masks/{name}_{number:04d}.png", _png(one)
+        yield f"data/train/{name}/masks/{name}_{number:04d}.png", png(one)
 
 
 def _label_files(split: str, name: str, rng: np.random.Generator, hw: tuple[int, int]) -> _Files:
     """Yield the image, and the rows of its labels: _with_tables makes tables of all rows."""
     scene = make_label_scene(rng, hw, shapes=max(3, hw[0] * hw[1] // 2500))
-    yield f"data/{split}_images/{name}.png", _png(scene.image)
+    yield f"data/{split}_images/{name}.png", png(scene.image)
     for at in range(scene.labels.shape[2]):
         row = (f"{name}.png", at + 1, encode(scene.labels[..., at]), *hw)
         yield f"{split}/{name}/{at + 1}", ",".join(map(str, row)).encode()
@@ -237,9 +260,9 @@ def _with_tables(content: dict[str, bytes]) -> dict[str, bytes]:
     test = [row for name, row in rows.items() if name.startswith("test/")]
     header = ("ImageId", "ClassId", "EncodedPixels")
     return {name: raw for name, raw in content.items() if name not in rows} | {
-        "data/train.csv": _csv(header, train),
-        "data/sample_submission.csv": _csv(header, [[*row[:2], "1 1"] for row in test]),
-        "solution.csv": _csv((*header, "height", "width"), test),
+        "data/train.csv": csv_table(header, train),
+        "data/sample_submission.csv": csv_table(header, [[*row[:2], "1 1"] for row in test]),
+        "solution.csv": csv_table((*header, "height", "width"), test),
     }
 
 
@@ -265,10 +288,10 @@ def _content(num_train: int, num_test: int, seed: int) -> dict[str, bytes]:
                 black = black or index < 2  # at least two, so that there are identical images
                 image, mask = make_section(rng, salt=not (black or empty))
                 image = np.zeros_like(image) if black else image
-                archive.writestr(f"images/{name}.png", _png(np.repeat(image[..., None], 3, axis=2)))
+                archive.writestr(f"images/{name}.png", png(np.repeat(image[..., None], 3, axis=2)))
                 if split == "train":
                     bits = np.uint16 if mask.any() else np.uint8
-                    archive.writestr(f"masks/{name}.png", _png(mask.astype(bits) * np.iinfo(bits).max))
+                    archive.writestr(f"masks/{name}.png", png(mask.astype(bits) * np.iinfo(bits).max))
                 names.append((split, name))
                 answers[name] = encode(mask)
                 depths.append((name, int(rng.integers(50, 960))))
@@ -276,9 +299,9 @@ def _content(num_train: int, num_test: int, seed: int) -> dict[str, bytes]:
     header = ("id", "rle_mask")
     raws = [
         *(buffer.getvalue() for buffer in archives.values()),
-        _csv(header, [(name, answers[name]) for name in train]),
-        _csv(header, [(name, "1 1") for name in test]),
-        _csv(("id", "z"), list(depths)),
-        _csv(header, [(name, answers[name]) for name in test]),
+        csv_table(header, [(name, answers[name]) for name in train]),
+        csv_table(header, [(name, "1 1") for name in test]),
+        csv_table(("id", "z"), list(depths)),
+        csv_table(header, [(name, answers[name]) for name in test]),
     ]
     return dict(zip(_FILES, raws, strict=True))

@@ -52,6 +52,8 @@ class Project:
         self.runs_dir = root / "runs"
         self.tuning_json = root / "tuning.json"
         self.masks_dir = root / "masks"
+        self.predictions_dir = root / "predictions"
+        """Of the mask files that the judge takes, where it takes files."""
         self.submission_csv = root / "submission.csv"
         self.submission_json = root / "submission.json"
         self.objects_json = root / "objects.json"

@@ -7,7 +7,7 @@ from typing import Any
 from masksmith.core.errors import InputError
 from masksmith.core.progress import logger
 from masksmith.project.folder import Project
-from masksmith.recipes.ensemble import AnyRecipe, is_ensemble, load_ensemble
+from masksmith.recipes.ensemble import AnyRecipe, is_ensemble, load_any, load_ensemble
 from masksmith.recipes.recipe import Recipe, load_recipe
 from masksmith.recipes.sources import AUTO_OF
 
@@ -33,6 +33,24 @@ def load_single(name: str, overrides: tuple[str, ...], *, what: str) -> Recipe:
         named = ", ".join(without or members)
         raise InputError(f"recipe {name}: it is an ensemble, and {what} one recipe; take one of {named}")
     return load_recipe(name, overrides)
+
+
+def load_asked(name: str, overrides: tuple[str, ...], *, scale: str | None) -> AnyRecipe:
+    """Load a recipe or an ensemble, at a scale where one is asked for.
+
+    Raises:
+        InputError: An unknown recipe, override or scale, or a scale of ``auto``.
+    """
+    if scale is None:
+        return load_any(name, overrides)
+    if name == "auto":
+        raise InputError(
+            f"--scale {scale}: auto chooses its recipe by the data; name one (`masksmith recipes` lists them), or take "
+            "the recipe smoke, which is small as it is"
+        )
+    from masksmith.recipes.trial import load_trial
+
+    return load_trial(name, overrides, scale)
 
 
 def for_data(project: Project, asked: AnyRecipe, name: str, overrides: tuple[str, ...]) -> AnyRecipe:

@@ -57,7 +57,11 @@ def _refuse_other_task(losses: Sequence[str], task: str, *, where: str) -> None:
     """
     for at, name in enumerate(losses):
         if (name == "objects") != (task == "instances") and name not in IMAGE_PARAMETERS:
-            expected = "another" if name == "objects" else "'objects', as in the recipe auto-objects"
+            expected = (
+                "another"
+                if name == "objects"
+                else "'objects', as in the recipe auto-objects, or --task binary"
+            )
             raise InputError(
                 f"{where}[{at}].name: {name!r} cannot learn what the masks are ({task}); expected {expected}"
             )

@@ -1,6 +1,7 @@
 """Masks and the submission: of the members, or of a baseline before anything is trained."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from masksmith.steps.out_of_fold import baseline_scores, predictions_of, trivial
 from masksmith.steps.predict import codes_digest, oof_of, test_of
 from masksmith.steps.tune import need_tuning
 from masksmith.submission.formats import with_coco, write_masks, write_outputs
-from masksmith.submission.validate import Verdict, validate_submission
+from masksmith.submission.validate import Verdict, validate_files, validate_submission
 
 _VERSION = "1"
 
@@ -54,15 +55,29 @@ def write_baseline(project: Project, recipe: AnyRecipe) -> Verdict:
 def standing_submission(project: Project) -> Verdict | None:
     """Return the verdict on the submission that is there, None if there is none or it is not whole."""
     try:
-        return validate_submission(
-            project.submission_csv,
-            project.catalog.submission,
-            test_shapes(project),
-            masks=project.masks_dir,
-            target=project.target,
-        )
+        return _validated(project)
     except InputError:
         return None
+
+
+def _validated(project: Project) -> Verdict:
+    """Return the verdict on the submission that is there.
+
+    Raises:
+        InputError: It is not whole.
+    """
+    form, shapes, masks = project.catalog.submission, test_shapes(project), project.masks_dir
+    files = _files_dir(project)
+    if files is not None:
+        validate_files(files, form, shapes, masks=masks, target=project.target)
+    verdict = validate_submission(project.submission_csv, form, shapes, masks=masks, target=project.target)
+    return replace(verdict, files=str(files or ""))
+
+
+def _files_dir(project: Project) -> Path | None:
+    """Return the folder of the mask files that the judge takes, None where it takes the table."""
+    wanted = project.catalog.submission.files and project.target.task != "multilabel"
+    return project.predictions_dir if wanted else None
 
 
 def submit_members(project: Project, members: Sequence[Member]) -> Verdict:
@@ -101,17 +116,19 @@ def _write(project: Project, masks: Iterable[AnyMask], facts: dict[str, Any]) ->
     form = project.catalog.submission
     earlier = keep_earlier(project)
     coco = project.objects_json if project.target.task == "instances" else None
-    write_outputs(project.masks_dir, project.submission_csv, form, masks, project.target, coco=coco)
+    write_outputs(
+        project.masks_dir,
+        project.submission_csv,
+        form,
+        masks,
+        project.target,
+        coco=coco,
+        files=_files_dir(project),
+    )
     if earlier is not None and file_digest(earlier) == file_digest(project.submission_csv):
         remove(earlier)  # the same once more
     write_json(project.submission_json, facts)
-    return validate_submission(
-        project.submission_csv,
-        form,
-        test_shapes(project),
-        masks=project.masks_dir,
-        target=project.target,
-    )
+    return _validated(project)
 
 
 def keep_earlier(project: Project) -> Path | None:

@@ -90,8 +90,34 @@ def with_coco(
         file.write(f'\n], "images": {json.dumps(images)}}}\n')
 
 
+def with_files(
+    folder: Path, masks: Iterable[tuple[str, AnyMask]], form: SubmissionFormat, target: Target
+) -> Iterator[tuple[str, AnyMask]]:
+    """Write masks as the files that the judge takes, ID.tif, and yield each again.
+
+    They hold 0 and 1, the values that the classes have in the training masks, or the numbers of the objects.
+    """
+    with atomic_folder(folder) as temporary:
+        for name, mask in masks:
+            file = f"{check_id(name, where=str(folder))}.{form.files}"
+            write_member(temporary / file, _encoded(f".{form.files}", judged_values(mask, target)))
+            yield name, mask
+            del mask  # before the next is made
+
+
+def judged_values(mask: AnyMask, target: Target) -> Shaped[np.ndarray, "h w"]:
+    """Return what a mask is in the judge's file."""
+    if target.task == "instances":
+        return mask.astype(np.uint16)
+    return mask_values(target)[mask] if target.exclusive else mask.astype(np.uint8)
+
+
 def _png(image: Shaped[np.ndarray, "h w"]) -> bytes:
-    done, raw = cv2.imencode(".png", image)
+    return _encoded(".png", image)
+
+
+def _encoded(ending: str, image: Shaped[np.ndarray, "h w"]) -> bytes:
+    done, raw = cv2.imencode(ending, image)
     assert done
     return bytes(raw.tobytes())
 
@@ -104,6 +130,7 @@ def write_outputs(
     target: Target = BINARY,
     *,
     coco: Path | None = None,
+    files: Path | None = None,
 ) -> None:
     """Write masks as PNG named by id, and the submission with the judge's ids, columns and rows.
 
@@ -119,10 +146,13 @@ def write_outputs(
         masks: The mask of each id of ``form.ids``, in their order; each is used once.
         target: The task and its classes.
         coco: Of a COCO JSON file of the objects; None: none is written.
+        files: Folder of the mask files that the judge takes; None: none are written.
     """
     named: Iterable[tuple[str, AnyMask]] = zip(form.ids, masks, strict=True)
     if coco is not None:
         named = with_coco(coco, named, category=target.classes[0])
+    if files is not None:
+        named = with_files(files, named, form, target)
     with (
         atomic_path(path) as temporary,
         temporary.open("w", newline="", encoding="utf-8") as file,

@@ -251,10 +251,13 @@ def _settle_tables(
 
 
 def _sizes_of(*sources: Source) -> list[Shape | None]:
+    """Return the sizes that are taken for the images whose size no table tells."""
     return [
         one.shape_of.shape
         for one in sources
-        if isinstance(one, TableMasks) and isinstance(one.shape_of, _Shapes)
+        if isinstance(one, TableMasks)
+        and isinstance(one.shape_of, _Shapes)
+        and not one.shape_of.told.keys() >= set(one.ids)
     ]
 
 

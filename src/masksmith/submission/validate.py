@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
+import cv2
 import numpy as np
 
 from masksmith.core.arrays import Int, Labels, Mask, row_bands
@@ -15,7 +16,7 @@ from masksmith.data.ids import check_id
 from masksmith.data.rle import DIALECTS, Dialect, Order, Runs, check_runs, paint_runs
 from masksmith.data.table import iterate_table, need_column
 from masksmith.data.target import BINARY, Target
-from masksmith.submission.formats import CLASS_COLUMN, object_dialect, read_mask
+from masksmith.submission.formats import CLASS_COLUMN, judged_values, object_dialect, read_mask
 
 _Rows = list[Int[np.ndarray, "_ 2"]]
 """Runs of each row of an image; each row has another number of them."""
@@ -29,10 +30,13 @@ class Verdict:
     ids: int
     empty: int
     compared: int
+    files: str = ""
+    """Folder of the mask files that the judge takes, equal to the saved masks too; empty: it takes the table."""
 
     def __str__(self) -> str:
         masks = f", all equal to the {self.compared} saved masks" if self.compared else ""
-        return f"{self.path}: valid: {self.ids} ids in the right order, {self.empty} empty{masks}"
+        files = f"; as files for the judge: {self.files}" if self.files else ""
+        return f"{self.path}: valid: {self.ids} ids in the right order, {self.empty} empty{masks}{files}"
 
 
 def validate_submission(
@@ -73,6 +77,36 @@ def validate_submission(
         where = f"{path}: id {name!r}"
         empty += _check_image(texts, how, shapes[name], name, masks=masks, target=target, where=where)
     return Verdict(str(path), len(names), empty, len(names) if masks else 0)
+
+
+def validate_files(
+    folder: Path,
+    form: SubmissionFormat,
+    shapes: Mapping[str, tuple[int, int]],
+    *,
+    masks: Path,
+    target: Target,
+) -> None:
+    """Check the mask files that the judge takes: one an id and no other, each with the values of the saved mask.
+
+    Raises:
+        InputError: The first thing that is wrong, with its id.
+    """
+    wanted = {f"{name}.{form.files}": name for name in form.ids}
+    there = {path.name for path in folder.glob(f"*.{form.files}")}
+    if there != set(wanted):
+        odd = min(there ^ set(wanted))
+        if odd in wanted:
+            raise InputError(f"{folder / odd}: missing; run `masksmith submit` again")
+        raise InputError(
+            f"{folder / odd}: not among the {len(wanted)} ids of {form.source}; take it out of the folder"
+        )
+    for file, name in wanted.items():
+        raw = np.fromfile(folder / file, np.uint8)
+        found = cv2.imdecode(raw, cv2.IMREAD_UNCHANGED) if raw.size else None
+        mask = judged_values(read_mask(masks / f"{name}.png", target), target)
+        if found is None or found.shape != shapes[name] or not np.array_equal(found, mask):
+            raise InputError(f"{folder / file}: not the saved mask in {masks}; run `masksmith submit` again")
 
 
 def _check_image(

@@ -1,7 +1,7 @@
 """A file for each band of an image, in a folder of its own or with the band at the end of its name (DrivenData)."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import PurePosixPath
 
@@ -54,7 +54,7 @@ def band_folders(tree: Tree, asked: Description = NOTHING_SAID) -> Catalog | Non
             replace(one, bands=images[one.id]) for one in make_samples("train", first, facts, masks=masks)
         ],
         test=[replace(one, bands=test[one.id]) for one in make_samples("test", first_test, facts)],
-        submission=SubmissionFormat.assumed(test, asked.dialect),
+        submission=_submission_format(test, masks.values(), asked.dialect),
         notes=stray_masks(masks, images) + [str(error) for error in errors.values()] + facts.notes,
         why=[
             f"{train}/ holds {len(names)} files an image, its bands {', '.join(names)}: {some(images[min(images)])}",
@@ -65,6 +65,18 @@ def band_folders(tree: Tree, asked: Description = NOTHING_SAID) -> Catalog | Non
             f"{len(found[place])} images in {place}/: another folder was taken" for place in places[1:]
         ],
     )
+
+
+def _submission_format(
+    test: Collection[str], masks: Collection[str], dialect: str | None
+) -> SubmissionFormat:
+    """Return what the judge expects: files as those of the training masks, where these are TIFF (DrivenData)."""
+    form = SubmissionFormat.assumed(test, dialect)
+    endings = {PurePosixPath(path).suffix.lower() for path in masks}
+    if endings <= {".tif", ".tiff"}:
+        source = f"{form.source}; masks are wanted as ID.tif, as the training masks are"
+        return replace(form, files="tif", source=source)
+    return form
 
 
 def _found_bands(tree: Tree) -> dict[str, Bands]:
