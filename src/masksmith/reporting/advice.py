@@ -26,10 +26,11 @@ _LEAST_RELATED = 0.1  # rank correlation of a column with the coverage
 
 @dataclass(frozen=True)
 class Advice:
-    """What the data suggest, and what to try: ``--set KEY=VALUE``, judged out of fold like everything else."""
+    """What the data suggest, and what to try, to be judged out of fold like everything else."""
 
     text: str
-    setting: str
+    settings: list[str]
+    """KEY=VALUE of a recipe, each for a ``--set``."""
 
 
 def advise(
@@ -64,21 +65,22 @@ def advise(
             f"Test images look unlike training images (AUC {shift.auc:.2f}). Hold out the training images that look most "
             "like the test set, so that the score says something about it."
         )
-        more = "folds.holdout_frac=0.2 --set folds.count=2 --set folds.train=1"
-        found.insert(0, Advice(text, f"folds.stratify=like_test --set {more}"))
+        settings = ["folds.stratify=like_test", "folds.holdout_frac=0.2", "folds.count=2", "folds.train=1"]
+        found.insert(0, Advice(text, settings))
     if alike.neighbours.sure:
         text = (
             f"{len(alike.neighbours.pairs)} pairs of tiles lie side by side in larger pictures. If the test images come "
             "from other pictures, keep neighbours in one fold; if from the same ones, leave the folds as they are."
         )
-        found.append(Advice(text, 'folds.group_by="neighbours()"'))
+        found.append(Advice(text, ["folds.group_by=neighbours()"]))
     num_test = len(alike.seen) - alike.num_train
     if num_test > alike.num_train and not (shift is not None and shift.is_worth_saying):
         text = (
             f"There are {num_test:,} images without masks and {alike.num_train:,} with masks, and they look alike: once a "
-            "model is good, a student that also learns from its labels may be better."
+            "model is good, a student that also learns from its labels may be better (pseudo.teacher, as the recipe "
+            "tgs-pseudo has it)."
         )
-        found.append(Advice(text, "pseudo.teacher=auto"))
+        found.append(Advice(text, []))
     return found
 
 
@@ -90,7 +92,7 @@ def _empty(masks: MaskTally) -> list[Advice]:
         f"{empty:.0%} of the images have an empty mask. Show images with foreground more often in the first epochs, and "
         'let a second output answer "is there anything?".'
     )
-    return [Advice(text, "training.sampler.name=non_empty --set model.image_head=avg")]
+    return [Advice(text, ["training.sampler.name=non_empty", "model.image_head=avg"])]
 
 
 def _rare(target: Target, masks: MaskTally) -> list[Advice]:
@@ -103,8 +105,7 @@ def _rare(target: Target, masks: MaskTally) -> list[Advice]:
         f"{there.max() / there.min():,.0f} times as many. Train on windows that are centred on each class in turn; the "
         "cross-entropy alone would learn the common classes."
     )
-    side = 256
-    return [Advice(text, f"training.crop_hw=[{side},{side}] --set training.augment.positive_windows=0.5")]
+    return [Advice(text, ["training.crop_hw=[256,256]", "training.augment.positive_windows=0.5"])]
 
 
 def _small_objects(target: Target, masks: MaskTally) -> list[Advice]:
@@ -118,8 +119,8 @@ def _small_objects(target: Target, masks: MaskTally) -> list[Advice]:
         f"Half of the objects have at most {middle:,} pixels, one in twenty at most {low:,}. Train at full scale from the "
         "first stage: a smaller scale loses them."
     )
-    more = f" --set tuning.min_object_areas=[0,{low}]" if target.task == "instances" and low > 1 else ""
-    return [Advice(text, f"training.stages.0.scale=1.0{more}")]
+    more = [f"tuning.min_object_areas=[0,{low}]"] if target.task == "instances" and low > 1 else []
+    return [Advice(text, ["training.stages.0.scale=1.0", *more])]
 
 
 def _large(sizes: Sequence[tuple[int, int]]) -> list[Advice]:
@@ -130,7 +131,7 @@ def _large(sizes: Sequence[tuple[int, int]]) -> list[Advice]:
         f"Images have up to {largest[0]} x {largest[1]} pixels. Train on windows and predict on overlapping tiles; a whole "
         "image needs much memory, and a smaller one loses detail."
     )
-    return [Advice(text, "training.crop_hw=[512,512] --set prediction.tile_hw=[1024,1024]")]
+    return [Advice(text, ["training.crop_hw=[512,512]", "prediction.tile_hw=[1024,1024]"])]
 
 
 def _flips(masks: MaskTally) -> list[Advice]:
@@ -146,7 +147,7 @@ def _flips(masks: MaskTally) -> list[Advice]:
             "What is looked for lies higher or lower in the image as a rule (see the mean mask): up and down mean "
             "something here. Do not flip images upside down."
         )
-        return [Advice(text, "training.geometry.vflip=0.0")]
+        return [Advice(text, ["training.geometry.vflip=0.0"])]
     return []
 
 
@@ -160,7 +161,7 @@ def _columns(columns: Sequence[Column], masks: MaskTally) -> list[Advice]:
     for column in columns:
         if column.shifted:
             text = f"The column {column.name!r} differs between training and test images: do not give it to the model."
-            found.append(Advice(text, "model.scalars=[]"))
+            found.append(Advice(text, ["model.scalars=[]"]))
         elif column.numeric and column.test and len(column.train) == len(masks.ids):
             related = related_to_coverage(column, coverage)
             if abs(related) >= _LEAST_RELATED:
@@ -168,7 +169,7 @@ def _columns(columns: Sequence[Column], masks: MaskTally) -> list[Advice]:
                     f"The coverage goes with the column {column.name!r} (rank correlation {related:+.2f}), which test "
                     "images have too. Give it to the model."
                 )
-                found.append(Advice(text, f"model.scalars=[{column.name}]"))
+                found.append(Advice(text, [f"model.scalars=[{column.name}]"]))
     return found
 
 
@@ -194,4 +195,4 @@ def _few(masks: MaskTally) -> list[Advice]:
         f"Only {filled} images have foreground. Begin with pretrained weights and change the images more in training; "
         "scores of so few images scatter, so look at their intervals."
     )
-    return [Advice(text, "model.encoder_weights=auto --set training.augment.strength=1.5")]
+    return [Advice(text, ["model.encoder_weights=auto", "training.augment.strength=1.5"])]

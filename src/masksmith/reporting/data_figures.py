@@ -24,9 +24,8 @@ _LAYOUT: dict[str, Any] = {
     "template": "plotly_white",
     "margin": {"l": 64, "r": 16, "t": 44, "b": 52},
     "height": 320,
-    "title_font_size": 14,
     "font": {"family": "system-ui, sans-serif", "size": 13, "color": _INK},
-    "legend": {"orientation": "h", "y": 1.0, "x": 1.0, "xanchor": "right", "yanchor": "bottom"},
+    "legend": {"orientation": "h", "y": -0.24, "x": 0, "yanchor": "top"},
     "barmode": "overlay",
 }
 _SHARE = {"tickformat": ".0~%"}
@@ -35,11 +34,14 @@ _SHARE = {"tickformat": ".0~%"}
 def _html(figure: go.Figure, *, title: str, x: str, y: str, **layout: Any) -> str:  # noqa: ANN401
     figure.update_layout(
         **_LAYOUT
-        | {"title": {"text": title, "x": 0, "xref": "paper"}, "showlegend": len(figure.data) > 1}
+        | {
+            "title": {"text": title, "x": 0, "xref": "paper", "font": {"size": 15}},
+            "showlegend": len(figure.data) > 1,
+        }
         | layout
     )
-    figure.update_xaxes(title_text=x, automargin=True)
-    figure.update_yaxes(title_text=y, automargin=True)
+    figure.update_xaxes(title_text=x, title_font_size=13, automargin=True)
+    figure.update_yaxes(title_text=y, title_font_size=13, automargin=True)
     return figure.to_html(
         full_html=False, include_plotlyjs=False, config={"displayModeBar": False, "responsive": True}
     )
@@ -55,14 +57,15 @@ def histograms(
     *,
     title: str,
     x: str,
-    unit: str = "images",
-    limits: tuple[float, float] | None = None,
+    share: bool = False,
 ) -> str:
-    """Draw the distribution of one number over each set, as shares of the set."""
+    """Draw the distribution of one number over each set, as shares of the set; ``share``: the number is one, 0…1."""
     kept = {name: np.asarray(values, np.float64) for name, values in sets.items() if len(values)}
     every = np.concatenate(list(kept.values()))
-    low, high = limits or (float(every.min()), float(every.max()))
+    low, high = (0.0, 1.0) if share else (float(every.min()), float(every.max()))
     edges = np.linspace(low, high, _BINS + 1)
+    if high - low <= _BINS and not (every % 1).any():  # a bin for each whole number
+        edges = np.arange(low - 0.5, high + 1)
     if not (np.isfinite(edges).all() and (np.diff(edges) > 0).all()):
         edges = np.array([low - 0.5, low + 0.5])
     figure = go.Figure()
@@ -77,7 +80,9 @@ def histograms(
             opacity=0.65 if len(kept) > 1 else 1,
         )
     figure.update_yaxes(**_SHARE)
-    return _html(figure, title=title, x=x, y=f"share of {unit}")
+    if share:
+        figure.update_xaxes(**_SHARE)
+    return _html(figure, title=title, x=x, y="share of images")
 
 
 def band_curves(bands: Mapping[str, Sequence[Shaped[np.ndarray, " p"]]], *, title: str, unit: str) -> str:
@@ -100,17 +105,22 @@ def band_curves(bands: Mapping[str, Sequence[Shaped[np.ndarray, " p"]]], *, titl
                 },
             )
     figure.update_yaxes(**_SHARE)
-    return _html(
-        figure, title=title, x=unit, y="share of pixels", margin={"l": 64, "r": 16, "t": 44, "b": 52},
-        legend={"orientation": "h", "y": -0.3, "x": 0, "yanchor": "top"} if len(figure.data) > 2 else _LAYOUT["legend"],
-    )  # fmt: skip
+    return _html(figure, title=title, x=unit, y="share of pixels")
 
 
 def coverage_classes(counts: Sequence[int]) -> str:
     """Draw the number of images of each coverage class 0 … 10."""
     labels = ["empty", *(f"≤ {10 * at}%" for at in range(1, 11))]
     figure = go.Figure(
-        go.Bar(x=labels, y=list(counts), text=list(counts), marker_color=BLUE, cliponaxis=False)
+        go.Bar(
+            x=labels,
+            y=list(counts),
+            text=list(counts),
+            textposition="outside",
+            textangle=0,
+            marker_color=BLUE,
+            cliponaxis=False,
+        )
     )
     return _html(figure, title="coverage classes", x="foreground of the image", y="images")
 
@@ -144,13 +154,15 @@ def mean_mask(grid: Float[np.ndarray, "64 64"], *, title: str) -> str:
             y0=0.5 / len(grid),
             dy=1 / len(grid),
             colorscale="Cividis",
-            zmin=0,
-            zmax=max(float(grid.max()), 1e-6),
-            colorbar={"tickformat": ".1~%", "title": {"text": "of images", "side": "right"}, "thickness": 12},
+            colorbar={
+                "tickformat": ".1~%",
+                "title": {"text": "share of images", "side": "right"},
+                "thickness": 10,
+            },
         )
     )
-    figure.update_xaxes(**_SHARE, range=[0, 1], constrain="domain")
-    figure.update_yaxes(**_SHARE, range=[1, 0], scaleanchor="x", constrain="domain")
+    figure.update_xaxes(**_SHARE, range=[0, 1], dtick=0.25)
+    figure.update_yaxes(**_SHARE, range=[1, 0], dtick=0.25)
     return _html(figure, title=title, x="from left to right", y="from top to bottom")
 
 

@@ -288,7 +288,7 @@ def _charts(facts: ExploreFacts) -> dict[str, str]:
             {"training": filled},
             title=f"coverage of the {len(filled):,} masks that are not empty",
             x="foreground of the image",
-            limits=(0, 1),
+            share=True,
         )
         if len(filled)
         else "",
@@ -311,8 +311,8 @@ def _charts(facts: ExploreFacts) -> dict[str, str]:
         else figures.histograms(
             {"training": facts.shift.likeness},
             title="how much training images look like the test set",
-            x="probability of being a test image (0.5: as likely as not)",
-            limits=(0, 1),
+            x="probability of being a test image (50%: as likely as not)",
+            share=True,
         ),
         "brightness": _brightness(facts),
     }
@@ -394,7 +394,9 @@ def _grids(facts: ExploreFacts) -> dict[str, list[Shown]]:
 
 
 def _percent(share: float) -> str:
-    return "empty" if share == 0 else f"{share:.1%}"
+    if share == 0:
+        return "empty"
+    return f"{share:.1%}" if share >= 0.001 else "< 0.1%"
 
 
 def _by_coverage(facts: ExploreFacts) -> list[tuple[str, int, list[Shown]]]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from masksmith.core.arrays import AnyMask, Bool, Image, Shaped, UInt8, foreground_pixels
+from masksmith.core.arrays import Bool, Image, Shaped, UInt8, foreground_pixels
 from masksmith.data.look import thinned
 from masksmith.data.pairs import Pair, Place
 from masksmith.data.store import Store
@@ -20,6 +20,10 @@ LEAST = 48
 _PIXELS = 2**20  # of larger images every few rows and columns are looked at
 _GREEN = np.array((0, 158, 96), np.float32)
 _EDGE = (0, 255, 140)
+
+
+Small = UInt8[np.ndarray, "_ _ 3"]
+"""A picture of a size of its own."""
 
 
 @dataclass(frozen=True)
@@ -77,18 +81,9 @@ class Gallery:
 
     def joined(self, pair: Pair) -> Shown:
         """Return two neighbouring tiles as one picture."""
-        pictures = [_small(rgb) for rgb in self._alike(pair)]
+        pictures = [_small(self._rgb(place)) for place in (pair.first, pair.second)]
         whole = np.concatenate(pictures, axis=1 if pair.lies == "beside" else 0)
         return Shown(f"{pair.first[1]} + {pair.second[1]}", _jpeg(whole), pair.lies)
-
-    def _alike(self, pair: Pair) -> list[RGB]:
-        """Return the two images of a pair, stretched alike so that the edge between them can be judged."""
-        both = [self._image(place) for place in (pair.first, pair.second)]
-        height = both[0].shape[0]
-        if both[0].shape != both[1].shape:
-            return [to_rgb(one) for one in both]
-        whole = to_rgb(np.concatenate(both))
-        return [whole[:height], whole[height:]]
 
     def _image(self, place: Place) -> Image:
         return thinned(self.train if place[0] == "train" else self.test, place[1], _PIXELS)
@@ -99,7 +94,7 @@ class Gallery:
     def _mask(self, name: str) -> Shaped[np.ndarray, "h w c"]:
         return thinned(self.masks, name, _PIXELS)
 
-    def _coloured(self, rgb: RGB, mask: AnyMask, *, strength: float) -> RGB:
+    def _coloured(self, rgb: RGB, mask: Shaped[np.ndarray, "h w c"], *, strength: float) -> RGB:
         colours = class_colours(self.target)
         if self.target.exclusive:
             lut = np.full((256, 3), 128, np.float32)
@@ -123,7 +118,7 @@ def _mixed(
     return np.rint(np.where(where[..., None], mixed, rgb)).astype(np.uint8)
 
 
-def _outlined(rgb: RGB, mask: Shaped[np.ndarray, "h w"]) -> RGB:
+def _outlined(rgb: Small, mask: Shaped[np.ndarray, "_ _"]) -> Small:
     """Return a small picture with a mask in green and the outline of each object; the mask may be larger."""
     height, width = rgb.shape[:2]
     rows = (np.arange(height) * 2 + 1) * mask.shape[0] // (2 * height)
@@ -140,7 +135,7 @@ def _outlined(rgb: RGB, mask: Shaped[np.ndarray, "h w"]) -> RGB:
     return found
 
 
-def _small(rgb: RGB, *, exact: bool = False) -> RGB:
+def _small(rgb: Small, *, exact: bool = False) -> Small:
     """Return a picture of at most SIDE pixels a side, and at least LEAST; ``exact`` keeps its colours."""
     longest = max(rgb.shape[:2])
     if longest > SIDE:

@@ -33,7 +33,7 @@ class Explored:
         found = [
             f"{one['level']}: {one['title']}" for one in self.numbers["findings"] if one["level"] != "note"
         ]
-        advice = [f"{one['text']} --set {one['setting']}" for one in self.numbers["advice"]]
+        advice = [" --set ".join([one["text"], *one["settings"]]) for one in self.numbers["advice"]]
         return "\n".join([*found, *advice, str(self.page)])
 
 
