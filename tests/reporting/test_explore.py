@@ -268,7 +268,7 @@ def test_a_page_is_written_into_a_project_or_a_new_folder_only(tmp_path):
     hand_made(tmp_path / "data")
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "letter.txt").write_text("dear")
-    with pytest.raises(ms.InputError, match="it is no masksmith project, and it holds 'letter.txt'"):
+    with pytest.raises(ms.InputError, match=r"it is no masksmith project, and it holds 'letter\.txt'"):
         ms.explore(tmp_path / "data", tmp_path / "mine")
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["letter.txt"]
     ms.check(tmp_path / "data", tmp_path / "project")

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
 
 from masksmith.core.arrays import Float
 from masksmith.data.catalog import Catalog, Sample
@@ -17,15 +16,17 @@ LEVEL = 0.01
 MOST_VALUES = 30
 """A column of text with more values is not one of kinds; it is named, and not compared."""
 
+_Values = dict[str, float] | dict[str, str]
+
 
 @dataclass(frozen=True)
 class Column:
     """A column of numbers or of kinds; ``gap`` is None where the test images have none."""
 
     name: str
-    train: dict[str, float] | dict[str, str]
+    train: _Values
     """Id -> value, of the images that have one."""
-    test: dict[str, float] | dict[str, str]
+    test: _Values
     gap: float | None
     """Numbers: largest gap of the cumulative shares (Kolmogorov-Smirnov). Kinds: half the sum of the differences of
     their shares (total variation)."""
@@ -46,12 +47,19 @@ def compare_columns(catalog: Catalog) -> tuple[list[Column], list[str]]:
     """Return the columns of a data set, those that shift most first, and the names of those of too many values."""
     numeric = sorted({name for sample in catalog.train for name in sample.values})
     texts = sorted({name for sample in catalog.train for name in sample.texts} - set(numeric))
-    found = [(name, *(_numbers(split, name) for split in (catalog.train, catalog.test))) for name in numeric]
-    kinds = [(name, *(_texts(split, name) for split in (catalog.train, catalog.test))) for name in texts]
-    many = [name for name, train, _ in kinds if len(set(train.values())) > MOST_VALUES]
-    kept = [*found, *(one for one in kinds if one[0] not in many and one[1])]
-    level = LEVEL / max(1, len(kept))
-    columns = [_column(name, train, test, level) for name, train, test in kept if train]
+    sets = catalog.train, catalog.test
+    pairs: list[tuple[str, _Values, _Values]] = []
+    many = []
+    for name in numeric:
+        ours, theirs = (_numbers(samples, name) for samples in sets)
+        pairs.append((name, ours, theirs))
+    for name in texts:
+        train, test = (_texts(samples, name) for samples in sets)
+        if len(set(train.values())) > MOST_VALUES:
+            many.append(name)
+        elif train:
+            pairs.append((name, train, test))
+    columns = [_column(name, train, test, LEVEL / len(pairs)) for name, train, test in pairs]
     return sorted(columns, key=lambda one: (not one.shifted, -(one.gap or 0), one.name)), many
 
 
@@ -65,8 +73,8 @@ def _texts(samples: Sequence[Sample], name: str) -> dict[str, str]:
 
 def _column(
     name: str,
-    train: dict[str, float] | dict[str, str],
-    test: dict[str, float] | dict[str, str],
+    train: _Values,
+    test: _Values,
     level: float,
 ) -> Column:
     if not test:
@@ -81,11 +89,15 @@ def _column(
 
 
 def _gap_of_numbers(ours: Float[np.ndarray, " n"], theirs: Float[np.ndarray, " m"]) -> tuple[float, float]:
+    from scipy import stats  # type: ignore[import-untyped]  # not before: it takes a second
+
     found = stats.ks_2samp(ours, theirs, method="asymp")
     return float(found.statistic), float(found.pvalue)
 
 
 def _gap_of_kinds(ours: Counter[str], theirs: Counter[str]) -> tuple[float, float]:
+    from scipy import stats
+
     kinds = sorted(set(ours) | set(theirs))
     table = np.array([[one[kind] for kind in kinds] for one in (ours, theirs)], np.float64)
     shares = table / table.sum(axis=1, keepdims=True)

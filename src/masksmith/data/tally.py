@@ -160,7 +160,7 @@ def tally_masks(masks: Store, target: Target) -> MaskTally:
         scale = thinning(masks.shape(name)) ** 2  # pixels that one stands for
         coarse = coarse or scale > 1
         mask = thinned(masks, name)
-        is_judged = judged_pixels(mask).any(axis=-1)
+        is_judged = np.asarray(judged_pixels(mask).any(axis=-1))
         known = int(is_judged.sum())
         judged[at] = known * scale
         coverage[at] = foreground_pixels(mask).any(axis=-1).sum() / known if known else 0
@@ -182,8 +182,9 @@ def _planes(
 ) -> Iterator[tuple[int, Bool[np.ndarray, "h w"]]]:
     """Yield (class, where it is) of the classes that a mask holds."""
     if target.exclusive:
-        for kind in np.flatnonzero(np.bincount(mask.ravel(), minlength=256)[: len(target.classes)]):
-            yield int(kind), mask[..., 0] == kind
+        counts = np.bincount(mask.ravel(), minlength=len(target.classes))[: len(target.classes)]
+        for kind in np.flatnonzero(counts).tolist():
+            yield kind, mask[..., 0] == kind
         return
     for kind in range(mask.shape[2]):
         plane = np.asarray(foreground_pixels(mask[..., kind]))

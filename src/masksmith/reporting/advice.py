@@ -62,22 +62,22 @@ def advise(
     ]
     if shift is not None and shift.is_worth_saying:
         text = (
-            f"Test images look unlike training images (AUC {shift.auc:.2f}). Hold out the training images that look most "
-            "like the test set, so that the score says something about it."
+            f"Test images look unlike training images (AUC {shift.auc:.2f}). Hold out the training images that look "
+            "most like the test set, so that the score says something about it."
         )
         settings = ["folds.stratify=like_test", "folds.holdout_frac=0.2", "folds.count=2", "folds.train=1"]
         found.insert(0, Advice(text, settings))
     if alike.neighbours.sure:
         text = (
-            f"{len(alike.neighbours.pairs)} pairs of tiles lie side by side in larger pictures. If the test images come "
-            "from other pictures, keep neighbours in one fold; if from the same ones, leave the folds as they are."
+            f"{len(alike.neighbours.pairs)} pairs of tiles lie side by side in larger pictures. If the test images "
+            "come from other pictures, keep neighbours in one fold; if from the same ones, leave the folds as they are."
         )
         found.append(Advice(text, ["folds.group_by=neighbours()"]))
     num_test = len(alike.seen) - alike.num_train
     if num_test > alike.num_train and not (shift is not None and shift.is_worth_saying):
         text = (
-            f"There are {num_test:,} images without masks and {alike.num_train:,} with masks, and they look alike: once a "
-            "model is good, a student that also learns from its labels may be better (pseudo.teacher, as the recipe "
+            f"There are {num_test:,} images without masks and {alike.num_train:,} with masks, and they look alike: once "
+            "a model is good, a student that also learns from its labels may be better (pseudo.teacher, as the recipe "
             "tgs-pseudo has it)."
         )
         found.append(Advice(text, []))
@@ -89,8 +89,8 @@ def _empty(masks: MaskTally) -> list[Advice]:
     if empty < MOSTLY_EMPTY:
         return []
     text = (
-        f"{empty:.0%} of the images have an empty mask. Show images with foreground more often in the first epochs, and "
-        'let a second output answer "is there anything?".'
+        f"{empty:.0%} of the images have an empty mask. Show images with foreground more often in the first epochs, "
+        'and let a second output answer "is there anything?".'
     )
     return [Advice(text, ["training.sampler.name=non_empty", "model.image_head=avg"])]
 
@@ -116,8 +116,8 @@ def _small_objects(target: Target, masks: MaskTally) -> list[Advice]:
         return []
     low, middle = quantiles
     text = (
-        f"Half of the objects have at most {middle:,} pixels, one in twenty at most {low:,}. Train at full scale from the "
-        "first stage: a smaller scale loses them."
+        f"Half of the objects have at most {middle:,} pixels, one in twenty at most {low:,}. Train at full scale from "
+        "the first stage: a smaller scale loses them."
     )
     more = [f"tuning.min_object_areas=[0,{low}]"] if target.task == "instances" and low > 1 else []
     return [Advice(text, ["training.stages.0.scale=1.0", *more])]
@@ -128,8 +128,8 @@ def _large(sizes: Sequence[tuple[int, int]]) -> list[Advice]:
     if max(largest) <= LARGE_SIDE:
         return []
     text = (
-        f"Images have up to {largest[0]} x {largest[1]} pixels. Train on windows and predict on overlapping tiles; a whole "
-        "image needs much memory, and a smaller one loses detail."
+        f"Images have up to {largest[0]} x {largest[1]} pixels. Train on windows and predict on overlapping tiles; a "
+        "whole image needs much memory, and a smaller one loses detail."
     )
     return [Advice(text, ["training.crop_hw=[512,512]", "prediction.tile_hw=[1024,1024]"])]
 
@@ -175,7 +175,7 @@ def _columns(columns: Sequence[Column], masks: MaskTally) -> list[Advice]:
 
 def related_to_coverage(column: Column, coverage: dict[str, float]) -> float:
     """Return Spearman's rank correlation of a column of numbers with the coverage; 0 where either is constant."""
-    from scipy.stats import rankdata
+    from scipy.stats import rankdata  # type: ignore[import-untyped]
 
     names = list(column.train)
     ranks = [

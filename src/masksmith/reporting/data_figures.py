@@ -86,7 +86,7 @@ def histograms(
 
 
 def band_curves(bands: Mapping[str, Sequence[Shaped[np.ndarray, " p"]]], *, title: str, unit: str) -> str:
-    """Draw the distribution of each band's values as a line, of the training images whole and of the test images dashed."""
+    """Draw the distribution of each band's values as a line, of the test images a dotted one."""
     every = np.concatenate([one for samples in bands.values() for one in samples if len(one)])
     low, high = (float(one) for one in np.percentile(every, [0.1, 99.9]))
     edges = np.linspace(low, high if high > low else low + 1, 65)

@@ -1,6 +1,7 @@
 """Write ``explore.html``, one page of a data set before training that needs no network, and the numbers behind it.
 
-All text from the data is escaped. What is drawn is capped, so that the page of 20,000 images is as small as that of 200.
+All text from the data is escaped. What is drawn is capped, so that the page of 20,000 images is as small as that of
+200.
 """
 
 import math
@@ -360,8 +361,8 @@ def _column_charts(facts: ExploreFacts) -> list[ColumnCharts]:
 
 def _charts_of(column: Column, coverage: dict[str, float]) -> list[Markup]:
     if not column.numeric:
-        train, test = (Counter(map(str, values.values())) for values in (column.train, column.test))
-        return [Markup(figures.kinds(train, test, name=column.name, title=figures.short(column.name, 40)))]
+        kinds, theirs = (Counter(map(str, values.values())) for values in (column.train, column.test))
+        return [Markup(figures.kinds(kinds, theirs, name=column.name, title=figures.short(column.name, 40)))]
     train = np.array(list(column.train.values()), np.float64)
     test = np.array(list(column.test.values()), np.float64)
     ours = np.array([coverage[name] for name in column.train])

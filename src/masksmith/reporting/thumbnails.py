@@ -60,7 +60,7 @@ class Gallery:
         return Shown(name, data_uri(_small(picture, exact=True)), note)
 
     def overlay(self, name: str, note: str = "", only: int | None = None) -> Shown:
-        """Return a training image with its true mask in green, or its classes in colours; of one class alone in green."""
+        """Return a training image with its true mask, or one class alone, in green, or its classes in colours."""
         rgb, mask = self._rgb(("train", name)), self._mask(name)
         if only is not None:
             plane = (
