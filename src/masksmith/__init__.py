@@ -3,8 +3,8 @@
 >>> import masksmith as ms
 >>> result = ms.compete("tgs-salt", out="project", overrides={"folds.train": 1})  # doctest: +SKIP
 
-``read`` gives the images and masks of a data folder. The verbs are functions: ``layout check explore folds train predict
-tune submit report compete plan lr noise score convert example recipes verify vocabulary cache clean doctor
+``read`` gives the images and masks of a data folder. The verbs are functions: ``layout check explore folds train
+predict tune submit report compete plan lr noise score convert example recipes verify vocabulary cache clean doctor
 bundle
 apply pack``; ``load`` opens a bundle. ``masksmith.preprocess``
 holds transforms for notebooks. Importing the package imports neither torch nor numpy; the first verb does.
