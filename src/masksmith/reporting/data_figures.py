@@ -110,7 +110,7 @@ def band_curves(bands: Mapping[str, Sequence[Shaped[np.ndarray, " p"]]], *, titl
 
 def coverage_classes(counts: Sequence[int]) -> str:
     """Draw the number of images of each coverage class 0 … 10."""
-    labels = ["empty", *(f"≤ {10 * at}%" for at in range(1, 11))]
+    labels = ["empty", *(str(10 * at) for at in range(1, 11))]
     figure = go.Figure(
         go.Bar(
             x=labels,
@@ -122,7 +122,8 @@ def coverage_classes(counts: Sequence[int]) -> str:
             cliponaxis=False,
         )
     )
-    return _html(figure, title="coverage classes", x="foreground of the image", y="images")
+    figure.update_xaxes(type="category")  # else names of numbers would be places on an axis
+    return _html(figure, title="coverage classes", x="foreground of the image in %, at most", y="images")
 
 
 def class_against_coverage(coverage: Sequence[float], classes: Sequence[int]) -> str:
@@ -179,7 +180,7 @@ def class_bars(names: Sequence[str], shares: Sequence[float], images: Sequence[f
             marker={"color": colour, "size": 10, "symbol": "circle" if name == "of pixels" else "diamond"},
         )
     figure.update_xaxes(type="log", tickformat="~%", dtick=1, gridcolor=_FAINT)
-    figure.update_yaxes(autorange="reversed", dtick=1, gridcolor=_FAINT)
+    figure.update_yaxes(type="category", autorange="reversed", dtick=1, gridcolor=_FAINT)
     return _html(
         figure,
         title="how rare each class is",
@@ -209,8 +210,8 @@ def together(names: Sequence[str], counts: Int[np.ndarray, "k k"]) -> str:
             colorbar={"tickformat": ".0%", "thickness": 12},
         )
     )
-    figure.update_yaxes(autorange="reversed", dtick=1)
-    figure.update_xaxes(tickangle=-45, dtick=1)
+    figure.update_yaxes(type="category", autorange="reversed", dtick=1)
+    figure.update_xaxes(type="category", tickangle=-45, dtick=1)
     return _html(
         figure, title="classes in one image", x="have this class too", y="images with this class",
         height=max(340, 170 + 24 * len(names)),
