@@ -6,7 +6,7 @@
 ``read`` gives the images and masks of a data folder. The verbs are functions: ``layout check explore folds train
 predict tune submit report compete plan lr noise score convert example recipes verify vocabulary cache clean doctor
 bundle
-apply pack``; ``load`` opens a bundle. ``masksmith.preprocess``
+apply pack export serve``; ``load`` opens a bundle or an exported file. ``masksmith.preprocess``
 holds transforms for notebooks. Importing the package imports neither torch nor numpy; the first verb does.
 """
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from masksmith.pipeline import doctor as doctor
     from masksmith.pipeline import example as example
     from masksmith.pipeline import explore as explore
+    from masksmith.pipeline import export as export
     from masksmith.pipeline import folds as folds
     from masksmith.pipeline import layout as layout
     from masksmith.pipeline import load as load
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from masksmith.pipeline import recipes as recipes
     from masksmith.pipeline import report as report
     from masksmith.pipeline import score as score
+    from masksmith.pipeline import serve as serve
     from masksmith.pipeline import submit as submit
     from masksmith.pipeline import train as train
     from masksmith.pipeline import tune as tune
@@ -63,6 +65,7 @@ _VERBS = (
     "doctor",
     "example",
     "explore",
+    "export",
     "folds",
     "layout",
     "load",
@@ -75,6 +78,7 @@ _VERBS = (
     "recipes",
     "report",
     "score",
+    "serve",
     "submit",
     "train",
     "tune",

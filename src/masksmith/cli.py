@@ -280,6 +280,69 @@ def apply(
 
 
 @app.command()
+def export(
+    model: Annotated[Path, typer.Argument(help="What `masksmith bundle` made.")],
+    format: Annotated[str, typer.Option("--format", "-f", help="onnx, openvino or torch.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The file: .onnx, .xml or .pt2.")],
+    precision: Annotated[
+        str, typer.Option("--precision", help="fp32, fp16 (onnx, openvino), bf16 or int8 (openvino).")
+    ] = "fp32",
+    mask: Annotated[bool, typer.Option("--mask", help="The file gives masks, not probabilities.")] = False,
+    images: Annotated[
+        Path | None, typer.Option("--images", help="Images that the file is compared with the model on.")
+    ] = None,
+    calibrate: Annotated[
+        Path | None, typer.Option("--calibrate", help="Images that the scales of int8 are chosen by.")
+    ] = None,
+) -> None:
+    """Write a trained model for another runtime, and compare the two."""
+    print(
+        masksmith.export(
+            model,
+            out,
+            format=format,
+            precision=precision,
+            mask=mask,
+            images=images or (),
+            calibrate=calibrate or (),
+        )
+    )
+
+
+@app.command()
+def serve(
+    model: Annotated[Path, typer.Argument(help="What `masksmith bundle` or `export` made.")],
+    host: Annotated[
+        str, typer.Option("--host", help="Where to listen; others than this machine's own need a token.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", "-p", min=0, max=65535, help="0: any that is free.")] = 8765,
+    token: Annotated[
+        str | None,
+        typer.Option(
+            "--token", help="What clients must send; better: the environment variable MASKSMITH_TOKEN."
+        ),
+    ] = None,
+    max_mb: Annotated[float, typer.Option("--max-mb", help="Largest file of an image, MiB.")] = 64,
+    timeout: Annotated[float, typer.Option("--timeout", help="Seconds for a request.")] = 60,
+    queue: Annotated[int, typer.Option("--queue", help="Requests that wait; more are answered 429.")] = 8,
+    device: Device = None,
+    runtime: Annotated[str | None, typer.Option("--runtime", help="torch or openvino.")] = None,
+) -> None:
+    """Serve a trained model: POST an image to /segment, or drop one on the page."""
+    masksmith.serve(
+        model,
+        host=host,
+        port=port,
+        token=token,
+        max_mb=max_mb,
+        timeout_s=timeout,
+        queue=queue,
+        device=device,
+        runtime=runtime,
+    )
+
+
+@app.command()
 def pack(
     model: Annotated[Path, typer.Argument(help="What `masksmith bundle` made.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="The zip file.")],

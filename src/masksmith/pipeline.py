@@ -43,6 +43,7 @@ from masksmith.submission.validate import Verdict, validate_submission
 if TYPE_CHECKING:
     from masksmith.deploy.apply import Applied
     from masksmith.deploy.bundle import Bundle
+    from masksmith.deploy.export import Exported
     from masksmith.deploy.pack import Packed
     from masksmith.deploy.segmenter import Segmenter
     from masksmith.models.convert import Converted
@@ -220,19 +221,68 @@ def bundle(
 
 
 def load(path: str | Path, *, device: str | None = None, runtime: str | None = None) -> "Segmenter":
-    """Open a model that ``bundle`` made; ``load(path).segment(image)`` segments an array.
+    """Open a model that ``bundle`` or ``export`` made; ``load(path).segment(image)`` segments an array.
 
     Args:
         path: The file.
-        device: "cpu", "cuda", "mps" or "auto"; None: what the project predicted on.
-        runtime: "torch" or "openvino"; None: what the project predicted with.
+        device: "cpu", "cuda", "mps" or "auto"; None: what the project predicted on. An exported file runs on the CPU.
+        runtime: "torch" or "openvino"; None: what the project predicted with, or that of the exported file.
 
     Raises:
         InputError: No such file, no model, or a damaged one.
     """
-    from masksmith.deploy.segmenter import Segmenter
+    from masksmith.deploy.exported import load_any
 
-    return Segmenter(path, device=device, runtime=runtime)
+    return load_any(path, device=device, runtime=runtime)
+
+
+def export(
+    model: str | Path,
+    out: str | Path,
+    *,
+    format: str,
+    precision: str = "fp32",
+    mask: bool = False,
+    images: str | Path | Sequence[str | Path] = (),
+    calibrate: str | Path | Sequence[str | Path] = (),
+) -> "Exported":
+    """Write a model for another runtime: the whole ensemble in one file, from raw pixels to probabilities.
+
+    The file takes images (b, h, w, c) of any size and number, of the type of the training images, and gives
+    probabilities (b, h, w, k). Scaling, resizing, borders and the mean of the members are in it; views (test-time
+    augmentation), tiles and the rule are not. ``load``, ``apply`` and ``serve`` take it, with FILE.json beside it.
+
+    Args:
+        model: What ``bundle`` made.
+        out: The file: ``.onnx``, ``.xml`` (with its weights in ``.bin``) or ``.pt2``.
+        format: "onnx", "openvino" or "torch" (torch.export).
+        precision: "fp32", "fp16" (ONNX, OpenVINO), "bf16" or "int8" (OpenVINO).
+        mask: Whether the file gives masks by the model's rule, where that is one of thresholds or classes.
+        images: What the file is compared with the model on; none: generated textures.
+        calibrate: With "int8": images to choose the scales by.
+
+    Returns:
+        Sizes, and how far the file is from the model.
+
+    Raises:
+        InputError: What was asked for is not possible, a package is missing, or the file is too far from the model; it
+            is then removed.
+    """
+    from masksmith.deploy.export import export_model
+
+    return export_model(
+        Path(model),
+        Path(out),
+        format=format,
+        precision=precision,
+        mask=mask,
+        images=_several(images),
+        calibrate=_several(calibrate),
+    )
+
+
+def _several(paths: str | Path | Sequence[str | Path]) -> list[str | Path]:
+    return [paths] if isinstance(paths, str | Path) else list(paths)
 
 
 def apply(
@@ -252,7 +302,7 @@ def apply(
     """Segment files with a model: ``out/masks/ID.png`` and ``out/apply.csv``.
 
     Args:
-        model: What ``bundle`` made.
+        model: What ``bundle`` or ``export`` made.
         inputs: Files, folders (with sub-folders), archives or patterns of names, one or several.
         out: Folder of the results: absent, empty or one of an earlier call, which is gone on with.
         write: What else is written: overlay, tiff, geotiff (with georeference and no-data), geojson, probs,
@@ -275,7 +325,7 @@ def apply(
     """
     from masksmith.deploy.apply import apply_model, read_scalars
 
-    given = [inputs] if isinstance(inputs, str | Path) else list(inputs)
+    given = _several(inputs)
     segmenter = load(model, device=device, runtime=runtime)
     numbers = None if table is None else read_scalars(Path(table), segmenter.scalars)
     with interrupt.graceful():
@@ -288,6 +338,47 @@ def apply(
             table=numbers,
             watch_s=every_s if watch else None,
         )
+
+
+def serve(
+    model: str | Path,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8765,
+    token: str | None = None,
+    max_mb: float = 64,
+    timeout_s: float = 60,
+    queue: int = 8,
+    device: str | None = None,
+    runtime: str | None = None,
+) -> None:
+    """Serve a model over HTTP until Ctrl-C or SIGTERM.
+
+    ``POST /segment`` segments, ``/`` is a page to try it, ``/docs`` and ``/openapi.json`` say the rest.
+
+    Args:
+        model: What ``bundle`` or ``export`` made.
+        host: Name or address that is listened on; with another than this machine's own a token is needed.
+        port: TCP port, 0: any that is free.
+        token: What clients must send as ``Authorization: Bearer TOKEN``; None: what MASKSMITH_TOKEN says.
+        max_mb: Largest file of an image, in MiB.
+        timeout_s: Seconds for a request, with its wait.
+        queue: Requests that wait; those beyond are answered 429 at once.
+        device: As for ``load``.
+        runtime: As for ``load``.
+
+    Raises:
+        InputError: The model, the host or the port cannot be used, or the extra ``serve`` is missing.
+    """
+    from masksmith.deploy.serve import Limits, serve_model
+
+    if max_mb <= 0 or timeout_s <= 0 or queue < 0:
+        raise InputError(
+            f"serve: max_mb {max_mb:g}, timeout_s {timeout_s:g}, queue {queue}; expected numbers above 0, and "
+            "a queue of 0 or more"
+        )
+    limits = Limits(max_bytes=int(max_mb * 2**20), timeout_s=timeout_s, queue=queue)
+    serve_model(load(model, device=device, runtime=runtime), host=host, port=port, token=token, limits=limits)
 
 
 def pack(model: str | Path, out: str | Path) -> "Packed":

@@ -146,7 +146,8 @@ def test_the_image_folder_of_the_most_bands_is_taken():
     for first, other in (("S1", "S2"), ("S2", "S1")):
         found = paired(paths, bands=lambda file, first=first: 13 if first in file.path else 2)
         assert found.images.keys() == {f"Spain_7_{first}Hand"}
-        assert found.others == [f"{other}/ holds 1 images of the same names"]
+        line = f'images: "{other}/{{id}}_{other}Hand.tif"'
+        assert found.others == [f"{other}/ holds 1 images of the same names ({line})"]
 
 
 def test_labels():

@@ -61,7 +61,7 @@ from masksmith.data.store import Store, StoreWriter
 from masksmith.data.target import BINARY, OBJECTS, Target
 from masksmith.data.tree import Tree
 
-VERSION = "cache 6"  # of the decoded arrays: what is prepared from them counts it in
+VERSION = "cache 7"  # of the decoded arrays: what is prepared from them counts it in
 _STORES = ("train_images", "train_masks", "test_images")
 _FINDINGS = "masks.json"
 _TARGET = "target.json"
@@ -288,6 +288,11 @@ def _drawn_mask(
             f"{path}: the mask is {levels.shape[0]}x{levels.shape[1]} but its image {sample.image} is "
             f"{size[0]}x{size[1]}; expected equal sizes"
         )
+    for further in sample.further_masks or () if path == sample.mask else ():
+        part = _drawn_mask(
+            reader, replace(sample, further_masks=None), further, kind, as_numbers=as_numbers, colours=colours
+        )
+        levels = np.maximum(levels, part.levels)
     place, own = kind.places.get(sample.image), read_georeference(raw)
     if place is not None and own is not None and (apart := differing_grids(place, own, size)):
         raise InputError(f"{path}: {apart}; reproject or resample the mask onto the grid of {sample.image}")

@@ -64,6 +64,8 @@ class Sample:
     """What it shares with other images (a patient, a volume): images of a group are in one fold."""
     shapes: list[Shape] | None = None
     """What is drawn on it, in the order of drawing; later ones lie over earlier ones. None: nobody drew."""
+    further_masks: list[str] | None = None
+    """Paths of further files with parts of its mask: foreground is what one of the files has."""
     drawn_hw: list[int] | None = None
     """Height and width of the image, as the file says that has the shapes."""
 

@@ -12,9 +12,9 @@ from masksmith.data.tree import Tree
 Colours = dict[str, list[int]]
 """Class -> red, green and blue, in the order of the table."""
 
-_NAMED = re.compile(r"class|colou?r|label|palette|legend|categor|mapping|info", re.IGNORECASE)
+_NAMED = re.compile(r"class|colou?r|label|palette|legend|categor|mapping|info|config", re.IGNORECASE)
 _PARTS = (("r", "g", "b"), ("red", "green", "blue"))
-_NAMES = ("name", "class", "label", "category", "class_name", "label_name", "classes")
+_NAMES = ("readable", "name", "class", "label", "category", "class_name", "label_name", "classes")
 _WHOLE = ("color", "colour", "rgb", "color_rgb", "rgb_color", "hex")
 _BEFORE = re.compile(r"(\d+)[\s,;]+(\d+)[\s,;]+(\d+)[\s,;]+(\S.*)")
 _BEHIND = re.compile(r"(.*\S?)\s*[:,;\s]\s*(\d+)[\s,;]+(\d+)[\s,;]+(\d+)(?::.*)?")
@@ -36,6 +36,48 @@ def find_colour_table(tree: Tree) -> tuple[Colours, str]:
         colours = read_colour_table(tree.read(path), where=path)
         if len(colours) > 1:
             return check_colours(colours, where=path), path
+    return {}, ""
+
+
+_OF_CLASSES = re.compile(r"class|label|categor|legend", re.IGNORECASE)
+_VALUES = (
+    "pixel value",
+    "pixel_value",
+    "value",
+    "index",
+    "id",
+    "class_id",
+    "label_id",
+    "code",
+    "label",
+    "number",
+)
+
+
+def find_value_names(tree: Tree) -> tuple[dict[int, str], str]:
+    """Return value -> class of the first CSV table of them in the root or a folder beside the images, and its path.
+
+    Its name tells that it is one of classes (``_classes.csv``), one column has different whole numbers from 0 to 255
+    and is called so, and another the classes.
+    """
+    for path in sorted(tree.every(".csv"), key=lambda path: (path.count("/"), path)):
+        if path.count("/") > 2 or not _OF_CLASSES.search(PurePosixPath(path).name):
+            continue
+        try:
+            table = parse_table(tree.read(path), where=path)
+        except InputError:
+            continue
+        plain = {column.strip().lower(): column for column in table.columns}
+        name = next((plain[one] for one in _NAMES if one in plain), None)
+        value = next((plain[one] for one in _VALUES if one in plain and plain[one] != name), None)
+        if name is None or value is None:
+            continue
+        cells = [row[value].strip() for row in table.rows]
+        names = [row[name].strip() for row in table.rows]
+        numbers = [int(cell) for cell in cells if cell.isdecimal() and int(cell) <= _MOST_CLASSES]
+        distinct = len({*numbers}) == len(cells) == len({*names}) and all(names)
+        if len(cells) > 1 and distinct:
+            return dict(zip(numbers, names, strict=True)), path
     return {}, ""
 
 
@@ -105,10 +147,9 @@ def _of_lines(lines: Iterable[str]) -> Colours:
 
 
 def _of_json(value: object) -> Colours:
-    if isinstance(value, dict) and len(value) == 1 and isinstance(next(iter(value.values())), dict | list):
-        inner = _of_json(next(iter(value.values())))
-        if inner:
-            return inner
+    lists = [one for one in value.values() if isinstance(one, dict | list)] if isinstance(value, dict) else []
+    if len(lists) == 1 and (inner := _of_json(lists[0])):  # {"labels": [...], "version": 1.2}
+        return inner
     if isinstance(value, dict):
         pairs = [(name, _colour(colour)) for name, colour in value.items()]
     elif isinstance(value, list) and all(isinstance(one, dict) for one in value):

@@ -80,7 +80,7 @@ def _concerned(line: str, catalog: Catalog) -> list[Sample]:
 
 
 def _files(sample: Sample) -> list[str]:
-    masks = [sample.mask] if sample.mask else []
+    masks = [*([sample.mask] if sample.mask else []), *(sample.further_masks or ())]
     return [
         sample.image,
         *(sample.bands or []),

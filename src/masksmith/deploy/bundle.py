@@ -112,7 +112,7 @@ class Bundle:
             raise InputError(
                 f"{path}: not a masksmith model, or damaged ({error}); make it again with `masksmith bundle`"
             ) from error
-        self.facts = _facts_of(value, path)
+        self.facts = facts_of(value, path)
 
     @cached_property
     def target(self) -> Target:
@@ -154,7 +154,12 @@ class Bundle:
             raise InputError(f"{self.path}: {name} cannot be read ({error}); make it again") from error
 
 
-def _facts_of(value: Any, path: Path) -> ModelFacts:  # noqa: ANN401
+def facts_of(value: Any, path: Path) -> ModelFacts:  # noqa: ANN401
+    """Return the facts of a parsed ``model.json`` of ``path``.
+
+    Raises:
+        InputError: It is not ours, of a later format, or lacks something.
+    """
     if not isinstance(value, dict) or not isinstance(value.get("format"), int):
         raise InputError(f"{path}: its {_FACTS} is not ours; make it again with `masksmith bundle`")
     if value["format"] > FORMAT_VERSION:

@@ -94,15 +94,23 @@ class ScaledView:
 
 
 @dataclass(frozen=True)
-class _Member:
+class Member:
+    """A trained fold, ready to predict."""
+
     facts: MemberFacts
     recipe: Recipe
     fabric: Fabric
-    model: SegmentationModel
+    models: list[SegmentationModel]
     runtimes: list[Runtime]
     scaler: Scaler | None
 
+    @property
+    def model(self) -> SegmentationModel:
+        """The first of its weights' models."""
+        return self.models[0]
+
     def see(self, images: Images) -> Images:
+        """Return images as this member sees them."""
         return images if self.scaler is None else ScaledView(images, self.scaler)
 
 
@@ -112,13 +120,15 @@ class Segmentation:
     def __init__(
         self, image: Image, codes: UInt16[np.ndarray, "h w k"], mask: AnyMask, model: "Segmenter"
     ) -> None:
-        self.image, self.mask, self._codes, self._model = image, mask, codes, model
+        self.image, self.mask, self._model = image, mask, model
+        self.codes = codes
+        """Probabilities as 16-bit codes: 65535 is 1."""
         self.classes = model.classes
 
     @property
     def probs(self) -> Shaped[np.ndarray, "h w k"]:
         """Probabilities of the classes, 0…1; of objects: foreground, border, distance."""
-        return self._codes.astype(np.float32) / MAX_CODE
+        return self.codes.astype(np.float32) / MAX_CODE
 
     @property
     def objects(self) -> list[Shaped[np.ndarray, "h w"]]:
@@ -135,7 +145,7 @@ class Segmentation:
     @property
     def confidence(self) -> float:
         """How sure the probabilities are on average, 0.5…1 of a binary mask."""
-        return certainty(self._codes, exclusive=self._model.target.exclusive)
+        return certainty(self.codes, exclusive=self._model.target.exclusive)
 
     def overlay(self, alpha: float = 0.5) -> UInt8[np.ndarray, "h w 3"]:
         """Return the image with the mask over it in colours."""
@@ -190,13 +200,14 @@ class Segmenter:
         return list(dict.fromkeys(name for recipe in self.bundle.recipes for name in recipe.model.scalars))
 
     @cached_property
-    def _members(self) -> list[_Member]:
+    def members(self) -> list[Member]:
+        """The trained folds, loaded when they are needed."""
         return [
             self._load(facts, recipe)
             for facts, recipe in zip(self.bundle.facts.members, self.bundle.recipes, strict=True)
         ]
 
-    def _load(self, facts: MemberFacts, recipe: Recipe) -> _Member:
+    def _load(self, facts: MemberFacts, recipe: Recipe) -> Member:
         training = recipe.training
         if self._device is not None:
             training = training.model_copy(update={"device": self._device})
@@ -234,7 +245,7 @@ class Segmenter:
         if facts.scaled:
             limits = None if facts.low is None else (np.array(facts.low), np.array(facts.high))
             scaler = Scaler(recipe.input, recipe.input.bands_of(channels), limits)
-        return _Member(facts, recipe, fabric, models[0], runtimes, scaler)
+        return Member(facts, recipe, fabric, models, runtimes, scaler)
 
     def fit(self, image: AnyImage, *, where: str = "image") -> Image:
         """Return an image as the model takes it: (h, w, c) of the bands and the type that it was trained on.
@@ -332,7 +343,7 @@ class Segmenter:
         blank = {name for name in names if self._is_blank(images, name)}
         with self._lock:
             stores: list[Images] = []
-            for at, member in enumerate(self._members):
+            for at, member in enumerate(self.members):
                 options = self._options(member, names, scalars or {})
                 seen = [name for name in names if name not in blank]
                 predict = (member.fabric, member.model, member.see(images), seen)
@@ -358,7 +369,7 @@ class Segmenter:
         return MeanCodes(stores, [member.weight for member in self.bundle.facts.members])
 
     def _options(
-        self, member: _Member, names: Sequence[str], scalars: Mapping[str, Mapping[str, float]]
+        self, member: Member, names: Sequence[str], scalars: Mapping[str, Mapping[str, float]]
     ) -> dict[str, Any]:
         recipe = member.recipe
         numbers: dict[str, tuple[float, ...]] = {}

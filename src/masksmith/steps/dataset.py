@@ -209,7 +209,13 @@ def unread_files(catalog: Catalog) -> list[str]:
 
 
 def _paths(sample: Sample) -> list[str]:
-    paths = [sample.image, sample.mask, *(sample.objects or ()), *(sample.label_masks or {}).values()]
+    paths = [
+        sample.image,
+        sample.mask,
+        *(sample.further_masks or ()),
+        *(sample.objects or ()),
+        *(sample.label_masks or {}).values(),
+    ]
     paths += sample.bands or ()
     return [part for path in paths if path for part in (path, path.rpartition("#")[0])]
 

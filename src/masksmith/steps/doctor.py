@@ -16,7 +16,7 @@ from masksmith.training.memory import available_bytes
 EXTRAS = {
     "readers": ("rasterio", "nibabel", "pycocotools", "pyarrow", "highdicom", "imagecodecs", "h5py"),
     "openvino": ("openvino",),
-    "onnx": ("onnx", "onnxscript", "onnxruntime"),
+    "onnx": ("onnx", "onnxruntime"),
     "serve": ("fastapi", "uvicorn", "python_multipart"),
 }
 """Extra -> the modules that it brings."""

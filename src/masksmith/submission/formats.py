@@ -41,25 +41,32 @@ def write_masks(
 
     Those of several labels lie in a folder each: ``LABEL/ID.png``.
     """
-    values = mask_values(target)
     if target.task == "multilabel":
         for label in target.classes:
             check_name(label, where=f"{where} (labels)")
     for name, mask in masks:
         place = folder / f"{check_id(name, where=str(where))}.png"
-        if target.task == "instances":
-            write_member(place, label_png(mask, where=f"image {name!r}"))
-        elif target.task == "multilabel":
+        if target.task == "multilabel":
             for at, label in enumerate(target.classes):
-                write_member(folder / label / f"{name}.png", _png(values[mask[..., at]]))
-        elif target.palette:
-            write_member(
-                place, encode_indices(values[mask], dict(zip(target.values, target.palette, strict=True)))
-            )
+                write_member(folder / label / f"{name}.png", _png(mask_values(target)[mask[..., at]]))
         else:
-            write_member(place, _png(values[mask]))
+            write_member(place, mask_png(mask, target, where=f"image {name!r}"))
         yield name, mask
         del mask  # before the next is made
+
+
+def mask_png(mask: AnyMask, target: Target, *, where: str) -> bytes:
+    """Return a mask (h, w) as a PNG file: 0 and 255, the classes' values or colours, or object numbers of 16 bits.
+
+    Raises:
+        InputError: More objects than 16 bits can number.
+    """
+    if target.task == "instances":
+        return label_png(mask, where=where)
+    values = mask_values(target)[mask]
+    if target.palette:
+        return encode_indices(values, dict(zip(target.values, target.palette, strict=True)))
+    return _png(values)
 
 
 def with_coco(

@@ -7,9 +7,11 @@ millisecond), it unpacks the compressed texts of a PNG and refuses large ones, a
 Sources:
     PNG: https://www.w3.org/TR/png/. JPEG: ITU-T T.81, annex B. BMP: BITMAPCOREHEADER and BITMAPINFOHEADER.
     TIFF: revision 6.0. GIF: 89a. WebP: RFC 9649.
+    PPM, PGM, PBM: https://netpbm.sourceforge.net/doc/ppm.html.
 """
 
 import mmap
+import re
 import struct
 from collections.abc import Iterator
 
@@ -27,12 +29,15 @@ TIFF = (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")
 """The last two: BigTIFF, whose offsets have 64 bits."""
 GIF = (b"GIF87a", b"GIF89a")
 WEBP = b"RIFF"
-SIGNATURES = (PNG, JPEG, BMP, *TIFF, *GIF, WEBP)
+PNM = tuple(f"P{kind}{space}".encode() for kind in range(1, 7) for space in " \t\r\n#")
+"""Netpbm: bits, greys and colours as text (1 to 3) or bytes."""
+SIGNATURES = (PNG, JPEG, BMP, *TIFF, *GIF, WEBP, *PNM)
 
 # Deflate gives at most 1032 bytes for one, and a byte of a PNG holds at most 8 pixels. A Huffman-coded JPEG spends
 # at least one bit on a block of 64 pixels. BMP and TIFF know packings without such a bound.
 _MOST_PIXELS_A_BYTE = {PNG: 8 * 1032, JPEG: 8 * 64}
 
+_PNM_HEADER = re.compile(rb"P[1-6](?:\s|#[^\n]*\n)+(\d{1,9})(?:\s|#[^\n]*\n)+(\d{1,9})")
 _JPEG_SIZES = set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # frame headers; the three are tables and a reserve
 _JPEG_ALONE = {0x01, *range(0xD0, 0xD9)}  # markers without a length
 _TIFF_WIDTH, _TIFF_HEIGHT = 256, 257
@@ -66,7 +71,14 @@ def _claimed(raw: bytes) -> tuple[int, int] | None:
         return height, width
     if raw.startswith(WEBP):
         return _webp_size(raw)
+    if raw.startswith(PNM):
+        return _pnm_size(raw)
     return _tiff_size(raw) if raw.startswith(TIFF) else None
+
+
+def _pnm_size(raw: bytes) -> tuple[int, int] | None:
+    match = _PNM_HEADER.match(raw)
+    return (int(match[2]), int(match[1])) if match else None
 
 
 def _webp_size(raw: bytes) -> tuple[int, int] | None:
@@ -194,6 +206,8 @@ def need_sane_size(raw: bytes, *, where: str) -> tuple[int, int]:
     height, width = size
     check_size(size, where=where)
     claim = f"{where}: the header claims {height}x{width} = {height * width:,} pixels"
+    if raw.startswith(PNM) and height * (width // 8 if raw[1:2] == b"4" else width) > len(raw):
+        raise InputError(f"{claim}, which {len(raw):,} bytes cannot hold; the file is cut off or damaged")
     for signature, most in _MOST_PIXELS_A_BYTE.items():
         if raw.startswith(signature) and height * width > most * len(raw):
             raise InputError(f"{claim}, which {len(raw):,} bytes cannot hold; the file is damaged or forged")

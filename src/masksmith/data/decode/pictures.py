@@ -17,7 +17,20 @@ from masksmith.data.decode.muttering import listen
 from masksmith.data.decode.orientation import as_stored, read_orientation, set_upright
 from masksmith.data.decode.tiff import decode_bands
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".gif", ".webp", *DICOM_SUFFIXES)
+IMAGE_SUFFIXES = (
+    ".png",
+    ".jpg",
+    ".jpeg",
+    ".bmp",
+    ".tif",
+    ".tiff",
+    ".gif",
+    ".webp",
+    ".ppm",
+    ".pgm",
+    ".pbm",
+    *DICOM_SUFFIXES,
+)
 _ROWS = 1024  # looked at at once
 _HARMLESS = "extraneous bytes"  # libjpeg skips them; whatever else it says, pixels are missing or made up
 

@@ -60,6 +60,12 @@ LAYOUTS: dict[str, Layout] = {
     "paired_folders": paired_folders,
 }
 """In the order in which they are tried: of several that fit, the first is taken."""
+_NOT_READ = (
+    ((".geojson", ".shp", ".gpkg", ".kml"), "map vectors (GeoJSON, Shapefile)"),
+    ((".xml",), "annotations in XML of an unknown kind"),
+    ((".json",), "annotations in JSON of an unknown kind"),
+)
+"""Endings of what may hold the masks that are missed, and what to call it."""
 DRAWN = ("coco", "labelme", "cvat", "label_studio", "via", "yolo")
 """Layouts of drawn annotations: mask files come first where every image that is drawn on has one."""
 
@@ -197,6 +203,15 @@ def _nothing_found(tree: Tree) -> InputError:
             f"{root}: no layout is known, and tables cannot be read: {some(list(errors.values()), apart='; ')}"
         )
     images = [path for folder in tree.folders for path in tree.files(folder, suffixes=IMAGE_SUFFIXES)]
+    if images and (
+        found := [(what, own) for kinds, what in _NOT_READ for own in [tree.every(*kinds)] if own]
+    ):
+        what, own = found[0]
+        return InputError(
+            f"{root}: {len(images)} images (for example {images[0]!r}) but no masks that are read: {len(own)} files of "
+            f"{what} (for example {own[0]!r}) may hold them; draw them as mask files of the size of the images (PNG or "
+            f'TIFF), one an image, and name both in {FILE_NAME}: images: "images/{{id}}.tif", masks: "masks/{{id}}.tif"'
+        )
     if not tree.folders:
         return InputError(
             f"{root}: the folder is empty; expected images and masks, or a competition's download"

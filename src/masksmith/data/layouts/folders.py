@@ -56,9 +56,21 @@ def masks_of(tree: Tree, folder: str) -> dict[str, str]:
     """
     images = list(images_of(tree, folder))
     found = first_images(tree, _mask_folders(folder))[1]
+    if not found:
+        return _masks_beside(tree, folder)
     affixes, _ = find_affixes({("", ()): images}, {("", ()): list(found)})
     named = {stem: name for name in images if (stem := affixes.mask_of(name)) in found}
     return {named.get(stem, stem): path for stem, path in found.items()}
+
+
+def _masks_beside(tree: Tree, folder: str) -> dict[str, str]:
+    """Return id -> path of the masks that lie in the folder of the images, beside each of them (``ID_mask.tif``)."""
+    every = images_of(tree, folder)
+    place = ("", ())
+    affixes, count = find_affixes({place: list(every)}, {place: list(every)}, same=True)
+    if affixes.image != ("", "") or 2 * count < len(every):
+        return {}
+    return {name: every[mask] for name in every if (mask := affixes.mask_of(name)) in every}
 
 
 def _mask_folders(folder: str) -> list[str]:

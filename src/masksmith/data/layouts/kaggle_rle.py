@@ -134,6 +134,7 @@ def _find_pictures(tree: Tree, tables: Mapping[str, Table]) -> _Pictures:
     """Return the images in the usual folders; where no table names them, those at any depth that one names."""
     folder, images = first_images(tree, TRAIN_FOLDERS)
     masks = masks_of(tree, folder) if images else {}
+    images = {name: path for name, path in images.items() if path not in {*masks.values()}}
     test = first_images(tree, TEST_FOLDERS)[1]
     found = _Pictures(images, masks, test, {}, [f"{len(images)} images in {folder}/"] if images else [])
     told = [
@@ -417,6 +418,8 @@ def _label_form(form: SubmissionFormat, sample: RunTable, table: RunTable | None
         InputError: The masks have no classes or other ones, or a row comes twice.
     """
     classes = set(table.labels) if table else set()
+    if table and len(set(sample.ids)) == len(sample.ids) and len(set(sample.classes)) == 1 < len(classes):
+        return _placeholders(form, sample, table)
     if not sample.classes or not set(sample.classes) <= classes:
         asked = (
             f"rows of {some(sorted(set(sample.classes)), most=8)}"
@@ -443,6 +446,23 @@ def _label_form(form: SubmissionFormat, sample: RunTable, table: RunTable | None
         class_column=sample.class_column or "",
         columns=sample.columns,
         wide=sample.wide,
+    )
+
+
+def _placeholders(form: SubmissionFormat, sample: RunTable, table: RunTable) -> SubmissionFormat:
+    """Return the format where the sample has one row an image, of one class: it stands for all of them."""
+    doubt = (
+        f"{sample.path} has one row an image, all of the class {sample.classes[0]!r}: taken for a placeholder of the "
+        f"{len(table.labels)} classes of {table.path}; a row an image and class is written"
+    )
+    spelled = dict(zip(sample.ids, sample.cells, strict=True))
+    rows = [LabelRow(name, label, spelled[name]) for name in form.ids for label in table.labels]
+    return replace(
+        form,
+        label_rows=rows,
+        class_column=sample.class_column or "",
+        columns=sample.columns,
+        doubt="; ".join(filter(None, [form.doubt, doubt])),
     )
 
 

@@ -1,5 +1,6 @@
 """Images and masks as files, paired by their names, whatever folders and files are called (see pairing.py)."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import PurePosixPath
@@ -8,15 +9,24 @@ import numpy as np
 
 from masksmith.core.errors import InputError
 from masksmith.data.catalog import AskedTarget, Catalog, SubmissionFormat
-from masksmith.data.colour_tables import find_colour_table
+from masksmith.data.colour_tables import find_colour_table, find_value_names
 from masksmith.data.colours import pack_colours
 from masksmith.data.decode.pictures import IMAGE_SUFFIXES, decode_image
 from masksmith.data.decode.reader import ImageReader
-from masksmith.data.description import NOTHING_SAID, Description
+from masksmith.data.description import FILE_NAME, NOTHING_SAID, Description
 from masksmith.data.findings import Finding, some
 from masksmith.data.ids import check_name
 from masksmith.data.layouts.folders import find_test_images, make_samples, some_ids
-from masksmith.data.layouts.pairing import File, Pairing, SameIdError, file_of, pair
+from masksmith.data.layouts.pairing import (
+    File,
+    Pairing,
+    SameIdError,
+    file_of,
+    is_mask_role,
+    pair,
+    shared_folders,
+)
+from masksmith.data.masks import is_lossy
 from masksmith.data.run_tables import natural
 from masksmith.data.side_tables import collect_facts, read_tables
 from masksmith.data.tree import Tree
@@ -37,6 +47,7 @@ def paired_folders(tree: Tree, asked: Description = NOTHING_SAID) -> Catalog | N
             files,
             are_masks=lambda images, masks: _are_masks(reader, images, masks),
             bands_of=lambda file: reader.image(file.path).shape[2],
+            values_of=lambda masks: _num_values(reader, masks),
         )
         return None if found is None else catalog_of(tree, asked, "paired_folders", found)
     except SameIdError as error:
@@ -90,10 +101,13 @@ def catalog_of(
     if not test_paths:
         known_paths = {*paths.values(), *(file.path for file in found.masks.values())}
         test_paths = {name: path for name, path in find_test_images(tree).items() if path not in known_paths}
+        test_paths = test_paths or _other_test_images(tree, known_paths, set(paths))
     tables, errors = read_tables(tree)
     colours, colour_file = find_colour_table(tree)
+    names, names_file = find_value_names(tree) if known is None and not colours else ({}, "")
     facts = collect_facts(
-        (table for path, table in tables.items() if path != colour_file), {"train": paths, "test": test_paths}
+        (table for path, table in tables.items() if path not in (colour_file, names_file)),
+        {"train": paths, "test": test_paths},
     )
     labels = sorted(found.labels, key=natural)
     form = SubmissionFormat.assumed(test_paths, asked.dialect)
@@ -110,9 +124,19 @@ def catalog_of(
         if labels
         else None,
     )
+    samples = [replace(one, further_masks=found.further.get(one.id)) for one in samples]
     used = {*paths.values(), *test_paths.values(), *(file.path for file in found.masks.values())}
     used |= {path for own in found.labels.values() for path in own.values()}
     stray = [file.path for file in found.stray if file.path not in used]
+    said = {
+        *stray,
+        *found.derived,
+        *(path for own in found.further.values() for path in own),
+        *found.elsewhere,
+        *(file.path for file in found.images.values()),
+    }
+    said |= used
+    unread = [path for path in image_files(tree) if path not in said] if known is None else []
     return Catalog(
         root=str(tree.root.resolve()),
         layout=layout,
@@ -121,15 +145,54 @@ def catalog_of(
         test=make_samples("test", test_paths, facts),
         submission=form.with_labels(labels) if labels else form,
         notes=_stray_note(stray) + [str(error) for error in errors.values()] + facts.notes,
-        asked=known or (_CAMVID if _is_camvid(tree) else AskedTarget(colours=colours)),
+        asked=known or (_CAMVID if _is_camvid(tree) else AskedTarget(names=names, colours=colours)),
         labels=[check_name(label, where=f"{tree.root} (labels)") for label in labels],
         why=[
             _why(found),
             *([f"{colour_file} has the colours of {len(colours)} classes"] if colour_file else []),
+            *([f"{names_file} names {len(names)} values"] if names_file else []),
         ],
-        left_out=[f"{len(bare)} images without a mask: {some(sorted(bare))}"] if bare else [],
-        findings=_findings(found, images, test, bare),
+        left_out=[
+            *([f"{len(bare)} images without a mask: {some(sorted(bare))}"] if bare else []),
+            *(_unread(unread)),
+        ],
+        findings=_findings(found, images, test, bare) + _unread_findings(unread),
     )
+
+
+def _other_test_images(tree: Tree, known: set[str], ids: set[str]) -> dict[str, str]:
+    """Return id -> path of the images in folders that are called as a test set and not as masks, wherever they lie."""
+    every = [file_of(path) for path in image_files(tree)]
+    common = shared_folders([file.folders for file in every])
+    files = [
+        file
+        for file in every
+        if file.split == "test"
+        and file.path not in known
+        and not any(map(is_mask_role, file.folders[common:]))
+    ]
+    found = {file.stem: file.path for file in files}
+    return found if len(found) == len(files) and not found.keys() & ids else {}
+
+
+def _unread(paths: Sequence[str]) -> list[str]:
+    """Return which folders hold images that are not read, in words."""
+    folders = Counter(str(PurePosixPath(path).parent) for path in paths)
+    return [
+        f"{count} images in {folder}/: neither images of the set nor their masks"
+        for folder, count in folders.items()
+    ]
+
+
+def _unread_findings(paths: Sequence[str]) -> list[Finding]:
+    if not paths:
+        return []
+    folders = sorted({f"{PurePosixPath(path).parent}/" for path in paths})
+    detail = (
+        f"{len(paths)} image files in {len(folders)} folders are neither images of the set nor their masks: "
+        f"{some(folders)}; if they are the masks you mean, write images: and masks: into {FILE_NAME}"
+    )
+    return [Finding("note", "image files that are not read", detail)]
 
 
 def _train_and_test(found: Pairing) -> tuple[dict[str, File], dict[str, File]]:
@@ -189,8 +252,31 @@ def _findings(
         )
         findings.append(Finding("note", "masks of test images", detail, answered))
     if found.others:
-        detail = f"{found.rule} was taken; {'; '.join(found.others)}: left out; name others in dataset.yaml"
+        detail = (
+            f"{found.rule}, was taken; left out: {'; '.join(found.others)}; what is in brackets names them in "
+            f"{FILE_NAME}, beside the line of the others"
+        )
         findings.append(Finding("warning", "several folders would pair", detail))
+    if "a mask for each label" in found.rule:
+        detail = (
+            f"{found.rule}: they are read as {len(found.labels)} labels that may overlap; if they are of several "
+            f"people, or kinds of one mask, name the one that counts in {FILE_NAME}: images: and masks:"
+        )
+        findings.append(Finding("warning", "labels by the names of masks", detail))
+    if found.derived:
+        detail = (
+            f"{len(found.derived)} pictures are called as an image with a word behind: {some(found.derived)}; they are "
+            "left out"
+        )
+        findings.append(Finding("warning", "pictures made of images", detail))
+    if found.further:
+        paths = [path for own in found.further.values() for path in own]
+        detail = (
+            f"{len(found.further)} images have {len(paths)} further masks, called as the mask with a number behind: "
+            f"{some(paths)}; what one of the masks of an image has is foreground; if they are of other people, or each "
+            f"is an object, name images: and masks: in {FILE_NAME}"
+        )
+        findings.append(Finding("warning", "further masks of images", detail, list(found.further)))
     if found.elsewhere:
         folders = sorted({str(PurePosixPath(path).parent) for path in found.elsewhere})
         detail = (
@@ -217,6 +303,23 @@ def _are_masks(reader: ImageReader, images: Sequence[File], masks: Sequence[File
     """Whether some files hold far fewer different colours than others, as masks do."""
     many, few = (_median_colours(reader, files) for files in (images, masks))
     return few <= _MOST_COLOURS and 2 * few < many
+
+
+def _num_values(reader: ImageReader, files: Sequence[File]) -> int:
+    """Return how many different values or colours some mask files hold; 0 where they are lossy or no pictures."""
+    found: set[int] = set()
+    step = max(1, len(files) // _LOOKED_AT)
+    for file in files[::step][:_LOOKED_AT]:
+        try:
+            raw = reader.raw(file.path)
+            if is_lossy(raw):
+                return 0
+            mask = decode_image(raw, where=file.path)
+        except InputError:
+            return 0
+        levels = pack_colours(mask) if mask.dtype == np.uint8 else mask[..., 0]
+        found.update(np.unique(levels)[: _MOST_COLOURS + 1].tolist())
+    return len(found)
 
 
 def _median_colours(reader: ImageReader, files: Sequence[File]) -> float:

@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import PurePosixPath
@@ -261,6 +261,7 @@ class _PathTable:
     def problems(self) -> list[str]:
         """What is wrong with each row."""
         found = []
+        bare = {split for split in ("train", "val") if self._is_bare(split)}
         for at, row in enumerate(self.table.rows, start=1):
             for column in (*self.images, *self.masks):
                 cell = row[column.name]
@@ -272,11 +273,20 @@ class _PathTable:
                     found.append(
                         f"{self.table.path}: row {at}: {column.name} is empty; expected the path of an image"
                     )
-            if self.splits[at - 1] in ("train", "val") and all(is_empty(row[one.name]) for one in self.masks):
+            split = self.splits[at - 1]
+            if split in ("train", "val") and split not in bare and self._has_none(row):
                 found.append(
                     f"{self.table.path}: row {at}: an image of the split {self.splits[at - 1]} without a mask"
                 )
         return found
+
+    def _has_none(self, row: Mapping[str, str]) -> bool:
+        return all(is_empty(row[one.name]) for one in self.masks)
+
+    def _is_bare(self, split: str) -> bool:
+        """Whether no image of a split has a mask, and those of another one have: it is to be segmented."""
+        rows = [row for row, one in zip(self.table.rows, self.splits, strict=True) if one == split]
+        return all(map(self._has_none, rows)) and not all(map(self._has_none, self.table.rows))
 
     def facts(self, names: Mapping[str, str]) -> Table:
         """Return the table with ids in the place of paths."""
@@ -307,8 +317,17 @@ def _read(table: Table, files: _Files) -> _PathTable | None:
 
 
 def _are_same(one: _Column, other: _Column) -> bool:
-    """Whether two columns name the same files."""
-    return set(one.paths.values()) == set(other.paths.values())
+    """Whether two columns name the same files, or files of the same names in another format."""
+    own, others = set(one.paths.values()), set(other.paths.values())
+    return own == others or (_formats(own).isdisjoint(_formats(others)) and _stems(own) == _stems(others))
+
+
+def _formats(paths: Collection[str]) -> set[str]:
+    return {{".tiff": ".tif", ".jpeg": ".jpg"}.get(kind := ending(path).lower(), kind) for path in paths}
+
+
+def _stems(paths: Collection[str]) -> list[str]:
+    return sorted(PurePosixPath(path).name[: -len(ending(path))] for path in paths)
 
 
 _HEADLESS = "column 1"
@@ -428,6 +447,11 @@ def _left_out(test: Mapping[str, _Row]) -> list[str]:
 def _findings(train: Mapping[str, _Row], test: Mapping[str, _Row]) -> list[Finding]:
     """Return findings on images without a mask and on masks of several images."""
     found = []
+    if others := [name for name, row in test.items() if row.split in ("train", "val")]:
+        detail = (
+            f"{len(others)} images of {test[others[0]].split} have no masks: they are read as test images"
+        )
+        found.append(Finding("warning", "a split without masks", detail, others))
     bare = [name for name, row in test.items() if not row.split]
     if bare:
         detail = f"{len(bare)} rows have no mask: taken for the test set: {some(bare)}"

@@ -103,7 +103,15 @@ def _stacks(tree: Tree) -> list[str]:
     """Return the files of volumes, and of arrays with as many axes as images have."""
     kinds = (*NIFTI_SUFFIXES, *ARRAYS)
     found = [path for folder in tree.folders for path in tree.files(folder) if ending(path) in kinds]
-    return [path for path in found if ending(path) != ".npy" or are_images(tree.read(path))]
+    beside = bool(image_files(tree))  # beside pictures, files of other things are let be
+
+    def may_be(path: str) -> bool:
+        kind = ending(path)
+        if kind == ".npy":
+            return are_images(tree.read(path))
+        return kind not in CONTAINERS or not beside or bool(keys_of(tree.read(path), path))
+
+    return list(filter(may_be, found))
 
 
 def _stacked_tiffs(tree: Tree, slices: Slices) -> list[str]:
