@@ -3,8 +3,8 @@
 >>> import masksmith as ms
 >>> result = ms.compete("tgs-salt", out="project", overrides={"folds.train": 1})  # doctest: +SKIP
 
-``read`` gives the images and masks of a data folder. The verbs are functions: ``layout check folds train predict tune
-submit report compete plan lr noise score convert example recipes verify vocabulary cache clean doctor
+``read`` gives the images and masks of a data folder. The verbs are functions: ``layout check explore folds train
+predict tune submit report compete plan lr noise score convert example recipes verify vocabulary cache clean doctor
 bundle
 apply pack export serve``; ``load`` opens a bundle or an exported file. ``masksmith.preprocess``
 holds transforms for notebooks. Importing the package imports neither torch nor numpy; the first verb does.
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from masksmith.pipeline import convert as convert
     from masksmith.pipeline import doctor as doctor
     from masksmith.pipeline import example as example
+    from masksmith.pipeline import explore as explore
     from masksmith.pipeline import export as export
     from masksmith.pipeline import folds as folds
     from masksmith.pipeline import layout as layout
@@ -63,6 +64,7 @@ _VERBS = (
     "convert",
     "doctor",
     "example",
+    "explore",
     "export",
     "folds",
     "layout",

@@ -186,6 +186,19 @@ def check(
 
 
 @app.command()
+def explore(
+    data: Data,
+    out: Out,
+    dialect: Dialect = None,
+    task: Task = None,
+    ignore: Ignore = None,
+    layout: Layout = None,
+) -> None:
+    """Write a page with everything there is to see of the data before training."""
+    print(masksmith.explore(data, out, dialect=dialect, task=task, ignore=ignore or (), layout=layout))
+
+
+@app.command()
 def layout(
     data: Data,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,

@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from masksmith.steps.bundle import Bundled
     from masksmith.steps.dataset import DataSet, LayoutReport
     from masksmith.steps.doctor import Line
+    from masksmith.steps.explore import Explored
     from masksmith.steps.lr_test import LrFound
 
 
@@ -151,6 +152,36 @@ def layout(
     if write is not None:
         steps.dataset.write_description(found, Path(write))
     return steps.dataset.describe_layout(found)
+
+
+def explore(
+    data: str | Path,
+    out: str | Path,
+    *,
+    dialect: str | None = None,
+    task: str | None = None,
+    ignore: Sequence[int] = (),
+    layout: str | Path | None = None,
+) -> "Explored":
+    """Show a data set before training: ``out/explore.html``, one page without network, and ``out/explore.json``.
+
+    Args:
+        data: As for ``check``, and so are the others.
+        out: Project folder to begin or go on with: absent, empty, or made by masksmith.
+        dialect: Of the run-lengths.
+        task: What the masks mean.
+        ignore: Values of mask files that are not judged.
+        layout: Name of a layout, or a file that describes the data.
+
+    Returns:
+        The paths of both, and the numbers.
+
+    Raises:
+        InputError: As ``check``.
+    """
+    return steps.explore.explore_folder(
+        Path(data), Path(out), dialect=dialect, task=task, ignore=ignore, layout=layout
+    )
 
 
 def bundle(

@@ -218,7 +218,7 @@ def _look(images: Store) -> Look:
         shape = (*images.shape(name), bands)
         seen.pixels[at] = hash_of_parts(images.parts(name), shape, images.dtype)
         seen.constant[at] = are_constant(images.parts(name))
-        image = _thinned(images, name)
+        image = thinned(images, name)
         seen.hashes[at] = perceptual_hash(thumbnail(image))
         seen.numbers[at] = describe_numbers(image)
         if len(seen.edges):
@@ -226,10 +226,14 @@ def _look(images: Store) -> Look:
     return seen
 
 
-def _thinned(images: Store, name: str) -> Image:
-    """Return an image; of a very large one every few rows and columns."""
-    height, width = images.shape(name)
-    step = max(1, math.isqrt(height * width // MOST_PIXELS))
+def thinning(hw: tuple[int, int], most: int = MOST_PIXELS) -> int:
+    """Return of how many rows, and columns, one is kept of an image: 1 up to 4 times ``most`` pixels."""
+    return max(1, math.isqrt(hw[0] * hw[1] // most))
+
+
+def thinned(images: Store, name: str, most: int = MOST_PIXELS) -> Image:
+    """Return an image; of one of many more pixels than ``most`` every few rows and columns (see thinning)."""
+    step = thinning(images.shape(name), most)
     if step == 1:
         return images.checked(name)
     rows, first = [], 0

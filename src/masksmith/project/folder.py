@@ -65,6 +65,8 @@ class Project:
         self.noise_json = root / "noise.json"
         self.report_html = root / "report.html"
         self.lr_html = root / "lr.html"
+        self.explore_html = root / "explore.html"
+        self.explore_json = root / "explore.json"
 
     @classmethod
     def create(cls, root: Path, catalog: Catalog) -> "Project":

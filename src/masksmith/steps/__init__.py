@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from masksmith.steps import compete as compete
     from masksmith.steps import dataset as dataset
     from masksmith.steps import doctor as doctor
+    from masksmith.steps import explore as explore
     from masksmith.steps import fine_tuning as fine_tuning
     from masksmith.steps import folds as folds
     from masksmith.steps import lr_test as lr_test
