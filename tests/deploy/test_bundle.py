@@ -1,6 +1,7 @@
 """A bundle is all that is needed: the project's own numbers come again, bit for bit."""
 
 import json
+import os
 import shutil
 import zipfile
 from pathlib import Path
@@ -199,6 +200,36 @@ def test_a_folder_keeps_its_paths_and_bad_files_do_not_stop_the_rest(model, tmp_
         ms.apply(model, tmp_path / "empty", tmp_path / "out")
     one = ms.apply(model, [str(folder / "b" / "*.png")], tmp_path / "pattern")
     assert one.done == 1
+
+
+def test_images_of_equal_names_in_several_folders_are_all_segmented(model, tmp_path):
+    folder = photographs(tmp_path / "new")
+    done = ms.apply(model, [folder / "a" / "one.png", folder / "b" / "one.png"], tmp_path / "files")
+    assert [row.split(",")[0] for row in csv_lines(done)] == ["a/one", "b/one"]
+    done = ms.apply(model, [folder / "a", folder / "b"], tmp_path / "folders")
+    assert [row.split(",")[0] for row in csv_lines(done)] == ["a/one", "b/one", "two"]
+    for pattern in ("*/*.png", "**/*.png"):
+        done = ms.apply(model, str(folder / pattern), tmp_path / f"pattern {len(pattern)}")
+        assert [row.split(",")[0] for row in csv_lines(done)] == ["a/one", "a/two", "b/one"]
+        assert (done.out / "masks" / "b" / "one.png").exists()
+    twice = ms.apply(model, [folder, folder / "a" / "one.png"], tmp_path / "twice")
+    assert twice.done == 3
+
+
+def test_a_file_of_the_same_name_size_and_time_elsewhere_is_another(model, tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        rng = np.random.default_rng(ord(name))
+        assert cv2.imwrite(str(tmp_path / name / "one.bmp"), rng.integers(0, 255, (40, 40), np.uint8))
+        os.utime(tmp_path / name / "one.bmp", (1, 1))
+    ms.apply(model, tmp_path / "a", tmp_path / "out")
+    before = (tmp_path / "out/apply.csv").read_text()
+    ms.apply(model, tmp_path / "b", tmp_path / "out")
+    assert (tmp_path / "out/apply.csv").read_text() != before
+
+
+def csv_lines(done) -> list[str]:
+    return (done.out / "apply.csv").read_text().splitlines()[1:]
 
 
 def test_an_interrupted_call_goes_on_and_ends_with_the_same_files(model, tmp_path, monkeypatch):
