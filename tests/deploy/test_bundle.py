@@ -2,13 +2,17 @@
 
 import json
 import os
+import pickle
 import shutil
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
+from functools import reduce
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+import tifffile
 import torch
 from PIL import Image as Pillow
 
@@ -16,8 +20,9 @@ import masksmith as ms
 from masksmith.core.errors import InputError
 from masksmith.data.store import Store
 from masksmith.deploy.apply import read_scalars
-from masksmith.deploy.bundle import Bundle
+from masksmith.deploy.bundle import Bundle, facts_of
 from masksmith.deploy.segmenter import Segmenter
+from masksmith.postprocess.rules import read_rule
 from masksmith.project.folder import Project
 
 
@@ -77,6 +82,9 @@ def test_arrays_tensors_and_pictures_are_segmented_alike(model):
     assert of_array.mask.shape == (60, 90)
     assert of_array.probs.shape == (60, 90, 1)
     colours = np.repeat(grey[..., None], 3, axis=2)
+    wide = Pillow.fromarray(grey).quantize(8)  # indices of colours, not colours
+    assert wide.mode == "P"
+    assert np.abs(segmenter.segment(wide).probs - segmenter.segment(wide.convert("RGB")).probs).max() == 0
     same = segmenter.segment_batch(
         [
             grey[..., None],
@@ -160,6 +168,66 @@ def test_damaged_later_and_foreign_bundles_are_refused(model, tmp_path):
         ms.load(model, runtime="tenserflow")
 
 
+def test_facts_of_any_other_form_are_refused(model):
+    """Every value of model.json, but those of recipes, is left out or put by another."""
+    with zipfile.ZipFile(model) as archive:
+        text = archive.read("model.json").decode()
+
+    def places(value, at=()):
+        yield at
+        items = (
+            value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+        )
+        for key, one in items:
+            yield from places(one, (*at, key)) if key != "recipe" else ()
+
+    refused = 0
+    for *within, key in [at for at in places(json.loads(text)) if at]:
+        for value in (..., None, "x", -1, [], {}, ["x"]):
+            changed = json.loads(text)
+            holder = reduce(lambda one, step: one[step], within, changed)
+            holder[key] = value
+            if value is ...:
+                del holder[key]
+            try:
+                facts = facts_of(changed, model)
+                read_rule(dict(facts.rule))
+                assert min(len(one.weights) for one in facts.members) > 0
+            except InputError:
+                refused += 1
+    assert refused > 200
+
+
+def test_threads_and_pickled_copies_find_the_same(model):
+    images = [np.random.default_rng(at).integers(0, 255, (40, 50), np.uint8) for at in range(8)]
+    expected = [ms.load(model).segment(image).codes for image in images]
+    shared = ms.load(model)
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda image: shared.segment(image).codes, images))
+    found += [pickle.loads(pickle.dumps(shared)).segment(images[0]).codes]
+    assert all(map(np.array_equal, found, [*expected, expected[0]]))
+
+
+def test_members_that_unpack_to_gigabytes_or_need_a_password_are_refused(model, tmp_path):
+    with zipfile.ZipFile(model) as archive:
+        files = {name: archive.read(name) for name in archive.namelist()}
+    for spoilt, message in (("model.json", "larger than any"), ("weights/0.safetensors", "larger than any")):
+        with zipfile.ZipFile(tmp_path / "bomb.msk", "w", zipfile.ZIP_DEFLATED) as archive:
+            for name, content in files.items():
+                archive.writestr(name, bytes(2**25) if name == spoilt else content)
+        with pytest.raises(InputError, match=message):
+            ms.load(tmp_path / "bomb.msk").segment(np.eye(40, dtype=np.uint8))
+    with zipfile.ZipFile(tmp_path / "nested.msk", "w") as archive:
+        archive.writestr("model.json", "[" * 100_000)
+    raw = bytearray(model.read_bytes())
+    at = raw.index(b"PK\x01\x02")
+    raw[at + 8] |= 1  # encrypted, it says
+    (tmp_path / "locked.msk").write_bytes(raw)
+    for name in ("nested.msk", "locked.msk"):
+        with pytest.raises(InputError, match="not a masksmith model, or damaged"):
+            Bundle(tmp_path / name)
+
+
 def photographs(folder: Path) -> Path:
     rng = np.random.default_rng(1)
     for name, side in (("a/one.png", 64), ("a/two.png", 101), ("b/one.png", 50)):
@@ -226,6 +294,20 @@ def test_a_file_of_the_same_name_size_and_time_elsewhere_is_another(model, tmp_p
     before = (tmp_path / "out/apply.csv").read_text()
     ms.apply(model, tmp_path / "b", tmp_path / "out")
     assert (tmp_path / "out/apply.csv").read_text() != before
+
+
+def test_pages_of_a_tiff_are_images_where_the_model_takes_other_bands(model, tmp_path):
+    pages = np.random.default_rng(0).integers(0, 255, (3, 40, 50), np.uint8)
+    (tmp_path / "new").mkdir()
+    tifffile.imwrite(tmp_path / "new" / "stack.tif", pages, photometric="minisblack")
+    tifffile.imwrite(tmp_path / "new" / "two.tif", pages[:2].astype(np.uint16), photometric="minisblack")
+    done = ms.apply(model, tmp_path / "new", tmp_path / "out")
+    assert [row.split(",")[1] for row in csv_lines(done)] == [
+        *(f"stack.tif#{at}" for at in range(3)),
+        "two.tif",
+    ]
+    assert "two.tif#0: pixels of uint16" in done.refused[0]
+    assert cv2.imread(str(tmp_path / "out" / "masks" / "stack_0002.png"), -1).shape == (40, 50)
 
 
 def csv_lines(done) -> list[str]:

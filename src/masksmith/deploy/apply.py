@@ -48,7 +48,10 @@ class Applied:
         if self.unlike:
             lines.append(f"{self.unlike} images are unlike the training set: see the column `unlike`")
         if self.refused:
-            lines += [f"{len(self.refused)} files were not used:", *(f"  {one}" for one in self.refused)]
+            lines += [
+                f"{len(self.refused)} were not used, or not written as asked:",
+                *(f"  {one}" for one in self.refused),
+            ]
         return "\n".join(lines)
 
 

@@ -12,7 +12,7 @@ from masksmith.core.arrays import Image
 from masksmith.core.errors import DiskFullError, InputError
 from masksmith.core.files import digest
 from masksmith.data.array_store import ArrayStore, Images
-from masksmith.data.decode.tiff import large_rows
+from masksmith.data.decode.tiff import count_pages, large_rows
 from masksmith.data.ids import check_id
 from masksmith.data.store import Store, StoreWriter, is_whole
 from masksmith.deploy.listing import Item
@@ -91,7 +91,8 @@ class Chunks:
             rows = _rows_of(item)
             if rows is not None:
                 return self._large(item, rows)
-            own = {one.id: (one, self.model.fit(image, where=one.path)) for one, image in _decode(item)}
+            images = _decode(item, self.model.bundle.facts.channels)
+            own = {one.id: (one, self.model.fit(image, where=one.path)) for one, image in images}
             for name in own:
                 check_id(name, where=item.path)
             return own
@@ -142,13 +143,19 @@ class Chunks:
         return Chunk(Store(path), {item.id: Picture(item.id, item, item.path)}, {}, [item], scratch)
 
 
-def _decode(item: Item) -> Iterator[tuple[Picture, Image]]:
-    """Yield the images of a file."""
-    count = item.reader.count(item.path)
+def _decode(item: Item, channels: int) -> Iterator[tuple[Picture, Image]]:
+    """Yield the images of a file; pages of a TIFF are the bands of one where the model takes so many, else images."""
+    reader, path = item.reader, item.path
+    count = reader.count(path)
+    if count == 1:
+        image = reader.image(path)
+        pages = count_pages(reader.raw(path), path) if image.shape[2] != channels else 1
+        if pages == 1 or reader.image(f"{path}#0").shape[2] != channels:
+            yield Picture(item.id, item, path), image
+            return
+        count = pages
     for at in range(count):
-        path = item.path if count == 1 else f"{item.path}#{at}"
-        name = item.id if count == 1 else f"{item.id}_{at:04d}"
-        yield Picture(name, item, path), item.reader.image(path)
+        yield Picture(f"{item.id}_{at:04d}", item, f"{path}#{at}"), reader.image(f"{path}#{at}")
 
 
 def _rows_of(item: Item) -> Iterator[Image] | None:
