@@ -18,6 +18,7 @@ from PIL import Image as Pillow
 
 import masksmith as ms
 from masksmith.core.errors import InputError
+from masksmith.core.locks import LOCK
 from masksmith.data.store import Store
 from masksmith.deploy.apply import read_scalars
 from masksmith.deploy.bundle import Bundle, facts_of
@@ -263,6 +264,11 @@ def test_a_folder_keeps_its_paths_and_bad_files_do_not_stop_the_rest(model, tmp_
         ms.apply(model, tmp_path / "absent", tmp_path / "out")
     with pytest.raises(InputError, match="it is a file; expected a folder"):
         ms.apply(model, folder, folder / "deep.png")
+    with pytest.raises(InputError, match="cannot be written as a folder"):
+        ms.apply(model, folder, folder / "deep.png" / "out")
+    (tmp_path / "killed").mkdir()
+    (tmp_path / "killed" / LOCK).touch()  # as a call leaves it that is killed at once
+    assert ms.apply(model, folder / "a" / "one.png", tmp_path / "killed").done == 1
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="no images; expected files that end in"):
         ms.apply(model, tmp_path / "empty", tmp_path / "out")

@@ -19,7 +19,7 @@ from masksmith.core import interrupt
 from masksmith.core.config import look_up
 from masksmith.core.errors import InputError
 from masksmith.core.files import write_text
-from masksmith.core.locks import folder_lock
+from masksmith.core.locks import LOCK, folder_lock
 from masksmith.core.progress import logger
 from masksmith.data.rle import DIALECTS
 from masksmith.data.table import need_column, parse_table
@@ -88,7 +88,6 @@ def apply_model(
         raise InputError(f"--every {watch_s:g}: expected seconds above 0")
     items = _items(inputs, out, may_be_empty=watch_s is not None)
     _refuse_foreign(out)
-    out.mkdir(parents=True, exist_ok=True)
     with folder_lock(out):
         work = Work(model, out, kinds, table or {}, dialect)
         if watch_s is not None:
@@ -149,7 +148,7 @@ def _watch(work: Work, inputs: Sequence[str | Path], out: Path, every_s: float) 
 def _refuse_foreign(out: Path) -> None:
     if out.exists() and not out.is_dir():
         raise InputError(f"{out}: it is a file; expected a folder")
-    if out.is_dir() and any(out.iterdir()) and not (out / STATE).is_dir():
+    if out.is_dir() and {path.name for path in out.iterdir()} - {LOCK} and not (out / STATE).is_dir():
         raise InputError(f"{out}: the folder is not empty and not one of `masksmith apply`; name another one")
 
 
