@@ -20,11 +20,13 @@ import masksmith as ms
 from masksmith.core.errors import InputError
 from masksmith.core.locks import LOCK
 from masksmith.data.store import Store
+from masksmith.data.target import BINARY
 from masksmith.deploy.apply import read_scalars
 from masksmith.deploy.bundle import Bundle, facts_of
 from masksmith.deploy.segmenter import Segmenter
 from masksmith.postprocess.rules import read_rule
 from masksmith.project.folder import Project
+from tests.deploy.tiny import tiny_bundle
 
 
 @pytest.fixture(scope="module")
@@ -346,6 +348,16 @@ def test_an_interrupted_call_goes_on_and_ends_with_the_same_files(model, tmp_pat
     (tmp_path / "out" / "masks" / "a" / "one.png").unlink()
     ms.apply(model, folder, tmp_path / "out")
     assert calls[4:] == [["a/one"], ["b/one"]]  # the one that changed, and the one whose mask is gone
+
+
+def test_numbers_are_found_by_name_and_a_missing_one_stops_its_image_alone(tmp_path):
+    model = tiny_bundle(tmp_path / "m.msk", BINARY, "model.scalars=[z]")
+    folder = photographs(tmp_path / "new")
+    (tmp_path / "depths.csv").write_text("id,z\nb/one,3\ntwo,4\n")
+    done = ms.apply(model, folder, tmp_path / "out", table=tmp_path / "depths.csv")
+    assert done.done == 2
+    assert len(done.refused) == 1
+    assert "a/one.png: no 'z' of the id 'a/one' or 'one'" in done.refused[0]
 
 
 def test_a_table_gives_the_numbers_that_a_model_takes(tmp_path):

@@ -74,7 +74,8 @@ def apply_model(
         out: Folder of the results: absent, empty or one of an earlier call.
         write: Keys of KINDS: what is written beside masks.
         dialect: Of run-lengths, a key of DIALECTS.
-        table: Id -> name -> number, for a model that takes numbers beside each image.
+        table: Id -> name -> number, for a model that takes numbers beside each image; an id may be the name
+            alone, without folders.
         watch_s: Seconds between two looks for new and changed files, until a stop is asked for; None: one look.
 
     Raises:
