@@ -1,23 +1,32 @@
 """A bundle is all that is needed: the project's own numbers come again, bit for bit."""
 
 import json
+import os
+import pickle
 import shutil
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
+from functools import reduce
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+import tifffile
 import torch
 from PIL import Image as Pillow
 
 import masksmith as ms
 from masksmith.core.errors import InputError
+from masksmith.core.locks import LOCK
 from masksmith.data.store import Store
+from masksmith.data.target import BINARY
 from masksmith.deploy.apply import read_scalars
-from masksmith.deploy.bundle import Bundle
+from masksmith.deploy.bundle import Bundle, facts_of
 from masksmith.deploy.segmenter import Segmenter
+from masksmith.postprocess.rules import read_rule
 from masksmith.project.folder import Project
+from tests.deploy.tiny import tiny_bundle
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +85,9 @@ def test_arrays_tensors_and_pictures_are_segmented_alike(model):
     assert of_array.mask.shape == (60, 90)
     assert of_array.probs.shape == (60, 90, 1)
     colours = np.repeat(grey[..., None], 3, axis=2)
+    wide = Pillow.fromarray(grey).quantize(8)  # indices of colours, not colours
+    assert wide.mode == "P"
+    assert np.abs(segmenter.segment(wide).probs - segmenter.segment(wide.convert("RGB")).probs).max() == 0
     same = segmenter.segment_batch(
         [
             grey[..., None],
@@ -159,6 +171,66 @@ def test_damaged_later_and_foreign_bundles_are_refused(model, tmp_path):
         ms.load(model, runtime="tenserflow")
 
 
+def test_facts_of_any_other_form_are_refused(model):
+    """Every value of model.json, but those of recipes, is left out or put by another."""
+    with zipfile.ZipFile(model) as archive:
+        text = archive.read("model.json").decode()
+
+    def places(value, at=()):
+        yield at
+        items = (
+            value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+        )
+        for key, one in items:
+            yield from places(one, (*at, key)) if key != "recipe" else ()
+
+    refused = 0
+    for *within, key in [at for at in places(json.loads(text)) if at]:
+        for value in (..., None, "x", -1, [], {}, ["x"]):
+            changed = json.loads(text)
+            holder = reduce(lambda one, step: one[step], within, changed)
+            holder[key] = value
+            if value is ...:
+                del holder[key]
+            try:
+                facts = facts_of(changed, model)
+                read_rule(dict(facts.rule))
+                assert min(len(one.weights) for one in facts.members) > 0
+            except InputError:
+                refused += 1
+    assert refused > 200
+
+
+def test_threads_and_pickled_copies_find_the_same(model):
+    images = [np.random.default_rng(at).integers(0, 255, (40, 50), np.uint8) for at in range(8)]
+    expected = [ms.load(model).segment(image).codes for image in images]
+    shared = ms.load(model)
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda image: shared.segment(image).codes, images))
+    found += [pickle.loads(pickle.dumps(shared)).segment(images[0]).codes]
+    assert all(map(np.array_equal, found, [*expected, expected[0]]))
+
+
+def test_members_that_unpack_to_gigabytes_or_need_a_password_are_refused(model, tmp_path):
+    with zipfile.ZipFile(model) as archive:
+        files = {name: archive.read(name) for name in archive.namelist()}
+    for spoilt, message in (("model.json", "larger than any"), ("weights/0.safetensors", "larger than any")):
+        with zipfile.ZipFile(tmp_path / "bomb.msk", "w", zipfile.ZIP_DEFLATED) as archive:
+            for name, content in files.items():
+                archive.writestr(name, bytes(2**25) if name == spoilt else content)
+        with pytest.raises(InputError, match=message):
+            ms.load(tmp_path / "bomb.msk").segment(np.eye(40, dtype=np.uint8))
+    with zipfile.ZipFile(tmp_path / "nested.msk", "w") as archive:
+        archive.writestr("model.json", "[" * 100_000)
+    raw = bytearray(model.read_bytes())
+    at = raw.index(b"PK\x01\x02")
+    raw[at + 8] |= 1  # encrypted, it says
+    (tmp_path / "locked.msk").write_bytes(raw)
+    for name in ("nested.msk", "locked.msk"):
+        with pytest.raises(InputError, match="not a masksmith model, or damaged"):
+            Bundle(tmp_path / name)
+
+
 def photographs(folder: Path) -> Path:
     rng = np.random.default_rng(1)
     for name, side in (("a/one.png", 64), ("a/two.png", 101), ("b/one.png", 50)):
@@ -194,11 +266,60 @@ def test_a_folder_keeps_its_paths_and_bad_files_do_not_stop_the_rest(model, tmp_
         ms.apply(model, tmp_path / "absent", tmp_path / "out")
     with pytest.raises(InputError, match="it is a file; expected a folder"):
         ms.apply(model, folder, folder / "deep.png")
+    with pytest.raises(InputError, match="cannot be written as a folder"):
+        ms.apply(model, folder, folder / "deep.png" / "out")
+    (tmp_path / "killed").mkdir()
+    (tmp_path / "killed" / LOCK).touch()  # as a call leaves it that is killed at once
+    assert ms.apply(model, folder / "a" / "one.png", tmp_path / "killed").done == 1
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="no images; expected files that end in"):
         ms.apply(model, tmp_path / "empty", tmp_path / "out")
     one = ms.apply(model, [str(folder / "b" / "*.png")], tmp_path / "pattern")
     assert one.done == 1
+
+
+def test_images_of_equal_names_in_several_folders_are_all_segmented(model, tmp_path):
+    folder = photographs(tmp_path / "new")
+    done = ms.apply(model, [folder / "a" / "one.png", folder / "b" / "one.png"], tmp_path / "files")
+    assert [row.split(",")[0] for row in csv_lines(done)] == ["a/one", "b/one"]
+    done = ms.apply(model, [folder / "a", folder / "b"], tmp_path / "folders")
+    assert [row.split(",")[0] for row in csv_lines(done)] == ["a/one", "b/one", "two"]
+    for pattern in ("*/*.png", "**/*.png"):
+        done = ms.apply(model, str(folder / pattern), tmp_path / f"pattern {len(pattern)}")
+        assert [row.split(",")[0] for row in csv_lines(done)] == ["a/one", "a/two", "b/one"]
+        assert (done.out / "masks" / "b" / "one.png").exists()
+    twice = ms.apply(model, [folder, folder / "a" / "one.png"], tmp_path / "twice")
+    assert twice.done == 3
+
+
+def test_a_file_of_the_same_name_size_and_time_elsewhere_is_another(model, tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        rng = np.random.default_rng(ord(name))
+        assert cv2.imwrite(str(tmp_path / name / "one.bmp"), rng.integers(0, 255, (40, 40), np.uint8))
+        os.utime(tmp_path / name / "one.bmp", (1, 1))
+    ms.apply(model, tmp_path / "a", tmp_path / "out")
+    before = (tmp_path / "out/apply.csv").read_text()
+    ms.apply(model, tmp_path / "b", tmp_path / "out")
+    assert (tmp_path / "out/apply.csv").read_text() != before
+
+
+def test_pages_of_a_tiff_are_images_where_the_model_takes_other_bands(model, tmp_path):
+    pages = np.random.default_rng(0).integers(0, 255, (3, 40, 50), np.uint8)
+    (tmp_path / "new").mkdir()
+    tifffile.imwrite(tmp_path / "new" / "stack.tif", pages, photometric="minisblack")
+    tifffile.imwrite(tmp_path / "new" / "two.tif", pages[:2].astype(np.uint16), photometric="minisblack")
+    done = ms.apply(model, tmp_path / "new", tmp_path / "out")
+    assert [row.split(",")[1] for row in csv_lines(done)] == [
+        *(f"stack.tif#{at}" for at in range(3)),
+        "two.tif",
+    ]
+    assert "two.tif#0: pixels of uint16" in done.refused[0]
+    assert cv2.imread(str(tmp_path / "out" / "masks" / "stack_0002.png"), -1).shape == (40, 50)
+
+
+def csv_lines(done) -> list[str]:
+    return (done.out / "apply.csv").read_text().splitlines()[1:]
 
 
 def test_an_interrupted_call_goes_on_and_ends_with_the_same_files(model, tmp_path, monkeypatch):
@@ -227,6 +348,16 @@ def test_an_interrupted_call_goes_on_and_ends_with_the_same_files(model, tmp_pat
     (tmp_path / "out" / "masks" / "a" / "one.png").unlink()
     ms.apply(model, folder, tmp_path / "out")
     assert calls[4:] == [["a/one"], ["b/one"]]  # the one that changed, and the one whose mask is gone
+
+
+def test_numbers_are_found_by_name_and_a_missing_one_stops_its_image_alone(tmp_path):
+    model = tiny_bundle(tmp_path / "m.msk", BINARY, "model.scalars=[z]")
+    folder = photographs(tmp_path / "new")
+    (tmp_path / "depths.csv").write_text("id,z\nb/one,3\ntwo,4\n")
+    done = ms.apply(model, folder, tmp_path / "out", table=tmp_path / "depths.csv")
+    assert done.done == 2
+    assert len(done.refused) == 1
+    assert "a/one.png: no 'z' of the id 'a/one' or 'one'" in done.refused[0]
 
 
 def test_a_table_gives_the_numbers_that_a_model_takes(tmp_path):

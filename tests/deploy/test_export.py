@@ -1,5 +1,6 @@
 """An exported file gives what the bundle's own model gives, on images of any size and type."""
 
+import errno
 import json
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 import masksmith as ms
-from masksmith.core.errors import InputError
+from masksmith.core.errors import DiskFullError, InputError
 from masksmith.data.array_store import ArrayStore
 from masksmith.data.target import BINARY, Target
 from masksmith.deploy import export as module
@@ -223,6 +224,14 @@ def test_what_cannot_be_is_refused(tmp_path, monkeypatch):
             patch.setitem(sys.modules, package, None)
             with pytest.raises(InputError, match=f"{package}, which cannot be imported"):
                 ms.export(bundle, out, format=format, precision=precision, **calibrate)
+    with monkeypatch.context() as patch:
+
+        def full(*_: object, **__: object) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        patch.setattr(module.torch.onnx, "export", full)
+        with pytest.raises(DiskFullError, match=r"m\.onnx: the disk is full"):
+            ms.export(bundle, tmp_path / "m.onnx", format="onnx")
     with monkeypatch.context() as patch:
         patch.setattr(module.torch.onnx, "export", lambda *_, **__: 1 / 0)
         with pytest.raises(InputError, match="this network cannot be converted"):

@@ -12,7 +12,7 @@ from masksmith.core.errors import InputError
 from masksmith.data.catalog import LabelRow, SubmissionFormat
 from masksmith.deploy.bundle import Bundle
 from masksmith.deploy.pack import _filled as filled
-from masksmith.deploy.pack import form_for_others, requirements, write_submission
+from masksmith.deploy.pack import form_for_others, main, requirements, write_submission
 
 OFFLINE = """
 import socket, sys, runpy
@@ -70,6 +70,16 @@ def test_without_a_sample_the_images_come_by_name(model, trained, example, tmp_p
     (tmp_path / "broken.zip").write_bytes(b"PK\x03\x04")
     with pytest.raises(InputError, match="not a whole zip archive"):
         write_submission(model, [str(tmp_path / "broken.zip")], tmp_path / "s.csv")
+    with zipfile.ZipFile(example / "data/test.zip") as archive:
+        name = next(name for name in archive.namelist() if name.endswith(".png"))
+        for folder in "ab":
+            (tmp_path / "two" / folder).mkdir(parents=True)
+            (tmp_path / "two" / folder / "x.png").write_bytes(archive.read(name))
+    with pytest.raises(InputError, match=r"b/x\.png: the id 'x' is also that of .*a/x\.png; give one"):
+        write_submission(model, [str(tmp_path / "two")], tmp_path / "s.csv")
+    with pytest.raises(SystemExit) as ended:
+        main(model, [str(tmp_path / "absent")])
+    assert ended.value.code == 2
     with pytest.raises(InputError, match=r"expected a name that ends in \.zip"):
         ms.pack(model, tmp_path / "pack.tar")
 

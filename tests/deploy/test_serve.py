@@ -284,12 +284,17 @@ def test_other_sites_and_strangers_are_refused(model):
             ({"Authorization": "Basic secret"}, 401),
             (good | {"Origin": "https://evil.example"}, 403),
             (good | {"Origin": "null"}, 403),
+            (good | {"Origin": "http://["}, 403),
             (good | {"Origin": "http://localhost:1"}, 403),
             (good | {"Host": "evil.example"}, 421),
             (good | {"Host": "[bad"}, 421),
         ):
             assert client.get("/info", headers=headers).status_code == status, headers
             assert client.post("/segment", content=png(IMAGE), headers=headers).status_code == status
+    with client_of(model, token="schlüssel") as client:
+        given = {b"Authorization": "Bearer schlüssel".encode()}
+        assert client.get("/info", headers=given).status_code == 200
+    with client_of(model, token="secret", hosts=hosts) as client:
         for path in ("/", "/health", "/docs", "/openapi.json"):
             assert client.get(path).status_code == 200  # they say nothing
             assert client.get(path, headers={"Host": "evil.example"}).status_code == 421

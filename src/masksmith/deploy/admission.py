@@ -130,11 +130,14 @@ def check_sender(request: "Request", *, token: str | None, hosts: frozenset[str]
     if hosts is not None and _name_of(f"//{host}") not in hosts:
         raise Refusal(421, f"Host {host!r} is not answered; expected {' or '.join(sorted(hosts))}")
     origin = request.headers.get("origin")
-    if origin is not None and urlsplit(origin).netloc != host:
+    if origin is not None and origin.partition("://")[2] != host:
         raise Refusal(403, f"Origin {origin!r}: pages of other sites are not answered")
     if token is not None and request.url.path not in _OPEN:
         scheme, _, given = request.headers.get("authorization", "").partition(" ")
-        if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), token.encode()):
+        if scheme.lower() != "bearer" or not hmac.compare_digest(
+            given.strip().encode("latin-1"),
+            token.encode(),  # as which headers are decoded
+        ):
             raise Refusal(
                 401, "expected the header `Authorization: Bearer TOKEN`", {"WWW-Authenticate": "Bearer"}
             )

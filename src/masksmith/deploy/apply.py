@@ -19,7 +19,7 @@ from masksmith.core import interrupt
 from masksmith.core.config import look_up
 from masksmith.core.errors import InputError
 from masksmith.core.files import write_text
-from masksmith.core.locks import folder_lock
+from masksmith.core.locks import LOCK, folder_lock
 from masksmith.core.progress import logger
 from masksmith.data.rle import DIALECTS
 from masksmith.data.table import need_column, parse_table
@@ -48,7 +48,10 @@ class Applied:
         if self.unlike:
             lines.append(f"{self.unlike} images are unlike the training set: see the column `unlike`")
         if self.refused:
-            lines += [f"{len(self.refused)} files were not used:", *(f"  {one}" for one in self.refused)]
+            lines += [
+                f"{len(self.refused)} were not used, or not written as asked:",
+                *(f"  {one}" for one in self.refused),
+            ]
         return "\n".join(lines)
 
 
@@ -71,7 +74,8 @@ def apply_model(
         out: Folder of the results: absent, empty or one of an earlier call.
         write: Keys of KINDS: what is written beside masks.
         dialect: Of run-lengths, a key of DIALECTS.
-        table: Id -> name -> number, for a model that takes numbers beside each image.
+        table: Id -> name -> number, for a model that takes numbers beside each image; an id may be the name
+            alone, without folders.
         watch_s: Seconds between two looks for new and changed files, until a stop is asked for; None: one look.
 
     Raises:
@@ -85,7 +89,6 @@ def apply_model(
         raise InputError(f"--every {watch_s:g}: expected seconds above 0")
     items = _items(inputs, out, may_be_empty=watch_s is not None)
     _refuse_foreign(out)
-    out.mkdir(parents=True, exist_ok=True)
     with folder_lock(out):
         work = Work(model, out, kinds, table or {}, dialect)
         if watch_s is not None:
@@ -146,7 +149,7 @@ def _watch(work: Work, inputs: Sequence[str | Path], out: Path, every_s: float) 
 def _refuse_foreign(out: Path) -> None:
     if out.exists() and not out.is_dir():
         raise InputError(f"{out}: it is a file; expected a folder")
-    if out.is_dir() and any(out.iterdir()) and not (out / STATE).is_dir():
+    if out.is_dir() and {path.name for path in out.iterdir()} - {LOCK} and not (out / STATE).is_dir():
         raise InputError(f"{out}: the folder is not empty and not one of `masksmith apply`; name another one")
 
 

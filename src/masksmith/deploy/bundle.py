@@ -11,12 +11,14 @@ version does not know are left alone.
 
 import json
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load as load_safetensors
 from torch import Tensor
@@ -25,12 +27,18 @@ from masksmith.core.config import validate
 from masksmith.core.errors import InputError
 from masksmith.core.files import atomic_path, digest
 from masksmith.data.target import Target
+from masksmith.postprocess.classes import ClassRule
+from masksmith.postprocess.labels import LabelRules
+from masksmith.postprocess.objects import ObjectRule
+from masksmith.postprocess.operators import Rule
 from masksmith.recipes.recipe import Recipe
 
 FORMAT_VERSION = 1
 SUFFIX = ".msk"
 _FACTS, _CARD = "model.json", "MODEL_CARD.md"
 _MAX_FACTS = 2**24
+_MOST_PACKED = 16  # weights hardly shrink, if somebody packs them again
+_DAMAGED = (zipfile.BadZipFile, zlib.error, KeyError, ValueError, OSError, EOFError, RuntimeError)
 _STATED = (
     "research and evaluation on images like those it was trained on; not checked for decisions about people"
 )
@@ -102,11 +110,8 @@ class Bundle:
                 f"{path}: no such file; expected a model that `masksmith bundle PROJECT --out {path}` made"
             )
         try:
-            with zipfile.ZipFile(path) as archive:
-                if archive.getinfo(_FACTS).file_size > _MAX_FACTS:
-                    raise InputError(f"{path}: its {_FACTS} is larger than any; do not trust this file")
-                value = json.loads(archive.read(_FACTS))
-        except (zipfile.BadZipFile, KeyError, ValueError, OSError, EOFError, NotImplementedError) as error:
+            value = json.loads(_member(path, _FACTS, most=_MAX_FACTS))
+        except (*_DAMAGED, RecursionError) as error:
             if isinstance(error, InputError):
                 raise
             raise InputError(
@@ -117,7 +122,8 @@ class Bundle:
     @cached_property
     def target(self) -> Target:
         """The task and its classes."""
-        return Target.from_json(self.facts.target)
+        target: Target = _read(Target, self.facts.target, self.path)
+        return target
 
     @cached_property
     def recipes(self) -> list[Recipe]:
@@ -143,15 +149,29 @@ class Bundle:
             InputError: It is missing or damaged.
         """
         try:
-            with zipfile.ZipFile(self.path) as archive:
-                raw = archive.read(name)
+            raw = _member(self.path, name)
             if digest(raw) != checksum:
                 raise InputError(
                     f"{self.path}: {name} was damaged or changed (wrong checksum); make it again"
                 )
             return load_safetensors(raw)
-        except (zipfile.BadZipFile, KeyError, OSError, EOFError, SafetensorError) as error:
+        except (*_DAMAGED, SafetensorError) as error:
+            if isinstance(error, InputError):
+                raise
             raise InputError(f"{self.path}: {name} cannot be read ({error}); make it again") from error
+
+
+def _member(path: Path, name: str, *, most: int | None = None) -> bytes:
+    """Return a file of a bundle, at most ``most`` bytes of it.
+
+    Raises:
+        InputError: It unpacks to more than such a file can have.
+    """
+    with zipfile.ZipFile(path) as archive:
+        info = archive.getinfo(name)
+        if info.file_size > (most or _MOST_PACKED * info.compress_size):
+            raise InputError(f"{path}: its {name} is larger than any; do not trust this file")
+        return archive.read(name)
 
 
 def facts_of(value: Any, path: Path) -> ModelFacts:  # noqa: ANN401
@@ -166,15 +186,25 @@ def facts_of(value: Any, path: Path) -> ModelFacts:  # noqa: ANN401
         raise InputError(
             f"{path}: format {value['format']}, this masksmith reads up to {FORMAT_VERSION}; update masksmith"
         )
-    known = ModelFacts.__dataclass_fields__.keys()
+    facts = _read(ModelFacts, value, path)
+    _read(Target, facts.target, path)
+    _read(Rule | ClassRule | LabelRules | ObjectRule, facts.rule, path)
+    one_each = all(len(one.weights) == len(one.runtimes) > 0 for one in facts.members)
+    if not (facts.members and one_each and min(one.weight for one in facts.members) >= 0 < facts.channels):
+        raise InputError(f"{path}: its {_FACTS} lacks something (members with weights); make it again")
+    return facts
+
+
+def _read(kind: Any, value: Any, path: Path) -> Any:  # noqa: ANN401
+    """Return parsed JSON as a dataclass; keys that it does not have are left alone."""
     try:
-        members = [
-            MemberFacts(**{key: one[key] for key in MemberFacts.__dataclass_fields__ if key in one})
-            for one in value["members"]
-        ]
-        return ModelFacts(**{key: value[key] for key in known if key in value} | {"members": members})
-    except (KeyError, TypeError) as error:
-        raise InputError(f"{path}: its {_FACTS} lacks something ({error}); make it again") from error
+        return TypeAdapter(kind).validate_json(json.dumps(value), strict=True)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise InputError(
+            f"{path}: its {_FACTS} lacks something ({where}: {first['msg']}); make it again"
+        ) from error
 
 
 def write_bundle(

@@ -1,9 +1,9 @@
 """Decode files and hand them on in chunks, so that memory grows neither with their number nor with their size."""
 
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
@@ -12,7 +12,7 @@ from masksmith.core.arrays import Image
 from masksmith.core.errors import DiskFullError, InputError
 from masksmith.core.files import digest
 from masksmith.data.array_store import ArrayStore, Images
-from masksmith.data.decode.tiff import large_rows
+from masksmith.data.decode.tiff import count_pages, large_rows
 from masksmith.data.ids import check_id
 from masksmith.data.store import Store, StoreWriter, is_whole
 from masksmith.deploy.listing import Item
@@ -35,6 +35,8 @@ class Chunk:
 
     images: Images | None = None
     pictures: dict[str, Picture] = field(default_factory=dict)
+    numbers: dict[str, Mapping[str, float]] = field(default_factory=dict)
+    """Of each image, where the model takes some."""
     bad: dict[str, str] = field(default_factory=dict)
     """Id of a file -> why it cannot be used."""
     items: list[Item] = field(default_factory=list)
@@ -49,10 +51,13 @@ class Chunks:
         model: The model.
         folder: Where large images lie until they are segmented.
         key: Hash of what segmentations depend on beside the files.
+        table: Id of an image or of its file, or the last part of it -> name -> number.
     """
 
-    def __init__(self, model: Segmenter, folder: Path, key: str) -> None:
-        self.model, self.folder, self.key = model, folder, key
+    def __init__(
+        self, model: Segmenter, folder: Path, key: str, table: Mapping[str, Mapping[str, float]]
+    ) -> None:
+        self.model, self.folder, self.key, self.table = model, folder, key, table
 
     def of(self, items: Iterable[Item]) -> Iterator[Chunk]:
         """Decode files and yield them in chunks; an image of which there are rows is one of its own."""
@@ -78,6 +83,7 @@ class Chunks:
                 chunk.bad[item.id] = found
             arrays |= {name: image for name, (_, image) in own.items()}
             chunk.pictures |= {name: one for name, (one, _) in own.items()}
+            chunk.numbers |= {name: self._numbers(one) for name, (one, _) in own.items()}
             chunk.items.append(item)
             size += taken
         if chunk.items:
@@ -91,14 +97,32 @@ class Chunks:
             rows = _rows_of(item)
             if rows is not None:
                 return self._large(item, rows)
-            own = {one.id: (one, self.model.fit(image, where=one.path)) for one, image in _decode(item)}
-            for name in own:
+            images = _decode(item, self.model.bundle.facts.channels)
+            own = {one.id: (one, self.model.fit(image, where=one.path)) for one, image in images}
+            for name, (one, _) in own.items():
                 check_id(name, where=item.path)
+                self._numbers(one)
             return own
         except DiskFullError:
             raise
         except InputError as error:
             return str(error)
+
+    def _numbers(self, one: Picture) -> Mapping[str, float]:
+        """Return the numbers of an image.
+
+        Raises:
+            InputError: The model takes some, and there is one missing.
+        """
+        names = self.model.scalars
+        keys = (one.id, one.item.id, PurePosixPath(one.item.id).name)
+        found = next((self.table[key] for key in keys if key in self.table), {})
+        if missing := [name for name in names if name not in found]:
+            raise InputError(
+                f"{one.path}: no {missing[0]!r} of the id {one.id!r} or {keys[-1]!r}, which this model takes beside "
+                f"each image; give a --table with the columns id, {', '.join(names)}"
+            )
+        return {name: found[name] for name in names}
 
     # --- large images ---
 
@@ -125,7 +149,8 @@ class Chunks:
                 f"{item.path}: {height}x{width} pixels; this model's masks are made of images of up to "
                 f"{MOST_AT_ONCE:,}, cut it into tiles"
             )
-        scratch = self._scratch(item)
+        one = Picture(item.id, item, item.path)
+        numbers, scratch = self._numbers(one), self._scratch(item)
         path, shape = scratch / "images.npy", (height, width, facts.channels)
         if not is_whole(path):
             writer = StoreWriter(path, [(item.id, shape)], dtype=np.dtype(facts.dtype).type, key=scratch.name)
@@ -139,16 +164,22 @@ class Chunks:
                     writer.commit()
                 row += len(band)
             writer.close()
-        return Chunk(Store(path), {item.id: Picture(item.id, item, item.path)}, {}, [item], scratch)
+        return Chunk(Store(path), {item.id: one}, {item.id: numbers}, {}, [item], scratch)
 
 
-def _decode(item: Item) -> Iterator[tuple[Picture, Image]]:
-    """Yield the images of a file."""
-    count = item.reader.count(item.path)
+def _decode(item: Item, channels: int) -> Iterator[tuple[Picture, Image]]:
+    """Yield the images of a file; pages of a TIFF are the bands of one where the model takes so many, else images."""
+    reader, path = item.reader, item.path
+    count = reader.count(path)
+    if count == 1:
+        image = reader.image(path)
+        pages = count_pages(reader.raw(path), path) if image.shape[2] != channels else 1
+        if pages == 1 or reader.image(f"{path}#0").shape[2] != channels:
+            yield Picture(item.id, item, path), image
+            return
+        count = pages
     for at in range(count):
-        path = item.path if count == 1 else f"{item.path}#{at}"
-        name = item.id if count == 1 else f"{item.id}_{at:04d}"
-        yield Picture(name, item, path), item.reader.image(path)
+        yield Picture(f"{item.id}_{at:04d}", item, f"{path}#{at}"), reader.image(f"{path}#{at}")
 
 
 def _rows_of(item: Item) -> Iterator[Image] | None:

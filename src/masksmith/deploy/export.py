@@ -10,6 +10,7 @@ ONNX goes through torch's TorchScript exporter: of EfficientNet-lite0's U-Net it
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -22,7 +23,7 @@ from torch import Tensor, nn
 from masksmith.core.arrays import Codes, Image, Shaped
 from masksmith.core.config import look_up
 from masksmith.core.errors import InputError
-from masksmith.core.files import file_digest, rename, write_json
+from masksmith.core.files import file_digest, no_room, rename, write_json
 from masksmith.core.progress import logger, track
 from masksmith.core.randomness import stream
 from masksmith.data.array_store import ArrayStore
@@ -151,8 +152,7 @@ def export_model(
     graph = build_graph(exact, mask=mask)
     samples, said = _samples(exact, images)
     fitted = _images_of(exact, calibrate, most=_CALIBRATION) if calibrate else {}
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.", suffix=".masksmith-tmp") as folder:
+    with no_room(out), _folder_beside(out) as folder:
         place = Path(folder) / out.name
         logger.info("exporting %d members to %s", len(exact.members), format)
         least = WRITERS[format](graph, example_of(exact), place, precision, list(fitted.values()))
@@ -175,6 +175,13 @@ def export_model(
         for one in (*names[1:], place, facts_path(place)):
             rename(one, out.with_name(one.name))
     return Exported(out, facts, len(exact.members), size, parity)
+
+
+@contextmanager
+def _folder_beside(out: Path) -> Iterator[str]:
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.", suffix=".masksmith-tmp") as folder:
+        yield folder
 
 
 def _check(out: Path, format: str, precision: str, calibrate: Sequence[str | Path]) -> None:
@@ -317,6 +324,8 @@ def _converted(what: str, convert: Callable[[], Any]) -> Any:  # noqa: ANN401
         warnings.simplefilter("ignore")  # tracing reads sizes; the comparison tells if the result is right
         try:
             return convert()
+        except OSError:  # of the disk
+            raise
         except Exception as error:  # each exporter has errors of its own
             first = str(error).strip().splitlines()[:1]
             raise InputError(

@@ -151,6 +151,7 @@ class ExportedSegmenter(Segmenter):
         self.task = self.target.task
         self.classes = self.target.classes
         self.rule = read_rule(dict(self.bundle.facts.rule))
+        self._device, self._runtime = device, runtime
         self._lock = threading.Lock()
 
     @cached_property

@@ -3,6 +3,7 @@
 import glob
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from pathlib import Path, PurePosixPath
 
 from masksmith.core.errors import InputError
@@ -20,14 +21,24 @@ class Item:
     """A file to be segmented; it may hold several images."""
 
     id: str
-    """Its path within the folder that was named, without its ending."""
+    """Its path within the folder that was named, without its ending; more of it where two would be equal."""
     path: str
     """In the tree."""
     reader: ImageReader
     version: str
-    """Changes when the file does."""
+    """Where it lies, and what changes when it does."""
     error: str = ""
     """Why it cannot be used: an archive that cannot be opened."""
+
+    @property
+    def root(self) -> Path:
+        """The folder that its path begins in."""
+        return self.reader.tree.root.resolve()
+
+    @property
+    def place(self) -> Path:
+        """Where it lies; within an archive as if that were a folder."""
+        return self.root / self.path
 
 
 def list_items(inputs: Sequence[str | Path], *, may_be_empty: bool = False) -> list[Item]:
@@ -40,19 +51,34 @@ def list_items(inputs: Sequence[str | Path], *, may_be_empty: bool = False) -> l
     Raises:
         InputError: One is not there, or there is no image in any.
     """
-    found: dict[str, Item] = {}
+    files: dict[Path, Item] = {}
     for given in inputs:
         for item in _items_of(given, may_be_empty=may_be_empty):
-            name = item.id
-            if name in found and found[name].path != item.path:
-                name = item.path  # a.png and a.jpg
-            found.setdefault(name, replace(item, id=name))
-    if not found and not may_be_empty:
+            files.setdefault(item.place, item)
+    if not files and not may_be_empty:
         raise InputError(
             f"{', '.join(map(str, inputs))}: no images; expected files that end in "
             f"{', '.join(sorted(_FORMS))}"
         )
+    same: dict[str, list[Item]] = {}
+    for item in files.values():
+        same.setdefault(item.id, []).append(item)
+    found: dict[str, Item] = {}
+    for items in same.values():
+        for item, parent in zip(items, _told_apart([item.root for item in items]), strict=True):
+            # a.png and a.jpg: the second keeps its ending; where all of it lies is nobody else's
+            names = (f"{parent}{item.id}", f"{parent}{item.path}", "/".join(item.place.parts[1:]))
+            name = next(name for name in names if name not in found)
+            found[name] = replace(item, id=name)
     return [found[name] for name in sorted(found)]
+
+
+def _told_apart(folders: Sequence[Path]) -> list[str]:
+    """Return so much of the ends of folders that those of different ones differ; nothing where all are the same."""
+    depth = 0
+    while len({folder.parts[-depth:] if depth else () for folder in folders}) < len(set(folders)):
+        depth += 1
+    return ["".join(f"{part}/" for part in folder.parts[1:][-depth:] if depth) for folder in folders]
 
 
 def _items_of(given: str | Path, *, may_be_empty: bool) -> Iterator[Item]:
@@ -67,13 +93,20 @@ def _items_of(given: str | Path, *, may_be_empty: bool) -> Iterator[Item]:
     elif path.is_file():
         yield from _in_tree(Tree(path.parent, only=path), named=True)
     elif matches := sorted(glob.glob(str(given), recursive=True)):  # noqa: PTH207  (it may begin anywhere)
-        for match in matches:
-            if Path(match).is_file():
-                yield from _in_tree(Tree(Path(match).parent, only=Path(match)))
+        parts = takewhile(lambda part: not glob.has_magic(part), path.parent.parts)
+        root = Path(*parts)  # ids keep the folders that the pattern left open
+        for match in map(Path, matches):
+            if match.is_file():
+                found = _in_archive if archive_suffix(match.name) else _in_folder
+                yield from found(root, match)
     elif not (may_be_empty and glob.has_magic(str(given))):
         raise InputError(
             f"{given}: no such file or folder; expected images, a folder of images or an archive"
         )
+
+
+def _in_folder(root: Path, path: Path) -> Iterator[Item]:
+    yield from _in_tree(Tree(root, only=path))
 
 
 def _in_archive(root: Path, path: Path, *, inside: str = "") -> Iterator[Item]:
@@ -82,11 +115,12 @@ def _in_archive(root: Path, path: Path, *, inside: str = "") -> Iterator[Item]:
     except InputError as error:  # the rest goes on
         reader, stat = ImageReader(Tree(root, open_archives=False)), path.stat()
         name = str(path.relative_to(root))
-        yield Item(name, name, reader, f"{stat.st_size} {stat.st_mtime_ns}", str(error))
+        version = f"{root.resolve()} {stat.st_size} {stat.st_mtime_ns}"
+        yield Item(name, name, reader, version, str(error))
 
 
 def _in_tree(tree: Tree, *, named: bool = False, inside: str = "") -> Iterator[Item]:
-    reader = ImageReader(tree)
+    reader, root = ImageReader(tree), tree.root.resolve()
     for folder in tree.folders:
         for path in tree.files(folder):
             kind = ending(path)
@@ -96,7 +130,7 @@ def _in_tree(tree: Tree, *, named: bool = False, inside: str = "") -> Iterator[I
                 kind = ""
             place = PurePosixPath(path)
             name = str(place.with_name(place.name[: len(place.name) - len(kind)] or place.name))
-            yield Item(name.removeprefix(inside), path, reader, tree.version(path))
+            yield Item(name.removeprefix(inside), path, reader, f"{root} {tree.version(path)}")
 
 
 def _is_unnamed_dicom(tree: Tree, path: str) -> bool:

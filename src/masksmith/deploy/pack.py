@@ -10,6 +10,7 @@ README.md           how to run it, and how long it takes
 
 import argparse
 import re
+import sys
 import time
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,7 +22,7 @@ import numpy as np
 from packaging.requirements import Requirement
 
 from masksmith.core.arrays import AnyMask, Image
-from masksmith.core.errors import InputError
+from masksmith.core.errors import EXIT_REFUSED, InputError
 from masksmith.core.files import atomic_path
 from masksmith.core.progress import logger
 from masksmith.data.array_store import ArrayStore
@@ -143,7 +144,11 @@ def main(model: Path, arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--table", help="CSV with the numbers that the model takes beside each image")
     given = parser.parse_args(arguments)
     sample, table = (None if one is None else Path(one) for one in (given.sample, given.table))
-    count = write_submission(model, given.images, Path(given.out), sample=sample, table=table)
+    try:
+        count = write_submission(model, given.images, Path(given.out), sample=sample, table=table)
+    except InputError as error:
+        print(f"masksmith: {error}", file=sys.stderr)
+        sys.exit(EXIT_REFUSED)
     print(f"{given.out}: {count} images")
 
 
@@ -163,18 +168,25 @@ def write_submission(
         The number of images.
 
     Raises:
-        InputError: The sample names an image that is not there, an archive is broken, or as Segmenter and list_items.
+        InputError: The sample names an image that is not there, two images have one id, an archive is broken, or as
+            Segmenter and list_items.
     """
     segmenter = Segmenter(model)
     facts = segmenter.bundle.facts
     if facts.submission is None:
         raise InputError(f"{model}: it does not say what the judge expects; make the bundle again")
     form = SubmissionFormat.from_json(facts.submission)
-    items = {PurePosixPath(item.id).name: item for item in list_items(inputs)}
-    for item in items.values():
+    items, twice = dict[str, Item](), dict[str, Item]()
+    for item in list_items(inputs):
         if item.error:
             raise InputError(item.error)
+        name = PurePosixPath(item.id).name
+        (twice if name in items else items)[name] = item
     names = sorted(items) if sample is None else _ids_of(sample, form, items)
+    for name in filter(twice.__contains__, names):
+        raise InputError(
+            f"{twice[name].place}: the id {name!r} is also that of {items[name].place}; give one of the two"
+        )
     numbers = read_scalars(table, segmenter.scalars) if table else {}
 
     def masks() -> Iterator[AnyMask]:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from lightning_fabric import Fabric
+from PIL import Image as Pillow
 from torch import Tensor
 
 from masksmith.core.arrays import AnyMask, Image, Shaped, UInt8, UInt16
@@ -39,6 +40,10 @@ from masksmith.training.machine import make_fabric
 
 AnyImage = Any
 """A numpy array (h, w) or (h, w, c), a torch tensor (c, h, w), or a PIL image."""
+
+
+_COLOURS = ("P", "PA", "CMYK", "YCbCr", "LAB", "HSV")
+"""Modes of PIL images whose numbers are colours in another form."""
 
 
 class ScaledView:
@@ -194,6 +199,10 @@ class Segmenter:
         if runtime is not None:
             look_up(RUNTIMES, runtime, where="runtime")
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """To be pickled: another process opens the file again."""
+        return partial(type(self), device=self._device, runtime=self._runtime), (self.bundle.path,)
+
     @property
     def scalars(self) -> list[str]:
         """Names of the numbers that some member takes beside each image."""
@@ -258,12 +267,7 @@ class Segmenter:
         Raises:
             InputError: Another number of bands, another type, or no pixels.
         """
-        if isinstance(image, Tensor):
-            image = image.detach().cpu().numpy()
-            image = np.moveaxis(image, 0, 2) if image.ndim == 3 else image
-        array = np.asarray(image)
-        if array.dtype == bool:
-            array = array.astype(np.uint8) * 255
+        array = _array_of(image)
         if array.ndim == 2:
             array = array[..., None]
         if array.ndim != 3 or not array.size:
@@ -404,6 +408,19 @@ class Segmenter:
         if not is_constant(first):
             return False
         return all(is_constant(np.concatenate([first[:1], band])) for band in bands)
+
+
+def _array_of(image: AnyImage) -> np.ndarray:
+    """Return an image's numbers, bands last, in the byte order of this machine."""
+    if isinstance(image, Tensor):
+        image = image.detach().cpu().numpy()
+        image = np.moveaxis(image, 0, 2) if image.ndim == 3 else image
+    elif isinstance(image, Pillow.Image) and image.mode in _COLOURS:
+        image = image.convert("RGB")
+    array = np.asarray(image)
+    if array.dtype == bool:
+        return array.astype(np.uint8) * 255
+    return array.astype(array.dtype.newbyteorder("="), copy=False)
 
 
 def load(path: str | Path, *, device: str | None = None, runtime: str | None = None) -> Segmenter:

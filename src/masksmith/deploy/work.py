@@ -55,7 +55,7 @@ class Work:
         table: Mapping[str, Mapping[str, float]],
         dialect: str,
     ) -> None:
-        self.model, self.out, self.table = model, out, table
+        self.model, self.out = model, out
         self.state = out / STATE
         self.state.mkdir(exist_ok=True)
         found = [(name, KINDS[name]) for name in kinds]
@@ -63,7 +63,7 @@ class Work:
         self.of_several = {name: kind for name, kind in found if isinstance(kind, OfSeveral)}
         self.key = digest(model.bundle.checksum, str(list(self.of_image)), str(sorted(table.items())))
         self.masks = Masks(out / "masks", model.target, dialect)
-        self._chunks = Chunks(model, self.state, self.key)
+        self._chunks = Chunks(model, self.state, self.key, table)
         self._rows: dict[str, tuple[str, list[Row]]] = {}  # id of a file -> its version, its images
         self._number = 0
 
@@ -128,7 +128,7 @@ class Work:
         codes = self.model.predict(
             images,
             list(chunk.pictures),
-            scalars=self.table,
+            scalars=chunk.numbers,
             folder=chunk.scratch or scratch,
             key=None if chunk.scratch is None else chunk.scratch.name,
         )
