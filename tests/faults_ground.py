@@ -336,7 +336,9 @@ def content(path: Path) -> object:
     return [event | {"value": None} if event["split"] == "timing" else event for event in events]
 
 
-def differences(clean: Path, other: Path, compared: Iterable[str], *, budget: bool) -> list[str]:
+def differences(
+    clean: Path, other: Path, compared: Iterable[str] = COMPARED, *, budget: bool = False
+) -> list[str]:
     """Return what differs between two project folders, and what was left behind."""
     found: list[str] = []
     for pattern in compared:

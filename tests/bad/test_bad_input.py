@@ -129,7 +129,7 @@ DAMAGED_DOWNLOADS = [
     (without_labels, "no masks: neither a table with run-lengths of the images nor a folder of masks"),
     (
         lambda data: clear(data / "train" / "images", data / "train" / "masks"),
-        "no training images; expected them in train.zip or train/images/",
+        "no training images, but train.csv has run-lengths of 40",
     ),
     (
         lambda data: (data / "train" / "images" / "bare.png").write_bytes(EYE),

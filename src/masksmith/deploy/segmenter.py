@@ -204,6 +204,11 @@ class Segmenter:
         return partial(type(self), device=self._device, runtime=self._runtime), (self.bundle.path,)
 
     @property
+    def asked(self) -> tuple[str | None, str | None]:
+        """Device and runtime that were asked for."""
+        return self._device, self._runtime
+
+    @property
     def scalars(self) -> list[str]:
         """Names of the numbers that some member takes beside each image."""
         return list(dict.fromkeys(name for recipe in self.bundle.recipes for name in recipe.model.scalars))

@@ -61,7 +61,8 @@ class Work:
         found = [(name, KINDS[name]) for name in kinds]
         self.of_image = {name: kind for name, kind in found if isinstance(kind, OfImage)}
         self.of_several = {name: kind for name, kind in found if isinstance(kind, OfSeveral)}
-        self.key = digest(model.bundle.checksum, str(list(self.of_image)), str(sorted(table.items())))
+        asked = (model.asked, list(self.of_image), sorted(table.items()))
+        self.key = digest(model.bundle.checksum, str(asked))
         self.masks = Masks(out / "masks", model.target, dialect)
         self._chunks = Chunks(model, self.state, self.key, table)
         self._rows: dict[str, tuple[str, list[Row]]] = {}  # id of a file -> its version, its images

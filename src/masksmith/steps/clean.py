@@ -24,7 +24,7 @@ def clean_project(project: Project, kinds: Sequence[str]) -> dict[str, int]:
     found = {
         "cache": sum(project.cache_files(clear="cache" in kinds).values()),
         "runs": sum(map(_bytes_of, runs)),
-        "submissions": _bytes_of(project.submissions_dir),
+        "submissions": sum(path.stat().st_size for path in project.submissions_dir.glob("*.csv")),
     }
     if "runs" in kinds:
         for run in runs:

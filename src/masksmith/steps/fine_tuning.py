@@ -43,7 +43,7 @@ def recipe_from_model(project: Project, bundle: Bundle) -> Path:
     count = max(recipe.folds.count, 2)
     for fold in range(count):
         member = bundle.facts.members[fold % len(bundle.facts.members)]
-        weights, checksum = next(iter(member.weights.items()))
+        weights, checksum = list(member.weights.items())[-1]  # of snapshots the last
         run = project.import_run(name, recipe)
         save_tensors(
             run.final(fold), bundle.tensors(weights, checksum), {"epoch": 0, "from": bundle.facts.name}
