@@ -233,11 +233,13 @@ def test_what_cannot_drive_a_task_is_refused_before_training(won, tmp_path):
                     "smoke", (f"metric={METRICS[task]}", f"training.stages.0.loss=[{{name: {loss}}}]")
                 ),
             )
-    contradicted = (
-        "--task binary, but the images have a file" if task == "instances" else "4 different values"
-    )
+    wrong = {"multiclass": "binary", "instances": "multiclass"}[task]
+    contradicted = {
+        "multiclass": "4 different values",
+        "instances": "--task multiclass, but the images have a file",
+    }
     for folder, asked, message in (
-        (None, {"task": "binary"}, contradicted),
+        (None, {"task": wrong}, contradicted[task]),
         (None, {"task": "pixels"}, "--task: 'pixels' is unknown"),
         (out, {"ignore": [3]}, r"begun with --task None and values \[\] not judged, now None and \[3\]"),
         (out, {"task": task}, rf"begun with --task None .* now {task} and \[\]"),
