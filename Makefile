@@ -29,10 +29,10 @@ demo: env  ## generate data and go the whole way, three minutes: demo/report.htm
 	@$(BIN)/masksmith score $(if $(filter binary,$(TASK)),demo/submission.csv demo-data/solution.csv --metric tgs_map --shape 101x101,$(if $(filter multilabel,$(TASK)),demo/submission.csv demo-data/solution.csv,demo/masks demo-data/solution --task $(TASK)))
 	@echo "== demo: open demo/report.html"
 
-quick: style  ## style, types, layers and the fast unit tests: under two minutes on two cores
+quick: style  ## style, types, layers and the fast unit tests: under three minutes on two cores
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m "not slow and not real"
 
-test: lint unit  ## everything that must pass: style, types, spelling, layers, all tests: under eight minutes on two cores
+test: lint unit  ## everything that must pass: style, types, spelling, layers, all tests: under twelve minutes on two cores, with the environment
 
 style: env
 	@echo "== style, types, layers"
