@@ -47,7 +47,10 @@ RunName = Annotated[str | None, typer.Option("--run", help="A run by name; defau
 Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda, mps or auto.")]
 Dialect = Annotated[
     str | None,
-    typer.Option("--dialect", help="Of run-lengths: tgs, siim, airbus, dsb, severstal; default: inferred."),
+    typer.Option(
+        "--dialect",
+        help="Of run-lengths: tgs, siim, airbus, dsb, severstal, or one with _row_major or _zero_based; default: inferred.",
+    ),
 ]
 Task = Annotated[
     str | None,

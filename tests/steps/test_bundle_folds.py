@@ -1,7 +1,5 @@
 """``bundle --fold K`` gives the stored out-of-fold probabilities of that fold again, bit for bit, for every task."""
 
-import importlib.util
-
 import numpy as np
 import pytest
 
@@ -40,8 +38,6 @@ SNAPSHOTS = {
     ids=["binary", "multiclass", "multilabel", "instances", "multilabel by snapshots and openvino"],
 )
 def test_a_fold_comes_again_bit_for_bit(task, more, tmp_path):
-    if "prediction.runtime" in more and importlib.util.find_spec("openvino") is None:
-        pytest.skip("openvino is not installed")
     ms.example(tmp_path / "example", train=10, test=2, task=task)
     ms.compete(tmp_path / "example/data", out=tmp_path / "p", overrides=SMALL | more)
     ms.bundle(tmp_path / "p", tmp_path / "fold.msk", fold=0)

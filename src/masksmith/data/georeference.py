@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 
 from masksmith.core.arrays import Shaped
-from masksmith.data.decode.headers import TIFF
-from masksmith.data.decode.silence import silence
+from masksmith.data.decode.tiff import opened_tiff
 
 _SCALE, _TIEPOINT, _TRANSFORMATION, _KEYS, _DOUBLES = 33550, 33922, 34264, 34735, 34736
 _RASTER_TYPE, _POINT = 1025, 2
@@ -49,14 +48,9 @@ class Georeference:
 
 def read_georeference(raw: bytes | io.BytesIO | io.BufferedReader) -> Georeference | None:
     """Return where a TIFF lies, None for a file without georeference. The file has been decoded before."""
-    opened = io.BytesIO(raw) if isinstance(raw, bytes) else raw
-    begins = opened.read(4)
-    opened.seek(0)
-    if begins not in TIFF:
-        return None
-    import tifffile
-
-    with silence("tifffile"), tifffile.TiffFile(opened) as file:
+    with opened_tiff(raw) as file:
+        if file is None:
+            return None
         page = file.pages.first
         tags = {
             code: page.tags[code].value

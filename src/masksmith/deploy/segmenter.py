@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from lightning_fabric import Fabric
 from PIL import Image as Pillow
 from torch import Tensor
@@ -426,9 +425,3 @@ def _array_of(image: AnyImage) -> np.ndarray:
     if array.dtype == bool:
         return array.astype(np.uint8) * 255
     return array.astype(array.dtype.newbyteorder("="), copy=False)
-
-
-def load(path: str | Path, *, device: str | None = None, runtime: str | None = None) -> Segmenter:
-    """Open a model that ``masksmith bundle`` made; see Segmenter."""
-    torch.set_grad_enabled(torch.is_grad_enabled())  # torch is there from here on
-    return Segmenter(path, device=device, runtime=runtime)

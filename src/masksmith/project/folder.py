@@ -19,7 +19,7 @@ from masksmith.data.cache import VERSION as CACHE_VERSION
 from masksmith.data.cache import Cache, build_cache, forget_cache
 from masksmith.data.catalog import AskedTarget, Catalog
 from masksmith.data.checks import constant_ids
-from masksmith.data.groups import Likeness, bound_groups, find_likeness
+from masksmith.data.groups import Likeness, find_likeness
 from masksmith.data.target import Target
 from masksmith.folds.table import Folds, group_values, read_folds
 from masksmith.metrics import Metric, metric_for
@@ -219,17 +219,13 @@ class Project:
                 remove(path)
             self._inputs.clear()
             self.__dict__.pop("cache", None)
+            self.__dict__.pop("likeness", None)
         return found
 
     @cached_property
     def likeness(self) -> Likeness:
         """Which images are alike; looked for once and kept in the cache."""
         return find_likeness(self.cache.train_images, self.cache.test_images)
-
-    @cached_property
-    def groups(self) -> dict[str, str]:
-        """Training image -> the group that binds it to a fold; an image alone is a group of its own."""
-        return bound_groups(self.catalog, self.likeness)
 
     @property
     def ledger(self) -> Ledger:

@@ -19,7 +19,7 @@ from masksmith.data.catalog import Catalog, Sample
 from masksmith.data.decode.pictures import IMAGE_SUFFIXES
 from masksmith.data.decode.reader import ending
 from masksmith.data.findings import Finding, some
-from masksmith.data.groups import bound_groups, find_likeness
+from masksmith.data.groups import bound_groups
 from masksmith.data.store import Store
 from masksmith.data.tree import Tree
 from masksmith.project.folder import Project
@@ -82,8 +82,7 @@ class DataSet:
         """The images with masks."""
         cache, catalog = self._project.cache, self._project.catalog
         split = any(sample.held_out for sample in catalog.train)
-        alike = find_likeness(cache.train_images, cache.test_images)
-        groups = bound_groups(catalog, alike, split_is_given=split)
+        groups = bound_groups(catalog, self._project.likeness, split_is_given=split)
         return [
             DataSample(sample.id, groups[sample.id], cache.train_images, cache.train_masks)
             for sample in catalog.train

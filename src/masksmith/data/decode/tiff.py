@@ -9,6 +9,7 @@ import io
 import math
 import mmap
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -282,15 +283,23 @@ def _declared(page: "TiffPage") -> float | None:
 
 def read_no_data(raw: bytes | io.BytesIO | io.BufferedReader) -> float | None:
     """Return the value that a TIFF declares to mean "no data" (GDAL's tag), None where it declares none."""
+    with opened_tiff(raw) as file:
+        return None if file is None else _declared(file.pages.first)
+
+
+@contextmanager
+def opened_tiff(raw: bytes | io.BytesIO | io.BufferedReader) -> Iterator["TiffFile | None"]:
+    """Open a file that has been decoded before, for what its tags say; None where it is no TIFF."""
     opened = io.BytesIO(raw) if isinstance(raw, bytes) else raw
     begins = opened.read(4)
     opened.seek(0)
     if begins not in TIFF:
-        return None
+        yield None
+        return
     import tifffile
 
     with silence("tifffile"), tifffile.TiffFile(opened) as file:
-        return _declared(file.pages.first)
+        yield file
 
 
 # --- large files, a band of rows at a time ----------------------------------------------------------------
