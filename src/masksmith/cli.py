@@ -49,7 +49,7 @@ Dialect = Annotated[
     str | None,
     typer.Option(
         "--dialect",
-        help="Of run-lengths: tgs, siim, airbus, dsb, severstal, or one with _row_major or _zero_based; default: inferred.",
+        help="Of run-lengths: tgs, siim, airbus, dsb, severstal (_row_major, _zero_based); default: inferred.",
     ),
 ]
 Task = Annotated[
