@@ -35,7 +35,7 @@ def measure(encoder: str, threads: int, cpu_time: bool, runtime: str, precision:
     import masksmith  # noqa: F401  (its guard, before segmentation-models-pytorch)
     from masksmith.data.store import Store, StoreWriter
     from masksmith.models.config import ModelConfig
-    from masksmith.models.cpu import slice_strided_depthwise
+    from masksmith.models.cpu import quicken_depthwise
     from masksmith.models.segmentation import build_model, to_channels_last
     from masksmith.prediction.predict import predict_probs
     from masksmith.prediction.runtimes import RUNTIMES as BUILDERS
@@ -46,7 +46,7 @@ def measure(encoder: str, threads: int, cpu_time: bool, runtime: str, precision:
     keep_memory()
     fabric = Fabric(accelerator="cpu", devices=1, precision=precision)
     model = build_model(ModelConfig(encoder=encoder, encoder_weights="none"), in_channels=1, seed=0)
-    slice_strided_depthwise(to_channels_last(model).eval())
+    quicken_depthwise(to_channels_last(model).eval())
     rng = np.random.default_rng(0)
     planes = rng.random((BATCH, 1, 112, 112), np.float32)
     start = clock()

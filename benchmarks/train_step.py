@@ -17,8 +17,8 @@ VARIANTS = {
     "float32, plain layout, unfused": {},
     "+ bfloat16 autocast": {"bf16": 1},
     "+ channels-last, fused AdamW": {"bf16": 1, "layout": 1},
-    "+ sliced strided depthwise": {"bf16": 1, "layout": 1, "slice": 1},
-    "+ kept memory": {"bf16": 1, "layout": 1, "slice": 1, "memory": 1},
+    "+ quick depthwise gradients": {"bf16": 1, "layout": 1, "quick": 1},
+    "+ kept memory": {"bf16": 1, "layout": 1, "quick": 1, "memory": 1},
 }
 
 
@@ -29,7 +29,7 @@ def measure(encoder: str, size: int, threads: int, options: dict[str, int]) -> f
     from masksmith.losses.pixelwise import bce
     from masksmith.losses.regions import dice
     from masksmith.models.config import ModelConfig
-    from masksmith.models.cpu import slice_strided_depthwise
+    from masksmith.models.cpu import quicken_depthwise
     from masksmith.models.segmentation import build_model, to_channels_last
     from masksmith.training.machine import keep_memory
 
@@ -42,8 +42,8 @@ def measure(encoder: str, size: int, threads: int, options: dict[str, int]) -> f
     if options.get("layout"):
         to_channels_last(model)
         image = image.contiguous(memory_format=torch.channels_last)
-    if options.get("slice"):
-        slice_strided_depthwise(model)
+    if options.get("quick"):
+        quicken_depthwise(model)
     optimizer = torch.optim.AdamW(model.parameters(), 1e-3, fused=bool(options.get("layout")))
     times = []
     for _ in range(9):
@@ -63,7 +63,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--threads", type=int, default=usable_cores())
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--encoders", nargs="+", default=["mobilenet_v2", "resnet18"])
+    parser.add_argument(
+        "--encoders", nargs="+", default=["tf_efficientnet_lite0", "mobilenet_v2", "resnet18"]
+    )
     parser.add_argument("--sizes", nargs="+", type=int, default=[64, 112])
     parser.add_argument("--one", help=argparse.SUPPRESS)
     chosen = parser.parse_args()

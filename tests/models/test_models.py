@@ -8,7 +8,7 @@ from timm.layers import Conv2dSame
 
 from masksmith.core.errors import InputError
 from masksmith.models.config import ModelConfig, tensor_names
-from masksmith.models.cpu import slice_strided_depthwise
+from masksmith.models.cpu import quicken_depthwise
 from masksmith.models.encoders import (
     adapt_stem,
     check_encoder,
@@ -204,46 +204,65 @@ def test_a_download_that_breaks_off_counts_as_out_of_reach(monkeypatch, tmp_path
     assert "the download failed (broken off)" in caplog.text
 
 
-def test_sliced_depthwise_is_the_same_convolution(subtests):
-    for training in [True, False]:
-        with subtests.test(training=training):
-            strided = torch.nn.Conv2d(6, 6, 3, stride=2, padding=1, groups=6)
-            model = torch.nn.Sequential(
-                strided, torch.nn.Conv2d(6, 6, 3, stride=2), torch.nn.Conv2d(6, 6, 3, groups=6)
-            )
-            image = torch.randn(2, 6, 21, 32)
-            expected = strided(image)
-            assert slice_strided_depthwise(model) == 1
-            model.train(training)
-            torch.testing.assert_close(model[0](image), expected)
-            assert list(model.state_dict()) == list(
-                torch.nn.Sequential(strided, model[1], model[2]).state_dict()
-            )
+@pytest.mark.parametrize("kernel", [3, 4, 5, (3, 7)])
+@pytest.mark.parametrize("stride", [1, 2, (1, 3), 4])
+@pytest.mark.parametrize("kind", [torch.nn.Conv2d, Conv2dSame])
+def test_quick_depthwise_is_the_same_convolution(kind, kernel, stride):
+    padding = {"padding": (1, 2)} if kind is torch.nn.Conv2d else {}
+    for hw, bias in [((21, 32), True), ((8, 9), False), ((12, 7), True)]:
+        own = kind(6, 6, kernel, stride=stride, groups=6, bias=bias, **padding)
+        image = torch.randn(2, 6, *hw, requires_grad=True)
+        expected = own(image)
+        grad = torch.randn_like(expected)
+        expected_grads = torch.autograd.grad(expected, [image, *own.parameters()], grad)
+        model = torch.nn.Sequential(own)
+        names = list(model.state_dict())
+        assert quicken_depthwise(model) == (kernel != 3 or stride != 1)
+        assert list(model.state_dict()) == names
+        found = model(image)
+        torch.testing.assert_close(found, expected)
+        grads = torch.autograd.grad(found, [image, *own.parameters()], grad)
+        for one, other in zip(grads, expected_grads, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(model.eval()(image), expected)
 
 
-@pytest.mark.parametrize("kernel", [3, 5])
-@pytest.mark.parametrize("stride", [2, (1, 3), 4])
-def test_sliced_depthwise_with_the_padding_of_tensorflow(kernel, stride):
-    for hw in [(21, 32), (8, 9), (12, 7)]:
-        for dilation in (1, 2):
-            own = Conv2dSame(6, 6, kernel, stride=stride, groups=6, dilation=dilation)
-            model = torch.nn.Sequential(
-                own, Conv2dSame(6, 6, 2, stride=2, groups=6), Conv2dSame(6, 6, 3, stride=2)
-            )
-            image = torch.randn(2, 6, *hw)
-            expected = own(image)
-            assert slice_strided_depthwise(model) == 1  # an even kernel and a full one stay as they are
-            for training in (True, False):
-                model.train(training)
-                torch.testing.assert_close(model[0](image), expected)
+def test_which_convolutions_are_quickened():
+    def conv(channels=6, kernel=3, **options):
+        return torch.nn.Conv2d(channels, 6, kernel, **{"stride": 2, "groups": 6} | options)
+
+    kept = [
+        conv(groups=1),
+        conv(stride=1),
+        conv(dilation=2),
+        conv(padding="valid"),
+        conv(padding_mode="reflect"),
+    ]
+    model = torch.nn.Sequential(*kept, conv(), torch.nn.Conv2d(6, 12, 3, stride=2, groups=6))
+    assert quicken_depthwise(model) == 1
 
 
-def test_every_strided_depthwise_of_lite0_is_sliced():
+def test_gradients_of_quick_depthwise_are_close_in_bfloat16():
+    own = torch.nn.Conv2d(8, 8, 5, stride=2, padding=2, groups=8, bias=False)
+    image = torch.randn(4, 8, 13, 12, requires_grad=True)
+    expected = torch.autograd.grad(own(image).square().sum(), [image, own.weight])
+    model = torch.nn.Sequential(own)
+    quicken_depthwise(model)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = model(image)
+    assert found.dtype == torch.bfloat16
+    for one, other in zip(
+        torch.autograd.grad(found.float().square().sum(), [image, own.weight]), expected, strict=True
+    ):
+        assert (one - other).norm() < 0.02 * other.norm()
+
+
+def test_depthwise_of_lite0_is_quickened():
     config = ModelConfig(encoder="tf_efficientnet_lite0", encoder_weights="none")
     model = build_model(config, in_channels=1, seed=0)
     image = torch.rand(2, 1, 48, 32)
     expected = model(image).mask_logits
-    assert slice_strided_depthwise(model) == 4
+    assert quicken_depthwise(model) == 11  # those with a stride or a kernel of 5x5
     torch.testing.assert_close(model(image).mask_logits, expected, rtol=1e-3, atol=1e-4)
 
 

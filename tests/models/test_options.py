@@ -11,7 +11,7 @@ from torch import nn
 from masksmith.core.errors import InputError
 from masksmith.models.architectures import ARCHITECTURES
 from masksmith.models.backbones import replace_stem
-from masksmith.models.cpu import slice_strided_depthwise
+from masksmith.models.cpu import quicken_depthwise
 from masksmith.models.encoders import adapt_stem, read_weights, stem_weight
 from masksmith.models.heads import GeMPool, ScalarJoin
 from masksmith.models.layers import SCSE
@@ -369,9 +369,9 @@ def test_checkpointing_keeps_less():
     assert kept(saving) < 0.5 * kept(plain)
 
 
-def test_checkpointing_survives_a_copy_and_the_sliced_depthwise():
+def test_checkpointing_survives_a_copy_and_the_quick_depthwise():
     model = net_of("unet", encoder="mobilenet_v2", gradient_checkpointing=True)
-    assert slice_strided_depthwise(model) > 0
+    assert quicken_depthwise(model) > 0
     twin = copy.deepcopy(model)
     image = torch.rand(2, 3, 32, 32)
     twin(image).mask_logits.sum().backward()

@@ -11,7 +11,7 @@ from lightning_fabric import Fabric
 
 from masksmith.core.errors import InputError
 from masksmith.models.config import ModelConfig
-from masksmith.models.cpu import slice_strided_depthwise
+from masksmith.models.cpu import quicken_depthwise
 from masksmith.models.segmentation import build_model, to_channels_last
 from masksmith.prediction import runtimes
 from masksmith.prediction.combine import mask_only
@@ -58,7 +58,7 @@ def test_openvino_in_float32_agrees_with_torch(fabric):
 def test_the_model_is_left_as_it_was():
     model = tiny(encoder="mobilenet_v2")
     to_channels_last(model)
-    assert slice_strided_depthwise(model) > 0  # the form of training converts as well
+    assert quicken_depthwise(model) > 0  # the form of training converts as well
     head = model.head
     runtime = openvino_runtime(model, precision="f32", threads=1)
     assert model.head is head

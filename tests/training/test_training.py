@@ -104,7 +104,7 @@ def test_dropout_is_drawn_by_counter(tmp_path):
     same(*weights)
 
 
-def test_bfloat16_with_sliced_depthwise_is_reproducible_and_resumes(tmp_path, monkeypatch):
+def test_bfloat16_with_quick_depthwise_is_reproducible_and_resumes(tmp_path, monkeypatch):
     """The way the default recipe is trained on a CPU."""
     net = {"encoder": "mobilenet_v2", "encoder_depth": 3, "decoder_channels": [16, 8, 8]}
     model = ModelConfig(encoder_weights="none", **net)

@@ -19,7 +19,7 @@ from masksmith.core.errors import InputError
 from masksmith.core.progress import logger
 from masksmith.losses.build import build_loss
 from masksmith.models.config import ModelConfig
-from masksmith.models.cpu import slice_strided_depthwise
+from masksmith.models.cpu import quicken_depthwise
 from masksmith.models.segmentation import build_model, to_channels_last
 from masksmith.prediction.combine import mask_only
 from masksmith.prediction.runtimes import RUNTIMES, check_runtime
@@ -166,7 +166,7 @@ class Stepper:
         if config.channels_last:
             to_channels_last(self.raw)
         if self.fabric.device.type == "cpu" and config.precision == "bf16-mixed":
-            slice_strided_depthwise(self.raw)
+            quicken_depthwise(self.raw)
         decay = config.ema_decay
         self.average = None if decay is None else MovingAverage(self.raw, decay=decay)
         self.loss_of = build_loss(loss, where="loss", classes=classes, exclusive=exclusive)

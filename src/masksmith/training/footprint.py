@@ -23,7 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from masksmith.losses.build import build_loss
-from masksmith.models.cpu import slice_strided_depthwise
+from masksmith.models.cpu import quicken_depthwise
 from masksmith.models.segmentation import SegmentationModel, to_channels_last
 from masksmith.preprocess import round_up
 from masksmith.training.config import TrainingConfig
@@ -131,7 +131,7 @@ def _twin(model: SegmentationModel, config: TrainingConfig) -> SegmentationModel
     if config.channels_last:
         to_channels_last(twin)
     if config.device == "cpu" and config.precision == "bf16-mixed":
-        slice_strided_depthwise(twin)
+        quicken_depthwise(twin)
     return twin
 
 

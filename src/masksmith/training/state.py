@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from masksmith.core.progress import logger
 from masksmith.losses.build import LossOf
-from masksmith.models.cpu import slice_strided_depthwise
+from masksmith.models.cpu import quicken_depthwise
 from masksmith.models.segmentation import SegmentationModel, to_channels_last
 from masksmith.training.averaging import EqualMean, MovingAverage, first_averaged
 from masksmith.training.checkpoint import copy_weights, pack_state, part_of, unpack_state
@@ -71,7 +71,7 @@ class TrainingState:
         if config.channels_last:
             to_channels_last(model)
         if fabric.device.type == "cpu" and config.precision == "bf16-mixed":
-            slice_strided_depthwise(model)
+            quicken_depthwise(model)
         self.fabric, self.config, self.data, self.raw = fabric, config, data, model
         self.average = None if config.ema_decay is None else MovingAverage(model, decay=config.ema_decay)
         self.swa = EqualMean(model) if config.swa else None
