@@ -120,6 +120,11 @@ OWN_ENCODER = "own"
 DILATED_STRIDES = {"deeplabv3": 8, "deeplabv3plus": 16, "emanet": 8, "pan": 16}
 """Architectures that keep the deepest map at this stride: later stages are dilated instead of strided."""
 
+MAY_STOP_EARLY = frozenset({"unet"})
+"""Architectures whose decoder may end before the image's size: the logits are then enlarged bilinearly."""
+MOST_LEFT_OUT = 2
+"""Levels that such a decoder may leave out."""
+
 MAYBE_USELESS = (
     *("block", "upsample", "skip", "norm", "activation", "stem"),
     *("attention", "center", "hypercolumns", "deep_supervision", "output_stride"),
@@ -243,9 +248,11 @@ def _check_depth(architecture: str, traits: Traits, depth: int) -> None:
 
 def _check_channels(architecture: str, traits: Traits, values: dict[str, Any]) -> None:
     channels, depth = values["decoder_channels"], values["encoder_depth"]
-    if traits.decoder_channels == "levels" and len(channels) != depth:
+    least = depth - (MOST_LEFT_OUT if architecture in MAY_STOP_EARLY else 0)
+    if traits.decoder_channels == "levels" and not least <= len(channels) <= depth:
+        fewer = "" if least == depth else f" (the last {MOST_LEFT_OUT} may be left out)"
         raise ValueError(
-            f"decoder_channels: {len(channels)} values for encoder_depth {depth}; expected one value a level"
+            f"decoder_channels: {len(channels)} values for encoder_depth {depth}; expected one value a level{fewer}"
         )
     if traits.decoder_channels == "one" and len(channels) != 1:
         raise ValueError(

@@ -43,8 +43,9 @@ class ModelConfig(Config):
     encoder_depth: int = Field(default=4, ge=3, le=5)
     """Number of halvings; sizes are padded to multiples of ``divisor``."""
     decoder_channels: list[Annotated[int, Field(ge=1)]] = Field(default=[128, 64, 32, 16])
-    """Channels of the decoder: of each block, deepest first (as many as encoder_depth), or one number for decoders that
-    have one width; see ARCHITECTURES."""
+    """Channels of the decoder: of each block, deepest first (as many as encoder_depth; for unet also one or two fewer,
+    which leaves out the last levels: the logits have a half or a quarter of the image's size and are enlarged
+    bilinearly), or one number for decoders that have one width; see ARCHITECTURES."""
     block: Literal["conv", "residual"] = "conv"
     """What a decoder block is made of: two convolutions, or a residual block."""
     upsample: Literal["default", "nearest", "bilinear", "transposed"] = "default"

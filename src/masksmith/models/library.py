@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from masksmith.core.errors import InputError
 from masksmith.models.architectures import DILATED_STRIDES, LEAST_ATTENTION
 from masksmith.models.config import ModelConfig
+from masksmith.models.folded import fold_enlarging
 from masksmith.models.layers import activation_layer
 from masksmith.models.norms import replace_batch_norm
 
@@ -52,7 +53,7 @@ def _unet(config: ModelConfig, channels: Sequence[int]) -> nn.Module:
     return UnetDecoder(
         encoder_channels=channels,
         decoder_channels=config.decoder_channels,
-        n_blocks=config.encoder_depth,
+        n_blocks=len(config.decoder_channels),  # fewer than the encoder has: the last levels are left out
         attention_type=_attention(config),
         add_center_block=config.encoder.startswith(
             "vgg"
@@ -264,6 +265,7 @@ def build_library_decoder(
         replace_batch_norm(decoder, config.norm)
     if config.activation != "relu":
         _replace_relu(decoder, config.activation)
+    fold_enlarging(decoder)
     return decoder
 
 
