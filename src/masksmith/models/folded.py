@@ -72,7 +72,10 @@ class FoldedNestedBlock(DecoderBlock):
         return _convolve(self, x, skip)
 
 
-_FOLDED = {UnetDecoderBlock: FoldedUnetBlock, DecoderBlock: FoldedNestedBlock}
+_FOLDED: dict[type[nn.Module], type[nn.Module]] = {
+    UnetDecoderBlock: FoldedUnetBlock,
+    DecoderBlock: FoldedNestedBlock,
+}
 
 
 def fold_enlarging(model: nn.Module) -> int:
