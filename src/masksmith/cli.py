@@ -443,6 +443,60 @@ def submit(
     print(masksmith.submit(project, run=run, check=check))
 
 
+member = typer.Typer(help="Probabilities of other programs as members.", no_args_is_help=True)
+app.add_typer(member, name="member")
+
+
+@member.command("add")
+def member_add(
+    project: Folder,
+    name: Annotated[str, typer.Argument(help="Of the member: small letters, digits and -.")],
+    oof: Annotated[
+        Path, typer.Option("--oof", help="Folder of out-of-fold probabilities: ID.npy, .npz, .png or .tif.")
+    ],
+    test: Annotated[Path | None, typer.Option("--test", help="The same of the test images.")] = None,
+    folds: Annotated[
+        Path | None, typer.Option("--folds", help="CSV with id and fold that they were made with.")
+    ] = None,
+    weight: Annotated[float, typer.Option("--weight", help="In the mean, beside 1 of each own run.")] = 1.0,
+    recipe: Annotated[
+        str | None,
+        typer.Option("--recipe", "-r", help="Its metric and tuning are used; default: the last run's, or auto."),
+    ] = None,
+    overrides: Set = None,
+    metric: Metric = None,
+) -> None:
+    """Take probabilities that another program made into tuning, ensembles and submission."""
+    print(
+        masksmith.add_member(
+            project,
+            name,
+            oof=oof,
+            test=test,
+            folds=folds,
+            weight=weight,
+            recipe=recipe,
+            overrides=overrides or (),
+            metric=metric,
+        )
+    )
+
+
+@member.command("list")
+def member_list(project: Folder) -> None:
+    """Show the members: folds, weight and score of each run."""
+    for line in masksmith.list_members(project):
+        print(line)
+
+
+@member.command("remove")
+def member_remove(
+    project: Folder, name: Annotated[str, typer.Argument(help="Of the member.")]
+) -> None:
+    """Remove the probabilities of another program."""
+    masksmith.remove_member(project, name)
+
+
 @app.command()
 def report(project: Folder, run: RunName = None) -> None:
     """Write report.html."""

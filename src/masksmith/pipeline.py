@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from masksmith.steps.dataset import DataSet, LayoutReport
     from masksmith.steps.doctor import Line
     from masksmith.steps.explore import Explored
+    from masksmith.steps.external import MemberLine
     from masksmith.steps.lr_test import LrFound
 
 
@@ -491,6 +492,74 @@ def submit(out: str | Path, *, run: str | None = None, check: str | Path | None 
         return validate_submission(Path(check), form, shapes, masks=None, target=project.target)
     with folder_lock(project.root):
         return steps.submit.submit_members(project, read_members(project, run))
+
+
+def add_member(
+    out: str | Path,
+    name: str,
+    *,
+    oof: str | Path,
+    test: str | Path | None = None,
+    folds: str | Path | None = None,
+    weight: float = 1.0,
+    recipe: str | None = None,
+    overrides: Overrides = (),
+    metric: str | None = None,
+) -> "MemberLine":
+    """Take probabilities that another program made into tuning, ensembles and submission.
+
+    ``oof`` and ``test`` are folders with a file for each image, ``ID.npy``, ``.npz``, ``.png`` (8 or 16 bits) or
+    ``.tif``, at the image's true size: (h, w), or a plane for each class, (h, w, k) or (k, h, w), or a folder for each
+    class; or they are an ``.npz`` with an array for each id. Floats lie in 0…1; 255 and 65,535 are 1 in uint8 and uint16.
+
+    Args:
+        out: Project folder.
+        name: Of the member.
+        oof: Out-of-fold probabilities of the training images, of all folds or some whole ones.
+        test: Probabilities of the test images, the mean of its models.
+        folds: CSV with the columns ``id`` and ``fold`` that they were made with, to be compared with the project's, or
+            to be its folds where it has none; None: ``folds.csv`` in ``oof``, if it is there.
+        weight: In the mean, beside the 1 of each run of the project.
+        recipe: Its metric and tuning are used where nothing is trained here; None: that of the last run, or ``auto``.
+        overrides: Dotted changes of the recipe.
+        metric: The metric to win; the same as the override ``metric=…``.
+
+    Raises:
+        InputError: Other ids, sizes, classes or folds, or no probabilities; all images that are wrong are named.
+    """
+    project, changes = Project.open(Path(out)), dotted(overrides, None, metric)
+    asked = recipe or last_recipe(project)
+    loaded = load_single(asked, changes, what="a member is scored by")
+    with folder_lock(project.root):
+        return steps.external.add_member(
+            project,
+            single_for_data(project, loaded, asked, changes),
+            name,
+            Path(oof),
+            None if test is None else Path(test),
+            folds=None if folds is None else Path(folds),
+            weight=weight,
+        )
+
+
+def list_members(out: str | Path) -> "list[MemberLine]":
+    """Return the present members of a project by run: own ones, and those of other programs.
+
+    Raises:
+        InputError: Nothing is trained or added yet.
+    """
+    return steps.external.list_members(Project.open(Path(out)))
+
+
+def remove_member(out: str | Path, name: str) -> None:
+    """Remove the probabilities of another program from a project.
+
+    Raises:
+        InputError: No such member, or a run of the project itself.
+    """
+    project = Project.open(Path(out))
+    with folder_lock(project.root):
+        steps.external.remove_member(project, name)
 
 
 def report(out: str | Path, *, run: str | None = None) -> Path:

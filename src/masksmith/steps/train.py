@@ -67,6 +67,8 @@ def train_member(project: Project, member: Member, pace: Pace | None = None) -> 
         StoppedError: A stop was asked for; the checkpoint is of that very step.
     """
     run, fold = member.run, member.fold
+    if run.is_external:
+        raise InputError(f"{run.path.name}: another program made it (`masksmith member add`); there is nothing to train")
     if is_trained(project, member):
         _drop_interim(project, run)
         return
@@ -158,6 +160,8 @@ def needed_weights(member: Member) -> list[Path]:
 
 def is_trained(project: Project, member: Member) -> bool:
     """Whether a fold of a run is trained to its end, on the present data and folds; damaged weights are named."""
+    if member.run.is_external:
+        return member.run.ledger.is_done(member.entry("oof"), external_key(project, member.run))
     if member.fold == ALL and not all(is_trained(project, one) for one in _held_out(member.run)):
         return False  # its length comes from theirs
     if not member.run.ledger.is_done(member.entry("train"), train_key(project, member.run, member.fold)):
@@ -166,6 +170,11 @@ def is_trained(project: Project, member: Member) -> bool:
         logger.warning("%s; %s has to be trained again", damage, member.name)
         return False
     return True
+
+
+def external_key(project: Project, run: Run) -> str:
+    """Return the key of an external run's probabilities: the data, the folds, and the folds that it covers."""
+    return project.key(_VERSION, project.folds.hash, str(run.external["folds"]))
 
 
 def train_key(project: Project, run: Run, fold: int) -> str:
