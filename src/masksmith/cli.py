@@ -436,11 +436,25 @@ def submit(
     project: Folder,
     run: RunName = None,
     check: Annotated[
-        Path | None, typer.Option("--check", metavar="FILE", help="Only validate this file.")
+        Path | None, typer.Option("--check", metavar="FILE", help="Only validate this file, whoever made it.")
+    ] = None,
+    write: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--write",
+            help="The masks in another form, in outputs/: tiff, geotiff, geojson, coco, dicom-seg, nifti, rle, overlay, "
+            "probs or probs-geotiff; repeatable.",
+        ),
+    ] = None,
+    dialect: Annotated[
+        str | None, typer.Option("--dialect", help="Of --write rle; default: the submission's.")
     ] = None,
 ) -> None:
     """Write masks and a validated submission."""
-    print(masksmith.submit(project, run=run, check=check))
+    done = masksmith.submit(project, run=run, check=check, write=write or (), dialect=dialect)
+    print(done)
+    if done.refused:
+        raise typer.Exit(EXIT_PARTLY)
 
 
 member = typer.Typer(help="Probabilities of other programs as members.", no_args_is_help=True)
@@ -495,6 +509,41 @@ def member_remove(
 ) -> None:
     """Remove the probabilities of another program."""
     masksmith.remove_member(project, name)
+
+
+board = typer.Typer(help="The diary of the public board.", no_args_is_help=True)
+app.add_typer(board, name="board")
+
+
+@board.command("add")
+def board_add(
+    project: Folder,
+    score: Annotated[float, typer.Argument(help="As the board shows it, in the units of the metric.")],
+    note: Annotated[str, typer.Option("--note", help="What there is to say of it.")] = "",
+    file: Annotated[
+        Path | None,
+        typer.Option("--file", help="The submission; default: submission.csv. Earlier ones: submissions/."),
+    ] = None,
+    metric: Annotated[
+        str | None, typer.Option("--metric", "-m", help="Of the board, to be compared with the project's.")
+    ] = None,
+    public_share: Annotated[
+        float | None,
+        typer.Option("--public-share", help="Part of the test images that the public board scores; kept."),
+    ] = None,
+) -> None:
+    """Write a public score into the diary, beside that of cross-validation."""
+    print(
+        masksmith.add_board_score(
+            project, score, note=note, file=file, metric=metric, public_share=public_share
+        )
+    )
+
+
+@board.command("show")
+def board_show(project: Folder) -> None:
+    """Show public scores beside cross-validation: what is noise, and signs of a shake-up."""
+    print(masksmith.board(project))
 
 
 @app.command()

@@ -7,6 +7,7 @@ in ``steps``.
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -39,7 +40,7 @@ from masksmith.steps.recipes import (
 )
 from masksmith.steps.result import Result
 from masksmith.submission.score import Scored, score_files, write_per_image
-from masksmith.submission.validate import Verdict, validate_submission
+from masksmith.submission.validate import Verdict
 
 if TYPE_CHECKING:
     from masksmith.deploy.apply import Applied
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
     from masksmith.recipes.describe import EnsembleSummary, RecipeSummary
     from masksmith.recipes.verify import Verdicts
     from masksmith.recipes.vocabulary import Vocabulary
+    from masksmith.steps.board import Board
     from masksmith.steps.bundle import Bundled
     from masksmith.steps.dataset import DataSet, LayoutReport
     from masksmith.steps.doctor import Line
@@ -483,15 +485,39 @@ def tune(out: str | Path, *, run: str | None = None) -> dict[str, Any]:
         return steps.tune.tune_members(project, read_members(project, run))
 
 
-def submit(out: str | Path, *, run: str | None = None, check: str | Path | None = None) -> Verdict:
-    """Write masks and a validated submission; with ``check``, only validate that file for this project."""
+def submit(
+    out: str | Path,
+    *,
+    run: str | None = None,
+    check: str | Path | None = None,
+    write: Sequence[str] = (),
+    dialect: str | None = None,
+) -> Verdict:
+    """Write masks and a validated submission.
+
+    Args:
+        out: Project folder.
+        run: A run by name; None: the present members.
+        check: Only validate this file (or folder of mask files, where the judge takes such), whoever made it.
+        write: Other forms of the masks, each written to ``outputs/FORM``: tiff, geotiff, geojson, coco, dicom-seg, rle and
+            the others of ``apply``.
+        dialect: Of ``rle``; None: the submission's.
+
+    Raises:
+        InputError: Nothing is tuned, or the file is not valid: the message has every problem with its line.
+    """
     project = Project.open(Path(out))
     if check is not None:
-        shapes = steps.submit.test_shapes(project)
-        form = project.catalog.submission
-        return validate_submission(Path(check), form, shapes, masks=None, target=project.target)
+        if write or run or dialect:
+            raise InputError("--check looks at a file alone; leave --run, --write and --dialect out")
+        return steps.submit.check_file(project, Path(check))
     with folder_lock(project.root):
-        return steps.submit.submit_members(project, read_members(project, run))
+        members = read_members(project, run)
+        verdict = steps.submit.submit_members(project, members)
+        if not write:
+            return verdict
+        folders, refused = steps.outputs.write_forms(project, members, write, dialect=dialect)
+        return replace(verdict, written=tuple(map(str, folders)), refused=tuple(refused))
 
 
 def add_member(
@@ -560,6 +586,52 @@ def remove_member(out: str | Path, name: str) -> None:
     project = Project.open(Path(out))
     with folder_lock(project.root):
         steps.external.remove_member(project, name)
+
+
+def add_board_score(
+    out: str | Path,
+    score: float,
+    *,
+    note: str = "",
+    file: str | Path | None = None,
+    metric: str | None = None,
+    public_share: float | None = None,
+) -> "Board":
+    """Write the public score of a submission into the project's diary, beside its score of cross-validation.
+
+    Args:
+        out: Project folder.
+        score: As the board shows it, in the units of the metric.
+        note: What there is to say of it.
+        file: The submission; None: ``submission.csv``. Earlier ones are in ``submissions/``.
+        metric: Of the board, to be compared with the project's.
+        public_share: The part of the test images that the public board scores, as the contest says; kept.
+
+    Returns:
+        The diary, as ``board`` does.
+
+    Raises:
+        InputError: A submission of another contest, a score that the metric cannot give, or another one of this file.
+    """
+    project = Project.open(Path(out))
+    with folder_lock(project.root):
+        return steps.board.add_score(
+            project,
+            score,
+            note=note,
+            file=None if file is None else Path(file),
+            metric=metric,
+            public_share=public_share,
+        )
+
+
+def board(out: str | Path) -> "Board":
+    """Return the diary of public scores: gaps to cross-validation, what is noise, and the signs of a shake-up.
+
+    Raises:
+        InputError: No score was added yet.
+    """
+    return steps.board.show_board(Project.open(Path(out)))
 
 
 def report(out: str | Path, *, run: str | None = None) -> Path:

@@ -35,7 +35,7 @@ from masksmith.training.checkpoint import facts_of
 from masksmith.training.config import CHOSEN_ON_HELD_OUT
 from masksmith.training.events import read_events
 
-_VERSION = "6"
+_VERSION = "7"
 
 
 def tune_members(project: Project, members: Sequence[Member]) -> dict[str, Any]:
@@ -166,6 +166,7 @@ def tune_oof(
         "metric": metric.name,
         "metric_describes": metric.describes,
         "higher_is_better": metric.higher_is_better,
+        "images": len(content),
         "covers": f"{len(rows)} of {len(made.rows)} training images, {len(blank)} without content left out",
         "scores": _scores(sweep, found, metric, blank_rows, all_groups, plain=rules[0]) | trivial,
         "baselines": list(trivial),

@@ -33,11 +33,16 @@ class Verdict:
     compared: int
     files: str = ""
     """Folder of the mask files that the judge takes, equal to the saved masks too; empty: it takes the table."""
+    written: tuple[str, ...] = ()
+    """Folders of the masks in other forms that were asked for."""
+    refused: tuple[str, ...] = ()
+    """What could not be written in these."""
 
     def __str__(self) -> str:
         masks = f", all equal to the {self.compared} saved masks" if self.compared else ""
         files = f"; as files for the judge: {self.files}" if self.files else ""
-        return f"{self.path}: valid: {self.ids} ids in the right order, {self.empty} empty{masks}{files}"
+        lines = [f"{self.path}: valid: {self.ids} ids in the right order, {self.empty} empty{masks}{files}"]
+        return "\n".join([*lines, *(f"also written: {folder}" for folder in self.written), *self.refused])
 
 
 class Problems:
