@@ -442,8 +442,8 @@ def submit(
         list[str] | None,
         typer.Option(
             "--write",
-            help="The masks in another form, in outputs/: tiff, geotiff, geojson, coco, dicom-seg, nifti, rle, overlay, "
-            "probs or probs-geotiff; repeatable.",
+            help="The masks in another form, in outputs/: tiff, geotiff, geojson, coco, dicom-seg, nifti, rle, "
+            "overlay, probs or probs-geotiff; repeatable.",
         ),
     ] = None,
     dialect: Annotated[
@@ -475,7 +475,9 @@ def member_add(
     weight: Annotated[float, typer.Option("--weight", help="In the mean, beside 1 of each own run.")] = 1.0,
     recipe: Annotated[
         str | None,
-        typer.Option("--recipe", "-r", help="Its metric and tuning are used; default: the last run's, or auto."),
+        typer.Option(
+            "--recipe", "-r", help="Its metric and tuning are used; default: the last run's, or auto."
+        ),
     ] = None,
     overrides: Set = None,
     metric: Metric = None,
@@ -504,9 +506,7 @@ def member_list(project: Folder) -> None:
 
 
 @member.command("remove")
-def member_remove(
-    project: Folder, name: Annotated[str, typer.Argument(help="Of the member.")]
-) -> None:
+def member_remove(project: Folder, name: Annotated[str, typer.Argument(help="Of the member.")]) -> None:
     """Remove the probabilities of another program."""
     masksmith.remove_member(project, name)
 

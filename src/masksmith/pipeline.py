@@ -499,8 +499,8 @@ def submit(
         out: Project folder.
         run: A run by name; None: the present members.
         check: Only validate this file (or folder of mask files, where the judge takes such), whoever made it.
-        write: Other forms of the masks, each written to ``outputs/FORM``: tiff, geotiff, geojson, coco, dicom-seg, rle and
-            the others of ``apply``.
+        write: Other forms of the masks, each written to ``outputs/FORM``: tiff, geotiff, geojson, coco, dicom-seg, rle
+            and the others of ``apply``.
         dialect: Of ``rle``; None: the submission's.
 
     Raises:
@@ -535,8 +535,9 @@ def add_member(
     """Take probabilities that another program made into tuning, ensembles and submission.
 
     ``oof`` and ``test`` are folders with a file for each image, ``ID.npy``, ``.npz``, ``.png`` (8 or 16 bits) or
-    ``.tif``, at the image's true size: (h, w), or a plane for each class, (h, w, k) or (k, h, w), or a folder for each
-    class; or they are an ``.npz`` with an array for each id. Floats lie in 0…1; 255 and 65,535 are 1 in uint8 and uint16.
+    ``.tif``, at the image's true size: (h, w), or a plane for each class, (h, w, k) or (k, h, w), or a folder for
+    each class; or they are an ``.npz`` with an array for each id. Floats lie in 0…1; 255 and 65,535 are 1 in uint8 and
+    uint16.
 
     Args:
         out: Project folder.

@@ -9,12 +9,13 @@ import pytest
 
 import masksmith as ms
 from masksmith.core.errors import InputError
-from masksmith.core.files import read_json
 from masksmith.data.target import BINARY, OBJECTS, Target
 from masksmith.prediction.external import ExternalCodes
 from masksmith.prediction.store import open_codes
 from masksmith.project.folder import Project
 from masksmith.project.members import read_members
+from masksmith.steps.predict import test_of as mean_of
+from masksmith.steps.train import train_member
 
 CLASSES = Target("multiclass", ("sky", "road"), (0, 1))
 
@@ -55,8 +56,6 @@ def test_beside_a_run(project, tmp_path):
     assert verdict.ids == 8
     own = [one for one in read_members(opened, None) if not one.run.is_external]
     given = [one for one in read_members(opened, None) if one.run.is_external]
-    from masksmith.steps.predict import test_of as mean_of
-
     name = opened.catalog.test[0].id
     parts = [open_codes(one.codes("test"))[name].astype(float) for one in [*own, given[0]]]
     expected = np.rint((np.mean(parts[:-1], axis=0) + parts[-1]) / 2)
@@ -67,8 +66,6 @@ def test_beside_a_run(project, tmp_path):
     with pytest.raises(InputError, match="notebook: there already, `masksmith member remove` it first"):
         ms.add_member(project, "notebook", oof=oof, test=test)
     with pytest.raises(InputError, match="notebook: another program made it"):
-        from masksmith.steps.train import train_member
-
         train_member(opened, given[0])
     ms.remove_member(project, "notebook")
     assert [one.name for one in ms.list_members(project)] == [before["run"]]
@@ -92,9 +89,12 @@ def test_alone(example, tmp_path):
     assert ms.report(out).exists()
     with (oof / "folds.csv").open("w", newline="") as file:
         csv.writer(file).writerows([("id", "fold"), *((name, at % 2) for at, name in enumerate(names))])
-    with pytest.raises(InputError, match=r"folds\.csv: other folds than those of .* \(2 beside 3; \d+ images are held"):
+    with pytest.raises(
+        InputError, match=r"folds\.csv: other folds than those of .* \(2 beside 3; \d+ images are held"
+    ):
         ms.add_member(out, "other", oof=oof, test=test, overrides=["folds.count=3"])
-    opened.folds_csv.write_text(opened.folds_csv.read_text().replace(",0\n", ",9\n").replace(",1\n", ",0\n").replace(",9\n", ",1\n"))
+    swapped = opened.folds_csv.read_text().replace(",0\n", ",9\n").replace(",1\n", ",0\n")
+    opened.folds_csv.write_text(swapped.replace(",9\n", ",1\n"))
     with pytest.raises(InputError, match="notebook: its probabilities are those of other folds or data"):
         ms.tune(out)
 
@@ -183,13 +183,17 @@ def test_forms(tmp_path):
     assert np.array_equal(read(tmp_path / "x", CLASSES), codes)
 
 
+def read_all(place, target):
+    found = ExternalCodes.find(place, target)
+    for name in found.files:
+        found.read(name, (4, 6))
+    found.check_range()
+
+
 def test_forms_that_are_refused(tmp_path):
     def refused(match, target=BINARY, place=tmp_path):
         with pytest.raises(InputError, match=match):
-            found = ExternalCodes.find(place, target)
-            for name in found.files:
-                found.read(name, (4, 6))
-            found.check_range()
+            read_all(place, target)
 
     refused(r"no files that end in \.npy")
     for array, match, target in (
@@ -198,7 +202,11 @@ def test_forms_that_are_refused(tmp_path):
         (np.zeros((4, 6, 2)), r"sum to 0 … 0 in a pixel; expected 1", CLASSES),
         (np.full((4, 6), np.nan), r"values from nan to nan; expected probabilities", BINARY),
         (np.full((4, 6), 1, np.int64), r"values of type int64; expected floats", BINARY),
-        (np.full((4, 6), 1, np.uint8), r"the largest value of all is 1, of uint8, in which 255 means", BINARY),
+        (
+            np.full((4, 6), 1, np.uint8),
+            r"the largest value of all is 1, of uint8, in which 255 means",
+            BINARY,
+        ),
         (np.full((4, 6), 200, np.uint16), r"the largest value of all is 200, of uint16", BINARY),
     ):
         np.save(tmp_path / "a.npy", array)

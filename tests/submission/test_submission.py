@@ -172,7 +172,9 @@ def test_files_for_the_judge(tmp_path):
         check()
         (root / "files/b.tif").write_bytes(b"")
         cv2.imwrite(str(root / "files/a.tif"), np.full((5, 6), 9, np.uint8))
-        with pytest.raises(InputError, match=r"(?s)2 problems:.*a\.tif: values 9; expected \[.*b\.tif: no image"):
+        with pytest.raises(
+            InputError, match=r"(?s)2 problems:.*a\.tif: values 9; expected \[.*b\.tif: no image"
+        ):
             check()
         (root / "files/c.tif").write_bytes(raw)
         with pytest.raises(InputError, match=r"c\.tif: not among the 2 ids"):

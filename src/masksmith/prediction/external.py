@@ -26,7 +26,7 @@ _SUM_SLACK = 0.02  # of the sum of the classes' probabilities
 
 
 def planes_of(target: Target) -> tuple[str, ...]:
-    """Return the names of the planes of probabilities: those of the classes; of objects foreground, border, distance."""
+    """Return the names of the planes: those of the classes; of objects foreground, border, distance."""
     return ("foreground", "border", "distance") if target.task == "instances" else target.classes
 
 
@@ -71,7 +71,7 @@ class ExternalCodes:
         top = {path.name for path in place.iterdir() if path.is_dir()}
         if len(planes) > 1 and set(planes) <= top:
             return cls(place, target, _by_plane(place, planes))
-        return cls(place, target, {name: path for name, path in _by_id(place).items()})
+        return cls(place, target, {**_by_id(place)})
 
     def read(self, name: str, hw: tuple[int, int]) -> Codes:
         """Return the codes (h, w, k) of an image of (height, width).
@@ -107,7 +107,7 @@ class ExternalCodes:
             codes = array.astype(np.uint16) * np.uint16(MAX_CODE // _FULL[kind.name])
         elif kind.kind == "f":
             low, high = float(array.min(initial=0)), float(array.max(initial=0))
-            if not (-_SLACK <= low and high <= 1 + _SLACK):  # NaN fails too
+            if not (low >= -_SLACK and high <= 1 + _SLACK):  # NaN fails too
                 raise InputError(
                     f"{where}: values from {low:g} to {high:g}; expected probabilities from 0 to 1: apply the sigmoid "
                     "(or softmax) before saving"
@@ -157,7 +157,10 @@ def _by_plane(place: Path, planes: Sequence[str]) -> dict[str, Path | list[Path]
     each = [_by_id(place / plane) for plane in planes]
     all_ids = sorted(set().union(*each))
     missing = [
-        f"{plane}/{name}" for plane, own in zip(planes, each, strict=True) for name in all_ids if name not in own
+        f"{plane}/{name}"
+        for plane, own in zip(planes, each, strict=True)
+        for name in all_ids
+        if name not in own
     ]
     if missing:
         raise InputError(
@@ -181,7 +184,9 @@ def _read(path: Path, planes: Sequence[str] = ()) -> np.ndarray:
                 if len(names) == 1:
                     return np.asarray(loaded[names[0]])
         except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-            raise InputError(f"{path}: the file is damaged or holds no numbers ({error}); save it again") from error
+            raise InputError(
+                f"{path}: the file is damaged or holds no numbers ({error}); save it again"
+            ) from error
         raise InputError(
             f"{path}: it holds the arrays {', '.join(names)}; expected one"
             + (f", or one for each of {', '.join(planes)}" if len(planes) > 1 else "")

@@ -1,7 +1,7 @@
 """The diary of a contest's public board: its scores beside those of cross-validation, and what of it is the draw.
 
-A public score is that of few images, and the leader among many submissions is to a part the luckiest. Both have an error
-that cross-validation knows: that of its own images, and of as many as the board has.
+A public score is that of few images, and the leader among many submissions is to a part the luckiest. Both have an
+error that cross-validation knows: that of its own images, and of as many as the board has.
 """
 
 import math
@@ -24,8 +24,8 @@ from masksmith.postprocess.rules import read_rule
 from masksmith.postprocess.scoring import score_rows
 from masksmith.project.folder import Project
 from masksmith.project.members import read_members
-from masksmith.steps.out_of_fold import predictions_of
 from masksmith.recipes.recipe import load_recipe
+from masksmith.steps.out_of_fold import predictions_of
 from masksmith.steps.predict import oof_of
 from masksmith.steps.recipes import for_data
 from masksmith.steps.submit import check_file
@@ -70,7 +70,9 @@ class Board:
     remarks: tuple[str, ...]
 
     def __str__(self) -> str:
-        what = "taken to be all test images; --public-share tells" if self.guessed else "as --public-share says"
+        what = (
+            "taken to be all test images; --public-share tells" if self.guessed else "as --public-share says"
+        )
         head = f"{self.metric}, {len(self.entries)} submissions; board of {self.board_images} images ({what})"
         return "\n".join([head, *self.lines, *self.remarks])
 
@@ -93,7 +95,9 @@ def add_score(
     scored_by = _metric(project)
     _check_score(score, scored_by, metric)
     if public_share is not None and not 0 < public_share <= 1:
-        raise InputError(f"--public-share {public_share:g}: expected the part of the test images, above 0 and up to 1")
+        raise InputError(
+            f"--public-share {public_share:g}: expected the part of the test images, above 0 and up to 1"
+        )
     check_file(project, path)
     content, (share, entries) = _digest(path), _read(project)
     before = next((entry for entry in entries if entry.digest == content), None)
@@ -200,7 +204,10 @@ def _keep_rows(project: Project, content: str) -> str:
     scored = [row for row in project.folds.rows if row.fold in oof and row.id not in project.blank_train]
     recipe = members[0].scored_by
     rows = score_rows(
-        project.metric(recipe), predictions_of(oof, scored), project.cache.train_masks, read_rule(tuning["rule"])
+        project.metric(recipe),
+        predictions_of(oof, scored),
+        project.cache.train_masks,
+        read_rule(tuning["rule"]),
     )
     name = f"rows-{content[:12]}.npz"
     with atomic_path(project.board_dir / name) as temporary, temporary.open("wb") as file:
@@ -291,7 +298,8 @@ def _line(project: Project, entry: Entry, best: Entry, metric: Metric, size: int
         text += f"cv {entry.cv:.5f}"
     else:
         verdict = "within the draw" if abs(gap[0]) <= gap[1] else "more than the draw"
-        text += f"cv {entry.cv:.5f} ± {_Z80 * (entry.standard_error or 0):.5f}  gap {gap[0]:+.5f} (± {gap[1]:.5f}: {verdict})"
+        text += f"cv {entry.cv:.5f} ± {_Z80 * (entry.standard_error or 0):.5f}  "
+        text += f"gap {gap[0]:+.5f} (± {gap[1]:.5f}: {verdict})"
     if entry is not best:
         noise = _noise(project, best, entry, metric, size)
         behind = abs(best.score - entry.score)
@@ -306,7 +314,9 @@ def _remarks(project: Project, ranked: Sequence[Entry], metric: Metric, size: in
     remarks = []
     first = ranked[0]
     judged = [entry for entry in ranked if entry.cv is not None]
-    utility = [(metric.utility(entry.cv), metric.utility(entry.score)) for entry in judged if entry.cv is not None]
+    utility = [
+        (metric.utility(entry.cv), metric.utility(entry.score)) for entry in judged if entry.cv is not None
+    ]
     by_cv = max(judged, key=lambda entry: metric.utility(entry.cv or 0.0)) if judged else first
     tied = []
     for entry in ranked[1:]:
@@ -317,20 +327,20 @@ def _remarks(project: Project, ranked: Sequence[Entry], metric: Metric, size: in
         lead = "is noise" if by_cv in tied else "is more than noise"
         remarks.append(
             f"shake-up: the first on the board is not the first of cross-validation, {by_cv.run} of {by_cv.date} (cv "
-            f"{by_cv.cv:.5f}, public {by_cv.score:.5f}); its lag on the board {lead}. Keep it among the last submissions"
+            f"{by_cv.cv:.5f}, public {by_cv.score:.5f}); its lag on the board {lead}. Keep it among the last ones"
         )
     if tied:
         remarks.append(
-            f"shake-up: {len(tied) + 1} of {len(ranked)} submissions cannot be told apart on {size} images; their order "
-            "on the board is the draw"
+            f"shake-up: {len(tied) + 1} of {len(ranked)} submissions cannot be told apart on {size} images; their "
+            "order on the board is the draw"
         )
     if len(utility) >= 4:
         order = float(spearmanr(*zip(*utility, strict=True)).statistic)
         if not order > 0:
             remarks.append(
                 f"shake-up: cross-validation and board put {len(utility)} submissions in unlike orders (Spearman "
-                f"{order:+.2f}): one of them does not measure what the other does; look at the folds, and at `masksmith "
-                "check` on how the test images differ"
+                f"{order:+.2f}): one of them does not measure what the other does; look at the folds, and at "
+                "`masksmith check` on how the test images differ"
             )
     gaps = [gap for gap in (_gap(entry, size) for entry in judged) if gap is not None]
     if gaps and all(abs(gap) > half for gap, half in gaps) and len({gap > 0 for gap, _ in gaps}) == 1:

@@ -1,7 +1,7 @@
 """Probabilities of other programs as members: added, listed, removed.
 
-They are kept like those of a run of this project, in ``runs/NAME/``, with ``external.json`` in the place of weights, and
-take part in tuning, submission and report from then on.
+They are kept like those of a run of this project, in ``runs/NAME/``, with ``external.json`` in the place of weights,
+and take part in tuning, submission and report from then on.
 """
 
 import re
@@ -49,7 +49,7 @@ class MemberLine:
 # --- add ---
 
 
-def add_member(
+def add_member(  # noqa: C901  (refusals, one after the other)
     project: Project,
     recipe: Recipe,
     name: str,
@@ -123,16 +123,26 @@ def add_member(
 
 def _new_run(project: Project, recipe: Recipe, name: str) -> Run:
     if not re.fullmatch(NAME, name):
-        raise InputError(f"{name!r}: no name for a member; expected letters, digits, - and _, such as notebook-1")
+        raise InputError(
+            f"{name!r}: no name for a member; expected letters, digits, - and _, such as notebook-1"
+        )
     run = Run(project.runs_dir / name, recipe)
     if run.path.exists():
-        what = "`masksmith member remove` it first" if run.is_external else "a run of this project is called so"
+        what = (
+            "`masksmith member remove` it first" if run.is_external else "a run of this project is called so"
+        )
         raise InputError(f"{name}: there already, {what}; or choose another name")
     return run
 
 
 def _finish(
-    project: Project, run: Run, recipe: Recipe, covered: Sequence[int], weight: float, *, origin: Sequence[str]
+    project: Project,
+    run: Run,
+    recipe: Recipe,
+    covered: Sequence[int],
+    weight: float,
+    *,
+    origin: Sequence[str],
 ) -> None:
     """Write what makes the folder a run; external.json, by which it is found, comes last."""
     facts = {"folds": list(covered), "weight": weight, "from": list(origin), "score": None}
@@ -180,8 +190,8 @@ def _refuse_other_folds(made: Folds, given: Mapping[str, int], path: Path, ours:
         of_ours.setdefault(row.fold, given[row.id])
     moved = [row.id for row in made.rows if of_ours[row.fold] != given[row.id]]
     raise InputError(
-        f"{path}: other folds than those of {ours} ({len(set(given.values()))} beside {made.count}; {len(moved)} images "
-        f"are held out with others, such as {', '.join(map(repr, moved[:3]))}); predict again with a model that has "
+        f"{path}: other folds than those of {ours} ({len(set(given.values()))} beside {made.count}; {len(moved)} "
+        f"images are held out with others, such as {', '.join(map(repr, moved[:3]))}); predict again with a model that has "
         f"not seen the folds of {ours}, or begin a project with these folds"
     )
 
@@ -220,7 +230,13 @@ def _covered(made: Folds, probs: ExternalCodes, project: Project) -> list[int]:
 
 
 def _store(
-    project: Project, probs: ExternalCodes, names: Sequence[str], path: Path, problems: list[str], *, stage: str
+    project: Project,
+    probs: ExternalCodes,
+    names: Sequence[str],
+    path: Path,
+    problems: list[str],
+    *,
+    stage: str,
 ) -> None:
     """Write codes, and add every image that is wrong to the problems; images without content may be missing."""
     images: Store = project.cache.test_images if stage == "test" else project.cache.train_images
@@ -289,6 +305,8 @@ def remove_member(project: Project, name: str) -> None:
     runs = {run.path.name: run for run in external_runs(project)}
     if name not in runs:
         have = ", ".join(runs) or "none"
-        raise InputError(f"{name}: no member of another program; there are: {have}. Own runs go with `masksmith clean`")
+        raise InputError(
+            f"{name}: no member of another program; there are: {have}. Own runs go with `masksmith clean`"
+        )
     remove(runs[name].external_json)  # from here on it is no member
     remove_tree(runs[name].path)

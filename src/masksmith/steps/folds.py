@@ -58,7 +58,8 @@ def folds_of(project: Project, recipe: AnyRecipe, *, given: Mapping[str, int] | 
     cache, samples = project.cache, project.catalog.train
     masks, images = cache.train_masks, cache.train_images
     alike = project.likeness
-    split = given is not None or asked.fold_by is not None or (_is_plain(asked) and any(sample.held_out for sample in samples))
+    told = given is not None or asked.fold_by is not None
+    split = told or (_is_plain(asked) and any(sample.held_out for sample in samples))
     groups = bound_groups(project.catalog, alike, split_is_given=split)
     if similar is not None:
         values = similar_groups(images, similar, seed=asked.seed)

@@ -123,6 +123,4 @@ def _write_groups(
         except InputError as error:
             path.unlink(missing_ok=True)
             yield from [str(error)] * len(own)
-    yield from (
-        f"{one.path}: expected {how.expects}" for one in pictures if one.id not in grouped
-    )
+    yield from (f"{one.path}: expected {how.expects}" for one in pictures if one.id not in grouped)

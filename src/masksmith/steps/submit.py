@@ -168,7 +168,9 @@ def check_file(project: Project, path: Path) -> Verdict:
         raise InputError(f"{project.catalog.root}: there are no test images, so there is nothing to submit")
     if path.is_dir():
         if _files_dir(project) is None:
-            raise InputError(f"{path}: a folder; the judge takes a table ({form.source}): expected a CSV file")
+            raise InputError(
+                f"{path}: a folder; the judge takes a table ({form.source}): expected a CSV file"
+            )
         validate_files(path, form, shapes, masks=None, target=project.target)
         return Verdict(str(path), len(form.ids), 0, 0)
     return validate_submission(path, form, shapes, masks=None, target=project.target)

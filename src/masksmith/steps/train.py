@@ -68,7 +68,9 @@ def train_member(project: Project, member: Member, pace: Pace | None = None) -> 
     """
     run, fold = member.run, member.fold
     if run.is_external:
-        raise InputError(f"{run.path.name}: another program made it (`masksmith member add`); there is nothing to train")
+        raise InputError(
+            f"{run.path.name}: another program made it (`masksmith member add`); nothing is to be trained"
+        )
     if is_trained(project, member):
         _drop_interim(project, run)
         return

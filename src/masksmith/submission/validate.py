@@ -349,16 +349,25 @@ def _painted(
 
 
 def _check_order(
-    lines: Sequence[tuple[int, str]], expected: Sequence[str], form: SubmissionFormat, problems: Problems, *, what: str
+    lines: Sequence[tuple[int, str]],
+    expected: Sequence[str],
+    form: SubmissionFormat,
+    problems: Problems,
+    *,
+    what: str,
 ) -> None:
     """Look for ids (or rows) that come twice, are missing or unknown; where there are none of these, at their order."""
     first: dict[str, int] = {}
     known, before = set(expected), len(problems.found)
     for line, key in lines:
         if first.setdefault(key, line) != line:
-            problems.add(f"line {line}: the {what} {key!r} appears twice (first in line {first[key]}); expected once")
+            problems.add(
+                f"line {line}: the {what} {key!r} appears twice (first in line {first[key]}); expected once"
+            )
         elif key not in known:
-            problems.add(f"line {line}: the {what} {key!r} is not among the {len(known)} {what}s of {form.source}")
+            problems.add(
+                f"line {line}: the {what} {key!r} is not among the {len(known)} {what}s of {form.source}"
+            )
     missing = [key for key in expected if key not in first]
     if missing:
         problems.add(
