@@ -511,6 +511,12 @@ def member_remove(project: Folder, name: Annotated[str, typer.Argument(help="Of 
     masksmith.remove_member(project, name)
 
 
+@app.command()
+def weights(project: Folder, run: RunName = None) -> None:
+    """Compare last, best, averaged and snapshot weights out of fold; take the best if that is certain."""
+    print(masksmith.weights(project, run=run))
+
+
 board = typer.Typer(help="The diary of the public board.", no_args_is_help=True)
 app.add_typer(board, name="board")
 

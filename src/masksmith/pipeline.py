@@ -59,6 +59,7 @@ if TYPE_CHECKING:
     from masksmith.steps.explore import Explored
     from masksmith.steps.external import MemberLine
     from masksmith.steps.lr_test import LrFound
+    from masksmith.steps.weights import Compared
 
 
 def check(
@@ -587,6 +588,25 @@ def remove_member(out: str | Path, name: str) -> None:
     project = Project.open(Path(out))
     with folder_lock(project.root):
         steps.external.remove_member(project, name)
+
+
+def weights(out: str | Path, *, run: str | None = None) -> "Compared":
+    """Compare all weights that a run's trainings kept on their held-out images, and take the best if that is certain.
+
+    Final, last, best, SWA, EMA (``last``) and no average (``raw``), snapshots and the best k, as ``training.keep``,
+    ``top_k`` and schedules with restarts have left them. ``prediction.weights`` of the run becomes the winner where the
+    lower 80% bound of its nested gain is above zero.
+
+    Args:
+        out: Project folder.
+        run: A run by name; None: the present one.
+
+    Raises:
+        InputError: Members of several runs, a fold that is not trained, or only one kind of weights was kept.
+    """
+    project = Project.open(Path(out))
+    with steps.work.working(project):
+        return steps.weights.compare_weights(project, read_members(project, run))
 
 
 def add_board_score(

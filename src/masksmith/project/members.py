@@ -31,6 +31,8 @@ class Member:
     """Weight of its recipe in an ensemble."""
     ensemble: Ensemble | None = None
     """The ensemble of recipes that it belongs to."""
+    variant: str = ""
+    """Kind of weights that it is tried with; empty: it predicts with those of its recipe."""
 
     @property
     def scored_by(self) -> AnyRecipe:
@@ -41,7 +43,8 @@ class Member:
     def name(self) -> str:
         """Its name in messages and files."""
         what = fold_name(self.fold).replace("_", " ")
-        return f"{self.run.path.name}/{'interim ' if self.interim else ''}{what}"
+        by = f" by {self.variant}" if self.variant else ""
+        return f"{self.run.path.name}/{'interim ' if self.interim else ''}{what}{by}"
 
     @property
     def weights(self) -> Path:
@@ -52,12 +55,16 @@ class Member:
 
     def codes(self, stage: str) -> Path:
         """File of its probabilities: ``stage`` is "oof" or "test"."""
+        if self.variant:
+            return self.run.path / "weights" / self.variant / stage / f"{fold_name(self.fold)}.npy"
         if self.interim:
             return self.run.interim / stage / f"{fold_name(self.fold)}.npy"
         return self.run.oof(self.fold) if stage == "oof" else self.run.test(self.fold)
 
     def entry(self, stage: str) -> str:
         """Its entry in the run's ledger."""
+        if self.variant and stage != "train":
+            return f"{fold_name(self.fold)}/{stage}/{self.variant}"
         return f"{'interim_' if self.interim else ''}{fold_name(self.fold)}/{stage}"
 
     def to_json(self) -> dict[str, Any]:

@@ -61,6 +61,11 @@ class Run:
         value: dict[str, Any] = read_json(self.external_json)
         return value
 
+    @property
+    def weights_json(self) -> Path:
+        """The weights that were compared."""
+        return self.path / "weights.json"
+
     def checkpoints(self, fold: int) -> Path:
         """Folder of a fold's checkpoints."""
         return self.path / "checkpoints" / fold_name(fold)

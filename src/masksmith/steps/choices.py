@@ -21,6 +21,7 @@ def choices_of(project: Project, members: Sequence[Member]) -> list[str]:
     scored = [member for member in members if member.fold != ALL and not member.run.is_external]
     found = [
         "epoch" if any(_chose_epoch(project, member) for member in scored) else "",
+        "weights (nested)" if any(_chose_weights(member) for member in scored) else "",
         "learning rate" if any(_chose_rate(project, member) for member in scored) else "",
         _chosen_members(project, scored),
         "prediction runtime" if any(chose_runtime(member) for member in scored) else "",
@@ -68,8 +69,14 @@ def _chose_epoch(project: Project, member: Member) -> bool:
     return (
         any(training.select in CHOSEN_ON_HELD_OUT for training in selected)
         or any(_ends_by_fold(training) for training in trainings)
-        or (recipe.prediction.weights == "top_k" and not member.interim)
+        or (recipe.prediction.weights in ("top_k", "best_score") and not member.interim)
     )
+
+
+def _chose_weights(member: Member) -> bool:
+    """Whether the kind of weights was chosen by `masksmith weights`."""
+    path = member.run.weights_json
+    return path.exists() and read_json(path)["chosen"] == member.run.recipe.prediction.weights
 
 
 def _ends_by_fold(training: TrainingConfig) -> bool:

@@ -191,8 +191,8 @@ def _refuse_other_folds(made: Folds, given: Mapping[str, int], path: Path, ours:
     moved = [row.id for row in made.rows if of_ours[row.fold] != given[row.id]]
     raise InputError(
         f"{path}: other folds than those of {ours} ({len(set(given.values()))} beside {made.count}; {len(moved)} "
-        f"images are held out with others, such as {', '.join(map(repr, moved[:3]))}); predict again with a model that has "
-        f"not seen the folds of {ours}, or begin a project with these folds"
+        f"images are held out with others, such as {', '.join(map(repr, moved[:3]))}); predict again with a model "
+        f"that has not seen the folds of {ours}, or begin a project with these folds"
     )
 
 

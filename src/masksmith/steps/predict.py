@@ -28,7 +28,16 @@ from masksmith.prediction.store import MeanCodes, open_codes
 from masksmith.prediction.tiles import Tiling
 from masksmith.project.folder import Project
 from masksmith.project.members import Member, weights_of_test
-from masksmith.steps.train import build, checksum_of, external_key, is_trained, load, scalars_of, train_key
+from masksmith.steps.train import (
+    build,
+    checksum_of,
+    external_key,
+    is_trained,
+    kept_weights,
+    load,
+    scalars_of,
+    train_key,
+)
 from masksmith.training.checkpoint import facts_of
 from masksmith.training.machine import make_fabric
 
@@ -184,14 +193,17 @@ def weights_of(member: Member) -> list[Path]:
         InputError: The training kept no such weights, or they are no longer there.
     """
     kind = member.run.recipe.prediction.weights
-    unscored = member.fold == ALL and kind == "top_k"  # nothing was held out that could rank its epochs
+    unscored = member.fold == ALL and kind in (
+        "top_k",
+        "best_score",
+    )  # nothing was held out that could rank its epochs
     if kind == "final" or member.interim or unscored:
         return [member.weights]
-    listed = facts_of(member.weights).get(kind) or []
+    listed = kept_weights(facts_of(member.weights), member.weights.name).get(kind)
     if not listed:
         raise InputError(
             f"prediction.weights: {kind!r} was asked for, but the training of {member.name} kept none; "
-            f"{_KEEPS[kind]}, or set prediction.weights to final"
+            f"{_KEEPS.get(kind, f'name {kind} in training.keep')}, or set prediction.weights to final"
         )
     return [member.weights.with_name(name) for name in listed]
 

@@ -5,9 +5,10 @@ is not run again.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from lightning_fabric import Fabric
@@ -156,8 +157,15 @@ def needed_weights(member: Member) -> list[Path]:
     kind = member.run.recipe.prediction.weights
     if kind == "final" or member.interim or damage_of(member.weights) is not None:
         return [member.weights]
-    listed = facts_of(member.weights).get(kind) or []
+    listed = kept_weights(facts_of(member.weights), member.weights.name).get(kind, [])
     return [member.weights, *(member.weights.with_name(name) for name in listed)]
+
+
+def kept_weights(facts: Mapping[str, Any], final: str) -> dict[str, list[str]]:
+    """Return the kinds of weights that a training kept -> their files, of what its final.json says."""
+    kept = {kind: [name] for kind, name in facts.get("kept", {}).items()}
+    listed = {kind: list(facts.get(kind) or []) for kind in ("snapshots", "top_k")}
+    return {"final": [final]} | kept | {kind: names for kind, names in listed.items() if names}
 
 
 def is_trained(project: Project, member: Member) -> bool:

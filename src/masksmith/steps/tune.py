@@ -254,6 +254,14 @@ def _scores(
     }
 
 
+def parts_of(project: Project, names: Sequence[str], *, seed: int) -> Any:  # noqa: ANN401
+    """Return the part of each held-out image for a nested score: its fold, or a group-wise part of a single fold."""
+    homes = {row.id: row for row in project.folds.rows}
+    rows = [homes[name] for name in names]
+    folds = np.array([row.fold for row in rows])
+    return folds if len(np.unique(folds)) > 1 else _parts(rows, seed=seed)
+
+
 def _parts(rows: Sequence[FoldRow], *, seed: int) -> Any:  # noqa: ANN401
     """Divide the images of one fold into group-wise, stratified parts for the nested score."""
     groups = [row.group for row in rows]
