@@ -56,8 +56,8 @@ class Compared:
 
     def __str__(self) -> str:
         rows = [
-            f"{row['weights']:<14} {row['files']:>2} files  {row['score']:.4f}  {row['gain']:+.4f} ({row['low']:+.4f} … "
-            f"{row['high']:+.4f}){'  its epoch was chosen on the fold itself' if row['chosen_on_fold'] else ''}"
+            f"{row['weights']:<14} {row['files']:>2} files  {row['score']:.4f}  {row['gain']:+.4f} "
+            f"({row['low']:+.4f} … {row['high']:+.4f}){'  its epoch was chosen on the fold itself' if row['chosen_on_fold'] else ''}"
             for row in self.table
         ]
         verdict = (
