@@ -57,7 +57,7 @@ class Compared:
     def __str__(self) -> str:
         rows = [
             f"{row['weights']:<14} {row['files']:>2} files  {row['score']:.4f}  {row['gain']:+.4f} "
-            f"({row['low']:+.4f} … {row['high']:+.4f}){'  its epoch was chosen on the fold itself' if row['chosen_on_fold'] else ''}"
+            f"({row['low']:+.4f} … {row['high']:+.4f}){'  epoch chosen on the fold' if row['chosen_on_fold'] else ''}"
             for row in self.table
         ]
         verdict = (
@@ -86,9 +86,9 @@ def compare_weights(project: Project, members: Sequence[Member]) -> Compared:
     folds = [member for member in members if member.fold != ALL]
     run = folds[0].run if folds else members[0].run
     if run.is_external or any(member.run.path != run.path or member.interim for member in folds):
-        names = ", ".join(dict.fromkeys(member.name for member in members))
+        given = ", ".join(dict.fromkeys(member.name for member in members))
         raise InputError(
-            f"{names}: expected the trained folds of one run of this project; name it with --run"
+            f"{given}: expected the trained folds of one run of this project; name it with --run"
         )
     for member in folds:
         if not is_trained(project, member):
