@@ -5,9 +5,9 @@
 
 ``read`` gives the images and masks of a data folder. The verbs are functions: ``layout check explore folds train
 predict tune submit report compete plan lr noise score convert example recipes verify vocabulary cache clean doctor
-bundle
-apply pack export serve``; ``load`` opens a bundle or an exported file. ``masksmith.preprocess``
-holds transforms for notebooks. Importing the package imports neither torch nor numpy; the first verb does.
+bundle apply pack export serve add_member list_members remove_member weights
+add_board_score board``; ``load`` opens a bundle or an exported file. ``masksmith.preprocess`` holds transforms for
+notebooks. Importing the package imports neither torch nor numpy; the first verb does.
 """
 
 import importlib
@@ -20,7 +20,10 @@ from masksmith.core.errors import DiskFullError, DivergedError, InputError
 
 if TYPE_CHECKING:
     from masksmith import preprocess as preprocess
+    from masksmith.pipeline import add_board_score as add_board_score
+    from masksmith.pipeline import add_member as add_member
     from masksmith.pipeline import apply as apply
+    from masksmith.pipeline import board as board
     from masksmith.pipeline import bundle as bundle
     from masksmith.pipeline import cache as cache
     from masksmith.pipeline import check as check
@@ -33,6 +36,7 @@ if TYPE_CHECKING:
     from masksmith.pipeline import export as export
     from masksmith.pipeline import folds as folds
     from masksmith.pipeline import layout as layout
+    from masksmith.pipeline import list_members as list_members
     from masksmith.pipeline import load as load
     from masksmith.pipeline import lr as lr
     from masksmith.pipeline import noise as noise
@@ -41,6 +45,7 @@ if TYPE_CHECKING:
     from masksmith.pipeline import predict as predict
     from masksmith.pipeline import read as read
     from masksmith.pipeline import recipes as recipes
+    from masksmith.pipeline import remove_member as remove_member
     from masksmith.pipeline import report as report
     from masksmith.pipeline import score as score
     from masksmith.pipeline import serve as serve
@@ -49,13 +54,17 @@ if TYPE_CHECKING:
     from masksmith.pipeline import tune as tune
     from masksmith.pipeline import verify as verify
     from masksmith.pipeline import vocabulary as vocabulary
+    from masksmith.pipeline import weights as weights
 
 torchvision_guard.install()
 
 __version__ = "0.1.0"
 
 _VERBS = (
+    "add_board_score",
+    "add_member",
     "apply",
+    "board",
     "bundle",
     "cache",
     "check",
@@ -68,6 +77,7 @@ _VERBS = (
     "export",
     "folds",
     "layout",
+    "list_members",
     "load",
     "lr",
     "noise",
@@ -76,6 +86,7 @@ _VERBS = (
     "predict",
     "read",
     "recipes",
+    "remove_member",
     "report",
     "score",
     "serve",
@@ -84,6 +95,7 @@ _VERBS = (
     "tune",
     "verify",
     "vocabulary",
+    "weights",
 )
 
 __all__ = ["DiskFullError", "DivergedError", "InputError", "__version__", "preprocess", *_VERBS]

@@ -436,11 +436,120 @@ def submit(
     project: Folder,
     run: RunName = None,
     check: Annotated[
-        Path | None, typer.Option("--check", metavar="FILE", help="Only validate this file.")
+        Path | None, typer.Option("--check", metavar="FILE", help="Only validate this file, whoever made it.")
+    ] = None,
+    write: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--write",
+            help="The masks in another form, in outputs/: tiff, geotiff, geojson, coco, dicom-seg, nifti, rle, "
+            "overlay, probs or probs-geotiff; repeatable.",
+        ),
+    ] = None,
+    dialect: Annotated[
+        str | None, typer.Option("--dialect", help="Of --write rle; default: the submission's.")
     ] = None,
 ) -> None:
     """Write masks and a validated submission."""
-    print(masksmith.submit(project, run=run, check=check))
+    done = masksmith.submit(project, run=run, check=check, write=write or (), dialect=dialect)
+    print(done)
+    if done.refused:
+        raise typer.Exit(EXIT_PARTLY)
+
+
+member = typer.Typer(help="Probabilities of other programs as members.", no_args_is_help=True)
+app.add_typer(member, name="member")
+
+
+@member.command("add")
+def member_add(
+    project: Folder,
+    name: Annotated[str, typer.Argument(help="Of the member: small letters, digits and -.")],
+    oof: Annotated[
+        Path, typer.Option("--oof", help="Folder of out-of-fold probabilities: ID.npy, .npz, .png or .tif.")
+    ],
+    test: Annotated[Path | None, typer.Option("--test", help="The same of the test images.")] = None,
+    folds: Annotated[
+        Path | None, typer.Option("--folds", help="CSV with id and fold that they were made with.")
+    ] = None,
+    weight: Annotated[float, typer.Option("--weight", help="In the mean, beside 1 of each own run.")] = 1.0,
+    recipe: Annotated[
+        str | None,
+        typer.Option(
+            "--recipe", "-r", help="Its metric and tuning are used; default: the last run's, or auto."
+        ),
+    ] = None,
+    overrides: Set = None,
+    metric: Metric = None,
+) -> None:
+    """Take probabilities that another program made into tuning, ensembles and submission."""
+    print(
+        masksmith.add_member(
+            project,
+            name,
+            oof=oof,
+            test=test,
+            folds=folds,
+            weight=weight,
+            recipe=recipe,
+            overrides=overrides or (),
+            metric=metric,
+        )
+    )
+
+
+@member.command("list")
+def member_list(project: Folder) -> None:
+    """Show the members: folds, weight and score of each run."""
+    for line in masksmith.list_members(project):
+        print(line)
+
+
+@member.command("remove")
+def member_remove(project: Folder, name: Annotated[str, typer.Argument(help="Of the member.")]) -> None:
+    """Remove the probabilities of another program."""
+    masksmith.remove_member(project, name)
+
+
+@app.command()
+def weights(project: Folder, run: RunName = None) -> None:
+    """Compare last, best, averaged and snapshot weights out of fold; take the best if that is certain."""
+    print(masksmith.weights(project, run=run))
+
+
+board = typer.Typer(help="The diary of the public board.", no_args_is_help=True)
+app.add_typer(board, name="board")
+
+
+@board.command("add")
+def board_add(
+    project: Folder,
+    score: Annotated[float, typer.Argument(help="As the board shows it, in the units of the metric.")],
+    note: Annotated[str, typer.Option("--note", help="What there is to say of it.")] = "",
+    file: Annotated[
+        Path | None,
+        typer.Option("--file", help="The submission; default: submission.csv. Earlier ones: submissions/."),
+    ] = None,
+    metric: Annotated[
+        str | None, typer.Option("--metric", "-m", help="Of the board, to be compared with the project's.")
+    ] = None,
+    public_share: Annotated[
+        float | None,
+        typer.Option("--public-share", help="Part of the test images that the public board scores; kept."),
+    ] = None,
+) -> None:
+    """Write a public score into the diary, beside that of cross-validation."""
+    print(
+        masksmith.add_board_score(
+            project, score, note=note, file=file, metric=metric, public_share=public_share
+        )
+    )
+
+
+@board.command("show")
+def board_show(project: Folder) -> None:
+    """Show public scores beside cross-validation: what is noise, and signs of a shake-up."""
+    print(masksmith.board(project))
 
 
 @app.command()

@@ -7,6 +7,7 @@ in ``steps``.
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -39,7 +40,7 @@ from masksmith.steps.recipes import (
 )
 from masksmith.steps.result import Result
 from masksmith.submission.score import Scored, score_files, write_per_image
-from masksmith.submission.validate import Verdict, validate_submission
+from masksmith.submission.validate import Verdict
 
 if TYPE_CHECKING:
     from masksmith.deploy.apply import Applied
@@ -51,11 +52,14 @@ if TYPE_CHECKING:
     from masksmith.recipes.describe import EnsembleSummary, RecipeSummary
     from masksmith.recipes.verify import Verdicts
     from masksmith.recipes.vocabulary import Vocabulary
+    from masksmith.steps.board import Board
     from masksmith.steps.bundle import Bundled
     from masksmith.steps.dataset import DataSet, LayoutReport
     from masksmith.steps.doctor import Line
     from masksmith.steps.explore import Explored
+    from masksmith.steps.external import MemberLine
     from masksmith.steps.lr_test import LrFound
+    from masksmith.steps.weights import Compared
 
 
 def check(
@@ -482,15 +486,173 @@ def tune(out: str | Path, *, run: str | None = None) -> dict[str, Any]:
         return steps.tune.tune_members(project, read_members(project, run))
 
 
-def submit(out: str | Path, *, run: str | None = None, check: str | Path | None = None) -> Verdict:
-    """Write masks and a validated submission; with ``check``, only validate that file for this project."""
+def submit(
+    out: str | Path,
+    *,
+    run: str | None = None,
+    check: str | Path | None = None,
+    write: Sequence[str] = (),
+    dialect: str | None = None,
+) -> Verdict:
+    """Write masks and a validated submission.
+
+    Args:
+        out: Project folder.
+        run: A run by name; None: the present members.
+        check: Only validate this file (or folder of mask files, where the judge takes such), whoever made it.
+        write: Other forms of the masks, each written to ``outputs/FORM``: tiff, geotiff, geojson, coco, dicom-seg, rle
+            and the others of ``apply``.
+        dialect: Of ``rle``; None: the submission's.
+
+    Raises:
+        InputError: Nothing is tuned, or the file is not valid: the message has every problem with its line.
+    """
     project = Project.open(Path(out))
     if check is not None:
-        shapes = steps.submit.test_shapes(project)
-        form = project.catalog.submission
-        return validate_submission(Path(check), form, shapes, masks=None, target=project.target)
+        if write or run or dialect:
+            raise InputError("--check looks at a file alone; leave --run, --write and --dialect out")
+        return steps.submit.check_file(project, Path(check))
     with folder_lock(project.root):
-        return steps.submit.submit_members(project, read_members(project, run))
+        members = read_members(project, run)
+        verdict = steps.submit.submit_members(project, members)
+        if not write:
+            return verdict
+        folders, refused = steps.outputs.write_forms(project, members, write, dialect=dialect)
+        return replace(verdict, written=tuple(map(str, folders)), refused=tuple(refused))
+
+
+def add_member(
+    out: str | Path,
+    name: str,
+    *,
+    oof: str | Path,
+    test: str | Path | None = None,
+    folds: str | Path | None = None,
+    weight: float = 1.0,
+    recipe: str | None = None,
+    overrides: Overrides = (),
+    metric: str | None = None,
+) -> "MemberLine":
+    """Take probabilities that another program made into tuning, ensembles and submission.
+
+    ``oof`` and ``test`` are folders with a file for each image, ``ID.npy``, ``.npz``, ``.png`` (8 or 16 bits) or
+    ``.tif``, at the image's true size: (h, w), or a plane for each class, (h, w, k) or (k, h, w), or a folder for
+    each class; or they are an ``.npz`` with an array for each id. Floats lie in 0…1; 255 and 65,535 are 1 in uint8 and
+    uint16.
+
+    Args:
+        out: Project folder.
+        name: Of the member.
+        oof: Out-of-fold probabilities of the training images, of all folds or some whole ones.
+        test: Probabilities of the test images, the mean of its models.
+        folds: CSV with the columns ``id`` and ``fold`` that they were made with, to be compared with the project's, or
+            to be its folds where it has none; None: ``folds.csv`` in ``oof``, if it is there.
+        weight: In the mean, beside the 1 of each run of the project.
+        recipe: Its metric and tuning are used where nothing is trained here; None: that of the last run, or ``auto``.
+        overrides: Dotted changes of the recipe.
+        metric: The metric to win; the same as the override ``metric=…``.
+
+    Raises:
+        InputError: Other ids, sizes, classes or folds, or no probabilities; all images that are wrong are named.
+    """
+    project, changes = Project.open(Path(out)), dotted(overrides, None, metric)
+    asked = recipe or last_recipe(project)
+    loaded = load_single(asked, changes, what="a member is scored by")
+    with folder_lock(project.root):
+        return steps.external.add_member(
+            project,
+            single_for_data(project, loaded, asked, changes),
+            name,
+            Path(oof),
+            None if test is None else Path(test),
+            folds=None if folds is None else Path(folds),
+            weight=weight,
+        )
+
+
+def list_members(out: str | Path) -> "list[MemberLine]":
+    """Return the present members of a project by run: own ones, and those of other programs.
+
+    Raises:
+        InputError: Nothing is trained or added yet.
+    """
+    return steps.external.list_members(Project.open(Path(out)))
+
+
+def remove_member(out: str | Path, name: str) -> None:
+    """Remove the probabilities of another program from a project.
+
+    Raises:
+        InputError: No such member, or a run of the project itself.
+    """
+    project = Project.open(Path(out))
+    with folder_lock(project.root):
+        steps.external.remove_member(project, name)
+
+
+def weights(out: str | Path, *, run: str | None = None) -> "Compared":
+    """Compare all weights that a run's trainings kept on their held-out images, and take the best if that is certain.
+
+    Final, last, best, SWA, EMA (``last``) and no average (``raw``), snapshots and the best k, as ``training.keep``,
+    ``top_k`` and schedules with restarts have left them. ``prediction.weights`` of the run becomes the winner where the
+    lower 80% bound of its nested gain is above zero.
+
+    Args:
+        out: Project folder.
+        run: A run by name; None: the present one.
+
+    Raises:
+        InputError: Members of several runs, a fold that is not trained, or only one kind of weights was kept.
+    """
+    project = Project.open(Path(out))
+    with steps.work.working(project):
+        return steps.weights.compare_weights(project, read_members(project, run))
+
+
+def add_board_score(
+    out: str | Path,
+    score: float,
+    *,
+    note: str = "",
+    file: str | Path | None = None,
+    metric: str | None = None,
+    public_share: float | None = None,
+) -> "Board":
+    """Write the public score of a submission into the project's diary, beside its score of cross-validation.
+
+    Args:
+        out: Project folder.
+        score: As the board shows it, in the units of the metric.
+        note: What there is to say of it.
+        file: The submission; None: ``submission.csv``. Earlier ones are in ``submissions/``.
+        metric: Of the board, to be compared with the project's.
+        public_share: The part of the test images that the public board scores, as the contest says; kept.
+
+    Returns:
+        The diary, as ``board`` does.
+
+    Raises:
+        InputError: A submission of another contest, a score that the metric cannot give, or another one of this file.
+    """
+    project = Project.open(Path(out))
+    with folder_lock(project.root):
+        return steps.board.add_score(
+            project,
+            score,
+            note=note,
+            file=None if file is None else Path(file),
+            metric=metric,
+            public_share=public_share,
+        )
+
+
+def board(out: str | Path) -> "Board":
+    """Return the diary of public scores: gaps to cross-validation, what is noise, and the signs of a shake-up.
+
+    Raises:
+        InputError: No score was added yet.
+    """
+    return steps.board.show_board(Project.open(Path(out)))
 
 
 def report(out: str | Path, *, run: str | None = None) -> Path:

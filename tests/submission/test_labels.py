@@ -65,12 +65,13 @@ def test_valid_in_the_judges_order(tmp_path):
 def test_invalid(tmp_path):
     head, *rows = write(tmp_path, PLAIN)
     for changed, message in (
-        (rows[:-1], r"3 rows; expected 4 .*: 'b' of class 'person' is missing"),
+        (rows[:-1], r"4 rows expected .*, 3 given; missing: 'b, person'"),
         (
             [rows[1], rows[0], *rows[2:]],
-            r"line 2: row \['a', 'person'\]; expected \['a', 'car'\] as in no sample",
+            r"(?s)2 problems:.*line 2: row 'a, person', expected 'a, car' as in no sample",
         ),
-        ([*rows, rows[0]], r"line 6: \['a', 'car'\] after the last of 4 rows; expected the end"),
+        ([*rows, rows[0]], r"line 6: the row 'a, car' appears twice \(first in line 2\)"),
+        ([*rows, "c,car,"], "line 6: the row 'c, car' is not among the 4 rows of no sample"),
         (["a,car,5 1 1 2", *rows[1:]], "id 'a', class 'car': the runs are not sorted"),
         (["a,car,1 1", *rows[1:]], "id 'a', class 'car': the runs do not decode to the saved mask"),
     ):

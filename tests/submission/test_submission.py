@@ -62,6 +62,11 @@ def test_invalid(written):
         (["0003,30 2", *rows[1:]], "leaves the image of 6x5"),
         (["0003,1 1", *rows[1:]], "the runs do not decode to the saved mask"),
         (["0003,1", *rows[1:]], "an odd number"),
+        (
+            ["0003,30 2", "new,", "7e10,1", "a,", "a,"],
+            r"(?s)csv: 4 problems:\n  line 2: id '0003'.*leaves.*\n  line 4: id '7e10'.*an odd number"
+            r".*\n  line 3: the id 'new' is not.*\n  line 6: the id 'a' appears twice \(first in line 5\)",
+        ),
     ):
         (written / "submission.csv").write_text("\n".join([head, *changed]) + "\n")
         with pytest.raises(InputError, match=message):
@@ -163,6 +168,14 @@ def test_files_for_the_judge(tmp_path):
         with pytest.raises(InputError, match=r"a\.tif: missing"):
             check()
         (root / "files/a.tif").write_bytes(raw)
+        check = partial(validate_files, root / "files", form, shapes, masks=None, target=target)
+        check()
+        (root / "files/b.tif").write_bytes(b"")
+        cv2.imwrite(str(root / "files/a.tif"), np.full((5, 6), 9, np.uint8))
+        with pytest.raises(
+            InputError, match=r"(?s)2 problems:.*a\.tif: values 9; expected \[.*b\.tif: no image"
+        ):
+            check()
         (root / "files/c.tif").write_bytes(raw)
         with pytest.raises(InputError, match=r"c\.tif: not among the 2 ids"):
             check()

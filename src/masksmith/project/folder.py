@@ -58,6 +58,12 @@ class Project:
         self.submission_json = root / "submission.json"
         self.objects_json = root / "objects.json"
         self.submissions_dir = root / "submissions"
+        self.outputs_dir = root / "outputs"
+        """The submission's masks in other forms."""
+        self.board_dir = root / "board"
+        """Scores of the public board, and the rows that they are compared by."""
+        self.earlier_json = root / "board" / "submissions.json"
+        """What is known of earlier submissions, by the hash of the file."""
         self.members_json = root / "ensemble" / "members.json"
         self.plan_yaml = root / "plan.yaml"
         self.plan_json = root / "plan.json"
@@ -311,7 +317,7 @@ class Project:
             InputError: No such run, or none yet.
         """
         runs = {path.parent.name: path.parent for path in sorted(self.runs_dir.glob("*/recipe.yaml"))}
-        current = self.runs_dir / "current.json"
+        current = self._current_json
         chosen = name or (read_json(current) if current.exists() else None)
         if not isinstance(chosen, str) or chosen not in runs:
             have = f"there are {', '.join(runs)}" if runs else f"run `masksmith train {self.root}` first"
@@ -321,9 +327,18 @@ class Project:
         path = runs[chosen]
         return Run(path, parse_recipe((path / "recipe.yaml").read_text(), where=str(path / "recipe.yaml")))
 
+    @property
+    def _current_json(self) -> Path:
+        return self.runs_dir / "current.json"
+
+    @property
+    def has_current(self) -> bool:
+        """Whether a run or an ensemble of this project's own is what the next verbs use."""
+        return self._current_json.exists() or self.members_json.exists()
+
     def make_current(self, run: Run) -> None:
         """Make the run the one that the next verbs use, instead of an ensemble."""
-        write_json(self.runs_dir / "current.json", run.path.name)
+        write_json(self._current_json, run.path.name)
         remove(self.members_json)
 
     def key(self, *parts: str) -> str:

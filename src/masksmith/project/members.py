@@ -31,6 +31,8 @@ class Member:
     """Weight of its recipe in an ensemble."""
     ensemble: Ensemble | None = None
     """The ensemble of recipes that it belongs to."""
+    variant: str = ""
+    """Kind of weights that it is tried with; empty: it predicts with those of its recipe."""
 
     @property
     def scored_by(self) -> AnyRecipe:
@@ -41,7 +43,8 @@ class Member:
     def name(self) -> str:
         """Its name in messages and files."""
         what = fold_name(self.fold).replace("_", " ")
-        return f"{self.run.path.name}/{'interim ' if self.interim else ''}{what}"
+        by = f" by {self.variant}" if self.variant else ""
+        return f"{self.run.path.name}/{'interim ' if self.interim else ''}{what}{by}"
 
     @property
     def weights(self) -> Path:
@@ -52,12 +55,16 @@ class Member:
 
     def codes(self, stage: str) -> Path:
         """File of its probabilities: ``stage`` is "oof" or "test"."""
+        if self.variant:
+            return self.run.path / "weights" / self.variant / stage / f"{fold_name(self.fold)}.npy"
         if self.interim:
             return self.run.interim / stage / f"{fold_name(self.fold)}.npy"
         return self.run.oof(self.fold) if stage == "oof" else self.run.test(self.fold)
 
     def entry(self, stage: str) -> str:
         """Its entry in the run's ledger."""
+        if self.variant and stage != "train":
+            return f"{fold_name(self.fold)}/{stage}/{self.variant}"
         return f"{'interim_' if self.interim else ''}{fold_name(self.fold)}/{stage}"
 
     def to_json(self) -> dict[str, Any]:
@@ -68,6 +75,9 @@ class Member:
 
 def members_of_run(run: Run) -> list[Member]:
     """Return a member for each fold that the run's recipe asks for, the one of all images last."""
+    if run.is_external:
+        facts = run.external
+        return [Member(run, fold, weight=float(facts["weight"])) for fold in facts["folds"]]
     folds = run.recipe.folds
     held_out = [Member(run, fold) for fold in range(folds.train or folds.count)]
     return [*held_out, Member(run, ALL)] if folds.refit else held_out
@@ -76,14 +86,27 @@ def members_of_run(run: Run) -> list[Member]:
 def weights_of_test(members: Sequence[Member]) -> list[float]:
     """Return the weight of each member in the prediction of test images.
 
-    In an ensemble the members of a run share the weight of their recipe, so that a recipe of five folds does not count
-    more than one of two. Held-out images need no such sharing: each recipe predicts them with one member.
+    In an ensemble, and beside probabilities of another program, the members of a run share the weight of their recipe,
+    so that a recipe of five folds does not count more than one of two. Held-out images need no such sharing: each
+    recipe predicts them with one member.
     """
     of_run = Counter(member.run.path for member in members)
-    shared = [member.weight / of_run[member.run.path] for member in members]
+    external = any(member.run.is_external for member in members)
     return [
-        share if member.ensemble else member.weight for member, share in zip(members, shared, strict=True)
+        member.weight / of_run[member.run.path] if member.ensemble or external else member.weight
+        for member in members
     ]
+
+
+def external_runs(project: Project) -> list[Run]:
+    """Return the runs whose probabilities another program made, by name."""
+    return [project.run(path.parent.name) for path in sorted(project.runs_dir.glob("*/external.json"))]
+
+
+def with_external(project: Project, members: Sequence[Member]) -> list[Member]:
+    """Return members of our own and, behind them, those whose probabilities another program made."""
+    own = [member for member in members if not member.run.is_external]
+    return [*own, *(member for run in external_runs(project) for member in members_of_run(run))]
 
 
 def write_members(project: Project, members: Sequence[Member]) -> None:
@@ -101,13 +124,20 @@ def write_members(project: Project, members: Sequence[Member]) -> None:
 
 
 def read_members(project: Project, run: str | None) -> list[Member]:
-    """Return the trained folds of a run by name, or the current members.
+    """Return the trained folds of a run by name, or the current members with those of other programs.
 
     Raises:
         InputError: No such run, or members.json was edited.
     """
-    if run is None and project.members_json.exists():
-        return _members_of_file(project)
+    if run is not None:
+        return _members_of_run(project, run)
+    if not project.has_current and (found := with_external(project, [])):
+        return found  # nothing is trained here
+    own = _members_of_file(project) if project.members_json.exists() else _members_of_run(project, None)
+    return with_external(project, own)
+
+
+def _members_of_run(project: Project, run: str | None) -> list[Member]:
     asked = members_of_run(project.run(run))
     trained = [member for member in asked if member.weights.exists()]
     return trained if run is not None and trained else asked

@@ -1,10 +1,15 @@
-"""A run: one recipe trained on the project's folds, and the paths of its files."""
+"""A run: one recipe trained on the project's folds, and the paths of its files.
+
+An external run holds probabilities that another program made (``masksmith member add``) in the place of weights.
+"""
 
 import platform
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
+from masksmith.core.files import read_json
 from masksmith.core.ledger import Ledger
 from masksmith.folds.table import fold_name
 from masksmith.recipes.recipe import Recipe
@@ -40,6 +45,27 @@ class Run:
         """The log of all events of the trainings."""
         return self.path / "metrics.jsonl"
 
+    @property
+    def external_json(self) -> Path:
+        """What is known of probabilities that another program made."""
+        return self.path / "external.json"
+
+    @property
+    def is_external(self) -> bool:
+        """Whether another program made its probabilities."""
+        return self.external_json.exists()
+
+    @property
+    def external(self) -> dict[str, Any]:
+        """What is known of an external run: ``folds``, ``weight``, ``score``, where it came from."""
+        value: dict[str, Any] = read_json(self.external_json)
+        return value
+
+    @property
+    def weights_json(self) -> Path:
+        """The weights that were compared."""
+        return self.path / "weights.json"
+
     def checkpoints(self, fold: int) -> Path:
         """Folder of a fold's checkpoints."""
         return self.path / "checkpoints" / fold_name(fold)
@@ -58,7 +84,9 @@ class Run:
         return self.path / "oof" / f"{fold_name(fold)}.npy"
 
     def test(self, fold: int) -> Path:
-        """Test probabilities of a fold."""
+        """Test probabilities of a fold; an external run has one file for all."""
+        if self.is_external:
+            return self.path / "test" / "all_folds.npy"
         return self.path / "test" / f"{fold_name(fold)}.npy"
 
     def pseudo(self, fold: int) -> Path:

@@ -8,6 +8,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from masksmith.steps import board as board
     from masksmith.steps import bundle as bundle
     from masksmith.steps import check as check
     from masksmith.steps import clean as clean
@@ -15,9 +16,11 @@ if TYPE_CHECKING:
     from masksmith.steps import dataset as dataset
     from masksmith.steps import doctor as doctor
     from masksmith.steps import explore as explore
+    from masksmith.steps import external as external
     from masksmith.steps import fine_tuning as fine_tuning
     from masksmith.steps import folds as folds
     from masksmith.steps import lr_test as lr_test
+    from masksmith.steps import outputs as outputs
     from masksmith.steps import plan as plan
     from masksmith.steps import predict as predict
     from masksmith.steps import report as report
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
     from masksmith.steps import submit as submit
     from masksmith.steps import tune as tune
     from masksmith.steps import verify as verify
+    from masksmith.steps import weights as weights
     from masksmith.steps import work as work
 
 

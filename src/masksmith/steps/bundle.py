@@ -66,6 +66,12 @@ def bundle_members(
     """
     if out.suffix != SUFFIX:
         raise InputError(f"--out: {out}; expected a name that ends in {SUFFIX}")
+    external = dict.fromkeys(member.run.path.name for member in members if member.run.is_external)
+    if external:
+        raise InputError(
+            f"{', '.join(external)}: probabilities of another program, whose weights are not here; name a run of this "
+            "project with --run"
+        )
     for member in members:
         if not member.interim and not is_trained(project, member):
             raise InputError(f"{member.name} is not trained; run `masksmith train {project.root}` first")

@@ -17,19 +17,23 @@ from masksmith.training.config import CHOSEN_ON_HELD_OUT, TrainingConfig
 
 def choices_of(project: Project, members: Sequence[Member]) -> list[str]:
     """Return what was chosen on the folds that the members are scored on, each choice in a few words."""
-    scored = [member for member in members if member.fold != ALL]
+    external = dict.fromkeys(member.run.path.name for member in members if member.run.is_external)
+    scored = [member for member in members if member.fold != ALL and not member.run.is_external]
     found = [
         "epoch" if any(_chose_epoch(project, member) for member in scored) else "",
+        "weights (nested)" if any(_chose_weights(member) for member in scored) else "",
         "learning rate" if any(_chose_rate(project, member) for member in scored) else "",
         _chosen_members(project, scored),
         "prediction runtime" if any(chose_runtime(member) for member in scored) else "",
+        *(f"whatever {name} was made with" for name in external),
     ]
     return [words for words in found if words]
 
 
 def plan_of(project: Project, members: Sequence[Member]) -> dict[str, Any] | None:
     """Return plan.json if these members are of its units."""
-    if not project.plan_json.exists() or members[0].ensemble is not None:
+    members = [member for member in members if not member.run.is_external]
+    if not members or not project.plan_json.exists() or members[0].ensemble is not None:
         return None
     plan: dict[str, Any] = read_json(project.plan_json)
     units = {_place(unit) for unit in plan["units"]}
@@ -65,8 +69,14 @@ def _chose_epoch(project: Project, member: Member) -> bool:
     return (
         any(training.select in CHOSEN_ON_HELD_OUT for training in selected)
         or any(_ends_by_fold(training) for training in trainings)
-        or (recipe.prediction.weights == "top_k" and not member.interim)
+        or (recipe.prediction.weights in ("top_k", "best_score") and not member.interim)
     )
+
+
+def _chose_weights(member: Member) -> bool:
+    """Whether the kind of weights was chosen by `masksmith weights`."""
+    path = member.run.weights_json
+    return path.exists() and read_json(path)["chosen"] == member.run.recipe.prediction.weights
 
 
 def _ends_by_fold(training: TrainingConfig) -> bool:

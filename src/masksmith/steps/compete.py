@@ -18,7 +18,7 @@ from masksmith.planning.budget import Budget
 from masksmith.planning.lengths import fit_weights
 from masksmith.planning.units import Unit
 from masksmith.project.folder import Project
-from masksmith.project.members import Member, write_members
+from masksmith.project.members import Member, with_external, write_members
 from masksmith.project.runs import Run, with_free_parts
 from masksmith.recipes.ensemble import AnyRecipe
 from masksmith.recipes.recipe import Recipe, parse_recipe
@@ -81,20 +81,22 @@ class Session:
             return
         interrupt.heartbeat()
         write_members(self.project, self.members)
-        self.tuning = tune_members(self.project, self.members)
+        members = with_external(self.project, self.members)
+        self.tuning = tune_members(self.project, members)
         interrupt.heartbeat()
         if self.project.catalog.test:
-            self.verdict = submit_members(self.project, self.members)
+            self.verdict = submit_members(self.project, members)
         else:
-            self.oof_masks = write_oof_masks(self.project, self.members)
+            self.oof_masks = write_oof_masks(self.project, members)
         interrupt.heartbeat()
 
     def outcome(self, *, stopped: int | None = None) -> Outcome:
         """Write the report and return what there is."""
-        report = report_members(self.project, self.members) if self.members else None
+        members = with_external(self.project, self.members) if self.members else []
+        report = report_members(self.project, members) if members else None
         if self.verdict is None and self.project.catalog.test:
             self.verdict = standing_submission(self.project)
-        return Outcome(self.members, self.tuning, self.verdict, report, self.oof_masks, stopped)
+        return Outcome(members, self.tuning, self.verdict, report, self.oof_masks, stopped)
 
 
 def compete_project(

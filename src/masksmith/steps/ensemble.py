@@ -13,13 +13,13 @@ from masksmith.postprocess.bootstrap import BOUND_QUANTILE, paired_bootstrap
 from masksmith.prediction.store import MeanCodes
 from masksmith.project.folder import Project
 from masksmith.project.members import Member
-from masksmith.recipes.ensemble import Ensemble
+from masksmith.recipes.ensemble import AnyRecipe
 from masksmith.steps.out_of_fold import plain_rows
 from masksmith.steps.predict import oof_of
 
 
 def compare_members(
-    project: Project, ensemble: Ensemble, members: Sequence[Member], oof: Mapping[int, MeanCodes]
+    project: Project, ensemble: AnyRecipe, members: Sequence[Member], oof: Mapping[int, MeanCodes]
 ) -> dict[str, Any]:
     """Return how the ensemble does beside its recipes."""
     of_run: dict[str, list[Member]] = {}
@@ -48,7 +48,7 @@ def _text(found: Mapping[str, Any]) -> str:
 
 def compare_recipes(
     project: Project,
-    ensemble: Ensemble,
+    ensemble: AnyRecipe,
     oof: Mapping[int, MeanCodes],
     each: Mapping[str, Mapping[int, MeanCodes]],
     weights: Mapping[str, float],
@@ -60,7 +60,7 @@ def compare_recipes(
 
     Args:
         project: Its folds and masks.
-        ensemble: Its metric, resamples and seed.
+        ensemble: Its metric, resamples and seed; or those of the recipe that other programs' members stand beside.
         oof: Fold -> averaged probabilities.
         each: Name of a recipe's run -> fold -> its own probabilities.
         weights: Name -> weight.

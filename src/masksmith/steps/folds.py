@@ -1,6 +1,6 @@
 """The folds of a project: made once, then read."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -36,8 +36,13 @@ MOST_SOURCES = 20
 """Folders or sizes; of more, none is spread over the folds."""
 
 
-def folds_of(project: Project, recipe: AnyRecipe) -> Folds:
+def folds_of(project: Project, recipe: AnyRecipe, *, given: Mapping[str, int] | None = None) -> Folds:
     """Read the folds, or make them if there are none.
+
+    Args:
+        project: Checked.
+        recipe: How they are made.
+        given: Id -> fold, 0…count - 1, where they are known already; of no effect where there are folds.
 
     Raises:
         InputError: There are folds, and another rule was asked for; or as make_folds.
@@ -53,7 +58,8 @@ def folds_of(project: Project, recipe: AnyRecipe) -> Folds:
     cache, samples = project.cache, project.catalog.train
     masks, images = cache.train_masks, cache.train_images
     alike = project.likeness
-    split = asked.fold_by is not None or (_is_plain(asked) and any(sample.held_out for sample in samples))
+    told = given is not None or asked.fold_by is not None
+    split = told or (_is_plain(asked) and any(sample.held_out for sample in samples))
     groups = bound_groups(project.catalog, alike, split_is_given=split)
     if similar is not None:
         values = similar_groups(images, similar, seed=asked.seed)
@@ -73,7 +79,7 @@ def folds_of(project: Project, recipe: AnyRecipe) -> Folds:
         values=_numbers(project, asked, alike),
         kinds=kinds,
         sources=_sources(samples, images),
-        given=_given(samples, groups, asked) if split else None,
+        given=given or (_given(samples, groups, asked) if split else None),
     )
     project.ledger.mark_done("folds.seed", str(asked.seed))
     project.ledger.mark_done("folds.group_by", repr(column))

@@ -28,7 +28,16 @@ from masksmith.prediction.store import MeanCodes, open_codes
 from masksmith.prediction.tiles import Tiling
 from masksmith.project.folder import Project
 from masksmith.project.members import Member, weights_of_test
-from masksmith.steps.train import build, checksum_of, is_trained, load, scalars_of, train_key
+from masksmith.steps.train import (
+    build,
+    checksum_of,
+    external_key,
+    is_trained,
+    kept_weights,
+    load,
+    scalars_of,
+    train_key,
+)
 from masksmith.training.checkpoint import facts_of
 from masksmith.training.machine import make_fabric
 
@@ -41,6 +50,11 @@ def predict_member(project: Project, member: Member, *, stages: Sequence[str] = 
     Raises:
         InputError: The member is not trained.
     """
+    if member.run.is_external:
+        for stage in stages:
+            if member.codes(stage).exists():
+                _need_codes(project, member, stage)
+        return
     if not member.interim and not is_trained(project, member):
         raise InputError(
             f"{member.name} is not trained; run `masksmith train {project.root}` first, or the "
@@ -114,8 +128,13 @@ def test_of(project: Project, members: Sequence[Member]) -> MeanCodes:
     Raises:
         InputError: As oof_of.
     """
-    stores = [_need_codes(project, member, "test") for member in members]
-    return MeanCodes(stores, weights_of_test(members))
+    weights: dict[Path, float] = {}
+    stores: dict[Path, Store] = {}
+    for member, weight in zip(members, weights_of_test(members), strict=True):
+        path = member.codes("test")  # the folds of an external run share one
+        weights[path] = weights.get(path, 0.0) + weight
+        stores.setdefault(path, _need_codes(project, member, "test"))
+    return MeanCodes(list(stores.values()), [weights[path] for path in stores])
 
 
 def codes_digest(codes: MeanCodes) -> str:
@@ -133,6 +152,8 @@ def codes_digest(codes: MeanCodes) -> str:
 
 def _predict_key(project: Project, member: Member, stage: str) -> str:
     run = member.run
+    if run.is_external:
+        return external_key(project, run)
     trained = train_key(project, run, member.fold)
     checksums = [checksum_of(path) for path in weights_of(member)]
     return project.key(_VERSIONS[stage], *checksums, str(run.recipe.prediction), trained)
@@ -141,6 +162,11 @@ def _predict_key(project: Project, member: Member, stage: str) -> str:
 def _need_codes(project: Project, member: Member, stage: str) -> Store:
     """Open the probabilities of a member; those of other weights than the present ones are refused."""
     path = member.codes(stage)
+    if member.run.is_external and not is_trained(project, member):
+        raise InputError(
+            f"{member.run.path.name}: its probabilities are those of other folds or data than the present ones; run "
+            f"`masksmith member remove {project.root} {member.run.path.name}`, and `masksmith member add` again"
+        )
     store = open_codes(path)
     whole = member.interim or is_trained(project, member)
     if not whole or not member.run.ledger.is_done(member.entry(stage), _predict_key(project, member, stage)):
@@ -167,14 +193,17 @@ def weights_of(member: Member) -> list[Path]:
         InputError: The training kept no such weights, or they are no longer there.
     """
     kind = member.run.recipe.prediction.weights
-    unscored = member.fold == ALL and kind == "top_k"  # nothing was held out that could rank its epochs
+    unscored = member.fold == ALL and kind in (
+        "top_k",
+        "best_score",
+    )  # nothing was held out that could rank its epochs
     if kind == "final" or member.interim or unscored:
         return [member.weights]
-    listed = facts_of(member.weights).get(kind) or []
+    listed = kept_weights(facts_of(member.weights), member.weights.name).get(kind)
     if not listed:
         raise InputError(
             f"prediction.weights: {kind!r} was asked for, but the training of {member.name} kept none; "
-            f"{_KEEPS[kind]}, or set prediction.weights to final"
+            f"{_KEEPS.get(kind, f'name {kind} in training.keep')}, or set prediction.weights to final"
         )
     return [member.weights.with_name(name) for name in listed]
 
@@ -229,7 +258,7 @@ def _runtime(
 
 def chose_runtime(member: Member) -> bool:
     """Whether held-out images decided on the runtime that a member predicts with (see gate)."""
-    if member.run.recipe.prediction.runtime == "torch":
+    if member.run.recipe.prediction.runtime == "torch" or member.run.is_external:
         return False
     records = [_runtime_record(member, weights) for weights in weights_of(member)]
     return any("finding" in read_json(record) for record in records if record.exists())

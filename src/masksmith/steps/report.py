@@ -121,8 +121,8 @@ def _recipes_text(members: Sequence[Member]) -> str:
     """Return the recipe as YAML, or the ensemble and the recipes of its members."""
     run, ensemble = members[0].run, members[0].ensemble
     if ensemble is None:
-        return run.recipe.to_yaml()
-    recipes = {member.run.path.name: member.run.recipe for member in members}
+        return "# of its metric, folds and tuning alone\n" * run.is_external + run.recipe.to_yaml()
+    recipes = {member.run.path.name: member.run.recipe for member in members if not member.run.is_external}
     texts = [f"# {name}\n{recipe.to_yaml()}" for name, recipe in recipes.items()]
     return "---\n".join([ensemble.to_yaml(), *texts])
 

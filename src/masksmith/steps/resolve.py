@@ -103,6 +103,12 @@ def check_prediction(recipe: Recipe) -> None:
             "prediction.weights: 'snapshots', but no stage of the training has a schedule of cosine_restarts that "
             "would take them; give one that, or set prediction.weights to final"
         )
+    kind = recipe.prediction.weights
+    if kind in ("last", "best_score", "best_loss", "swa", "raw") and kind not in training.keep:
+        raise InputError(
+            f"prediction.weights: {kind!r}, but training.keep is {training.keep}; name it there, or set "
+            "prediction.weights to final"
+        )
     if recipe.prediction.weights == "top_k" and not training.top_k:
         raise InputError(
             "prediction.weights: 'top_k', but training.top_k is 0 and none are kept; set it to the number to keep, or "

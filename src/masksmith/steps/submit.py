@@ -104,6 +104,8 @@ def submit_members(project: Project, members: Sequence[Member]) -> Verdict:
         "kind": kind,
         "rule": tuning["rule_text"],
         "score": tuning["scores"]["chosen"],
+        "standard_error": tuning["standard_error"],
+        "images": tuning["images"],
         "run": members[0].ensemble.name if members[0].ensemble else members[0].run.path.name,
         "members": [member.name for member in members],
     }
@@ -150,7 +152,28 @@ def keep_earlier(project: Project) -> Path | None:
         return None
     copy = project.submissions_dir / f"{name}{f'-{len(same_second) + 1}' if same_second else ''}.csv"
     copy_file(project.submission_csv, copy)
+    known = read_json(project.earlier_json) if project.earlier_json.exists() else {}
+    write_json(project.earlier_json, known | {content: facts})
     return copy
+
+
+def check_file(project: Project, path: Path) -> Verdict:
+    """Return the verdict on a submission that anybody made, or on a folder of the mask files that the judge takes.
+
+    Raises:
+        InputError: It is not valid: with every problem.
+    """
+    form, shapes = project.catalog.submission, test_shapes(project)
+    if not form.ids:
+        raise InputError(f"{project.catalog.root}: there are no test images, so there is nothing to submit")
+    if path.is_dir():
+        if _files_dir(project) is None:
+            raise InputError(
+                f"{path}: a folder; the judge takes a table ({form.source}): expected a CSV file"
+            )
+        validate_files(path, form, shapes, masks=None, target=project.target)
+        return Verdict(str(path), len(form.ids), 0, 0)
+    return validate_submission(path, form, shapes, masks=None, target=project.target)
 
 
 def write_oof_masks(project: Project, members: Sequence[Member]) -> Path:

@@ -5,9 +5,10 @@ is not run again.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from lightning_fabric import Fabric
@@ -67,6 +68,10 @@ def train_member(project: Project, member: Member, pace: Pace | None = None) -> 
         StoppedError: A stop was asked for; the checkpoint is of that very step.
     """
     run, fold = member.run, member.fold
+    if run.is_external:
+        raise InputError(
+            f"{run.path.name}: another program made it (`masksmith member add`); nothing is to be trained"
+        )
     if is_trained(project, member):
         _drop_interim(project, run)
         return
@@ -152,12 +157,21 @@ def needed_weights(member: Member) -> list[Path]:
     kind = member.run.recipe.prediction.weights
     if kind == "final" or member.interim or damage_of(member.weights) is not None:
         return [member.weights]
-    listed = facts_of(member.weights).get(kind) or []
+    listed = kept_weights(facts_of(member.weights), member.weights.name).get(kind, [])
     return [member.weights, *(member.weights.with_name(name) for name in listed)]
+
+
+def kept_weights(facts: Mapping[str, Any], final: str) -> dict[str, list[str]]:
+    """Return the kinds of weights that a training kept -> their files, of what its final.json says."""
+    kept = {kind: [name] for kind, name in facts.get("kept", {}).items()}
+    listed = {kind: list(facts.get(kind) or []) for kind in ("snapshots", "top_k")}
+    return {"final": [final]} | kept | {kind: names for kind, names in listed.items() if names}
 
 
 def is_trained(project: Project, member: Member) -> bool:
     """Whether a fold of a run is trained to its end, on the present data and folds; damaged weights are named."""
+    if member.run.is_external:
+        return member.run.ledger.is_done(member.entry("oof"), external_key(project, member.run))
     if member.fold == ALL and not all(is_trained(project, one) for one in _held_out(member.run)):
         return False  # its length comes from theirs
     if not member.run.ledger.is_done(member.entry("train"), train_key(project, member.run, member.fold)):
@@ -166,6 +180,11 @@ def is_trained(project: Project, member: Member) -> bool:
         logger.warning("%s; %s has to be trained again", damage, member.name)
         return False
     return True
+
+
+def external_key(project: Project, run: Run) -> str:
+    """Return the key of an external run's probabilities: the data, the folds, and the folds that it covers."""
+    return project.key(_VERSION, project.folds.hash, str(run.external["folds"]))
 
 
 def train_key(project: Project, run: Run, fold: int) -> str:

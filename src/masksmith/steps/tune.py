@@ -35,7 +35,7 @@ from masksmith.training.checkpoint import facts_of
 from masksmith.training.config import CHOSEN_ON_HELD_OUT
 from masksmith.training.events import read_events
 
-_VERSION = "6"
+_VERSION = "7"
 
 
 def tune_members(project: Project, members: Sequence[Member]) -> dict[str, Any]:
@@ -51,7 +51,8 @@ def tune_members(project: Project, members: Sequence[Member]) -> dict[str, Any]:
     recipe, oof = members[0].scored_by, oof_of(project, members)
     optimism: dict[str, float] = {}
     for member in members:
-        found = {} if member.interim or member.fold == ALL else optimism_of(member.run, member.fold)
+        unknown = member.interim or member.fold == ALL or member.run.is_external
+        found = {} if unknown else optimism_of(member.run, member.fold)
         of_run = "" if member.ensemble is None else f"{member.run.path.name} "
         optimism |= {f"{of_run}{fold}": value for fold, value in found.items()}
     names = {
@@ -60,13 +61,14 @@ def tune_members(project: Project, members: Sequence[Member]) -> dict[str, Any]:
         "began_from_best": [
             member.name
             for member in members
-            if any(stage.start == "best" for stage in member.run.recipe.training.stages)
+            if not member.run.is_external
+            and any(stage.start == "best" for stage in member.run.recipe.training.stages)
         ],
     }
     value = names | tune_oof(project, recipe, oof, optimism=optimism)
     rule = ["thresholds (nested)"] if value["kept"] else []
     value["chosen_on_fold"] = [*choices_of(project, members), *rule]
-    if isinstance(recipe, Ensemble):
+    if isinstance(recipe, Ensemble) or any(member.run.is_external for member in members):
         value["ensemble"] = compare_members(project, recipe, members, oof)
     project.ledger.forget("tune")
     write_json(project.tuning_json, value)
@@ -111,7 +113,7 @@ def _tune_key(project: Project, members: Sequence[Member]) -> str:
     recipe = members[0].scored_by
     oof = [f"{fold} {codes_digest(codes)}" for fold, codes in oof_of(project, members).items()]
     names = [
-        member.name if member.ensemble is None else f"{member.name} weighs {member.weight}"
+        f"{member.name} weighs {member.weight}" if member.ensemble or member.weight != 1 else member.name
         for member in members
     ]
     parts = (str(recipe.folds.group_by), project.folds.hash, *choices_of(project, members))
@@ -164,6 +166,7 @@ def tune_oof(
         "metric": metric.name,
         "metric_describes": metric.describes,
         "higher_is_better": metric.higher_is_better,
+        "images": len(content),
         "covers": f"{len(rows)} of {len(made.rows)} training images, {len(blank)} without content left out",
         "scores": _scores(sweep, found, metric, blank_rows, all_groups, plain=rules[0]) | trivial,
         "baselines": list(trivial),
@@ -249,6 +252,14 @@ def _scores(
         "plain_with_blank": with_blank(plain),
         "tuned_with_blank": with_blank(found.found),
     }
+
+
+def parts_of(project: Project, names: Sequence[str], *, seed: int) -> Any:  # noqa: ANN401
+    """Return the part of each held-out image for a nested score: its fold, or a group-wise part of a single fold."""
+    homes = {row.id: row for row in project.folds.rows}
+    rows = [homes[name] for name in names]
+    folds = np.array([row.fold for row in rows])
+    return folds if len(np.unique(folds)) > 1 else _parts(rows, seed=seed)
 
 
 def _parts(rows: Sequence[FoldRow], *, seed: int) -> Any:  # noqa: ANN401

@@ -1,6 +1,7 @@
 """Validation of a submission, as the judge would and more strictly, one image in memory at a time."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -16,7 +17,7 @@ from masksmith.data.ids import check_id
 from masksmith.data.rle import DIALECTS, Dialect, Order, Runs, check_runs, paint_runs
 from masksmith.data.table import iterate_table, need_column
 from masksmith.data.target import BINARY, Target
-from masksmith.submission.formats import CLASS_COLUMN, judged_values, object_dialect, read_mask
+from masksmith.submission.formats import CLASS_COLUMN, judged_values, mask_values, object_dialect, read_mask
 
 _Rows = list[Int[np.ndarray, "_ 2"]]
 """Runs of each row of an image; each row has another number of them."""
@@ -32,11 +33,50 @@ class Verdict:
     compared: int
     files: str = ""
     """Folder of the mask files that the judge takes, equal to the saved masks too; empty: it takes the table."""
+    written: tuple[str, ...] = ()
+    """Folders of the masks in other forms that were asked for."""
+    refused: tuple[str, ...] = ()
+    """What could not be written in these."""
 
     def __str__(self) -> str:
         masks = f", all equal to the {self.compared} saved masks" if self.compared else ""
         files = f"; as files for the judge: {self.files}" if self.files else ""
-        return f"{self.path}: valid: {self.ids} ids in the right order, {self.empty} empty{masks}{files}"
+        lines = [f"{self.path}: valid: {self.ids} ids in the right order, {self.empty} empty{masks}{files}"]
+        return "\n".join([*lines, *(f"also written: {folder}" for folder in self.written), *self.refused])
+
+
+class Problems:
+    """What is wrong with a submission: all of it is said at once.
+
+    Args:
+        path: The file, for messages.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.found = path, list[str]()
+
+    def add(self, text: str) -> None:
+        """Add a problem."""
+        self.found.append(text)
+
+    @contextmanager
+    def collected(self) -> Iterator[None]:
+        """Take what the block refuses as a problem, and go on behind it."""
+        try:
+            yield
+        except InputError as error:
+            self.add(str(error))
+
+    def refuse(self) -> None:
+        """Refuse the file if anything is wrong with it.
+
+        Raises:
+            InputError: With every problem, a line each.
+        """
+        if len(self.found) == 1:
+            raise InputError(f"{self.path}: {self.found[0]}")
+        if self.found:
+            raise InputError(f"{self.path}: {len(self.found)} problems:\n  " + "\n  ".join(self.found))
 
 
 def validate_submission(
@@ -60,23 +100,13 @@ def validate_submission(
         target: The task and its classes.
 
     Raises:
-        InputError: The first thing that is wrong, with its id.
+        InputError: Everything that is wrong, with its line and id.
     """
-    if target.task == "multilabel":
-        return _validate_labels(path, form, shapes, masks=masks, target=target)
-    if target.exclusive:
-        return _validate_class_maps(path, form, shapes, masks=masks, target=target)
-    ids = [row[form.id_column] for row in _rows(path, form)]
-    objects = target.task == "instances"
-    how = look_up(DIALECTS, object_dialect(form) if objects else form.dialect, where="dialect")
-    _check_ids([name for name, _ in groupby(ids)] if how.by_object else ids, form, path)
-    names = {form.spelled.get(name, name): name for name in form.ids}
-    empty = 0
-    for cell, rows in groupby(_rows(path, form), key=lambda row: row[form.id_column]):
-        name, texts = names[cell], [row[form.rle_column] for row in rows]
-        where = f"{path}: id {name!r}"
-        empty += _check_image(texts, how, shapes[name], name, masks=masks, target=target, where=where)
-    return Verdict(str(path), len(names), empty, len(names) if masks else 0)
+    check = _validate_labels if target.task == "multilabel" else _validate_images
+    problems = Problems(path)
+    empty = check(path, form, shapes, problems, masks=masks, target=target)
+    problems.refuse()
+    return Verdict(str(path), len(form.ids), empty, len(form.ids) if masks else 0)
 
 
 def validate_files(
@@ -84,29 +114,49 @@ def validate_files(
     form: SubmissionFormat,
     shapes: Mapping[str, tuple[int, int]],
     *,
-    masks: Path,
+    masks: Path | None,
     target: Target,
 ) -> None:
     """Check the mask files that the judge takes: one an id and no other, each with the values of the saved mask.
 
+    Args:
+        folder: Of the files.
+        form: What the judge expects.
+        shapes: Id -> (height, width).
+        masks: Folder of saved masks; None: sizes and values alone are looked at.
+        target: The task and its classes.
+
     Raises:
-        InputError: The first thing that is wrong, with its id.
+        InputError: Everything that is wrong, with its file.
     """
     wanted = {f"{name}.{form.files}": name for name in form.ids}
-    there = {path.name for path in folder.glob(f"*.{form.files}")}
-    if there != set(wanted):
-        odd = min(there ^ set(wanted))
-        if odd in wanted:
-            raise InputError(f"{folder / odd}: missing; run `masksmith submit` again")
-        raise InputError(
-            f"{folder / odd}: not among the {len(wanted)} ids of {form.source}; take it out of the folder"
-        )
-    for file, name in wanted.items():
+    there = {path.relative_to(folder).as_posix() for path in folder.rglob(f"*.{form.files}")}
+    again, problems = "run `masksmith submit` again" if masks else "add it", Problems(folder)
+    for file in sorted(set(wanted) - there):
+        problems.add(f"{file}: missing; {again}")
+    for file in sorted(there - set(wanted)):
+        problems.add(f"{file}: not among the {len(wanted)} ids of {form.source}; take it out of the folder")
+    for file in sorted(there & set(wanted)):
+        name = wanted[file]
         raw = np.fromfile(folder / file, np.uint8)
         found = cv2.imdecode(raw, cv2.IMREAD_UNCHANGED) if raw.size else None
-        mask = judged_values(read_mask(masks / f"{name}.png", target), target)
-        if found is None or found.shape != shapes[name] or not np.array_equal(found, mask):
-            raise InputError(f"{folder / file}: not the saved mask in {masks}; run `masksmith submit` again")
+        if masks is not None:
+            mask = judged_values(read_mask(masks / f"{name}.png", target), target)
+            if found is None or found.shape != shapes[name] or not np.array_equal(found, mask):
+                problems.add(f"{file}: not the saved mask in {masks}; run `masksmith submit` again")
+        elif found is None or found.shape != shapes[name]:
+            got = "no image" if found is None else "x".join(map(str, found.shape))
+            problems.add(f"{file}: {got}; expected a mask of {shapes[name][0]}x{shapes[name][1]}")
+        elif odd := sorted(set(np.unique(found).tolist()) - _allowed(target)) if _allowed(target) else []:
+            problems.add(f"{file}: values {', '.join(map(str, odd))}; expected {sorted(_allowed(target))}")
+    problems.refuse()
+
+
+def _allowed(target: Target) -> set[int]:
+    """Return the values of the judge's mask files; none for objects, which have any number."""
+    if target.task == "instances":
+        return set()
+    return set(mask_values(target).tolist()) if target.exclusive else {0, 1}
 
 
 def _check_image(
@@ -183,100 +233,84 @@ def _compare_objects(each: _Rows, how: Dialect, labels: Labels, *, where: str) -
         )
 
 
-def _validate_class_maps(
+def _validate_images(
     path: Path,
     form: SubmissionFormat,
     shapes: Mapping[str, tuple[int, int]],
+    problems: Problems,
     *,
     masks: Path | None,
     target: Target,
-) -> Verdict:
-    """Check a submission with a row for each image and class but the background.
-
-    Raises:
-        InputError: As validate_submission; a class is missing or in another place, or two overlap.
-    """
-    how, labels = look_up(DIALECTS, form.dialect, where="dialect"), list(target.classes[1:])
-    rows = groupby(_rows(path, form, CLASS_COLUMN), key=lambda row: row[form.id_column])
-    names, ids, empty = {form.spelled.get(name, name): name for name in form.ids}, [], 0
-    for cell, inside in rows:
-        found = list(inside)
-        ids.append(cell)
-        name, where = names.get(cell, cell), f"{path}: id {cell!r}"
-        given = [row[CLASS_COLUMN] for row in found]
+) -> int:
+    """Check rows of images: one each, one an object, or one a class but the background; return how many are empty."""
+    objects, labels = target.task == "instances", list(target.classes[1:]) if target.exclusive else []
+    how = look_up(DIALECTS, object_dialect(form) if objects else form.dialect, where="dialect")
+    names = {form.spelled.get(name, name): name for name in form.ids}
+    extra = [CLASS_COLUMN] if labels else []
+    lines: list[tuple[int, str]] = []
+    empty = 0
+    for cell, group in groupby(_rows(path, form, *extra), key=lambda numbered: numbered[1][form.id_column]):
+        rows = list(group)
+        several = how.by_object or bool(labels)
+        lines += [(line, cell) for line, _ in (rows[:1] if several else rows)]
+        name, where = names.get(cell, cell), f"line {rows[0][0]}: id {names.get(cell, cell)!r}"
+        given = [row[CLASS_COLUMN] for _, row in rows] if labels else []
         if given != labels:
-            raise InputError(f"{where}: rows of the classes {', '.join(given)}; expected {', '.join(labels)}")
-        if name not in shapes:
-            continue  # refused below, with what was expected
-        texts = [row[form.rle_column] for row in found]
-        empty += _check_image(texts, how, shapes[name], name, masks=masks, target=target, where=where)
-    _check_ids(ids, form, path)
-    return Verdict(str(path), len(names), empty, len(names) if masks else 0)
+            expected = f"expected {', '.join(labels)}"
+            problems.add(f"{where}: rows of the classes {', '.join(given)}; {expected}")
+            continue
+        if cell not in names:
+            continue  # said below, with what was expected
+        texts = [row[form.rle_column] for _, row in (rows if several else rows[:1])]
+        with problems.collected():
+            empty += _check_image(texts, how, shapes[name], name, masks=masks, target=target, where=where)
+    _check_order(lines, list(names), form, problems, what="id")
+    return empty
 
 
 def _validate_labels(
     path: Path,
     form: SubmissionFormat,
     shapes: Mapping[str, tuple[int, int]],
+    problems: Problems,
     *,
     masks: Path | None,
     target: Target,
-) -> Verdict:
-    """Check a submission with a row for each image and label.
-
-    Raises:
-        InputError: As validate_submission; a row is missing, comes twice or in another place.
-    """
+) -> int:
+    """Check rows of an image and a label; return how many images are empty."""
     how, found = look_up(DIALECTS, form.dialect, where="dialect"), set()
     extra = [form.class_column] if form.class_column else []
-    count = 0
-    for row in _rows(path, form, *extra):
-        given = [row[form.id_column], *(row[column] for column in extra)]
-        if count == len(form.label_rows):
-            raise InputError(
-                f"{path}: line {count + 2}: {given} after the last of {count} rows; expected the end"
-            )
-        wanted = form.label_rows[count]
-        expected = [wanted.cell, *([wanted.label] if extra else [])]
-        count += 1
-        if given != expected:
-            raise InputError(
-                f"{path}: line {count + 1}: row {given}; expected {expected} as in {form.source}"
-            )
-        where = f"{path}: id {wanted.id!r}, class {wanted.label!r}"
-        is_empty = _check_image(
-            [row[form.rle_column]],
-            how,
-            shapes[wanted.id],
-            wanted.id,
-            masks=masks,
-            target=target,
-            label=wanted.label,
-            where=where,
-        )
-        found |= set() if is_empty else {wanted.id}
-    if count < len(form.label_rows):
-        missing = form.label_rows[count]
-        raise InputError(
-            f"{path}: {count} rows; expected {len(form.label_rows)} ({form.source}): {missing.cell!r} of class "
-            f"{missing.label!r} is missing"
-        )
-    return Verdict(str(path), len(form.ids), len(form.ids) - len(found), len(form.ids) if masks else 0)
+    wanted = {", ".join([row.cell, *([row.label] if extra else [])]): row for row in form.label_rows}
+    lines: list[tuple[int, str]] = []
+    for line, row in _rows(path, form, *extra):
+        key = ", ".join([row[form.id_column], *(row[column] for column in extra)])
+        lines.append((line, key))
+        if (place := wanted.get(key)) is None:
+            continue  # said below
+        texts, shape = [row[form.rle_column]], shapes[place.id]
+        where = f"line {line}: id {place.id!r}, class {place.label!r}"
+        with problems.collected():
+            if not _check_image(
+                texts, how, shape, place.id, masks=masks, target=target, label=place.label, where=where
+            ):
+                found.add(place.id)
+    _check_order(lines, list(wanted), form, problems, what="row")
+    return len(form.ids) - len(found)
 
 
-def _rows(path: Path, form: SubmissionFormat, *more: str) -> Iterator[dict[str, str]]:
-    """Yield the rows of a submission, one in memory at a time."""
+def _rows(path: Path, form: SubmissionFormat, *more: str) -> Iterator[tuple[int, dict[str, str]]]:
+    """Yield line and row of a submission, one in memory at a time."""
     if not path.is_file():
         raise InputError(f"{path}: no such file; expected a submission in CSV")
     with path.open(encoding="utf-8-sig", newline="") as file:
         table = iterate_table(file, where=str(path))
         for column in form.columns if form.wide else (form.id_column, *more, form.rle_column, *form.more):
             need_column(table, column)
-        for row in table.rows:
+        for line, row in enumerate(table.rows, start=2):
             for label, column in form.wide.items():
-                yield row | {form.class_column: label, form.rle_column: row[column]}
+                yield line, row | {form.class_column: label, form.rle_column: row[column]}
             if not form.wide:
-                yield row
+                yield line, row
 
 
 def _strict_runs(text: str, where: str, how: Dialect, *, shape: tuple[int, int]) -> Runs:
@@ -314,22 +348,34 @@ def _painted(
     return mask
 
 
-def _check_ids(ids: list[str], form: SubmissionFormat, path: Path) -> None:
-    expected = [form.spelled.get(name, name) for name in form.ids]
-    if len(set(ids)) != len(ids):
-        twice = next(name for at, name in enumerate(ids) if name in ids[:at])
-        raise InputError(f"{path}: the id {twice!r} appears twice; expected each id once")
-    given_ids, expected_ids = set(ids), set(expected)
-    missing = [name for name in expected if name not in given_ids]
+def _check_order(
+    lines: Sequence[tuple[int, str]],
+    expected: Sequence[str],
+    form: SubmissionFormat,
+    problems: Problems,
+    *,
+    what: str,
+) -> None:
+    """Look for ids (or rows) that come twice, are missing or unknown; where there are none of these, at their order."""
+    first: dict[str, int] = {}
+    known, before = set(expected), len(problems.found)
+    for line, key in lines:
+        if first.setdefault(key, line) != line:
+            problems.add(
+                f"line {line}: the {what} {key!r} appears twice (first in line {first[key]}); expected once"
+            )
+        elif key not in known:
+            problems.add(
+                f"line {line}: the {what} {key!r} is not among the {len(known)} {what}s of {form.source}"
+            )
+    missing = [key for key in expected if key not in first]
     if missing:
-        raise InputError(
-            f"{path}: {len(expected)} ids expected ({form.source}), {len(ids)} given; missing: {missing[0]!r}"
+        problems.add(
+            f"{len(known)} {what}s expected ({form.source}), {len(first)} given; missing: "
+            f"{', '.join(map(repr, missing))}"
         )
-    unknown = [name for name in ids if name not in expected_ids]
-    if unknown:
-        raise InputError(
-            f"{path}: the id {unknown[0]!r} is not among the {len(expected)} ids of {form.source}"
-        )
-    for line, (given, wanted) in enumerate(zip(ids, expected, strict=True), start=2):
+    if len(problems.found) > before:
+        return
+    for (line, given), wanted in zip(lines, expected, strict=True):
         if given != wanted:
-            raise InputError(f"{path}: line {line}: id {given!r}, expected {wanted!r} as in {form.source}")
+            problems.add(f"line {line}: {what} {given!r}, expected {wanted!r} as in {form.source}")

@@ -279,8 +279,9 @@ class TrainingConfig(Config):
     """Which weights become final.safetensors: those of the last epoch, of the best scored one (its optimism is then
     reported), of the one in the last stage with the lowest loss on the held-out images (chosen on them, too), or the
     mean that ``swa`` describes."""
-    keep: list[Literal["last", "best_score", "best_loss", "swa"]] = Field(default_factory=list)
-    """Weights that stay beside final.safetensors; best_loss: of the lowest mean training loss of the last stage."""
+    keep: list[Literal["last", "best_score", "best_loss", "swa", "raw"]] = Field(default_factory=list)
+    """Weights that stay beside final.safetensors; best_loss: of the lowest mean training loss of the last stage; raw:
+    of the last step, without the average that ``ema_decay`` makes."""
     top_k: int = Field(default=0, ge=0)
     """Keep the weights of so many best scored epochs, as top_1.safetensors and so on."""
     start_run: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")] | None = None

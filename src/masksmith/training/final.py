@@ -30,7 +30,7 @@ def write_final(
     """
     best, select, done = state.progress.best, state.config.select, state.progress.epoch
     swa = finish_swa(state)
-    kept = keeper.publish(best, state.progress.snapshots, last=state.kept, swa=swa)
+    kept = keeper.publish(best, state.progress.snapshots, last=state.kept, swa=swa, raw=state.raw)
     chosen = {"best": best.epoch, "best_val_loss": best.val_loss_epoch}.get(select)
     epoch = done if chosen is None else chosen
     stages = [one.stage for one in state.epochs[:epoch]]

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 _NAMELESS = re.compile(r"weights_\d{4,}\.(json|safetensors)")
 _EXTRA = re.compile(
-    r"(weights_\d{4,}|snapshot_\d+|top_\d+|best_(score|loss|val_loss)|last|swa)\.(json|safetensors)"
+    r"(weights_\d{4,}|snapshot_\d+|top_\d+|best_(score|loss|val_loss)|last|swa|raw)\.(json|safetensors)"
 )
 
 
@@ -135,7 +135,7 @@ class Keeper:
         return load_tensors(self.folder / f"weights_{epoch:04d}.safetensors")[0]
 
     def publish(
-        self, best: Best, snapshots: int, *, last: nn.Module, swa: nn.Module | None
+        self, best: Best, snapshots: int, *, last: nn.Module, swa: nn.Module | None, raw: nn.Module
     ) -> dict[str, Any]:
         """Give the kept weights their names; return what final.json says of them."""
         scores = {epoch: score for score, epoch in best.top} | {best.epoch: best.score}
@@ -146,7 +146,7 @@ class Keeper:
             if name in asked:
                 facts = {"epoch": epoch, "score": scores.get(epoch), "key": self.key}
                 save_tensors(self.folder / f"{name}.safetensors", self.load(epoch), facts)
-        for name, model in (("last", last), ("swa", swa)):
+        for name, model in (("last", last), ("swa", swa), ("raw", raw)):
             if name in self.config.keep and model is not None:
                 self._save(name, model, {})
                 asked.add(name)
