@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from masksmith.folds.table import ALL
 from masksmith.planning.cost import Cost
 from masksmith.planning.lengths import cycle_of, whole_epochs, with_epochs
 from masksmith.planning.rules import load_rules
@@ -34,7 +35,7 @@ def test_the_stated_order():
     while (wish := ask(units, 1e5, second=lambda: other)) is not None:
         units.append(finish(wish, run=f"auto-{len(units):08d}"))
         kinds.append((wish.unit.kind, wish.unit.fold))
-    folds = [("fold", 0), ("fold", 1)]
+    folds = [("fold", 0), ("refit", ALL), ("fold", 1)]
     cycles = [("cycle", 0), ("cycle", 1)] * 3
     seeds = [("seed", 0), ("seed", 1)]
     assert kinds == [*folds, *cycles, *seeds, ("recipe", 0), ("recipe", 1), *seeds * 4]
@@ -51,9 +52,22 @@ def test_the_first_fold_takes_what_there_is():
 
 def test_a_further_fold_only_if_enough_of_it_fits():
     first = finish(ask([], 1e5))
-    assert ask([first], 40 + 0.7 * 760).unit.kind == "fold"
-    assert ask([first], 40 + 0.5 * 760).unit.kind == "cycle"
+    refit = replace(first, kind="refit", fold=ALL)
+    assert ask([first, refit], 40 + 0.7 * 760).unit.kind == "fold"
+    assert ask([first, refit], 40 + 0.5 * 760).unit.kind == "cycle"
     assert ask([first], 40 + 3 * 28) is None  # shorter than the shortest cycle
+
+
+def test_all_images_are_trained_once_a_fold_is_and_cost_more():
+    reference = replace(REFERENCE, more_images=1.25)
+    first = finish(ask([], 1e5))
+    assert ask([first], 40 + 0.55 * 1.25 * 760, reference=reference).unit.kind == "fold"  # which is shorter
+    wish = ask([first], 40 + 0.8 * 1.25 * 760, reference=reference)
+    assert (wish.unit.kind, wish.unit.fold) == ("refit", ALL)
+    assert sum(epochs_of(wish.recipe)) == 30  # of 38
+    assert wish.unit.expected_s == pytest.approx(40 + 0.8 * 1.25 * 760)
+    assert ask([first, finish(wish)], 1e5).unit.kind == "fold"
+    assert ask([replace(first, joined=False)], 1e5).unit.kind != "refit"  # nothing shows what it would score
 
 
 def test_a_cycle_goes_on_from_the_last_weights_of_its_fold():
@@ -110,11 +124,13 @@ def test_costs_of_a_slower_machine():
 
 def test_a_fold_whose_cycle_did_not_join_gets_no_more():
     units = [finish(ask([], 1e5), run="auto-00000000")]
+    units.append(finish(ask(units, 1e5), run="auto-00000009"))
+    assert units[-1].kind == "refit"
     units.append(finish(ask(units, 1e5), run="auto-00000001"))
     left_out = replace(finish(ask(units, 1e5), run="auto-00000002"), joined=False)
     assert (left_out.kind, left_out.fold) == ("cycle", 0)
     assert [ask([*units, left_out], 1e5).unit.fold for _ in range(1)] == [1]
-    failed = [units[0], replace(units[1], joined=False)]  # a fold that failed has nothing to go on from
+    failed = [*units[:2], replace(units[2], joined=False)]  # a fold that failed has nothing to go on from
     assert ask(failed, 1e5).unit.fold == 0
     assert ask([*failed, left_out], 1e5).unit.kind == "seed"
 

@@ -76,6 +76,11 @@ class DataFacts:
     """True sizes of the test images."""
 
     @property
+    def more_images(self) -> float:
+        """How many times the images that a fold trains on all images are."""
+        return (self.train + self.held_out) / self.train
+
+    @property
     def inner_hw(self) -> tuple[int, int]:
         """Largest height and width of the training images, resized."""
         return self.size.inner_hw(self.hw)

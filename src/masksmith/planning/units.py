@@ -1,19 +1,21 @@
 """What the time left is spent on: units of training, in a stated order that never changes what is trained.
 
-The order: a missing fold of the reference recipe; one more cosine cycle of a trained fold; the same recipe with
-another seed; a second recipe; further seeds. A unit is begun only if enough of it fits.
+The order: the first fold of the reference recipe; all images, which no fold sees; a missing fold; one more cosine cycle
+of a trained fold; the same recipe with another seed; a second recipe; further seeds. A unit is begun only if enough of
+it fits.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from masksmith.folds.table import ALL
 from masksmith.planning.cost import Cost, fit
 from masksmith.planning.lengths import cycle_of, with_epochs
 from masksmith.planning.rules import Rules
 from masksmith.recipes.recipe import Recipe
 
-Kind = Literal["fold", "cycle", "seed", "recipe"]
+Kind = Literal["fold", "refit", "cycle", "seed", "recipe"]
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,8 @@ class Reference:
     cost: Cost
     folds: int
     """Folds that may be trained."""
+    more_images: float = 1.0
+    """How many times the images of a fold's training all images are."""
 
     @property
     def name(self) -> str:
@@ -94,7 +98,8 @@ def next_unit(
     """
     own = [unit for unit in units if unit.reference == reference.name]
     return (
-        _fold(reference, own, left_s, rules)
+        _refit(reference, own, left_s, rules)
+        or _fold(reference, own, left_s, rules)
         or _cycle(reference, own, left_s, rules, run_recipe)
         or _seed(reference, own, left_s, rules, most=1)
         or _second(reference, own, left_s, rules, second)
@@ -135,6 +140,22 @@ def _fold(reference: Reference, own: Sequence[Unit], left_s: float, rules: Rules
     least = rules.units.fold_least_frac if begun else 0.99 / epochs
     unit = Unit("fold", missing[0], 0, 0.0, f"fold {missing[0]} is missing", reference.name)
     return _whole(unit, reference.recipe, reference.cost, left_s, least, rules, folds=reference.folds)
+
+
+def _refit(reference: Reference, own: Sequence[Unit], left_s: float, rules: Rules) -> Wish | None:
+    """Return a training on all images once a fold has shown what the recipe scores; there is one."""
+    if not any(unit.kind == "fold" and unit.joined for unit in own) or any(
+        unit.kind == "refit" for unit in own
+    ):
+        return None
+    cost = reference.cost
+    cost = replace(
+        cost, train_s=cost.train_s * reference.more_images, epoch_s=cost.epoch_s * reference.more_images
+    )
+    unit = Unit("refit", ALL, 0, 0.0, "all images, of which each fold lacks some", reference.name)
+    return _whole(
+        unit, reference.recipe, cost, left_s, rules.units.fold_least_frac, rules, folds=reference.folds
+    )
 
 
 def _cycle(

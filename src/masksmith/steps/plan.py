@@ -269,7 +269,7 @@ class Planner:
             return None if recipe is None else Reference(recipe, self.cost_of(recipe), self.folds)
 
         return next_unit(
-            Reference(plan.recipe, self.cost_of(plan.recipe), self.folds),
+            Reference(plan.recipe, self.cost_of(plan.recipe), self.folds, self.facts.more_images),
             plan.units,
             left_s,
             self.rules,

@@ -172,7 +172,8 @@ def is_trained(project: Project, member: Member) -> bool:
     """Whether a fold of a run is trained to its end, on the present data and folds; damaged weights are named."""
     if member.run.is_external:
         return member.run.ledger.is_done(member.entry("oof"), external_key(project, member.run))
-    if member.fold == ALL and not all(is_trained(project, one) for one in _held_out(member.run)):
+    asked = member.fold == ALL and member.run.recipe.folds.refit  # otherwise a budget planned it
+    if asked and not all(is_trained(project, one) for one in _held_out(member.run)):
         return False  # its length comes from theirs
     if not member.run.ledger.is_done(member.entry("train"), train_key(project, member.run, member.fold)):
         return False
@@ -221,11 +222,15 @@ def _held_out(run: Run) -> list[Member]:
 def training_of(project: Project, run: Run, fold: int) -> TrainingConfig:
     """Return how a fold is trained: as the recipe says, and all images as long as the folds were in the median.
 
+    Where a budget trains all images, the recipe itself has the length that it planned.
+
     Raises:
         InputError: All images are meant, and not all folds that the recipe asks for are trained.
     """
     if fold != ALL:
         return run.recipe.training
+    if not run.recipe.folds.refit:
+        return refit_config(run.recipe.training, [[stage.epochs for stage in run.recipe.training.stages]])
 
     held_out = _held_out(run)
     missing = [member.fold for member in held_out if not is_trained(project, member)]
