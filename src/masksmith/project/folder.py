@@ -21,7 +21,8 @@ from masksmith.data.catalog import AskedTarget, Catalog
 from masksmith.data.checks import constant_ids
 from masksmith.data.groups import Likeness, find_likeness
 from masksmith.data.target import Target
-from masksmith.folds.table import Folds, group_values, read_folds
+from masksmith.folds.files import read_folds
+from masksmith.folds.table import Folds, group_values
 from masksmith.metrics import Metric, metric_for
 from masksmith.preprocess.inputs import InputConfig, Inputs, make_inputs, settle_scaling
 from masksmith.project.runs import Run, environment, with_free_parts

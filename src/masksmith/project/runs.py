@@ -6,7 +6,7 @@ from importlib import metadata
 from pathlib import Path
 
 from masksmith.core.ledger import Ledger
-from masksmith.folds.table import fold_name
+from masksmith.folds.config import fold_name
 from masksmith.recipes.recipe import Recipe
 
 _LIBRARIES = (
