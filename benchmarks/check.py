@@ -7,8 +7,9 @@ twenty is a near-duplicate of another (brighter, from JPEG, noisier, of half the
 in a hundred an equal copy. Each number of images is checked in a fresh process. Printed: seconds of the processor (and
 of the clock) of the whole check, those of a loop that only opens the same files with Pillow, those of the search for
 near-duplicates, the largest memory of the process, and how many of the planted near-duplicates were joined and how
-many images wrongly. The search is compared with a plain loop over all pairs of the same thumbnails (numpy). With ``--memory``:
-only what the folder's catalogue and the whole check take. With ``--data``: what is found in those folders.
+many images wrongly. The search is compared with a plain loop over all pairs of the same thumbnails (numpy). With
+``--memory``: only the memory of reading the catalogue and of the whole check. With ``--data``: what is found in those
+folders.
 """
 
 import argparse
