@@ -3,6 +3,7 @@
 OpenCV decodes; Pillow where OpenCV reads wrongly or not at all: GIF, and JPEG in CMYK.
 """
 
+import contextlib
 import io
 import tempfile
 import zlib
@@ -127,14 +128,18 @@ def _decode_picture(raw: bytes, size: tuple[int, int], *, where: str) -> Image:
 def _pixels(raw: bytes, size: tuple[int, int]) -> Shaped[np.ndarray, "h w *c"] | None:
     """Return what OpenCV makes of a file's bytes, None where it makes nothing of them.
 
-    ``imdecode`` holds a picture twice, ``imread`` into an array of NumPy once: so a large one is read from a file.
+    ``imdecode`` holds a picture twice, ``imread`` into an array of NumPy once: a large PNG in 8-bit colours, whose blocks
+    have been checked, is read from a temporary file.
     """
-    if size[0] * size[1] < _LARGE:
-        return cv2.imdecode(np.frombuffer(raw, np.uint8), cv2.IMREAD_UNCHANGED)
-    with tempfile.NamedTemporaryFile(prefix="masksmith-") as file:
-        file.write(raw)
-        file.flush()
-        return cv2.imread(file.name, np.empty((1, 1), np.uint8), cv2.IMREAD_UNCHANGED)
+    colours = raw.startswith(PNG) and raw[24:26] == b"\x08\x02"
+    if size[0] * size[1] >= _LARGE and colours:
+        with tempfile.NamedTemporaryFile(prefix="masksmith-") as file, contextlib.suppress(cv2.error):
+            file.write(raw)
+            file.flush()
+            return cv2.imread(file.name, np.empty((*size, 3), np.uint8), cv2.IMREAD_UNCHANGED)
+    return cv2.imdecode(
+        np.frombuffer(raw, np.uint8), cv2.IMREAD_UNCHANGED
+    )  # also where a colour is transparent
 
 
 def _decode_by_pillow(raw: bytes, size: tuple[int, int], *, where: str) -> Image:
