@@ -128,8 +128,8 @@ def _decode_picture(raw: bytes, size: tuple[int, int], *, where: str) -> Image:
 def _pixels(raw: bytes, size: tuple[int, int]) -> Shaped[np.ndarray, "h w *c"] | None:
     """Return what OpenCV makes of a file's bytes, None where it makes nothing of them.
 
-    ``imdecode`` holds a picture twice, ``imread`` into an array of NumPy once: so a large PNG in 8-bit colours, of which
-    the blocks have been checked, is read from a temporary file.
+    ``imdecode`` holds a picture twice, ``imread`` into an array of NumPy once: so a large PNG in 8-bit colours, whose
+    blocks have been checked, is read from a temporary file.
     """
     colours = raw.startswith(PNG) and raw[24:26] == b"\x08\x02"
     if size[0] * size[1] >= _LARGE and colours:
