@@ -1,14 +1,15 @@
 """What `check` takes: time and memory by the number of images, and near-duplicates against a plain loop.
 
-    python benchmarks/check.py [--images 1000 20000] [--data DIR ...]
+    python benchmarks/check.py [--images 1000 20000] [--side 128] [--memory] [--data DIR ...]
 
-Generated pairs of 128x128 PNG, textures of one layout (a gradient) so that all look alike from afar; one image in
+Generated pairs of PNG (128x128), textures of one layout (a gradient) so that all look alike from afar; one image in
 twenty is a near-duplicate of another (brighter, from JPEG, noisier, of half the size and back, of other gamma) and one
 in a hundred an equal copy. Each number of images is checked in a fresh process. Printed: seconds of the processor (and
 of the clock) of the whole check, those of a loop that only opens the same files with Pillow, those of the search for
 near-duplicates, the largest memory of the process, and how many of the planted near-duplicates were joined and how
 many images wrongly. The search is compared with a plain loop over all pairs of the same thumbnails (numpy). With
-``--data``: what is found in those folders.
+``--memory``: only the memory of reading the catalogue and of the whole check. With ``--data``: what is found in those
+folders.
 """
 
 import argparse
@@ -33,13 +34,13 @@ from masksmith.steps.check import check_folder
 SIDE = 128
 
 
-def texture(rng: np.random.Generator) -> np.ndarray:
+def texture(rng: np.random.Generator, side: int = SIDE) -> np.ndarray:
     """Return a picture: a gradient that all share, a coarse and a fine texture of its own."""
     coarse = cv2.resize(
-        rng.standard_normal((12, 12)).astype(np.float32), (SIDE, SIDE), interpolation=cv2.INTER_CUBIC
+        rng.standard_normal((12, 12)).astype(np.float32), (side, side), interpolation=cv2.INTER_CUBIC
     )
-    fine = rng.standard_normal((SIDE, SIDE))
-    image = np.linspace(40, 200, SIDE) + 15 * coarse + 10 * fine
+    fine = rng.standard_normal((side, side))
+    image = np.linspace(40, 200, side) + 15 * coarse + 10 * fine
     return np.clip(image, 0, 255).astype(np.uint8)
 
 
@@ -54,17 +55,18 @@ def changed(image: np.ndarray, kind: int, rng: np.random.Generator) -> np.ndarra
     if kind == 2:
         return np.clip(image + 4 * rng.standard_normal(image.shape), 0, 255).astype(np.uint8)
     if kind == 3:
-        half = cv2.resize(image, (SIDE // 2, SIDE // 2), interpolation=cv2.INTER_AREA)
-        return cv2.resize(half, (SIDE, SIDE))
+        side = len(image)
+        half = cv2.resize(image, (side // 2, side // 2), interpolation=cv2.INTER_AREA)
+        return cv2.resize(half, (side, side))
     return (255 * (image / 255.0) ** 0.8).astype(np.uint8)
 
 
-def generate(root: Path, num: int) -> dict[str, str]:
+def generate(root: Path, num: int, side: int = SIDE) -> dict[str, str]:
     """Write the pairs; return id -> id of the image that it is a near-duplicate of."""
     rng = np.random.default_rng(0)
     for name in ("images", "masks"):
         (root / name).mkdir(parents=True)
-    same, last = {}, texture(rng)
+    same, last = {}, texture(rng, side)
     for at in range(num):
         if at % 20 == 1:
             image, same[str(at)] = changed(last, at // 20 % 5, rng), str(at - 1)
@@ -72,11 +74,12 @@ def generate(root: Path, num: int) -> dict[str, str]:
             image = last
             same[str(at)] = str(at - 1)
         else:
-            image = texture(rng)
+            image = texture(rng, side)
         last = image
         cv2.imwrite(str(root / "images" / f"{at}.png"), image)
-        mask = np.zeros((SIDE, SIDE), np.uint8)
-        mask[at % 50 : at % 50 + 40, 20:90] = 255
+        mask = np.zeros((side, side), np.uint8)
+        top, left = at % (side // 3), side // 6
+        mask[top : top + side // 3, left : left + side // 2] = 255
         cv2.imwrite(str(root / "masks" / f"{at}.png"), mask)
     return same
 
@@ -90,17 +93,39 @@ def pillow_seconds(root: Path) -> float:
     return time.process_time() - began
 
 
+def peak_mb() -> float:
+    """Return the largest memory of the process until now, in MB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def memory(num: int, side: int) -> None:
+    """Read the catalogue of generated images and check them in this process; print the largest memory after each."""
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        generate(root / "data", num, side)
+        before = peak_mb()
+        read_catalog(root / "data")
+        read = peak_mb()
+        began = time.process_time()
+        check_folder(root / "data", root / "out", dialect=None)
+        seconds = time.process_time() - began
+    print(
+        f"{num:7d} of {side}x{side}: before {before:.0f} MB, catalogue read {read:.0f} MB, checked {peak_mb():.0f} MB, "
+        f"{1000 * seconds / num:.2f} s of the processor per 1,000"
+    )
+
+
 def one(num: int) -> None:
     """Check generated images in this process, and print a line."""
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         same = generate(root / "data", num)
         plain = pillow_seconds(root / "data")
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        before = peak_mb()
         began, clock = time.process_time(), time.perf_counter()
         check_folder(root / "data", root / "out", dialect=None)
         whole, clock = time.process_time() - began, time.perf_counter() - clock
-        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        after = peak_mb()
         cache = build_cache(read_catalog(root / "data"), root / "out" / "cache")
         (root / "out" / "cache" / "train_images.look.npz").unlink()
         began = time.process_time()
@@ -114,8 +139,8 @@ def one(num: int) -> None:
         wrong = num - len(np.unique(groups)) - len(same)
     print(
         f"{num:7d}  check {whole:6.1f} s (clock {clock:.1f}; {1000 * whole / num:.2f} per 1,000, Pillow alone "
-        f"{1000 * plain / num:.2f})  near-duplicates {near:5.1f} s  memory {before / 1024:.0f} -> "
-        f"{memory / 1024:.0f} MB  planted {found} of {len(same)}, joined wrongly {wrong}"
+        f"{1000 * plain / num:.2f})  near-duplicates {near:5.1f} s  memory {before:.0f} -> "
+        f"{after:.0f} MB  planted {found} of {len(same)}, joined wrongly {wrong}"
     )
 
 
@@ -167,14 +192,17 @@ def main() -> None:
     )
     parser.add_argument("--images", type=int, nargs="*", default=[1000, 5000, 20000])
     parser.add_argument("--data", type=Path, nargs="*", default=[])
+    parser.add_argument("--side", type=int, default=SIDE, help="pixels, with --memory")
+    parser.add_argument("--memory", action="store_true")
     parser.add_argument("--one", type=int, help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.one:
-        one(asked.one)
+        memory(asked.one, asked.side) if asked.memory else one(asked.one)
         return
+    more = ["--memory", "--side", str(asked.side)] if asked.memory else []
     for num in asked.images:
-        subprocess.run([sys.executable, __file__, "--one", str(num)], check=True)
-    if asked.images:
+        subprocess.run([sys.executable, __file__, "--one", str(num), *more], check=True)
+    if asked.images and not asked.memory:
         ours, loop = loop_seconds(1000)
         print(f"near-duplicates of 1,000 images: {ours:.2f} s, a loop over all pairs {loop:.1f} s")
     for path in asked.data:

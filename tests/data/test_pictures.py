@@ -34,3 +34,26 @@ def test_damaged_files_are_refused():
     ):
         with pytest.raises(InputError, match=f"^train/images/a.png: .*{message}"):
             decode_image(raw, where="train/images/a.png")
+
+
+def test_a_large_picture_is_decoded_as_any_other(monkeypatch):
+    """Large ones go by way of a file, so that OpenCV holds them once; what comes out is the same."""
+    rng = np.random.default_rng(0)
+    files = [
+        bytes(
+            cv2.imencode(ending, rng.integers(0, 2 ** (8 * dtype().itemsize), (40, 30, channels), dtype))[1]
+        )
+        for ending, dtype, channels in (
+            (".png", np.uint8, 3),
+            (".png", np.uint16, 1),
+            (".png", np.uint16, 4),
+            (".jpg", np.uint8, 3),
+            (".bmp", np.uint8, 3),
+        )
+    ]
+    expected = [decode_image(raw, where="x", keep_alpha=True) for raw in files]
+    monkeypatch.setattr("masksmith.data.decode.pictures._LARGE", 1)
+    for raw, image in zip(files, expected, strict=True):
+        found = decode_image(raw, where="x", keep_alpha=True)
+        assert found.dtype == image.dtype
+        np.testing.assert_array_equal(found, image)

@@ -9,8 +9,9 @@ from masksmith.core.errors import InputError
 from masksmith.data.catalog import Sample
 from masksmith.data.store import Store, StoreWriter
 from masksmith.folds.assignment import assign_folds, deal_folds, hold_out, hold_out_highest
+from masksmith.folds.config import FoldsConfig
+from masksmith.folds.files import read_folds, write_folds
 from masksmith.folds.table import (
-    FoldsConfig,
     coverage_class,
     deal_values,
     given_folds,
@@ -19,8 +20,6 @@ from masksmith.folds.table import (
     merge_groups,
     need_groups,
     rarest_classes,
-    read_folds,
-    write_folds,
 )
 
 
@@ -417,3 +416,59 @@ def test_folds_by_numbers_and_names():
     with pytest.raises(InputError, match="expected 2 to 100 values"):
         given_folds({"a": "q"}, asked)
     assert "fold_by" not in FoldsConfig().kind  # folds of before the key are taken
+
+
+def _repeated(repeats, *, groups=None, count=3, num=30):
+    ids = [f"{at:03d}" for at in range(num)]
+    counts = {name: (at % 11, 10) for at, name in enumerate(ids)}
+    config = FoldsConfig(count=count, repeats=repeats, seed=4)
+    return make_folds(counts, groups or {name: name for name in ids}, config)
+
+
+def test_repeated_folds_are_those_of_the_next_seeds(tmp_path):
+    """Each repeat is a partition, and the first that of no repeats; the file holds a column for each further one."""
+    once, made = _repeated(1), _repeated(3)
+    assert (made.count, made.repeats, made.total) == (3, 3, 9)
+    for repeat in range(3):
+        parts = [made.inside(fold) for fold in range(3 * repeat, 3 * repeat + 3)]
+        assert sorted(name for part in parts for name in part) == [row.id for row in made.rows]
+        assert made.outside(3 * repeat) == [row.id for row in made.rows if row.id not in parts[0]]
+    assert [made.inside(fold) for fold in range(3)] == [once.inside(fold) for fold in range(3)]
+    assert made.inside(3) not in [once.inside(fold) for fold in range(3)]
+    assert made.balance().sum(axis=1).tolist() == [10] * 9
+    assert len(str(made).splitlines()) == 10
+    assert made.hash != once.hash
+    write_folds(made, tmp_path / "folds.csv")
+    assert (
+        (tmp_path / "folds.csv")
+        .read_text()
+        .startswith("id,group,coverage,coverage_class,fold,fold_2,fold_3\n")
+    )
+    assert read_folds(tmp_path / "folds.csv", ids=[row.id for row in made.rows]) == made
+    write_folds(once, tmp_path / "folds.csv")
+    assert (tmp_path / "folds.csv").read_text().startswith("id,group,coverage,coverage_class,fold\n")
+
+
+def test_repeats_that_cannot_be_are_refused(tmp_path):
+    places = {
+        f"{at:03d}": str(at % 3) for at in range(30)
+    }  # three places, three folds: one way to divide them
+    with pytest.raises(InputError, match=r"folds\.repeats: repeat 2 has the same folds as repeat 1, .*\(3\)"):
+        _repeated(2, groups=places)
+    config = FoldsConfig(count=2, repeats=2, train=1)
+    with pytest.raises(
+        InputError, match=r"folds\.repeats: 2, but the data's own split is the same each time"
+    ):
+        make_folds({"a": (0, 1), "b": (1, 1)}, {"a": "a", "b": "b"}, config, given={"a": 0, "b": 1})
+    for more in ({"holdout_frac": 0.2, "count": 2, "train": 1}, {"deal_by": "z"}, {"fold_by": "site"}):
+        with pytest.raises(ValueError, match=f"repeats: 2 with {next(iter(more))}"):
+            FoldsConfig(repeats=2, **more)
+    with pytest.raises(ValueError, match="repeats: 10 with 100 folds; expected fewer than 999"):
+        FoldsConfig(repeats=10, count=100)
+    made, path = _repeated(2), tmp_path / "folds.csv"
+    write_folds(made, path)
+    whole = path.read_text()
+    ids = [row.id for row in made.rows]
+    path.write_text(whole.replace(f",{made.rows[0].more[0]}\n", ",9\n"))
+    with pytest.raises(InputError, match=r"fold_2: the folds are \[.*9\]; expected 3, 4 … without a gap"):
+        read_folds(path, ids=ids)

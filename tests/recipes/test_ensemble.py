@@ -10,7 +10,7 @@ import pytest
 import masksmith as ms
 from masksmith.core.errors import InputError, StoppedError
 from masksmith.data.store import Store, StoreWriter
-from masksmith.folds.table import ALL
+from masksmith.folds.config import ALL
 from masksmith.prediction.store import MeanCodes
 from masksmith.project.folder import Project
 from masksmith.project.members import Member, read_members, weights_of_test
@@ -230,10 +230,10 @@ def test_it_goes_the_whole_way(blended):
     name = project.folds.inside(0)[0]
     first, small, third = (Store(runs[key].oof(0))[name].astype(int) for key in ("first", "small", "third"))
     oof = oof_of(project, members)
-    assert np.array_equal(oof[0][name], np.rint((first + 2 * small + third) / 4).astype(np.uint16))
+    assert np.array_equal(oof[name][name], np.rint((first + 2 * small + third) / 4).astype(np.uint16))
     name = project.folds.inside(1)[0]  # there the weights are those of the two that cover it
     first, third = (Store(runs[key].oof(1))[name].astype(int) for key in ("first", "third"))
-    assert np.array_equal(oof[1][name], np.rint((first + third) / 2).astype(np.uint16))
+    assert np.array_equal(oof[name][name], np.rint((first + third) / 2).astype(np.uint16))
     name = project.catalog.test[0].id
     test = {
         key: [Store(run.test(fold))[name] for fold in (0, 1) if run.test(fold).exists()]

@@ -7,7 +7,7 @@ import pytest
 import masksmith as ms
 from masksmith.core.errors import InputError, StoppedError
 from masksmith.core.files import read_json, write_json
-from masksmith.folds.table import ALL
+from masksmith.folds.config import ALL
 from masksmith.pipeline import Result
 from masksmith.planning.budget import Budget
 from masksmith.planning.units import Unit

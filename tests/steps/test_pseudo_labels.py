@@ -12,7 +12,7 @@ from masksmith.core.arrays import IGNORE
 from masksmith.core.errors import InputError
 from masksmith.core.ledger import Ledger
 from masksmith.data.store import Store, StoreWriter
-from masksmith.folds.table import ALL
+from masksmith.folds.config import ALL
 from masksmith.project.folder import Project
 from masksmith.project.members import Member, read_members
 from masksmith.recipes.ensemble import load_ensemble

@@ -8,7 +8,7 @@ import pytest
 
 import masksmith as ms
 from masksmith.core.errors import InputError
-from masksmith.folds.table import ALL
+from masksmith.folds.config import ALL
 from masksmith.project.folder import Project
 from masksmith.project.members import Member, members_of_run
 from masksmith.recipes.recipe import load_recipe

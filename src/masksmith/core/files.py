@@ -13,7 +13,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -196,7 +196,9 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, value: Any) -> None:  # noqa: ANN401
     """Write a JSON file whole or not at all."""
-    write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
+    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+        json.dump(value, file, indent=1, allow_nan=False)  # piece by piece: the text may be large
+        file.write("\n")
 
 
 def write_member(path: Path, content: bytes) -> None:
@@ -273,6 +275,11 @@ def read_json(path: Path) -> Any:  # noqa: ANN401
 
 def digest(*parts: bytes | str) -> str:
     """Return a hash (40 hex digits) of the parts; it depends on where one part ends and the next begins."""
+    return digest_of(parts)
+
+
+def digest_of(parts: Iterable[bytes | str]) -> str:
+    """Return the same of parts that come one by one."""
     state = hashlib.blake2b(digest_size=20)
     for part in parts:
         raw = part.encode() if isinstance(part, str) else part

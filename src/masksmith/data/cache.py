@@ -27,7 +27,7 @@ from masksmith.data.decode.pictures import is_grey
 from masksmith.data.decode.reader import STACKS, ImageReader, ending
 from masksmith.data.decode.tiff import read_no_data
 from masksmith.data.dialect import differing_pixels
-from masksmith.data.findings import Finding, refuse_all
+from masksmith.data.findings import Finding, refuse_all, some
 from masksmith.data.georeference import Georeference, differing_grids, read_georeference
 from masksmith.data.instances import (
     MAX_PNG_LABEL,
@@ -65,6 +65,7 @@ VERSION = "cache 7"  # of the decoded arrays: what is prepared from them counts 
 _STORES = ("train_images", "train_masks", "test_images")
 _FINDINGS = "masks.json"
 _TARGET = "target.json"
+_NO_DATA = "no_data.json"
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,9 @@ class Cache:
     """What the values of the mask files were found to mean, where that was not plain."""
     target: Target = BINARY
     """The task and its classes."""
+    no_data: float | None = None
+    """What the files of images of whole numbers declare to mean "no data"; None where they declare nothing, or more
+    than one value. In decoded images of decimal numbers no data is NaN."""
 
     @property
     def channels(self) -> int:
@@ -101,12 +105,21 @@ class _Kind:
     """Image -> pixels in which no band has data, where there are some."""
     mixed: str
     """Types of measurements that became float32."""
+    declared: dict[float, str]
+    """Value that a file of whole numbers declares to mean "no data" -> the first image whose file does."""
+
+    @property
+    def no_data(self) -> float | None:
+        """The one value that means "no data"."""
+        whole = np.dtype(self.dtype).kind in "iu"
+        return next(iter(self.declared)) if whole and len(self.declared) == 1 else None
 
 
 def _survey(reader: ImageReader, catalog: Catalog) -> _Kind:
     samples = [*catalog.train, *catalog.test]
     coloured, dtypes, sizes, places, gaps = False, set(), {}, {}, {}
     bands: dict[int, str] = {}
+    declared: dict[float, str] = {}
     problems = []
     turns = _Turns()
     for sample in track(samples, total=len(samples), what="looking at images"):
@@ -127,6 +140,8 @@ def _survey(reader: ImageReader, catalog: Catalog) -> _Kind:
         bands.setdefault(image.shape[2], sample.image)
         if place is not None:
             places[sample.image] = place
+        if image.dtype.kind != "f" and (value := reader.declared(sample)) is not None:
+            declared.setdefault(value, sample.image)
         if empty:
             gaps[sample.image] = empty
     refuse_all(problems, what="images")
@@ -140,7 +155,7 @@ def _survey(reader: ImageReader, catalog: Catalog) -> _Kind:
     channels = _common_channels(bands, coloured=coloured, where=str(reader.tree.root))
     turns.settle(sizes)
     turned = list(turns.turned.values())
-    return _Kind(channels, dtypes.pop(), sizes, places, turned, turns.as_stored, gaps, mixed)
+    return _Kind(channels, dtypes.pop(), sizes, places, turned, turns.as_stored, gaps, mixed, declared)
 
 
 class _Turns:
@@ -319,6 +334,10 @@ def _image_findings(catalog: Catalog, kind: _Kind) -> list[Finding]:
     said = (
         [Finding("note", "types of images", f"{kind.mixed}; all are read as float32")] if kind.mixed else []
     )
+    if len(kind.declared) > 1 and np.dtype(kind.dtype).kind in "iu":
+        several = some([f"{value:g} in {path}" for value, path in kind.declared.items()])
+        detail = f"{several}; all but one count as measured: set input.no_data to the one that is meant"
+        said.append(Finding("warning", "several values of no data", detail, list(kind.declared.values())))
     with_gaps = [sample for sample in [*catalog.train, *catalog.test] if sample.image in kind.gaps]
     if not with_gaps:
         return said
@@ -611,6 +630,9 @@ def build_cache(catalog: Catalog, folder: Path) -> Cache:
         logger.info("%s: %s: %s", finding.level, finding.title, finding.detail)
     write_json(folder / _FINDINGS, [asdict(finding) for finding in convention.findings])
     write_json(folder / _TARGET, convention.target.to_json())
+    remove(folder / _NO_DATA)
+    if kind.no_data is not None:
+        write_json(folder / _NO_DATA, kind.no_data)
     _write_images(folder / "test_images.npy", reader, catalog.test, kind)
     ledger.mark_done(VERSION, key)
     return open_cache(folder)
@@ -626,7 +648,8 @@ def open_cache(folder: Path) -> Cache:
         if not path.exists():
             raise InputError(f"{path}: it is not there; the next command decodes the data again")
     found = [Finding(**one) for one in read_json(findings)]
-    return Cache(train, masks, test, found, Target.from_json(read_json(target)))
+    no_data = read_json(folder / _NO_DATA) if (folder / _NO_DATA).exists() else None
+    return Cache(train, masks, test, found, Target.from_json(read_json(target)), no_data)
 
 
 def forget_cache(folder: Path) -> None:

@@ -196,20 +196,23 @@ class Catalog:
         return cls(**plain)
 
 
+_UNSAID: dict[str, Any] = {"values": {}, "texts": {}, "held_out": False}  # None for the others
+
+
 def _plain(sample: Sample) -> dict[str, Any]:
-    if sample.shapes is None:
-        return asdict(sample)
-    shapes = [
-        {key: value for key, value in vars(shape).items() if value is not None and value is not False}
-        for shape in sample.shapes
-    ]
-    return asdict(replace(sample, shapes=None)) | {
-        "shapes": json.dumps(shapes)
-    }  # a line, not one a coordinate
+    """Return what differs from a sample of which nothing is said."""
+    plain = {name: value for name, value in vars(sample).items() if value != _UNSAID.get(name)}
+    if sample.shapes is not None:
+        shapes = [
+            {key: value for key, value in vars(shape).items() if value is not None and value is not False}
+            for shape in sample.shapes
+        ]
+        plain["shapes"] = json.dumps(shapes)  # a line, not one a coordinate
+    return plain
 
 
 def _with_rows(sample: dict[str, Any]) -> dict[str, Any]:
     """Return a sample of data.json with a list of run-length texts: an older masksmith kept one text an image."""
-    text, shapes = sample["rle"], sample.get("shapes")
+    text, shapes = sample.get("rle"), sample.get("shapes")
     found = sample | {"rle": non_empty([text])} if isinstance(text, str) else sample
     return found if shapes is None else found | {"shapes": [Shape(**shape) for shape in json.loads(shapes)]}

@@ -162,7 +162,7 @@ def check_data(catalog: Catalog, cache: Cache, *, scaling: str, beyond: Sequence
     findings += [*cache.mask_findings, *_mask_findings(masks.shares), *_class_findings(masks, cache.target)]
     if catalog.submission.doubt:
         findings.append(Finding("warning", "run-length dialect", catalog.submission.doubt))
-    findings += [] if picture else _band_findings(bands)
+    findings += [] if picture else _band_findings(bands, cache.no_data)
     if beyond:
         detail = (
             f"more than a hundredth of {len(beyond)} test images ({some(beyond)}) lies outside the training images' "
@@ -239,14 +239,16 @@ def _ranges_text(bands: list[BandFacts]) -> str:
     )
 
 
-def _band_findings(bands: list[BandFacts]) -> list[Finding]:
+def _band_findings(bands: list[BandFacts], declared: float | None) -> list[Finding]:
     named = {at: band.values for at, band in enumerate(bands) if len(band.values) > 2}
     findings = []
     if named:
         shown = "; ".join(f"band {at}: {_some_values(values)}" for at, values in named.items())
         detail = f"{shown}; if they are classes or flags, leave the band out (input.bands) or name it in input.one_hot"
         findings.append(Finding("note", "bands of few whole values", detail))
-    missing = [(at, band.low) for at, band in enumerate(bands) if band.low in SENTINELS]
+    missing = [
+        (at, band.low) for at, band in enumerate(bands) if band.low in SENTINELS and band.low != declared
+    ]
     if missing:
         shown = ", ".join(f"{low:g} in band {at}" for at, low in missing)
         detail = f"{shown}; if it means that nothing was measured there, set input.no_data to it"

@@ -1,6 +1,7 @@
 """What binds images to one fold: pictures that are alike, known groups, columns, and names that pictures confirm."""
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -23,7 +24,7 @@ _COLUMN = re.compile(
     r"(?:[ _.-]?(?:id|name|no|number))?$",
     re.IGNORECASE,
 )
-_VERSION = "likeness 1"
+_VERSION = "likeness 2"
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ def find_likeness(train: Store, test: Store) -> Likeness:
     """
     first, second = look(train), look(test)
     seen, num = joined(first, second), len(first)
-    key = digest(_VERSION, str(num), *seen.names.tolist(), *seen.pixels.tolist())
+    key = digest(_VERSION, str(num), str(seen.names.dtype), seen.names.tobytes(), seen.pixels.tobytes())
     path = train.path.with_name("likeness.npz")
     if (kept := read_arrays(path, key)) is not None:
         pairs = [(int(a), int(b)) for a, b in kept["pairs"]]
@@ -59,7 +60,7 @@ def find_likeness(train: Store, test: Store) -> Likeness:
         store = train if at < num else test
         return thumbnail(store[str(seen.names[at])])
 
-    groups = near_groups(seen, small)
+    groups = near_groups(seen, small, folder=path.parent)
     neighbours = find_neighbours(seen, groups)
     told = {
         "pairs": np.array(neighbours.pairs, np.int64).reshape(-1, 2),
@@ -111,14 +112,25 @@ def name_pattern(ids: Sequence[str]) -> str | None:
     group of several, and no group has more than 80% of them. None: the ids suggest nothing.
     """
     for pattern in _patterns(ids):
-        matches = [re.search(pattern, name) for name in ids]
-        if not all(matches):
+        shared = _shared_part(pattern, ids)
+        if shared is None:
             continue
-        _, counts = np.unique([match[1] for match in matches if match], return_counts=True)
+        counts = np.array(list(Counter(shared).values()))
         several = counts[counts > 1].sum()
         if len(counts) >= 3 and several >= 0.8 * len(ids) and counts.max() <= 0.8 * len(ids):
             return pattern
     return None
+
+
+def _shared_part(pattern: str, ids: Sequence[str]) -> list[str] | None:
+    """Return what a pattern takes of each id; None where one does not match."""
+    found = []
+    for name in ids:
+        match = re.search(pattern, name)
+        if match is None:
+            return None
+        found.append(match[1])
+    return found
 
 
 def _patterns(ids: Sequence[str]) -> Iterable[str]:

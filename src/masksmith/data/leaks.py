@@ -24,10 +24,11 @@ def leak_findings(catalog: Catalog, cache: Cache, alike: Likeness) -> list[Findi
 
 def _groups_of(labels: np.ndarray) -> list[list[int]]:
     """Return the numbers of the images of each group of several."""
-    found: dict[str, list[int]] = {}
-    for at, label in enumerate(labels.tolist()):
-        found.setdefault(str(label), []).append(at)
-    return [members for members in found.values() if len(members) > 1]
+    _, home, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    found: dict[int, list[int]] = {}
+    for at in np.flatnonzero(counts[home.ravel()] > 1).tolist():
+        found.setdefault(int(home.ravel()[at]), []).append(at)
+    return list(found.values())
 
 
 def _identical_findings(cache: Cache, alike: Likeness) -> list[Finding]:

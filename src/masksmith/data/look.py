@@ -5,10 +5,10 @@ and a few numbers. What looks for near-duplicates, neighbouring tiles and shift 
 """
 
 import hashlib
-import io
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,11 @@ import cv2
 import numpy as np
 
 from masksmith.core.arrays import Float, Image, Shaped, UInt8
-from masksmith.core.files import digest, write_bytes
+from masksmith.core.files import atomic_path, digest_of
 from masksmith.core.progress import track
 from masksmith.data.store import Store
 
-VERSION = "look 1"
+VERSION = "look 2"
 SIDE = 32
 """Of a thumbnail, in pixels."""
 BITS = 63
@@ -51,7 +51,7 @@ class Look:
 
     names: Shaped[np.ndarray, " n"]
     pixels: Shaped[np.ndarray, " n"]
-    """Hash of size, type and pixels, as text: equal for identical images."""
+    """Hash of size, type and pixels, 32 hex digits: equal for identical images."""
     constant: Shaped[np.ndarray, " n"]
     """Whether every band has one value only."""
     hashes: UInt8[np.ndarray, "n 8"]
@@ -194,7 +194,8 @@ def look(images: Store) -> Look:
         InputError: An image was damaged since it was decoded.
     """
     path = images.path.with_suffix(".look.npz")
-    key = digest(VERSION, str(images.dtype), *(f"{name} {entry}" for name, entry in images.entries.items()))
+    entries = (f"{name} {entry}" for name, entry in images.entries.items())
+    key = digest_of(chain((VERSION, str(images.dtype)), entries))
     kept = read_arrays(path, key)
     if kept is not None:
         return Look(**kept)
@@ -207,7 +208,7 @@ def _look(images: Store) -> Look:
     num, bands = len(images), images.channels
     seen = Look(
         np.array(list(images), dtype=str),
-        np.zeros(num, "U32"),
+        np.zeros(num, "S32"),
         np.zeros(num, bool),
         np.zeros((num, 8), np.uint8),
         np.array([images.shape(name) for name in images], np.int64).reshape(num, 2),
@@ -246,7 +247,7 @@ def thinned(images: Store, name: str, most: int = MOST_PIXELS) -> Image:
 def read_arrays(path: Path, key: str) -> dict[str, Shaped[np.ndarray, "..."]] | None:
     """Return the arrays of a file of write_arrays; None if it is not there, damaged, or of another key."""
     try:
-        with np.load(io.BytesIO(path.read_bytes())) as kept:
+        with path.open("rb") as file, np.load(file) as kept:
             arrays = {name: kept[name] for name in kept}
     except Exception:  # a damaged archive raises what it likes; it is made again
         return None
@@ -255,10 +256,9 @@ def read_arrays(path: Path, key: str) -> dict[str, Shaped[np.ndarray, "..."]] | 
 
 def write_arrays(path: Path, key: str, arrays: Mapping[str, Shaped[np.ndarray, "..."]]) -> None:
     """Write arrays beside a store, with the key of what they were made from."""
-    raw = io.BytesIO()
     named: dict[str, Any] = {"key": np.array(key), **arrays}
-    np.savez(raw, **named)
-    write_bytes(path, raw.getvalue())
+    with atomic_path(path) as temporary, temporary.open("wb") as raw:
+        np.savez(raw, **named)
 
 
 def joined(train: Look, test: Look) -> Look:

@@ -22,7 +22,7 @@ MOST_RATIO = 0.4
 LEAST_PAIRS = 10
 """Fewer pairs say nothing."""
 _TIMES_CHANCE = 10
-_BLOCK = 256
+_ROWS, _COLUMNS = 256, 4096  # edges that are compared at once
 _SIDES = ((1, 0), (3, 2))  # the right edge of one is the left edge of the other; bottom and top
 
 
@@ -55,11 +55,11 @@ def find_neighbours(seen: Look, groups: Int[np.ndarray, " n"]) -> Neighbours:
         ours = kept[(seen.sizes[kept] == size).all(axis=1)]
         if len(ours) < 3:  # no second best
             continue
-        edges = seen.edges[ours].astype(np.float32)
         for end, begin in _SIDES:
-            found = _best_pairs(edges[:, end], edges[:, begin])
+            ends, begins = seen.edges[ours, end], seen.edges[ours, begin]
+            found = _best_pairs(ends, begins)
             pairs += [(int(ours[a]), int(ours[b])) for a, b in found]
-            chance += len(_best_pairs(edges[:, end], edges[:, begin, ::-1]))
+            chance += len(_best_pairs(ends, begins[:, ::-1]))
     return Neighbours(pairs, chance)
 
 
@@ -68,13 +68,16 @@ def _best_pairs(ends: Float[np.ndarray, "n 64"], begins: Float[np.ndarray, "n 64
     num = len(ends)
     best, second = np.full((2, num), -1, np.float32), np.full((2, num), -1, np.float32)
     at = np.zeros((2, num), np.int64)
-    for rows in range(0, num, _BLOCK):
+    for rows in range(0, num, _ROWS):
         check_stop()
-        own = np.arange(rows, min(rows + _BLOCK, num))
-        alike = ends[own] @ begins.T
-        alike[np.arange(len(own)), own] = -1  # a tile is not its own neighbour
-        _take_best(alike, own, 0, best[0], second[0], at[0])
-        _take_best(alike.T, np.arange(num), rows, best[1], second[1], at[1])
+        own = np.arange(rows, min(rows + _ROWS, num))
+        block = ends[own].astype(np.float32)
+        for columns in range(0, num, _COLUMNS):
+            others = np.arange(columns, min(columns + _COLUMNS, num))
+            alike = block @ begins[others].astype(np.float32).T
+            alike[own[:, None] == others] = -1  # a tile is not its own neighbour
+            _take_best(alike, own, columns, best[0], second[0], at[0])
+            _take_best(alike.T, others, rows, best[1], second[1], at[1])
     sure = (1 - best) <= MOST_RATIO * (1 - second)
     return [(a, int(b)) for a, b in enumerate(at[0]) if at[1, b] == a and sure[0, a] and sure[1, b]]
 

@@ -44,7 +44,7 @@ _AT_ONCE = (
 )  # bytes of whole rows up to which a window is read at once; beyond, row by row, if it is narrow
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)  # there is one for each image
 class Entry:
     """Where one array lies: ``offset`` in elements, shape (h, w, channels)."""
 

@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from masksmith.core.errors import InputError
-from masksmith.core.files import digest, file_digest
+from masksmith.core.files import digest_of, file_digest
 from masksmith.data.tar import SUFFIXES as TAR_SUFFIXES
 from masksmith.data.tar import TarArchive, check_member_name, tar_suffix
 
@@ -37,7 +37,7 @@ _CLOSED = (".7z", ".rar", ".zst", ".tar.lz", ".tar.z")
 """Archives that are not opened."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class _Member:
     archive: Path | None  # None: a file of its own
     name: str
@@ -274,17 +274,19 @@ class Tree:
 
         A zip's own checksums stand for its members, and the hash of a tar for all of its.
         """
-        parts: list[str] = []
+        return digest_of(self._contents())
+
+    def _contents(self) -> Iterator[str]:
+        """Yield the name and the content's hash of each file."""
         whole: dict[Path, str] = {}
         for path, member in sorted(self._members.items()):
             archive = self._archives[member.archive] if member.archive else None
             if member.archive is None:
-                parts.append(f"{path} {file_digest(self.root / member.name)}")
+                yield f"{path} {file_digest(self.root / member.name)}"
             elif isinstance(archive, zipfile.ZipFile):
                 info = archive.getinfo(member.name)
-                parts.append(f"{path} {info.file_size} {info.CRC:08x}")
+                yield f"{path} {info.file_size} {info.CRC:08x}"
             else:
                 if member.archive not in whole:
                     whole[member.archive] = file_digest(member.archive)
-                parts.append(f"{path} {whole[member.archive]}")
-        return digest(*parts)
+                yield f"{path} {whole[member.archive]}"

@@ -3,123 +3,24 @@
 Folds are written once to ``folds.csv`` and never computed again: scores of different days stay comparable.
 """
 
-import csv
-import io
-import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
 
 import numpy as np
-from pydantic import Field, field_validator
 
 from masksmith.core.arrays import IGNORE, Int, Shaped
-from masksmith.core.config import Config, suggest
+from masksmith.core.config import suggest
 from masksmith.core.errors import InputError
-from masksmith.core.files import digest, write_text
+from masksmith.core.files import digest
 from masksmith.data.catalog import Sample
 from masksmith.data.findings import some
 from masksmith.data.groups import group_name, merged
 from masksmith.data.store import Arrays
-from masksmith.data.table import need_column, parse_table
 from masksmith.folds.assignment import assign_folds, deal_folds, hold_out, hold_out_highest
+from masksmith.folds.config import FoldsConfig
 
 NUM_CLASSES = 11
-ALL = 999
-"""The "fold" of a training on all images: nothing is held out."""
-NEIGHBOURS = "neighbours()"
-"""Of ``group_by``: tiles whose edges continue each other."""
-EVERY_GROUP = "groups()"
-"""Of ``fold_by``: each group is a fold."""
-_SIMILAR = re.compile(r"similar\(count=(\d{1,6})\)")
-_COLUMNS = ("id", "group", "coverage", "coverage_class", "fold")
-
-
-class FoldsConfig(Config):
-    """How folds are made, and how many of them are trained."""
-
-    count: int = Field(default=5, ge=2, le=100)
-    """Number of folds, 2 to 100."""
-    train: int | None = Field(default=None, ge=1)
-    """Train only this many folds (the first ones); None trains all."""
-    refit: bool = False
-    """Whether one more training follows the folds: on all images, as long as theirs were (the median of their chosen
-    epochs). It predicts test images only; no score can be honest about it."""
-    seed: int = Field(default=0, ge=0)
-    """Seed of the assignment."""
-    holdout_frac: float | None = Field(default=None, gt=0, lt=1)
-    """One split instead of folds: this share of the images is held out (as fold 0) and the rest, fold 1, trains; count
-    must be 2 and train 1. None: folds of equal size."""
-    stratify: Literal["coverage", "non_empty", "none", "like_test"] = "coverage"
-    """What is spread evenly: the 11 coverage classes (and the rarest class or label, and the source: folder and size,
-    where there are several), images with and without foreground, or nothing (at random). "like_test": nothing; the
-    share ``holdout_frac`` that is held out are the images that look most like the test set (adversarial validation)."""
-    deal_by: str | None = None
-    """Column of numbers in a side table: images are sorted by it and dealt out to the folds in turn (as TGS Salt's
-    first place did by depth), without stratification. None: as ``stratify`` says."""
-    group_by: str | None = None
-    """Column of a side table (a location, a patient): images of the same value stay in one fold, and are a group of
-    the metrics of groups and of the bootstrap. Where no table says so, "similar(count=10)" makes so many groups of
-    images with similar bands (k-means, seeded by ``seed``), "neighbours()" one of tiles whose edges continue each
-    other. None: what is bound anyway stays together: known groups, nearly equal images, patients and places."""
-    fold_by: str | None = None
-    """Column of a table that says the fold: the images of one value are one fold (a fold column, or a site, for
-    leave-one-site-out); ``count`` is the number of values. "groups()": each group is a fold. None: folds are made."""
-
-    @property
-    def similar_count(self) -> int | None:
-        """How many groups of similar images are asked for; None: none are."""
-        found = _SIMILAR.fullmatch(self.group_by or "")
-        return int(found[1]) if found else None
-
-    @property
-    def has_column(self) -> bool:
-        """Whether ``group_by`` names a column."""
-        return self.group_by not in (None, NEIGHBOURS) and self.similar_count is None
-
-    @field_validator("group_by")
-    @classmethod
-    def _is_spelt_right(cls, value: str | None) -> str | None:
-        if value is not None and value.startswith("similar("):
-            found = _SIMILAR.fullmatch(value)
-            if not found or int(found[1]) < 2:
-                raise ValueError(f"{value!r}; expected similar(count=N) with two groups or more")
-        return value
-
-    @property
-    def kind(self) -> str:
-        """The rule of the folds besides seed and groups, as text; it is kept beside the folds."""
-        rule = f"holdout_frac {self.holdout_frac}, stratify {self.stratify}, deal_by {self.deal_by}"
-        return rule if self.fold_by is None else f"{rule}, fold_by {self.fold_by}"
-
-    def model_post_init(self, _: Any) -> None:  # noqa: ANN401
-        """Refuse a single split of several folds, and two rules at once."""
-        if self.holdout_frac is not None and (self.count, self.train, self.refit) != (2, 1, False):
-            raise ValueError(
-                f"holdout_frac: {self.holdout_frac} is one split, whose held-out part is fold 0; it goes with count 2, "
-                f"train 1 and refit false, not with count {self.count}, train {self.train} and refit {self.refit}"
-            )
-        if self.deal_by is not None and (self.stratify != "coverage" or self.holdout_frac is not None):
-            raise ValueError(
-                f"deal_by: {self.deal_by!r} deals images out in their order, without stratification and to folds of "
-                "equal size; leave stratify at 'coverage' and holdout_frac at null"
-            )
-        if self.fold_by is not None and self.kind != f"{FoldsConfig().kind}, fold_by {self.fold_by}":
-            raise ValueError(
-                f"fold_by: {self.fold_by!r} says the fold of each image; leave stratify at 'coverage' and deal_by and "
-                "holdout_frac at null"
-            )
-        if self.stratify == "like_test" and self.holdout_frac is None:
-            raise ValueError(
-                "stratify: 'like_test' holds out the images that look most like the test set; say how many with "
-                "holdout_frac: 0.2, count: 2, train: 1"
-            )
-
-
-def fold_name(fold: int) -> str:
-    """Return a fold's name for people and files."""
-    return "fold_all" if fold == ALL else f"fold_{fold}"
 
 
 def coverage_class(foreground: int, total: int) -> int:
@@ -132,13 +33,20 @@ def coverage_class(foreground: int, total: int) -> int:
 
 @dataclass(frozen=True)
 class FoldRow:
-    """The fold of one training image, and why."""
+    """The folds of one training image, and why."""
 
     id: str
     group: str
     coverage: float
     coverage_class: int
     fold: int
+    more: tuple[int, ...] = ()
+    """Of further repeats."""
+
+    @property
+    def folds(self) -> tuple[int, ...]:
+        """The folds that hold it out, one a repeat."""
+        return (self.fold, *self.more)
 
 
 @dataclass(frozen=True)
@@ -149,21 +57,31 @@ class Folds:
 
     @property
     def count(self) -> int:
-        """Number of folds."""
+        """Number of folds of one repeat."""
         return max(row.fold for row in self.rows) + 1
+
+    @property
+    def repeats(self) -> int:
+        """How often each image is held out."""
+        return len(self.rows[0].folds)
+
+    @property
+    def total(self) -> int:
+        """Number of folds of all repeats."""
+        return self.count * self.repeats
 
     @property
     def hash(self) -> str:
         """A hash over who is in which fold."""
-        return digest(*(f"{row.id} {row.group} {row.fold}" for row in self.rows))
+        return digest(*(" ".join(map(str, (row.id, row.group, *row.folds))) for row in self.rows))
 
     def inside(self, fold: int) -> list[str]:
         """Ids that fold ``fold`` is validated on."""
-        return [row.id for row in self.rows if row.fold == fold]
+        return [row.id for row in self.rows if fold in row.folds]
 
     def outside(self, fold: int) -> list[str]:
         """Ids that fold ``fold`` is trained on."""
-        return [row.id for row in self.rows if row.fold != fold]
+        return [row.id for row in self.rows if fold not in row.folds]
 
     def groups(self, names: Sequence[str]) -> Shaped[np.ndarray, " n"]:
         """Group of each of these images."""
@@ -172,16 +90,16 @@ class Folds:
 
     def balance(self) -> Int[np.ndarray, "folds classes"]:
         """Number of images of each coverage class in each fold."""
-        table = np.zeros((self.count, NUM_CLASSES), np.int64)
+        table = np.zeros((self.total, NUM_CLASSES), np.int64)
         for row in self.rows:
-            table[row.fold, row.coverage_class] += 1
+            table[row.folds, row.coverage_class] += 1
         return table
 
     def __str__(self) -> str:
         head = "fold  images  mean coverage  images of coverage class 0 (empty) … 10"
         lines = [head]
         for fold, counts in enumerate(self.balance()):
-            mean = np.mean([row.coverage for row in self.rows if row.fold == fold])
+            mean = np.mean([row.coverage for row in self.rows if fold in row.folds])
             lines.append(
                 f"{fold:4d}  {counts.sum():6d}  {mean:13.3f}  " + " ".join(f"{n:4d}" for n in counts)
             )
@@ -274,8 +192,21 @@ def make_folds(
 
     Raises:
         InputError: Fewer groups than folds, groups too large for the share that is held out, or divided by a split that
-            is given.
+            is given; repeats of a split that is given, or of so few groups that two repeats are the same.
     """
+    if config.repeats > 1:
+        _refuse_fixed(config, given)
+        made = [
+            make_folds(
+                counts,
+                groups,
+                config.model_copy(update={"repeats": 1, "seed": config.seed + repeat}),
+                kinds=kinds,
+                sources=sources,
+            )
+            for repeat in range(config.repeats)
+        ]
+        return _repeated(made)
     names = sorted(counts)
     classes = [coverage_class(*counts[name]) for name in names]
     homes = [groups[name] for name in names]
@@ -310,6 +241,37 @@ def make_folds(
         [
             FoldRow(name, groups[name], counts[name][0] / max(counts[name][1], 1), kind, int(fold))
             for name, kind, fold in zip(names, classes, assigned, strict=True)
+        ]
+    )
+
+
+def _refuse_fixed(config: FoldsConfig, given: Mapping[str, int] | None) -> None:
+    if given:
+        raise InputError(
+            f"folds.repeats: {config.repeats}, but the data's own split is the same each time; set folds.repeats=1, or "
+            "make folds of your own with folds.count=5 and folds.train=null"
+        )
+
+
+def _repeated(made: Sequence[Folds]) -> Folds:
+    """Return the folds of all repeats, numbered through.
+
+    Raises:
+        InputError: Two repeats hold the same images out together.
+    """
+    count, seen = made[0].count, dict[frozenset[frozenset[str]], int]()
+    for repeat, folds in enumerate(made):
+        parts = frozenset(frozenset(folds.inside(fold)) for fold in range(count))
+        if (first := seen.setdefault(parts, repeat)) != repeat:
+            raise InputError(
+                f"folds.repeats: repeat {repeat + 1} has the same folds as repeat {first + 1}, so few groups of images "
+                f"there are ({len({row.group for row in folds.rows})}); expected {repeat} at most, another folds.count "
+                "or folds.seed"
+            )
+    return Folds(
+        [
+            replace(rows[0], more=tuple(row.fold + count * at for at, row in enumerate(rows) if at))
+            for rows in zip(*(folds.rows for folds in made), strict=True)
         ]
     )
 
@@ -395,73 +357,3 @@ def deal_values(samples: Sequence[Sample], column: str) -> dict[str, float]:
             f"folds.deal_by: {len(bare)} training images have no {column!r}, for example {bare[0]!r}; fill it in"
         )
     return {sample.id: sample.values[column] for sample in samples}
-
-
-def write_folds(folds: Folds, path: Path) -> None:
-    """Write ``folds.csv``."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(_COLUMNS)
-    for row in folds.rows:
-        writer.writerow((row.id, row.group, f"{row.coverage:.6f}", row.coverage_class, row.fold))
-    write_text(path, text.getvalue())
-
-
-def read_folds(path: Path, *, ids: Iterable[str]) -> Folds:
-    """Read ``folds.csv``, which a person may have written.
-
-    Args:
-        path: The file.
-        ids: The training ids of the data set.
-
-    Raises:
-        InputError: A missing column, an unknown, repeated or missing id, a fold that is no number, or a group in
-            two folds.
-    """
-    table = parse_table(path.read_bytes(), where=str(path))
-    for column in _COLUMNS:
-        need_column(table, column)
-    rows = []
-    for number, cells in enumerate(table.rows, start=2):
-        try:
-            row = FoldRow(
-                cells["id"],
-                cells["group"],
-                float(cells["coverage"]),
-                int(cells["coverage_class"]),
-                int(cells["fold"]),
-            )
-        except ValueError as error:
-            raise InputError(f"{path}: line {number}: {error}; expected a number") from error
-        if not 0 <= row.coverage_class < NUM_CLASSES:
-            raise InputError(
-                f"{path}: line {number}: coverage_class {row.coverage_class}; expected 0 to {NUM_CLASSES - 1}"
-            )
-        rows.append(row)
-    _check_folds(rows, set(ids), path)
-    return Folds(rows)
-
-
-def _check_folds(rows: list[FoldRow], ids: set[str], path: Path) -> None:
-    names = [row.id for row in rows]
-    for name in names:
-        if name not in ids:
-            raise InputError(f"{path}: the id {name!r} is not in the data set")
-    if len(set(names)) != len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise InputError(f"{path}: the id {twice!r} appears twice")
-    if len(names) < len(ids):
-        raise InputError(
-            f"{path}: {len(ids) - len(names)} training images have no fold, for example {min(ids - set(names))!r}"
-        )
-    home: dict[str, FoldRow] = {}
-    for row in rows:
-        first = home.setdefault(row.group, row)
-        if first.fold != row.fold:
-            raise InputError(
-                f"{path}: images of group {row.group!r} are in folds {first.fold} and {row.fold}; "
-                "a group must stay in one fold"
-            )
-    present = {row.fold for row in rows}
-    if present != set(range(len(present))):
-        raise InputError(f"{path}: the folds are {sorted(present)}; expected 0, 1, 2 … without a gap")

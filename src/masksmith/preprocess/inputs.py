@@ -54,7 +54,8 @@ class InputConfig(Config):
     """With scaling "fixed": the value that becomes 1."""
     no_data: float | None = None
     """Value that means that nothing was measured. Like NaN and infinity it becomes 0 and does not count for extremes,
-    means and standard deviations. None: every finite value is a measurement."""
+    means and standard deviations. None: what the files of whole numbers declare, if it is one value, which is then
+    written into the resolved recipe; else every finite value is a measurement."""
     one_hot: dict[str, list[int]] = Field(default_factory=dict)
     """Bands whose values are names, not amounts (a class of land cover): number of the band -> its values, each of
     which becomes a channel of 0 and 1 after the others."""
@@ -333,6 +334,17 @@ _TAIL = 0.001  # share of an image's pixels at either end that may be outliers: 
 _SAMPLE = 2**16  # pixels of an image that its quantiles are taken from
 
 
+def with_declared(config: InputConfig, declared: float | None, dtype: np.dtype) -> InputConfig:
+    """Return the configuration with what the images' files declare to mean "no data", where nothing was asked for.
+
+    Zeros of images of 8 bits become 0 anyway.
+    """
+    zero = declared == 0 and dtype == np.uint8 and config.scaling in ("auto", "type_max")
+    if declared is None or config.no_data is not None or zero:
+        return config
+    return config.model_copy(update={"no_data": declared})
+
+
 def settle_scaling(
     config: InputConfig, train: Store, folder: Path, *, blank: Collection[str], decoded: str
 ) -> InputConfig:
@@ -439,6 +451,9 @@ def beyond_limits(config: InputConfig, images: Store) -> list[str]:
 
 def scaling_text(config: InputConfig, dtype: np.dtype) -> str:
     """Return in words what a settled scaling makes of images of this type."""
+    if config.no_data is not None:
+        rest = scaling_text(config.model_copy(update={"no_data": None}), dtype)
+        return f"{rest}; {config.no_data:g} is no data"
     if config.scaling == "type_max":
         return f"type_max: 0…{np.iinfo(dtype).max} become 0…1"
     if config.low is None or config.high is None:

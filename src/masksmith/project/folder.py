@@ -21,9 +21,10 @@ from masksmith.data.catalog import AskedTarget, Catalog
 from masksmith.data.checks import constant_ids
 from masksmith.data.groups import Likeness, find_likeness
 from masksmith.data.target import Target
-from masksmith.folds.table import Folds, group_values, read_folds
+from masksmith.folds.files import read_folds
+from masksmith.folds.table import Folds, group_values
 from masksmith.metrics import Metric, metric_for
-from masksmith.preprocess.inputs import InputConfig, Inputs, make_inputs, settle_scaling
+from masksmith.preprocess.inputs import InputConfig, Inputs, make_inputs, settle_scaling, with_declared
 from masksmith.project.runs import Run, environment, with_free_parts
 from masksmith.recipes.ensemble import AnyRecipe
 from masksmith.recipes.recipe import Recipe, parse_recipe
@@ -106,9 +107,10 @@ class Project:
                     f"{catalog.layout} ({len(catalog.train)}); choose another --out, or the same --layout"
                 )
             if old == catalog:  # an older masksmith may have kept less of the same data
+                project.catalog = catalog
                 return project
-            del project.catalog
         write_json(project.data_json, {"format": FORMAT_VERSION, **catalog.to_json()})
+        project.catalog = catalog  # not a second one from the file
         return project
 
     @classmethod
@@ -191,8 +193,9 @@ class Project:
         """
         if config.identity not in self._inputs:
             cache, decoded = self.cache, self.key(CACHE_VERSION)
+            asked = self._with_declared(config) if config.scaling == "auto" else config
             self._inputs[config.identity] = make_inputs(
-                config,
+                asked,
                 cache.train_images,
                 cache.test_images,
                 self.inputs_dir,
@@ -202,18 +205,21 @@ class Project:
         return self._inputs[config.identity]
 
     def settled_input(self, config: InputConfig) -> InputConfig:
-        """Return the configuration with scaling "auto" settled for the project's images.
+        """Return the configuration with no data and scaling "auto" settled for the project's images.
 
         Raises:
             InputError: A band that the images do not have.
         """
         return settle_scaling(
-            config,
+            self._with_declared(config),
             self.cache.train_images,
             self.inputs_dir,
             blank=self.blank_train,
             decoded=self.key(CACHE_VERSION),
         )
+
+    def _with_declared(self, config: InputConfig) -> InputConfig:
+        return with_declared(config, self.cache.no_data, self.cache.train_images.dtype)
 
     def cache_files(self, *, clear: bool = False) -> dict[str, int]:
         """Return path within the project -> bytes of the decoded and prepared files; ``clear`` removes them."""

@@ -14,7 +14,7 @@ from typing import Any
 from masksmith.core.config import validate
 from masksmith.core.errors import InputError
 from masksmith.core.files import read_json, write_json
-from masksmith.folds.table import ALL, fold_name
+from masksmith.folds.config import ALL, fold_name
 from masksmith.project.folder import Project
 from masksmith.project.runs import Run
 from masksmith.recipes.ensemble import AnyRecipe, Ensemble
@@ -79,7 +79,7 @@ def members_of_run(run: Run) -> list[Member]:
         facts = run.external
         return [Member(run, fold, weight=float(facts["weight"])) for fold in facts["folds"]]
     folds = run.recipe.folds
-    held_out = [Member(run, fold) for fold in range(folds.train or folds.count)]
+    held_out = [Member(run, fold) for fold in folds.trained]
     return [*held_out, Member(run, ALL)] if folds.refit else held_out
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from masksmith.core.files import read_json
 from masksmith.core.ledger import Ledger
-from masksmith.folds.table import fold_name
+from masksmith.folds.config import fold_name
 from masksmith.recipes.recipe import Recipe
 
 _LIBRARIES = (

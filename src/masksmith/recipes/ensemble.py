@@ -12,7 +12,7 @@ from pydantic import Field
 
 from masksmith.core.config import Config, apply_overrides, validate, write_yaml
 from masksmith.core.errors import InputError
-from masksmith.folds.table import FoldsConfig
+from masksmith.folds.config import FoldsConfig
 from masksmith.postprocess.config import TuningConfig
 from masksmith.recipes.recipe import (
     NAME,

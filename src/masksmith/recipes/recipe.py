@@ -14,7 +14,7 @@ from pydantic import Field
 from masksmith.core.config import Config, apply_overrides, look_up, validate, write_yaml
 from masksmith.core.errors import InputError
 from masksmith.core.files import digest
-from masksmith.folds.table import FoldsConfig
+from masksmith.folds.config import FoldsConfig
 from masksmith.losses.options import IMAGE_PARAMETERS, check_losses
 from masksmith.metrics import get_metric
 from masksmith.models.config import ModelConfig
@@ -100,8 +100,9 @@ class Recipe(Config):
         """
         plain = self.model_dump(mode="json", exclude={"prediction", "tuning"})
         del plain["folds"]["train"], plain["folds"]["refit"], plain["input"]["view"]
-        if plain["folds"]["fold_by"] is None:  # an older masksmith had no such key: its runs are found
-            del plain["folds"]["fold_by"]
+        for key, default in (("fold_by", None), ("repeats", 1)):  # older masksmiths had no such keys
+            if plain["folds"][key] == default:  # so their runs are found
+                del plain["folds"][key]
         plain["model"]["encoder_weights"] = self.model.weights_identity()
         del plain["model"]["encoder_weights_hash"]
         if self.pseudo is not None:
@@ -154,9 +155,9 @@ def parse_recipe(
     _check_pseudo(recipe, where=where, students=students)
     for name in recipe.prediction.tta:
         look_up(TTA, name, where=f"{where}: prediction.tta")
-    if recipe.folds.train is not None and not 1 <= recipe.folds.train <= recipe.folds.count:
+    if recipe.folds.train is not None and not 1 <= recipe.folds.train <= recipe.folds.total:
         raise InputError(
-            f"{where}: folds.train: {recipe.folds.train} of {recipe.folds.count} folds; expected 1 up to that"
+            f"{where}: folds.train: {recipe.folds.train} of {recipe.folds.total} folds; expected 1 up to that"
         )
     return recipe
 

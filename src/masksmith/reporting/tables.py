@@ -124,7 +124,7 @@ def label_lines(
 
 
 def fold_lines(rows: Sequence[FoldRow], scored: Mapping[str, ScoredImage], metric: Metric) -> list[FoldLine]:
-    """Return a line for each fold.
+    """Return a line for each fold; in repeated folds an image has one score, of its mean prediction.
 
     Args:
         rows: All rows of folds.csv.
@@ -132,8 +132,8 @@ def fold_lines(rows: Sequence[FoldRow], scored: Mapping[str, ScoredImage], metri
         metric: The metric of the recipe.
     """
     lines = []
-    for fold in sorted({row.fold for row in rows}):
-        inside = [row for row in rows if row.fold == fold]
+    for fold in sorted({fold for row in rows for fold in row.folds}):
+        inside = [row for row in rows if fold in row.folds]
         counts = np.bincount([row.coverage_class for row in inside], minlength=NUM_CLASSES).tolist()
         mean = float(np.mean([row.coverage for row in inside]))
         found = [scored[row.id] for row in inside if row.id in scored]

@@ -12,7 +12,7 @@ from masksmith.core.progress import logger, track
 from masksmith.deploy.bundle import SUFFIX, MemberFacts, ModelFacts, write_bundle
 from masksmith.deploy.features import features, widen
 from masksmith.deploy.pack import form_for_others
-from masksmith.folds.table import ALL
+from masksmith.folds.config import ALL
 from masksmith.postprocess.rules import plain_of
 from masksmith.postprocess.scoring import score_of, score_rows
 from masksmith.project.folder import Project
@@ -139,7 +139,7 @@ def _score(project: Project, member: Member) -> float:
     recipe = member.scored_by
     metric, rule = project.metric(recipe), plain_of(project.target, recipe.tuning)
     rows = [
-        row for row in project.folds.rows if row.fold == member.fold and row.id not in project.blank_train
+        row for row in project.folds.rows if member.fold in row.folds and row.id not in project.blank_train
     ]
     found = score_rows(
         metric, predictions_of(oof_of(project, [member]), rows), project.cache.train_masks, rule

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from masksmith.core.files import read_json
-from masksmith.folds.table import ALL
+from masksmith.folds.config import ALL
 from masksmith.project.folder import Project
 from masksmith.project.members import Member
 from masksmith.steps.predict import chose_runtime
@@ -52,7 +52,8 @@ def _chosen_members(project: Project, members: Sequence[Member]) -> str:
     ours = {(member.run.path.name, member.fold) for member in members}
     if any(unit["joined"] and _place(unit) not in ours for unit in plan["units"]):
         return ""  # some of the plan's members, which a person picked
-    joined = len(ours) - len({fold for _, fold in ours})
+    count = project.folds.count  # further repeats predict images that the first has predicted
+    joined = len(ours) - len({fold % count for _, fold in ours})
     left_out = sum(unit["joined"] is False and unit["score_after"] is not None for unit in plan["units"])
     if not joined:
         return f"{left_out} member{'s' if left_out > 1 else ''} left out" if left_out else ""

@@ -13,7 +13,7 @@ from typing import Any
 from masksmith.core import interrupt
 from masksmith.core.errors import DiskFullError, DivergedError, InputError, StoppedError
 from masksmith.core.progress import logger
-from masksmith.folds.table import ALL
+from masksmith.folds.config import ALL
 from masksmith.planning.budget import Budget
 from masksmith.planning.lengths import fit_weights
 from masksmith.planning.units import Unit
@@ -304,17 +304,24 @@ def _with_damage_open(project: Project, plan: Plan, planner: Planner) -> Plan:
 def accept_unit(project: Project, unit: Unit, member: Member, members: Sequence[Member]) -> Unit:
     """Return the unit with the decision whether its member joins the ensemble.
 
-    The first of all does, and a training on all images. The first of another fold does if it beats predicting
-    nothing or everything there (it may have been cut short). Any other does if its fold's plain score does not fall by
-    it.
+    The first of all does, and a training on all images. The first that predicts its images does if it beats predicting
+    nothing or everything there (it may have been cut short). Any other, of the same fold or of another repeat, does if
+    the plain score of these images does not fall by it.
     """
     if not members or member.fold == ALL:  # nothing is held out to decide by
         return replace(unit, joined=True)
-    recipe, others = member.run.recipe, [one for one in members if one.fold == member.fold]
+    recipe, folds = member.run.recipe, project.folds
+    inside = set(folds.inside(member.fold))
+    others = [one for one in members if inside.intersection(folds.inside(one.fold))]
     utility = project.metric(recipe).utility
-    after = plain_score(project, recipe, oof_of(project, [*others, member]))
-    if others:
-        before, beaten = plain_score(project, recipe, oof_of(project, others)), "without it"
+
+    def score(judged: Sequence[Member]) -> float:
+        oof = oof_of(project, judged)
+        return plain_score(project, recipe, {name: codes for name, codes in oof.items() if name in inside})
+
+    after = score([*others, member])
+    if inside <= {name for one in others for name in folds.inside(one.fold)}:
+        before, beaten = score(others), "without it"
         joined = utility(after) >= utility(before)
     else:
         baselines = baseline_scores(project, recipe, fold=member.fold).values()

@@ -7,7 +7,7 @@ import numpy as np
 
 from masksmith.core.progress import logger
 from masksmith.core.randomness import stream
-from masksmith.folds.table import ALL
+from masksmith.folds.config import ALL
 from masksmith.metrics.protocol import Row
 from masksmith.postprocess.bootstrap import BOUND_QUANTILE, paired_bootstrap
 from masksmith.prediction.store import MeanCodes
@@ -19,7 +19,7 @@ from masksmith.steps.predict import oof_of
 
 
 def compare_members(
-    project: Project, ensemble: AnyRecipe, members: Sequence[Member], oof: Mapping[int, MeanCodes]
+    project: Project, ensemble: AnyRecipe, members: Sequence[Member], oof: Mapping[str, MeanCodes]
 ) -> dict[str, Any]:
     """Return how the ensemble does beside its recipes."""
     of_run: dict[str, list[Member]] = {}
@@ -27,8 +27,7 @@ def compare_members(
         if member.fold != ALL:
             of_run.setdefault(member.run.path.name, []).append(member)
     each = {name: oof_of(project, own) for name, own in of_run.items()}
-    weights = {name: own[0].weight for name, own in of_run.items()}
-    found = compare_recipes(project, ensemble, oof, each, weights)
+    found = compare_recipes(project, ensemble, oof, each, of_run)
     text = _text(found)
     logger.info("%s", text)
     return found | {"text": text}
@@ -49,9 +48,9 @@ def _text(found: Mapping[str, Any]) -> str:
 def compare_recipes(
     project: Project,
     ensemble: AnyRecipe,
-    oof: Mapping[int, MeanCodes],
-    each: Mapping[str, Mapping[int, MeanCodes]],
-    weights: Mapping[str, float],
+    oof: Mapping[str, MeanCodes],
+    each: Mapping[str, Mapping[str, MeanCodes]],
+    members: Mapping[str, Sequence[Member]],
 ) -> dict[str, Any]:
     """Compare an ensemble with each of its recipes, all under the plain rule on held-out images; return plain values.
 
@@ -61,9 +60,9 @@ def compare_recipes(
     Args:
         project: Its folds and masks.
         ensemble: Its metric, resamples and seed; or those of the recipe that other programs' members stand beside.
-        oof: Fold -> averaged probabilities.
-        each: Name of a recipe's run -> fold -> its own probabilities.
-        weights: Name -> weight.
+        oof: Id -> averaged probabilities.
+        each: Name of a recipe's run -> id -> its own probabilities.
+        members: Name -> its members.
     """
     metric = project.metric(ensemble)
     blend = plain_rows(project, ensemble, oof)
@@ -76,8 +75,8 @@ def compare_recipes(
     table: list[dict[str, Any]] = [
         {
             "run": name,
-            "weight": weights[name],
-            "folds": sorted(each[name]),
+            "weight": members[name][0].weight,
+            "folds": sorted({member.fold for member in members[name]}),
             "images": len(rows),
             "score": score(rows, list(rows)),
             "ensemble": score(blend, list(rows)),

@@ -8,7 +8,7 @@ from masksmith.core.errors import InputError
 from masksmith.core.files import write_text
 from masksmith.core.progress import logger
 from masksmith.deploy.bundle import Bundle, MemberFacts
-from masksmith.folds.table import FoldsConfig
+from masksmith.folds.config import FoldsConfig
 from masksmith.planning.lengths import cycle_of
 from masksmith.planning.rules import load_rules
 from masksmith.project.folder import Project

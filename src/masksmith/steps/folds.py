@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from masksmith.core.arrays import Shaped, foreground_pixels, judged_pixels
+from masksmith.core.arrays import Bool, Shaped, foreground_pixels, judged_pixels
 from masksmith.core.errors import InputError
 from masksmith.core.progress import logger
 from masksmith.data.catalog import Sample
@@ -14,11 +14,10 @@ from masksmith.data.groups import Likeness, bound_groups, neighbour_groups
 from masksmith.data.shift import LEAST_IMAGES
 from masksmith.data.similarity import similar_groups
 from masksmith.data.store import Store
+from masksmith.folds.config import EVERY_GROUP, NEIGHBOURS, FoldsConfig
+from masksmith.folds.files import write_folds
 from masksmith.folds.table import (
-    EVERY_GROUP,
-    NEIGHBOURS,
     Folds,
-    FoldsConfig,
     deal_values,
     given_folds,
     group_values,
@@ -27,7 +26,6 @@ from masksmith.folds.table import (
     need_groups,
     rarest_classes,
     rarest_labels,
-    write_folds,
 )
 from masksmith.project.folder import Project
 from masksmith.recipes.ensemble import AnyRecipe
@@ -137,19 +135,26 @@ def unseen_classes(project: Project, folds: Folds) -> list[str]:
     target, masks = project.target, project.cache.train_masks
     if target.task not in ("multiclass", "multilabel"):
         return []
-    there = np.zeros((folds.count, target.outputs), bool)
+    there = np.zeros((folds.total, target.outputs), bool)
     for row in folds.rows:
         mask = masks[row.id]
         if target.exclusive:
-            there[row.fold, [value for value in np.unique(mask) if value < target.outputs]] = True
+            held = [value for value in np.unique(mask) if value < target.outputs]
+            there[np.ix_(row.folds, held)] = True
         else:
-            there[row.fold] |= (mask == 1).any(axis=(0, 1))
+            there[row.folds, :] |= (mask == 1).any(axis=(0, 1))
     return [
         f"fold {fold}: {some([target.classes[at] for at in np.flatnonzero(alone)])} in no other fold: a training that "
         "holds it out never sees such pixels"
-        for fold, alone in enumerate(there & (there.sum(axis=0) == 1))
+        for fold, alone in enumerate(_alone(there, folds.repeats))
         if alone.any()
     ]
+
+
+def _alone(there: Bool[np.ndarray, "folds k"], repeats: int) -> Bool[np.ndarray, "folds k"]:
+    """Return where a class is in one fold only of its repeat."""
+    parts = there.reshape(repeats, -1, there.shape[1])
+    return (parts & (parts.sum(axis=1, keepdims=True) == 1)).reshape(there.shape)
 
 
 def _is_plain(asked: FoldsConfig) -> bool:
@@ -171,7 +176,7 @@ def _refuse_other_folds(project: Project, asked: FoldsConfig) -> None:
     def is_other(entry: str, key: str) -> bool:
         return ledger.knows(entry) and not ledger.is_done(entry, key)
 
-    count = project.folds.count
+    count, repeats = project.folds.count, project.folds.repeats
     # an older masksmith wrote no rule: it had only one
     unsaid = ledger.knows("folds.seed") and not ledger.knows("folds.kind")
     other_kind = asked.kind != FoldsConfig().kind if unsaid else is_other("folds.kind", asked.kind)
@@ -179,6 +184,8 @@ def _refuse_other_folds(project: Project, asked: FoldsConfig) -> None:
         what, made = f"folds.group_by: {asked.group_by!r}", "was made with another column or with none"
     elif asked.count != count:
         what, made = f"folds.count: {asked.count}", f"holds {count}"
+    elif asked.repeats != repeats:
+        what, made = f"folds.repeats: {asked.repeats}", f"holds {repeats}"
     elif is_other("folds.seed", str(asked.seed)):
         what, made = f"folds.seed: {asked.seed}", "was made with another"
     elif other_kind:

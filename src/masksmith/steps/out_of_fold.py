@@ -14,21 +14,21 @@ from masksmith.project.folder import Project
 from masksmith.recipes.ensemble import AnyRecipe
 
 
-def predictions_of(oof: Mapping[int, MeanCodes], rows: Iterable[FoldRow]) -> Iterator[tuple[str, Codes]]:
+def predictions_of(oof: Mapping[str, MeanCodes], rows: Iterable[FoldRow]) -> Iterator[tuple[str, Codes]]:
     """Yield id and out-of-fold codes (h, w, k) of training images, one by one."""
     for row in rows:
-        yield row.id, oof[row.fold][row.id]
+        yield row.id, oof[row.id][row.id]
 
 
-def plain_score(project: Project, recipe: AnyRecipe, oof: Mapping[int, MeanCodes]) -> float:
-    """Return the score of the plain rule (threshold 0.5) on the held-out images with content of these folds."""
+def plain_score(project: Project, recipe: AnyRecipe, oof: Mapping[str, MeanCodes]) -> float:
+    """Return the score of the plain rule (threshold 0.5) on the held-out images with content."""
     rows = plain_rows(project, recipe, oof)
     return score_of(project.metric(recipe), rows, project.metric_groups(recipe, list(rows)))
 
 
-def plain_rows(project: Project, recipe: AnyRecipe, oof: Mapping[int, MeanCodes]) -> dict[str, Row]:
+def plain_rows(project: Project, recipe: AnyRecipe, oof: Mapping[str, MeanCodes]) -> dict[str, Row]:
     """Return the metric's row of each held-out image with content under the plain rule, by id."""
-    rows = [row for row in project.folds.rows if row.fold in oof and row.id not in project.blank_train]
+    rows = [row for row in project.folds.rows if row.id in oof and row.id not in project.blank_train]
     rule, masks = plain_of(project.target, recipe.tuning), project.cache.train_masks
     return score_rows(project.metric(recipe), predictions_of(oof, rows), masks, rule)
 

@@ -11,7 +11,7 @@ from masksmith.core.errors import InputError
 from masksmith.core.files import digest, read_json, write_json, write_text
 from masksmith.core.progress import clock, logger
 from masksmith.data.store import Store
-from masksmith.folds.table import ALL
+from masksmith.folds.config import ALL
 from masksmith.models.config import WEIGHTS, ModelConfig, tensor_names
 from masksmith.models.encoders import settle_encoder
 from masksmith.models.segmentation import build_model
@@ -120,7 +120,7 @@ def facts_of(project: Project, recipe: Recipe) -> DataFacts:
         test_px=padded(test),
         canvases=max(1, len(held_out.keys() | test.keys())),
         channels=project.inputs(recipe.input).channels,
-        folds=recipe.folds.count,
+        folds=recipe.folds.total,
         size=recipe.size,
         train_sizes=counted(cache.train_images, outside),
         held_out_sizes=counted(cache.train_images, inside),

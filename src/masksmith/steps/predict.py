@@ -16,7 +16,7 @@ from masksmith.core.errors import InputError
 from masksmith.core.files import digest, read_json
 from masksmith.core.progress import logger
 from masksmith.data.store import Store, is_whole
-from masksmith.folds.table import ALL
+from masksmith.folds.config import ALL
 from masksmith.models.segmentation import SegmentationModel, to_channels_last
 from masksmith.postprocess.rules import plain_of
 from masksmith.postprocess.scoring import score_of, score_rows
@@ -106,19 +106,39 @@ def predict_member(project: Project, member: Member, *, stages: Sequence[str] = 
         ledger.mark_done(member.entry(stage), key)
 
 
-def oof_of(project: Project, members: Sequence[Member]) -> dict[int, MeanCodes]:
-    """Return, for each fold that a member covers, the mean probabilities of its held-out images.
+def oof_of(project: Project, members: Sequence[Member]) -> dict[str, MeanCodes]:
+    """Return, for each training image that members hold out, the mean of their probabilities of it.
 
-    The weights are those of the members that cover the fold.
+    In repeated folds it is held out once in each repeat. The members of a run share the weight of their recipe (see
+    weights_of_test).
 
     Raises:
         InputError: Probabilities are missing, damaged, of other images, or of other weights than the present ones.
     """
+    stores = [None if member.fold == ALL else _need_oof(project, member) for member in members]
+    means: dict[tuple[int, ...], MeanCodes] = {}  # of the images that the same folds hold out
     found = {}
+    for row in project.folds.rows:
+        if row.folds not in means:
+            holding = [at for at, member in enumerate(members) if member.fold in row.folds]
+            weights = weights_of_test([members[at] for at in holding])
+            means[row.folds] = MeanCodes([store for at in holding if (store := stores[at])], weights)
+        if means[row.folds].stores:
+            found[row.id] = means[row.folds]
+    return found
+
+
+def oof_digests(project: Project, members: Sequence[Member]) -> list[str]:
+    """Return what the held-out probabilities of each fold are, as text (see codes_digest).
+
+    Raises:
+        InputError: As oof_of.
+    """
+    found = []
     for fold in sorted({member.fold for member in members} - {ALL}):
         inside = [member for member in members if member.fold == fold]
         stores = [_need_oof(project, member) for member in inside]
-        found[fold] = MeanCodes(stores, [member.weight for member in inside])
+        found.append(f"{fold} {codes_digest(MeanCodes(stores, [member.weight for member in inside]))}")
     return found
 
 

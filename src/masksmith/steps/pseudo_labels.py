@@ -20,7 +20,8 @@ from masksmith.core.errors import InputError
 from masksmith.core.files import read_json, write_json
 from masksmith.core.progress import logger
 from masksmith.data.store import StoreWriter
-from masksmith.folds.table import ALL, NUM_CLASSES, fold_name
+from masksmith.folds.config import ALL, fold_name
+from masksmith.folds.table import NUM_CLASSES
 from masksmith.prediction.store import MeanCodes, code_of
 from masksmith.project.folder import Project
 from masksmith.project.members import Member
@@ -38,7 +39,7 @@ def teachers_of(project: Project, member: Member) -> list[Member]:
         return []
     assert pseudo.teacher_run is not None, member.name  # settled when the run was made
     teacher = project.run(pseudo.teacher_run)
-    labelled_by = range(folds.train or folds.count) if member.fold == ALL else [member.fold]
+    labelled_by = folds.trained if member.fold == ALL else [member.fold]
     return [Member(teacher, fold) for fold in labelled_by]
 
 

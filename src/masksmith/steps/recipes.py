@@ -77,7 +77,7 @@ def for_data(project: Project, asked: AnyRecipe, name: str, overrides: tuple[str
             if metric != asked.metric:
                 chosen.append(f"metric={metric}")
                 why.append(f"metric {metric}: {reason}")
-        if not keys & {"folds", "folds.count", "folds.train"} and any(
+        if not keys & {"folds", "folds.count", "folds.train", "folds.repeats"} and any(
             one.held_out for one in project.catalog.train
         ):
             chosen += ["folds.count=2", "folds.train=1"]

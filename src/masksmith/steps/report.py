@@ -9,7 +9,7 @@ import numpy as np
 from masksmith.core.arrays import AnyMask, judged_pixels
 from masksmith.core.files import read_json
 from masksmith.core.progress import clock
-from masksmith.folds.table import fold_name
+from masksmith.folds.config import fold_name
 from masksmith.metrics import confusion
 from masksmith.metrics.classes import plane_stats
 from masksmith.postprocess.rules import mask_of, read_rule
@@ -44,7 +44,7 @@ def report_members(project: Project, members: Sequence[Member]) -> Path:
 def report_facts(project: Project, members: Sequence[Member]) -> ReportFacts:
     """Collect what the report shows."""
     oof, tuning = oof_of(project, members), need_tuning(project, members)
-    rows = [row for row in project.folds.rows if row.fold in oof and row.id not in project.blank_train]
+    rows = [row for row in project.folds.rows if row.id in oof and row.id not in project.blank_train]
     run, recipe, masks = members[0].run, members[0].scored_by, project.cache.train_masks
     rule, metric = read_rule(tuning["rule"]), project.metric(recipe)
     stats = score_rows(metric, predictions_of(oof, rows), masks, rule)
@@ -53,7 +53,7 @@ def report_facts(project: Project, members: Sequence[Member]) -> ReportFacts:
     scored = {
         name: ScoredImage(row, str(group)) for (name, row), group in zip(stats.items(), labels, strict=True)
     }
-    all_rows, preds = project.folds.rows, RuleMasks({row.id: oof[row.fold] for row in rows}, rule)
+    all_rows, preds = project.folds.rows, RuleMasks({row.id: oof[row.id] for row in rows}, rule)
     test_shares: list[float] = []
     if project.catalog.test:
         codes = test_of(project, members)

@@ -180,7 +180,7 @@ def write_oof_masks(project: Project, members: Sequence[Member]) -> Path:
     """Write the masks of the held-out images of a project without test images, into ``masks/oof``."""
     rule, oof = read_rule(need_tuning(project, members)["rule"]), oof_of(project, members)
     folder = project.masks_dir / "oof"
-    rows = [row for row in project.folds.rows if row.fold in oof]
+    rows = [row for row in project.folds.rows if row.id in oof]
     masks: Iterator[tuple[str, AnyMask]] = (
         (name, rule.apply(codes)) for name, codes in predictions_of(oof, rows)
     )

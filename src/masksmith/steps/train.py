@@ -18,7 +18,7 @@ from masksmith.core.errors import InputError
 from masksmith.core.files import digest, remove, remove_matching
 from masksmith.core.progress import logger
 from masksmith.data.store import Store, is_whole
-from masksmith.folds.table import ALL
+from masksmith.folds.config import ALL
 from masksmith.models.segmentation import SegmentationModel, build_model
 from masksmith.postprocess.rules import plain_of
 from masksmith.postprocess.scoring import score_rows
@@ -79,7 +79,7 @@ def train_member(project: Project, member: Member, pace: Pace | None = None) -> 
         remove(
             member.weights.with_suffix(".json")
         )  # whole final weights alone would count as a finished training
-    what = "all images" if fold == ALL else f"fold {fold} of {project.folds.count}"
+    what = "all images" if fold == ALL else f"fold {fold} of {project.folds.total}"
     logger.info("run %s: training %s", run.path.name, what)
     training = training_of(project, run, fold)
     fabric = make_fabric(run.recipe.training)

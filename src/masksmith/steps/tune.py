@@ -10,7 +10,8 @@ from masksmith.core.errors import InputError
 from masksmith.core.files import read_json, write_json
 from masksmith.core.progress import logger
 from masksmith.folds.assignment import assign_folds
-from masksmith.folds.table import ALL, FoldRow
+from masksmith.folds.config import ALL
+from masksmith.folds.table import FoldRow
 from masksmith.metrics import Metric
 from masksmith.metrics.planes import metric_of_plane
 from masksmith.metrics.protocol import Groups, Row
@@ -30,7 +31,7 @@ from masksmith.recipes.ensemble import AnyRecipe, Ensemble
 from masksmith.steps.choices import choices_of
 from masksmith.steps.ensemble import compare_members
 from masksmith.steps.out_of_fold import baseline_scores, class_shares, predictions_of
-from masksmith.steps.predict import codes_digest, oof_of
+from masksmith.steps.predict import oof_digests, oof_of
 from masksmith.training.checkpoint import facts_of
 from masksmith.training.config import CHOSEN_ON_HELD_OUT
 from masksmith.training.events import read_events
@@ -111,7 +112,7 @@ def need_tuning(project: Project, members: Sequence[Member]) -> dict[str, Any]:
 
 def _tune_key(project: Project, members: Sequence[Member]) -> str:
     recipe = members[0].scored_by
-    oof = [f"{fold} {codes_digest(codes)}" for fold, codes in oof_of(project, members).items()]
+    oof = oof_digests(project, members)
     names = [
         f"{member.name} weighs {member.weight}" if member.ensemble or member.weight != 1 else member.name
         for member in members
@@ -121,28 +122,29 @@ def _tune_key(project: Project, members: Sequence[Member]) -> str:
 
 
 def tune_oof(
-    project: Project, recipe: AnyRecipe, oof: Mapping[int, MeanCodes], *, optimism: dict[str, float]
+    project: Project, recipe: AnyRecipe, oof: Mapping[str, MeanCodes], *, optimism: dict[str, float]
 ) -> dict[str, Any]:
     """Search the rule on the out-of-fold probabilities and return all scores as plain values.
 
     Args:
         project: Its folds and masks.
         recipe: The metric, candidates and seed of a recipe or an ensemble.
-        oof: Fold -> probabilities of its held-out images.
+        oof: Id -> averaged probabilities, of the images that are held out.
         optimism: What choosing epochs on the folds may have added to the score (see optimism_of).
     """
-    metric, config, trained = project.metric(recipe), recipe.tuning, sorted(oof)
+    metric, config = project.metric(recipe), recipe.tuning
     masks, made = project.cache.train_masks, project.folds
-    rows = [row for row in made.rows if row.fold in trained]
+    rows = [row for row in made.rows if row.id in oof]
     content = [row for row in rows if row.id not in project.blank_train]
     if not content:
         raise InputError(
-            f"{project.root}: the held-out images of fold {trained} have no content, so nothing can be judged"
+            f"{project.root}: the held-out images of fold {_folds_of(rows)} have no content, so nothing can be judged"
         )
     rules, sweep = _sweep(project, metric, config, lambda: predictions_of(oof, content))
     groups = [row.group for row in content]
     labels = project.metric_groups(recipe, [row.id for row in content])
-    parts = np.array([row.fold for row in content]) if len(trained) > 1 else _parts(content, seed=recipe.seed)
+    several = len(_folds_of(rows)) > 1
+    parts = np.array([row.fold for row in content]) if several else _parts(content, seed=recipe.seed)
     found = search_rule(
         sweep,
         metric,
@@ -260,6 +262,11 @@ def parts_of(project: Project, names: Sequence[str], *, seed: int) -> Any:  # no
     rows = [homes[name] for name in names]
     folds = np.array([row.fold for row in rows])
     return folds if len(np.unique(folds)) > 1 else _parts(rows, seed=seed)
+
+
+def _folds_of(rows: Sequence[FoldRow]) -> list[int]:
+    """Return the folds, of the first repeat, that these images are in."""
+    return sorted({row.fold for row in rows})
 
 
 def _parts(rows: Sequence[FoldRow], *, seed: int) -> Any:  # noqa: ANN401

@@ -13,7 +13,7 @@ import numpy as np
 from masksmith.augment import Batch, CallableAugment, Task, add_seen, build_task, make_batch, names_of
 from masksmith.core.arrays import Int
 from masksmith.data.store import Arrays, JoinedStore, joined_id
-from masksmith.folds.table import fold_name
+from masksmith.folds.config import fold_name
 from masksmith.preprocess import TRUE_SIZE, SizeConfig, canvas_of
 from masksmith.training.config import Stage, TrainingConfig
 from masksmith.training.epochs import Epoch

@@ -3,13 +3,15 @@
 OpenCV decodes; Pillow where OpenCV reads wrongly or not at all: GIF, and JPEG in CMYK.
 """
 
+import contextlib
 import io
+import tempfile
 import zlib
 
 import cv2
 import numpy as np
 
-from masksmith.core.arrays import Image
+from masksmith.core.arrays import Image, Shaped
 from masksmith.core.errors import InputError
 from masksmith.data.decode.dicom import SUFFIXES as DICOM_SUFFIXES
 from masksmith.data.decode.headers import GIF, JPEG, PNG, SIGNATURES, TIFF, jpeg_bands, need_sane_size
@@ -32,6 +34,7 @@ IMAGE_SUFFIXES = (
     *DICOM_SUFFIXES,
 )
 _ROWS = 1024  # looked at at once
+_LARGE = 2**26  # pixels
 _HARMLESS = "extraneous bytes"  # libjpeg skips them; whatever else it says, pixels are missing or made up
 
 
@@ -100,7 +103,7 @@ def decode_image(raw: bytes, *, where: str, upright: bool = True, keep_alpha: bo
 def _decode_picture(raw: bytes, size: tuple[int, int], *, where: str) -> Image:
     """Decode a picture as it is stored, 1 to 4 channels; a TIFF is turned."""
     try:
-        image, muttered = listen(lambda: cv2.imdecode(np.frombuffer(raw, np.uint8), cv2.IMREAD_UNCHANGED))
+        image, muttered = listen(lambda: _pixels(raw, size))
     except cv2.error as error:  # OpenCV has limits of its own, for example 2**20 pixels a side
         raise InputError(f"{where}: {size[0]}x{size[1]} pixels, refused by OpenCV ({error.err})") from error
     if image is None:
@@ -120,6 +123,23 @@ def _decode_picture(raw: bytes, size: tuple[int, int], *, where: str) -> Image:
         rows = image[first : first + _ROWS]
         rows[..., :3] = rows[..., 2::-1].copy()
     return image
+
+
+def _pixels(raw: bytes, size: tuple[int, int]) -> Shaped[np.ndarray, "h w *c"] | None:
+    """Return what OpenCV makes of a file's bytes, None where it makes nothing of them.
+
+    ``imdecode`` holds a picture twice, ``imread`` into an array of NumPy once: so a large PNG in 8-bit colours, whose
+    blocks have been checked, is read from a temporary file.
+    """
+    colours = raw.startswith(PNG) and raw[24:26] == b"\x08\x02"
+    if size[0] * size[1] >= _LARGE and colours:
+        with tempfile.NamedTemporaryFile(prefix="masksmith-") as file, contextlib.suppress(cv2.error):
+            file.write(raw)
+            file.flush()
+            return cv2.imread(file.name, np.empty((*size, 3), np.uint8), cv2.IMREAD_UNCHANGED)
+    return cv2.imdecode(
+        np.frombuffer(raw, np.uint8), cv2.IMREAD_UNCHANGED
+    )  # also where a colour is transparent
 
 
 def _decode_by_pillow(raw: bytes, size: tuple[int, int], *, where: str) -> Image:

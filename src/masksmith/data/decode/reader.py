@@ -61,6 +61,7 @@ class ImageReader:
     def __init__(self, tree: Tree) -> None:
         self.tree = tree
         self._raw: tuple[str, bytes] = ("", b"")
+        self._declared: tuple[str, float | None] = ("", None)
         self._slices: dict[tuple[str, str], Slices] = {}
 
     def raw(self, path: str) -> bytes:
@@ -178,15 +179,19 @@ class ImageReader:
             with place.open("rb") as there:
                 yield there
 
+    def declared(self, sample: Sample) -> float | None:
+        """Return the value that the file of a sample's image declares to mean "no data"; None: it declares none."""
+        if self._declared[0] != sample.image:
+            with self.opened(sample.image) as file:
+                self._declared = sample.image, read_no_data(file)
+        return self._declared[1]
+
     def missing(self, sample: Sample, image: Image) -> Bool[np.ndarray, "h w"] | None:
         """Return where no band of a sample's decoded image has data, None where every pixel has some.
 
         No data is NaN, or in whole numbers the value that the file itself declares to mean so.
         """
-        declared: float | None = np.nan
-        if image.dtype.kind != "f":
-            with self.opened(sample.image) as file:
-                declared = read_no_data(file)
+        declared = np.nan if image.dtype.kind == "f" else self.declared(sample)
         if declared is None:
             return None
         gaps = np.isnan(image) if np.isnan(declared) else image == declared

@@ -11,8 +11,9 @@ import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import PurePosixPath
+from sys import intern
 
 SPLITS = ("train", "val", "test")
 VALIDATION = ("val", "valid", "validation")
@@ -157,14 +158,22 @@ def split_of(folder: str) -> tuple[str, str]:
 
 def file_of(path: str) -> File:
     """Take a path apart."""
-    place = PurePosixPath(unicodedata.normalize("NFC", path))
+    parent, _, name = unicodedata.normalize("NFC", path).rpartition("/")
+    split, folders = _place_of(parent)
+    place = PurePosixPath(name)
+    return File(path, split, folders, place.stem, intern(place.suffix.lower()))
+
+
+@lru_cache(maxsize=1024)
+def _place_of(parent: str) -> tuple[str, tuple[str, ...]]:
+    """Return the split that a file's folders say, and what is left of their names."""
     split, folders = "", []
-    for folder in place.parent.parts:
+    for folder in PurePosixPath(parent).parts:
         found, rest = split_of(folder)
         split = split or found
         if rest:
             folders.append(rest)
-    return File(path, split, tuple(folders), place.stem, place.suffix.lower())
+    return split, tuple(folders)
 
 
 # --- affixes ----------------------------------------------------------------------------------------------
