@@ -35,6 +35,7 @@ from masksmith.data.layouts.volumes import volumes
 from masksmith.data.layouts.yolo import yolo
 from masksmith.data.rle import DIALECTS
 from masksmith.data.side_tables import read_tables
+from masksmith.data.split_lists import with_split_lists
 from masksmith.data.target import TASKS, Task
 from masksmith.data.tree import Tree
 
@@ -107,6 +108,8 @@ def read_catalog(
     if catalog is None:
         raise _nothing_found(tree)
     catalog = group_by_patient(tree, catalog)
+    if said.splits is None:
+        catalog = with_split_lists(tree, catalog)
     known = catalog.asked
     _check_task(said.task, catalog, root)
     asked = AskedTarget(
