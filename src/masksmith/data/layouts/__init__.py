@@ -29,6 +29,7 @@ from masksmith.data.layouts.nnunet import nnunet
 from masksmith.data.layouts.object_folders import object_folders
 from masksmith.data.layouts.paired_folders import paired_folders
 from masksmith.data.layouts.path_table import path_table
+from masksmith.data.layouts.supervisely import supervisely
 from masksmith.data.layouts.via import via
 from masksmith.data.layouts.voc import voc
 from masksmith.data.layouts.volumes import volumes
@@ -54,6 +55,7 @@ LAYOUTS: dict[str, Layout] = {
     "labelme": labelme,
     "cvat": cvat,
     "label_studio": label_studio,
+    "supervisely": supervisely,
     "via": via,
     "yolo": yolo,
     "band_folders": band_folders,
@@ -67,7 +69,7 @@ _NOT_READ = (
     ((".json",), "annotations in JSON of an unknown kind"),
 )
 """Endings of what may hold the masks that are missed, and what to call it."""
-DRAWN = ("coco", "labelme", "cvat", "label_studio", "via", "yolo")
+DRAWN = ("coco", "labelme", "cvat", "label_studio", "supervisely", "via", "yolo")
 """Layouts of drawn annotations: mask files come first where every image that is drawn on has one."""
 
 
