@@ -164,6 +164,8 @@ def file_of(path: str) -> File:
         split = split or found
         if rest:
             folders.append(rest)
+    if place.suffix[1:].isdecimal():  # IM.0001, 1.2.840.113
+        return File(path, split, tuple(folders), place.name, "")
     return File(path, split, tuple(folders), place.stem, place.suffix.lower())
 
 

@@ -5,6 +5,7 @@ are called, arrays of one file by their names in it. The slices of a file are a 
 """
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import PurePosixPath
@@ -185,10 +186,9 @@ def _by_channels(files: Sequence[File]) -> tuple[Pairing, dict[str, list[str]]] 
             return None
         cases.setdefault((str(PurePosixPath(file.path).parent), match[1] or ""), {})[match[2]] = file
     masked = [own for own in cases.values() if any(map(_is_mask_name, own))]
-    names = {tuple(sorted(own, key=natural)) for own in masked}
-    if len(names) != 1:
+    if not masked:
         return None
-    words = names.pop()
+    words = Counter(tuple(sorted(own, key=natural)) for own in masked).most_common(1)[0][0]
     drawn = [word for word in words if _is_mask_name(word)]
     channels = [word for word in words if word not in drawn]
     if len(drawn) != 1 or len(channels) < 2 or any(not set(own) <= {*words} for own in cases.values()):
