@@ -133,7 +133,11 @@ def test_values_that_contradict_a_task():
             "1 masks are JPEG, .* objects .*: 1.png",
         ),
         ((many,), {"task": "multiclass"}, r"257 values and more; expected at most 255 .* --task instances"),
-        ((smooth,), {}, r"different values .* no equal neighbour: smoothed edges of two values, not classes"),
+        (
+            (smooth.clip(9),),
+            {},
+            r"different values .* no equal neighbour: smoothed edges of two values, not classes",
+        ),
         (
             (stripes(-2, 0, 1, dtype=np.int16),),
             {"task": "multiclass"},
@@ -144,6 +148,11 @@ def test_values_that_contradict_a_task():
             look(*masks, **asked)
     assert len(look(ramp, task="multiclass").target.values) == 255  # the most that there are
     assert look(smooth, task="multiclass").target.task == "multiclass"  # it was asked for
+    for task in (None, "binary"):  # 0 and 255 with grey edges are cut, and it is said
+        cut = look(smooth, task=task)
+        assert (cut.target.task, cut.findings[0].title) == ("binary", "masks with grey edges")
+        assert (cut.apply(smooth, lossy=False) == (smooth >= 128)).all()
+        assert "1 masks have grey values" in cut.findings[0].detail
 
 
 # --- label images -----------------------------------------------------------------------------------------

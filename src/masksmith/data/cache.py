@@ -45,6 +45,7 @@ from masksmith.data.masks import (
     MaskHints,
     find_convention,
     is_lossy,
+    listed_names,
     look_at_mask,
     mask_levels,
 )
@@ -415,7 +416,11 @@ def _find_meaning(
     longest = max(look.palettes, key=len, default=())
     if all(longest[: len(palette)] == palette for palette in look.palettes):  # else no class has one colour
         hints = replace(hints, palette=longest)
-    return find_convention(look.files, where=where, hints=hints)
+    listed, said = listed_names(look.files, catalog.asked.listed if not hints.names else [], hints)
+    convention = find_convention(
+        look.files, where=where, hints=replace(hints, names=listed) if listed else hints
+    )
+    return replace(convention, findings=said + convention.findings)
 
 
 def _rgb(parts: Sequence[int]) -> Rgb:

@@ -148,12 +148,14 @@ class AskedTarget:
     """Value -> name of its class."""
     colours: dict[str, list[int]] = field(default_factory=dict)
     """Class -> its red, green and blue in mask files in colours, the background first where there is one."""
+    listed: list[str] = field(default_factory=list)
+    """Names of a list of classes, of the values from 0 on, or from 1 on where there is one value more."""
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> "AskedTarget":
         """Rebuild it: JSON has texts as keys."""
         names = {int(key): name for key, name in value["names"].items()}
-        return cls(value["task"], value["ignore"], names, value.get("colours", {}))
+        return cls(value["task"], value["ignore"], names, value.get("colours", {}), value.get("listed", []))
 
 
 @dataclass(frozen=True)

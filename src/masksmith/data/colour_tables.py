@@ -39,6 +39,9 @@ def find_colour_table(tree: Tree) -> tuple[Colours, str]:
     return {}, ""
 
 
+_LIST = re.compile(
+    r"(class|label|obj|object|categor(y|ie))?[-_ ]?(classes|labels|names|categories)", re.IGNORECASE
+)
 _OF_CLASSES = re.compile(r"class|label|categor|legend", re.IGNORECASE)
 _VALUES = (
     "pixel value",
@@ -79,6 +82,25 @@ def find_value_names(tree: Tree) -> tuple[dict[int, str], str]:
         if len(cells) > 1 and distinct:
             return dict(zip(numbers, names, strict=True)), path
     return {}, ""
+
+
+def find_class_list(tree: Tree) -> tuple[list[str], str]:
+    """Return the names of a text file that is called so and has one a line (classes.txt), and its path; [] without one.
+
+    What is not judged (``__ignore__``) stands for no value.
+    """
+    for path in sorted(tree.every(".txt", ".names"), key=lambda path: (path.count("/"), path)):
+        if path.count("/") > 2 or not _LIST.fullmatch(PurePosixPath(path).stem):
+            continue
+        try:
+            lines = [line.strip() for line in tree.read(path).decode("utf-8-sig").splitlines()]
+        except (InputError, UnicodeDecodeError):
+            continue
+        names = [line for line in lines if line and line.lower() != "__ignore__"]
+        words = all(re.fullmatch(r"[^\d\s,;:][^,;:]{0,59}", name) for name in names)
+        if 1 < len(names) == len({*names}) <= _MOST_CLASSES and words:
+            return names, path
+    return [], ""
 
 
 def read_colour_table(raw: bytes, *, where: str) -> Colours:

@@ -26,6 +26,7 @@ _MOST_NAMED = 100
 _FEW = 3
 """Rows in an unlikely order, or runs over a line's end, that are no accident."""
 _ZERO = "_zero_based"
+_ROWS = "_row_major"
 _READINGS = (  # of equals the first
     "tgs",
     "siim",
@@ -58,6 +59,8 @@ class Hints:
     """Whether an image has several rows."""
     by_class: bool = False
     """Whether a row is of an image and class."""
+    by_rows: str = ""
+    """Contest of these columns and ids whose run-lengths go row by row, by its published solutions."""
 
 
 @dataclass(frozen=True)
@@ -145,7 +148,7 @@ def infer_dialect(images: Sequence[RleRows], hints: Hints) -> Inferred:
     """
     found = {reading: _evidence(images, reading) for reading in _READINGS}
     fitting, reason, doubt = _starts(found, hints, has_rows=bool(images))
-    row_major, order_reason, either = _row_major(fitting, found, has_rows=bool(images))
+    row_major, order_reason, either = _row_major(fitting, found, hints.by_rows, has_rows=bool(images))
     relative = _is_relative(fitting[0])
     base = "siim" if relative else "severstal" if hints.by_class else "airbus" if hints.repeats else "tgs"
     zero = _ZERO in fitting[0]
@@ -203,9 +206,14 @@ def further_doubts(images: Sequence[RleRows], found: Inferred) -> list[str]:
     """Return doubts about order and rows of objects: a score of two tables has no use for them, masks have."""
     doubts = []
     if found.either_order:
+        by_rows = found.dialect.endswith(_ROWS)
+        how = (
+            "row by row, as in the contest's published solutions" if by_rows else "column by column, as usual"
+        )
+        other = found.dialect.removesuffix(_ROWS) if by_rows else f"{found.dialect}{_ROWS}"
         doubts.append(
-            "column and row order fit equally; read column by column, as usual; look at some masks, and set "
-            f"--dialect {found.dialect}_row_major if they are wrong"
+            f"column and row order fit equally; read {how}; look at some masks, and set --dialect {other} if they are "
+            "wrong"
         )
     if (
         found.dialect.startswith("tgs")
@@ -309,7 +317,7 @@ def _starts(found: Mapping[str, _Evidence], hints: Hints, *, has_rows: bool) -> 
 
 
 def _row_major(
-    fitting: list[str], found: Mapping[str, _Evidence], *, has_rows: bool
+    fitting: list[str], found: Mapping[str, _Evidence], by_rows: str, *, has_rows: bool
 ) -> tuple[bool, str, bool]:
     """Return whether runs go row by row, why, and whether both orders fit equally, as in square images."""
     if len(fitting) == 1:
@@ -319,4 +327,6 @@ def _row_major(
         return True, f"otherwise {column} runs go on in the next column", False
     if row - column >= _FEW:
         return False, f"otherwise {row - column} more runs go on in the next row", False
+    if by_rows:
+        return True, f"as in {by_rows}; nothing tells otherwise", has_rows
     return False, "as usual; nothing tells otherwise", has_rows

@@ -5,13 +5,14 @@ Sources:
 """
 
 import io
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from masksmith.core.arrays import Shaped
-from masksmith.data.decode.tiff import opened_tiff
+from masksmith.data.decode.tiff import DAMAGED_TAGS, opened_tiff
 
 _SCALE, _TIEPOINT, _TRANSFORMATION, _KEYS, _DOUBLES = 33550, 33922, 34264, 34735, 34736
 _RASTER_TYPE, _POINT = 1025, 2
@@ -48,7 +49,7 @@ class Georeference:
 
 def read_georeference(raw: bytes | io.BytesIO | io.BufferedReader) -> Georeference | None:
     """Return where a TIFF lies, None for a file without georeference. The file has been decoded before."""
-    with opened_tiff(raw) as file:
+    with suppress(*DAMAGED_TAGS), opened_tiff(raw) as file:
         if file is None:
             return None
         page = file.pages.first
@@ -57,9 +58,10 @@ def read_georeference(raw: bytes | io.BytesIO | io.BufferedReader) -> Georeferen
             for code in (_SCALE, _TIEPOINT, _TRANSFORMATION, _KEYS, _DOUBLES)
             if code in page.tags
         }
-    keys = _keys(tags)
-    affine = _affine(tags, is_point=keys.get(_RASTER_TYPE) == _POINT)
-    return None if affine is None else Georeference(_system(keys, tags), affine)
+        keys = _keys(tags)
+        affine = _affine(tags, is_point=keys.get(_RASTER_TYPE) == _POINT)
+        return None if affine is None else Georeference(_system(keys, tags), affine)
+    return None
 
 
 def _keys(tags: dict[int, Any]) -> dict[int, int]:

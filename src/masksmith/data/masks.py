@@ -23,6 +23,8 @@ THRESHOLD = 128
 """Value from which on a pixel of a JPEG mask is foreground."""
 _TOP = 65535
 _UNJUDGED = -1
+_NEARLY = 1e-3
+"""By how much floating numbers of a mask may differ from whole ones: scaling and resampling leave 0.9999999."""
 _MOST_EXACT = 2**24
 """Up to here float32 holds every whole number."""
 _BETWEEN = (32, 224)
@@ -37,6 +39,8 @@ FLAT_CLASSES = 0.5
 less where a binary mask was resized or smoothed."""
 # Pixels between lie on edges, one or two wide, where a mask is binary: at qualities 10 to 95 at most 2% of them have a
 # 3x3 neighbourhood of about their own value. In masks of three or four classes 40% to 95% have (at 101x101 and more).
+_MOST_GREY = 0.3
+"""Most pixels between 0 and 255 in binary masks whose edges were smoothed."""
 _FLAT_RANGE, _FLAT_SHARE, _FLAT_PIXELS = 24, 0.1, 16
 
 
@@ -66,12 +70,13 @@ def mask_levels(
 
 
 def _whole_numbers(mask: Shaped[np.ndarray, "h w c"], *, where: str) -> Int32[np.ndarray, "h w c"]:
-    whole = np.where(np.isnan(mask), np.float32(_UNJUDGED), mask)
-    if (whole != np.rint(whole)).any() or np.abs(whole).max(initial=0) > _MOST_EXACT:
-        odd = mask[(whole != np.rint(whole)) | (np.abs(whole) > _MOST_EXACT)][0]
+    given = np.where(np.isnan(mask), np.float32(_UNJUDGED), mask)
+    whole = np.rint(given)
+    odd = (np.abs(given - whole) > _NEARLY) | (np.abs(whole) > _MOST_EXACT)
+    if odd.any():
         raise InputError(
-            f"{where}: a mask of {mask.dtype} with the value {odd:g}; expected whole numbers, threshold it and write "
-            "8 bits"
+            f"{where}: a mask of {mask.dtype} with the value {mask[odd][0]:.6g}; expected whole numbers, threshold it "
+            "and write 8 bits"
         )
     return whole.astype(np.int32)
 
@@ -264,6 +269,8 @@ def find_convention(files: Iterable[MaskFile], *, where: str, hints: MaskHints =
         and (said := _as_objects(exact, found))
     ):
         return MaskConvention({}, [said], replace(OBJECTS, ignore=given))
+    if hints.task in (None, "binary") and several and (smooth := _smooth_convention(exact, found, hints)):
+        return replace(smooth, findings=smooth.findings + _lossy_findings(lossy, where=where))
     classes = (several or bool(found and hints.names)) and not lossy and found[0] >= 0
     if hints.task == "multiclass" or (hints.task is None and classes):
         return _class_convention(exact, lossy, found, hints, where=where)
@@ -339,6 +346,7 @@ def _class_convention(
         values = list(range(values[-1] + 1))  # numbers of classes, some of which may be nowhere
     findings += _numbering(values, hints)
     absent = [value for value in values if value not in found]
+    findings += _unnamed(files, values, hints)
     names = [hints.names.get(value, str(value)) for value in values]
     if absent:
         shown = some([hints.names.get(value, str(value)) for value in absent], most=8)
@@ -352,6 +360,39 @@ def _class_convention(
     target = Target("multiclass", tuple(names), tuple(values), palette, tuple(sorted(ignored)))
     table = {value: at for at, value in enumerate(values)} | dict.fromkeys(ignored, IGNORE)
     return MaskConvention(table, findings, target)
+
+
+def _unnamed(files: Sequence[MaskFile], values: Sequence[int], hints: MaskHints) -> list[Finding]:
+    """Return what to say of values that the named classes do not have."""
+    other = [value for value in values if value not in hints.names]
+    if not hints.names or not other:
+        return []
+    held = [file for file in files if not file.values.isdisjoint(other)]
+    detail = (
+        f"{len(held)} masks hold {some(other, most=8)}, which the {len(hints.names)} named classes do not have: "
+        f"{some([file.path for file in held])}; each is read as a class of its own, named after its value"
+    )
+    return [Finding("warning", "values without a class", detail, [file.id for file in held])]
+
+
+def listed_names(
+    files: Sequence[MaskFile], names: Sequence[str], hints: MaskHints
+) -> tuple[dict[int, str], list[Finding]]:
+    """Return value -> name by a list of names, where the values are as many, and what to say of it.
+
+    The first name is that of 0, or of 1 where there is one value more than names: then 0 is the background.
+    """
+    values = frozenset().union(*(file.values for file in files)) - {*hints.ignore, IGNORE}
+    highest = max(values, default=0)
+    if len(names) < 2 or not 2 <= highest <= len(names) or any(file.lossy for file in files):
+        return {}, []
+    first = int(highest == len(names))
+    found = ({0: "background"} if first else {}) | dict(enumerate(names, first))
+    shown = some([f"{value} is {name}" for value, name in found.items()], most=12)
+    detail = (
+        f"a list names {len(names)} classes, and the largest value is {highest}: {shown}; else say classes:"
+    )
+    return found, [Finding("note", "names of a list", detail)]
 
 
 def _numbering(values: Sequence[int], hints: MaskHints) -> list[Finding]:
@@ -370,10 +411,34 @@ def _refuse_lossy(files: Sequence[MaskFile], what: str, *, where: str) -> None:
     )
 
 
+def _is_smooth(files: Sequence[MaskFile]) -> bool:
+    """Whether most pixels between the least and the largest value have no equal neighbour: edges, not classes."""
+    inner, equal = (sum(file.inner[at] for file in files) for at in (0, 1))
+    return inner > 0 and equal < FLAT_CLASSES * inner
+
+
+def _smooth_convention(
+    files: Sequence[MaskFile], found: Sequence[int], hints: MaskHints
+) -> MaskConvention | None:
+    """Return the cut of binary masks with grey edges: 0 and 255 with few values between, None for other masks."""
+    total = sum(sum(file.counts.values()) for file in files)
+    between = sum(file.inner[0] for file in files)
+    plain = [min(found), max(found)] == [0, IGNORE] and not hints.names and not hints.ignore
+    if not plain or between > _MOST_GREY * total or not _is_smooth(files):
+        return None
+    grey = [file.id for file in files if file.inner[0]]
+    detail = (
+        f"{len(grey)} masks have grey values between 0 and 255 ({between / total:.2%} of all pixels), which lie on "
+        f"edges: smoothed or resized masks of two values, cut at {THRESHOLD}; --task multiclass if they are classes"
+    )
+    table = {value: int(value >= THRESHOLD) for value in found}
+    return MaskConvention(table, [Finding("warning", "masks with grey edges", detail, grey)])
+
+
 def _refuse_smooth(files: Sequence[MaskFile], found: list[int], *, where: str) -> None:
     """Refuse binary masks whose edges were smoothed, which look like many classes."""
     inner, equal = (sum(file.inner[at] for file in files) for at in (0, 1))
-    if inner and equal < FLAT_CLASSES * inner:
+    if _is_smooth(files):
         raise InputError(
             f"{where}: {len(found)} different values ({some(found, most=8)}), and {1 - equal / inner:.0%} of the "
             "pixels between the least and the largest have no equal neighbour: smoothed edges of two values, not "

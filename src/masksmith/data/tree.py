@@ -33,6 +33,7 @@ _RATIO_FROM_BYTES = 2**26
 _ENCRYPTED = 0x1
 _METHODS = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}  # zipfile cannot unpack the others piece by piece
 _LOCAL_HEADER = 30  # bytes before a member's name and data
+_DEEPEST_COPY, _LEAST_COPIES = 3, 4
 _CLOSED = (".7z", ".rar", ".zst", ".tar.lz", ".tar.z")
 """Archives that are not opened."""
 
@@ -152,6 +153,38 @@ class Tree:
         for path in archives:
             for logical, member in self._open(path):
                 self._members.setdefault(logical, member)
+        self.copies = self._without_copies()
+        """Folder that repeats what is around it (data/data, as unpacked twice) -> its files, which are left out."""
+
+    def _without_copies(self) -> dict[str, int]:
+        inner: dict[str, set[str]] = {}
+        for path in self._members:
+            parents = PurePosixPath(path).parts[:-1]
+            for depth in range(1, min(len(parents), _DEEPEST_COPY) + 1):
+                inner.setdefault("/".join(parents[:depth]), set()).add(path)
+        found: dict[str, int] = {}
+        for folder, paths in sorted(inner.items()):
+            around = "" if "/" not in folder else folder.rpartition("/")[0] + "/"
+            twins = {path: around + path.removeprefix(f"{folder}/") for path in paths}
+            known = all(twin in self._members and twin not in paths for twin in twins.values())
+            if known and len(paths) >= _LEAST_COPIES and self._are_equal(twins):
+                found[folder] = len(paths)
+                for path in paths:
+                    del self._members[path]
+        return found
+
+    def _are_equal(self, twins: dict[str, str]) -> bool:
+        """Whether files and their twins are of equal sizes, and the first of them of equal bytes."""
+        if any(self._size(path) != self._size(twin) for path, twin in twins.items()):
+            return False
+        return all(self.read(path) == self.read(twin) for path, twin in sorted(twins.items())[:_LEAST_COPIES])
+
+    def _size(self, path: str) -> int:
+        member = self._members[path]
+        if member.archive is None:
+            return (self.root / member.name).stat().st_size
+        archive = self._archives[member.archive]
+        return archive.getinfo(member.name).file_size if isinstance(archive, zipfile.ZipFile) else -1
 
     def _open(self, path: Path) -> Iterator[tuple[str, _Member]]:
         suffix = archive_suffix(path.name) or ""
@@ -169,7 +202,11 @@ class Tree:
         # what zipfile raises for damaged directories: bad fields, cut records, versions and names it does not know
         except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, struct.error) as error:
             raise InputError(f"{path}: not a whole zip archive ({error}); download it again") from error
-        infos = [info for info in archive.infolist() if not info.filename.endswith("/")]
+        infos = [
+            info
+            for info in archive.infolist()
+            if not info.filename.endswith("/") and not _is_noise(PurePosixPath(info.filename))
+        ]
         _check_members(path, infos)
         return [info.filename for info in infos]
 

@@ -1,9 +1,12 @@
 """What all layouts of drawn annotations share, and damaged files of each."""
 
+import base64
 import json
 import os
+import zlib
 from contextlib import suppress
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -73,7 +76,17 @@ CVAT = (
     '<annotations><image name="a.png" width="60" height="40"><polygon label="a" points="1,1;9,1;9,9" z_order="0"/>'
     '<mask label="a" rle="1, 3" left="0" top="0" width="2" height="2" group_id="2"/></image></annotations>'
 )
+PACKED = base64.b64encode(zlib.compress(cv2.imencode(".png", np.full((2, 3), 255, np.uint8))[1])).decode()
+SUPERVISELY = {
+    "size": {"height": HW[0], "width": HW[1]},
+    "tags": [{"name": "val"}],
+    "objects": [
+        {"classTitle": "a", "geometryType": "polygon", "points": {"exterior": SQUARE, "interior": [SQUARE]}},
+        {"classTitle": "b", "bitmap": {"data": PACKED, "origin": [3, 4]}},
+    ],
+}
 FILES = {
+    "a.png.json": json.dumps(SUPERVISELY),
     "coco.json": json.dumps(COCO),
     "runs.json": json.dumps(RUNS),
     "labelme.json": json.dumps(LABELME),

@@ -2,7 +2,10 @@
 
 import io
 import math
+import struct
 import zipfile
+import zlib
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -12,6 +15,12 @@ from masksmith.data.decode.headers import MAX_BYTES
 from masksmith.data.decode.silence import silence
 from masksmith.data.decode.types import MOST_BANDS, Slices, as_slices, known_type
 
+_MATRIX, _COMPRESSED = 14, 15
+_ELEMENTS = {*range(1, 8), 9, *range(12, 19)}
+"""Types of elements of a MATLAB 5 file."""
+_NUMERIC = range(6, 16)
+"""Classes of arrays of numbers."""
+_DEEPEST = 20
 _HDF5 = (b"\x89HDF", b"MATLAB 7.3")
 
 
@@ -152,9 +161,64 @@ def _variables(raw: bytes, where: str) -> dict[str, np.ndarray]:
 def _matlab(raw: bytes) -> dict[str, Any]:
     from scipy.io import loadmat  # type: ignore[import-untyped]
 
+    _check_elements(raw)
     with silence():
         found = loadmat(io.BytesIO(raw))
     return {name: value for name, value in found.items() if not name.startswith("__")}
+
+
+def _check_elements(raw: bytes) -> None:
+    """Refuse a MATLAB 5 file whose elements have unknown types or leave the file: C code of the library trusts them.
+
+    Source: https://www.mathworks.com/help/pdf_doc/matlab/matfile_format.pdf
+
+    Raises:
+        ValueError: There is such an element.
+    """
+    order = {b"IM": "<", b"MI": ">"}.get(raw[126:128])
+    if order is None:
+        return  # version 4, or none at all: loadmat says so
+    for kind, content in _elements(raw[128:], order):
+        if kind == _COMPRESSED:
+            unpacker = zlib.decompressobj()
+            unpacked = unpacker.decompress(content, MAX_BYTES)
+            if unpacker.unconsumed_tail:
+                raise ValueError(f"more than {MAX_BYTES} bytes")
+            for inner, matrix in _elements(unpacked, order):
+                _check_matrix(inner, matrix, order)
+        else:
+            _check_matrix(kind, content, order)
+
+
+def _check_matrix(kind: int, content: bytes, order: str, depth: int = 0) -> None:
+    if kind != _MATRIX or depth > _DEEPEST:
+        raise ValueError(f"an element of the type {kind} in place of an array")
+    own = list(_elements(content, order))
+    flags = struct.unpack_from(f"{order}I", own[0][1])[0] & 0xFF if own and len(own[0][1]) >= 4 else 0
+    for inner, part in own:
+        if inner == _MATRIX and flags not in _NUMERIC:
+            if part:
+                _check_matrix(inner, part, order, depth + 1)
+        elif inner in (_MATRIX, _COMPRESSED):
+            raise ValueError(f"an element of the type {inner} within an array")
+
+
+def _elements(raw: bytes, order: str) -> Iterator[tuple[int, bytes]]:
+    """Yield type and content of the elements that follow each other.
+
+    Raises:
+        ValueError: One leaves the bytes, or has an unknown type.
+    """
+    at = 0
+    while at + 8 <= len(raw):
+        kind, size = struct.unpack_from(f"{order}II", raw, at)
+        start, step = at + 8, -(-size // 8) * 8 + 8
+        if kind >> 16:  # small: both in one word, four bytes of content
+            kind, size, start, step = kind & 0xFFFF, kind >> 16, at + 4, 8
+        if kind not in _ELEMENTS or start + size > len(raw) or (start == at + 4 and size > 4):
+            raise ValueError(f"an element of the type {kind} with {size} bytes")
+        yield kind, raw[start : start + size]
+        at += step if kind != _COMPRESSED else size + 8
 
 
 def _hdf5(raw: bytes, where: str) -> dict[str, Any]:

@@ -18,7 +18,7 @@ _LIBRARIES = (
     "Corrupt JPEG", "Premature end of JPEG", "Invalid SOS", "Invalid JPEG", "Invalid component", "Unsupported marker",
     "Unsupported JPEG", "Bogus ", "Inconsistent progression", "Unknown Adobe", "Warning: unknown JFIF", "Not a JPEG",
     "Huffman table 0x", "Quantization table 0x", "Empty JPEG", "Application transferred", "libpng ", "TIFF", "[ WARN",
-    "[ERROR", "[ INFO", "imread_(", "GIF", "WebP",
+    "[ERROR", "[ INFO", "imread_(", "GIF", "WebP", ">",
 )  # fmt: skip
 """How their lines begin."""
 _LOCK = threading.Lock()
@@ -63,4 +63,5 @@ def _taken(file: int) -> list[str]:
 
 
 def _is_muttered(line: str) -> bool:
-    return line.lstrip().startswith(_LIBRARIES)
+    plain = line.strip()
+    return not plain or plain.startswith(_LIBRARIES)

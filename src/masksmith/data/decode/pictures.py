@@ -17,6 +17,7 @@ from masksmith.data.decode.dicom import SUFFIXES as DICOM_SUFFIXES
 from masksmith.data.decode.headers import GIF, JPEG, PNG, SIGNATURES, TIFF, jpeg_bands, need_sane_size
 from masksmith.data.decode.muttering import listen
 from masksmith.data.decode.orientation import as_stored, read_orientation, set_upright
+from masksmith.data.decode.silence import silence
 from masksmith.data.decode.tiff import decode_bands
 
 IMAGE_SUFFIXES = (
@@ -147,7 +148,7 @@ def _decode_by_pillow(raw: bytes, size: tuple[int, int], *, where: str) -> Image
     from PIL import Image as Pillow
 
     try:
-        with Pillow.open(io.BytesIO(raw), formats=("GIF", "JPEG")) as picture:
+        with silence(), Pillow.open(io.BytesIO(raw), formats=("GIF", "JPEG")) as picture:
             clear = "transparency" in picture.info
             image = np.asarray(picture.convert("RGBA" if clear else "RGB"))
             if getattr(picture, "is_animated", False):

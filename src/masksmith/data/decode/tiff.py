@@ -8,8 +8,9 @@ lie plane by plane (GeoTIFF), bands that are pages, and the few forms of picture
 import io
 import math
 import mmap
+import struct
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -188,6 +189,10 @@ def _refuse_form(pages: list["TiffPage"], num_bytes: int, *, where: str, stack: 
             f"{where}: {len(pages) * first.samplesperpixel} bands of {first.imagelength}x{first.imagewidth} take "
             f"{claimed:,} bytes; at most {MAX_BYTES:,} an image are read, cut it into tiles"
         )
+    if (block := max(math.prod(page.chunks) for page in pages) * np.dtype(first.dtype).itemsize) > MAX_BYTES:
+        raise InputError(
+            f"{where}: a tile of {block:,} bytes; at most {MAX_BYTES:,} are read, save smaller tiles"
+        )
     for page in pages:
         for start, length in zip(page.dataoffsets, page.databytecounts, strict=True):
             if length == 0 or start + length > num_bytes:
@@ -283,8 +288,13 @@ def _declared(page: "TiffPage") -> float | None:
 
 def read_no_data(raw: bytes | io.BytesIO | io.BufferedReader) -> float | None:
     """Return the value that a TIFF declares to mean "no data" (GDAL's tag), None where it declares none."""
-    with opened_tiff(raw) as file:
+    with suppress(*DAMAGED_TAGS), opened_tiff(raw) as file:
         return None if file is None else _declared(file.pages.first)
+    return None
+
+
+DAMAGED_TAGS = (ValueError, TypeError, LookupError, ArithmeticError, AttributeError, struct.error)
+"""What damaged tags make of the library; those of pixels have been read before."""
 
 
 @contextmanager

@@ -8,7 +8,7 @@ write the function in a file of its own and a line in LAYOUTS (see CONTRIBUTING)
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from masksmith.core.config import look_up
 from masksmith.core.errors import InputError
@@ -28,13 +28,16 @@ from masksmith.data.layouts.labelme import labelme
 from masksmith.data.layouts.nnunet import nnunet
 from masksmith.data.layouts.object_folders import object_folders
 from masksmith.data.layouts.paired_folders import paired_folders
+from masksmith.data.layouts.pairing import is_mask_role
 from masksmith.data.layouts.path_table import path_table
+from masksmith.data.layouts.supervisely import supervisely
 from masksmith.data.layouts.via import via
 from masksmith.data.layouts.voc import voc
 from masksmith.data.layouts.volumes import volumes
 from masksmith.data.layouts.yolo import yolo
 from masksmith.data.rle import DIALECTS
 from masksmith.data.side_tables import read_tables
+from masksmith.data.split_lists import with_split_lists
 from masksmith.data.target import TASKS, Task
 from masksmith.data.tree import Tree
 
@@ -53,6 +56,7 @@ LAYOUTS: dict[str, Layout] = {
     "labelme": labelme,
     "cvat": cvat,
     "label_studio": label_studio,
+    "supervisely": supervisely,
     "via": via,
     "yolo": yolo,
     "band_folders": band_folders,
@@ -66,7 +70,7 @@ _NOT_READ = (
     ((".json",), "annotations in JSON of an unknown kind"),
 )
 """Endings of what may hold the masks that are missed, and what to call it."""
-DRAWN = ("coco", "labelme", "cvat", "label_studio", "via", "yolo")
+DRAWN = ("coco", "labelme", "cvat", "label_studio", "supervisely", "via", "yolo")
 """Layouts of drawn annotations: mask files come first where every image that is drawn on has one."""
 
 
@@ -107,6 +111,8 @@ def read_catalog(
     if catalog is None:
         raise _nothing_found(tree)
     catalog = group_by_patient(tree, catalog)
+    if said.splits is None:
+        catalog = with_split_lists(tree, catalog)
     known = catalog.asked
     _check_task(said.task, catalog, root)
     asked = AskedTarget(
@@ -114,9 +120,16 @@ def read_catalog(
         sorted({*known.ignore, *said.ignore}),
         known.names | said.names,
         said.colours or known.colours,
+        [] if said.names else known.listed,
     )
-    left_out = catalog.left_out + closed_archives(tree)
-    return with_groups(replace(catalog, asked=asked, left_out=left_out), said.groups)
+    copies = [
+        f"{count} files in {folder}/: copies of those around it" for folder, count in tree.copies.items()
+    ]
+    left_out = catalog.left_out + closed_archives(tree) + copies
+    findings = catalog.findings + [
+        Finding("warning", "a copy of the data within it", line) for line in copies
+    ]
+    return with_groups(replace(catalog, asked=asked, left_out=left_out, findings=findings), said.groups)
 
 
 def closed_archives(tree: Tree) -> list[str]:
@@ -215,6 +228,13 @@ def _nothing_found(tree: Tree) -> InputError:
     if not tree.folders:
         return InputError(
             f"{root}: the folder is empty; expected images and masks, or a competition's download"
+        )
+    masks = [path for path in images if any(map(is_mask_role, PurePosixPath(path).parts[:-1]))]
+    if rest := [path for path in images if path not in set(masks)] if masks else []:
+        return InputError(
+            f"{root}: {len(rest)} images (for example {rest[0]!r}) and {len(masks)} files in folders that are called as"
+            f" masks (for example {masks[0]!r}), but their names do not agree; expected equal names, or one word before"
+            f" or behind those of all masks: rename them, or say images: and masks: in {FILE_NAME}, with {{id}}"
         )
     if images:
         return InputError(

@@ -86,7 +86,7 @@ def dicom_series(tree: Tree, asked: Description = NOTHING_SAID) -> Catalog | Non
     Raises:
         InputError: A SEG file lies elsewhere than its slices, or label maps and other segments are mixed.
     """
-    paths = _dicom_files(tree)
+    paths = dicom_files(tree)
     found = _read(tree, paths) if paths else _Found()
     if not found.frames or not found.slices:
         return None
@@ -125,7 +125,7 @@ def dicom_series(tree: Tree, asked: Description = NOTHING_SAID) -> Catalog | Non
     )
 
 
-def _dicom_files(tree: Tree) -> list[str]:
+def dicom_files(tree: Tree) -> list[str]:
     """Return the files that are DICOM by their beginning, or by their ending where they have none such."""
     found = []
     for folder in tree.folders:

@@ -1,5 +1,6 @@
 """Kaggle's layout: folders or archives of images, and CSV tables with the run-lengths of masks."""
 
+import re
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -534,6 +535,7 @@ class _Labels:
             table.has_minus_one,
             has_repeats(rows) and not table.classes,
             bool(table.classes),
+            _contest_by_rows(table),
         )
         return cls(table, rows, hints, _look(tree, table.path, rows, images, masks))
 
@@ -589,6 +591,17 @@ class _Labels:
         """Return a note on rows that are repeated word for word."""
         count = sum(len(texts) - len({text.strip() for text in texts}) for texts in self.rows.values())
         return [f"{self.table.path}: {count} rows are repeated word for word and count once"] if count else []
+
+
+def _contest_by_rows(table: RunTable) -> str:
+    """Return the contest of a table whose run-lengths go row by row in its published solutions; empty: another one.
+
+    UW-Madison's scans are square, so that nothing in the data tells the order; its kernels reshape the runs by rows
+    (https://www.kaggle.com/code/awsaf49/uwmgi-mask-data).
+    """
+    columns = [column.strip().lower() for column in table.columns]
+    scans = all(re.fullmatch(r"case\d+_day\d+_slice_\d+", cell) for cell in table.cells[:_MOST_LISTED])
+    return "UW-Madison's contest" if columns == ["id", "class", "segmentation"] and scans else ""
 
 
 def _find_labels(

@@ -9,13 +9,14 @@ import numpy as np
 
 from masksmith.core.errors import InputError
 from masksmith.data.catalog import AskedTarget, Catalog, SubmissionFormat
-from masksmith.data.colour_tables import find_colour_table, find_value_names
+from masksmith.data.colour_tables import find_class_list, find_colour_table, find_value_names
 from masksmith.data.colours import pack_colours
 from masksmith.data.decode.pictures import IMAGE_SUFFIXES, decode_image
 from masksmith.data.decode.reader import ImageReader
 from masksmith.data.description import FILE_NAME, NOTHING_SAID, Description
 from masksmith.data.findings import Finding, some
 from masksmith.data.ids import check_name
+from masksmith.data.layouts.dicom_series import dicom_files
 from masksmith.data.layouts.folders import find_test_images, make_samples, some_ids
 from masksmith.data.layouts.pairing import (
     File,
@@ -58,8 +59,9 @@ def paired_folders(tree: Tree, asked: Description = NOTHING_SAID) -> Catalog | N
 
 
 def image_files(tree: Tree) -> list[str]:
-    """Return the paths of all image files of a tree."""
-    return [path for folder in tree.folders for path in tree.files(folder, suffixes=IMAGE_SUFFIXES)]
+    """Return the paths of all image files of a tree; DICOM needs no ending."""
+    named = [path for folder in tree.folders for path in tree.files(folder, suffixes=IMAGE_SUFFIXES)]
+    return sorted({*named, *dicom_files(tree)}) if named else named
 
 
 def catalog_of(
@@ -105,6 +107,7 @@ def catalog_of(
     tables, errors = read_tables(tree)
     colours, colour_file = find_colour_table(tree)
     names, names_file = find_value_names(tree) if known is None and not colours else ({}, "")
+    listed, list_file = find_class_list(tree) if known is None and not colours and not names else ([], "")
     facts = collect_facts(
         (table for path, table in tables.items() if path not in (colour_file, names_file)),
         {"train": paths, "test": test_paths},
@@ -145,12 +148,14 @@ def catalog_of(
         test=make_samples("test", test_paths, facts),
         submission=form.with_labels(labels) if labels else form,
         notes=_stray_note(stray) + [str(error) for error in errors.values()] + facts.notes,
-        asked=known or (_CAMVID if _is_camvid(tree) else AskedTarget(names=names, colours=colours)),
+        asked=known
+        or (_CAMVID if _is_camvid(tree) else AskedTarget(names=names, colours=colours, listed=listed)),
         labels=[check_name(label, where=f"{tree.root} (labels)") for label in labels],
         why=[
             _why(found),
             *([f"{colour_file} has the colours of {len(colours)} classes"] if colour_file else []),
             *([f"{names_file} names {len(names)} values"] if names_file else []),
+            *([f"{list_file} lists {len(listed)} classes"] if list_file else []),
         ],
         left_out=[
             *([f"{len(bare)} images without a mask: {some(sorted(bare))}"] if bare else []),

@@ -161,6 +161,8 @@ def file_of(path: str) -> File:
     parent, _, name = unicodedata.normalize("NFC", path).rpartition("/")
     split, folders = _place_of(parent)
     place = PurePosixPath(name)
+    if place.suffix[1:].isdecimal():  # IM.0001, 1.2.840.113
+        return File(path, split, folders, name, "")
     return File(path, split, folders, place.stem, intern(place.suffix.lower()))
 
 

@@ -20,6 +20,7 @@ from masksmith.data.layouts.nested import has_mask_word
 from masksmith.data.rle import is_empty
 from masksmith.data.run_tables import is_rle_name, reads_as_runs, wide_labels
 from masksmith.data.side_tables import collect_facts, name_has, read_tables
+from masksmith.data.split_lists import SPLIT_COLUMNS, SPLIT_WORDS
 from masksmith.data.table import Table
 from masksmith.data.tree import Tree
 
@@ -47,12 +48,6 @@ _MASK_WORDS = {
     "truth",
     "segmentation",
     "seg",
-}
-_SPLIT_COLUMNS = {"split", "set", "subset", "fold", "phase", "partition", "usage", "dataset"}
-_SPLITS = {
-    **dict.fromkeys(("train", "training", "tr", "trn"), "train"),
-    **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
-    **dict.fromkeys(("test", "testing", "tst"), "test"),
 }
 _FLAGS = {"is_valid": "val", "is_val": "val", "is_validation": "val", "is_test": "test"}
 _YES = {"true", "1", "1.0", "yes"}
@@ -357,15 +352,15 @@ def _splits(table: Table) -> list[str]:
         told = {cell for cell in cells if cell}
         if column.lower() in _FLAGS and told <= _YES | _NO:
             return [_FLAGS[column.lower()] if cell in _YES else "" for cell in cells]
-        if column.lower() in _SPLIT_COLUMNS and told & _SPLITS.keys():
-            if other := sorted(told - _SPLITS.keys()):
+        if column.lower() in SPLIT_COLUMNS and told & SPLIT_WORDS.keys():
+            if other := sorted(told - SPLIT_WORDS.keys()):
                 raise InputError(
                     f"{table.path}: the column {column!r} has {some(list(map(repr, other)))}; expected train, val "
                     "or test"
                 )
-            return [_SPLITS.get(cell, "") for cell in cells]
+            return [SPLIT_WORDS.get(cell, "") for cell in cells]
     named = next(
-        (split for word, split in _SPLITS.items() if len(word) > 2 and name_has(table.path, word)), ""
+        (split for word, split in SPLIT_WORDS.items() if len(word) > 2 and name_has(table.path, word)), ""
     )
     return [named] * len(table.rows)
 

@@ -4,6 +4,8 @@ Files are paired by their names like images and masks (see pairing.py), ``images
 are called, arrays of one file by their names in it. The slices of a file are a group: neighbours are alike.
 """
 
+import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import PurePosixPath
@@ -16,14 +18,16 @@ from masksmith.data.decode.nifti import Grid, read_grid
 from masksmith.data.decode.reader import CONTAINERS, ImageReader, ending
 from masksmith.data.decode.tiff import count_pages
 from masksmith.data.description import NOTHING_SAID, Description
-from masksmith.data.findings import refuse_all
+from masksmith.data.findings import refuse_all, some
 from masksmith.data.layouts.paired_folders import catalog_of, image_files
 from masksmith.data.layouts.pairing import SPLITS, File, Pairing, file_of, mask_rank, pair, split_of, with_ids
+from masksmith.data.run_tables import natural
 from masksmith.data.tree import Tree
 
 ARRAYS = (".npy", *CONTAINERS)
 _TIFFS = (".tif", ".tiff")
 _FEW_VALUES = 64
+_CHANNEL = re.compile(r"(?:(.*)[_\-. ])?([A-Za-z][A-Za-z0-9]*)")
 
 
 def volumes(tree: Tree, asked: Description = NOTHING_SAID) -> Catalog | None:
@@ -40,6 +44,8 @@ def volumes(tree: Tree, asked: Description = NOTHING_SAID) -> Catalog | None:
     pictures = image_files(tree)
     files = [_file(path) for path in [*pictures, *stacks]]
     few = len(pictures) <= len({*stacks, *tiffs})  # a few arrays beside many pictures are no data set
+    if few and (several := _by_channels(files)) is not None:
+        return _of_channels(catalog_of(tree, asked, "volumes", several[0]), several[1], slices)
     found = (_within(slices, stacks) or _by_words(files)) if few else None
     found = found or pair(files, are_masks=slices.are_masks, bands_of=lambda _: 1)
     if found is None or not _is_stacked(found, {*stacks, *tiffs}):
@@ -165,6 +171,57 @@ def _by_words(files: Sequence[File]) -> Pairing | None:
         if drawn:
             masks[image.path] = drawn[0]
     return _pairing(images, masks, "names of images and of masks")
+
+
+def _by_channels(files: Sequence[File]) -> tuple[Pairing, dict[str, list[str]]] | None:
+    """Pair cases of several volumes with their masks by the last words of names: X_t1, X_t2 and X_seg, as in BraTS.
+
+    Returns:
+        The first channels with their masks, and first channel -> all of them in their order; None where names differ.
+    """
+    cases: dict[tuple[str, str], dict[str, File]] = {}
+    for file in files:
+        match = _CHANNEL.fullmatch(file.stem)
+        if match is None or file.ending not in NIFTI_SUFFIXES:
+            return None
+        cases.setdefault((str(PurePosixPath(file.path).parent), match[1] or ""), {})[match[2]] = file
+    masked = [own for own in cases.values() if any(map(_is_mask_name, own))]
+    if not masked:
+        return None
+    words = Counter(tuple(sorted(own, key=natural)) for own in masked).most_common(1)[0][0]
+    drawn = [word for word in words if _is_mask_name(word)]
+    channels = [word for word in words if word not in drawn]
+    if len(drawn) != 1 or len(channels) < 2 or any(not set(own) <= {*words} for own in cases.values()):
+        return None
+    images: list[File] = []
+    masks: dict[str, File] = {}
+    bands: dict[str, list[str]] = {}
+    problems = []
+    for (folder, core), own in cases.items():
+        if absent := [word for word in channels if word not in own]:
+            problems.append(
+                f"{folder}: the case {core!r} lacks the channels {some(absent)}; add them or take it out"
+            )
+            continue
+        first = own[channels[0]]
+        home = first.folders[:-1] if first.folders and core in ("", first.folders[-1]) else first.folders
+        image = replace(first, stem=core or (*first.folders, first.stem)[-2], folders=home)
+        images.append(image)
+        bands[image.path] = [own[word].path for word in channels]
+        if drawn[0] in own:
+            masks[image.path] = own[drawn[0]]
+        elif not image.split:
+            images[-1] = replace(image, split="test")
+    refuse_all(problems, what="cases")
+    found = _pairing(images, masks, f"cases of the channels {', '.join(channels)}, with {drawn[0]}")
+    return None if found is None else (found, bands)
+
+
+def _of_channels(catalog: Catalog, bands: Mapping[str, list[str]], slices: "Slices") -> Catalog:
+    train, test = (
+        [replace(one, bands=bands[one.image]) for one in own] for own in (catalog.train, catalog.test)
+    )
+    return slice_up(replace(catalog, train=train, test=test), slices)
 
 
 def _with_test(found: Pairing, files: Sequence[File], stacks: set[str]) -> Pairing:
