@@ -20,8 +20,9 @@ from masksmith.augment.presets import GEOMETRY_PRESETS
 from masksmith.core.config import look_up
 from masksmith.losses.build import LOSSES
 from masksmith.metrics import METRICS
-from masksmith.models.architectures import ARCHITECTURES
+from masksmith.models.architectures import ARCHITECTURES, encoder_family
 from masksmith.models.config import ModelConfig
+from masksmith.models.encoders import known_encoders
 from masksmith.prediction.runtimes import RUNTIMES
 from masksmith.prediction.tta import TTA
 from masksmith.preprocess import SizeConfig
@@ -133,6 +134,7 @@ def _metrics() -> list[Option]:
 
 KINDS: dict[str, Callable[[], list[Option]]] = {
     "models": lambda: [Option(name, traits.describes) for name, traits in ARCHITECTURES.items()],
+    "encoders": lambda: [Option(name, encoder_family(name)) for name in known_encoders()],
     "losses": lambda: _functions(LOSSES, params=True),
     "metrics": _metrics,
     "augmentation": lambda: _fields(GeometryConfig, IntensityConfig, MixingConfig, AugmentConfig),
