@@ -83,8 +83,13 @@ def score_of(model):
     return float(abs(sum(weight.sum() for weight in model.state_dict().values()).item()) % 1)
 
 
-def run(data, folder, settings, *, evaluate=score_of, model=None, pace=None):
+def run(data, folder, settings, *, evaluate=score_of, model=None, pace=None, metrics=()):
     """Train a fold; return the tensors and the facts of final.safetensors."""
+
+    def scored(net):
+        found = evaluate(net)
+        return found if isinstance(found, dict) else {"score": found}
+
     train_fold(
         make_fabric(settings),
         model or TinyNet(),
@@ -92,8 +97,9 @@ def run(data, folder, settings, *, evaluate=score_of, model=None, pace=None):
         data,
         folder=folder,
         log=EventLog(folder / "metrics.jsonl", fold=0),
-        evaluate=evaluate,
+        evaluate=None if evaluate is None else scored,
         pace=pace or Pace(),
+        metrics=metrics,
     )
     return load_tensors(folder / "final.safetensors")
 

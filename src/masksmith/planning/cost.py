@@ -199,7 +199,7 @@ def _weights(recipe: Recipe) -> int:
     """Return with how many weights the recipe predicts."""
     training = recipe.training
     cuts = sum(stage.schedule.cuts for stage in training.stages if stage.schedule)
-    return max(1, {"final": 1, "snapshots": cuts, "top_k": training.top_k}[recipe.prediction.weights])
+    return max(1, {"snapshots": cuts, "top_k": training.top_k}.get(recipe.prediction.weights, 1))
 
 
 def _converted_s(

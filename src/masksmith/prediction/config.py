@@ -22,9 +22,10 @@ class PredictionConfig(Config):
     )
     """Each view is made with each of these numbers of rows and columns of mirrored border before the image, which
     move it on the model's grid of strides, and averaged."""
-    weights: Literal["final", "snapshots", "top_k"] = "final"
-    """Predict with the final weights, or average the probabilities of the snapshots or of the best checkpoints (a refit
-    has no scores, so with top_k it uses its final weights)."""
+    weights: str = "final"
+    """Predict with the final weights; average the probabilities of the snapshots or of the best checkpoints (top_k); or
+    take weights that ``training.keep`` names (best_val_loss, best_dice_pooled, last, …). A refit has no scores: where
+    they would choose, it uses its final weights."""
     image_head: Literal["ignore", "multiply", "gate"] = "ignore"
     """Ignore the image head; multiply every pixel's probability by that of the image; or empty the mask of an image
     whose probability is at or below ``image_threshold``."""

@@ -28,8 +28,8 @@ from masksmith.prediction.store import MeanCodes, open_codes
 from masksmith.prediction.tiles import Tiling
 from masksmith.project.folder import Project
 from masksmith.project.members import Member, weights_of_test
-from masksmith.steps.train import build, checksum_of, is_trained, load, scalars_of, train_key
-from masksmith.training.checkpoint import facts_of
+from masksmith.steps.train import build, checksum_of, is_trained, listed_weights, load, scalars_of, train_key
+from masksmith.training.config import chosen_on_held_out
 from masksmith.training.machine import make_fabric
 
 _VERSIONS = {"oof": "2", "test": "2"}
@@ -167,16 +167,17 @@ def weights_of(member: Member) -> list[Path]:
         InputError: The training kept no such weights, or they are no longer there.
     """
     kind = member.run.recipe.prediction.weights
-    unscored = member.fold == ALL and kind == "top_k"  # nothing was held out that could rank its epochs
+    chosen = kind == "top_k" or chosen_on_held_out(kind)
+    unscored = member.fold == ALL and chosen  # nothing was held out that could rank its epochs
     if kind == "final" or member.interim or unscored:
         return [member.weights]
-    listed = facts_of(member.weights).get(kind) or []
+    listed = listed_weights(member, kind)
     if not listed:
         raise InputError(
             f"prediction.weights: {kind!r} was asked for, but the training of {member.name} kept none; "
-            f"{_KEEPS[kind]}, or set prediction.weights to final"
+            f"{_KEEPS.get(kind, f'add {kind!r} to training.keep')}, or set prediction.weights to final"
         )
-    return [member.weights.with_name(name) for name in listed]
+    return listed
 
 
 _KEEPS = {
