@@ -4,6 +4,7 @@ Probabilities are skipped where the ledger holds them with the same key; those t
 present ones are refused.
 """
 
+import time
 from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
@@ -80,6 +81,7 @@ def predict_member(project: Project, member: Member, *, stages: Sequence[str] = 
             runtime=runtimes,
             scalars=scalars_of(project, member.run.recipe, stage),
         )
+        begun = time.perf_counter()
         write_codes(
             path,
             images_of[stage],
@@ -89,6 +91,8 @@ def predict_member(project: Project, member: Member, *, stages: Sequence[str] = 
             channels=project.target.outputs,
             key=key,
         )
+        if not member.interim:
+            member.run.note_time(f"{stage} {member.fold}", time.perf_counter() - begun)
         ledger.mark_done(member.entry(stage), key)
 
 
