@@ -67,7 +67,7 @@ def test_the_project_folder_is_the_contract(trained):
     found = {str(path.relative_to(run.path)) for path in run.path.rglob("*") if path.is_file()}
     fold = {"checkpoints/fold_0/final.safetensors", "checkpoints/fold_0/final.json"}
     fold |= {f"{part}/fold_0.{ending}" for part in ("oof", "test") for ending in ("npy", "csv")}
-    assert found == {"recipe.yaml", "environment.txt", "metrics.jsonl", "stage.json"} | fold
+    assert found == {"recipe.yaml", "environment.txt", "metrics.jsonl", "stage.json", "times.json"} | fold
     assert run.path.name == f"smoke-{run.recipe.hash[:8]}"
     assert run.ledger.is_done("folds", project.folds.hash)
     text = (run.path / "recipe.yaml").read_text()

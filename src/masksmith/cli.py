@@ -593,6 +593,12 @@ def score(
         Path | None,
         typer.Option("--per-image", metavar="CSV", help="Write each image's own score to this file."),
     ] = None,
+    explain: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--explain", metavar="ID", help="Show an image's tgs_map threshold by threshold; may be repeated."
+        ),
+    ] = None,
 ) -> None:
     """Score predicted masks against true ones, of any task, with an interval, per class and per group."""
     print(
@@ -606,6 +612,7 @@ def score(
             ignore=ignore or (),
             groups=groups,
             per_image=per_image,
+            explain=explain or (),
         )
     )
 

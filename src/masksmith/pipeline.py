@@ -838,6 +838,7 @@ def score(
     ignore: Sequence[str | int] = (),
     groups: str | None = None,
     per_image: str | Path | None = None,
+    explain: Sequence[str] = (),
 ) -> Scored:
     """Score predicted masks against true ones: tables of run-lengths, or folders of masks of any task.
 
@@ -853,6 +854,7 @@ def score(
         ignore: Values of the true masks that are not judged, such as 255, or colours as ``"#rrggbb"``.
         groups: ``"CSV:COLUMN"`` with the group of each image.
         per_image: CSV file to write each image's own score to.
+        explain: Ids whose ``tgs_map`` is shown threshold by threshold.
 
     Returns:
         ``score``, ``standard_error``, ``interval`` (80%), ``per_class``, ``per_image``, ``per_group``, ``nothing`` and
@@ -871,6 +873,7 @@ def score(
         task=task,
         ignore=ignore,
         groups=groups,
+        explain=explain,
     )
     if per_image is not None:
         write_per_image(scored, Path(per_image))

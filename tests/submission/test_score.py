@@ -509,3 +509,30 @@ def test_real_class_maps_against_themselves(shared):
     assert (scored.score, scored.images, scored.task) == (1, 26, "multiclass")
     assert list(scored.per_class) == [str(number) for number in range(11)]
     assert scored.nothing < 0.05
+
+
+def test_a_score_is_explained_threshold_by_threshold(tmp_path):
+    """The example of the TGS document: 872 of 1349 pixels hit at 0.50, 0.55 and 0.60."""
+    name, masks = "2bf5343f03", np.zeros((2, 101 * 101), np.uint8)
+    masks[0, :1100], masks[1, 228:1349] = 255, 255
+    truth, pred = masks.reshape(2, 101, 101)
+    empty = np.zeros_like(pred)
+    folders = [
+        write(tmp_path / side, {name: mask, "none": empty}) for side, mask in (("p", pred), ("t", truth))
+    ]
+    scored = ms.score(*folders, metric="tgs_map", explain=[name, "none"])
+    said = scored.explained[name].splitlines()
+    assert said[0] == f"image '{name}': intersection 872 px, union 1349 px, IoU 0.6464"
+    assert said[1] == "Does this IoU hit at each threshold?"
+    assert [line.split() for line in said[3:13]] == [
+        [f"{0.5 + 0.05 * at:.2f}", str(at < 3)] for at in range(10)
+    ]
+    assert said[13] == f"Average precision value for image '{name}' is 0.3"
+    assert scored.explained["none"].endswith("is 1")
+    assert "nothing is there and nothing is predicted" in str(scored)
+    for asked, metric, message in (
+        (["none"], "dice_per_image", "it shows the thresholds of tgs_map, and the metric is dice_per_image"),
+        (["nobody", "else"], "tgs_map", "'nobody', 'else' not in .*, which has 2 ids, such as"),
+    ):
+        with pytest.raises(InputError, match=f"--explain: {message}"):
+            ms.score(*folders, metric=metric, explain=asked)

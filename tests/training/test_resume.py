@@ -44,6 +44,14 @@ TECHNIQUES = {
     "best, last and top": config(
         stage(6), select="best", keep=["last", "best_score", "best_loss"], top_k=2, evaluate_every=2
     ),
+    "metrics beside, and the best of each": config(
+        stage(6),
+        metrics=["val_loss", "dice_pooled", "hausdorff_95"],
+        keep=["best_val_loss", "best_dice_pooled", "best_hausdorff_95"],
+        evaluate_every=2,
+        accumulate=2,
+        batch_size=1,
+    ),
     "early stop on the loss": config(stage(8), early_stop=ON_LOSS, evaluate_every=3),
     "early stop on the score": config(stage(8), early_stop=ON_SCORE),
     "plateau on the held-out loss": config(

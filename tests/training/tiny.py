@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from masksmith.data.store import Store, StoreWriter
+from masksmith.metrics import get_metric
 from masksmith.models.segmentation import Output, SegmentationModel
 from masksmith.training import LossTerm, OptimizerConfig, ScheduleConfig, Stage, TrainingConfig, loop
 from masksmith.training.checkpoint import load_tensors
@@ -85,6 +86,14 @@ def score_of(model):
 
 def run(data, folder, settings, *, evaluate=score_of, model=None, pace=None):
     """Train a fold; return the tensors and the facts of final.safetensors."""
+    metrics = [get_metric(name) for name in settings.metrics if name != "val_loss"]
+
+    def scored(net):
+        found = evaluate(net)
+        if isinstance(found, dict):
+            return found
+        return {"score": found} | {metric.name: found * (3 + at) % 1 for at, metric in enumerate(metrics)}
+
     train_fold(
         make_fabric(settings),
         model or TinyNet(),
@@ -92,8 +101,9 @@ def run(data, folder, settings, *, evaluate=score_of, model=None, pace=None):
         data,
         folder=folder,
         log=EventLog(folder / "metrics.jsonl", fold=0),
-        evaluate=evaluate,
+        evaluate=None if evaluate is None else scored,
         pace=pace or Pace(),
+        metrics=metrics,
     )
     return load_tensors(folder / "final.safetensors")
 

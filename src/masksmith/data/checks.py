@@ -12,6 +12,7 @@ from masksmith.data.cache import Cache
 from masksmith.data.catalog import Catalog
 from masksmith.data.findings import LEVELS, Finding, some
 from masksmith.data.groups import Likeness, find_likeness
+from masksmith.data.heads import table_heads
 from masksmith.data.leaks import leak_findings
 from masksmith.data.look import are_constant, band_range, hash_of_parts, number_names
 from masksmith.data.shift import Shift, measure_shift, shift_finding
@@ -201,6 +202,11 @@ def _facts(
         "training images": len(catalog.train),
         "test images": len(catalog.test),
         "size": ", ".join(f"{size} ({count})" for size, count in sizes.most_common(3)),
+        "shape": ", ".join(
+            f"{name} {_shape_text(store)}"
+            for name, store in (("training", cache.train_images), ("test", cache.test_images))
+            if len(store)
+        ),
         "channels": cache.channels,
         "bits": _bits(cache.train_images.dtype),
         "task": _task_text(cache.target),
@@ -214,7 +220,14 @@ def _facts(
     if catalog.test:
         facts["values (test)"] = _ranges_text(band_facts(cache.test_images, names=False))
     facts["scaling"] = scaling
-    return facts
+    return facts | table_heads(catalog)
+
+
+def _shape_text(images: Store) -> str:
+    """Return (images, height, width, channels), with the range of sides where images have several sizes."""
+    heights, widths = (sorted({images.shape(name)[axis] for name in images}) for axis in (0, 1))
+    sides = [f"{side[0]}" if len(side) == 1 else f"{side[0]}…{side[-1]}" for side in (heights, widths)]
+    return f"({len(images)}, {sides[0]}, {sides[1]}, {images.channels})"
 
 
 def _task_text(target: Target) -> str:

@@ -62,6 +62,26 @@ def tgs_precision(rows: Rows) -> Values:
     return np.where(union == 0, 1.0, steps / 10)
 
 
+def tgs_hits(name: str, row: Row) -> str:
+    """Return how the TGS precision of one image comes about: intersection, union, and each threshold.
+
+    Args:
+        name: Of the image.
+        row: Of count_stats.
+    """
+    hit, union = int(row[0]), int(row[:3].sum())
+    lines = [f"image {name!r}: intersection {hit} px, union {union} px"]
+    if union:
+        lines[0] += f", IoU {hit / union:.4f}"
+        lines += ["Does this IoU hit at each threshold?", "threshold  hit"]
+        lines += [f"{k / 20:.2f}       {20 * hit > k * union}" for k in range(10, 20)]
+    else:
+        lines[0] += ": nothing is there and nothing is predicted"
+    return "\n".join(
+        [*lines, f"Average precision value for image {name!r} is {tgs_precision(row[None])[0]:g}"]
+    )
+
+
 def iou(rows: Rows, empty_score: float) -> Values:
     """Return intersection over union (Jaccard)."""
     return ratio(rows[..., 0], rows[..., :3].sum(axis=-1), empty_score)

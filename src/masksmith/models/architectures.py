@@ -104,6 +104,36 @@ LIBRARY_ARCHITECTURES: dict[str, Traits] = {
     ),
 }
 
+ENCODER_FAMILIES: dict[str, str] = {
+    "densenet": "DenseNet: each layer sees all before it. Huang et al. 2017, https://arxiv.org/abs/1608.06993",
+    "dpn": "Dual path network: a residual and a dense path. Chen et al. 2017, https://arxiv.org/abs/1707.01629",
+    "efficientnet-": "EfficientNet. Tan and Le 2019, https://arxiv.org/abs/1905.11946",
+    "inception_v3": "Inception v3, timm's with padding. Szegedy et al. 2015, https://arxiv.org/abs/1512.00567",
+    "inceptionv4": "Inception v4. Szegedy et al. 2016, https://arxiv.org/abs/1602.07261",
+    "inceptionresnetv2": "Inception-ResNet v2. Szegedy et al. 2016, https://arxiv.org/abs/1602.07261",
+    "mit_": "SegFormer's encoder. Xie et al. 2021, https://arxiv.org/abs/2105.15203",
+    "mobilenet_v2": "MobileNetV2. Sandler et al. 2018, https://arxiv.org/abs/1801.04381",
+    "mobileone": "MobileOne. Vasu et al. 2022, https://arxiv.org/abs/2206.04040",
+    "nasnetalarge": "NASNet-A-Large, timm's with padding. Zoph et al. 2017, https://arxiv.org/abs/1707.07012",
+    "pnasnet5large": "PNASNet-5-Large, timm's with padding. Liu et al. 2017, https://arxiv.org/abs/1712.00559",
+    "resnet": "ResNet. He et al. 2015, https://arxiv.org/abs/1512.03385",
+    "resnext": "ResNeXt: grouped convolutions. Xie et al. 2016, https://arxiv.org/abs/1611.05431",
+    "se": "SENet: channels gated by their means. Hu et al. 2017, https://arxiv.org/abs/1709.01507",
+    "timm-efficientnet": "EfficientNet with NoisyStudent's weights. Xie et al. 2020, https://arxiv.org/abs/1911.04252",
+    "timm-sk": "SKNet: kernels of two sizes, chosen by channel. Li et al. 2019, https://arxiv.org/abs/1903.06586",
+    "timm-tf_efficientnet_lite": "EfficientNet-Lite; the installed weights go by timm's name, tf_efficientnet_lite0",
+    "vgg": "VGG: plain 3x3 convolutions. Simonyan and Zisserman 2014, https://arxiv.org/abs/1409.1556",
+    "xception": "Xception: separable convolutions. Chollet 2016, https://arxiv.org/abs/1610.02357",
+}
+"""Beginning of an encoder's name -> what it is, and the paper. Every other encoder of timm can be named too."""
+
+
+def encoder_family(name: str) -> str:
+    """Return what an encoder is, by the longest beginning of its name that is known; empty where none is."""
+    known = [start for start in ENCODER_FAMILIES if name.startswith(start)]
+    return ENCODER_FAMILIES[max(known, key=len)] if known else ""
+
+
 ARCHITECTURES: dict[str, Traits] = {
     **LIBRARY_ARCHITECTURES,
     **{

@@ -19,11 +19,16 @@ from masksmith.models.architectures import most_stride, vit_patch
 from masksmith.models.config import ModelConfig
 from masksmith.models.decoders.hypercolumn import gate_after_stage
 from masksmith.models.encoders import timm_name
+from masksmith.models.inception import InceptionV3
 from masksmith.models.norms import replace_batch_norm
 from masksmith.models.taps import ExpandedTaps
 from masksmith.models.vit import SimpleFeaturePyramid, ViTEncoder
 
 _TAPS = 4  # of DPT
+_PADDED = {"inception_v4": "inceptionv4", "inception_resnet_v2": "inceptionresnetv2"}
+"""Nets of timm whose maps have odd sides -> the same net of segmentation-models-pytorch, whose maps halve."""
+_NASNETS = ("nasnetalarge", "pnasnet5large")
+"""Nets of timm whose first convolution is given padding, so that their maps halve."""
 _RESNETS = "resnet18 … resnet152, resnext, wide_resnet and timm's ResNets"
 
 
@@ -89,6 +94,10 @@ def _conv_encoder(config: ModelConfig, in_channels: int) -> nn.Module:
     """Return an encoder of either library, dilated where the architecture wants it."""
     name = timm_name(config.encoder)
     stride = most_stride(config.architecture, config.output_stride)
+    if name and name.partition(".")[0] == "inception_v3":
+        if stride < 2**config.encoder_depth:
+            raise _no_maps(config, stride, ValueError("its poolings cannot be dilated"))
+        return InceptionV3(name, in_channels=in_channels, depth=config.encoder_depth)
     # windows follow the size of the image
     options = {"strict_img_size": False} if name and name.startswith(("swin_", "swinv2_")) else {}
     try:
@@ -110,6 +119,9 @@ def _conv_encoder(config: ModelConfig, in_channels: int) -> nn.Module:
         KeyError,
     ) as error:
         raise _no_maps(config, stride, error) from error
+    if name and name.startswith(_NASNETS):
+        first = next(one for one in encoder.modules() if isinstance(one, nn.Conv2d))
+        first.padding = (1, 1)
     return encoder
 
 
@@ -182,9 +194,15 @@ def _check_maps(
         with torch.no_grad():
             maps: list[Tensor] = encoder.eval()(torch.zeros(1, in_channels, side, side))
     except Exception as error:  # whatever a library makes of a size that it was not built for
+        padded = _PADDED.get(name.removeprefix("tu-").partition(".")[0])
+        other = (
+            f"{padded!r}, the same net with padding"
+            if padded
+            else "another encoder, for example resnet34 or convnext_tiny"
+        )
         raise InputError(
             f"model.encoder: {name!r} cannot take images of any size: {side}x{side} fails with {str(error)!r}; choose "
-            "another encoder, for example resnet34 or convnext_tiny"
+            f"{other}"
         ) from error
     finally:
         encoder.train(training)

@@ -44,7 +44,9 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 _HALF = (0.5, 0.5, 0.5)
 _LITE_STATISTICS = ((127 / 255,) * 3, (128 / 255,) * 3)
 """What EfficientNet-Lite was trained with; timm rounds both to 0.5."""
+_DPN = (124 / 255, 117 / 255, 104 / 255), (1 / (0.0167 * 255),) * 3
 _OTHER_STATISTICS = {
+    **{f"dpn{number}": _DPN for number in ("68", "68b", "92", "98", "107", "131")},
     "inceptionv4": (_HALF, _HALF),
     "inceptionresnetv2": (_HALF, _HALF),
     "xception": (_HALF, _HALF),
@@ -62,8 +64,8 @@ class HubSource(NamedTuple):
 
 
 def known_encoders() -> list[str]:
-    """Names that segmentation-models-pytorch knows; every timm name works too, with or without "tu-"."""
-    return sorted(smp.encoders.get_encoder_names())
+    """Names that segmentation-models-pytorch knows, and nets of timm with padding; every other timm name works too."""
+    return sorted([*smp.encoders.get_encoder_names(), "inception_v3", "nasnetalarge", "pnasnet5large"])
 
 
 def timm_name(encoder: str) -> str | None:

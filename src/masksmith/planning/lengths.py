@@ -107,8 +107,8 @@ def _has_cuts(training: TrainingConfig) -> bool:
 def fit_weights(prediction: PredictionConfig, training: TrainingConfig) -> PredictionConfig:
     """Return the prediction with the final weights where the training keeps none of those that were asked for."""
     kept = {"final": True, "snapshots": _has_cuts(training), "top_k": training.top_k > 0}
-    there = kept.get(prediction.weights, prediction.weights in training.keep)
-    return prediction if there else prediction.model_copy(update={"weights": "final"})
+    kept |= dict.fromkeys(training.keep, True)
+    return prediction if kept.get(prediction.weights) else prediction.model_copy(update={"weights": "final"})
 
 
 def _fit_swa(training: TrainingConfig) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Scores of stored predictions under a rule: what checkpoints, tuning, ensembles, gates, baselines and reports call."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -32,7 +32,22 @@ def score_rows(
         targets: Id -> true mask (h, w, 1), or layers.
         rule: How a mask is made of codes.
     """
-    return {name: metric.stats(rule.apply(codes), one_layer(targets[name])) for name, codes in predictions}
+    return rows_of_metrics([metric], predictions, targets, rule)[0]
+
+
+def rows_of_metrics(
+    metrics: Sequence[Metric],
+    predictions: Iterable[tuple[str, Codes]],
+    targets: Arrays,
+    rule: AnyRule,
+) -> list[dict[str, Row]]:
+    """Return score_rows of several metrics; each image becomes a mask once."""
+    rows: list[dict[str, Row]] = [{} for _ in metrics]
+    for name, codes in predictions:
+        mask, target = rule.apply(codes), one_layer(targets[name])
+        for found, metric in zip(rows, metrics, strict=True):
+            found[name] = metric.stats(mask, target)
+    return rows
 
 
 def score_of(metric: Metric, rows: Mapping[str, Row], groups: Groups | None = None) -> float:

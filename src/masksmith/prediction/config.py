@@ -22,10 +22,10 @@ class PredictionConfig(Config):
     )
     """Each view is made with each of these numbers of rows and columns of mirrored border before the image, which
     move it on the model's grid of strides, and averaged."""
-    weights: Literal["final", "snapshots", "top_k", "last", "best_score", "best_loss", "swa", "raw"] = "final"
-    """Predict with the final weights; with others that ``training.keep`` names; or average the probabilities of the
-    snapshots or of the best checkpoints (a refit has no scores, so with top_k or best_score it uses its final
-    weights). `masksmith weights` compares them."""
+    weights: str = "final"
+    """Predict with the final weights; average the probabilities of the snapshots or of the best checkpoints (top_k); or
+    take weights that ``training.keep`` names (best_val_loss, best_dice_pooled, last, raw, …). A refit has no scores:
+    where they would choose, it uses its final weights. `masksmith weights` compares them."""
     image_head: Literal["ignore", "multiply", "gate"] = "ignore"
     """Ignore the image head; multiply every pixel's probability by that of the image; or empty the mask of an image
     whose probability is at or below ``image_threshold``."""

@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from masksmith.preprocess.inputs import InputConfig, Inputs, make_inputs, settle
 from masksmith.project.runs import Run, environment, with_free_parts
 from masksmith.recipes.ensemble import AnyRecipe
 from masksmith.recipes.recipe import Recipe, parse_recipe
+from masksmith.training.config import VAL_LOSS
 
 FORMAT_VERSION = 1
 _CATALOG_KEYS = {"format", "root", "layout", "content_hash", "train", "test", "submission"}  # since format 1
@@ -174,6 +176,27 @@ class Project:
             InputError: It cannot drive the task.
         """
         return metric_for(recipe.metric, task=self.target.task, classes=len(self.target.classes))
+
+    def metrics_beside(self, recipe: Recipe) -> list[Metric]:
+        """Return the metrics that ``training.metrics`` names, for the project's task; "val_loss" is none of them.
+
+        Raises:
+            InputError: Some cannot drive the task; one line for each.
+        """
+        found, wrong = list[Metric](), list[str]()
+        for name in recipe.training.metrics:
+            if name == VAL_LOSS:
+                continue
+            try:
+                metric = metric_for(
+                    name, task=self.target.task, classes=len(self.target.classes), where="training.metrics"
+                )
+                found.append(replace(metric, name=name))  # as the recipe writes it
+            except InputError as error:
+                wrong.append(str(error))
+        if wrong:
+            raise InputError("\n".join(wrong))
+        return found
 
     @cached_property
     def blank_train(self) -> Collection[str]:

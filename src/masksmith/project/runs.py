@@ -9,7 +9,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from masksmith.core.files import read_json
+from masksmith.core.files import read_json, write_json
 from masksmith.core.ledger import Ledger
 from masksmith.folds.config import fold_name
 from masksmith.recipes.recipe import Recipe
@@ -66,6 +66,18 @@ class Run:
         """The weights that were compared."""
         return self.path / "weights.json"
 
+    def times(self) -> Path:
+        """How long predictions took, in seconds, in the process that finished them."""
+        return self.path / "times.json"
+
+    def note_time(self, what: str, seconds: float) -> None:
+        """Write how long something took, in place of what was there of it before."""
+        write_json(self.times, self.read_times() | {what: round(seconds, 3)})
+
+    def read_times(self) -> dict[str, float]:
+        """Return what was noted: "oof 0" -> seconds."""
+        return read_json(self.times) if self.times.exists() else {}
+
     def checkpoints(self, fold: int) -> Path:
         """Folder of a fold's checkpoints."""
         return self.path / "checkpoints" / fold_name(fold)
@@ -103,8 +115,11 @@ def with_free_parts(resolved: Recipe, asked: Recipe) -> Recipe:
 
 
 def environment() -> str:
-    """Return the installed versions of Python and the libraries, one a line."""
+    """Return the machine, and the installed versions of Python and the libraries, one a line."""
+    from masksmith.training.machine import describe_machine  # imports torch
+
     lines = [f"python {platform.python_version()}", f"platform {platform.platform()}"]
+    lines.append(f"machine {describe_machine()}")
     for name in _LIBRARIES:
         try:
             lines.append(f"{name} {metadata.version(name)}")

@@ -24,7 +24,7 @@ from masksmith.prediction.tta import TTA
 from masksmith.preprocess import SizeConfig
 from masksmith.preprocess.inputs import InputConfig
 from masksmith.recipes.sources import parse_table_of, recipe_source
-from masksmith.training.config import TrainingConfig
+from masksmith.training.config import VAL_LOSS, TrainingConfig
 
 _AUX_WEIGHT = TrainingConfig.model_fields["aux_weight"].default
 _ROWS_STAY = ("identity", "hflip")
@@ -103,6 +103,8 @@ class Recipe(Config):
         for key, default in (("fold_by", None), ("repeats", 1)):  # older masksmiths had no such keys
             if plain["folds"][key] == default:  # so their runs are found
                 del plain["folds"][key]
+        if not plain["training"]["metrics"]:
+            del plain["training"]["metrics"]
         plain["model"]["encoder_weights"] = self.model.weights_identity()
         del plain["model"]["encoder_weights_hash"]
         if self.pseudo is not None:
@@ -148,6 +150,7 @@ def parse_recipe(
             f"{where}: metric: {metric.name!r} is a mean over groups, and folds.group_by is null; set it to the column "
             "of a side table (a location, a patient)"
         )
+    _check_metrics(recipe, where=where)
     _check_heads(recipe, where=where)
     _check_derived(recipe, where=where)
     pad_hw, derived = recipe.size.pad_hw, recipe.model.derived_channels
@@ -160,6 +163,30 @@ def parse_recipe(
             f"{where}: folds.train: {recipe.folds.train} of {recipe.folds.total} folds; expected 1 up to that"
         )
     return recipe
+
+
+def _check_metrics(recipe: Recipe, *, where: str) -> None:
+    """Refuse metrics beside the recipe's that are unknown, or a mean over groups where there are none.
+
+    Raises:
+        InputError: One line for each.
+    """
+    wrong = []
+    for name in recipe.training.metrics:
+        if name == VAL_LOSS:
+            continue
+        try:
+            metric = get_metric(name, where=f"{where}: training.metrics")
+        except InputError as error:
+            wrong.append(str(error))
+            continue
+        if metric.by_group and recipe.folds.group_by is None:
+            wrong.append(
+                f"{where}: training.metrics: {name!r} is a mean over groups, and folds.group_by is null; set it to "
+                "the column of a side table, or leave the metric out"
+            )
+    if wrong:
+        raise InputError("\n".join(wrong))
 
 
 def _check_heads(recipe: Recipe, *, where: str) -> None:

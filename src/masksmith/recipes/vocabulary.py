@@ -20,14 +20,16 @@ from masksmith.augment.presets import GEOMETRY_PRESETS
 from masksmith.core.config import look_up
 from masksmith.losses.build import LOSSES
 from masksmith.metrics import METRICS
-from masksmith.models.architectures import ARCHITECTURES
+from masksmith.models.architectures import ARCHITECTURES, encoder_family
 from masksmith.models.config import ModelConfig
+from masksmith.models.encoders import known_encoders
+from masksmith.prediction.config import PredictionConfig
 from masksmith.prediction.runtimes import RUNTIMES
 from masksmith.prediction.tta import TTA
 from masksmith.preprocess import SizeConfig
 from masksmith.recipes.ensemble import Ensemble, EnsembleMember
 from masksmith.recipes.recipe import PseudoConfig
-from masksmith.training.config import SamplerConfig, SwaConfig
+from masksmith.training.config import SamplerConfig, Stage, SwaConfig, TrainingConfig
 from masksmith.training.optim import OPTIMIZERS, SCHEDULES
 
 _COLUMN = 34
@@ -95,6 +97,16 @@ def _fields(*models: type[BaseModel]) -> list[Option]:
     return options
 
 
+def _plain_fields(model: type[BaseModel]) -> list[Option]:
+    """Return the fields of a configuration without those that are configurations, which have kinds of their own."""
+    nested = {
+        name
+        for name, field in model.model_fields.items()
+        if not field.is_required() and isinstance(field.get_default(call_default_factory=True), BaseModel)
+    }
+    return [option for option in _fields(model) if option.name not in nested]
+
+
 def _in_yaml(field: FieldInfo) -> str:
     """Return a field's default as it is written in a recipe, on one line."""
     if field.is_required():
@@ -133,6 +145,7 @@ def _metrics() -> list[Option]:
 
 KINDS: dict[str, Callable[[], list[Option]]] = {
     "models": lambda: [Option(name, traits.describes) for name, traits in ARCHITECTURES.items()],
+    "encoders": lambda: [Option(name, encoder_family(name)) for name in known_encoders()],
     "losses": lambda: _functions(LOSSES, params=True),
     "metrics": _metrics,
     "augmentation": lambda: _fields(GeometryConfig, IntensityConfig, MixingConfig, AugmentConfig),
@@ -141,6 +154,9 @@ KINDS: dict[str, Callable[[], list[Option]]] = {
     "schedules": lambda: _functions(SCHEDULES),
     "samplers": lambda: _choices(SamplerConfig, "name"),
     "sampling": lambda: _fields(SamplerConfig),
+    "training": lambda: _plain_fields(TrainingConfig),
+    "stages": lambda: _plain_fields(Stage),
+    "prediction": lambda: _plain_fields(PredictionConfig),
     "averaging": lambda: _fields(SwaConfig),
     "model options": lambda: _fields(ModelConfig),
     "size": lambda: _fields(SizeConfig),

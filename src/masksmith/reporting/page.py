@@ -33,7 +33,15 @@ from masksmith.reporting.pictures import (
     object_error,
     overlay,
 )
-from masksmith.reporting.tables import SHOWN_GROUPS, ClassLine, FoldLine, GroupLine
+from masksmith.reporting.tables import (
+    SHOWN_GROUPS,
+    ClassLine,
+    FoldLine,
+    GroupLine,
+    machine_of,
+    metrics_beside,
+    training_lines,
+)
 
 _SHOWN = 8  # samples in each part of the check plot
 _PER_CLASS = 3  # samples of each coverage class
@@ -80,6 +88,10 @@ class ReportFacts:
     """Id of a held-out image -> predicted mask, computed on access."""
     labels: list[str]
     """A line for each member that was trained on pseudo-labels."""
+    predicted: dict[str, dict[str, float]]
+    """Curve -> "held-out" and "test" -> seconds that their prediction took."""
+    lower: frozenset[str]
+    """Metrics beside the score that are better where they are lower."""
 
 
 @dataclass(frozen=True)
@@ -147,6 +159,9 @@ def write_report(path: Path, facts: ReportFacts) -> Path:
         gallery=gallery(facts, per_image),
         causes=causes(facts, per_image),
         pace=_pace(facts.events),
+        curves=[Markup(chart) for chart in _curves(facts)],
+        trainings=training_lines(facts.events, predicted=facts.predicted, lower=facts.lower),
+        machine=machine_of(facts.environment),
     )
     write_text(path, html)
     return path
@@ -159,26 +174,42 @@ def _charts(facts: ReportFacts, per_image: Mapping[str, Summary]) -> dict[str, s
     if facts.coverage_test:
         coverage["test, predicted"] = facts.coverage_test
     return {
-        "loss": figures.learning_curves(
-            facts.events,
-            "train",
-            "loss",
-            "training loss",
-            "loss",
-            dashed=("fold", "val_loss", "held-out images"),
-        ),
-        "score": figures.learning_curves(
-            facts.events,
-            "fold",
-            "score",
-            "held-out score (averaged weights, no TTA)",
-            metric if tuning["higher_is_better"] else f"−{metric}",
-        ),
-        "lr": figures.learning_curves(facts.events, "train", "lr", "learning rate", "rate"),
         "threshold": _threshold_chart(tuning),
         "coverage": figures.coverage_histogram(coverage),
         "scores": figures.score_histogram(list(facts.scores.values()), metric=metric),
     }
+
+
+def _curves(facts: ReportFacts) -> list[str]:
+    """Return the learning curves: score, loss and rate, and each metric that was measured beside the score.
+
+    Training batches are a full line, held-out images a dashed one; a metric of held-out images alone is a full line.
+    """
+    events, tuning = facts.events, facts.tuning
+    held_out = "held-out images"
+    charts = [
+        figures.learning_curves(
+            events,
+            "fold",
+            "score",
+            "held-out score (averaged weights, no TTA)",
+            tuning["metric"] if tuning["higher_is_better"] else f"−{tuning['metric']}",
+        ),
+        figures.learning_curves(
+            events, "train", "loss", "training loss", "loss", dashed=("fold", "val_loss", held_out)
+        ),
+        figures.learning_curves(events, "train", "lr", "learning rate", "rate"),
+    ]
+    for name in metrics_beside(events):
+        if any(event["split"] == "train" and event["name"] == name for event in events):
+            title = f"{name} of training batches and held-out images"
+            chart = figures.learning_curves(
+                events, "train", name, title, name, dashed=("fold", name, held_out)
+            )
+        else:
+            chart = figures.learning_curves(events, "fold", name, f"{name} of held-out images", name)
+        charts.append(chart)
+    return charts
 
 
 def _threshold_chart(tuning: dict[str, Any]) -> str:

@@ -1,7 +1,8 @@
 """The tables of the report: a line for each fold, a line for each group."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -18,6 +19,82 @@ class ScoredImage:
 
     stats: Float[np.ndarray, " k"]
     group: str
+
+
+@dataclass(frozen=True)
+class TrainingLine:
+    """A training: how long it took, and the best epoch by each value that was measured on its held-out images."""
+
+    curve: str
+    epochs: float
+    minutes: float
+    images_per_s: float
+    predicted: str
+    """Minutes of its predictions; empty where an older masksmith made them."""
+    best: list[tuple[str, float, float, float]]
+    """(name, best value, its epoch, value after the last epoch)."""
+
+
+def training_lines(
+    events: Sequence[Mapping[str, Any]],
+    *,
+    predicted: Mapping[str, Mapping[str, float]] | None = None,
+    lower: Collection[str] = (),
+) -> list[TrainingLine]:
+    """Return a line for each curve of the log.
+
+    Args:
+        events: Of metrics.jsonl, each with the name of its ``curve``.
+        predicted: Curve -> what was predicted -> seconds.
+        lower: Names of the metrics that are better where they are lower; losses are in any case.
+    """
+    lines = []
+    for curve in sorted({event["curve"] for event in events}):
+        own = [event for event in events if event["curve"] == curve]
+        seconds = [event["value"] for event in own if event["name"] == "seconds"]
+        pace = [event["value"] for event in own if event["name"] == "images_per_s"]
+        spent = (predicted or {}).get(curve, {})
+        names = [name for name in ("score", "val_loss") if _values(own, name)]
+        best = [_best(name, _values(own, name), lower) for name in [*names, *metrics_beside(own)]]
+        lines.append(
+            TrainingLine(
+                curve,
+                max((event["epoch"] for event in own if event["split"] == "train"), default=0),
+                sum(seconds) / 60,
+                float(np.median(pace)) if pace else 0.0,
+                ", ".join(f"{what} {seconds / 60:.1f}" for what, seconds in spent.items()),
+                best,
+            )
+        )
+    return lines
+
+
+def metrics_beside(events: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the names of the metrics that were measured beside the score, in the order of the log."""
+    names = [event["name"] for event in events if event["split"] == "fold"]
+    return [name for name in dict.fromkeys(names) if name not in ("score", "val_loss")]
+
+
+def _values(events: Sequence[Mapping[str, Any]], name: str) -> list[tuple[float, float]]:
+    return [
+        (event["epoch"], event["value"])
+        for event in events
+        if event["split"] == "fold" and event["name"] == name
+    ]
+
+
+def _best(
+    name: str, values: Sequence[tuple[float, float]], lower: Collection[str]
+) -> tuple[str, float, float, float]:
+    sign = -1 if name == "val_loss" or name in lower else 1
+    epoch, value = max(values, key=lambda one: (sign * one[1], -one[0]))
+    return name, value, epoch, values[-1][1]
+
+
+def machine_of(environment: str) -> str:
+    """Return what environment.txt says of the machine; empty where an older masksmith wrote it."""
+    lines = [line for line in environment.splitlines() if line.startswith("machine ")]
+    return lines[0].removeprefix("machine ") if lines else ""
 
 
 @dataclass(frozen=True)

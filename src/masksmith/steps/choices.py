@@ -12,7 +12,7 @@ from masksmith.folds.config import ALL
 from masksmith.project.folder import Project
 from masksmith.project.members import Member
 from masksmith.steps.predict import chose_runtime
-from masksmith.training.config import CHOSEN_ON_HELD_OUT, TrainingConfig
+from masksmith.training.config import CHOSEN_ON_HELD_OUT, TrainingConfig, chosen_on_held_out
 
 
 def choices_of(project: Project, members: Sequence[Member]) -> list[str]:
@@ -70,7 +70,7 @@ def _chose_epoch(project: Project, member: Member) -> bool:
     return (
         any(training.select in CHOSEN_ON_HELD_OUT for training in selected)
         or any(_ends_by_fold(training) for training in trainings)
-        or (recipe.prediction.weights in ("top_k", "best_score") and not member.interim)
+        or (_are_chosen(recipe.prediction.weights) and not member.interim)
     )
 
 
@@ -78,6 +78,11 @@ def _chose_weights(member: Member) -> bool:
     """Whether the kind of weights was chosen by `masksmith weights`."""
     path = member.run.weights_json
     return path.exists() and read_json(path)["chosen"] == member.run.recipe.prediction.weights
+
+
+def _are_chosen(weights: str) -> bool:
+    """Whether the weights that predict are chosen by the fold."""
+    return weights == "top_k" or chosen_on_held_out(weights)
 
 
 def _ends_by_fold(training: TrainingConfig) -> bool:

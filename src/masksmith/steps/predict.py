@@ -4,6 +4,7 @@ Probabilities are skipped where the ledger holds them with the same key; those t
 present ones are refused.
 """
 
+import time
 from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
@@ -33,12 +34,12 @@ from masksmith.steps.train import (
     checksum_of,
     external_key,
     is_trained,
-    kept_weights,
+    listed_weights,
     load,
     scalars_of,
     train_key,
 )
-from masksmith.training.checkpoint import facts_of
+from masksmith.training.config import chosen_on_held_out
 from masksmith.training.machine import make_fabric
 
 _VERSIONS = {"oof": "2", "test": "2"}
@@ -94,6 +95,7 @@ def predict_member(project: Project, member: Member, *, stages: Sequence[str] = 
             runtime=runtimes,
             scalars=scalars_of(project, member.run.recipe, stage),
         )
+        begun = time.perf_counter()
         write_codes(
             path,
             images_of[stage],
@@ -103,6 +105,8 @@ def predict_member(project: Project, member: Member, *, stages: Sequence[str] = 
             channels=project.target.outputs,
             key=key,
         )
+        if not member.interim:
+            member.run.note_time(f"{stage} {member.fold}", time.perf_counter() - begun)
         ledger.mark_done(member.entry(stage), key)
 
 
@@ -213,19 +217,17 @@ def weights_of(member: Member) -> list[Path]:
         InputError: The training kept no such weights, or they are no longer there.
     """
     kind = member.run.recipe.prediction.weights
-    unscored = member.fold == ALL and kind in (
-        "top_k",
-        "best_score",
-    )  # nothing was held out that could rank its epochs
+    chosen = kind == "top_k" or chosen_on_held_out(kind)
+    unscored = member.fold == ALL and chosen  # nothing was held out that could rank its epochs
     if kind == "final" or member.interim or unscored:
         return [member.weights]
-    listed = kept_weights(facts_of(member.weights), member.weights.name).get(kind)
+    listed = listed_weights(member, kind)
     if not listed:
         raise InputError(
             f"prediction.weights: {kind!r} was asked for, but the training of {member.name} kept none; "
-            f"{_KEEPS.get(kind, f'name {kind} in training.keep')}, or set prediction.weights to final"
+            f"{_KEEPS.get(kind, f'add {kind!r} to training.keep')}, or set prediction.weights to final"
         )
-    return [member.weights.with_name(name) for name in listed]
+    return listed
 
 
 _KEEPS = {

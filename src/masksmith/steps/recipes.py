@@ -87,6 +87,8 @@ def for_data(project: Project, asked: AnyRecipe, name: str, overrides: tuple[str
         for line in why:
             logger.info("auto: %s", line)
     project.metric(asked)
+    if isinstance(asked, Recipe):
+        project.metrics_beside(asked)
     if isinstance(asked, Recipe) and asked.pseudo is not None and target.task != "binary":
         raise InputError(
             f"pseudo: {asked.name} learns from pseudo-labels, which are made of binary masks, and the masks are "

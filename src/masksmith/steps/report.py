@@ -10,7 +10,7 @@ from masksmith.core.arrays import AnyMask, judged_pixels
 from masksmith.core.files import read_json
 from masksmith.core.progress import clock
 from masksmith.folds.config import fold_name
-from masksmith.metrics import confusion
+from masksmith.metrics import confusion, get_metric
 from masksmith.metrics.classes import plane_stats
 from masksmith.postprocess.rules import mask_of, read_rule
 from masksmith.postprocess.scoring import RuleMasks, score_rows
@@ -33,6 +33,7 @@ from masksmith.steps.pseudo_labels import labelling_of
 from masksmith.steps.result import HIDDEN
 from masksmith.steps.seed_noise import noise_text, read_noise
 from masksmith.steps.tune import need_tuning
+from masksmith.training.config import VAL_LOSS
 from masksmith.training.events import read_events
 
 
@@ -87,7 +88,15 @@ def report_facts(project: Project, members: Sequence[Member]) -> ReportFacts:
         classes=_class_lines(project, preds),
         preds=preds,
         labels=[f"{name}: {made}" for name, made in labelling_of(members).items()],
+        predicted=_predicted(members),
+        lower=_lower(members),
     )
+
+
+def _lower(members: Sequence[Member]) -> frozenset[str]:
+    """Return the metrics beside the score that are better where they are lower."""
+    names = {name for member in members for name in member.run.recipe.training.metrics} - {VAL_LOSS}
+    return frozenset(name for name in names if not get_metric(name).higher_is_better)
 
 
 def _class_lines(project: Project, preds: Mapping[str, AnyMask]) -> list[ClassLine]:
@@ -135,11 +144,25 @@ def _budget_text(project: Project) -> str:
     return f"{clock(value['spent_s'])} of {clock(value['total_s'])} before this page was written"
 
 
+def _labels(members: Sequence[Member]) -> list[str]:
+    """Return the name of each member's curve."""
+    several = len({member.run.path.name for member in members}) > 1
+    return [member.name if several else fold_name(member.fold).replace("_", " ") for member in members]
+
+
+def _predicted(members: Sequence[Member]) -> dict[str, dict[str, float]]:
+    """Return the seconds that the predictions of each curve's member took, where they were noted."""
+    found = {}
+    for member, label in zip(members, _labels(members), strict=True):
+        times = {} if member.interim else member.run.read_times()
+        sets = {"held-out": f"oof {member.fold}", "test": f"test {member.fold}"}
+        found[label] = {name: times[what] for name, what in sets.items() if what in times}
+    return found
+
+
 def _events(members: Sequence[Member]) -> list[dict[str, Any]]:
     """Return the events of the members' folds, each with the name of its curve."""
-    several = len({member.run.path.name for member in members}) > 1
     events = []
-    for member in members:
-        label = member.name if several else fold_name(member.fold).replace("_", " ")
+    for member, label in zip(members, _labels(members), strict=True):
         events += [{**e, "curve": label} for e in read_events(member.run.events) if e["fold"] == member.fold]
     return events

@@ -114,6 +114,12 @@ def check_prediction(recipe: Recipe) -> None:
             "prediction.weights: 'top_k', but training.top_k is 0 and none are kept; set it to the number to keep, or "
             "prediction.weights to final"
         )
+    kinds = ["final", "snapshots", "top_k", *training.keep]
+    if recipe.prediction.weights not in kinds:
+        raise InputError(
+            f"prediction.weights: {recipe.prediction.weights!r}; expected {', '.join(kinds)}, or weights that "
+            "training.keep is to name"
+        )
 
 
 def check_stages(training: TrainingConfig, *, channels: int, custom: CallableAugment | None) -> None:

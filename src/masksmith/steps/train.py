@@ -19,9 +19,10 @@ from masksmith.core.files import digest, remove, remove_matching
 from masksmith.core.progress import logger
 from masksmith.data.store import Store, is_whole
 from masksmith.folds.config import ALL
+from masksmith.metrics import Metric
 from masksmith.models.segmentation import SegmentationModel, build_model
 from masksmith.postprocess.rules import plain_of
-from masksmith.postprocess.scoring import score_rows
+from masksmith.postprocess.scoring import rows_of_metrics
 from masksmith.prediction.predict import predict_probs
 from masksmith.prediction.store import to_codes
 from masksmith.prediction.tiles import Tiling, passes_of
@@ -102,6 +103,7 @@ def train_member(project: Project, member: Member, pace: Pace | None = None) -> 
         log=EventLog(run.events, fold=fold),
         evaluate=None if fold == ALL else _evaluator(project, run, fold, fabric),
         pace=pace or Pace(),
+        metrics=_of_batches(project, run.recipe),
     )
     run.ledger.mark_done(member.entry("train"), train_key(project, run, fold))
     _drop_interim(project, run)
@@ -157,8 +159,13 @@ def needed_weights(member: Member) -> list[Path]:
     kind = member.run.recipe.prediction.weights
     if kind == "final" or member.interim or damage_of(member.weights) is not None:
         return [member.weights]
+    return [member.weights, *listed_weights(member, kind)]
+
+
+def listed_weights(member: Member, kind: str) -> list[Path]:
+    """Return the files of a kind (snapshots, top_k, or a name in ``training.keep``) that a training has kept."""
     listed = kept_weights(facts_of(member.weights), member.weights.name).get(kind, [])
-    return [member.weights, *(member.weights.with_name(name) for name in listed)]
+    return [member.weights.with_name(name) for name in listed]
 
 
 def kept_weights(facts: Mapping[str, Any], final: str) -> dict[str, list[str]]:
@@ -376,13 +383,28 @@ def load(model: SegmentationModel, weights: Path) -> None:
     copy_weights(model, tensors, where=f"checkpoint {weights}")
 
 
-def _evaluator(project: Project, run: Run, fold: int, fabric: Fabric) -> Callable[[SegmentationModel], float]:
+_OF_PIXELS = ("counts", "classes", "planes")  # what a metric of batches may need
+
+
+def _of_batches(project: Project, recipe: Recipe) -> list[Metric]:
+    """Return the metrics that are measured on training batches: of pixels, without groups, and not of objects."""
+    if project.target.task == "instances":
+        return []
+    found = project.metrics_beside(recipe)
+    return [metric for metric in found if metric.needs in _OF_PIXELS and not metric.by_group]
+
+
+def _evaluator(
+    project: Project, run: Run, fold: int, fabric: Fabric
+) -> Callable[[SegmentationModel], dict[str, float]]:
     """Return a function that scores a model on the fold's held-out images with content: no TTA, threshold 0.5.
 
-    The score has its sign such that higher is better. It is of the mask's head alone: what the image head does is a
-    part of prediction, which may change after the training.
+    It returns the "score", with its sign such that higher is better, and what ``training.metrics`` names, as it is,
+    all of the same masks. They are of the mask's head alone: what the image head does is a part of prediction, which
+    may change after the training.
     """
     metric, masks = project.metric(run.recipe), project.cache.train_masks
+    beside = project.metrics_beside(run.recipe)
     rule = plain_of(project.target, run.recipe.tuning)
     images, scalars = project.inputs(run.recipe.input).train, scalars_of(project, run.recipe)
     names = [name for name in project.folds.inside(fold) if name not in project.blank_train]
@@ -390,7 +412,7 @@ def _evaluator(project: Project, run: Run, fold: int, fabric: Fabric) -> Callabl
     if not names:
         raise InputError(f"fold {fold}: none of its held-out images has any content, so it cannot be scored")
 
-    def evaluate(model: SegmentationModel) -> float:
+    def evaluate(model: SegmentationModel) -> dict[str, float]:
         predictions = (
             (name, to_codes(probs))
             for name, probs in predict_probs(
@@ -406,7 +428,11 @@ def _evaluator(project: Project, run: Run, fold: int, fabric: Fabric) -> Callabl
                 scalars=scalars,
             )
         )
-        rows = score_rows(metric, predictions, masks, rule)
-        return metric.utility(metric.score(np.stack([rows[name] for name in names]), groups))
+        rows = rows_of_metrics([metric, *beside], predictions, masks, rule)
+        score, *others = (
+            one.score(np.stack([found[name] for name in names]), groups)
+            for one, found in zip([metric, *beside], rows, strict=True)
+        )
+        return {"score": metric.utility(score)} | dict(zip((one.name for one in beside), others, strict=True))
 
     return evaluate

@@ -27,9 +27,7 @@ from masksmith.steps.predict import oof_of, predict_member
 from masksmith.steps.train import is_trained, kept_weights
 from masksmith.steps.tune import parts_of
 from masksmith.training.checkpoint import facts_of
-
-CHOSEN_ON_FOLD = {"best_score", "top_k"}
-"""Kinds of weights whose epochs the fold's own score has chosen."""
+from masksmith.training.config import chosen_on_held_out
 
 
 @dataclass(frozen=True)
@@ -133,7 +131,7 @@ def compare_weights(project: Project, members: Sequence[Member]) -> Compared:
                 "gain": metric.utility(score) - metric.utility(found.plain),
                 "low": float(low),
                 "high": float(high),
-                "chosen_on_fold": kind in CHOSEN_ON_FOLD,
+                "chosen_on_fold": kind == "top_k" or chosen_on_held_out(kind),
             }
         )
     done = Compared(

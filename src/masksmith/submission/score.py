@@ -7,7 +7,7 @@ import csv
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -23,6 +23,7 @@ from masksmith.data.table import need_column, parse_table
 from masksmith.metrics import Metric, get_metric, metric_for
 from masksmith.metrics.bootstrap import INTERVAL, resampled_scores
 from masksmith.metrics.classes import class_confusion, class_dice, class_iou
+from masksmith.metrics.counts import tgs_hits
 from masksmith.metrics.tasks import OBJECT_METRICS
 from masksmith.submission.meaning import Meaning, Survey, find_meaning, parse_ignored
 from masksmith.submission.sources import (
@@ -85,6 +86,8 @@ class Scored:
     """What ``nothing`` predicts everywhere."""
     notes: list[str] = field(default_factory=list)
     """How the masks were read."""
+    explained: dict[str, str] = field(default_factory=dict)
+    """Id -> how its score comes about, of the ids that were asked for."""
 
     def __str__(self) -> str:
         lines = [
@@ -101,7 +104,8 @@ class Scored:
             lines.append(f"run-lengths: {self.dialect}")
         if self.doubt:
             lines.append(f"run-length dialect: {self.doubt}")
-        return "\n".join([*lines, *self.notes, *self._class_lines(), *self._group_lines()])
+        lines += [*self.notes, *self._class_lines(), *self._group_lines()]
+        return "\n".join([*lines, *(f"\n{text}" for text in self.explained.values())])
 
     def _class_lines(self) -> list[str]:
         there = {name: value for name, value in self.per_class.items() if not math.isnan(value)}
@@ -148,6 +152,7 @@ def score_files(
     task: str | None = None,
     ignore: Sequence[str | int] = (),
     groups: str | None = None,
+    explain: Sequence[str] = (),
 ) -> Scored:
     """Score predicted masks against true ones.
 
@@ -163,6 +168,7 @@ def score_files(
         ignore: Values of the true masks that are not judged: numbers, or colours as #rrggbb.
         groups: ``CSV:COLUMN``, a table and its column with the group of each image: for metrics of groups, the table of
             groups and the bootstrap.
+        explain: Ids whose ``tgs_map`` is shown threshold by threshold.
 
     Raises:
         InputError: Masks that are not there (all are listed), of another size (all are listed), or damaged; values
@@ -195,8 +201,28 @@ def score_files(
             f"--metric {judge.name}: it needs groups; name the table and the column: --groups CSV:COLUMN"
         )
     labels = None if groups is None else read_groups(groups, true.ids)
+    _check_explained(explain, true, judge)
     tallies = _tally(given, true, meaning, judge)
-    return _scored(judge, meaning, tallies, true.ids, labels, how, notes)
+    scored = _scored(judge, meaning, tallies, true.ids, labels, how, notes)
+    rows = dict(zip(true.ids, tallies.rows, strict=True)) if explain else {}
+    return replace(scored, explained={name: tgs_hits(name, rows[name]) for name in explain})
+
+
+def _check_explained(explain: Sequence[str], true: Source, metric: Metric) -> None:
+    """Refuse to explain another metric than tgs_map, and images that are not there, all of them."""
+    if not explain:
+        return
+    if metric.name != _TGS:
+        raise InputError(
+            f"--explain: it shows the thresholds of {_TGS}, and the metric is {metric.name}; add --metric {_TGS}"
+        )
+    known = set(true.ids)
+    absent = [name for name in explain if name not in known]
+    if absent:
+        raise InputError(
+            f"--explain: {', '.join(map(repr, absent))} not in {true.path}, which has {len(known)} ids, such as "
+            f"{true.ids[0]!r}; name some of these"
+        )
 
 
 # --- reading ----------------------------------------------------------------------------------------------

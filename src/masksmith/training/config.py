@@ -77,6 +77,10 @@ of the stage on the held-out images, without augmentation."""
 CHOSEN_ON_HELD_OUT = ("best", "best_val_loss")
 """Choices of ``select`` that the held-out images make."""
 
+VAL_LOSS = "val_loss"
+"""The loss of the held-out images among ``metrics``."""
+_KEPT = ("last", "best_score", "best_loss", "best_val_loss", "swa")
+
 _SCHEDULE_USES: dict[str, Set[str]] = {
     "constant": set(),
     "cosine": {"final_frac"},
@@ -273,15 +277,22 @@ class TrainingConfig(Config):
     evaluate_every: int = Field(default=4, ge=1)
     """Score the fold after every so many epochs (always after the last, and before a stage that starts from the
     best)."""
+    metrics: list[str] = Field(default_factory=list)
+    """What is measured beside the recipe's metric when the fold is scored: keys of METRICS, of the same predictions,
+    and "val_loss", the loss of the held-out images. Metrics of pixels are measured on the training batches, too: as in
+    Keras their mean over the batches, augmented as they are. All are in metrics.jsonl and in the report's curves; they
+    decide nothing but what ``keep`` names."""
     early_stop: StallConfig | None = None
     """End the training as soon as this stalls; None: after the last stage."""
     select: Literal["last", "best", "best_val_loss", "swa"] = "last"
     """Which weights become final.safetensors: those of the last epoch, of the best scored one (its optimism is then
     reported), of the one in the last stage with the lowest loss on the held-out images (chosen on them, too), or the
     mean that ``swa`` describes."""
-    keep: list[Literal["last", "best_score", "best_loss", "swa", "raw"]] = Field(default_factory=list)
-    """Weights that stay beside final.safetensors; best_loss: of the lowest mean training loss of the last stage; raw:
-    of the last step, without the average that ``ema_decay`` makes."""
+    keep: list[str] = Field(default_factory=list)
+    """Weights that stay beside final.safetensors, for ``prediction.weights``: last, swa, raw (of the last step, without
+    the average that ``ema_decay`` makes), best_score, best_loss (of the lowest mean training loss of the last stage),
+    best_val_loss (of its lowest loss on the held-out images), and best_ with the name of one of ``metrics``
+    (best_dice_pooled), the first epoch of equal ones."""
     top_k: int = Field(default=0, ge=0)
     """Keep the weights of so many best scored epochs, as top_1.safetensors and so on."""
     start_run: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")] | None = None
@@ -318,6 +329,7 @@ class TrainingConfig(Config):
             _check_cycles(self, span)
         _check_starts(self)
         _check_swa(self)
+        _check_kept(self)
 
     def batches_of(self, stage: Stage) -> tuple[int, int]:
         """Return what is in force in a stage: images a batch, and batches a step."""
@@ -331,6 +343,38 @@ class TrainingConfig(Config):
                 spans.append([])
             spans[-1].append(index)
         return spans
+
+
+def chosen_on_held_out(kept: str) -> bool:
+    """Whether the weights of this name in ``keep`` are chosen by held-out images."""
+    return kept.startswith("best_") and kept != "best_loss"
+
+
+def best_of(config: TrainingConfig) -> dict[str, str]:
+    """Return the name that ``keep`` and the file have for the best weights by each of ``metrics`` -> the metric.
+
+    The name leaves out a metric's numbers; of two that then have the same name neither can be kept.
+    """
+    names = [f"best_{metric.partition('(')[0].strip()}" for metric in config.metrics]
+    return {
+        name: metric
+        for name, metric in zip(names, config.metrics, strict=True)
+        if metric != VAL_LOSS and names.count(name) == 1
+    }
+
+
+def _check_kept(config: TrainingConfig) -> None:
+    """Refuse what is measured twice, and weights to keep that nothing chooses."""
+    twice = sorted({name for name in config.metrics if config.metrics.count(name) > 1})
+    if twice:
+        raise ValueError(f"metrics: {', '.join(twice)} named twice; name each once")
+    known = [*_KEPT, *best_of(config)]
+    wrong = [name for name in config.keep if name not in known]
+    if wrong:
+        raise ValueError(
+            f"keep: {', '.join(map(repr, wrong))}; expected {', '.join(known)}, or best_ with the name of one of "
+            "training.metrics"
+        )
 
 
 def _check_starts(config: TrainingConfig) -> None:

@@ -52,7 +52,12 @@ def read_events(path: Path) -> list[dict[str, Any]]:
 
 
 def log_epoch(
-    log: EventLog, state: "TrainingState", pace: "Pace", lr: float, values: Mapping[str, float]
+    log: EventLog,
+    state: "TrainingState",
+    pace: "Pace",
+    lr: float,
+    values: Mapping[str, float],
+    trained: Mapping[str, float],
 ) -> None:
     """Write the events of the epoch that was just finished, and say in one line how it went.
 
@@ -61,22 +66,33 @@ def log_epoch(
         state: The epoch is counted as finished.
         pace: Knows how long its steps took.
         lr: Its last learning rate.
-        values: Its "loss", and "score" and "val_loss" where they were measured.
+        values: Its "loss", and "score", "val_loss" and the metrics beside it where they were measured.
+        trained: The metrics of its training batches.
     """
     done = state.progress.epoch
     epoch = state.epochs[done - 1]
     images_per_s = epoch.images * pace.epoch_steps / pace.epoch_s if pace.epoch_s else 0.0
-    log.write(done, "train", loss=values["loss"], lr=lr, stage=epoch.stage)
+    log.write(done, "train", loss=values["loss"], lr=lr, stage=epoch.stage, **trained)
     log.write(done, "timing", seconds=pace.epoch_s, images_per_s=images_per_s)
     scores = {name: value for name, value in values.items() if name != "loss"}
     if scores:
         log.write(done, "fold", **scores)
-    score = f", score {scores['score']:.4f}" if scores else ""
     logger.info(
-        "%s, epoch %d/%d: loss %.4f%s, lr %.2e, %.0f images/s, peak %.1f GiB, %s left of this fold",
-        state.data.name, done, len(state.epochs), values["loss"], score, lr,
+        "%s, epoch %d/%d: loss %.4f%s%s, lr %.2e, %.0f images/s, peak %.1f GiB, %s left of this fold",
+        state.data.name, done, len(state.epochs), values["loss"],
+        "".join(f", {name} {value:.4f}" for name, value in trained.items()), _scored(state, scores), lr,
         images_per_s, _peak_gib(), clock(state.work_ahead * pace.seconds_per_px),
     )  # fmt: skip
+
+
+def _scored(state: "TrainingState", scores: Mapping[str, float]) -> str:
+    """Say what was measured on the held-out images, beside the best score so far; nothing where nothing was."""
+    if not scores:
+        return ""
+    best = state.progress.best
+    others = "".join(f", {name} {value:.4f}" for name, value in scores.items() if name != "score")
+    held_out = f"; held out{others.removeprefix(',')}" if others else ""
+    return f", score {scores['score']:.4f} (best {best.score:.4f}, epoch {best.epoch}){held_out}"
 
 
 def log_adjusted(log: EventLog, state: "TrainingState", epochs: Sequence[Epoch]) -> None:

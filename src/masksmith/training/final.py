@@ -1,6 +1,6 @@
 """The end of a fold's training: ``final.safetensors``, the other weights that are kept, and what is removed."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,9 @@ from masksmith.training.step import forward, to_device
 
 
 def write_final(
-    state: TrainingState, keeper: Keeper, evaluate: Callable[[SegmentationModel], float] | None
+    state: TrainingState,
+    keeper: Keeper,
+    evaluate: Callable[[SegmentationModel], Mapping[str, float]] | None,
 ) -> None:
     """Publish what is kept, and write the chosen weights as ``final.safetensors`` with the facts beside them.
 
@@ -41,7 +43,7 @@ def write_final(
         "best_score": best.score,
         "lengths": [stages.count(stage) for stage in range(len(state.config.stages))],
         "swa_count": 0 if state.swa is None else state.swa.count,
-        "swa_score": None if swa is None or evaluate is None else evaluate(swa),
+        "swa_score": None if swa is None or evaluate is None else evaluate(swa)["score"],
         "rescued": state.progress.lr_scale < 1,
         "divisor": state.raw.divisor,
         "key": state.data.key,

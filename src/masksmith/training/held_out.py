@@ -16,7 +16,7 @@ from masksmith.augment import AugmentConfig, GeometryConfig, IntensityConfig, Mi
 from masksmith.core.errors import InputError
 from masksmith.losses.build import LossOf
 from masksmith.models.segmentation import SegmentationModel
-from masksmith.training.config import TrainingConfig
+from masksmith.training.config import VAL_LOSS, TrainingConfig
 from masksmith.training.data import EpochBatches, FoldData, task_of
 from masksmith.training.epochs import Epoch
 from masksmith.training.step import batch_loss, forward, to_device
@@ -78,4 +78,5 @@ class HeldOut:
 def needs_val_loss(config: TrainingConfig, epoch: Epoch) -> bool:
     """Whether anything depends on the held-out loss after an epoch."""
     watched = any(rule.watch == "val_loss" for rule in watchers_of(config, epoch).values())
-    return watched or config.select == "best_val_loss"
+    asked = VAL_LOSS in config.metrics or "best_val_loss" in (config.select, *config.keep)
+    return watched or asked

@@ -14,16 +14,15 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from masksmith.core.files import remove
+from masksmith.metrics import get_metric
 from masksmith.training.checkpoint import load_tensors, save_tensors
-from masksmith.training.config import TrainingConfig
+from masksmith.training.config import TrainingConfig, best_of
 
 if TYPE_CHECKING:
     from masksmith.training.state import TrainingState
 
 _NAMELESS = re.compile(r"weights_\d{4,}\.(json|safetensors)")
-_EXTRA = re.compile(
-    r"(weights_\d{4,}|snapshot_\d+|top_\d+|best_(score|loss|val_loss)|last|swa|raw)\.(json|safetensors)"
-)
+_EXTRA = re.compile(r"(weights_\d{4,}|snapshot_\d+|top_\d+|best_[a-z0-9_]+|last|swa|raw)\.(json|safetensors)")
 
 
 @dataclass
@@ -37,11 +36,16 @@ class Best:
     val_loss: float | None = None  # lowest loss of held-out images in the stage under way
     val_loss_epoch: int = 0
     top: list[tuple[float, int]] = field(default_factory=list)  # (score, epoch), the best first
+    named: dict[str, tuple[float, int]] = field(default_factory=dict)
+    """Name of kept weights -> the best value of their metric, with its sign such that higher is better, and its
+    epoch."""
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> "Best":
         """Return what ``dataclasses.asdict`` made."""
-        return cls(**{**value, "top": [(score, epoch) for score, epoch in value["top"]]})
+        lists = {"top": [(score, epoch) for score, epoch in value["top"]]}
+        named = {name: (best, epoch) for name, (best, epoch) in value.get("named", {}).items()}
+        return cls(**{**value, **lists, "named": named})
 
     def note(
         self,
@@ -52,6 +56,7 @@ class Best:
         top_k: int,
         new_stage: bool,
         val_loss: float | None = None,
+        named: Mapping[str, float] | None = None,
     ) -> None:
         """Take an epoch into account; losses of two stages cannot be compared, so a new stage starts over."""
         if new_stage or self.loss is None or loss < self.loss:
@@ -60,6 +65,9 @@ class Best:
             self.val_loss, self.val_loss_epoch = None, 0
         if val_loss is not None and (self.val_loss is None or val_loss < self.val_loss):
             self.val_loss, self.val_loss_epoch = val_loss, epoch
+        for name, value in (named or {}).items():
+            if name not in self.named or value > self.named[name][0]:
+                self.named[name] = (value, epoch)
         if score is None:
             return
         if score > self.score:
@@ -71,8 +79,9 @@ class Best:
         wanted = {f"top_{place}": epoch for place, (_, epoch) in enumerate(self.top, start=1)}
         if self.epoch and needs_best(config):
             wanted["best_score"] = self.epoch
-        if self.val_loss_epoch and config.select == "best_val_loss":
+        if self.val_loss_epoch and (config.select == "best_val_loss" or "best_val_loss" in config.keep):
             wanted["best_val_loss"] = self.val_loss_epoch
+        wanted |= {name: epoch for name, (_, epoch) in self.named.items()}
         if self.loss_epoch and "best_loss" in config.keep:
             wanted["best_loss"] = self.loss_epoch
         return wanted
@@ -90,6 +99,8 @@ class Keeper:
     def __init__(self, folder: Path, config: TrainingConfig, key: str) -> None:
         self.folder, self.config, self.key = folder, config, key
         self._before: set[int] = set()  # epochs that the checkpoint before the newest needs
+        kept = {name: metric for name, metric in best_of(config).items() if name in config.keep}
+        self._metrics = {name: (metric, get_metric(metric)) for name, metric in kept.items()}
 
     def clear(self) -> None:
         """Remove what a training of another key has left."""
@@ -100,9 +111,14 @@ class Keeper:
 
         Args:
             state: Before the epoch is counted as finished.
-            values: "loss" of the epoch, and "score" and "val_loss" where they were measured.
+            values: "loss" of the epoch, and "score", "val_loss" and the metrics beside it where they were measured.
         """
         best, epoch = state.progress.best, state.progress.epoch + 1
+        named = {
+            name: made.utility(values[metric])
+            for name, (metric, made) in self._metrics.items()
+            if metric in values
+        }
         best.note(
             epoch,
             score=values.get("score"),
@@ -110,6 +126,7 @@ class Keeper:
             val_loss=values.get("val_loss"),
             top_k=self.config.top_k,
             new_stage=state.epoch.number == 0,
+            named=named,
         )
         if epoch in best.epochs(self.config).values():
             self._save(f"weights_{epoch:04d}", state.kept, {"epoch": epoch})

@@ -6,7 +6,7 @@ and restored is in ``state.py``; everything about time is in ``pace.py``.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor
 from masksmith.core.errors import DivergedError, InputError, StoppedError
 from masksmith.core.progress import logger, track
 from masksmith.core.randomness import stream
+from masksmith.metrics import Metric
 from masksmith.models.segmentation import SegmentationModel
 from masksmith.training.checkpoint import Checkpoints, is_finished
 from masksmith.training.config import TrainingConfig
@@ -24,6 +25,7 @@ from masksmith.training.events import EventLog, log_adjusted, log_epoch
 from masksmith.training.final import remove_temporary, write_final
 from masksmith.training.held_out import HeldOut, needs_val_loss
 from masksmith.training.keep import Keeper
+from masksmith.training.measure import batch_scores
 from masksmith.training.pace import Pace
 from masksmith.training.refit import refuse_scores
 from masksmith.training.state import TrainingState
@@ -42,8 +44,9 @@ def train_fold(
     *,
     folder: Path,
     log: EventLog,
-    evaluate: Callable[[SegmentationModel], float] | None,
+    evaluate: Callable[[SegmentationModel], Mapping[str, float]] | None,
     pace: Pace,
+    metrics: Sequence[Metric] = (),
 ) -> None:
     """Train one fold, from its newest checkpoint if there is one, and write ``final.safetensors``.
 
@@ -54,8 +57,10 @@ def train_fold(
         data: Ids to train on, their images and masks, and the seed.
         folder: Where the fold's checkpoints lie.
         log: The log of record.
-        evaluate: Returns the score of a model on the fold's held-out images; None where none are held out.
+        evaluate: Returns the "score" of a model on the fold's held-out images, and what ``config.metrics`` asks for
+            beside it; None where none are held out.
         pace: Measures the time, and shortens the training where it has a deadline.
+        metrics: Measured on the training batches.
 
     Raises:
         InputError: Nothing to train on, or something that needs a score where nothing is held out.
@@ -69,7 +74,7 @@ def train_fold(
     if is_finished(folder / "final.safetensors", data.key):
         remove_temporary(folder)  # the process died between the last checkpoint and the ledger
         return
-    state = TrainingState(fabric, model, config, data)
+    state = TrainingState(fabric, model, config, data, metrics=metrics)
     held_out = HeldOut.of(config, data, model.divisor)
     checkpoints, keeper = Checkpoints(folder), Keeper(folder, config, data.key)
     _resume(state, checkpoints, keeper, log)
@@ -78,7 +83,7 @@ def train_fold(
             try:
                 lr = train_epoch(state, pace, keeper, log)
                 epoch, losses = state.epoch, state.progress.stage_losses
-                values = {"loss": state.mean_loss}
+                values, trained = {"loss": state.mean_loss}, state.mean_metrics
                 problem = divergence_of(values["loss"], losses.get(str(epoch.stage)))
                 if problem is not None:
                     _rescue(state, checkpoints, keeper, log, problem)
@@ -89,7 +94,7 @@ def train_fold(
                     state.progress.stalls, rules, values
                 )  # an epoch that is the last is scored
                 if evaluate is not None and state.is_scored(stalled):
-                    values["score"] = evaluate(state.kept)
+                    values |= evaluate(state.kept)
                     if needs_val_loss(config, epoch):
                         values["val_loss"] = held_out.loss(fabric, state.kept, epoch, state.loss_of)
                     pace.scored()
@@ -99,7 +104,7 @@ def train_fold(
             state.progress.stalls, stalled = observe(state.progress.stalls, rules, values)
             keeper.note(state, values)
             state.end_epoch()
-            log_epoch(log, state, pace, lr, values)
+            log_epoch(log, state, pace, lr, values, trained)
             act_on(stalled, state, log)
             _save(state, checkpoints, keeper)
         write_final(state, keeper, evaluate)
@@ -148,6 +153,9 @@ def train_step(state: TrainingState, batches: StepBatches) -> Tensor:
         loss = batch_loss(state.loss_of, output, batch) * (len(indices) / batches.images)
         state.fabric.backward(loss)
         step_loss += loss.detach()
+        if state.metrics:
+            found = batch_scores(state.metrics, output, batch, exclusive=state.raw.exclusive)
+            state.add_metrics(found, share=len(indices) / batches.images)
         if state.sampling.by_loss:
             state.sampling.note(epoch, indices, image_losses(state.loss_of, output, batch))
     if state.config.clip_norm is not None:

@@ -4,6 +4,7 @@ import ctypes
 import logging
 import math
 import os
+import platform
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -78,6 +79,24 @@ def usable_cores(root: Path = Path("/")) -> int:
     seen = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
     quota = cpu_quota(root)
     return seen if quota is None else max(1, min(seen, math.ceil(quota)))
+
+
+def describe_machine() -> str:
+    """Return processor, cores, memory and graphics cards in a line; no name of the machine."""
+    cores, seen = usable_cores(), os.cpu_count() or 1
+    of = f" of {seen}" if cores != seen else ""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    cards = [torch.cuda.get_device_name(at) for at in range(torch.cuda.device_count())]
+    return ", ".join([_processor_name(), f"{cores}{of} cores", f"{memory:.0f} GiB", *cards])
+
+
+def _processor_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(named, "") or platform.processor() or platform.machine()
 
 
 def settle_threads(threads: int | str) -> int:

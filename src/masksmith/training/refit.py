@@ -4,7 +4,7 @@ import statistics
 from collections.abc import Sequence
 
 from masksmith.core.errors import InputError
-from masksmith.training.config import CHOSEN_ON_HELD_OUT, Stage, SwaConfig, TrainingConfig
+from masksmith.training.config import CHOSEN_ON_HELD_OUT, Stage, SwaConfig, TrainingConfig, chosen_on_held_out
 
 
 def refuse_scores(config: TrainingConfig) -> None:
@@ -14,8 +14,11 @@ def refuse_scores(config: TrainingConfig) -> None:
         InputError: ``select``, ``keep``, ``top_k``, a plateau, an early stop or a stage's start needs it.
     """
     asks = {"training.select": repr(config.select)} if config.select in CHOSEN_ON_HELD_OUT else {}
-    if "best_score" in config.keep:
-        asks["training.keep"] = "'best_score'"
+    if config.metrics:
+        asks["training.metrics"] = repr(config.metrics[0])
+    chosen = [name for name in config.keep if chosen_on_held_out(name)]
+    if chosen:
+        asks["training.keep"] = repr(chosen[0])
     if config.top_k:
         asks["training.top_k"] = str(config.top_k)
     if config.early_stop is not None and config.early_stop.watch != "loss":
@@ -86,7 +89,8 @@ def refit_config(config: TrainingConfig, lengths: Sequence[Sequence[int]]) -> Tr
         "stages": _stages(config.stages, epochs),
         "early_stop": None,
         "select": "last" if config.select in CHOSEN_ON_HELD_OUT else config.select,
-        "keep": [name for name in config.keep if name != "best_score"],
+        "keep": [name for name in config.keep if not chosen_on_held_out(name)],
+        "metrics": [],
         "top_k": 0,
         "swa": _swa(config.swa, sum(epochs)),
     }

@@ -1,6 +1,6 @@
 """The state of a fold's training (net, averages, optimizer, progress), saved and restored together."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
 from typing import Any
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from masksmith.core.progress import logger
 from masksmith.losses.build import LossOf
+from masksmith.metrics import Metric
 from masksmith.models.cpu import quicken_depthwise
 from masksmith.models.segmentation import SegmentationModel, to_channels_last
 from masksmith.training.averaging import EqualMean, MovingAverage, first_averaged
@@ -34,6 +35,7 @@ class Progress:
     epoch: int = 0  # finished epochs
     step: int = 0  # finished steps of the epoch under way
     loss_sum: float = 0.0  # of those steps
+    metric_sums: dict[str, float] = field(default_factory=dict)  # of those steps
     lr_scale: float = 1.0  # below 1 after a divergence
     rate_scale: float = 1.0  # of a plateau schedule
     average_steps: int = 0
@@ -45,8 +47,8 @@ class Progress:
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> "Progress":
-        """Return the progress that ``asdict`` made; fields that only other versions know are ignored."""
-        known = {one.name: value[one.name] for one in fields(cls)}
+        """Return the progress that ``asdict`` made; a field that only one version knows is left as it is."""
+        known = {one.name: value[one.name] for one in fields(cls) if one.name in value}
         return cls(**{**known, "best": Best.from_json(value["best"])})
 
 
@@ -54,7 +56,13 @@ class TrainingState:
     """All that changes while a fold is trained, and what its steps are made from."""
 
     def __init__(
-        self, fabric: Fabric, model: SegmentationModel, config: TrainingConfig, data: FoldData
+        self,
+        fabric: Fabric,
+        model: SegmentationModel,
+        config: TrainingConfig,
+        data: FoldData,
+        *,
+        metrics: Sequence[Metric] = (),
     ) -> None:
         """Take a freshly built model to its first step.
 
@@ -63,6 +71,7 @@ class TrainingState:
             model: Moved to the device and trained in place.
             config: Settled (no "auto" left).
             data: What the fold is trained on.
+            metrics: Measured on the training batches.
 
         Raises:
             InputError: A loss, a frozen part or a sampler asks for what the model or the images do not have.
@@ -73,6 +82,7 @@ class TrainingState:
         if fabric.device.type == "cpu" and config.precision == "bf16-mixed":
             quicken_depthwise(model)
         self.fabric, self.config, self.data, self.raw = fabric, config, data, model
+        self.metrics = metrics
         self.average = None if config.ema_decay is None else MovingAverage(model, decay=config.ema_decay)
         self.swa = EqualMean(model) if config.swa else None
         self.progress = Progress()
@@ -119,6 +129,17 @@ class TrainingState:
     def mean_loss(self) -> float:
         """The mean loss of the finished steps of the epoch under way; waits for the device."""
         return self.loss_sum.item() / max(1, self.progress.step)
+
+    @property
+    def mean_metrics(self) -> dict[str, float]:
+        """The mean of each metric of the training batches over the finished steps of the epoch under way."""
+        progress = self.progress
+        return {name: total / max(1, progress.step) for name, total in progress.metric_sums.items()}
+
+    def add_metrics(self, found: Mapping[str, float], *, share: float) -> None:
+        """Count the metrics of a batch, which is this share of its step's images."""
+        sums = self.progress.metric_sums
+        sums |= {name: sums.get(name, 0.0) + share * value for name, value in found.items()}
 
     @property
     def is_adjusted(self) -> bool:
@@ -264,3 +285,4 @@ class TrainingState:
         self.sampling.end_epoch()
         self.progress.epoch, self.progress.step = self.progress.epoch + 1, 0
         self.loss_sum = torch.zeros_like(self.loss_sum)
+        self.progress.metric_sums = {}
