@@ -80,11 +80,15 @@ class DataFacts:
         """Largest height and width of the training images, resized."""
         return self.size.inner_hw(self.hw)
 
-    def looks(self, training: TrainingConfig) -> int:
-        """Return how many images, or windows of images, an epoch of a training looks at."""
+    def looks(self, training: TrainingConfig, stage: Stage | None = None) -> int:
+        """Return how many images, or windows of images, an epoch of a training looks at, or of one of its stages."""
         counts = self.train_sizes or ((self.hw, self.train),)
         windows = windows_of(training, self.size, [hw for hw, _ in counts])
-        return sum(num * count for num, (_, count) in zip(windows, counts, strict=True))
+        looks = sum(num * count for num, (_, count) in zip(windows, counts, strict=True))
+        if stage is None or stage.subset is None:
+            return looks
+        share = stage.subset / self.train if isinstance(stage.subset, int) else stage.subset
+        return max(1, round(share * looks))
 
 
 @dataclass(frozen=True)
@@ -173,7 +177,8 @@ def cost_of(
     timed = [measure(recipe.model, training, hw, batch) for hw, batch in sizes]
     pixels = [hw[0] * hw[1] * batch for hw, batch in sizes]
     paces = tuple(one.step_s * rule.loop_frac / px for one, px in zip(timed, pixels, strict=True))
-    epochs, view = build_epochs(training, facts.looks(training)), view_of(recipe, facts)
+    looks = [facts.looks(training, stage) for stage in training.stages]
+    epochs, view = build_epochs(training, looks), view_of(recipe, facts)
     work = work_ahead(epochs, [hw for hw, _ in sizes])
     last = len(sizes) - 1
     epoch_s = work[last] * paces[last] / training.stages[last].epochs

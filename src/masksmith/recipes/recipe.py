@@ -102,6 +102,9 @@ class Recipe(Config):
         del plain["folds"]["train"], plain["folds"]["refit"], plain["input"]["view"]
         if plain["folds"]["fold_by"] is None:  # an older masksmith had no such key: its runs are found
             del plain["folds"]["fold_by"]
+        for stage in plain["training"]["stages"]:
+            if stage["subset"] is None:  # likewise
+                del stage["subset"]
         plain["model"]["encoder_weights"] = self.model.weights_identity()
         del plain["model"]["encoder_weights_hash"]
         if self.pseudo is not None:

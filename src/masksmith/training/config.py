@@ -230,6 +230,9 @@ class Stage(Config):
     """None continues the schedule of the stage before."""
     freeze: list[Part] = Field(default_factory=list)
     """Parts whose weights stay in this stage; encoder_norm: the encoder's batch norms, with their statistics."""
+    subset: Annotated[int, Field(ge=1)] | Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Images of this stage: so many, or this share of them, drawn once a fold by the seed; None: all. A head on a frozen
+    encoder needs few. A larger subset contains a smaller one of the same ``data``."""
     sampler: SamplerConfig | None = None
     """Which images an epoch of this stage is made of; None: as for the whole training."""
     geometry: GeometryConfig | None = None

@@ -43,7 +43,7 @@ class HeldOut:
                 "augment": AugmentConfig(),
             }
         )
-        own = {"geometry": None, "intensity": None, "data": "labelled"}
+        own = {"geometry": None, "intensity": None, "data": "labelled", "subset": None}
         stages = [stage.model_copy(update=own) for stage in config.stages] if held_out.ids else []
         return cls(held_out, [task_of(plain, stage, held_out, divisor) for stage in stages])
 
