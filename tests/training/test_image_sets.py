@@ -58,7 +58,9 @@ def test_a_subset_is_drawn_once_and_a_larger_one_contains_it(data):
     assert data.counts(config(few, stage(1))) == [3, 10]
     both = stage(data="both", subset=0.5)
     assert len(data.of(both).ids) == 7
-    with pytest.raises(InputError, match=r"subset: 11 images, but fold 0 has 10 \(labelled\); expected at most"):
+    with pytest.raises(
+        InputError, match=r"subset: 11 images, but fold 0 has 10 \(labelled\); expected at most"
+    ):
         data.of(stage(subset=11))
     with pytest.raises(ValueError, match="greater than 0"):
         stage(subset=0.0)

@@ -25,6 +25,7 @@ from masksmith.preprocess import SizeConfig
 from masksmith.preprocess.inputs import InputConfig
 from masksmith.recipes.sources import parse_table_of, recipe_source
 from masksmith.training.config import TrainingConfig
+from masksmith.training.origin import origin_hash
 
 _AUX_WEIGHT = TrainingConfig.model_fields["aux_weight"].default
 _ROWS_STAY = ("identity", "hflip")
@@ -105,6 +106,12 @@ class Recipe(Config):
         for stage in plain["training"]["stages"]:
             if stage["subset"] is None:  # likewise
                 del stage["subset"]
+        if self.training.start_from is None:
+            del plain["training"]["start_from"]
+        else:
+            content = self.training.start_from_hash or origin_hash(self.training.start_from)
+            plain["training"]["start_from"] = content
+        del plain["training"]["start_from_hash"]
         plain["model"]["encoder_weights"] = self.model.weights_identity()
         del plain["model"]["encoder_weights_hash"]
         if self.pseudo is not None:

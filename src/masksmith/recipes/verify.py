@@ -73,6 +73,7 @@ _SMALL_ENCODERS = (
     (r"efficientnet-b[1-7]", "efficientnet-b0"),
     (r"vgg(13|16|19)", "vgg11"),
 )
+NO_START = {"start_run": None, "start_from": None, "start_from_hash": None}
 SCALES: dict[str, Scale] = {
     "small": Scale(width=4, side=64, encoders=_SMALL_ENCODERS),
     "full": Scale(width=1, side=1 << 20),
@@ -121,7 +122,7 @@ def scaled(recipe: Recipe, name: str) -> Recipe:
     model = ModelConfig(**{**dict(recipe.model), **changes})
     plain = {"device": "cpu", "precision": "32-true", "threads": 1, "channels_last": False}
     whole = {"crop_hw": None, "windows_per_image": "by_area"}
-    training = recipe.training.model_copy(update={**plain, **whole, "batch_size": IMAGES, "start_run": None})
+    training = recipe.training.model_copy(update={**plain, **whole, "batch_size": IMAGES, **NO_START})
     side = scale.side // 2 if model.stem.endswith("stride1") else scale.side
     size = scaled_size(recipe.size, model.divisor, side)
     return recipe.model_copy(update={"model": model, "training": training, "size": size})

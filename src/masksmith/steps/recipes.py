@@ -135,6 +135,11 @@ def load_to_compete_in_budget(name: str, pinned: tuple[str, ...]) -> Recipe:
             "folds.refit: true, with a budget that itself decides what is trained; leave it false, or train without "
             "--budget"
         )
+    if asked.training.start_from is not None:
+        raise InputError(
+            f"training.start_from: {asked.training.start_from!r}, with a budget that itself chooses the net; train "
+            "without --budget, or give the budget to `masksmith compete DATA --from MODEL`"
+        )
     refuse_pseudo_labels(asked)
     return asked
 

@@ -10,6 +10,7 @@ from masksmith.recipes.ensemble import AnyRecipe, member_recipes
 from masksmith.recipes.recipe import Recipe, load_teacher
 from masksmith.steps.folds import folds_of
 from masksmith.steps.resolve import check_prediction, check_sizes, check_stages, resolve
+from masksmith.steps.start_from import with_start
 from masksmith.steps.train import scalars_of
 from masksmith.training.refit import refuse_refit
 
@@ -26,7 +27,7 @@ def open_run(project: Project, asked: Recipe) -> Run:
     for stage in ("oof", "test"):
         scalars_of(project, asked, stage)
     settled = asked if asked.pseudo is None else _open_teacher(project, asked)
-    run = project.run_of(asked) or project.add_run(asked, resolve(project, settled))
+    run = project.run_of(asked) or project.add_run(asked, with_start(project, resolve(project, settled)))
     check_prediction(run.recipe)
     run.ledger.mark_done("folds", made.hash)
     return run
