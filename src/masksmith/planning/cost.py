@@ -152,7 +152,8 @@ class Cost:
 
 def stage_hw(training: TrainingConfig, stage: Stage, facts: DataFacts, divisor: int) -> tuple[int, int]:
     """Return height and width that a stage trains at."""
-    return canvas_of(facts.size, [facts.hw], divisor=divisor, scale=stage.scale, crop_hw=training.crop_hw)
+    hw = facts.size.window_hw(facts.hw)
+    return canvas_of(facts.size, [hw], divisor=divisor, scale=stage.scale, crop_hw=training.crop_hw)
 
 
 def cost_of(

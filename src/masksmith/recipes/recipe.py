@@ -103,6 +103,9 @@ class Recipe(Config):
         del plain["folds"]["train"], plain["folds"]["refit"], plain["input"]["view"]
         if plain["folds"]["fold_by"] is None:  # an older masksmith had no such key: its runs are found
             del plain["folds"]["fold_by"]
+        for part in ("input", "size"):
+            if not plain[part]["chain"]:  # likewise
+                del plain[part]["chain"]
         for stage in plain["training"]["stages"]:
             if stage["subset"] is None:  # likewise
                 del stage["subset"]
@@ -161,6 +164,7 @@ def parse_recipe(
     _check_derived(recipe, where=where)
     pad_hw, derived = recipe.size.pad_hw, recipe.model.derived_channels
     check_tiles(recipe.prediction, pad_hw=pad_hw, derived_channels=derived, where=where)
+    _check_chain(recipe, where=where)
     _check_pseudo(recipe, where=where, students=students)
     for name in recipe.prediction.tta:
         look_up(TTA, name, where=f"{where}: prediction.tta")
@@ -194,6 +198,31 @@ def _check_heads(recipe: Recipe, *, where: str) -> None:
             f"{where}: training.aux_weight: {recipe.training.aux_weight:g} weighs nothing without "
             f"model.deep_supervision; set that to true, or this to {_AUX_WEIGHT:g}"
         )
+
+
+def _check_chain(recipe: Recipe, *, where: str) -> None:
+    """Refuse what a chain of sizes cannot be combined with.
+
+    Raises:
+        InputError: With the path of the value.
+    """
+    size, training, prediction = recipe.size, recipe.training, recipe.prediction
+    if not size.chain:
+        return
+    unfit = {
+        "prediction.tile_hw": (prediction.tile_hw, None, "tiles are cut of the image as it is"),
+        "prediction.tta_scales": (prediction.tta_scales, [1.0], "it says itself how large an image is seen"),
+        "prediction.tta_shifts": (prediction.tta_shifts, [(0, 0)], "it says itself where an image lies"),
+        "training.crop_hw": (training.crop_hw, None, "its windows are its step {name: crop, ratio, count}"),
+    }
+    if size.crop is not None:
+        why = "a crop draws its windows anywhere"
+        unfit["training.augment.positive_windows"] = (training.augment.positive_windows, 0.0, why)
+        why = "in a window of size.chain a row lies elsewhere than in the image"
+        unfit["model.derived_channels"] = (recipe.model.derived_channels, "none", why)
+    for key, (value, expected, why) in unfit.items():
+        if value != expected:
+            raise InputError(f"{where}: {key}: {value} with size.chain: {why}; expected {expected}, or no chain")
 
 
 def _check_derived(recipe: Recipe, *, where: str) -> None:

@@ -42,6 +42,7 @@ def trial_overrides(recipe: Recipe) -> list[str]:
         "folds.train": 1,
         "size.resize_hw": small.size.resize_hw,
         "size.pad_hw": small.size.pad_hw,
+        "size.chain": small.size.model_dump(mode="json")["chain"],
         "model.encoder": small.model.encoder,
         "model.encoder_weights": "none",
         "model.encoder_weights_hash": None,

@@ -34,6 +34,7 @@ from masksmith.models.config import ModelConfig
 from masksmith.models.encoders import settle_encoder
 from masksmith.models.segmentation import SegmentationModel, build_model, size_trace
 from masksmith.preprocess import Frame, SizeConfig, round_up
+from masksmith.preprocess.chains import PadStep, ScaleStep
 from masksmith.recipes.ensemble import load_ensemble, member_recipes
 from masksmith.recipes.recipe import Recipe
 from masksmith.training.config import OptimizerConfig, SamplerConfig, ScheduleConfig, TrainingConfig
@@ -82,7 +83,8 @@ SCALES: dict[str, Scale] = {
 
 def scaled_size(size: SizeConfig, divisor: int, side: int) -> SizeConfig:
     """Return a size rule whose canvas has at most ``side`` pixels, in multiples of the divisor."""
-    longest = max(size.pad_hw or size.resize_hw or (0, 0))
+    sides = [step.hw for step in size.chain if isinstance(step, ScaleStep | PadStep)]
+    longest = max(max(hw) for hw in (*sides, size.pad_hw or size.resize_hw or (0, 0)))
     if longest <= side:
         return size
     share = side / longest
@@ -90,7 +92,13 @@ def scaled_size(size: SizeConfig, divisor: int, side: int) -> SizeConfig:
     padded = size.pad_hw and _shrunk(size.pad_hw, share)
     if padded:
         padded = round_up(padded[0], divisor), round_up(padded[1], divisor)
-    return SizeConfig(resize_hw=resized, pad_hw=padded, border=size.border)
+    chain = tuple(
+        step.model_copy(update={"hw": _shrunk(step.hw, share)})
+        if isinstance(step, ScaleStep | PadStep)
+        else step
+        for step in size.chain
+    )
+    return SizeConfig(resize_hw=resized, pad_hw=padded, border=size.border, chain=chain)
 
 
 def _shrunk(hw: tuple[int, int], share: float) -> tuple[int, int]:

@@ -127,7 +127,7 @@ class FoldData:
 
 def canvas_hw(config: TrainingConfig, stage: Stage, data: FoldData, divisor: int) -> tuple[int, int]:
     """Return the size that a stage trains at: the largest image (or the crop), scaled and padded to the divisor."""
-    sizes = list(set(data.sizes(stage)))
+    sizes = list({data.size.window_hw(hw) for hw in data.sizes(stage)})
     return canvas_of(data.size, sizes, divisor=divisor, scale=stage.scale, crop_hw=config.crop_hw)
 
 

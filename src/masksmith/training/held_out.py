@@ -34,7 +34,7 @@ class HeldOut:
     @classmethod
     def of(cls, config: TrainingConfig, data: FoldData, divisor: int) -> "HeldOut":
         """Return what ``data`` holds out; there are no tasks where it holds nothing out."""
-        held_out = replace(data, ids=data.held_out, held_out=[], custom=None)
+        held_out = replace(data, ids=data.held_out, held_out=[], custom=None, size=data.size.whole)
         plain = config.model_copy(
             update={
                 "geometry": GeometryConfig(),
