@@ -11,7 +11,7 @@ Sources:
 """
 
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import cv2
 import numpy as np
@@ -154,8 +154,10 @@ class PadStep(Config):
 GeometryStep = Annotated[CropStep | RefractStep | ScaleStep | PadStep, Field(discriminator="name")]
 
 
-def refracted(side: int, ratio: float) -> int:
-    """Return the side of which ``side`` is a share, rounded; whole numbers alone, so that a graph can do the same."""
+def refracted(side: Any, ratio: float) -> Any:  # noqa: ANN401
+    """Return the side of which ``side`` is a share, rounded; of an int, or of what computes like one while a graph is
+    traced.
+    """
     part = round(ratio * _RATIO_UNIT)
     return (2 * _RATIO_UNIT * side + part) // (2 * part)
 
