@@ -505,7 +505,9 @@ def score(
 def convert(
     source: Annotated[
         Path,
-        typer.Argument(help="A foreign checkpoint (.pth, .pt, .bin, .ckpt); or DICOM: a folder, archive or .dcm file."),
+        typer.Argument(
+            help="A foreign checkpoint (.pth, .pt, .bin, .ckpt); or DICOM: a folder, archive or .dcm file."
+        ),
     ],
     target: Annotated[Path | None, typer.Argument(help="The .safetensors file to write.")] = None,
     out: Annotated[
@@ -515,13 +517,16 @@ def convert(
     only: Annotated[str, typer.Option("--only", help="Only names that begin so, e.g. encoder.")] = "",
     force: Annotated[bool, typer.Option("--force", help="Replace the .safetensors if it is there.")] = False,
     chain: Annotated[
-        str, typer.Option("--chain", help="Contrast of DICOM, as input.chain: '[{name: clahe, tile_px: 32}]'.")
+        str,
+        typer.Option("--chain", help="Contrast of DICOM, as input.chain: '[{name: clahe, tile_px: 32}]'."),
     ] = "[]",
     bits: Annotated[int, typer.Option("--bits", help="Of a pixel of the PNG: 8 or 16.")] = 8,
 ) -> None:
     """Make safe weights of a torch checkpoint (code in it is refused, never run), or PNG of DICOM files."""
     if (target is None) == (out is None):
-        raise InputError("convert: expected one of OUT and --out OUT: a .safetensors file, or a folder for pictures")
+        raise InputError(
+            "convert: expected one of OUT and --out OUT: a .safetensors file, or a folder for pictures"
+        )
     where = target or out
     assert where is not None
     given = "" if chain == "[]" else chain

@@ -67,7 +67,11 @@ def test_what_pads_is_undone_bit_for_bit(chain, inner, hw):
 
 
 def test_scaling_is_undone_by_scaling_back():
-    rule = size({"name": "refract", "ratio": 0.9}, {"name": "scale", "hw": [96, 160]}, {"name": "pad", "hw": [128, 192]})
+    rule = size(
+        {"name": "refract", "ratio": 0.9},
+        {"name": "scale", "hw": [96, 160]},
+        {"name": "pad", "hw": [128, 192]},
+    )
     ramp = np.add.outer(np.arange(50.0), 2 * np.arange(70.0)).astype(np.float32)[..., None]
     frame = Frame.of((50, 70), rule, divisor=32)
     assert frame.canvas_hw == (128, 192)
@@ -77,8 +81,9 @@ def test_scaling_is_undone_by_scaling_back():
 
 def test_resize_and_pad_are_a_chain_of_their_own():
     """The chain {scale, pad} is the old rule, number for number."""
-    old, new = SizeConfig(resize_hw=(96, 96), pad_hw=(128, 128)), size(
-        {"name": "scale", "hw": [96, 96]}, {"name": "pad", "hw": [128, 128]}
+    old, new = (
+        SizeConfig(resize_hw=(96, 96), pad_hw=(128, 128)),
+        size({"name": "scale", "hw": [96, 96]}, {"name": "pad", "hw": [128, 128]}),
     )
     image = np.random.default_rng(0).integers(0, 256, (101, 77, 3), np.uint8)
     np.testing.assert_array_equal(*(Frame.of((101, 77), one, divisor=32).apply(image) for one in (old, new)))
@@ -92,8 +97,10 @@ def test_chains_that_cannot_be_undone_or_do_not_fit_are_refused():
         size({"name": "refract"}, resize_hw=[64, 64])
     with pytest.raises(InputError, match=r"pad to 64x64: smaller than an image, 112x112 there"):
         canvas_of(size({"name": "refract"}, {"name": "pad", "hw": [64, 64]}), [(101, 101)], divisor=32)
-    with pytest.raises(InputError, match=r"size\.chain\[0\]: .*expected tag.*'crop', 'refract', 'scale', 'pad'|size.chain"):
-        load_recipe("smoke", ('size.chain=[{name: crope}]',))
+    with pytest.raises(
+        InputError, match=r"size\.chain\[0\]: .*expected tag.*'crop', 'refract', 'scale', 'pad'|size.chain"
+    ):
+        load_recipe("smoke", ("size.chain=[{name: crope}]",))
     for override, why in (
         ("prediction.tile_hw=[64, 64]", "tiles are cut of the image as it is"),
         ("prediction.tta_scales=[0.5, 1.0]", "it says itself how large"),
@@ -122,11 +129,20 @@ def _task(tmp_path, rule, *, side=40, canvas=None):
     stores = _store(tmp_path / "i.npy", {"a": image}), _store(tmp_path / "m.npy", {"a": mask})
 
     class Plain:
-        geometry, intensity, mixing, augment = GeometryConfig(), IntensityConfig(), MixingConfig(), AugmentConfig()
+        geometry, intensity, mixing, augment = (
+            GeometryConfig(),
+            IntensityConfig(),
+            MixingConfig(),
+            AugmentConfig(),
+        )
         batch_size = 4
 
     canvas = canvas or canvas_of(rule, [rule.window_hw((side, side))], divisor=4)
-    return image, mask, build_task(Plain(), images=stores[0], masks=stores[1], ids=["a"], canvas_hw=canvas, size=rule)
+    return (
+        image,
+        mask,
+        build_task(Plain(), images=stores[0], masks=stores[1], ids=["a"], canvas_hw=canvas, size=rule),
+    )
 
 
 def test_training_sees_windows_with_their_own_mirrored_border(tmp_path):
@@ -169,13 +185,21 @@ def test_values_by_hand():
     assert after({"name": "gamma", "gamma": 2.0})[4] == round((40000 / 65535) ** 2 * 65535)
     gone = none.copy()
     gone[0, 4] = True  # what was not measured does not count, and stays 0
-    assert after({"name": "percentile", "low": 0.0, "high": 100.0}, missing=gone) == [0, 21845, 43690, 65535, 0]
+    assert after({"name": "percentile", "low": 0.0, "high": 100.0}, missing=gone) == [
+        0,
+        21845,
+        43690,
+        65535,
+        0,
+    ]
     flat = np.full((4, 4, 1), 7, np.uint16)
     for one in ({"name": "equalize"}, {"name": "percentile"}):
         np.testing.assert_array_equal(apply_values(flat, values(one).chain, flat > 9), flat)
     nearly = np.full((20, 20, 1), 7, np.uint16)
     nearly[0, 0] = 9
-    np.testing.assert_array_equal(apply_values(nearly, values({"name": "percentile"}).chain, nearly > 99), nearly)
+    np.testing.assert_array_equal(
+        apply_values(nearly, values({"name": "percentile"}).chain, nearly > 99), nearly
+    )
 
 
 def test_clahe_raises_the_contrast_of_a_dark_corner():

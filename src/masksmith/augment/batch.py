@@ -44,7 +44,9 @@ from masksmith.preprocess import TRUE_SIZE, SizeConfig
 _LARGE_PX = (
     2**18
 )  # pixels of an image above which it is read in parts; the checksum of the whole is compared once
-_AGAIN, _FOCUS, _CUSTOM, _LOOKS, _MIXING, _CROP = range(6)  # numbers of the random streams besides a sample's own
+_AGAIN, _FOCUS, _CUSTOM, _LOOKS, _MIXING, _CROP = range(
+    6
+)  # numbers of the random streams besides a sample's own
 
 
 @dataclass(frozen=True)
@@ -262,7 +264,9 @@ def _window(task: Task, name: str, key: tuple[int, ...]) -> tuple[slice, slice]:
     hw = task.images.shape(name)
     inner = task.size.window_hw(hw)
     rng = stream(*key, _CROP)
-    top, left = (int(rng.integers(whole - part, endpoint=True)) for whole, part in zip(hw, inner, strict=True))
+    top, left = (
+        int(rng.integers(whole - part, endpoint=True)) for whole, part in zip(hw, inner, strict=True)
+    )
     return slice(top, top + inner[0]), slice(left, left + inner[1])
 
 

@@ -65,7 +65,9 @@ class ConvertedImages:
     """A message for each file that could not be used."""
 
     def __str__(self) -> str:
-        lines = [f"{self.out}: {self.done} pictures, {self.new} of them new; what was done to each is in {TABLE}"]
+        lines = [
+            f"{self.out}: {self.done} pictures, {self.new} of them new; what was done to each is in {TABLE}"
+        ]
         if self.others:
             lines.append(f"{self.others} files of images are no DICOM and were left alone")
         if self.refused:
@@ -107,7 +109,9 @@ def convert_images(
     items = list_items([source])
     wanted = [item for item in items if _is_dicom(item)]
     if not wanted:
-        raise InputError(f"{source}: no DICOM file; expected files that end in {', '.join(SUFFIXES)}, or in nothing")
+        raise InputError(
+            f"{source}: no DICOM file; expected files that end in {', '.join(SUFFIXES)}, or in nothing"
+        )
     _refuse_out(source, out)
     with folder_lock(out):
         before = _known(out)
@@ -141,7 +145,9 @@ def _refuse_out(source: Path, out: Path) -> None:
         raise InputError(f"--out {out}: it is a file; expected a folder")
     there = {path.name for path in out.iterdir()} - {LOCK} if out.is_dir() else set()
     if there and not _is_ours(out / TABLE):
-        raise InputError(f"--out {out}: the folder is not empty and not one of `masksmith convert`; name another one")
+        raise InputError(
+            f"--out {out}: the folder is not empty and not one of `masksmith convert`; name another one"
+        )
 
 
 def _is_ours(table: Path) -> bool:
@@ -172,10 +178,14 @@ def _convert(
 
     write()
     try:
-        for at, (item, name) in enumerate(track(zip(items, names, strict=True), total=len(items), what="converting")):
+        for at, (item, name) in enumerate(
+            track(zip(items, names, strict=True), total=len(items), what="converting")
+        ):
             key = digest(_VERSION, item.version, name, how.model_dump_json())[:16]
             old = done.get(item.path, [])
-            if old and all(row["key"] == key and not row["error"] and _png(out, row["id"]).is_file() for row in old):
+            if old and all(
+                row["key"] == key and not row["error"] and _png(out, row["id"]).is_file() for row in old
+            ):
                 continue
             done[item.path] = _rows(item, name, key, out, how)
             new += sum(not row["error"] for row in done[item.path])

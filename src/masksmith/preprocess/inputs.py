@@ -82,7 +82,9 @@ class InputConfig(Config):
                 raise ValueError(f"one_hot.{band}: [] makes no channel; name the values")
             _refuse_twice(values, f"one_hot.{band}")
         if self.bands == [] and self.chain:
-            raise ValueError("chain: there are no bands that are amounts (bands: []); expected [], or name a band")
+            raise ValueError(
+                "chain: there are no bands that are amounts (bands: []); expected [], or name a band"
+            )
         if self.bands == [] and not self.one_hot:
             raise ValueError("bands: [] leaves a model nothing to see; name a band, or null for all")
 

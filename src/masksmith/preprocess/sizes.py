@@ -13,7 +13,15 @@ import numpy as np
 from masksmith.core.arrays import Shaped
 from masksmith.core.config import Config
 from masksmith.core.errors import InputError
-from masksmith.preprocess.chains import CropStep, GeometryStep, PadStep, RefractStep, ScaleStep, Side, sizes_along
+from masksmith.preprocess.chains import (
+    CropStep,
+    GeometryStep,
+    PadStep,
+    RefractStep,
+    ScaleStep,
+    Side,
+    sizes_along,
+)
 from masksmith.preprocess.transforms import Border, Chain, PadTo, Scale, Transform, round_up
 
 

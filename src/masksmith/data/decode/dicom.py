@@ -110,16 +110,21 @@ def _decoded(raw: bytes, where: str, make: Callable[[Slices, "Dataset"], Made]) 
         raise InputError(f"{where}: {_reason(error, data)}") from error
 
 
-def _display(
-    frames: Slices, data: "Dataset", where: str, percentiles: tuple[float, float]
-) -> Display:
+def _display(frames: Slices, data: "Dataset", where: str, percentiles: tuple[float, float]) -> Display:
     form = str(data.get("PhotometricInterpretation", ""))
     if str(data.get("SOPClassUID", "")) in SEGMENTATIONS:
-        raise InputError(f"{where}: it is a segmentation, not an image; leave it beside the DICOM files it belongs to")
-    facts = dict.fromkeys(DISPLAY_FACTS, "") | {"modality": str(data.get("Modality", "")), "photometric": form}
+        raise InputError(
+            f"{where}: it is a segmentation, not an image; leave it beside the DICOM files it belongs to"
+        )
+    facts = dict.fromkeys(DISPLAY_FACTS, "") | {
+        "modality": str(data.get("Modality", "")),
+        "photometric": form,
+    }
     if frames.shape[3] > 1 or form == "PALETTE COLOR":
         colours = _meaning(frames, data)
-        return Display((colours / np.iinfo(colours.dtype).max).astype(np.float32), facts | {"window": "full range"})
+        return Display(
+            (colours / np.iinfo(colours.dtype).max).astype(np.float32), facts | {"window": "full range"}
+        )
     if frames.dtype.kind == "f":
         values = _Values(frames.astype(np.float64), float(frames.min()), float(frames.max()), whole=False)
         lines = [(1.0, 0.0)]
@@ -134,7 +139,11 @@ def _display(
             facts["window"] = "table"
         else:
             centre, width = float(centres[0]), float(widths[0])
-            facts |= {"window": f"{centre:g}/{width:g}", "low": f"{centre - width / 2:g}", "high": f"{centre + width / 2:g}"}
+            facts |= {
+                "window": f"{centre:g}/{width:g}",
+                "low": f"{centre - width / 2:g}",
+                "high": f"{centre + width / 2:g}",
+            }
     else:
         numbers = values.numbers
         full = frames.dtype.itemsize == 1 and frames.dtype.kind != "f"
