@@ -44,10 +44,10 @@ from masksmith.submission.validate import Verdict, validate_submission
 if TYPE_CHECKING:
     from masksmith.deploy.apply import Applied
     from masksmith.deploy.bundle import Bundle
+    from masksmith.deploy.convert_dicom import ConvertedImages
     from masksmith.deploy.export import Exported
     from masksmith.deploy.pack import Packed
     from masksmith.deploy.segmenter import Segmenter
-    from masksmith.deploy.convert_dicom import ConvertedImages
     from masksmith.models.convert import Converted
     from masksmith.recipes.describe import EnsembleSummary, RecipeSummary
     from masksmith.recipes.verify import Verdicts
@@ -775,8 +775,8 @@ def convert(
 
     Args:
         source: A .pth, .pt, .bin or .ckpt file; or DICOM: a .dcm file, a folder or an archive.
-        out: The .safetensors file to write, for ``model.encoder_weights``; or the folder of the pictures, which also gets
-            ``convert.csv``: what was done to each file.
+        out: The .safetensors file to write, for ``model.encoder_weights``; or the folder of the pictures, which also
+            gets ``convert.csv``: what was done to each file.
         key: Of a checkpoint: dotted path of the weights in it; None looks in the usual places.
         only: Of a checkpoint: write only the weights whose names begin so, without it.
         force: Of a checkpoint: replace a file that is there.

@@ -86,21 +86,21 @@ def test_a_second_call_does_what_is_missing_or_was_asked_for_otherwise(files, tm
 
 
 def test_what_cannot_be_done_is_refused(files, tmp_path):
-    with pytest.raises(InputError, match="it lies inside .*, which is only read"):
+    with pytest.raises(InputError, match=r"it lies inside .*, which is only read"):
         ms.convert(files, files / "png")
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/keep.txt").write_text("x")
-    with pytest.raises(InputError, match="not empty and not one of `masksmith convert`"):
+    with pytest.raises(InputError, match=r"not empty and not one of `masksmith convert`"):
         ms.convert(files, tmp_path / "mine")
     with pytest.raises(InputError, match="it is a file; expected a folder"):
         ms.convert(files, tmp_path / "mine/keep.txt")
-    with pytest.raises(InputError, match="no DICOM file; expected files that end in .dcm"):
+    with pytest.raises(InputError, match=r"no DICOM file; expected files that end in .dcm"):
         ms.convert(_only_png(files, tmp_path), tmp_path / "png")
     with pytest.raises(InputError, match=r"convert: chain\[0\]"):
         ms.convert(files, tmp_path / "png", chain=[{"name": "sharpen"}])
     with pytest.raises(InputError, match="bits: 12; expected 8 or 16"):
         ms.convert(files, tmp_path / "png", bits=12)
-    with pytest.raises(InputError, match="percentiles: .*expected two rising numbers"):
+    with pytest.raises(InputError, match=r"percentiles: .*expected two rising numbers"):
         module.convert_images(files, tmp_path / "png", percentiles=(50.0, 50.0))
     with pytest.raises(InputError, match="--only: it has no meaning for DICOM files"):
         ms.convert(files, tmp_path / "png", only="encoder.")

@@ -109,7 +109,7 @@ def test_a_bundle_of_the_same_images_is_said(trained, example, tmp_path, caplog)
         }
     )
     (tmp_path / "r.yaml").write_text(changed.to_yaml())
-    with pytest.raises(InputError, match="start_from_hash: 0000.*give the same weights"):
+    with pytest.raises(InputError, match=r"start_from_hash: 0000.*give the same weights"):
         ms.train(tmp_path / "p", recipe=str(tmp_path / "r.yaml"))
 
 

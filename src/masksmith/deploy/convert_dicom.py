@@ -1,7 +1,7 @@
 """``masksmith convert DIR --out DIR2``: DICOM files as PNG with their contrast corrected, and a table of what was done.
 
-The pixels are rescaled, brought through the VOI (or stretched between percentiles), inverted if MONOCHROME1, then through
-a chain of ``input.chain``, in this order. The DICOM files are only read. The same call goes on where one ended.
+The pixels are rescaled, brought through the VOI (or stretched between percentiles), inverted if MONOCHROME1, then
+brought through a chain as in ``input.chain``. The DICOM files are only read. The same call goes on where one ended.
 """
 
 import csv

@@ -286,8 +286,8 @@ def _check_chains(model: Segmenter) -> None:
         if looks_at_whole(recipe.input.chain):
             names = ", ".join(step.name for step in recipe.input.chain)
             raise InputError(
-                f"{model.bundle.path}: input.chain ({names}) looks at an image's histogram, which no graph can hold; use "
-                "the bundle itself (`masksmith apply`, `serve`, `pack`)"
+                f"{model.bundle.path}: input.chain ({names}) looks at an image's histogram, which no graph can hold; "
+                "use the bundle itself (`masksmith apply`, `serve`, `pack`)"
             )
 
 

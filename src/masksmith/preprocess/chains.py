@@ -1,9 +1,9 @@
 """Chains in a recipe: what is done to an image's values (``input.chain``) and to its geometry (``size.chain``).
 
-Values first, then geometry, each in the order in which it is written. Values change alike in training, prediction and a
-bundle, and need no inverse, as masks have none of them. Geometry moves masks too, and prediction undoes it on the
-probabilities: padding bit for bit, scaling by interpolation. A random window cannot be undone. So ``crop`` stands first,
-where training cuts windows and prediction takes the whole image through the rest.
+Values first, then geometry, each in the order in which it is written. Values change alike in training, prediction and
+a bundle, and need no inverse, as masks have none of them. Geometry moves masks too, and prediction undoes it on the
+probabilities: padding bit for bit, scaling by interpolation. A random window cannot be undone. So ``crop`` stands
+first, where training cuts windows and prediction takes the whole image through the rest.
 
 Sources:
     Crop, refract, scale as a chain of scikit-learn transforms: a kernel of TGS Salt (0.9, 0.9, 128x128).
@@ -155,9 +155,7 @@ GeometryStep = Annotated[CropStep | RefractStep | ScaleStep | PadStep, Field(dis
 
 
 def refracted(side: Any, ratio: float) -> Any:  # noqa: ANN401
-    """Return the side of which ``side`` is a share, rounded; of an int, or of what computes like one while a graph is
-    traced.
-    """
+    """Return the side of which ``side`` is a share, rounded; it may be what computes like an int in a traced graph."""
     part = round(ratio * _RATIO_UNIT)
     return (2 * _RATIO_UNIT * side + part) // (2 * part)
 

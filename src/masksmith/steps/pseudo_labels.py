@@ -261,8 +261,8 @@ def read_labels(project: Project, pseudo: PseudoConfig) -> TableLabels:
         train = set(foreign) & set(project.cache.train_images)
         what = f", of which {len(train)} are training images" if train else ""
         raise InputError(
-            f"{where}: {len(foreign)} of {len(runs)} images are no test images (first {foreign[0]!r}){what}; only these "
-            "can have pseudo-labels: training images are held out to be scored"
+            f"{where}: {len(foreign)} of {len(runs)} images are no test images (first {foreign[0]!r}){what}; only "
+            "these can have pseudo-labels: training images are held out to be scored"
         )
     return TableLabels(where, runs, sure, project.cache.test_images, _dialect(project))
 

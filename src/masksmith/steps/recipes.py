@@ -148,8 +148,9 @@ def refuse_pseudo_labels(asked: Recipe) -> None:
     """Refuse a recipe with pseudo-labels, whose two trainings a budget does not plan."""
     if asked.pseudo is not None:
         raise InputError(
-            f"pseudo: {asked.name} learns from {asked.pseudo.teacher or asked.pseudo.table}, and a budget does not plan "
-            f"that training; train without --budget, or give the budget to the recipe {asked.pseudo.teacher or 'auto'}"
+            f"pseudo: {asked.name} learns from {asked.pseudo.teacher or asked.pseudo.table}, and a budget does not "
+            "plan that training; train without --budget, or give the budget to the recipe "
+            f"{asked.pseudo.teacher or 'auto'}"
         )
 
 

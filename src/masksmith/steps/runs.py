@@ -56,8 +56,8 @@ def _open_teacher(project: Project, asked: Recipe) -> Recipe:
     if asked.pseudo.table is not None:
         content = asked.pseudo.table_hash or table_hash(asked.pseudo.table)
         logger.warning(
-            "pseudo.table: %s: what made these labels may have seen the training masks: the score out of fold is too good "
-            "then",
+            "pseudo.table: %s: what made these labels may have seen the training masks: the score out of fold is too "
+            "good then",
             asked.pseudo.table,
         )
         return asked.model_copy(update={"pseudo": asked.pseudo.model_copy(update={"table_hash": content})})

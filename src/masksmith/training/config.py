@@ -231,8 +231,8 @@ class Stage(Config):
     freeze: list[Part] = Field(default_factory=list)
     """Parts whose weights stay in this stage; encoder_norm: the encoder's batch norms, with their statistics."""
     subset: Annotated[int, Field(ge=1)] | Annotated[float, Field(gt=0, lt=1)] | None = None
-    """Images of this stage: so many, or this share of them, drawn once a fold by the seed; None: all. A head on a frozen
-    encoder needs few. A larger subset contains a smaller one of the same ``data``."""
+    """Images of this stage: so many, or this share of them, drawn once a fold by the seed; None: all. A head on a
+    frozen encoder needs few. A larger subset contains a smaller one of the same ``data``."""
     sampler: SamplerConfig | None = None
     """Which images an epoch of this stage is made of; None: as for the whole training."""
     geometry: GeometryConfig | None = None
@@ -290,8 +290,8 @@ class TrainingConfig(Config):
     """A run of the same project: each fold starts from the weights that this run ended the same fold with (one more
     cycle of a trained net); None starts from the model's own weights."""
     start_from: str | None = None
-    """Weights of elsewhere that each fold starts from: a bundle (.msk), a .safetensors file, another project or a run in
-    one. The encoder has to be the same; sizes, bands and classes may differ, and what was taken is said. None: the
+    """Weights of elsewhere that each fold starts from: a bundle (.msk), a .safetensors file, another project or a run
+    in one. The encoder has to be the same; sizes, bands and classes may differ, and what was taken is said. None: the
     model's own weights."""
     start_from_hash: str | None = None
     """Hash of what ``start_from`` named; filled in when a recipe is resolved, so that a run does not need it."""
