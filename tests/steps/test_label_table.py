@@ -18,9 +18,10 @@ from tests.blends import write_pupil
 
 @pytest.fixture
 def labels(project, tmp_path):
-    """Half of the test images labelled: the left half of each is foreground; the last one is not sure."""
-    test = Project.open(project).cache.test_images
-    path, names = tmp_path / "labels.csv", list(test)[:4]
+    """Four test images labelled: the left half of each is foreground; the last one is not sure."""
+    opened = Project.open(project)
+    test = opened.cache.test_images
+    path, names = tmp_path / "labels.csv", [name for name in test if name not in opened.blank_test][:4]
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["id", "rle_mask", "confidence"])

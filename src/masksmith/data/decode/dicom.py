@@ -122,9 +122,8 @@ def _display(frames: Slices, data: "Dataset", where: str, percentiles: tuple[flo
     }
     if frames.shape[3] > 1 or form == "PALETTE COLOR":
         colours = _meaning(frames, data)
-        return Display(
-            (colours / np.iinfo(colours.dtype).max).astype(np.float32), facts | {"window": "full range"}
-        )
+        largest = np.iinfo(colours.dtype if colours.dtype.kind == "u" else frames.dtype).max
+        return Display((colours / largest).astype(np.float32), facts | {"window": "full range"})
     if frames.dtype.kind == "f":
         values = _Values(frames.astype(np.float64), float(frames.min()), float(frames.max()), whole=False)
         lines = [(1.0, 0.0)]
