@@ -55,8 +55,8 @@ def test_labels_of_a_table_are_trained_on_and_never_scored(project, labels, tmp_
     ms.predict(project)
     scored = Store(run.oof(0))
     assert set(scored) == set(opened.folds.inside(0))
-    again = csv.reader((run.pseudo(0).with_suffix(".labels.csv")).open())
-    assert [row[0] for row in again] == ["id", *names[:3]]
+    again = run.pseudo(0).with_suffix(".labels.csv").read_text().splitlines()
+    assert [row.partition(",")[0] for row in again] == ["id", *names[:3]]
 
 
 def test_what_a_teacher_labels_can_be_given_as_a_table(project, labels, tmp_path):

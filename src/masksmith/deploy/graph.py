@@ -6,6 +6,7 @@ the model's divisor, the model, sigmoid or softmax, cutting the border off, and 
 """
 
 import copy
+from collections.abc import Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -25,7 +26,7 @@ from masksmith.postprocess.rules import AnyRule
 from masksmith.prediction.combine import Combine
 from masksmith.prediction.store import MAX_CODE
 from masksmith.preprocess import SizeConfig
-from masksmith.preprocess.chains import Gamma, RefractStep, ScaleStep, refracted
+from masksmith.preprocess.chains import Gamma, PadStep, RefractStep, ScaleStep, refracted
 from masksmith.preprocess.inputs import Scaler
 from masksmith.preprocess.transforms import Border
 
@@ -116,6 +117,12 @@ def _contiguous(model: SegmentationModel) -> SegmentationModel:
     return found
 
 
+def _padded_hw(step: RefractStep | PadStep, before: Sequence[Whole]) -> Sequence[Whole]:
+    if isinstance(step, PadStep):
+        return step.hw
+    return [refracted(side, step.ratio) for side in before]
+
+
 class Member(nn.Module):
     """A trained fold: pixels (b, c, h, w) as the file has them to probabilities (b, k, h, w)."""
 
@@ -148,8 +155,7 @@ class Member(nn.Module):
                 planes = (planes * self.largest).round() / self.largest
                 undo.append((step, before, 0, 0))
                 continue
-            ratio = step.ratio if isinstance(step, RefractStep) else None
-            total = step.hw if ratio is None else [refracted(side, ratio) for side in before]
+            total = _padded_hw(step, before)
             planes, down = _border(planes, 2, total[0], self.size.border)
             planes, right = _border(planes, 3, total[1], self.size.border)
             undo.append((None, before, down, right))

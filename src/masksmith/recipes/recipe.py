@@ -238,7 +238,7 @@ def _check_chain(recipe: Recipe, *, where: str) -> None:
     size, training, prediction = recipe.size, recipe.training, recipe.prediction
     if not size.chain:
         return
-    unfit = {
+    unfit: dict[str, tuple[object, object, str]] = {
         "prediction.tile_hw": (prediction.tile_hw, None, "tiles are cut of the image as it is"),
         "prediction.tta_scales": (prediction.tta_scales, [1.0], "it says itself how large an image is seen"),
         "prediction.tta_shifts": (prediction.tta_shifts, [(0, 0)], "it says itself where an image lies"),

@@ -145,6 +145,7 @@ def make_labels(project: Project, member: Member) -> None:
     there = labels_of(run, member.fold)
     if run.ledger.is_done(entry, key) and there is not None and not there.damaged():
         return
+    source: _Predicted | TableLabels
     if codes is None:
         assert pseudo.table is not None
         source, made_by = read_labels(project, pseudo), [pseudo.table]
