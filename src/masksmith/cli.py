@@ -619,14 +619,37 @@ def score(
 
 @app.command()
 def convert(
-    checkpoint: Annotated[Path, typer.Argument(help="A foreign checkpoint: .pth, .pt, .bin or .ckpt.")],
-    out: Annotated[Path, typer.Argument(help="The .safetensors file to write.")],
+    source: Annotated[
+        Path,
+        typer.Argument(
+            help="A foreign checkpoint (.pth, .pt, .bin, .ckpt); or DICOM: a folder, archive or .dcm file."
+        ),
+    ],
+    target: Annotated[Path | None, typer.Argument(help="The .safetensors file to write.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="The same; of DICOM the folder of PNG and convert.csv.")
+    ] = None,
     key: Annotated[str | None, typer.Option("--key", help="Where in it the weights lie, e.g. ema.")] = None,
     only: Annotated[str, typer.Option("--only", help="Only names that begin so, e.g. encoder.")] = "",
-    force: Annotated[bool, typer.Option("--force", help="Replace OUT if it is there.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace the .safetensors if it is there.")] = False,
+    chain: Annotated[
+        str,
+        typer.Option("--chain", help="Contrast of DICOM, as input.chain: '[{name: clahe, tile_px: 32}]'."),
+    ] = "[]",
+    bits: Annotated[int, typer.Option("--bits", help="Of a pixel of the PNG: 8 or 16.")] = 8,
 ) -> None:
-    """Make safe weights of a torch checkpoint; code in it is refused, never run."""
-    print(masksmith.convert(checkpoint, out, key=key, only=only, force=force))
+    """Make safe weights of a torch checkpoint (code in it is refused, never run), or PNG of DICOM files."""
+    if (target is None) == (out is None):
+        raise InputError(
+            "convert: expected one of OUT and --out OUT: a .safetensors file, or a folder for pictures"
+        )
+    where = target or out
+    assert where is not None
+    given = "" if chain == "[]" else chain
+    done = masksmith.convert(source, where, key=key, only=only, force=force, chain=given or (), bits=bits)
+    print(done)
+    if getattr(done, "refused", None):
+        raise typer.Exit(EXIT_PARTLY)
 
 
 @app.command()

@@ -45,6 +45,7 @@ from masksmith.submission.validate import Verdict
 if TYPE_CHECKING:
     from masksmith.deploy.apply import Applied
     from masksmith.deploy.bundle import Bundle
+    from masksmith.deploy.convert_dicom import ConvertedImages
     from masksmith.deploy.export import Exported
     from masksmith.deploy.pack import Packed
     from masksmith.deploy.segmenter import Segmenter
@@ -926,23 +927,48 @@ def example(
 
 
 def convert(
-    checkpoint: str | Path, out: str | Path, *, key: str | None = None, only: str = "", force: bool = False
-) -> "Converted":
-    """Write the weights of a foreign torch checkpoint as safetensors; code in the file is refused, never run.
+    source: str | Path,
+    out: str | Path,
+    *,
+    key: str | None = None,
+    only: str = "",
+    force: bool = False,
+    chain: "str | Sequence[dict[str, Any]]" = (),
+    bits: int = 8,
+) -> "Converted | ConvertedImages":
+    """Write a foreign torch checkpoint as safetensors (code in it is refused, never run), or DICOM files as PNG.
 
     Args:
-        checkpoint: A .pth, .pt, .bin or .ckpt file.
-        out: The .safetensors file to write, for ``model.encoder_weights``.
-        key: Dotted path of the weights inside the checkpoint; None looks in the usual places.
-        only: Write only the weights whose names begin so, without it.
-        force: Replace a file that is there.
+        source: A .pth, .pt, .bin or .ckpt file; or DICOM: a .dcm file, a folder or an archive.
+        out: The .safetensors file to write, for ``model.encoder_weights``; or the folder of the pictures, which also
+            gets ``convert.csv``: what was done to each file.
+        key: Of a checkpoint: dotted path of the weights in it; None looks in the usual places.
+        only: Of a checkpoint: write only the weights whose names begin so, without it.
+        force: Of a checkpoint: replace a file that is there.
+        chain: Of pictures: what is done to the values after rescaling and window, as ``input.chain``, or its YAML.
+        bits: Of pictures: 8 or 16 a pixel.
 
     Raises:
-        InputError: The file needs code to be read, or holds no weights; the message names what is wrong.
+        InputError: The checkpoint needs code to be read or holds no weights; there is no DICOM, or ``out`` is not ours;
+            an option of the other kind.
     """
+    place = Path(source)
+    from masksmith.deploy.convert_dicom import convert_images, is_of_images
+
+    if is_of_images(place):
+        _refuse_options("DICOM files", {"--key": key, "--only": only, "--force": force})
+        with interrupt.graceful():
+            return convert_images(place, Path(out), chain=chain, bits=bits)
+    _refuse_options("a checkpoint", {"--chain": chain, "--bits": bits != 8})
     from masksmith.models.convert import convert_checkpoint  # not before: torch
 
-    return convert_checkpoint(Path(checkpoint), Path(out), key=key, only=only, force=force)
+    return convert_checkpoint(place, Path(out), key=key, only=only, force=force)
+
+
+def _refuse_options(what: str, given: dict[str, Any]) -> None:
+    for name, value in given.items():
+        if value:
+            raise InputError(f"{name}: it has no meaning for {what}; leave it out")
 
 
 def recipes(name: str | None = None) -> "list[Listing] | RecipeSummary | EnsembleSummary":

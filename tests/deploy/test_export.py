@@ -50,6 +50,14 @@ CASES = {
     "tiles": (CLASSES, {}, ("prediction.tile_hw=[40, 40]",)),
     "zeros around": (BINARY, {}, ("size.border=zero",)),
     "resized": (BINARY, {"rule": AWAY}, ("size.resize_hw=[64, 48]",)),
+    "chains": (
+        BINARY,
+        {"rule": AWAY, "limits": ([0.0], [255.0])},
+        (
+            "input.chain=[{name: gamma, gamma: 0.7}]",
+            "size.chain=[{name: refract, ratio: 0.9}, {name: scale, hw: [64, 48]}, {name: pad, hw: [64, 64]}]",
+        ),
+    ),
     "limits of 16 bits": (
         BINARY,
         {"dtype": "uint16", "channels": 2, "limits": ([0.0, 10.0], [3000.0, 2000.0])},
@@ -79,8 +87,8 @@ def test_probabilities_are_those_of_the_model(case, tmp_path):
         images[1][4, 4] = np.inf
     if case == "names in a band":
         images = [np.stack([one[..., 0], one[..., 1] % 6], 2) for one in images]
-    assert apart(bundle, tmp_path / "m.onnx", *images) < (0.02 if case == "resized" else 1e-4)
-    assert done.parity.flips < (3e-3 if case == "resized" else 1e-4)
+    assert apart(bundle, tmp_path / "m.onnx", *images) < (0.02 if case in ("resized", "chains") else 1e-4)
+    assert done.parity.flips < (3e-3 if case in ("resized", "chains") else 1e-4)
 
 
 def test_a_file_is_run_by_its_runtime_alone_with_any_batch_and_size(tmp_path):

@@ -31,7 +31,7 @@ def test_options_show_their_defaults_and_the_docstrings_of_their_fields():
     assert fields["scale_range"].shown == "scale_range: [1.0, 1.0]"
     assert fields["elastic"].shown.startswith("elastic: {probability: 0.0, ")
     assert str(Option("a", "b")) == f"{'a':34s} b"
-    assert set(field_texts(SizeConfig)) == {"resize_hw", "pad_hw", "border"}
+    assert set(field_texts(SizeConfig)) == {"resize_hw", "pad_hw", "border", "chain"}
     assert field_texts(SizeConfig)["border"]
 
 

@@ -48,6 +48,43 @@ def test_a_stage_has_its_images(data):
     assert data.of(settings.stages[2]) is data
 
 
+def test_a_subset_is_drawn_once_and_a_larger_one_contains_it(data):
+    few, share, most = (stage(2, subset=count) for count in (3, 0.5, 9))
+    sets = [set(data.of(one).ids) for one in (few, share, most)]
+    assert [len(one) for one in sets] == [3, 5, 9]
+    assert sets[0] < sets[1] < sets[2] < set(data.ids)
+    other = set(replace(data, seed=data.seed + 1).of(few).ids), set(replace(data, fold=1).of(few).ids)
+    assert sets[0] not in other
+    assert data.counts(config(few, stage(1))) == [3, 10]
+    both = stage(data="both", subset=0.5)
+    assert len(data.of(both).ids) == 7
+    with pytest.raises(
+        InputError, match=r"subset: 11 images, but fold 0 has 10 \(labelled\); expected at most"
+    ):
+        data.of(stage(subset=11))
+    with pytest.raises(ValueError, match="greater than 0"):
+        stage(subset=0.0)
+
+
+def test_a_frozen_encoder_is_trained_on_its_subset_alone(data, tmp_path):
+    """Losses are remembered at the places of the whole set, and a continued training is the same."""
+    frozen = stage(2, subset=4, freeze=["encoder"], sampler=SamplerConfig(name="curriculum", by="loss"))
+    settings = config(frozen, stage(1))
+    state = state_of(settings, data)
+    chosen = {data.ids.index(name) for name in data.of(frozen).ids}
+    assert len(state.sampling.order(state.epochs[0])) == 4
+    state.sampling.note(state.epochs[0], [0, 1, 2, 3], torch.ones(4))
+    noted = torch.isfinite(state.sampling._seen).nonzero().ravel().tolist()
+    assert set(noted) == chosen
+    whole, _ = run(data, tmp_path / "whole", settings)
+    with pytest.MonkeyPatch.context() as patch:
+        leave_at(patch, 3, StoppedError("stopped", exit_code=130))
+        with pytest.raises(StoppedError):
+            run(data, tmp_path / "parts", settings)
+    again, _ = run(data, tmp_path / "parts", settings)
+    assert all(torch.equal(whole[name], again[name]) for name in whole)
+
+
 def test_both_are_read_from_where_they_lie(data):
     both = data.of(stage(data="both"))
     for key, part in (("labelled", data), ("pseudo", data.pseudo)):

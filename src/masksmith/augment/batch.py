@@ -44,7 +44,9 @@ from masksmith.preprocess import TRUE_SIZE, SizeConfig
 _LARGE_PX = (
     2**18
 )  # pixels of an image above which it is read in parts; the checksum of the whole is compared once
-_AGAIN, _FOCUS, _CUSTOM, _LOOKS, _MIXING = range(5)  # numbers of the random streams besides a sample's own
+_AGAIN, _FOCUS, _CUSTOM, _LOOKS, _MIXING, _CROP = range(
+    6
+)  # numbers of the random streams besides a sample's own
 
 
 @dataclass(frozen=True)
@@ -257,16 +259,32 @@ def _read(task: Task, name: str) -> tuple[Image | Stored, AnyMask | Stored]:
     return Stored(task.images, name), Stored(task.masks, name, flat=task.masks.channels == 1)
 
 
+def _window(task: Task, name: str, key: tuple[int, ...]) -> tuple[slice, slice]:
+    """Draw the window that ``size.chain`` crops of an image; the whole where it crops none."""
+    hw = task.images.shape(name)
+    inner = task.size.window_hw(hw)
+    rng = stream(*key, _CROP)
+    top, left = (
+        int(rng.integers(whole - part, endpoint=True)) for whole, part in zip(hw, inner, strict=True)
+    )
+    return slice(top, top + inner[0]), slice(left, left + inner[1])
+
+
 def _make_sample(
     task: Task, name: str, index: int, key: tuple[int, ...], target: Float[np.ndarray, "h w c"]
 ) -> UInt8[np.ndarray, "h w *k"]:
     """Write one image into ``target`` and return its mask; ``key`` are the counters of its draws."""
     motion, intensity, table = _draw(task, name, index, key)
+    image, mask = _read(task, name)
+    if task.size.crop is not None:
+        window = _window(task, name, key)
+        image, mask = image[window], mask[window]
     image, mask = warp(
-        *_read(task, name),
+        image,
+        mask,
         motion,
         canvas_hw=task.canvas_hw,
-        zoom_yx=task.size.zoom_yx(task.images.shape(name), task.scale),
+        zoom_yx=task.size.zoom_yx((image.shape[0], image.shape[1]), task.scale),
         border=task.size.border,
     )
     if task.mirror and motion.is_mirrored:
@@ -302,8 +320,10 @@ def add_seen(
         counters: As for make_batch.
         seen: How often the index came before in the epoch.
     """
-    motion, *_ = _draw(task, name, index, _key(counters, index, seen))
-    hw = task.images.shape(name)
+    key = _key(counters, index, seen)
+    motion, *_ = _draw(task, name, index, key)
+    coverage = coverage[_window(task, name, key)]
+    hw = (coverage.shape[0], coverage.shape[1])
     matrix = motion_matrix(motion, hw, task.canvas_hw, zoom_yx=task.size.zoom_yx(hw, task.scale))
     right, bottom = task.canvas_hw[1] - 1, task.canvas_hw[0] - 1
     corners = np.array([(0, 0, 1), (right, 0, 1), (right, bottom, 1), (0, bottom, 1)], np.float64)

@@ -48,6 +48,7 @@ from masksmith.prediction.combine import build_combine
 from masksmith.prediction.runtimes import import_openvino
 from masksmith.prediction.store import MAX_CODE
 from masksmith.prediction.tiles import Tiling
+from masksmith.preprocess.chains import looks_at_whole
 
 PRECISIONS = {
     "onnx": ("fp32", "fp16"),
@@ -167,7 +168,7 @@ def export_model(
             output=_output_of(exact, mask=mask),
         )
         parity = _compare(exact, place, facts, samples, said)
-        resizes = any(recipe.size.resize_hw for recipe in exact.bundle.recipes)
+        resizes = any(recipe.size.resizes for recipe in exact.bundle.recipes)
         _need_parity(parity, RESIZED if precision == "fp32" and resizes else BOUNDS[precision], out)
         facts = replace(facts, parity=asdict(parity))
         _write_facts(place, facts, exact.bundle.facts)
@@ -244,6 +245,7 @@ def build_graph(model: Segmenter, *, mask: bool) -> nn.Module:
             graph can hold.
     """
     _check_tiles(model)
+    _check_chains(model)
     dtype, names, members = np.dtype(model.bundle.facts.dtype), model.scalars, []
     for one in model.members:
         largest = 1.0 if dtype.kind != "u" else float(np.iinfo(dtype).max)
@@ -279,12 +281,22 @@ def _check_tiles(model: Segmenter) -> None:
             )
 
 
+def _check_chains(model: Segmenter) -> None:
+    for recipe in model.bundle.recipes:
+        if looks_at_whole(recipe.input.chain):
+            names = ", ".join(step.name for step in recipe.input.chain)
+            raise InputError(
+                f"{model.bundle.path}: input.chain ({names}) looks at an image's histogram, which no graph can hold; "
+                "use the bundle itself (`masksmith apply`, `serve`, `pack`)"
+            )
+
+
 def example_of(model: Segmenter) -> tuple[Tensor, ...]:
     """Return inputs of a graph, two images of odd sizes, to trace it with."""
     facts, sizes = model.bundle.facts, [one.recipe.size for one in model.members]
     divisors = [one.model.divisor for one in model.members]
     side = 4 * max(32, *divisors) + 5  # so that no map is of one pixel, a special case
-    side = min([side, *(min(one.pad_hw) for one in sizes if one.pad_hw and not one.resize_hw)])
+    side = min([side, *(one.largest_side or side for one in sizes)])
     shape = (2, side, side - 2, facts.channels)
     pixels = stream(0, 0, 0, 0).integers(0, 200, shape).astype(facts.dtype)
     numbers = (torch.zeros(2, len(model.scalars)),) if model.scalars else ()
@@ -500,8 +512,7 @@ def textures(model: Segmenter) -> dict[str, Image]:
 def _sizes_of(model: Segmenter) -> Iterator[tuple[int, int]]:
     ranges, most = model.bundle.facts.ranges, _MOST_SIDE
     for recipe in model.bundle.recipes:
-        if recipe.size.pad_hw is not None and recipe.size.resize_hw is None:
-            most = min(most, *recipe.size.pad_hw)
+        most = min(most, recipe.size.largest_side or most)
     sides = [
         [min(round(side), most) for side in ranges.get(name, [128, 256])] for name in ("height", "width")
     ]

@@ -6,6 +6,7 @@ the model's divisor, the model, sigmoid or softmax, cutting the border off, and 
 """
 
 import copy
+from collections.abc import Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -25,6 +26,7 @@ from masksmith.postprocess.rules import AnyRule
 from masksmith.prediction.combine import Combine
 from masksmith.prediction.store import MAX_CODE
 from masksmith.preprocess import SizeConfig
+from masksmith.preprocess.chains import Gamma, PadStep, RefractStep, ScaleStep, refracted
 from masksmith.preprocess.inputs import Scaler
 from masksmith.preprocess.transforms import Border
 
@@ -75,6 +77,9 @@ class Scaled(nn.Module):
             low = torch.where(missing, torch.inf, values).amin((2, 3), keepdim=True)
             high = torch.where(missing, -torch.inf, values).amax((2, 3), keepdim=True)
         unit = ((torch.where(missing, low, values) - low) / (high - low)).clamp(0, 1)
+        for step in self.scaler.config.chain:
+            assert isinstance(step, Gamma), step  # a chain that looks at whole images is refused
+            unit = (unit.mul(MAX_CODE).round() / MAX_CODE) ** step.gamma
         return torch.where(missing | (high <= low), 0.0, unit.mul(MAX_CODE).round() / MAX_CODE)
 
 
@@ -112,6 +117,12 @@ def _contiguous(model: SegmentationModel) -> SegmentationModel:
     return found
 
 
+def _padded_hw(step: RefractStep | PadStep, before: Sequence[Whole]) -> Sequence[Whole]:
+    if isinstance(step, PadStep):
+        return step.hw
+    return [refracted(side, step.ratio) for side in before]
+
+
 class Member(nn.Module):
     """A trained fold: pixels (b, c, h, w) as the file has them to probabilities (b, k, h, w)."""
 
@@ -127,6 +138,7 @@ class Member(nn.Module):
         super().__init__()
         self.models = nn.ModuleList(_contiguous(model) for model in models)
         self.scale, self.size, self.combine, self.scalars = scale, size, combine, scalars
+        self.steps = size.steps
         self.largest = scale.largest
         self.divisor, self.exclusive = models[0].divisor, models[0].exclusive
 
@@ -134,10 +146,19 @@ class Member(nn.Module):
         self, pixels: Float[Tensor, "b c h w"], scalars: Float[Tensor, "b s"] | None = None
     ) -> Float[Tensor, "b k h w"]:
         """Return the mean probabilities of the fold's weights."""
-        planes, true_hw = self.scale(pixels), pixels.shape[2:]
-        if self.size.resize_hw is not None:
-            planes = F.interpolate(planes, self.size.resize_hw, mode="bilinear", align_corners=False)
-            planes = (planes * self.largest).round() / self.largest
+        planes = self.scale(pixels)
+        undo: list[tuple[ScaleStep | None, Whole, Whole, Whole]] = []
+        for step in self.steps:
+            before = planes.shape[2:]
+            if isinstance(step, ScaleStep):
+                planes = F.interpolate(planes, step.hw, mode="bilinear", align_corners=False)
+                planes = (planes * self.largest).round() / self.largest
+                undo.append((step, before, 0, 0))
+                continue
+            total = _padded_hw(step, before)
+            planes, down = _border(planes, 2, total[0], self.size.border)
+            planes, right = _border(planes, 3, total[1], self.size.border)
+            undo.append((None, before, down, right))
         inner = planes.shape[2:]
         canvas = self.size.pad_hw or [
             (side + self.divisor - 1) // self.divisor * self.divisor for side in inner
@@ -148,8 +169,11 @@ class Member(nn.Module):
         logits = [self.combine(model(planes, *numbers)) for model in self.models]
         each = torch.stack([one.softmax(1) if self.exclusive else one.sigmoid() for one in logits])
         probs = each.mean(0).narrow(2, top, inner[0]).narrow(3, left, inner[1])
-        if self.size.resize_hw is not None:
-            probs = F.interpolate(probs, true_hw, mode="bilinear", align_corners=False)
+        for scaled, hw, down, right in reversed(undo):
+            if scaled is None:
+                probs = probs.narrow(2, down, hw[0]).narrow(3, right, hw[1])
+            else:
+                probs = F.interpolate(probs, hw, mode="bilinear", align_corners=False)
         return probs
 
 

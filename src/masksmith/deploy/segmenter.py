@@ -32,6 +32,7 @@ from masksmith.prediction.predict import predict_batches, predict_parts, write_c
 from masksmith.prediction.runtimes import RUNTIMES, Runtime, check_runtime
 from masksmith.prediction.store import MAX_CODE, MeanCodes, to_codes
 from masksmith.prediction.tiles import Tiling
+from masksmith.preprocess.chains import looks_at_whole
 from masksmith.preprocess.inputs import Limits, Scaler, Statistics, image_limits, select
 from masksmith.recipes.recipe import Recipe
 from masksmith.training.checkpoint import copy_weights
@@ -51,6 +52,7 @@ class ScaledView:
     def __init__(self, images: Images, scaler: Scaler) -> None:
         self.images, self.scaler = images, scaler
         self._own: tuple[str, Limits] | None = None  # of the image of which a part was asked for last
+        self._whole: tuple[str, np.ndarray] | None = None  # the same, where a part depends on the whole
 
     @property
     def dtype(self) -> np.dtype:
@@ -77,7 +79,14 @@ class ScaledView:
         return self.checked(name)
 
     def window(self, name: str, rows: slice, columns: slice) -> UInt16[np.ndarray, "n m k"]:
-        """Return a part of an image, scaled as the whole image is."""
+        """Return a part of an image, scaled as the whole image is.
+
+        Where ``input.chain`` looks at the whole image, it is held in memory.
+        """
+        if looks_at_whole(self.scaler.config.chain):
+            if self._whole is None or self._whole[0] != name:
+                self._whole = name, self.checked(name)
+            return self._whole[1][rows, columns]
         limits = self.scaler.limits or self._limits(name)
         return replace(self.scaler, limits=limits)(self.images.window(name, rows, columns))
 

@@ -167,7 +167,7 @@ def _windowed(asked: Recipe, case: _Case) -> Recipe:
 
 def _may_cut(asked: Recipe) -> bool:
     """Whether nothing in the recipe needs whole images."""
-    return asked.model.derived_channels == "none"
+    return asked.model.derived_channels == "none" and not asked.size.chain
 
 
 def _tiled(recipe: Recipe, least_overlap: float, tile_hw: tuple[int, int], case: _Case) -> Recipe:

@@ -85,11 +85,15 @@ class DataFacts:
         """Largest height and width of the training images, resized."""
         return self.size.inner_hw(self.hw)
 
-    def looks(self, training: TrainingConfig) -> int:
-        """Return how many images, or windows of images, an epoch of a training looks at."""
+    def looks(self, training: TrainingConfig, stage: Stage | None = None) -> int:
+        """Return how many images, or windows of images, an epoch of a training looks at, or of one of its stages."""
         counts = self.train_sizes or ((self.hw, self.train),)
         windows = windows_of(training, self.size, [hw for hw, _ in counts])
-        return sum(num * count for num, (_, count) in zip(windows, counts, strict=True))
+        looks = sum(num * count for num, (_, count) in zip(windows, counts, strict=True))
+        if stage is None or stage.subset is None:
+            return looks
+        share = stage.subset / self.train if isinstance(stage.subset, int) else stage.subset
+        return max(1, round(share * looks))
 
 
 @dataclass(frozen=True)
@@ -153,7 +157,8 @@ class Cost:
 
 def stage_hw(training: TrainingConfig, stage: Stage, facts: DataFacts, divisor: int) -> tuple[int, int]:
     """Return height and width that a stage trains at."""
-    return canvas_of(facts.size, [facts.hw], divisor=divisor, scale=stage.scale, crop_hw=training.crop_hw)
+    hw = facts.size.window_hw(facts.hw)
+    return canvas_of(facts.size, [hw], divisor=divisor, scale=stage.scale, crop_hw=training.crop_hw)
 
 
 def cost_of(
@@ -178,7 +183,8 @@ def cost_of(
     timed = [measure(recipe.model, training, hw, batch) for hw, batch in sizes]
     pixels = [hw[0] * hw[1] * batch for hw, batch in sizes]
     paces = tuple(one.step_s * rule.loop_frac / px for one, px in zip(timed, pixels, strict=True))
-    epochs, view = build_epochs(training, facts.looks(training)), view_of(recipe, facts)
+    looks = [facts.looks(training, stage) for stage in training.stages]
+    epochs, view = build_epochs(training, looks), view_of(recipe, facts)
     work = work_ahead(epochs, [hw for hw, _ in sizes])
     last = len(sizes) - 1
     epoch_s = work[last] * paces[last] / training.stages[last].epochs

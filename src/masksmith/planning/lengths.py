@@ -36,7 +36,7 @@ def _single(stages: list[Stage], epochs: int) -> Stage:
     """Return the first stage as the only one: see with_epochs."""
     last = {name: getattr(stages[-1], name) for name in ("geometry", "intensity", "sampler")}
     scale = max(stage.scale for stage in stages)
-    whole = {"epochs": epochs, "scale": scale, "freeze": [], "until_plateau": None}
+    whole = {"epochs": epochs, "scale": scale, "freeze": [], "subset": None, "until_plateau": None}
     return stages[0].model_copy(update={**whole, **last})
 
 
@@ -68,6 +68,7 @@ def cycle_of(recipe: Recipe, *, run: str, epochs: int, rule: UnitRule) -> Recipe
             "start": "previous",
             "until_plateau": None,
             "freeze": [],
+            "subset": None,
             "optimizer": optimizer.model_copy(update={"lr": optimizer.lr * rule.cycle_lr_frac}),
             "schedule": ScheduleConfig(name="cosine", warmup_frac=0.05, final_frac=0.001),
         }

@@ -29,7 +29,7 @@ Numbers beside the images are measured by the training images alone:
 >>> depth.transform(np.array([[400.0]])).tolist()
 [[2.0]]
 
-A recipe says the same with ``size.resize_hw``, ``size.pad_hw``, ``size.border``, ``training.crop_hw`` and
+A recipe says the same with ``size.chain`` (or, of one resize and one pad, ``size.resize_hw`` and ``size.pad_hw``) and
 ``model.scalars``. Its training makes no resized copies: one warp does it all together with the augmentation.
 """
 

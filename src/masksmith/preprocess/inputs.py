@@ -29,6 +29,7 @@ from masksmith.core.ledger import Ledger
 from masksmith.core.progress import logger, track
 from masksmith.data.checks import SENTINELS, is_picture
 from masksmith.data.store import Store, StoreWriter
+from masksmith.preprocess.chains import ValueStep, apply_values
 
 Band = Annotated[int, Field(ge=0)]
 
@@ -59,6 +60,10 @@ class InputConfig(Config):
     one_hot: dict[str, list[int]] = Field(default_factory=dict)
     """Bands whose values are names, not amounts (a class of land cover): number of the band -> its values, each of
     which becomes a channel of 0 and 1 after the others."""
+    chain: list[ValueStep] = Field(default_factory=list)
+    """What is done to the values of the bands after scaling, in this order, in training and prediction alike: {name:
+    clahe, tile_px, clip}, {name: equalize}, {name: percentile, low, high}, {name: gamma, gamma}. The channels of
+    ``one_hot`` stay."""
     view: tuple[Band, Band, Band] | None = None
     """Bands of the file that pictures show in red, green and blue; None: the first three, or the first alone in grey.
     It decides nothing else."""
@@ -77,6 +82,10 @@ class InputConfig(Config):
             if not values:
                 raise ValueError(f"one_hot.{band}: [] makes no channel; name the values")
             _refuse_twice(values, f"one_hot.{band}")
+        if self.bands == [] and self.chain:
+            raise ValueError(
+                "chain: there are no bands that are amounts (bands: []); expected [], or name a band"
+            )
         if self.bands == [] and not self.one_hot:
             raise ValueError("bands: [] leaves a model nothing to see; name a band, or null for all")
 
@@ -104,12 +113,14 @@ class InputConfig(Config):
     @property
     def is_raw(self) -> bool:
         """Whether a model sees images as they were decoded."""
-        return (self.bands, self.scaling, self.no_data, self.one_hot) == (None, "type_max", None, {})
+        plain = (self.bands, self.scaling, self.no_data, self.one_hot) == (None, "type_max", None, {})
+        return plain and not self.chain
 
     @property
     def identity(self) -> str:
         """What decides the numbers that a model sees."""
-        return self.model_dump_json(exclude={"view"})
+        unused = set() if self.chain else {"chain"}  # what was prepared before there were chains is found
+        return self.model_dump_json(exclude={"view", *unused})
 
     def bands_of(self, available: int) -> list[int]:
         """Return the bands that are amounts, of images with so many."""
@@ -479,7 +490,10 @@ class Scaler:
         parts = []
         if self.bands:
             values = select(image, self.bands, no_data=self.config.no_data)
-            parts.append(to_unit_codes(values, self.limits or image_limits(values)))
+            codes = to_unit_codes(values, self.limits or image_limits(values))
+            if self.config.chain:
+                codes = apply_values(codes, self.config.chain, np.isnan(values))
+            parts.append(codes)
         if self.config.one_hot:
             parts.append(one_hot_codes(image, self.config.one_hot))
         return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=2)

@@ -6,17 +6,23 @@ prediction applies the same frame, and undoes it on the probabilities.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Any
 
 import numpy as np
-from pydantic import Field
 
 from masksmith.core.arrays import Shaped
 from masksmith.core.config import Config
 from masksmith.core.errors import InputError
-from masksmith.preprocess.transforms import Border, Chain, PadTo, Scale, round_up
-
-Side = Annotated[int, Field(ge=1)]
+from masksmith.preprocess.chains import (
+    CropStep,
+    GeometryStep,
+    PadStep,
+    RefractStep,
+    ScaleStep,
+    Side,
+    sizes_along,
+)
+from masksmith.preprocess.transforms import Border, Chain, PadTo, Scale, Transform, round_up
 
 
 class SizeConfig(Config):
@@ -29,20 +35,94 @@ class SizeConfig(Config):
     next multiples of as much of it); None: the next multiples of the image's own."""
     border: Border = "reflect"
     """What the padding shows: the mirror image (the edge pixel once), the edge pixel, or zeros."""
+    chain: tuple[GeometryStep, ...] = ()
+    """In place of ``resize_hw`` and ``pad_hw``: a free chain of {name: crop, ratio, count}, {name: refract, ratio},
+    {name: scale, hw} and {name: pad, hw}, in this order of doing; prediction undoes it. What comes out is padded to the
+    next multiples of the divisor. A crop is for training alone and stands first."""
+
+    def model_post_init(self, _: Any) -> None:  # noqa: ANN401
+        """Refuse two rules for the size, and a crop whose inverse prediction would need."""
+        if self.chain and (self.resize_hw is not None or self.pad_hw is not None):
+            raise ValueError(
+                "chain: it stands in place of resize_hw and pad_hw; set these to null, and write them as its steps "
+                "{name: scale, hw: …} and {name: pad, hw: …}"
+            )
+        late = [at for at, step in enumerate(self.chain) if isinstance(step, CropStep) and at]
+        if late:
+            raise ValueError(
+                f"chain[{late[0]}]: a crop has no inverse (what lay outside a window is lost), and prediction has to "
+                "undo what stands before it; put it first, where prediction leaves it out, or take it out"
+            )
+
+    @property
+    def crop(self) -> CropStep | None:
+        """The windows of training; None: whole images."""
+        first = self.chain[0] if self.chain else None
+        return first if isinstance(first, CropStep) else None
+
+    @property
+    def resizes(self) -> bool:
+        """Whether images are interpolated in prediction."""
+        return self.resize_hw is not None or any(isinstance(step, ScaleStep) for step in self.chain)
+
+    @property
+    def largest_side(self) -> int | None:
+        """The largest side of an image that fits; None: any."""
+        if self.pad_hw is not None:
+            return None if self.resize_hw is not None else min(self.pad_hw)
+        ratio = 1.0
+        for step in self.chain:
+            if isinstance(step, ScaleStep | PadStep):
+                return None if isinstance(step, ScaleStep) else int(min(step.hw) * ratio)
+            ratio *= step.ratio if isinstance(step, RefractStep) else 1.0
+        return None
+
+    @property
+    def whole(self) -> "SizeConfig":
+        """The rule without the windows of training."""
+        return self if self.crop is None else self.model_copy(update={"chain": self.chain[1:]})
 
     def turned(self) -> "SizeConfig":
         """Return the rule for images turned by a quarter."""
         resized, padded = self.resize_hw and self.resize_hw[::-1], self.pad_hw and self.pad_hw[::-1]
-        return SizeConfig(resize_hw=resized, pad_hw=padded, border=self.border)
+        chain = tuple(
+            step.model_copy(update={"hw": step.hw[::-1]}) if isinstance(step, ScaleStep | PadStep) else step
+            for step in self.chain
+        )
+        return SizeConfig(resize_hw=resized, pad_hw=padded, border=self.border, chain=chain)
+
+    def window_hw(self, hw: tuple[int, int]) -> tuple[int, int]:
+        """Return the size of what training takes of an image: a window, or the whole."""
+        if self.crop is None:
+            return hw
+        return max(1, round(hw[0] * self.crop.ratio)), max(1, round(hw[1] * self.crop.ratio))
 
     def inner_hw(self, hw: tuple[int, int]) -> tuple[int, int]:
-        """Return the size of an image before padding."""
-        return self.resize_hw or hw
+        """Return the size of an image before padding to the divisor or to ``pad_hw``."""
+        return (sizes_along(self.steps, hw) or [hw])[-1]
+
+    @property
+    def steps(self) -> list[RefractStep | ScaleStep | PadStep]:
+        """What prediction does to a whole image before it pads to the divisor or to ``pad_hw``, and undoes."""
+        if self.resize_hw is not None:
+            return [ScaleStep(name="scale", hw=self.resize_hw)]
+        return [step for step in self.chain if not isinstance(step, CropStep)]
+
+    def transforms(self, hw: tuple[int, int]) -> list[Transform]:
+        """Return the same for an image of (height, width)."""
+        return [
+            Scale(size) if isinstance(step, ScaleStep) else PadTo(size, self.border)
+            for step, size in zip(self.steps, sizes_along(self.steps, hw), strict=True)
+        ]
 
     def zoom_yx(self, hw: tuple[int, int], scale: float = 1.0) -> tuple[float, float]:
         """Return the zoom of an image's rows and columns in a training stage of ``scale``."""
-        inner = self.inner_hw(hw)
-        return inner[0] / hw[0] * scale, inner[1] / hw[1] * scale
+        zoom_y = zoom_x = 1.0
+        for step, after in zip(self.steps, sizes_along(self.steps, hw), strict=True):
+            if isinstance(step, ScaleStep):
+                zoom_y, zoom_x = zoom_y * after[0] / hw[0], zoom_x * after[1] / hw[1]
+            hw = after
+        return zoom_y * scale, zoom_x * scale
 
 
 TRUE_SIZE = SizeConfig()
@@ -99,7 +179,7 @@ def _check_pad(wanted: tuple[int, int], least: tuple[int, int], divisor: int) ->
 
 @dataclass(frozen=True)
 class Frame:
-    """Where an image of one size lies on its canvas: a chain of Scale and PadTo, fitted to that size."""
+    """Where an image of one size lies on its canvas: a chain of transforms, fitted to that size."""
 
     chain: Chain
     canvas_hw: tuple[int, int]
@@ -112,7 +192,7 @@ class Frame:
             InputError: As canvas_of.
         """
         canvas = canvas_of(size, [hw], divisor=divisor)
-        chain = Chain([Scale(size.inner_hw(hw)), PadTo(canvas, size.border)])
+        chain = Chain([*size.transforms(hw), PadTo(canvas, size.border)])
         return cls(chain.fit(np.empty((0, *hw, 1), np.uint8)), canvas)
 
     def apply(self, image: Shaped[np.ndarray, "h w c"]) -> Shaped[np.ndarray, "H W c"]:

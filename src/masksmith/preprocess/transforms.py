@@ -4,7 +4,7 @@ Stacks are (n, h, w, c). ``fit`` learns the size of the images (a name with a tr
 another size is refused later. Padding is undone bit for bit, scaling by interpolation; random windows cannot be undone.
 
 Prediction uses ``Scale`` and ``PadTo``: ``Frame`` in ``sizes`` is a chain of both. ``Refract`` and ``Crop`` are for
-notebooks that follow the TGS Salt kernel which they come from; no recipe uses them.
+notebooks that follow the TGS Salt kernel which they come from; a recipe says the same with ``size.chain``.
 """
 
 from collections.abc import Callable, Sequence

@@ -49,6 +49,7 @@ class Project:
         self._folds: tuple[tuple[int, ...], Folds] | None = None
         self.data_json = root / "data.json"
         self.check_json = root / "check.json"
+        self.duplicates_csv = root / "duplicates.csv"
         self.folds_csv = root / "folds.csv"
         self.cache_dir = root / "cache"
         self.inputs_dir = root / "cache" / "inputs"

@@ -98,7 +98,9 @@ def _changed(ensemble: Ensemble, overrides: list[str], *, where: str) -> list[En
     trained = {recipe.hash for recipe in before}
 
     def with_teacher(recipe: Recipe) -> list[str]:
-        if recipe.pseudo is None or (teacher := load_teacher(recipe)).hash not in trained:
+        if recipe.pseudo is None or recipe.pseudo.teacher is None:
+            return overrides
+        if (teacher := load_teacher(recipe)).hash not in trained:
             return overrides
         return [f"pseudo.set={json.dumps([*recipe.pseudo.set, *with_teacher(teacher)])}", *overrides]
 
@@ -155,7 +157,7 @@ def _check_predictions(recipes: list[Recipe], *, where: str) -> None:
                     f"{where}: {one.name} is a member and a teacher, or the teacher of two, and is to predict in two "
                     "ways; give it the same prediction in the sets of all"
                 )
-            one = None if one.pseudo is None else load_teacher(one)
+            one = None if one.pseudo is None or one.pseudo.teacher is None else load_teacher(one)
 
 
 def _check_agrees(ensemble: Ensemble, recipe: Recipe, *, at: str) -> None:

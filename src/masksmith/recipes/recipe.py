@@ -7,13 +7,14 @@ published score, our score, the cost, and how it differs from the source.
 import json
 from collections.abc import Iterable
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 from pydantic import Field
 
 from masksmith.core.config import Config, apply_overrides, look_up, validate, write_yaml
 from masksmith.core.errors import InputError
-from masksmith.core.files import digest
+from masksmith.core.files import digest, file_digest
 from masksmith.folds.config import FoldsConfig
 from masksmith.losses.options import IMAGE_PARAMETERS, check_losses
 from masksmith.metrics import get_metric
@@ -25,6 +26,7 @@ from masksmith.preprocess import SizeConfig
 from masksmith.preprocess.inputs import InputConfig
 from masksmith.recipes.sources import parse_table_of, recipe_source
 from masksmith.training.config import VAL_LOSS, TrainingConfig
+from masksmith.training.origin import origin_hash
 
 _AUX_WEIGHT = TrainingConfig.model_fields["aux_weight"].default
 _ROWS_STAY = ("identity", "hflip")
@@ -40,8 +42,14 @@ class PseudoConfig(Config):
     fold k either. A student trained on all images gets the mean of the teacher's folds.
     """
 
-    teacher: str
+    teacher: str | None = None
     """Recipe whose predictions become labels: bundled, or a YAML file. It is trained first, in the same project."""
+    table: str | None = None
+    """In place of a teacher: a CSV file of run-lengths of test images in the data's dialect (columns id, rle_mask and,
+    if there is one, confidence: images below ``min_confident_frac`` are left out). The labels of every fold are the
+    same, so a score out of fold is honest only if what made them had not seen the training masks."""
+    table_hash: str | None = None
+    """Hash of the table; filled in when a recipe is resolved."""
     set: list[str] = Field(default_factory=list)
     """Overrides of the teacher's recipe, each KEY=VALUE; ``--set`` of folds, metric, device, precision and threads are
     added to them."""
@@ -57,7 +65,13 @@ class PseudoConfig(Config):
     """Whether unsure pixels are left out of the loss; False applies the threshold to them too."""
 
     def model_post_init(self, _: Any) -> None:  # noqa: ANN401
-        """Refuse a range of unsure probabilities that does not contain the threshold."""
+        """Refuse none or two sources of labels, and a range of unsure probabilities without the threshold."""
+        if (self.teacher is None) == (self.table is None):
+            raise ValueError(
+                f"teacher: {self.teacher!r} and table: {self.table!r}; expected one of them: a recipe, or a CSV file"
+            )
+        if self.table is not None and (self.set or self.teacher_run):
+            raise ValueError("set and teacher_run belong to a teacher; leave them out beside table")
         low, high = self.unsure
         if not 0 <= low <= self.threshold <= high <= 1:
             raise ValueError(
@@ -103,14 +117,42 @@ class Recipe(Config):
         for key, default in (("fold_by", None), ("repeats", 1)):  # older masksmiths had no such keys
             if plain["folds"][key] == default:  # so their runs are found
                 del plain["folds"][key]
+        for part in ("input", "size"):
+            if not plain[part]["chain"]:  # likewise
+                del plain[part]["chain"]
+        for stage in plain["training"]["stages"]:
+            if stage["subset"] is None:  # likewise
+                del stage["subset"]
         if not plain["training"]["metrics"]:
             del plain["training"]["metrics"]
+        if self.training.start_from is None:
+            del plain["training"]["start_from"]
+        else:
+            content = self.training.start_from_hash or origin_hash(self.training.start_from)
+            plain["training"]["start_from"] = content
+        del plain["training"]["start_from_hash"]
         plain["model"]["encoder_weights"] = self.model.weights_identity()
         del plain["model"]["encoder_weights_hash"]
         if self.pseudo is not None:
-            plain["pseudo"]["teacher"] = self.pseudo.teacher_run or load_teacher(self).hash
-            del plain["pseudo"]["set"], plain["pseudo"]["teacher_run"]
+            if self.pseudo.table is None:
+                plain["pseudo"]["teacher"] = self.pseudo.teacher_run or load_teacher(self).hash
+                del plain["pseudo"]["table"]
+            else:
+                plain["pseudo"]["table"] = self.pseudo.table_hash or table_hash(self.pseudo.table)
+            del plain["pseudo"]["set"], plain["pseudo"]["teacher_run"], plain["pseudo"]["table_hash"]
         return _digest_of(json.dumps(plain))
+
+
+def table_hash(table: str) -> str:
+    """Return the hash of the file that ``pseudo.table`` names.
+
+    Raises:
+        InputError: There is no such file.
+    """
+    path = Path(table)
+    if not path.is_file():
+        raise InputError(f"pseudo.table: {table!r}: no such file; expected a CSV of test images' run-lengths")
+    return file_digest(path)
 
 
 @lru_cache(maxsize=256)
@@ -155,6 +197,7 @@ def parse_recipe(
     _check_derived(recipe, where=where)
     pad_hw, derived = recipe.size.pad_hw, recipe.model.derived_channels
     check_tiles(recipe.prediction, pad_hw=pad_hw, derived_channels=derived, where=where)
+    _check_chain(recipe, where=where)
     _check_pseudo(recipe, where=where, students=students)
     for name in recipe.prediction.tta:
         look_up(TTA, name, where=f"{where}: prediction.tta")
@@ -214,6 +257,33 @@ def _check_heads(recipe: Recipe, *, where: str) -> None:
         )
 
 
+def _check_chain(recipe: Recipe, *, where: str) -> None:
+    """Refuse what a chain of sizes cannot be combined with.
+
+    Raises:
+        InputError: With the path of the value.
+    """
+    size, training, prediction = recipe.size, recipe.training, recipe.prediction
+    if not size.chain:
+        return
+    unfit: dict[str, tuple[object, object, str]] = {
+        "prediction.tile_hw": (prediction.tile_hw, None, "tiles are cut of the image as it is"),
+        "prediction.tta_scales": (prediction.tta_scales, [1.0], "it says itself how large an image is seen"),
+        "prediction.tta_shifts": (prediction.tta_shifts, [(0, 0)], "it says itself where an image lies"),
+        "training.crop_hw": (training.crop_hw, None, "its windows are its step {name: crop, ratio, count}"),
+    }
+    if size.crop is not None:
+        why = "a crop draws its windows anywhere"
+        unfit["training.augment.positive_windows"] = (training.augment.positive_windows, 0.0, why)
+        why = "in a window of size.chain a row lies elsewhere than in the image"
+        unfit["model.derived_channels"] = (recipe.model.derived_channels, "none", why)
+    for key, (value, expected, why) in unfit.items():
+        if value != expected:
+            raise InputError(
+                f"{where}: {key}: {value} with size.chain: {why}; expected {expected}, or no chain"
+            )
+
+
 def _check_derived(recipe: Recipe, *, where: str) -> None:
     """Refuse test-time views and crops that move rows if the model is told the depth of each row.
 
@@ -251,7 +321,7 @@ def reaches_teacher(override: str) -> bool:
 
 def _with_teacher_set(recipe: Recipe, overrides: Iterable[str]) -> Recipe:
     """Return the recipe with the shared overrides added to those of its teacher."""
-    if recipe.pseudo is None:
+    if recipe.pseudo is None or recipe.pseudo.teacher is None:
         return recipe
     shared = [override for override in overrides if reaches_teacher(override)]
     pseudo = recipe.pseudo.model_copy(update={"set": [*recipe.pseudo.set, *shared]})
@@ -277,11 +347,12 @@ def _check_pseudo(recipe: Recipe, *, where: str, students: tuple[str, ...]) -> N
             f"{where}: pseudo: its labels are used by no stage; set training.stages[…].data to 'pseudo' or 'both', or "
             "pseudo to null"
         )
-    if recipe.pseudo.teacher_run is None:
+    if recipe.pseudo.teacher is not None and recipe.pseudo.teacher_run is None:
         _check_teacher(recipe, recipe.pseudo, where=where, students=students)
 
 
 def _check_teacher(recipe: Recipe, pseudo: PseudoConfig, *, where: str, students: tuple[str, ...]) -> None:
+    assert pseudo.teacher is not None, where
     at, chain = f"{where}: pseudo.teacher: {pseudo.teacher!r}", (*students, where)
     _, source = recipe_source(pseudo.teacher)
     if source in chain:
@@ -312,6 +383,7 @@ def load_teacher(recipe: Recipe) -> Recipe:
         InputError: It cannot be read.
     """
     assert recipe.pseudo is not None, recipe.name
+    assert recipe.pseudo.teacher is not None, recipe.name
     teacher = load_recipe(recipe.pseudo.teacher, tuple(recipe.pseudo.set))
     folds = teacher.folds.model_copy(update={"train": recipe.folds.train, "refit": False})
     return teacher.model_copy(update={"folds": folds})

@@ -42,6 +42,7 @@ def trial_overrides(recipe: Recipe) -> list[str]:
         "folds.train": 1,
         "size.resize_hw": small.size.resize_hw,
         "size.pad_hw": small.size.pad_hw,
+        "size.chain": small.size.model_dump(mode="json")["chain"],
         "model.encoder": small.model.encoder,
         "model.encoder_weights": "none",
         "model.encoder_weights_hash": None,
@@ -59,6 +60,7 @@ def trial_overrides(recipe: Recipe) -> list[str]:
         changes["training.swa.start"] = 0.0
     if recipe.pseudo is not None:
         changes["pseudo.min_confident_frac"] = 0.0  # a net after an epoch is sure of nothing
+    if recipe.pseudo is not None and recipe.pseudo.teacher is not None:
         changes["pseudo.set"] = [*recipe.pseudo.set, *trial_overrides(load_teacher(recipe))]
     return [f"{key}={json.dumps(value)}" for key, value in changes.items()]
 

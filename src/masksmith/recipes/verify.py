@@ -34,6 +34,7 @@ from masksmith.models.config import ModelConfig
 from masksmith.models.encoders import settle_encoder
 from masksmith.models.segmentation import SegmentationModel, build_model, size_trace
 from masksmith.preprocess import Frame, SizeConfig, round_up
+from masksmith.preprocess.chains import PadStep, ScaleStep
 from masksmith.recipes.ensemble import load_ensemble, member_recipes
 from masksmith.recipes.recipe import Recipe
 from masksmith.training.config import OptimizerConfig, SamplerConfig, ScheduleConfig, TrainingConfig
@@ -73,6 +74,7 @@ _SMALL_ENCODERS = (
     (r"efficientnet-b[1-7]", "efficientnet-b0"),
     (r"vgg(13|16|19)", "vgg11"),
 )
+NO_START = {"start_run": None, "start_from": None, "start_from_hash": None}
 SCALES: dict[str, Scale] = {
     "small": Scale(width=4, side=64, encoders=_SMALL_ENCODERS),
     "full": Scale(width=1, side=1 << 20),
@@ -81,7 +83,8 @@ SCALES: dict[str, Scale] = {
 
 def scaled_size(size: SizeConfig, divisor: int, side: int) -> SizeConfig:
     """Return a size rule whose canvas has at most ``side`` pixels, in multiples of the divisor."""
-    longest = max(size.pad_hw or size.resize_hw or (0, 0))
+    sides = [step.hw for step in size.chain if isinstance(step, ScaleStep | PadStep)]
+    longest = max(max(hw) for hw in (*sides, size.pad_hw or size.resize_hw or (0, 0)))
     if longest <= side:
         return size
     share = side / longest
@@ -89,7 +92,13 @@ def scaled_size(size: SizeConfig, divisor: int, side: int) -> SizeConfig:
     padded = size.pad_hw and _shrunk(size.pad_hw, share)
     if padded:
         padded = round_up(padded[0], divisor), round_up(padded[1], divisor)
-    return SizeConfig(resize_hw=resized, pad_hw=padded, border=size.border)
+    chain = tuple(
+        step.model_copy(update={"hw": _shrunk(step.hw, share)})
+        if isinstance(step, ScaleStep | PadStep)
+        else step
+        for step in size.chain
+    )
+    return SizeConfig(resize_hw=resized, pad_hw=padded, border=size.border, chain=chain)
 
 
 def _shrunk(hw: tuple[int, int], share: float) -> tuple[int, int]:
@@ -121,7 +130,7 @@ def scaled(recipe: Recipe, name: str) -> Recipe:
     model = ModelConfig(**{**dict(recipe.model), **changes})
     plain = {"device": "cpu", "precision": "32-true", "threads": 1, "channels_last": False}
     whole = {"crop_hw": None, "windows_per_image": "by_area"}
-    training = recipe.training.model_copy(update={**plain, **whole, "batch_size": IMAGES, "start_run": None})
+    training = recipe.training.model_copy(update={**plain, **whole, "batch_size": IMAGES, **NO_START})
     side = scale.side // 2 if model.stem.endswith("stride1") else scale.side
     size = scaled_size(recipe.size, model.divisor, side)
     return recipe.model_copy(update={"model": model, "training": training, "size": size})

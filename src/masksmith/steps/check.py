@@ -1,14 +1,20 @@
 """The check of a data folder: its project is begun, everything is decoded once, findings are written."""
 
+import csv
+import io
 import tempfile
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from masksmith.core.errors import InputError
-from masksmith.core.files import write_json
+from masksmith.core.files import write_json, write_text
 from masksmith.core.locks import folder_lock
 from masksmith.data.checks import CheckReport, check_data
 from masksmith.data.damage import check_the_rest
+from masksmith.data.groups import Likeness
 from masksmith.data.layouts import read_catalog
 from masksmith.preprocess.inputs import InputConfig, beyond_limits, scaling_text
 from masksmith.project.folder import Project, refuse_foreign, refuse_inside
@@ -65,4 +71,21 @@ def check_folder(
             beyond=beyond_limits(scaling, project.cache.test_images),
         )
         write_json(project.check_json, report.to_json())
+        write_text(project.duplicates_csv, duplicates_text(project.likeness))
     return report
+
+
+def duplicates_text(alike: Likeness) -> str:
+    """Return a CSV table of the images that are like others: id, split, number of the group, identical or similar."""
+    groups = alike.groups
+    together = np.bincount(groups, minlength=len(groups) or 1)
+    same = Counter(alike.seen.pixels.tolist())
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["group", "id", "split", "like"])
+    for at in sorted(range(len(groups)), key=lambda at: (int(groups[at]), at)):
+        if together[groups[at]] > 1:
+            split = "train" if at < alike.num_train else "test"
+            like = "identical" if same[alike.seen.pixels[at]] > 1 else "similar"
+            writer.writerow([int(groups[at]), alike.id(at), split, like])
+    return text.getvalue()

@@ -73,11 +73,13 @@ def _refuse_other(project: Project, bundle: Bundle) -> None:
     if (cache.channels, cache.train_images.dtype) != (facts.channels, np.dtype(facts.dtype)):
         raise InputError(
             f"{bundle.path}: it was trained on images of {facts.channels} bands of {facts.dtype}, these have "
-            f"{cache.channels} of {cache.train_images.dtype}; convert the images, or train anew without --from"
+            f"{cache.channels} of {cache.train_images.dtype}; convert the images, or leave --from out and take what "
+            f"fits: --set training.start_from={bundle.path} with a recipe of the same encoder"
         )
     mine, theirs = project.target, bundle.target
     if (mine.task, mine.classes) != (theirs.task, theirs.classes):
         raise InputError(
             f"{bundle.path}: it segments {theirs.task} ({', '.join(theirs.classes)}), these masks are {mine.task} "
-            f"({', '.join(mine.classes)}); expected the same, or train anew without --from"
+            f"({', '.join(mine.classes)}); expected the same, or leave --from out and take what fits: --set "
+            f"training.start_from={bundle.path} with a recipe of the same encoder"
         )

@@ -57,10 +57,10 @@ def sweep_lr(project: Project, asked: Recipe, *, fold: int = 0) -> LrCurve:
     Raises:
         InputError: The recipe goes on from trained weights, or it would not fit into memory.
     """
-    if asked.training.start_run is not None:
+    if (start := asked.training.start_run or asked.training.start_from) is not None:
+        key = "start_run" if asked.training.start_run else "start_from"
         raise InputError(
-            f"training.start_run: {asked.training.start_run}: a range test begins with the model's own weights; "
-            "expected null"
+            f"training.{key}: {start}: a range test begins with the model's own weights; expected null"
         )
     if asked.training.stages[0].data != "labelled":
         raise InputError(

@@ -9,23 +9,29 @@ Sources:
     https://github.com/ybabakhin/kaggle_salt_bes_phalanx
 """
 
+import csv
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from masksmith.augment.sampling import class_of
 from masksmith.core.arrays import IGNORE, Codes, Int, Mask
 from masksmith.core.errors import InputError
-from masksmith.core.files import read_json, write_json
+from masksmith.core.files import read_json, write_json, write_text
 from masksmith.core.progress import logger
-from masksmith.data.store import StoreWriter
+from masksmith.data.rle import decode_rows, encode
+from masksmith.data.run_tables import ID_COLUMNS, find_rle_columns
+from masksmith.data.store import Store, StoreWriter
+from masksmith.data.table import parse_table
 from masksmith.folds.config import ALL, fold_name
 from masksmith.folds.table import NUM_CLASSES
 from masksmith.prediction.store import MeanCodes, code_of
 from masksmith.project.folder import Project
 from masksmith.project.members import Member
-from masksmith.recipes.recipe import PseudoConfig
+from masksmith.recipes.recipe import PseudoConfig, table_hash
 from masksmith.steps.predict import codes_digest, predict_member, test_of
 from masksmith.steps.train import labels_of, train_member
 
@@ -35,7 +41,7 @@ _VERSION = "1"
 def teachers_of(project: Project, member: Member) -> list[Member]:
     """Return the members whose mean labels the test images for a member: those that share its held-out fold."""
     pseudo, folds = member.run.recipe.pseudo, member.run.recipe.folds
-    if pseudo is None:
+    if pseudo is None or pseudo.table is not None:
         return []
     assert pseudo.teacher_run is not None, member.name  # settled when the run was made
     teacher = project.run(pseudo.teacher_run)
@@ -123,24 +129,30 @@ def make_labels(project: Project, member: Member) -> None:
     """Write the pseudo-labels that a member is trained on, unless that is done; its teachers are trained.
 
     ``runs/NAME/pseudo/fold_k.npy`` holds the masks of the images that are kept, ``fold_k.json`` beside it how many of
-    which coverage class.
+    which coverage class, and ``fold_k.labels.csv`` their run-lengths and confidence, as ``pseudo.table`` takes them.
 
     Raises:
-        InputError: A teacher is not trained, or no image is kept.
+        InputError: A teacher is not trained, a table is not of these images, or no image is kept.
     """
     run, pseudo, teachers = member.run, member.run.recipe.pseudo, teachers_of(project, member)
     if pseudo is None:
         return
-    for teacher in teachers:
-        predict_member(project, teacher, stages=("test",))
-    codes = test_of(project, teachers)
-    rule = pseudo.model_dump_json(exclude={"teacher", "set", "teacher_run"})
+    rule = pseudo.model_dump_json(exclude={"teacher", "set", "teacher_run", "table", "table_hash"})
+    codes = None if pseudo.table is not None else _predicted(project, teachers)
+    by = pseudo.table_hash if codes is None else codes_digest(codes)
+    assert by is not None, member.name  # settled when the run was made
     entry, path = f"{fold_name(member.fold)}/pseudo", run.pseudo(member.fold)
-    key = project.key(_VERSION, rule, codes_digest(codes))
+    key = project.key(_VERSION, rule, by)
     there = labels_of(run, member.fold)
     if run.ledger.is_done(entry, key) and there is not None and not there.damaged():
         return
-    kept, made = _select(project, codes, pseudo, [teacher.name for teacher in teachers])
+    source: _Predicted | TableLabels
+    if codes is None:
+        assert pseudo.table is not None
+        source, made_by = read_labels(project, pseudo), [pseudo.table]
+    else:
+        source, made_by = _Predicted(codes, pseudo), [teacher.name for teacher in teachers]
+    kept, made = _select(project, source, pseudo, made_by)
     logger.info(
         "run %s, %s: pseudo-labels: %s", run.path.name, fold_name(member.fold).replace("_", " "), made
     )
@@ -151,27 +163,125 @@ def make_labels(project: Project, member: Member) -> None:
             "longer"
         )
     run.ledger.forget(entry)
-    writer = StoreWriter(path, [(name, (*codes.stores[0].shape(name), 1)) for name in kept], dtype=np.uint8)
+    shapes = project.cache.test_images
+    writer = StoreWriter(path, [(name, (*shapes.shape(name), 1)) for name in kept], dtype=np.uint8)
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(["id", "rle_mask", "confidence"])
     for name in kept:  # labelled once more: all masks at once might not fit into memory
-        writer.write(name, label(codes[name][..., 0], pseudo)[0][..., None])
+        mask, confident = source[name]
+        writer.write(name, mask[..., None])
+        runs = encode((mask == 1).astype(np.uint8), dialect=_dialect(project))
+        table.writerow([name, runs, f"{confident:.4f}"])
     writer.close()
+    write_text(path.with_suffix(".labels.csv"), text.getvalue())
     write_json(path.with_suffix(".json"), vars(made))
     run.ledger.mark_done(entry, key)
 
 
+def _predicted(project: Project, teachers: Sequence[Member]) -> MeanCodes:
+    for teacher in teachers:
+        predict_member(project, teacher, stages=("test",))
+    return test_of(project, teachers)
+
+
+def _dialect(project: Project) -> str:
+    return project.catalog.submission.dialect or "tgs"
+
+
+@dataclass(frozen=True)
+class _Predicted:
+    codes: MeanCodes
+    config: PseudoConfig
+
+    @property
+    def ids(self) -> Sequence[str]:
+        return self.codes.ids
+
+    def __getitem__(self, name: str) -> tuple[Mask, float]:
+        return label(self.codes[name][..., 0], self.config)
+
+
+@dataclass(frozen=True)
+class TableLabels:
+    """The labels of a CSV file: the runs of each image, and its confidence."""
+
+    where: str
+    runs: dict[str, list[str]]
+    confidence: dict[str, float]
+    shapes: Store
+    dialect: str
+
+    @property
+    def ids(self) -> Sequence[str]:
+        """Ids of the images."""
+        return list(self.runs)
+
+    def __getitem__(self, name: str) -> tuple[Mask, float]:
+        shape, where = self.shapes.shape(name), f"{self.where}: image {name!r}"
+        mask = decode_rows(self.runs[name], shape=shape, dialect=self.dialect, where=where)
+        return mask, self.confidence[name]
+
+
+def read_labels(project: Project, pseudo: PseudoConfig) -> TableLabels:
+    """Read ``pseudo.table``: several rows of an image are one mask.
+
+    Raises:
+        InputError: It has changed, is no table of run-lengths, names images that are no test images, or a confidence is
+            no number in 0…1.
+    """
+    assert pseudo.table is not None
+    where, path = f"pseudo.table: {pseudo.table}", Path(pseudo.table)
+    if pseudo.table_hash not in (None, table_hash(pseudo.table)):
+        raise InputError(
+            f"{where}: it has changed since the run began; bring it back, or set pseudo.table_hash=null"
+        )
+    table = parse_table(path.read_bytes(), where=str(path))
+    names = {column.lower(): column for column in table.columns}
+    key = next((names[one] for one in ID_COLUMNS if one in names), table.columns[0])
+    found = find_rle_columns(table, bare=True)
+    if len(found) != 1:
+        raise InputError(
+            f"{where}: {len(found)} columns of run-lengths in {', '.join(table.columns)}; expected rle_mask"
+        )
+    runs: dict[str, list[str]] = {}
+    sure: dict[str, float] = {}
+    bad: list[str] = []
+    for row in table.rows:
+        name, text = row[key], row.get(names.get("confidence", ""), "1")
+        runs.setdefault(name, []).append(row[found[0]])
+        try:
+            sure[name] = min(sure.get(name, 1.0), float(text))
+        except ValueError:
+            sure[name] = -1.0
+        if not 0 <= sure[name] <= 1:
+            bad.append(f"{name}: {text!r}")
+    if bad:
+        raise InputError(f"{where}: confidence of {len(bad)} rows (first {bad[0]}); expected numbers in 0…1")
+    test = set(project.cache.test_images)
+    if foreign := sorted(set(runs) - test):
+        train = set(foreign) & set(project.cache.train_images)
+        what = f", of which {len(train)} are training images" if train else ""
+        raise InputError(
+            f"{where}: {len(foreign)} of {len(runs)} images are no test images (first {foreign[0]!r}){what}; only "
+            "these can have pseudo-labels: training images are held out to be scored"
+        )
+    return TableLabels(where, runs, sure, project.cache.test_images, _dialect(project))
+
+
 def _select(
-    project: Project, codes: MeanCodes, config: PseudoConfig, teacher: list[str]
+    project: Project, source: _Predicted | TableLabels, config: PseudoConfig, teacher: list[str]
 ) -> tuple[list[str], Labels]:
     """Return the images that are kept, and what there is to say of their masks."""
     classes: Int[np.ndarray, " classes"] = np.zeros(NUM_CLASSES, np.int64)
-    seen = [name for name in codes.ids if name not in project.blank_test]
+    seen = [name for name in source.ids if name not in project.blank_test]
     kept: list[str] = []
     for name in seen:
-        mask, confident = label(codes[name][..., 0], config)
+        mask, confident = source[name]
         if confident >= config.min_confident_frac:
             kept.append(name)
             classes[class_of(mask[..., None])] += 1
-    return kept, Labels(teacher, len(codes.ids), len(codes.ids) - len(seen), classes.tolist())
+    return kept, Labels(teacher, len(source.ids), len(source.ids) - len(seen), classes.tolist())
 
 
 def labelling_of(members: Sequence[Member]) -> dict[str, Labels]:

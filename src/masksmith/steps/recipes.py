@@ -92,7 +92,7 @@ def for_data(project: Project, asked: AnyRecipe, name: str, overrides: tuple[str
     if isinstance(asked, Recipe) and asked.pseudo is not None and target.task != "binary":
         raise InputError(
             f"pseudo: {asked.name} learns from pseudo-labels, which are made of binary masks, and the masks are "
-            f"{target.task}; take a recipe without pseudo, such as {asked.pseudo.teacher}"
+            f"{target.task}; take a recipe without pseudo, such as {asked.pseudo.teacher or 'auto'}"
         )
     return asked
 
@@ -137,6 +137,11 @@ def load_to_compete_in_budget(name: str, pinned: tuple[str, ...]) -> Recipe:
             "folds.refit: true, with a budget that itself decides what is trained; leave it false, or train without "
             "--budget"
         )
+    if asked.training.start_from is not None:
+        raise InputError(
+            f"training.start_from: {asked.training.start_from!r}, with a budget that itself chooses the net; train "
+            "without --budget, or give the budget to `masksmith compete DATA --from MODEL`"
+        )
     refuse_pseudo_labels(asked)
     return asked
 
@@ -145,8 +150,9 @@ def refuse_pseudo_labels(asked: Recipe) -> None:
     """Refuse a recipe with pseudo-labels, whose two trainings a budget does not plan."""
     if asked.pseudo is not None:
         raise InputError(
-            f"pseudo: {asked.name} learns from {asked.pseudo.teacher}, and a budget does not plan that training; "
-            f"train without --budget, or give the budget to the recipe {asked.pseudo.teacher}"
+            f"pseudo: {asked.name} learns from {asked.pseudo.teacher or asked.pseudo.table}, and a budget does not "
+            "plan that training; train without --budget, or give the budget to the recipe "
+            f"{asked.pseudo.teacher or 'auto'}"
         )
 
 

@@ -149,7 +149,7 @@ def check_sizes(project: Project, recipe: Recipe) -> None:
     Raises:
         InputError: As canvas_of.
     """
-    if recipe.size.pad_hw is None:
+    if recipe.size.pad_hw is None and not recipe.size.chain:
         return
     stores = (project.cache.train_images, project.cache.test_images)
     for hw in {images.shape(name) for images in stores for name in images}:

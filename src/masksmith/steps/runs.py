@@ -3,13 +3,15 @@
 from dataclasses import replace
 
 from masksmith.core.errors import InputError
+from masksmith.core.progress import logger
 from masksmith.project.folder import Project
 from masksmith.project.members import Member, members_of_run
 from masksmith.project.runs import Run, with_free_parts
 from masksmith.recipes.ensemble import AnyRecipe, member_recipes
-from masksmith.recipes.recipe import Recipe, load_teacher
+from masksmith.recipes.recipe import Recipe, load_teacher, table_hash
 from masksmith.steps.folds import folds_of
 from masksmith.steps.resolve import check_prediction, check_sizes, check_stages, resolve
+from masksmith.steps.start_from import with_start
 from masksmith.steps.train import scalars_of
 from masksmith.training.refit import refuse_refit
 
@@ -26,7 +28,7 @@ def open_run(project: Project, asked: Recipe) -> Run:
     for stage in ("oof", "test"):
         scalars_of(project, asked, stage)
     settled = asked if asked.pseudo is None else _open_teacher(project, asked)
-    run = project.run_of(asked) or project.add_run(asked, resolve(project, settled))
+    run = project.run_of(asked) or project.add_run(asked, with_start(project, resolve(project, settled)))
     check_prediction(run.recipe)
     run.ledger.mark_done("folds", made.hash)
     return run
@@ -51,6 +53,14 @@ def _open_teacher(project: Project, asked: Recipe) -> Recipe:
             f"{project.catalog.root}: there are no test images to make pseudo-labels of; set pseudo=null and "
             "training.stages[…].data=labelled, or add test images"
         )
+    if asked.pseudo.table is not None:
+        content = asked.pseudo.table_hash or table_hash(asked.pseudo.table)
+        logger.warning(
+            "pseudo.table: %s: what made these labels may have seen the training masks: the score out of fold is too "
+            "good then",
+            asked.pseudo.table,
+        )
+        return asked.model_copy(update={"pseudo": asked.pseudo.model_copy(update={"table_hash": content})})
     wanted = load_teacher(asked)
     if (there := project.find_run(wanted)) is not None:
         wanted = with_free_parts(wanted, there.recipe).model_copy(update={"prediction": wanted.prediction})

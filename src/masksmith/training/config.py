@@ -234,6 +234,9 @@ class Stage(Config):
     """None continues the schedule of the stage before."""
     freeze: list[Part] = Field(default_factory=list)
     """Parts whose weights stay in this stage; encoder_norm: the encoder's batch norms, with their statistics."""
+    subset: Annotated[int, Field(ge=1)] | Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Images of this stage: so many, or this share of them, drawn once a fold by the seed; None: all. A head on a
+    frozen encoder needs few. A larger subset contains a smaller one of the same ``data``."""
     sampler: SamplerConfig | None = None
     """Which images an epoch of this stage is made of; None: as for the whole training."""
     geometry: GeometryConfig | None = None
@@ -298,6 +301,12 @@ class TrainingConfig(Config):
     start_run: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")] | None = None
     """A run of the same project: each fold starts from the weights that this run ended the same fold with (one more
     cycle of a trained net); None starts from the model's own weights."""
+    start_from: str | None = None
+    """Weights of elsewhere that each fold starts from: a bundle (.msk), a .safetensors file, another project or a run
+    in one. The encoder has to be the same; sizes, bands and classes may differ, and what was taken is said. None: the
+    model's own weights."""
+    start_from_hash: str | None = None
+    """Hash of what ``start_from`` named; filled in when a recipe is resolved, so that a run does not need it."""
     geometry: GeometryConfig = GeometryConfig()
     """Geometric augmentation, or a preset's name: none, lossless, light, heavy."""
     intensity: IntensityConfig = IntensityConfig()
@@ -319,6 +328,11 @@ class TrainingConfig(Config):
             raise ValueError(
                 f"windows_per_image: {self.windows_per_image} has no effect without crop_hw; set that, or leave it at "
                 "'by_area'"
+            )
+        if self.start_from is not None and self.start_run is not None and self.start_from_hash is None:
+            raise ValueError(
+                f"start_from: {self.start_from!r}, and start_run: {self.start_run!r}; a training starts from one of "
+                "them, set the other to null"
             )
         first = self.stages[0]
         if first.optimizer is None or first.schedule is None:

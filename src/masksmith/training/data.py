@@ -12,6 +12,8 @@ import numpy as np
 
 from masksmith.augment import Batch, CallableAugment, Task, add_seen, build_task, make_batch, names_of
 from masksmith.core.arrays import Int
+from masksmith.core.errors import InputError
+from masksmith.core.randomness import stream
 from masksmith.data.store import Arrays, JoinedStore, joined_id
 from masksmith.folds.config import fold_name
 from masksmith.preprocess import TRUE_SIZE, SizeConfig, canvas_of
@@ -21,6 +23,8 @@ from masksmith.training.samplers import fresh_before, is_repeat, seen_before
 from masksmith.training.windows import windows_of
 
 Made = TypeVar("Made")
+
+_SUBSET = 0  # number of the random stream of (seed, fold) that a stage's subset is drawn from
 
 
 @dataclass(frozen=True)
@@ -52,15 +56,42 @@ class FoldData:
 
         Ids of both are ``labelled/ID`` and ``pseudo/ID``: a training and a test image may have the same ID.
         """
-        parts = self.parts(stage)
-        return parts[0] if len(parts) == 1 else self._both
+        parts, picked = self.parts(stage), self.picked(stage)
+        whole = parts[0] if len(parts) == 1 else self._both
+        return whole if picked is None else replace(whole, ids=[whole.ids[at] for at in picked])
 
     def parts(self, stage: Stage) -> list["FoldData"]:
-        """Return the same as one or two sets. Before the labels are made this can be counted, but nothing read."""
+        """Return all that a stage can be trained on, as one or two sets.
+
+        Before the labels are made this can be counted, but nothing read.
+        """
         if stage.data == "labelled":
             return [self]
         assert self.pseudo is not None, stage.data  # a recipe without them is refused
         return [self.pseudo] if stage.data == "pseudo" else [self, self.pseudo]
+
+    def picked(self, stage: Stage) -> list[int] | None:
+        """Return the positions, ascending, of a stage's images among those of its parts; None: all of them.
+
+        Raises:
+            InputError: More images are asked for than there are.
+        """
+        if stage.subset is None:
+            return None
+        total = sum(len(part.ids) for part in self.parts(stage))
+        count = stage.subset if isinstance(stage.subset, int) else max(1, round(stage.subset * total))
+        if count > total:
+            raise InputError(
+                f"training.stages[…].subset: {count} images, but {self.name} has {total} ({stage.data}); expected at "
+                "most as many, a share below 1, or null for all"
+            )
+        return sorted(stream(self.seed, self.fold, _SUBSET).permutation(total)[:count].tolist())
+
+    def sizes(self, stage: Stage) -> list[tuple[int, int]]:
+        """Return the true (height, width) of each image of a stage."""
+        found = [part.images.shape(name) for part in self.parts(stage) for name in part.ids]
+        picked = self.picked(stage)
+        return found if picked is None else [found[at] for at in picked]
 
     @cached_property
     def _both(self) -> "FoldData":
@@ -82,8 +113,7 @@ class FoldData:
 
     def windows(self, config: TrainingConfig, stage: Stage) -> list[int]:
         """Return how many windows of each image an epoch of a stage looks at."""
-        sizes = [part.images.shape(name) for part in self.parts(stage) for name in part.ids]
-        return windows_of(config, self.size, sizes)
+        return windows_of(config, self.size, self.sizes(stage))
 
     def counts(self, config: TrainingConfig) -> list[int]:
         """Return the number of images of each stage, each counted as often as it has windows in an epoch."""
@@ -97,7 +127,7 @@ class FoldData:
 
 def canvas_hw(config: TrainingConfig, stage: Stage, data: FoldData, divisor: int) -> tuple[int, int]:
     """Return the size that a stage trains at: the largest image (or the crop), scaled and padded to the divisor."""
-    sizes = list({part.images.shape(name) for part in data.parts(stage) for name in part.ids})
+    sizes = list({data.size.window_hw(hw) for hw in data.sizes(stage)})
     return canvas_of(data.size, sizes, divisor=divisor, scale=stage.scale, crop_hw=config.crop_hw)
 
 

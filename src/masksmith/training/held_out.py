@@ -34,7 +34,7 @@ class HeldOut:
     @classmethod
     def of(cls, config: TrainingConfig, data: FoldData, divisor: int) -> "HeldOut":
         """Return what ``data`` holds out; there are no tasks where it holds nothing out."""
-        held_out = replace(data, ids=data.held_out, held_out=[], custom=None)
+        held_out = replace(data, ids=data.held_out, held_out=[], custom=None, size=data.size.whole)
         plain = config.model_copy(
             update={
                 "geometry": GeometryConfig(),
@@ -43,7 +43,7 @@ class HeldOut:
                 "augment": AugmentConfig(),
             }
         )
-        own = {"geometry": None, "intensity": None, "data": "labelled"}
+        own = {"geometry": None, "intensity": None, "data": "labelled", "subset": None}
         stages = [stage.model_copy(update=own) for stage in config.stages] if held_out.ids else []
         return cls(held_out, [task_of(plain, stage, held_out, divisor) for stage in stages])
 

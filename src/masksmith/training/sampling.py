@@ -41,6 +41,7 @@ class Sampling:
         pseudo = 0 if data.pseudo is None else len(data.pseudo.ids)
         self._before = torch.full((len(data.ids) + pseudo,), torch.inf, device=device)
         self._seen = self._before.clone()
+        self._parts = [torch.from_numpy(self._part(stage)).to(device) for stage in config.stages]
         self._recent = torch.zeros(max(one.repeat_worst_of or 1 for one in self._samplers), device=device)
         self._repeats = any(one.repeat_worst_of for one in self._samplers)
         for i, (stage, sampler) in enumerate(zip(config.stages, self._samplers, strict=True)):
@@ -61,10 +62,13 @@ class Sampling:
         part = self._part(stage)
         return ImageFacts(self.facts.coverage[part], self.facts.classes[part])
 
-    def _part(self, stage: Stage) -> slice:
-        """Return which of all images a stage is trained on."""
+    def _part(self, stage: Stage) -> Int[np.ndarray, " n"]:
+        """Return the positions among all images of those that a stage is trained on."""
         labelled = len(self.data.ids)
-        return {"labelled": slice(labelled), "pseudo": slice(labelled, None), "both": slice(None)}[stage.data]
+        part = {"labelled": slice(labelled), "pseudo": slice(labelled, None), "both": slice(None)}[stage.data]
+        places = np.arange(len(self._seen))[part]
+        picked = self.data.picked(stage)
+        return places if picked is None else places[picked]
 
     def of(self, epoch: Epoch) -> SamplerConfig:
         """Return the sampler of an epoch."""
@@ -78,7 +82,7 @@ class Sampling:
         if sampler.name == "plain":  # the masks need not be read for it
             places = np.arange(with_copies(num, self._flips))
             return rng.permutation(np.repeat(places, np.tile(windows, len(places) // num)))
-        losses = self._before[self._part(stage)].cpu().numpy().astype(np.float64)
+        losses = self._before[self._parts[epoch.stage]].cpu().numpy().astype(np.float64)
         draw, most = Draw(self.facts_of(stage), losses, epoch.stage_at, rng), int(windows.sum())
 
         def drawn() -> Int[np.ndarray, " drawn"]:
@@ -91,8 +95,8 @@ class Sampling:
 
     def note(self, epoch: Epoch, indices: list[int], losses: Float[Tensor, " b"]) -> None:
         """Remember the losses of images of an epoch."""
-        seen = self._seen[self._part(self._stages[epoch.stage])]  # a view
-        seen[torch.tensor(indices, device=seen.device) % len(seen)] = losses
+        part = self._parts[epoch.stage]
+        self._seen[part[torch.tensor(indices, device=part.device) % len(part)]] = losses
 
     def note_step(self, epoch: Epoch, step: int, loss: Tensor) -> None:
         """Remember the loss of a new step, for the choice of the worst."""

@@ -20,7 +20,7 @@ def windows_of(config: TrainingConfig, size: SizeConfig, sizes: Sequence[tuple[i
         sizes: True (height, width) of the images.
     """
     if config.crop_hw is None:
-        return [1] * len(sizes)
+        return [1 if size.crop is None else size.crop.count] * len(sizes)
     if config.windows_per_image != "by_area":
         return [config.windows_per_image] * len(sizes)
     window = config.crop_hw[0] * config.crop_hw[1]

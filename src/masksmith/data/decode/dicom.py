@@ -11,13 +11,13 @@ Sources:
 
 import io
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from masksmith.core.arrays import Shaped
+from masksmith.core.arrays import Float, Shaped
 from masksmith.core.errors import InputError
 from masksmith.data.decode.headers import MAX_BYTES
 from masksmith.data.decode.silence import silence
@@ -30,6 +30,8 @@ SEGMENTATIONS = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")
 """SOP classes: Segmentation Storage, and Label Map Segmentation Storage."""
 PROJECTIONS = ("CR", "DX", "MG", "IO", "PX", "RG", "XA", "RF")
 """Modalities in which the VOI LUT or window is a part of the picture."""
+DISPLAY_FACTS = ("modality", "photometric", "slope", "intercept", "window", "low", "high", "inverted")
+"""Keys of Display.facts."""
 _MAGIC, _MAGIC_AT = b"DICM", 128
 _DEFLATED = "1.2.840.10008.1.2.1.99"
 _PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
@@ -60,18 +62,95 @@ def decode_dicom(raw: bytes, where: str) -> Slices:
         InputError: It is no DICOM file or a damaged one, has no pixels, would take more than MAX_BYTES, or is
             compressed in a way that no installed package reads.
     """
+    return np.ascontiguousarray(_decoded(raw, where, _meaning))
+
+
+@dataclass(frozen=True)
+class Display:
+    """A DICOM file as it is to be looked at."""
+
+    unit: Float[np.ndarray, "n h w c"]
+    """Values in 0 (black) … 1 (white)."""
+    facts: dict[str, str]
+    """What was done: modality, photometric, slope, intercept, window ("centre/width", "table", "percentiles" or "full
+    range"), low and high (the values that became 0 and 1; empty of a table and of colours), inverted ("yes" or "")."""
+
+
+def decode_display(raw: bytes, where: str, *, percentiles: tuple[float, float] = (0.5, 99.5)) -> Display:
+    """Decode all frames of a DICOM file for the eye: rescaled, through its VOI, inverted if MONOCHROME1.
+
+    Other than in decode_dicom the VOI LUT or the first window is applied in every modality. Without one, values of 8
+    bits keep their full range, and others are stretched between two percentiles of the file's values.
+
+    Args:
+        raw: The file.
+        where: What to call it in messages.
+        percentiles: Where there is no window.
+
+    Raises:
+        InputError: As decode_dicom; it is a segmentation.
+    """
+    return _decoded(raw, where, lambda frames, data: _display(frames, data, where, percentiles))
+
+
+Made = TypeVar("Made")
+
+
+def _decoded(raw: bytes, where: str, make: Callable[[Slices, "Dataset"], Made]) -> Made:
     data = _dataset(raw, where=where)
     _refuse_form(data, where=where)
     try:
         with silence("pydicom", "pydicom.pixels", everything=_is_compressed(data)):
             array = data.pixel_array
             shape = (-1, int(data.Rows), int(data.Columns), int(data.get("SamplesPerPixel", 1)))
-            frames = array.reshape(shape)
-            return np.ascontiguousarray(_meaning(frames, data))
-    except MemoryError:
+            return make(array.reshape(shape), data)
+    except (MemoryError, InputError):
         raise
     except Exception as error:  # whatever a damaged file makes of the libraries
         raise InputError(f"{where}: {_reason(error, data)}") from error
+
+
+def _display(frames: Slices, data: "Dataset", where: str, percentiles: tuple[float, float]) -> Display:
+    form = str(data.get("PhotometricInterpretation", ""))
+    if str(data.get("SOPClassUID", "")) in SEGMENTATIONS:
+        raise InputError(
+            f"{where}: it is a segmentation, not an image; leave it beside the DICOM files it belongs to"
+        )
+    facts = dict.fromkeys(DISPLAY_FACTS, "") | {
+        "modality": str(data.get("Modality", "")),
+        "photometric": form,
+    }
+    if frames.shape[3] > 1 or form == "PALETTE COLOR":
+        colours = _meaning(frames, data)
+        largest = np.iinfo(colours.dtype if colours.dtype.kind == "u" else frames.dtype).max
+        return Display((colours / largest).astype(np.float32), facts | {"window": "full range"})
+    if frames.dtype.kind == "f":
+        values = _Values(frames.astype(np.float64), float(frames.min()), float(frames.max()), whole=False)
+        lines = [(1.0, 0.0)]
+    else:
+        values, lines = _rescaled(frames, data), _lines(data, len(frames))
+    facts |= {"slope": f"{lines[0][0]:g}", "intercept": f"{lines[0][1]:g}"}
+    widths, centres = (np.ravel(data.get(key, 0) or 0) for key in ("WindowWidth", "WindowCenter"))
+    if data.get("VOILUTSequence") or (widths.size and float(widths[0]) >= 1):
+        shown = _shown(values, data)
+        low, high, numbers = shown.low, shown.high, shown.numbers
+        if data.get("VOILUTSequence"):
+            facts["window"] = "table"
+        else:
+            centre, width = float(centres[0]), float(widths[0])
+            facts |= {
+                "window": f"{centre:g}/{width:g}",
+                "low": f"{centre - width / 2:g}",
+                "high": f"{centre + width / 2:g}",
+            }
+    else:
+        numbers = values.numbers
+        full = frames.dtype.itemsize == 1 and frames.dtype.kind != "f"
+        low, high = (values.low, values.high) if full else map(float, np.percentile(numbers, percentiles))
+        facts |= {"window": "full range" if full else "percentiles", "low": f"{low:g}", "high": f"{high:g}"}
+    unit = np.clip((numbers - low) / (high - low if high > low else np.inf), 0, 1).astype(np.float32)
+    inverted = form == "MONOCHROME1"
+    return Display(1 - unit if inverted else unit, facts | {"inverted": "yes" if inverted else ""})
 
 
 def read_header(raw: bytes, where: str) -> "Dataset":
@@ -255,10 +334,14 @@ def _line_of(data: "Dataset") -> tuple[float, float] | None:
 
 def _voi(values: _Values, data: "Dataset") -> _Values:
     """Bring the values of a projection radiograph through its VOI LUT or, without one, its (first) window."""
-    from pydicom.pixels import apply_voi, apply_windowing
-
     if str(data.get("Modality", "")) not in PROJECTIONS:
         return values
+    return _shown(values, data)
+
+
+def _shown(values: _Values, data: "Dataset") -> _Values:
+    from pydicom.pixels import apply_voi, apply_windowing
+
     if data.get("VOILUTSequence"):
         table = data.VOILUTSequence[0]
         numbers = apply_voi(np.rint(values.numbers).astype(np.int64), data)
