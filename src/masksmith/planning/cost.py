@@ -198,8 +198,7 @@ def _stage_size(recipe: Recipe, stage: Stage, facts: DataFacts) -> tuple[tuple[i
 def _weights(recipe: Recipe) -> int:
     """Return with how many weights the recipe predicts."""
     training = recipe.training
-    cuts = sum(stage.schedule.cuts for stage in training.stages if stage.schedule)
-    return max(1, {"final": 1, "snapshots": cuts, "top_k": training.top_k}[recipe.prediction.weights])
+    return max(1, {"final": 1, "snapshots": training.snapshots, "top_k": training.top_k}[recipe.prediction.weights])
 
 
 def _converted_s(

@@ -25,6 +25,8 @@ class PredictionConfig(Config):
     weights: Literal["final", "snapshots", "top_k"] = "final"
     """Predict with the final weights, or average the probabilities of the snapshots or of the best checkpoints (a refit
     has no scores, so with top_k it uses its final weights)."""
+    snapshot_weights: list[Annotated[float, Field(gt=0)]] | None = None
+    """With ``weights: snapshots``: what the probabilities of each weigh in the mean, the oldest first. None: the same."""
     image_head: Literal["ignore", "multiply", "gate"] = "ignore"
     """Ignore the image head; multiply every pixel's probability by that of the image; or empty the mask of an image
     whose probability is at or below ``image_threshold``."""
@@ -50,8 +52,17 @@ class PredictionConfig(Config):
         """How much computation the views are, one view of the image as it is being 1."""
         return len(self.tta) * len(self.tta_shifts) * sum(scale**2 for scale in self.tta_scales)
 
+    def shares(self, models: int) -> list[float] | None:
+        """Return what each of a fold's models weighs in the mean of their probabilities; None: the same."""
+        return self.snapshot_weights if models > 1 else None
+
     def model_post_init(self, _: Any) -> None:  # noqa: ANN401
-        """Refuse a threshold that has no effect, and edges that tiles are too small to cover."""
+        """Refuse values that have no effect, and edges that tiles are too small to cover."""
+        if self.snapshot_weights is not None and self.weights != "snapshots":
+            raise ValueError(
+                f"snapshot_weights: {self.snapshot_weights} have no effect with weights {self.weights!r}; set weights "
+                "to snapshots, or leave them at null"
+            )
         if self.tile_hw is not None and min(self.tile_hw) < self.edge_cover:
             raise ValueError(
                 f"edge_cover: {self.edge_cover} with tile_hw {list(self.tile_hw)}: tiles of "

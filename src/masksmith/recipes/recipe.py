@@ -33,6 +33,31 @@ _SHARED_WITH_TEACHER = ("folds", "metric", "training.device", "training.precisio
 """Overrides of a recipe that also apply to its teacher: they belong to the project or to the machine."""
 
 
+class QuotaConfig(Config):
+    """How many images of a range of coverage get pseudo-labels."""
+
+    above: float | None = Field(default=None, ge=0, lt=1)
+    """Coverage (foreground over all pixels) above this. None: empty masks, and ``up_to`` is 0."""
+    up_to: float = Field(default=0.0, ge=0, le=1)
+    """Coverage of at most this."""
+    images: int = Field(ge=1)
+    """At most so many of them, drawn by seed and fold."""
+    min_confident_frac: float = Field(default=0.9, ge=0, le=1)
+    """As that of the pseudo-labels, in whose place it stands here."""
+
+    def model_post_init(self, _: Any) -> None:  # noqa: ANN401
+        """Refuse an empty range."""
+        if (self.above is None) != (self.up_to == 0) or (self.above is not None and self.above >= self.up_to):
+            raise ValueError(
+                f"above {self.above}, up_to {self.up_to:g}: no coverage is in this range; expected above < up_to, or "
+                "above null and up_to 0 for empty masks"
+            )
+
+    def holds(self, coverage: float) -> bool:
+        """Whether a coverage is in the range."""
+        return coverage == 0 if self.above is None else self.above < coverage <= self.up_to
+
+
 class PseudoConfig(Config):
     """Pseudo-labels: predictions of a teacher on the test images, used as masks to train a student.
 
@@ -55,6 +80,9 @@ class PseudoConfig(Config):
     """Minimum share of confident pixels for an image to be used."""
     ignore_unsure: bool = False
     """Whether unsure pixels are left out of the loss; False applies the threshold to them too."""
+    quotas: list[QuotaConfig] | None = Field(default=None, min_length=1)
+    """Ranges of coverage with how many images of each are used, so that they are balanced; an image counts in the first
+    range that holds it, and in none it is not used. None: all images with ``min_confident_frac`` of confident pixels."""
 
     def model_post_init(self, _: Any) -> None:  # noqa: ANN401
         """Refuse a range of unsure probabilities that does not contain the threshold."""
@@ -107,6 +135,11 @@ class Recipe(Config):
         if self.pseudo is not None:
             plain["pseudo"]["teacher"] = self.pseudo.teacher_run or load_teacher(self).hash
             del plain["pseudo"]["set"], plain["pseudo"]["teacher_run"]
+            if self.pseudo.quotas is None:  # as fold_by
+                del plain["pseudo"]["quotas"]
+        for part in (plain["training"], *plain["training"]["stages"]):
+            if part["geometry"] and part["geometry"]["scale_distribution"] == "log_uniform":  # as fold_by
+                del part["geometry"]["scale_distribution"]
         return _digest_of(json.dumps(plain))
 
 

@@ -59,6 +59,7 @@ def trial_overrides(recipe: Recipe) -> list[str]:
         changes["training.swa.start"] = 0.0
     if recipe.pseudo is not None:
         changes["pseudo.min_confident_frac"] = 0.0  # a net after an epoch is sure of nothing
+        changes["pseudo.quotas"] = None  # its masks may have any coverage
         changes["pseudo.set"] = [*recipe.pseudo.set, *trial_overrides(load_teacher(recipe))]
     return [f"{key}={json.dumps(value)}" for key, value in changes.items()]
 

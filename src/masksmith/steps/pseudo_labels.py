@@ -5,11 +5,11 @@ either. A training on all images learns from the mean of the teacher's folds; no
 
 Sources:
     Pseudo-labels: Lee 2013, "Pseudo-Label: The Simple and Efficient Semi-Supervised Learning Method".
-    Confident images, 0.2 and 0.8: the first place of TGS Salt, https://arxiv.org/abs/1904.04445 and
+    Confident images, 0.2 and 0.8, and quotas of coverage: the first place of TGS Salt, https://arxiv.org/abs/1904.04445 and
     https://github.com/ybabakhin/kaggle_salt_bes_phalanx
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,16 +19,19 @@ from masksmith.core.arrays import IGNORE, Codes, Int, Mask
 from masksmith.core.errors import InputError
 from masksmith.core.files import read_json, write_json
 from masksmith.core.progress import logger
+from masksmith.core.randomness import stream
 from masksmith.data.store import StoreWriter
 from masksmith.folds.table import ALL, NUM_CLASSES, fold_name
 from masksmith.prediction.store import MeanCodes, code_of
 from masksmith.project.folder import Project
 from masksmith.project.members import Member
-from masksmith.recipes.recipe import PseudoConfig
+from masksmith.recipes.recipe import PseudoConfig, QuotaConfig
 from masksmith.steps.predict import codes_digest, predict_member, test_of
 from masksmith.steps.train import labels_of, train_member
 
 _VERSION = "1"
+_DRAW = 7011
+"""Of the random numbers that fill quotas."""
 
 
 def teachers_of(project: Project, member: Member) -> list[Member]:
@@ -113,7 +116,7 @@ class Labels:
     def __str__(self) -> str:
         return (
             f"{self.kept} of {self.images} test images kept ({self.blank} without content, "
-            f"{self.images - self.blank - self.kept} unsure), of coverage class 0 (empty) … 10: "
+            f"{self.images - self.blank - self.kept} unsure or over a quota), of coverage class 0 (empty) … 10: "
             f"{' '.join(map(str, self.classes))}; labelled by {', '.join(self.teacher)}"
         )
 
@@ -133,21 +136,22 @@ def make_labels(project: Project, member: Member) -> None:
     for teacher in teachers:
         predict_member(project, teacher, stages=("test",))
     codes = test_of(project, teachers)
-    rule = pseudo.model_dump_json(exclude={"teacher", "set", "teacher_run"})
+    without = {"teacher", "set", "teacher_run"} | ({"quotas"} if pseudo.quotas is None else set())
+    rule = pseudo.model_dump_json(exclude=without)
     entry, path = f"{fold_name(member.fold)}/pseudo", run.pseudo(member.fold)
     key = project.key(_VERSION, rule, codes_digest(codes))
     there = labels_of(run, member.fold)
     if run.ledger.is_done(entry, key) and there is not None and not there.damaged():
         return
-    kept, made = _select(project, codes, pseudo, [teacher.name for teacher in teachers])
+    rng = stream(run.recipe.seed, _DRAW, member.fold)
+    kept, made = _select(project, codes, pseudo, [teacher.name for teacher in teachers], rng)
     logger.info(
         "run %s, %s: pseudo-labels: %s", run.path.name, fold_name(member.fold).replace("_", " "), made
     )
     if not kept:
         raise InputError(
-            f"pseudo: no test image is sure enough for a label ({made}); lower pseudo.min_confident_frac (now "
-            f"{pseudo.min_confident_frac:g}), narrow pseudo.unsure (now {list(pseudo.unsure)}), or train the teacher "
-            "longer"
+            f"pseudo: no test image is sure enough for a label ({made}); lower {_limit(pseudo)}, narrow pseudo.unsure "
+            f"(now {list(pseudo.unsure)}), or train the teacher longer"
         )
     run.ledger.forget(entry)
     writer = StoreWriter(path, [(name, (*codes.stores[0].shape(name), 1)) for name in kept], dtype=np.uint8)
@@ -158,19 +162,53 @@ def make_labels(project: Project, member: Member) -> None:
     run.ledger.mark_done(entry, key)
 
 
+def _limit(config: PseudoConfig) -> str:
+    if config.quotas is None:
+        return f"pseudo.min_confident_frac (now {config.min_confident_frac:g})"
+    return "the min_confident_frac of pseudo.quotas"
+
+
 def _select(
-    project: Project, codes: MeanCodes, config: PseudoConfig, teacher: list[str]
+    project: Project,
+    codes: MeanCodes,
+    config: PseudoConfig,
+    teacher: list[str],
+    rng: np.random.Generator,
 ) -> tuple[list[str], Labels]:
     """Return the images that are kept, and what there is to say of their masks."""
-    classes: Int[np.ndarray, " classes"] = np.zeros(NUM_CLASSES, np.int64)
     seen = [name for name in codes.ids if name not in project.blank_test]
-    kept: list[str] = []
+    found: dict[str, tuple[float, float, int]] = {}  # coverage, share of confident pixels, coverage class
     for name in seen:
         mask, confident = label(codes[name][..., 0], config)
-        if confident >= config.min_confident_frac:
-            kept.append(name)
-            classes[class_of(mask[..., None])] += 1
+        found[name] = float((mask == 1).mean()), confident, class_of(mask[..., None])
+    if config.quotas is None:
+        kept = [name for name, (_, confident, _) in found.items() if confident >= config.min_confident_frac]
+    else:
+        kept = fill_quotas({name: one[:2] for name, one in found.items()}, config.quotas, rng)
+    classes: Int[np.ndarray, " classes"] = np.zeros(NUM_CLASSES, np.int64)
+    for name in kept:
+        classes[found[name][2]] += 1
     return kept, Labels(teacher, len(codes.ids), len(codes.ids) - len(seen), classes.tolist())
+
+
+def fill_quotas(
+    labels: Mapping[str, tuple[float, float]], quotas: Sequence[QuotaConfig], rng: np.random.Generator
+) -> list[str]:
+    """Return the images that fill the quotas, in the order of ``labels``.
+
+    Args:
+        labels: Id -> coverage of its mask, share of its confident pixels; both 0 to 1.
+        quotas: An image counts in the first whose range of coverage holds it.
+        rng: Draws which, where there are more than a quota takes.
+    """
+    inside: list[list[str]] = [[] for _ in quotas]
+    for name, (coverage, confident) in labels.items():
+        at = next((i for i, quota in enumerate(quotas) if quota.holds(coverage)), None)
+        if at is not None and confident >= quotas[at].min_confident_frac:
+            inside[at].append(name)
+    drawn = (rng.permutation(len(names))[: quota.images] for names, quota in zip(inside, quotas, strict=True))
+    chosen = {names[i] for names, order in zip(inside, drawn, strict=True) for i in order}
+    return [name for name in labels if name in chosen]
 
 
 def labelling_of(members: Sequence[Member]) -> dict[str, Labels]:
