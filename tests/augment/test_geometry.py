@@ -476,9 +476,7 @@ def test_zoom_is_drawn_uniformly_where_asked():
     assert zooms.mean() == pytest.approx(1.0, abs=0.03)
     assert zooms.std() == pytest.approx(1.2 / 12**0.5, abs=0.02)
     log = GeometryConfig(scale_range=(0.4, 1.6))
-    assert np.mean([draw(log, seed).zoom for seed in range(2000)]) == pytest.approx(
-        1.2 / np.log(4), abs=0.03
-    )
+    assert np.mean([draw(log, seed).zoom for seed in range(2000)]) == pytest.approx(1.2 / np.log(4), abs=0.03)
     assert scale_geometry(config, 0.5).scale_range == pytest.approx((0.7, 1.3))
     with pytest.raises(InputError, match=r"strength: 2 makes scale_range"):
         scale_geometry(config, 2.0)

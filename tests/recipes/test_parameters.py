@@ -70,7 +70,12 @@ def test_every_published_recipe_has_rows():
     ],
 )
 def test_rows_that_lie_are_found(change, message):
-    row = {"recipe": "cloud-unet", "key": "training.stages.0.optimizer.lr", "source": "0.002", "ours": "0.002"}
+    row = {
+        "recipe": "cloud-unet",
+        "key": "training.stages.0.optimizer.lr",
+        "source": "0.002",
+        "ours": "0.002",
+    }
     recipe = load_any("cloud-unet")
     assert isinstance(recipe, Recipe)
     found = faults(row | {"why": ""} | change, recipe)

@@ -17,6 +17,7 @@ from masksmith.project.members import read_members
 from masksmith.recipes.ensemble import load_any, member_recipes
 from masksmith.recipes.recipe import Recipe
 from masksmith.recipes.trial import load_trial
+from masksmith.steps.recipes import dotted
 from masksmith.submission.score import score_files
 
 SMALL = {
@@ -31,13 +32,11 @@ SMALL = {
     "training.threads": 1,
     "training.evaluate_every": 100,
     "training.stages.0.epochs": 1,
-    "training.stages.1.epochs": 1,
-    "training.stages.2.epochs": 1,
+    "training.stages.1:": [],
     "prediction.tta": ["identity"],
     "tuning.resamples": 100,
 }
 OWN = {
-    "tgs": "tgs-depth-unet",
     "siim": "siim-unetpp-b4",
     "oncloud": "cloud-unet",
     "carvana": "carvana-unet-tiles",
@@ -222,21 +221,29 @@ SYSTEMS = {
     "siim-fpn-pan-ema": "siim",
     "cloud-location-ensemble": "oncloud",
 }
+FEWER = {"cloud-location-ensemble": {"members.2:": []}}
+"""Its first nets stand for all eight, which differ in encoder, bands and scaling."""
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("recipe", SYSTEMS)
 def test_a_small_system_on_its_own_form(tmp_path, recipe):
     data, out = make(tmp_path, SYSTEMS[recipe]), tmp_path / "p"
-    result = ms.compete(data, out=out, recipe=recipe, overrides={"training.threads": 1}, scale="small")
+    fewer = FEWER.get(recipe, {})
+    result = ms.compete(
+        data, out=out, recipe=recipe, overrides={"training.threads": 1} | fewer, scale="small"
+    )
     project = Project.open(out)
     assert result.submission.ids == len(project.catalog.test)
-    published = load_any(recipe)
+    published = load_any(recipe, dotted(fewer))
     losses = {
         tuple(str(stage.loss) for stage in one.training.stages)
         for one in ([published] if isinstance(published, Recipe) else member_recipes(published))
     }
-    found = {tuple(str(stage.loss) for stage in one.run.recipe.training.stages) for one in read_members(project, None)}
+    found = {
+        tuple(str(stage.loss) for stage in one.run.recipe.training.stages)
+        for one in read_members(project, None)
+    }
     assert found == losses
 
 
@@ -271,3 +278,30 @@ def test_overrides_win_over_the_scale():
 def test_scales_that_are_refused(tmp_path, asked, message):
     with pytest.raises(InputError, match=message):
         ms.compete(make(tmp_path, "severstal"), out=tmp_path / "p", **asked)
+
+
+@pytest.mark.parametrize(
+    ("form", "recipe", "message"),
+    [
+        (
+            "siim",
+            "cloud-unet",
+            r"no side table has the column 'location'.*--layout oncloud.*similar\(count=10\)",
+        ),
+        (
+            "siim",
+            "tgs-depth-unet",
+            r"model\.scalars: no column 'z'.*tgs-depth-unet is made for TGS Salt's form",
+        ),
+        ("siim", "tgs-winner", r"folds\.deal_by: no side table has a column 'z'.*--layout tgs"),
+        ("siim", "dsb2018-linknet", r"objects.*a file or row an object.*--layout dsb2018.*--task instances"),
+        ("dsb2018", "siim-unet-b4", r"'dice_per_image' cannot score objects.*SIIM-ACR's form"),
+        ("dsb2018", "carvana-unet-tiles", r"cannot score objects.*Carvana's form"),
+    ],
+)
+def test_data_of_another_form_are_refused_with_the_way_there(tmp_path, form, recipe, message):
+    data = make(tmp_path, form)
+    with pytest.raises(InputError, match=message) as refused:
+        ms.compete(data, out=tmp_path / "p", recipe=recipe, scale="small")
+    assert str(refused.value).count("is made for") == 1
+    assert not list((tmp_path / "p").glob("runs/*/checkpoints"))

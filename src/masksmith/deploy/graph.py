@@ -154,7 +154,6 @@ class Member(nn.Module):
             probs = F.interpolate(probs, true_hw, mode="bilinear", align_corners=False)
         return probs
 
-
     def _mean(self, each: Float[Tensor, "m b k h w"]) -> Float[Tensor, "b k h w"]:
         if self.shares is None or len(self.models) == 1:
             return each.mean(0)

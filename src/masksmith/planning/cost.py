@@ -198,7 +198,9 @@ def _stage_size(recipe: Recipe, stage: Stage, facts: DataFacts) -> tuple[tuple[i
 def _weights(recipe: Recipe) -> int:
     """Return with how many weights the recipe predicts."""
     training = recipe.training
-    return max(1, {"final": 1, "snapshots": training.snapshots, "top_k": training.top_k}[recipe.prediction.weights])
+    return max(
+        1, {"final": 1, "snapshots": training.snapshots, "top_k": training.top_k}[recipe.prediction.weights]
+    )
 
 
 def _converted_s(

@@ -40,7 +40,7 @@ def trial_overrides(recipe: Recipe) -> list[str]:
     small, training, prediction = scaled(recipe, "small"), recipe.training, recipe.prediction
     changes: dict[str, Any] = {
         "folds.train": 1,
-        "size.resize_hw": small.size.resize_hw,
+        "size.resize_hw": small.size.resize_hw or _inside(small.size.pad_hw),
         "size.pad_hw": small.size.pad_hw,
         "model.encoder": small.model.encoder,
         "model.encoder_weights": "none",
@@ -66,6 +66,11 @@ def trial_overrides(recipe: Recipe) -> list[str]:
 
 def _eighth(hw: tuple[int, int] | None) -> tuple[int, int] | None:
     return None if hw is None else (max(_LEAST_SIDE, hw[0] // _SHARE), max(_LEAST_SIDE, hw[1] // _SHARE))
+
+
+def _inside(pad_hw: tuple[int, int] | None) -> tuple[int, int] | None:
+    """Return the size of an image on a small canvas, with a border as wide in proportion as that of 101 on 128."""
+    return None if pad_hw is None else (round(0.79 * pad_hw[0]), round(0.79 * pad_hw[1]))
 
 
 def _cycles(stages: list[Stage]) -> int:
