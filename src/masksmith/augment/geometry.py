@@ -263,8 +263,8 @@ def _draw_zoom(config: GeometryConfig, rng: np.random.Generator) -> float:
 def scale_geometry(config: GeometryConfig, strength: float, *, where: str = "strength") -> GeometryConfig:
     """Return weaker (below 1) or stronger ranges; 0 changes nothing at all, 1 is ``config``.
 
-    Ranges are multiplied (zooms: their logarithm, or their distance to 1 where they are drawn uniformly). What has no range (flips, quarter turns, transposes) gets its
-    probability multiplied below 1 and keeps it above.
+    Ranges are multiplied (zooms: their logarithm, or their distance to 1 where they are drawn uniformly). What has no
+    range (flips, quarter turns, transposes) gets its probability multiplied below 1 and keeps it above.
 
     Raises:
         InputError: A range leaves what the field allows.

@@ -26,7 +26,7 @@ class PredictionConfig(Config):
     """Predict with the final weights, or average the probabilities of the snapshots or of the best checkpoints (a refit
     has no scores, so with top_k it uses its final weights)."""
     snapshot_weights: list[Annotated[float, Field(gt=0)]] | None = None
-    """With ``weights: snapshots``: what the probabilities of each weigh in the mean, the oldest first. None: the same."""
+    """With ``weights: snapshots``: what each weighs in the mean of probabilities, the oldest first. None: the same."""
     image_head: Literal["ignore", "multiply", "gate"] = "ignore"
     """Ignore the image head; multiply every pixel's probability by that of the image; or empty the mask of an image
     whose probability is at or below ``image_threshold``."""

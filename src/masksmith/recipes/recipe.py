@@ -82,7 +82,7 @@ class PseudoConfig(Config):
     """Whether unsure pixels are left out of the loss; False applies the threshold to them too."""
     quotas: list[QuotaConfig] | None = Field(default=None, min_length=1)
     """Ranges of coverage with how many images of each are used, so that they are balanced; an image counts in the first
-    range that holds it, and in none it is not used. None: all images with ``min_confident_frac`` of confident pixels."""
+    range that holds it, and in none it is not used. None: all with ``min_confident_frac`` of confident pixels."""
 
     def model_post_init(self, _: Any) -> None:  # noqa: ANN401
         """Refuse a range of unsure probabilities that does not contain the threshold."""

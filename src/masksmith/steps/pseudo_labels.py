@@ -5,8 +5,8 @@ either. A training on all images learns from the mean of the teacher's folds; no
 
 Sources:
     Pseudo-labels: Lee 2013, "Pseudo-Label: The Simple and Efficient Semi-Supervised Learning Method".
-    Confident images, 0.2 and 0.8, and quotas of coverage: the first place of TGS Salt, https://arxiv.org/abs/1904.04445 and
-    https://github.com/ybabakhin/kaggle_salt_bes_phalanx
+    Confident images, 0.2 and 0.8, and quotas of coverage: the first place of TGS Salt,
+    https://arxiv.org/abs/1904.04445 and https://github.com/ybabakhin/kaggle_salt_bes_phalanx
 """
 
 from collections.abc import Mapping, Sequence

@@ -118,14 +118,14 @@ def form_of(name: str) -> Iterator[None]:
 
 FORMS_OF = {
     "tgs": "TGS Salt's form, images and masks with depths.csv (`masksmith example OUT --layout tgs` makes one)",
-    "siim": "SIIM-ACR's form, a mask or rows of run-lengths an image (`masksmith example OUT --layout siim` makes one); "
-    "for other targets take the recipe auto",
-    "cloud": "On Cloud N's form, a TIFF a band and a table with the location of each chip (`masksmith example OUT --layout "
-    "oncloud` makes one); without such a table add --set 'folds.group_by=similar(count=10)'",
-    "carvana": "Carvana's form, a mask an image (`masksmith example OUT --layout carvana` makes one); for other targets "
-    "take the recipe auto",
-    "dsb2018": "the Data Science Bowl's form, a file or row an object (`masksmith example OUT --layout dsb2018` makes one); "
-    "for a mask an image add --task instances, or take the recipe auto",
+    "siim": "SIIM-ACR's form, a mask or rows of run-lengths an image (`masksmith example OUT --layout siim` makes "
+    "one); for other targets take the recipe auto",
+    "cloud": "On Cloud N's form, a TIFF a band and a table with the location of each chip (`masksmith example OUT "
+    "--layout oncloud` makes one); without such a table add --set 'folds.group_by=similar(count=10)'",
+    "carvana": "Carvana's form, a mask an image (`masksmith example OUT --layout carvana` makes one); for other "
+    "targets take the recipe auto",
+    "dsb2018": "the Data Science Bowl's form, a file or row an object (`masksmith example OUT --layout dsb2018` makes "
+    "one); for a mask an image add --task instances, or take the recipe auto",
 }
 """Beginning of a recipe's name -> the form of its contest, and what helps where the data have another."""
 
