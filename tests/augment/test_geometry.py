@@ -66,7 +66,7 @@ def draw(config, seed=0):
 
 
 def test_every_field_is_tested():
-    probabilities = {"probability"}
+    probabilities = {"probability", "scale_distribution"}
     assert {key for part in EVERY.values() for key in part} == set(
         GeometryConfig.model_fields
     ) - probabilities
@@ -468,6 +468,18 @@ def test_strength_scales_the_ranges():
     assert half.elastic.shift_frac == 0.015
     assert half.hflip == 0.5
     assert scale_geometry(GeometryConfig(rotate_deg=20.0), 2.0).rotate_deg == 40.0
+
+
+def test_zoom_is_drawn_uniformly_where_asked():
+    config = GeometryConfig(scale_range=(0.4, 1.6), scale_distribution="uniform")
+    zooms = np.array([draw(config, seed).zoom for seed in range(2000)])
+    assert zooms.mean() == pytest.approx(1.0, abs=0.03)
+    assert zooms.std() == pytest.approx(1.2 / 12**0.5, abs=0.02)
+    log = GeometryConfig(scale_range=(0.4, 1.6))
+    assert np.mean([draw(log, seed).zoom for seed in range(2000)]) == pytest.approx(1.2 / np.log(4), abs=0.03)
+    assert scale_geometry(config, 0.5).scale_range == pytest.approx((0.7, 1.3))
+    with pytest.raises(InputError, match=r"strength: 2 makes scale_range"):
+        scale_geometry(config, 2.0)
 
 
 def test_a_strength_that_leaves_a_range_is_refused():

@@ -401,3 +401,28 @@ def test_real_siim_tables(shared):
     found = infer_dialect(images, Hints("mask"))
     assert (found.dialect, found.doubt, len(images)) == ("siim", "", 5)
     assert "otherwise 5 rows leave their image or overlap" in found.reason
+
+
+@pytest.mark.real
+def test_real_siim_tables_beside_images_are_read_as_they_lie(shared, tmp_path):
+    """1484 rows of 1372 ids in the sample submission; training rows with a byte order mark and ``fname,mask``."""
+    tables = shared / "data" / "siim-acr-tables"
+    rows = {}
+    for name, folder, side in (
+        ("train-rle-sample.csv", "train", 1024),
+        ("new_sample_submission.csv", "test", 8),
+    ):
+        (tmp_path / name).write_bytes((tables / name).read_bytes())
+        with (tables / name).open(encoding="utf-8-sig") as file:
+            rows[folder] = [[cell.strip() for cell in row] for row in csv.reader(file)][1:]
+        (tmp_path / folder).mkdir()
+        image = np.add.outer(np.arange(side), np.arange(side)).astype(np.uint8)
+        raw = cv2.imencode(".png", image)[1].tobytes()
+        for row in rows[folder]:
+            (tmp_path / folder / f"{row[0]}.png").write_bytes(raw)
+    found = read_catalog(tmp_path)
+    assert (len(rows["test"]), len(found.test), found.submission.dialect) == (1484, 1372, "siim")
+    assert found.submission.ids == list(dict.fromkeys(row[0] for row in rows["test"]))
+    texts = {one.id: dict(rows["train"])[one.id] for one in found.train}
+    assert sum(text != "-1" for text in texts.values()) == 5
+    assert len(texts) == 10

@@ -65,6 +65,11 @@ def test_weights_that_a_planned_training_does_not_keep_do_not_predict():
     cycle = again(cycle_of(made, run="x-1", epochs=5, rule=RULES.units))
     assert cycle.prediction == made.prediction.model_copy(update={"weights": "final"})
     check_prediction(cycle.model_copy(update={"training": settle_machine(cycle.training)}))
+    weighted = made.model_copy(
+        update={"prediction": made.prediction.model_copy(update={"snapshot_weights": [1.0] * 9})}
+    )
+    assert again(with_epochs(weighted, 20, RULES.length)).prediction == made.prediction  # of another number
+    assert again(cycle_of(weighted, run="x-1", epochs=5, rule=RULES.units)).prediction == cycle.prediction
     late = load_recipe("auto", (RESTARTS[0].replace("stages.0", "stages.2"), "prediction.weights=snapshots"))
     assert again(with_epochs(late, 4, RULES.length)).prediction.weights == "final"
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from masksmith.folds.table import ALL
+from masksmith.folds.config import ALL
 from masksmith.planning.cost import Cost
 from masksmith.planning.lengths import cycle_of, whole_epochs, with_epochs
 from masksmith.planning.rules import load_rules

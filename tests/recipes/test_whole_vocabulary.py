@@ -62,6 +62,7 @@ RICH = {
     "training.top_k": 2,
     "training.stages": [STAGE],
     "prediction.weights": "snapshots",
+    "prediction.snapshot_weights": [9, 1],
     "prediction.image_head": "multiply",
 }
 
@@ -112,7 +113,8 @@ def test_snapshots_predict_together(rich):
     flat = np.load(run.oof(0), mmap_mode="r")
     stored = flat[: each[0].size].reshape(each[0].shape) / MAX_CODE
     assert project.folds.inside(0)[0] == name
-    np.testing.assert_allclose(stored, np.mean(each, axis=0), atol=2e-3)
+    np.testing.assert_allclose(stored, np.average(each, axis=0, weights=[9, 1]), atol=2e-3)
+    assert np.abs(stored - each[0]).max() < np.abs(stored - each[1]).max()
     assert np.abs(each[0] - each[1]).max() > 1e-4  # two snapshots, not one twice
 
 
@@ -188,6 +190,19 @@ def test_impossible_values_are_refused_before_training(project):
         (
             {"prediction.weights": "snapshots"},
             r"prediction\.weights: 'snapshots', but no stage .* cosine_restarts",
+        ),
+        (
+            {"prediction.snapshot_weights": [1, 3]},
+            r"snapshot_weights: \[1\.0, 3\.0\] have no effect with weights 'final'",
+        ),
+        (
+            {
+                "training.stages.0.schedule": {"name": "cosine_restarts", "cycles": 2, "warmup_frac": 0.0},
+                "training.stages.0.epochs": 2,
+                "prediction.weights": "snapshots",
+                "prediction.snapshot_weights": [1, 1, 3],
+            },
+            r"prediction\.snapshot_weights: 3 numbers .* but the training takes 2 snapshots",
         ),
         ({"prediction.weights": "top_k"}, r"prediction\.weights: 'top_k', but training\.top_k is 0"),
         (

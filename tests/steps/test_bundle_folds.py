@@ -21,6 +21,7 @@ SMALL = {
 SNAPSHOTS = {
     "training.stages.0.schedule": {"name": "cosine_restarts", "cycles": 2, "warmup_frac": 0.0},
     "prediction.weights": "snapshots",
+    "prediction.snapshot_weights": [3, 1],
     "prediction.runtime": "openvino",  # the gate may refuse it for one of the snapshots
 }
 

@@ -12,7 +12,7 @@ import yaml
 import masksmith as ms
 from masksmith import pipeline
 from masksmith.core.errors import DiskFullError, DivergedError, InputError
-from masksmith.folds.table import ALL
+from masksmith.folds.config import ALL
 from masksmith.planning.budget import Budget
 from masksmith.planning.units import Unit
 from masksmith.prediction import gate, predict

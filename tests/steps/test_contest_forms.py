@@ -13,9 +13,11 @@ from masksmith.core.errors import InputError
 from masksmith.data.contest_forms import FORMS, VIEWS
 from masksmith.data.rle import DIALECTS, paint_runs
 from masksmith.project.folder import Project
-from masksmith.recipes.ensemble import member_recipes
-from masksmith.recipes.recipe import Recipe, load_recipe
+from masksmith.project.members import read_members
+from masksmith.recipes.ensemble import load_any, member_recipes
+from masksmith.recipes.recipe import Recipe
 from masksmith.recipes.trial import load_trial
+from masksmith.steps.recipes import dotted
 from masksmith.submission.score import score_files
 
 SMALL = {
@@ -30,9 +32,17 @@ SMALL = {
     "training.threads": 1,
     "training.evaluate_every": 100,
     "training.stages.0.epochs": 1,
+    "training.stages.1:": [],
     "prediction.tta": ["identity"],
     "tuning.resamples": 100,
 }
+OWN = {
+    "siim": "siim-unetpp-b4",
+    "oncloud": "cloud-unet",
+    "carvana": "carvana-unet-tiles",
+    "dsb2018": "dsb2018-linknet",
+}
+"""Form -> the published recipe that goes the whole way on it, made small; the other forms have auto."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +96,11 @@ def won(request, tmp_path_factory):
     """(form, its download, project); read only but for files that are written again."""
     root = tmp_path_factory.mktemp(request.param)
     way, data = WAYS[request.param], make(root, request.param)
-    ms.compete(data, out=root / "p", overrides=SMALL, **way.options)
+    if request.param in OWN:
+        small = {"recipe": OWN[request.param], "scale": "small", "overrides": {"training.threads": 1}}
+    else:
+        small = {"overrides": SMALL}
+    ms.compete(data, out=root / "p", **small, **way.options)
     return request.param, data, Project.open(root / "p")
 
 
@@ -199,34 +213,38 @@ def test_forms_that_are_refused(tmp_path, asked, message):
 # --- published recipes on their own forms, made small ---
 
 SYSTEMS = {
-    "siim-unet-resnet50": ("siim", {}, {}),
-    "cloud-unet": (
-        "oncloud",
-        {"input.bands": [0, 1, 2, 3], "folds.count": 3, "folds.group_by": "location"},
-        {"metric": "iou_by_group"},
-    ),
-    "dsb2018-linknet": ("dsb2018", {}, {"task": "binary"}),
+    "tgs-model2": "tgs",
+    "tgs-winner": "tgs",
+    "siim-first-place": "siim",
+    "siim-two-resolutions": "siim",
+    "siim-two-heads": "siim",
+    "siim-fpn-pan-ema": "siim",
+    "cloud-location-ensemble": "oncloud",
 }
+FEWER = {"cloud-location-ensemble": {"members.2:": []}}
+"""Its first nets stand for all eight, which differ in encoder, bands and scaling."""
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("recipe", SYSTEMS)
 def test_a_small_system_on_its_own_form(tmp_path, recipe):
-    form, changes, options = SYSTEMS[recipe]
-    data, out = make(tmp_path, form), tmp_path / "p"
+    data, out = make(tmp_path, SYSTEMS[recipe]), tmp_path / "p"
+    fewer = FEWER.get(recipe, {})
     result = ms.compete(
-        data, out=out, recipe=recipe, overrides={"training.threads": 1, **changes}, scale="small", **options
+        data, out=out, recipe=recipe, overrides={"training.threads": 1} | fewer, scale="small"
     )
     project = Project.open(out)
     assert result.submission.ids == len(project.catalog.test)
-    found, published = project.run().recipe, load_recipe(recipe)
-    assert [stage.epochs for stage in found.training.stages] != [
-        one.epochs for one in published.training.stages
-    ]
-    assert [one.loss for one in found.training.stages] == [one.loss for one in published.training.stages]
-    if form == "dsb2018":  # a row an object
-        rows = [row["ImageId"] for row in rows_of(project.submission_csv)]
-        assert len(rows) > len(set(rows)) == len(project.catalog.test)
+    published = load_any(recipe, dotted(fewer))
+    losses = {
+        tuple(str(stage.loss) for stage in one.training.stages)
+        for one in ([published] if isinstance(published, Recipe) else member_recipes(published))
+    }
+    found = {
+        tuple(str(stage.loss) for stage in one.run.recipe.training.stages)
+        for one in read_members(project, None)
+    }
+    assert found == losses
 
 
 @pytest.mark.slow
@@ -260,3 +278,30 @@ def test_overrides_win_over_the_scale():
 def test_scales_that_are_refused(tmp_path, asked, message):
     with pytest.raises(InputError, match=message):
         ms.compete(make(tmp_path, "severstal"), out=tmp_path / "p", **asked)
+
+
+@pytest.mark.parametrize(
+    ("form", "recipe", "message"),
+    [
+        (
+            "siim",
+            "cloud-unet",
+            r"no side table has the column 'location'.*--layout oncloud.*similar\(count=10\)",
+        ),
+        (
+            "siim",
+            "tgs-depth-unet",
+            r"model\.scalars: no column 'z'.*tgs-depth-unet is made for TGS Salt's form",
+        ),
+        ("siim", "tgs-winner", r"folds\.deal_by: no side table has a column 'z'.*--layout tgs"),
+        ("siim", "dsb2018-linknet", r"objects.*a file or row an object.*--layout dsb2018.*--task instances"),
+        ("dsb2018", "siim-unet-b4", r"'dice_per_image' cannot score objects.*SIIM-ACR's form"),
+        ("dsb2018", "carvana-unet-tiles", r"cannot score objects.*Carvana's form"),
+    ],
+)
+def test_data_of_another_form_are_refused_with_the_way_there(tmp_path, form, recipe, message):
+    data = make(tmp_path, form)
+    with pytest.raises(InputError, match=message) as refused:
+        ms.compete(data, out=tmp_path / "p", recipe=recipe, scale="small")
+    assert str(refused.value).count("is made for") == 1
+    assert not list((tmp_path / "p").glob("runs/*/checkpoints"))

@@ -16,9 +16,9 @@ from masksmith.folds.config import ALL
 from masksmith.project.folder import Project
 from masksmith.project.members import Member, read_members
 from masksmith.recipes.ensemble import load_ensemble
-from masksmith.recipes.recipe import PseudoConfig, load_recipe, load_teacher
+from masksmith.recipes.recipe import PseudoConfig, QuotaConfig, load_recipe, load_teacher
 from masksmith.steps import pseudo_labels
-from masksmith.steps.pseudo_labels import label, make_labels, teachers_of, with_teachers
+from masksmith.steps.pseudo_labels import fill_quotas, label, make_labels, teachers_of, with_teachers
 from masksmith.steps.runs import open_members, open_run
 from masksmith.steps.seed_noise import noise_text
 from masksmith.steps.train import is_trained, train_key
@@ -47,6 +47,29 @@ def test_pixels_by_the_threshold_and_confident_ones_by_the_band():
     for unsure in ((0.6, 0.8), (0.2, 0.4), (0.8, 0.2), (-0.1, 0.8)):
         with pytest.raises(ValueError, match="expected 0 <= low <= threshold <= high <= 1"):
             PseudoConfig(teacher="x", unsure=unsure)
+
+
+def test_quotas_balance_coverage():
+    rng = np.random.default_rng(0)
+    coverage = np.concatenate([np.zeros(50), rng.uniform(0.001, 1, 150)])
+    labels = {f"{i:03d}": (float(c), 0.9 + 0.1 * (i % 2)) for i, c in enumerate(coverage)}
+    quotas = [
+        QuotaConfig(images=10),
+        QuotaConfig(above=0.0, up_to=0.5, images=20, min_confident_frac=0.99),
+        QuotaConfig(above=0.5, up_to=0.9, images=1000),
+    ]
+    kept = fill_quotas(labels, quotas, np.random.default_rng(1))
+    assert kept == sorted(kept)
+    found = [[labels[name] for name in kept if quota.holds(labels[name][0])] for quota in quotas]
+    assert [len(one) for one in found[:2]] == [10, 20]
+    assert {confident for _, confident in found[1]} == {1.0}
+    assert len(found[2]) == sum(0.5 < c <= 0.9 for c in coverage)
+    assert sum(map(len, found)) == len(kept)  # none above 0.9
+    assert fill_quotas(labels, quotas, np.random.default_rng(1)) == kept
+    assert fill_quotas(labels, quotas, np.random.default_rng(2)) != kept
+    for wrong in ({"above": 0.5, "up_to": 0.5}, {"above": 0.2}, {"up_to": 0.2}):
+        with pytest.raises(ValueError, match="no coverage is in this range"):
+            QuotaConfig(images=1, **wrong)
 
 
 # --- the recipe -------------------------------------------------------------------------------------------
@@ -110,7 +133,8 @@ def test_the_content_of_the_teachers_recipe_is_in_the_hash(tmp_path):
     assert load_recipe(moved).hash == first
     write_recipe(tmp_path, "moved", **{"training.stages.0.epochs": 2})
     assert load_recipe(moved).hash != first
-    assert load_recipe(pupil, ("pseudo.min_confident_frac=0.5",)).hash != first
+    for change in ("pseudo.min_confident_frac=0.5", "pseudo.quotas=[{images: 3}]"):
+        assert load_recipe(pupil, (change,)).hash != first
 
 
 # --- all the way ------------------------------------------------------------------------------------------
@@ -162,7 +186,7 @@ def test_each_fold_learns_from_the_teachers_fold_alone(taught):
     page = " ".join((out / "report.html").read_text().split())
     assert "<h2>Pseudo-labels</h2>" in page
     assert "a training on all images (fold all) learns from the mean of the teacher's folds" in page
-    assert "fold 0: 6 of 8 test images kept (2 without content, 0 unsure)" in page
+    assert "fold 0: 6 of 8 test images kept (2 without content, 0 unsure or over a quota)" in page
     assert len([one for one in read_events(pupil.events) if one["name"] == "loss" and one["fold"] == 0]) == 3
 
 

@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import cv2
 import numpy as np
@@ -84,7 +84,9 @@ class GeometryConfig(Config):
     rotate_deg: float = Field(default=0.0, ge=0, le=180)
     """Rotation is uniform in ± this many degrees."""
     scale_range: tuple[Positive, Positive] = (1.0, 1.0)
-    """Zoom, drawn uniformly on the logarithm; above 1 enlarges."""
+    """Zoom; above 1 enlarges."""
+    scale_distribution: Literal["log_uniform", "uniform"] = "log_uniform"
+    """How zoom is drawn from ``scale_range``: uniformly on its logarithm, or uniformly (1 ± 0.6 is [0.4, 1.6])."""
     aspect_range: tuple[Positive, Positive] = (1.0, 1.0)
     """Zoom of the width over zoom of the height, drawn uniformly on the logarithm; the area stays."""
     shear_deg: float = Field(default=0.0, ge=0, le=45)
@@ -183,12 +185,11 @@ def draw_affine(config: GeometryConfig, rng: np.random.Generator) -> Motion:
     crop = (float(rng.random()), float(rng.random()))
     if rng.random() >= config.probability:
         return Motion(hflip, vflip, crop_frac=crop, is_free=False)
-    low, high = config.scale_range
     return Motion(
         hflip,
         vflip,
         angle_rad=math.radians(rng.uniform(-config.rotate_deg, config.rotate_deg)),
-        zoom=math.exp(rng.uniform(math.log(low), math.log(high))),
+        zoom=_draw_zoom(config, rng),
         shear=math.tan(math.radians(rng.uniform(-config.shear_deg, config.shear_deg))),
         shift_frac=(
             rng.uniform(-config.shift_frac, config.shift_frac),
@@ -252,11 +253,18 @@ def _draw_window(config: CropZoomConfig, rng: np.random.Generator) -> tuple[floa
     return y, x, side
 
 
+def _draw_zoom(config: GeometryConfig, rng: np.random.Generator) -> float:
+    low, high = config.scale_range
+    if config.scale_distribution == "uniform":
+        return float(rng.uniform(low, high))
+    return math.exp(rng.uniform(math.log(low), math.log(high)))
+
+
 def scale_geometry(config: GeometryConfig, strength: float, *, where: str = "strength") -> GeometryConfig:
     """Return weaker (below 1) or stronger ranges; 0 changes nothing at all, 1 is ``config``.
 
-    Ranges are multiplied (zooms: their logarithm). What has no range (flips, quarter turns, transposes) gets its
-    probability multiplied below 1 and keeps it above.
+    Ranges are multiplied (zooms: their logarithm, or their distance to 1 where they are drawn uniformly). What has no
+    range (flips, quarter turns, transposes) gets its probability multiplied below 1 and keeps it above.
 
     Raises:
         InputError: A range leaves what the field allows.
@@ -273,6 +281,8 @@ def _scaled_geometry(config: GeometryConfig, strength: float, where: str) -> Geo
         values[name] *= strength
     for name in ("scale_range", "aspect_range"):
         values[name] = tuple(side**strength for side in values[name])
+    if config.scale_distribution == "uniform":
+        values["scale_range"] = tuple(1 + (side - 1) * strength for side in config.scale_range)
     values["crop_zoom"]["side_frac_range"] = tuple(
         1 - (1 - side) * strength for side in config.crop_zoom.side_frac_range
     )

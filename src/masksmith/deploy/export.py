@@ -256,6 +256,7 @@ def build_graph(model: Segmenter, *, mask: bool) -> nn.Module:
                 scale=scale,
                 size=one.recipe.size,
                 combine=build_combine(one.recipe.prediction),
+                shares=one.recipe.prediction.shares(len(one.models)),
                 scalars=[names.index(name) for name in one.recipe.model.scalars],
             )
         )

@@ -134,8 +134,10 @@ class Member(nn.Module):
         size: SizeConfig,
         combine: Combine,
         scalars: list[int],
+        shares: list[float] | None = None,
     ) -> None:
         super().__init__()
+        self.shares = shares
         self.models = nn.ModuleList(_contiguous(model) for model in models)
         self.scale, self.size, self.combine, self.scalars = scale, size, combine, scalars
         self.steps = size.steps
@@ -168,13 +170,19 @@ class Member(nn.Module):
         numbers = () if scalars is None or not self.scalars else (scalars[:, self.scalars],)
         logits = [self.combine(model(planes, *numbers)) for model in self.models]
         each = torch.stack([one.softmax(1) if self.exclusive else one.sigmoid() for one in logits])
-        probs = each.mean(0).narrow(2, top, inner[0]).narrow(3, left, inner[1])
+        probs = self._mean(each).narrow(2, top, inner[0]).narrow(3, left, inner[1])
         for scaled, hw, down, right in reversed(undo):
             if scaled is None:
                 probs = probs.narrow(2, down, hw[0]).narrow(3, right, hw[1])
             else:
                 probs = F.interpolate(probs, hw, mode="bilinear", align_corners=False)
         return probs
+
+    def _mean(self, each: Float[Tensor, "m b k h w"]) -> Float[Tensor, "b k h w"]:
+        if self.shares is None or len(self.models) == 1:
+            return each.mean(0)
+        total = sum(self.shares)
+        return torch.stack([share / total * one for share, one in zip(self.shares, each, strict=True)]).sum(0)
 
 
 class Ensemble(nn.Module):

@@ -407,6 +407,7 @@ class Segmenter:
             "size": recipe.size,
             "tiling": Tiling.of(recipe.prediction),
             "runtime": member.runtimes,
+            "shares": recipe.prediction.shares(len(member.runtimes)),
             "scalars": numbers,
             "what": "segmenting",
         }

@@ -209,8 +209,8 @@ def _stage_size(recipe: Recipe, stage: Stage, facts: DataFacts) -> tuple[tuple[i
 def _weights(recipe: Recipe) -> int:
     """Return with how many weights the recipe predicts."""
     training = recipe.training
-    cuts = sum(stage.schedule.cuts for stage in training.stages if stage.schedule)
-    return max(1, {"snapshots": cuts, "top_k": training.top_k}.get(recipe.prediction.weights, 1))
+    kinds = {"snapshots": training.snapshots, "top_k": training.top_k}
+    return max(1, kinds.get(recipe.prediction.weights, 1))
 
 
 def _converted_s(

@@ -100,16 +100,18 @@ def _fit_cycles(training: TrainingConfig) -> list[Stage]:
     return stages
 
 
-def _has_cuts(training: TrainingConfig) -> bool:
-    """Whether any stage has cycles at whose ends snapshots are taken."""
-    return any(stage.schedule is not None and stage.schedule.cuts for stage in training.stages)
-
-
 def fit_weights(prediction: PredictionConfig, training: TrainingConfig) -> PredictionConfig:
-    """Return the prediction with the final weights where the training keeps none of those that were asked for."""
-    kept = {"final": True, "snapshots": _has_cuts(training), "top_k": training.top_k > 0}
+    """Return the prediction with the final weights where the training keeps none of those that were asked for.
+
+    Snapshots of another number than there are weights of them weigh the same.
+    """
+    kept = {"final": True, "snapshots": training.snapshots > 0, "top_k": training.top_k > 0}
     kept |= dict.fromkeys(training.keep, True)
-    return prediction if kept.get(prediction.weights) else prediction.model_copy(update={"weights": "final"})
+    if not kept.get(prediction.weights):
+        return prediction.model_copy(update={"weights": "final", "snapshot_weights": None})
+    if prediction.snapshot_weights and len(prediction.snapshot_weights) != training.snapshots:
+        return prediction.model_copy(update={"snapshot_weights": None})
+    return prediction
 
 
 def _fit_swa(training: TrainingConfig) -> dict[str, Any]:
@@ -117,7 +119,7 @@ def _fit_swa(training: TrainingConfig) -> dict[str, Any]:
     swa, epochs = training.swa, sum(stage.epochs for stage in training.stages)
     if swa is None:
         return {}
-    if swa.every == "cycle" and not _has_cuts(training):
+    if swa.every == "cycle" and not training.snapshots:
         select = "last" if training.select == "swa" else training.select
         return {"swa": None, "select": select, "keep": [name for name in training.keep if name != "swa"]}
     late = isinstance(swa.start, int) and swa.start > epochs

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from masksmith.folds.table import ALL
+from masksmith.folds.config import ALL
 from masksmith.planning.cost import Cost, fit
 from masksmith.planning.lengths import cycle_of, with_epochs
 from masksmith.planning.rules import Rules

@@ -26,6 +26,8 @@ class PredictionConfig(Config):
     """Predict with the final weights; average the probabilities of the snapshots or of the best checkpoints (top_k); or
     take weights that ``training.keep`` names (best_val_loss, best_dice_pooled, last, raw, …). A refit has no scores:
     where they would choose, it uses its final weights. `masksmith weights` compares them."""
+    snapshot_weights: list[Annotated[float, Field(gt=0)]] | None = None
+    """With ``weights: snapshots``: what each weighs in the mean of probabilities, the oldest first. None: the same."""
     image_head: Literal["ignore", "multiply", "gate"] = "ignore"
     """Ignore the image head; multiply every pixel's probability by that of the image; or empty the mask of an image
     whose probability is at or below ``image_threshold``."""
@@ -51,8 +53,17 @@ class PredictionConfig(Config):
         """How much computation the views are, one view of the image as it is being 1."""
         return len(self.tta) * len(self.tta_shifts) * sum(scale**2 for scale in self.tta_scales)
 
+    def shares(self, models: int) -> list[float] | None:
+        """Return what each of a fold's models weighs in the mean of their probabilities; None: the same."""
+        return self.snapshot_weights if models > 1 else None
+
     def model_post_init(self, _: Any) -> None:  # noqa: ANN401
-        """Refuse a threshold that has no effect, and edges that tiles are too small to cover."""
+        """Refuse values that have no effect, and edges that tiles are too small to cover."""
+        if self.snapshot_weights is not None and self.weights != "snapshots":
+            raise ValueError(
+                f"snapshot_weights: {self.snapshot_weights} have no effect with weights {self.weights!r}; set weights "
+                "to snapshots, or leave them at null"
+            )
         if self.tile_hw is not None and min(self.tile_hw) < self.edge_cover:
             raise ValueError(
                 f"edge_cover: {self.edge_cover} with tile_hw {list(self.tile_hw)}: tiles of "

@@ -36,6 +36,7 @@ class PredictOptions(TypedDict, total=False):
     tiling: Tiling | None
     what: str
     runtime: Runtime | Sequence[Runtime] | None
+    shares: Sequence[float] | None
     scalars: Mapping[str, Sequence[float]] | None
     finished: Collection[str]
 
@@ -133,22 +134,37 @@ class _Work:
 
 def _forward(
     runtimes: Sequence[Runtime],
+    shares: Sequence[float] | None,
     frames: Sequence[Frame],
     images: Sequence[Shaped[np.ndarray, "_ _ c"]],
     max_value: int,
     scalars: Float[np.ndarray, "b s"] | None,
     activation: Callable[[Tensor], Tensor],
 ) -> list[Float[np.ndarray, "_ _ k"]]:
-    """Return the mean probabilities of all runtimes for one view of a batch, each at the size that is seen."""
+    """Return the mean probabilities of all runtimes for one view of a batch, each at the size that is seen.
+
+    ``shares`` are what the runtimes weigh in the mean; None: the same.
+    """
     framed = np.stack(
         [frame.apply(np.ascontiguousarray(one)) for frame, one in zip(frames, images, strict=True)]
     )
     planes = (framed.astype(np.float32) / max_value).transpose(0, 3, 1, 2)  # (b, h, w, c) -> (b, c, h, w)
     inputs = (planes,) if scalars is None else (planes, scalars)
     each = [activation(torch.from_numpy(runtime(*inputs))) for runtime in runtimes]
-    mean = each[0] if len(each) == 1 else torch.stack(each).mean(0)
+    mean = mean_of(each, shares)
     probs = mean.permute(0, 2, 3, 1).numpy()  # (b, k, h, w) -> (b, h, w, k)
     return [frame.undo(one) for frame, one in zip(frames, probs, strict=True)]
+
+
+def mean_of(each: Sequence[Tensor], shares: Sequence[float] | None) -> Tensor:
+    """Return the mean of tensors of one shape, weighted where ``shares`` are given."""
+    if len(each) == 1:
+        return each[0]
+    stacked = torch.stack(list(each))
+    if shares is None:
+        return stacked.mean(0)
+    weights = torch.tensor(shares, dtype=stacked.dtype, device=stacked.device)
+    return torch.tensordot(weights / weights.sum(), stacked, dims=1)
 
 
 def predict_parts(
@@ -166,6 +182,7 @@ def predict_parts(
     tiling: Tiling | None = None,
     what: str = "predicting",
     runtime: Runtime | Sequence[Runtime] | None = None,
+    shares: Sequence[float] | None = None,
     scalars: Mapping[str, Sequence[float]] | None = None,
     finished: Collection[str] = (),
     rows: Mapping[str, int] | None = None,
@@ -189,6 +206,7 @@ def predict_parts(
         tiling: How larger images are cut into tiles; None: all are predicted whole.
         what: Text of the progress bar.
         runtime: Computes the logits; None: the model itself. The probabilities of several runtimes are averaged.
+        shares: What each of several runtimes weighs in their mean; None: the same.
         scalars: Id -> numbers, for a model that takes them.
         finished: Ids to leave out, in whole batches only: the last bits of a probability depend on how many images
             go through the model together.
@@ -215,7 +233,7 @@ def predict_parts(
             at = [i for i, frame in enumerate(frames) if frame.canvas_hw == canvas]
             own = None if numbers is None else numbers[at]
             probs = _forward(
-                runtimes, [frames[i] for i in at], [seen[i] for i in at], max_value, own, activation
+                runtimes, shares, [frames[i] for i in at], [seen[i] for i in at], max_value, own, activation
             )
             found |= dict(zip(at, probs, strict=True))
         return [view.undo(found[i]) for i in range(len(seen))]

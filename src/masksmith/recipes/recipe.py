@@ -35,6 +35,31 @@ _SHARED_WITH_TEACHER = ("folds", "metric", "training.device", "training.precisio
 """Overrides of a recipe that also apply to its teacher: they belong to the project or to the machine."""
 
 
+class QuotaConfig(Config):
+    """How many images of a range of coverage get pseudo-labels."""
+
+    above: float | None = Field(default=None, ge=0, lt=1)
+    """Coverage (foreground over all pixels) above this. None: empty masks, and ``up_to`` is 0."""
+    up_to: float = Field(default=0.0, ge=0, le=1)
+    """Coverage of at most this."""
+    images: int = Field(ge=1)
+    """At most so many of them, drawn by seed and fold."""
+    min_confident_frac: float = Field(default=0.9, ge=0, le=1)
+    """As that of the pseudo-labels, in whose place it stands here."""
+
+    def model_post_init(self, _: Any) -> None:  # noqa: ANN401
+        """Refuse an empty range."""
+        if (self.above is None) != (self.up_to == 0) or (self.above is not None and self.above >= self.up_to):
+            raise ValueError(
+                f"above {self.above}, up_to {self.up_to:g}: no coverage is in this range; expected above < up_to, or "
+                "above null and up_to 0 for empty masks"
+            )
+
+    def holds(self, coverage: float) -> bool:
+        """Whether a coverage is in the range."""
+        return coverage == 0 if self.above is None else self.above < coverage <= self.up_to
+
+
 class PseudoConfig(Config):
     """Pseudo-labels: predictions of a teacher on the test images, used as masks to train a student.
 
@@ -63,6 +88,9 @@ class PseudoConfig(Config):
     """Minimum share of confident pixels for an image to be used."""
     ignore_unsure: bool = False
     """Whether unsure pixels are left out of the loss; False applies the threshold to them too."""
+    quotas: list[QuotaConfig] | None = Field(default=None, min_length=1)
+    """Ranges of coverage with how many images of each are used, so that they are balanced; an image counts in the first
+    range that holds it, and in none it is not used. None: all with ``min_confident_frac`` of confident pixels."""
 
     def model_post_init(self, _: Any) -> None:  # noqa: ANN401
         """Refuse none or two sources of labels, and a range of unsure probabilities without the threshold."""
@@ -114,33 +142,45 @@ class Recipe(Config):
         """
         plain = self.model_dump(mode="json", exclude={"prediction", "tuning"})
         del plain["folds"]["train"], plain["folds"]["refit"], plain["input"]["view"]
-        for key, default in (("fold_by", None), ("repeats", 1)):  # older masksmiths had no such keys
-            if plain["folds"][key] == default:  # so their runs are found
-                del plain["folds"][key]
-        for part in ("input", "size"):
-            if not plain[part]["chain"]:  # likewise
-                del plain[part]["chain"]
-        for stage in plain["training"]["stages"]:
-            if stage["subset"] is None:  # likewise
-                del stage["subset"]
-        if not plain["training"]["metrics"]:
-            del plain["training"]["metrics"]
-        if self.training.start_from is None:
-            del plain["training"]["start_from"]
-        else:
+        plain["model"]["encoder_weights"] = self.model.weights_identity()
+        del plain["model"]["encoder_weights_hash"]
+        if self.training.start_from is not None:
             content = self.training.start_from_hash or origin_hash(self.training.start_from)
             plain["training"]["start_from"] = content
         del plain["training"]["start_from_hash"]
-        plain["model"]["encoder_weights"] = self.model.weights_identity()
-        del plain["model"]["encoder_weights_hash"]
         if self.pseudo is not None:
             if self.pseudo.table is None:
                 plain["pseudo"]["teacher"] = self.pseudo.teacher_run or load_teacher(self).hash
-                del plain["pseudo"]["table"]
             else:
                 plain["pseudo"]["table"] = self.pseudo.table_hash or table_hash(self.pseudo.table)
             del plain["pseudo"]["set"], plain["pseudo"]["teacher_run"], plain["pseudo"]["table_hash"]
+        _without_newer_keys(plain)
         return _digest_of(json.dumps(plain))
+
+
+_NEWER_KEYS: dict[str, tuple[tuple[str, Any], ...]] = {
+    "folds": (("fold_by", None), ("repeats", 1)),
+    "input": (("chain", []),),
+    "size": (("chain", []),),
+    "training": (("metrics", []), ("start_from", None)),
+    "pseudo": (("table", None), ("quotas", None)),
+}
+"""Keys that older masksmiths did not have, with their defaults: left out of the hash, so that their runs are found."""
+
+
+def _without_newer_keys(plain: dict[str, Any]) -> None:
+    """Take out keys of a recipe's plain values that older masksmiths did not have, where they change nothing."""
+    for part, keys in _NEWER_KEYS.items():
+        for key, default in keys if plain[part] is not None else ():
+            if plain[part][key] == default:
+                del plain[part][key]
+    stages = plain["training"]["stages"]
+    for stage in stages:
+        if stage["subset"] is None:
+            del stage["subset"]
+    for one in (plain["training"], *stages):
+        if one["geometry"] and one["geometry"]["scale_distribution"] == "log_uniform":
+            del one["geometry"]["scale_distribution"]
 
 
 def table_hash(table: str) -> str:

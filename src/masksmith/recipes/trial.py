@@ -40,7 +40,7 @@ def trial_overrides(recipe: Recipe) -> list[str]:
     small, training, prediction = scaled(recipe, "small"), recipe.training, recipe.prediction
     changes: dict[str, Any] = {
         "folds.train": 1,
-        "size.resize_hw": small.size.resize_hw,
+        "size.resize_hw": small.size.resize_hw or _inside(small.size.pad_hw),
         "size.pad_hw": small.size.pad_hw,
         "size.chain": small.size.model_dump(mode="json")["chain"],
         "model.encoder": small.model.encoder,
@@ -60,6 +60,7 @@ def trial_overrides(recipe: Recipe) -> list[str]:
         changes["training.swa.start"] = 0.0
     if recipe.pseudo is not None:
         changes["pseudo.min_confident_frac"] = 0.0  # a net after an epoch is sure of nothing
+        changes["pseudo.quotas"] = None  # its masks may have any coverage
     if recipe.pseudo is not None and recipe.pseudo.teacher is not None:
         changes["pseudo.set"] = [*recipe.pseudo.set, *trial_overrides(load_teacher(recipe))]
     return [f"{key}={json.dumps(value)}" for key, value in changes.items()]
@@ -67,6 +68,11 @@ def trial_overrides(recipe: Recipe) -> list[str]:
 
 def _eighth(hw: tuple[int, int] | None) -> tuple[int, int] | None:
     return None if hw is None else (max(_LEAST_SIDE, hw[0] // _SHARE), max(_LEAST_SIDE, hw[1] // _SHARE))
+
+
+def _inside(pad_hw: tuple[int, int] | None) -> tuple[int, int] | None:
+    """Return the size of an image on a small canvas, with a border as wide in proportion as that of 101 on 128."""
+    return None if pad_hw is None else (round(0.79 * pad_hw[0]), round(0.79 * pad_hw[1]))
 
 
 def _cycles(stages: list[Stage]) -> int:

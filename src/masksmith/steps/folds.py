@@ -29,6 +29,7 @@ from masksmith.folds.table import (
 )
 from masksmith.project.folder import Project
 from masksmith.recipes.ensemble import AnyRecipe
+from masksmith.steps.recipes import form_of
 
 MOST_SOURCES = 20
 """Folders or sizes; of more, none is spread over the folds."""
@@ -45,6 +46,11 @@ def folds_of(project: Project, recipe: AnyRecipe, *, given: Mapping[str, int] | 
     Raises:
         InputError: There are folds, and another rule was asked for; or as make_folds.
     """
+    with form_of(recipe.name):
+        return _folds_of(project, recipe, given)
+
+
+def _folds_of(project: Project, recipe: AnyRecipe, given: Mapping[str, int] | None) -> Folds:
     asked = recipe.folds
     column, similar = asked.group_by, asked.similar_count
     values = group_values(project.catalog.train, column) if column is not None and asked.has_column else None

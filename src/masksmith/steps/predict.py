@@ -93,6 +93,7 @@ def predict_member(project: Project, member: Member, *, stages: Sequence[str] = 
             size=member.run.recipe.size,
             tiling=Tiling.of(options),
             runtime=runtimes,
+            shares=options.shares(len(runtimes)),
             scalars=scalars_of(project, member.run.recipe, stage),
         )
         begun = time.perf_counter()

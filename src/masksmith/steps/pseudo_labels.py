@@ -5,13 +5,13 @@ either. A training on all images learns from the mean of the teacher's folds; no
 
 Sources:
     Pseudo-labels: Lee 2013, "Pseudo-Label: The Simple and Efficient Semi-Supervised Learning Method".
-    Confident images, 0.2 and 0.8: the first place of TGS Salt, https://arxiv.org/abs/1904.04445 and
-    https://github.com/ybabakhin/kaggle_salt_bes_phalanx
+    Confident images, 0.2 and 0.8, and quotas of coverage: the first place of TGS Salt,
+    https://arxiv.org/abs/1904.04445 and https://github.com/ybabakhin/kaggle_salt_bes_phalanx
 """
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from masksmith.core.arrays import IGNORE, Codes, Int, Mask
 from masksmith.core.errors import InputError
 from masksmith.core.files import read_json, write_json, write_text
 from masksmith.core.progress import logger
+from masksmith.core.randomness import stream
 from masksmith.data.rle import decode_rows, encode
 from masksmith.data.run_tables import ID_COLUMNS, find_rle_columns
 from masksmith.data.store import Store, StoreWriter
@@ -31,11 +32,13 @@ from masksmith.folds.table import NUM_CLASSES
 from masksmith.prediction.store import MeanCodes, code_of
 from masksmith.project.folder import Project
 from masksmith.project.members import Member
-from masksmith.recipes.recipe import PseudoConfig, table_hash
+from masksmith.recipes.recipe import PseudoConfig, QuotaConfig, table_hash
 from masksmith.steps.predict import codes_digest, predict_member, test_of
 from masksmith.steps.train import labels_of, train_member
 
 _VERSION = "1"
+_DRAW = 7011
+"""Of the random numbers that fill quotas."""
 
 
 def teachers_of(project: Project, member: Member) -> list[Member]:
@@ -120,7 +123,7 @@ class Labels:
     def __str__(self) -> str:
         return (
             f"{self.kept} of {self.images} test images kept ({self.blank} without content, "
-            f"{self.images - self.blank - self.kept} unsure), of coverage class 0 (empty) … 10: "
+            f"{self.images - self.blank - self.kept} unsure or over a quota), of coverage class 0 (empty) … 10: "
             f"{' '.join(map(str, self.classes))}; labelled by {', '.join(self.teacher)}"
         )
 
@@ -137,7 +140,8 @@ def make_labels(project: Project, member: Member) -> None:
     run, pseudo, teachers = member.run, member.run.recipe.pseudo, teachers_of(project, member)
     if pseudo is None:
         return
-    rule = pseudo.model_dump_json(exclude={"teacher", "set", "teacher_run", "table", "table_hash"})
+    without = {"teacher", "set", "teacher_run", "table", "table_hash"}
+    rule = pseudo.model_dump_json(exclude=without | ({"quotas"} if pseudo.quotas is None else set()))
     codes = None if pseudo.table is not None else _predicted(project, teachers)
     by = pseudo.table_hash if codes is None else codes_digest(codes)
     assert by is not None, member.name  # settled when the run was made
@@ -146,21 +150,21 @@ def make_labels(project: Project, member: Member) -> None:
     there = labels_of(run, member.fold)
     if run.ledger.is_done(entry, key) and there is not None and not there.damaged():
         return
+    rng = stream(run.recipe.seed, _DRAW, member.fold)
     source: _Predicted | TableLabels
     if codes is None:
         assert pseudo.table is not None
         source, made_by = read_labels(project, pseudo), [pseudo.table]
     else:
         source, made_by = _Predicted(codes, pseudo), [teacher.name for teacher in teachers]
-    kept, made = _select(project, source, pseudo, made_by)
+    kept, made = _select(project, source, pseudo, made_by, rng)
     logger.info(
         "run %s, %s: pseudo-labels: %s", run.path.name, fold_name(member.fold).replace("_", " "), made
     )
     if not kept:
         raise InputError(
-            f"pseudo: no test image is sure enough for a label ({made}); lower pseudo.min_confident_frac (now "
-            f"{pseudo.min_confident_frac:g}), narrow pseudo.unsure (now {list(pseudo.unsure)}), or train the teacher "
-            "longer"
+            f"pseudo: no test image is sure enough for a label ({made}); lower {_limit(pseudo)}, narrow pseudo.unsure "
+            f"(now {list(pseudo.unsure)}), or train the teacher longer"
         )
     run.ledger.forget(entry)
     shapes = project.cache.test_images
@@ -269,19 +273,53 @@ def read_labels(project: Project, pseudo: PseudoConfig) -> TableLabels:
     return TableLabels(where, runs, sure, project.cache.test_images, _dialect(project))
 
 
+def _limit(config: PseudoConfig) -> str:
+    if config.quotas is None:
+        return f"pseudo.min_confident_frac (now {config.min_confident_frac:g})"
+    return "the min_confident_frac of pseudo.quotas"
+
+
 def _select(
-    project: Project, source: _Predicted | TableLabels, config: PseudoConfig, teacher: list[str]
+    project: Project,
+    source: _Predicted | TableLabels,
+    config: PseudoConfig,
+    teacher: list[str],
+    rng: np.random.Generator,
 ) -> tuple[list[str], Labels]:
     """Return the images that are kept, and what there is to say of their masks."""
-    classes: Int[np.ndarray, " classes"] = np.zeros(NUM_CLASSES, np.int64)
     seen = [name for name in source.ids if name not in project.blank_test]
-    kept: list[str] = []
+    found: dict[str, tuple[float, float, int]] = {}  # coverage, share of confident pixels, coverage class
     for name in seen:
         mask, confident = source[name]
-        if confident >= config.min_confident_frac:
-            kept.append(name)
-            classes[class_of(mask[..., None])] += 1
+        found[name] = float((mask == 1).mean()), confident, class_of(mask[..., None])
+    if config.quotas is None:
+        kept = [name for name, (_, confident, _) in found.items() if confident >= config.min_confident_frac]
+    else:
+        kept = fill_quotas({name: one[:2] for name, one in found.items()}, config.quotas, rng)
+    classes: Int[np.ndarray, " classes"] = np.zeros(NUM_CLASSES, np.int64)
+    for name in kept:
+        classes[found[name][2]] += 1
     return kept, Labels(teacher, len(source.ids), len(source.ids) - len(seen), classes.tolist())
+
+
+def fill_quotas(
+    labels: Mapping[str, tuple[float, float]], quotas: Sequence[QuotaConfig], rng: np.random.Generator
+) -> list[str]:
+    """Return the images that fill the quotas, in the order of ``labels``.
+
+    Args:
+        labels: Id -> coverage of its mask, share of its confident pixels; both 0 to 1.
+        quotas: An image counts in the first whose range of coverage holds it.
+        rng: Draws which, where there are more than a quota takes.
+    """
+    inside: list[list[str]] = [[] for _ in quotas]
+    for name, (coverage, confident) in labels.items():
+        at = next((i for i, quota in enumerate(quotas) if quota.holds(coverage)), None)
+        if at is not None and confident >= quotas[at].min_confident_frac:
+            inside[at].append(name)
+    drawn = (rng.permutation(len(names))[: quota.images] for names, quota in zip(inside, quotas, strict=True))
+    chosen = {names[i] for names, order in zip(inside, drawn, strict=True) for i in order}
+    return [name for name in labels if name in chosen]
 
 
 def labelling_of(members: Sequence[Member]) -> dict[str, Labels]:

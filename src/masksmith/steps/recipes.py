@@ -1,7 +1,8 @@
 """From the words of a call to a recipe or an ensemble; recipes shown and verified."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from masksmith.core.errors import InputError
@@ -86,7 +87,8 @@ def for_data(project: Project, asked: AnyRecipe, name: str, overrides: tuple[str
             asked = load_recipe(AUTO_OF[target.task], (*chosen, *overrides))
         for line in why:
             logger.info("auto: %s", line)
-    project.metric(asked)
+    with form_of(asked.name):
+        project.metric(asked)
     if isinstance(asked, Recipe):
         project.metrics_beside(asked)
     if isinstance(asked, Recipe) and asked.pseudo is not None and target.task != "binary":
@@ -95,6 +97,39 @@ def for_data(project: Project, asked: AnyRecipe, name: str, overrides: tuple[str
             f"{target.task}; take a recipe without pseudo, such as {asked.pseudo.teacher or 'auto'}"
         )
     return asked
+
+
+@contextmanager
+def form_of(name: str) -> Iterator[None]:
+    """Let a refusal of the data also say for which contest's form a bundled recipe is made, and how to get one.
+
+    Args:
+        name: Of the recipe.
+
+    Raises:
+        InputError: What is refused within, with that sentence where the recipe is a contest's.
+    """
+    try:
+        yield
+    except InputError as error:
+        contest = name.partition("-")[0]
+        if contest not in FORMS_OF or FORMS_OF[contest] in str(error):
+            raise
+        raise InputError(f"{error}. {name} is made for {FORMS_OF[contest]}") from error
+
+
+FORMS_OF = {
+    "tgs": "TGS Salt's form, images and masks with depths.csv (`masksmith example OUT --layout tgs` makes one)",
+    "siim": "SIIM-ACR's form, a mask or rows of run-lengths an image (`masksmith example OUT --layout siim` makes "
+    "one); for other targets take the recipe auto",
+    "cloud": "On Cloud N's form, a TIFF a band and a table with the location of each chip (`masksmith example OUT "
+    "--layout oncloud` makes one); without such a table add --set 'folds.group_by=similar(count=10)'",
+    "carvana": "Carvana's form, a mask an image (`masksmith example OUT --layout carvana` makes one); for other "
+    "targets take the recipe auto",
+    "dsb2018": "the Data Science Bowl's form, a file or row an object (`masksmith example OUT --layout dsb2018` makes "
+    "one); for a mask an image add --task instances, or take the recipe auto",
+}
+"""Beginning of a recipe's name -> the form of its contest, and what helps where the data have another."""
 
 
 def single_for_data(project: Project, asked: Recipe, name: str, overrides: tuple[str, ...]) -> Recipe:

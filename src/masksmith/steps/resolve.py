@@ -97,17 +97,16 @@ def check_prediction(recipe: Recipe) -> None:
     )
     check_combine(recipe.prediction, image_head=model.image_head)
     check_whole(recipe.prediction)
-    cycles = any(stage.schedule is not None and stage.schedule.cuts for stage in training.stages)
-    if recipe.prediction.weights == "snapshots" and not cycles:
+    if recipe.prediction.weights == "snapshots" and not training.snapshots:
         raise InputError(
             "prediction.weights: 'snapshots', but no stage of the training has a schedule of cosine_restarts that "
             "would take them; give one that, or set prediction.weights to final"
         )
-    kind = recipe.prediction.weights
-    if kind in ("last", "best_score", "best_loss", "swa", "raw") and kind not in training.keep:
+    shares, taken = recipe.prediction.snapshot_weights, training.snapshots
+    if shares is not None and len(shares) != taken:
         raise InputError(
-            f"prediction.weights: {kind!r}, but training.keep is {training.keep}; name it there, or set "
-            "prediction.weights to final"
+            f"prediction.snapshot_weights: {len(shares)} numbers ({shares}), but the training takes {taken} snapshots "
+            "(the cycles of its schedules of cosine_restarts); give one each, or null"
         )
     if recipe.prediction.weights == "top_k" and not training.top_k:
         raise InputError(

@@ -10,6 +10,7 @@ from masksmith.project.runs import Run, with_free_parts
 from masksmith.recipes.ensemble import AnyRecipe, member_recipes
 from masksmith.recipes.recipe import Recipe, load_teacher, table_hash
 from masksmith.steps.folds import folds_of
+from masksmith.steps.recipes import form_of
 from masksmith.steps.resolve import check_prediction, check_sizes, check_stages, resolve
 from masksmith.steps.start_from import with_start
 from masksmith.steps.train import scalars_of
@@ -19,16 +20,19 @@ from masksmith.training.refit import refuse_refit
 def open_run(project: Project, asked: Recipe) -> Run:
     """Return the run of a recipe, made and resolved now if there is none."""
     made = folds_of(project, asked)
-    channels = project.inputs(asked.input).channels
+    with form_of(asked.name):
+        channels = project.inputs(asked.input).channels
     check_stages(asked.training, channels=channels, custom=project.augment)
     asked.model.check_channels(channels)
     check_sizes(project, asked)
     if asked.folds.refit:
         refuse_refit(asked.training)
-    for stage in ("oof", "test"):
-        scalars_of(project, asked, stage)
+    with form_of(asked.name):
+        for stage in ("oof", "test"):
+            scalars_of(project, asked, stage)
     settled = asked if asked.pseudo is None else _open_teacher(project, asked)
-    run = project.run_of(asked) or project.add_run(asked, with_start(project, resolve(project, settled)))
+    with form_of(asked.name):
+        run = project.run_of(asked) or project.add_run(asked, with_start(project, resolve(project, settled)))
     check_prediction(run.recipe)
     run.ledger.mark_done("folds", made.hash)
     return run

@@ -17,7 +17,7 @@ from masksmith.core.errors import InputError
 from masksmith.core.files import digest, write_json
 from masksmith.core.progress import logger
 from masksmith.deploy.bundle import Bundle
-from masksmith.folds.table import ALL
+from masksmith.folds.config import ALL
 from masksmith.models.encoders import stem_weight
 from masksmith.models.segmentation import SegmentationModel
 from masksmith.project.folder import Project

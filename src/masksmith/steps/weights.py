@@ -14,7 +14,7 @@ from masksmith.core.errors import InputError
 from masksmith.core.files import write_json
 from masksmith.core.progress import logger
 from masksmith.core.randomness import stream
-from masksmith.folds.table import ALL
+from masksmith.folds.config import ALL
 from masksmith.postprocess.bootstrap import BOUND_QUANTILE, paired_bootstrap
 from masksmith.postprocess.rule_sweep import RuleSweep
 from masksmith.postprocess.search import search_rule

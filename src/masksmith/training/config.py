@@ -345,6 +345,11 @@ class TrainingConfig(Config):
         _check_swa(self)
         _check_kept(self)
 
+    @property
+    def snapshots(self) -> int:
+        """How many snapshots are taken: one at the end of each cycle of cosine_restarts."""
+        return sum(stage.schedule.cuts for stage in self.stages if stage.schedule is not None)
+
     def batches_of(self, stage: Stage) -> tuple[int, int]:
         """Return what is in force in a stage: images a batch, and batches a step."""
         return stage.batch_size or self.batch_size, stage.accumulate or self.accumulate
