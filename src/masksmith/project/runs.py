@@ -66,6 +66,7 @@ class Run:
         """The weights that were compared."""
         return self.path / "weights.json"
 
+    @property
     def times(self) -> Path:
         """How long predictions took, in seconds, in the process that finished them."""
         return self.path / "times.json"
