@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from masksmith.core.errors import InputError
 from masksmith.core.progress import clock
+from masksmith.models.architectures import ARCHITECTURES
 from masksmith.models.config import ModelConfig
 from masksmith.planning.cost import Cost, DataFacts, Measure, MeasureRuntime, cost_of, fit, view_of
 from masksmith.planning.lengths import whole_epochs, with_epochs
@@ -111,7 +112,7 @@ def second_recipe(
     if _pins_model(pinned, asked):
         return None
     for candidate, weights in _usable(asked.model, rules, tools):
-        model = candidate.model(weights)
+        model = candidate.model(weights, left_out=_left_out(asked))
         if (model.architecture, model.encoder) != (chosen.model.architecture, chosen.model.encoder):
             recipe = _fitting(chosen.model_copy(update={"model": model}), pinned, facts, tools)
             if recipe is not None:
@@ -122,7 +123,18 @@ def second_recipe(
 def _pins_model(pinned: Iterable[str], asked: Recipe) -> bool:
     """Whether the user or the recipe sets anything of the model but its weights: no candidate has it all."""
     keys = {key for key in pinned if key.startswith("model.")} - {f"model.{name}" for name in _WEIGHTS}
-    return bool(keys or asked.model.model_dump(exclude=_WEIGHTS, exclude_defaults=True))
+    given = asked.model.model_dump(exclude=_WEIGHTS, exclude_defaults=True)
+    if is_auto(asked.name) and _left_out(asked):
+        del given["decoder_channels"]  # chosen for the masks, as each candidate's then are
+    return bool(keys or given)
+
+
+def _left_out(recipe: Recipe) -> int:
+    """Return how many of its last levels a recipe's decoder leaves out."""
+    traits = ARCHITECTURES[recipe.model.architecture]
+    if traits.decoder_channels != "levels":
+        return 0
+    return recipe.model.encoder_depth - len(recipe.model.decoder_channels)
 
 
 def _sized(asked: Recipe, case: _Case) -> Recipe:
@@ -217,7 +229,10 @@ def _model(base: Recipe, case: _Case) -> Recipe:
     too_large: list[str] = []
     for candidate, weights in _usable(base.model, case.rules, tools):
         fitting = _fitting(
-            base.model_copy(update={"model": candidate.model(weights)}), case.keys, facts, tools
+            base.model_copy(update={"model": candidate.model(weights, left_out=_left_out(base))}),
+            case.keys,
+            facts,
+            tools,
         )
         if fitting is None:
             too_large.append(candidate.name)

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from masksmith.core.config import Config, read_yaml, validate
+from masksmith.models.architectures import MAY_STOP_EARLY
 from masksmith.models.config import ModelConfig
 
 Frac = Annotated[float, Field(gt=0, le=1)]
@@ -35,14 +36,20 @@ class Candidate(Config):
         """How messages call it."""
         return f"{self.architecture} on {self.encoder}{'' if self.pretrained else ' from random weights'}"
 
-    def model(self, weights: str) -> ModelConfig:
-        """Return it as a model's configuration with these weights."""
+    def model(self, weights: str, *, left_out: int = 0) -> ModelConfig:
+        """Return it as a model's configuration with these weights.
+
+        Args:
+            weights: As in the configuration.
+            left_out: Last levels of the decoder that are left out, where the architecture allows it.
+        """
+        levels = len(self.decoder_channels) - (left_out if self.architecture in MAY_STOP_EARLY else 0)
         return ModelConfig(
             architecture=self.architecture,
             encoder=self.encoder,
             encoder_weights=weights,
             encoder_depth=self.encoder_depth,
-            decoder_channels=self.decoder_channels,
+            decoder_channels=self.decoder_channels[:levels],
         )
 
 

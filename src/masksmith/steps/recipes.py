@@ -1,12 +1,13 @@
 """From the words of a call to a recipe or an ensemble; recipes shown and verified."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from contextlib import contextmanager
 from typing import Any
 
 from masksmith.core.errors import InputError
 from masksmith.core.progress import logger
+from masksmith.data.coarseness import KEPT_LEAST, coarsest_stride
 from masksmith.project.folder import Project
 from masksmith.recipes.ensemble import AnyRecipe, is_ensemble, load_any, load_ensemble
 from masksmith.recipes.recipe import Recipe, load_recipe
@@ -68,21 +69,9 @@ def for_data(project: Project, asked: AnyRecipe, name: str, overrides: tuple[str
     Raises:
         InputError: A metric that cannot drive the task, or pseudo-labels for other masks than binary ones.
     """
-    target, keys = project.target, {override.partition("=")[0] for override in overrides}
+    target = project.target
     if name == "auto":
-        chosen, why = [], []
-        if AUTO_OF[target.task] != "auto":
-            why.append(f"recipe {AUTO_OF[target.task]}: the masks are {target.task}")
-        if "metric" not in keys and target.task == "binary":
-            metric, reason = _metric_of(project)
-            if metric != asked.metric:
-                chosen.append(f"metric={metric}")
-                why.append(f"metric {metric}: {reason}")
-        if not keys & {"folds", "folds.count", "folds.train", "folds.repeats"} and any(
-            one.held_out for one in project.catalog.train
-        ):
-            chosen += ["folds.count=2", "folds.train=1"]
-            why.append("one fold: the data have a validation set of their own")
+        chosen, why = _choices_of(project, {override.partition("=")[0] for override in overrides})
         if why:
             asked = load_recipe(AUTO_OF[target.task], (*chosen, *overrides))
         for line in why:
@@ -97,6 +86,41 @@ def for_data(project: Project, asked: AnyRecipe, name: str, overrides: tuple[str
             f"{target.task}; take a recipe without pseudo, such as {asked.pseudo.teacher or 'auto'}"
         )
     return asked
+
+
+def _choices_of(project: Project, keys: Set[str]) -> tuple[list[str], list[str]]:
+    """Return what ``auto`` sets for the data, as overrides, and the reasons.
+
+    Args:
+        project: Checked.
+        keys: Dotted keys that the user set.
+    """
+    target, base = project.target, load_recipe(AUTO_OF[project.target.task])
+    chosen, why = [], []
+    if base.name != "auto":
+        why.append(f"recipe {base.name}: the masks are {target.task}")
+    if "metric" not in keys and target.task == "binary":
+        metric, reason = _metric_of(project)
+        if metric != base.metric:
+            chosen.append(f"metric={metric}")
+            why.append(f"metric {metric}: {reason}")
+    own_split = any(one.held_out for one in project.catalog.train)
+    if own_split and not keys & {"folds", "folds.count", "folds.train", "folds.repeats"}:
+        chosen += ["folds.count=2", "folds.train=1"]
+        why.append("one fold: the data have a validation set of their own")
+    if not any(key.partition(".")[0] == "model" and key not in _FREE_OF_MODEL for key in keys):
+        stride, kept = coarsest_stride(project.cache.train_masks, target)
+        if stride > 1:
+            levels = base.model.decoder_channels[: 1 - stride.bit_length()]
+            chosen.append(f"model.decoder_channels={levels}")
+            why.append(
+                f"logits at 1/{stride} of the size: masks that are reduced so far keep an IoU of {kept:.3f} with "
+                f"themselves ({KEPT_LEAST} is asked)"
+            )
+    return chosen, why
+
+
+_FREE_OF_MODEL = frozenset({"model.encoder", "model.encoder_weights", "model.encoder_weights_hash"})
 
 
 @contextmanager
