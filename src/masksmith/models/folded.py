@@ -7,7 +7,7 @@ between the two). Neither the enlarged map nor the joined one is made. Weights a
 ``benchmarks/folded.py``.
 """
 
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -51,8 +51,8 @@ class FoldedUnetBlock(UnetDecoderBlock):
     def forward(
         self,
         feature_map: Float[Tensor, "b c h w"],
-        target_height: int,
-        target_width: int,
+        target_height: Any,  # noqa: ANN401  # an int, or what an export makes of it
+        target_width: Any,  # noqa: ANN401
         skip_connection: Float[Tensor, "b s H W"] | None = None,
     ) -> Float[Tensor, "b k H W"]:
         """Return the map of the next level."""
