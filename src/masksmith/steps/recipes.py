@@ -8,8 +8,8 @@ from masksmith.core.errors import InputError
 from masksmith.core.progress import logger
 from masksmith.project.folder import Project
 from masksmith.recipes.ensemble import AnyRecipe, is_ensemble, load_any, load_ensemble
-from masksmith.recipes.recipe import Recipe, load_recipe
-from masksmith.recipes.sources import AUTO_OF
+from masksmith.recipes.recipe import Recipe, load_recipe, parse_recipe
+from masksmith.recipes.sources import AUTO_OF, SMOKE_OF
 
 Overrides = Sequence[str] | dict[str, Any]
 """Changes of a recipe: texts of the form KEY=VALUE, or dotted keys with their values."""
@@ -54,9 +54,9 @@ def load_asked(name: str, overrides: tuple[str, ...], *, scale: str | None) -> A
 
 
 def for_data(project: Project, asked: AnyRecipe, name: str, overrides: tuple[str, ...]) -> AnyRecipe:
-    """Return the recipe that ``auto`` means for a project's data: that of its task, with a metric of its data.
+    """Return the recipe that ``auto`` or ``smoke`` means for a project's data: that of its task.
 
-    Any other recipe is returned as it is, if it goes with the task.
+    ``auto`` also takes a metric of the data. Any other recipe is returned as it is, if it goes with the task.
 
     Args:
         project: Checked.
@@ -67,25 +67,9 @@ def for_data(project: Project, asked: AnyRecipe, name: str, overrides: tuple[str
     Raises:
         InputError: A metric that cannot drive the task, or pseudo-labels for other masks than binary ones.
     """
-    target, keys = project.target, {override.partition("=")[0] for override in overrides}
-    if name == "auto":
-        chosen, why = [], []
-        if AUTO_OF[target.task] != "auto":
-            why.append(f"recipe {AUTO_OF[target.task]}: the masks are {target.task}")
-        if "metric" not in keys and target.task == "binary":
-            metric, reason = _metric_of(project)
-            if metric != asked.metric:
-                chosen.append(f"metric={metric}")
-                why.append(f"metric {metric}: {reason}")
-        if not keys & {"folds", "folds.count", "folds.train"} and any(
-            one.held_out for one in project.catalog.train
-        ):
-            chosen += ["folds.count=2", "folds.train=1"]
-            why.append("one fold: the data have a validation set of their own")
-        if why:
-            asked = load_recipe(AUTO_OF[target.task], (*chosen, *overrides))
-        for line in why:
-            logger.info("auto: %s", line)
+    target = project.target
+    if name in ("auto", "smoke"):
+        asked = _fitted(project, asked, name, overrides)
     project.metric(asked)
     if isinstance(asked, Recipe) and asked.pseudo is not None and target.task != "binary":
         raise InputError(
@@ -93,6 +77,33 @@ def for_data(project: Project, asked: AnyRecipe, name: str, overrides: tuple[str
             f"{target.task}; take a recipe without pseudo, such as {asked.pseudo.teacher}"
         )
     return asked
+
+
+def _fitted(project: Project, asked: AnyRecipe, name: str, overrides: tuple[str, ...]) -> AnyRecipe:
+    task, keys = project.target.task, {override.partition("=")[0] for override in overrides}
+    chosen, why = list[str](), list[str]()
+    if name == "smoke" and task in SMOKE_OF:
+        chosen += SMOKE_OF[task]
+        why.append(f"{', '.join(chosen)}: the masks are {task}")
+    if name == "auto" and AUTO_OF[task] != "auto":
+        why.append(f"recipe {AUTO_OF[task]}: the masks are {task}")
+    if name == "auto" and "metric" not in keys and task == "binary":
+        metric, reason = _metric_of(project)
+        if metric != asked.metric:
+            chosen.append(f"metric={metric}")
+            why.append(f"metric {metric}: {reason}")
+    if not keys & {"folds", "folds.count", "folds.train"} and any(
+        one.held_out for one in project.catalog.train
+    ):
+        chosen += ["folds.count=2", "folds.train=1"]
+        why.append("one fold: the data have a validation set of their own")
+    for line in why:
+        logger.info("%s: %s", name, line)
+    if not why:
+        return asked
+    if name == "smoke":  # as it was loaded, at its scale
+        return parse_recipe(asked.to_yaml(), where="recipe smoke", overrides=(*chosen, *overrides))
+    return load_recipe(AUTO_OF[task], (*chosen, *overrides))
 
 
 def single_for_data(project: Project, asked: Recipe, name: str, overrides: tuple[str, ...]) -> Recipe:
