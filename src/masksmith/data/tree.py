@@ -122,8 +122,8 @@ class Tree:
         root: The folder.
         only: One file in it, or archive, that is looked at alone.
         open_archives: Whether archives are opened; else they are left out.
-        strict: Whether a link that leads out and a name that is no UTF-8 raise; else they are in ``refused``, and so are
-            links to nothing.
+        strict: Whether a link that leads out and a name that is no UTF-8 raise; else they are in ``refused``, as links
+            to nothing are.
 
     Raises:
         InputError: No such folder, an archive that is not to be trusted, a link that leads out, or a name that is no
