@@ -169,7 +169,8 @@ def test_int8_is_calibrated_and_judged_by_the_project(tmp_path):
     pytest.importorskip("nncf")
     ms.example(tmp_path / "example", train=12, test=2)
     project, model = tmp_path / "p", tmp_path / "m.msk"
-    ms.compete(tmp_path / "example/data", out=project, recipe="smoke", overrides={"folds.train": 2})
+    short = {"folds.train": 2, "training.stages.0.epochs": 1}
+    ms.compete(tmp_path / "example/data", out=project, recipe="smoke", overrides=short)
     ms.bundle(project, model)
     options = {"format": "openvino", "precision": "int8", "project": project}
     done = ms.export(model, tmp_path / "m.xml", **options, drop=1)
@@ -316,7 +317,7 @@ def test_a_file_that_is_too_far_from_the_model_is_removed(tmp_path, monkeypatch)
         (Bounds(1, 1, -1.0), "share of pixels that change sides"),
     ):
         monkeypatch.setitem(BOUNDS, "fp16", bounds)
-        with pytest.raises(InputError, match=f"the {name} is .* more than"):
+        with pytest.raises(InputError, match=f"the {name}.* is .* more than"):
             ms.export(bundle, tmp_path / "m.onnx", format="onnx", precision="fp16")
     assert [path.name for path in tmp_path.iterdir()] == ["m.msk"]
 

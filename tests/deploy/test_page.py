@@ -1,4 +1,4 @@
-"""The page of the server, driven in Chromium: an image, its overlay, the slider, by keyboard, on narrow and wide screens."""
+"""The page of the server, driven in Chromium: overlay, slider, keyboard, narrow and wide screens."""
 
 import os
 import shutil
@@ -146,7 +146,9 @@ def test_the_keyboard_alone_does(browser, photograph, tmp_path):
 
 
 def test_what_cannot_be_read_is_said_on_narrow_screens_too(browser, tmp_path):
-    (tmp_path / "no-image-and-a-very-long-name-that-has-no-place-to-break-anywhere.png").write_bytes(b"no image")
+    (tmp_path / "no-image-and-a-very-long-name-that-has-no-place-to-break-anywhere.png").write_bytes(
+        b"no image"
+    )
     with served(Segmenter(tiny_bundle(tmp_path / "m.msk", BINARY))) as url:
         page = browser.new_page(viewport={"width": 360, "height": 640})
         page.goto(url)

@@ -119,7 +119,7 @@ def _images_of(model: Segmenter, inputs: Sequence[str | Path]) -> dict[str, Imag
     return found
 
 
-def _odd(image: Image) -> Image:
+def _odd(image: Image) -> Shaped[np.ndarray, "n m c"]:
     """Return most of an image, of odd height and width."""
     height, width = (max(1, side - side // 7) | 1 for side in image.shape[:2])
     return np.ascontiguousarray(image[:height, :width])
