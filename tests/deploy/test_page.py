@@ -130,7 +130,7 @@ def test_the_keyboard_alone_does(browser, photograph, tmp_path):
 
         tab_to("#file")
         with page.expect_file_chooser() as chooser:
-            page.keyboard.press("Enter")
+            page.keyboard.press("Space")
         chooser.value.set_files(path)
         page.wait_for_selector("#view", state="visible")
         before = pixels(page)
