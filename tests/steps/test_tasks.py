@@ -285,4 +285,5 @@ def test_smoke_takes_the_loss_and_metric_of_the_task(task, tmp_path):
     assert found.metric == METRICS.get(task, "dice_per_image" if task == "multilabel" else own.metric)
     assert [one.name for one in found.training.stages[0].loss] == losses.get(task, ["bce", "dice"])
     assert found.model == own.model
-    assert for_data(project, own, "smoke", ("training.stages.0.epochs=1",)).training.stages[0].epochs == 1
+    short = ("training.stages.0.epochs=1",)
+    assert for_data(project, load_recipe("smoke", short), "smoke", short).training.stages[0].epochs == 1
