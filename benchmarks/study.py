@@ -3,8 +3,8 @@
     python benchmarks/study.py TGS RESULTS.jsonl NAME SECONDS '{"decoder": [128, 64]}' [--judge] [--seed 1]
     python benchmarks/study.py TGS RESULTS.jsonl --table BASELINE
 
-A variant is trained on *fit* (13 of 20 images) for SECONDS of processor time on one thread, and scored on *choose* (4 of
-20); with ``--judge`` on *judge* (3 of 20), which is for winners only. The split is drawn with seed 2, stratified by
+A variant is trained on *fit* (13 of 20 images) for SECONDS of processor time on one thread, and scored on *choose* (4
+of 20); with ``--judge`` on *judge* (3 of 20), which is for winners only. The split is drawn with seed 2, stratified by
 coverage. Every result is one line of RESULTS.jsonl with the score of each image, so that ``--table`` can show paired
 differences to a baseline, and a study can go on from where it was. Processor time, not wall-clock, ends a training:
 other processes on the machine change little.
@@ -23,9 +23,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-import torch.nn.functional as F
 
-from masksmith.losses.lovasz import lovasz_elu
+from masksmith.losses.lovasz_extension import lovasz_elu
 from masksmith.losses.pixelwise import bce
 from masksmith.losses.regions import dice
 from masksmith.metrics import get_metric

@@ -302,8 +302,14 @@ def export(
     images: Annotated[
         Path | None, typer.Option("--images", help="Images that the file is compared with the model on.")
     ] = None,
-    calibrate: Annotated[
-        Path | None, typer.Option("--calibrate", help="Images that the scales of int8 are chosen by.")
+    project: Annotated[
+        Path | None,
+        typer.Option(
+            "--project", help="What the model was made of: int8 is calibrated and judged by its images."
+        ),
+    ] = None,
+    drop: Annotated[
+        float | None, typer.Option("--drop", help="By how much the score may fall in int8 (0.005).")
     ] = None,
 ) -> None:
     """Write a trained model for another runtime, and compare the two."""
@@ -315,7 +321,8 @@ def export(
             precision=precision,
             mask=mask,
             images=images or (),
-            calibrate=calibrate or (),
+            project=project,
+            drop=drop,
         )
     )
 

@@ -250,7 +250,8 @@ def export(
     precision: str = "fp32",
     mask: bool = False,
     images: str | Path | Sequence[str | Path] = (),
-    calibrate: str | Path | Sequence[str | Path] = (),
+    project: str | Path | None = None,
+    drop: float | None = None,
 ) -> "Exported":
     """Write a model for another runtime: the whole ensemble in one file, from raw pixels to probabilities.
 
@@ -264,8 +265,10 @@ def export(
         format: "onnx", "openvino" or "torch" (torch.export).
         precision: "fp32", "fp16" (ONNX, OpenVINO), "bf16" or "int8" (OpenVINO).
         mask: Whether the file gives masks by the model's rule, where that is one of thresholds or classes.
-        images: What the file is compared with the model on; none: generated textures.
-        calibrate: With "int8": images to choose the scales by.
+        images: What the file is compared with the model on; none: some of the project's, or generated textures.
+        project: What the model was made of; "int8" is calibrated on its training images, and judged on those that each
+            member has not seen.
+        drop: With "int8": by how much that score may fall; None: 0.005.
 
     Returns:
         Sizes, and how far the file is from the model.
@@ -274,8 +277,9 @@ def export(
         InputError: What was asked for is not possible, a package is missing, or the file is too far from the model; it
             is then removed.
     """
-    from masksmith.deploy.export import export_model
+    from masksmith.deploy.export import DROP, export_model
 
+    judge = None if project is None else steps.export.judge_of(Project.open(Path(project)), Path(model))
     return export_model(
         Path(model),
         Path(out),
@@ -283,7 +287,8 @@ def export(
         precision=precision,
         mask=mask,
         images=_several(images),
-        calibrate=_several(calibrate),
+        judge=judge,
+        drop=DROP if drop is None else drop,
     )
 
 

@@ -318,6 +318,30 @@ def test_pages_of_a_tiff_are_images_where_the_model_takes_other_bands(model, tmp
     assert cv2.imread(str(tmp_path / "out" / "masks" / "stack_0002.png"), -1).shape == (40, 50)
 
 
+def test_links_and_names_that_cannot_be_used_do_not_stop_the_rest(model, tmp_path):
+    folder = photographs(tmp_path / "new")
+    (folder / "gone.png").symlink_to("nowhere.png")
+    (folder / "notes.txt").symlink_to("nowhere.txt")  # no image by its name
+    shutil.copy(folder / "a" / "one.png", tmp_path / "outside.png")
+    (folder / "out.png").symlink_to(tmp_path / "outside.png")
+    shutil.copy(folder / "a" / "one.png", os.fsencode(folder) + b"/\xff.png")
+    elsewhere = os.fsdecode(os.fsencode(tmp_path) + b"/d\xfe")
+    shutil.copytree(folder / "b", elsewhere)
+    messages = (
+        "valid UTF-8; rename",
+        "gone.png: a link to 'nowhere.png', which is no",
+        "the link leads out of",
+    )
+    for given in (folder, f"{folder}/**/*.png", sorted(folder.rglob("*.png"))):
+        done = ms.apply(model, given, tmp_path / "out")
+        assert done.done == 3
+        for text, told in zip(messages, sorted(done.refused, key=lambda one: "name" not in one), strict=True):
+            assert text in told
+        shutil.rmtree(tmp_path / "out")
+    done = ms.apply(model, elsewhere, tmp_path / "out")
+    assert [row.split(",")[0] for row in csv_lines(done)] == ["one"]
+
+
 def csv_lines(done) -> list[str]:
     return (done.out / "apply.csv").read_text().splitlines()[1:]
 

@@ -3,6 +3,8 @@
 import errno
 import json
 import sys
+import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -13,11 +15,16 @@ import masksmith as ms
 from masksmith.core.errors import DiskFullError, InputError
 from masksmith.data.array_store import ArrayStore
 from masksmith.data.target import BINARY, Target
-from masksmith.deploy import export as module
-from masksmith.deploy.export import BOUNDS, Bounds, one_view
-from masksmith.deploy.exported import ExportedSegmenter
+from masksmith.deploy import formats
+from masksmith.deploy.bundle import Bundle, write_bundle
+from masksmith.deploy.export import Judge, build_graph, export_model, one_view
+from masksmith.deploy.exported import SUFFIXES, ExportedSegmenter
+from masksmith.deploy.parity import BOUNDS, Bounds, Parity, margin, need_parity
 from masksmith.deploy.segmenter import Segmenter
+from masksmith.postprocess.rules import read_rule
 from masksmith.prediction.store import MAX_CODE
+from masksmith.project.folder import Project
+from masksmith.recipes.recipe import load_recipe
 from tests.deploy.tiny import noise, tiny_bundle
 
 ort = pytest.importorskip("onnxruntime")
@@ -166,23 +173,82 @@ def test_torch_export(tmp_path):
 
 
 @pytest.mark.slow
-def test_int8_is_calibrated_on_images(tmp_path, monkeypatch):
+def test_int8_is_calibrated_and_judged_by_the_project(tmp_path):
     pytest.importorskip("nncf")
-    bundle = tiny_bundle(tmp_path / "m.msk", BINARY, rule=AWAY)
-    folder = tmp_path / "images"
-    folder.mkdir()
-    for at in range(6):
-        assert cv2.imwrite(str(folder / f"{at}.png"), noise(48, 56, seed=at))
-    options = {"format": "openvino", "precision": "int8", "calibrate": folder, "images": folder}
-    monkeypatch.setitem(BOUNDS, "int8", Bounds(1, 0.05, 0.05))  # nothing is trained
-    done = ms.export(bundle, tmp_path / "m.xml", **options)
-    assert "6 images (48x56)" in str(done)
-    assert done.parity.largest > 1e-3
-    monkeypatch.setitem(BOUNDS, "int8", Bounds(1, 1e-4, 1e-4))
-    with pytest.raises(InputError, match=r"mean difference is .* more than"):
-        ms.export(bundle, tmp_path / "n.xml", **options)
-    with pytest.raises(InputError, match="int8 needs --calibrate"):
-        ms.export(bundle, tmp_path / "n.xml", format="openvino", precision="int8")
+    ms.example(tmp_path / "example", train=12, test=2)
+    project, model = tmp_path / "p", tmp_path / "m.msk"
+    short = {"folds.train": 1, "training.stages.0.epochs": 1}
+    ms.compete(tmp_path / "example/data", out=project, recipe="smoke", overrides=short)
+    ms.bundle(project, model)
+    options = {"format": "openvino", "precision": "int8", "project": project}
+    done = ms.export(model, tmp_path / "m.xml", **options, drop=1)
+    held_out = sum(row.fold == 0 for row in Project.open(project).folds.rows)
+    assert f"out of fold on {held_out} images: tgs_map " in str(done)
+    assert "(allowed: 1 less)" in str(done)
+    exact = ms.export(model, tmp_path / "e.onnx", format="onnx", project=project)
+    assert "16 images (" in str(exact)  # eight and their odd cuts
+    assert done.parity.largest > exact.parity.largest
+    assert ms.load(tmp_path / "m.xml").bundle.export.gate["images"] == held_out
+    tuned = Project.open(project).metric(load_recipe("smoke"))
+    assert 0 <= done.gate.score <= done.gate.exact + 1
+    assert tuned.name == done.gate.metric
+    passed = replace(done.gate, exact=0.8, score=0.79, allowed=0.005)
+    assert not passed.passed
+    assert replace(passed, allowed=0.02).passed
+    bundled = Bundle(model)
+    refit = replace(bundled.facts.members[0], name="smoke-0/all")
+    seen = replace(bundled.facts, members=[refit])
+    raw = {name: bundled_bytes(model, name) for name in refit.weights}
+    write_bundle(tmp_path / "all.msk", seen, raw)
+    with pytest.raises(InputError, match="were trained on all its images, none is left"):
+        ms.export(tmp_path / "all.msk", tmp_path / "n.xml", **options)
+    other = tiny_bundle(tmp_path / "other.msk", BINARY)
+    with pytest.raises(InputError, match="was made of other data"):
+        ms.export(other, tmp_path / "n.xml", **options)
+
+
+def bundled_bytes(path: Path, name: str) -> bytes:
+    with zipfile.ZipFile(path) as archive:
+        return archive.read(name)
+
+
+@pytest.mark.slow
+def test_int8_that_costs_more_than_is_allowed_is_refused(tmp_path):
+    pytest.importorskip("nncf")
+    bundle = tiny_bundle(tmp_path / "m.msk", BINARY, rule=AWAY, members=2)
+    images = {str(at): noise(48, 56, 1, seed=at) for at in range(4)}
+    exact = one_view(Segmenter(bundle, device="cpu", runtime="torch"))
+    first = ArrayStore(images)
+    true = [exact.predict(first, list(images))[name] for name in images]
+    scores = iter((0.8, 0.7))
+
+    def score(predictions) -> float:
+        found = [codes for _, codes in predictions]
+        assert [one.shape for one in found] == [one.shape for one in true]
+        return next(scores)
+
+    judge = Judge(first, list(images), [([0], ["0", "1"]), ([1], ["2", "3"])], "iou_pooled", score)
+    options = {"format": "openvino", "precision": "int8", "judge": judge}
+    with pytest.raises(
+        InputError,
+        match=r"on 4 images: iou_pooled 0.7000, in float32 0.8000 \(allowed: 0.005 less\); nothing was",
+    ):
+        export_model(bundle, tmp_path / "m.xml", **options)
+    assert [path.name for path in tmp_path.iterdir()] == ["m.msk"]
+
+
+def test_pixels_near_the_threshold_may_change_sides():
+    rule = read_rule(AWAY)
+    codes = np.array([[[20000], [20010], [40000]]], np.uint16)
+    assert np.allclose(margin(rule, codes).ravel() * MAX_CODE, [0, 10, 20000])
+    classes = read_rule({"weights": [1.0, 2.0]})
+    assert np.allclose(margin(classes, np.array([[[60000, 20000]]], np.uint16)) * MAX_CODE, 10000)
+    near = Parity("", None, None, flips=0.4, far_flips=0.0, seconds=0, torch_seconds=0)
+    need_parity(near, BOUNDS["fp32"], Path("x"))
+    with pytest.raises(
+        InputError, match=r"change sides, 0\.001 and more from there is 0\.4, more than 0\.0025"
+    ):
+        need_parity(replace(near, far_flips=0.4), BOUNDS["fp32"], Path("x"))
 
 
 def test_a_model_that_takes_numbers_takes_them_from_the_table(tmp_path):
@@ -216,32 +282,33 @@ def test_what_cannot_be_is_refused(tmp_path, monkeypatch):
         ({"format": "openvino"}, r"ends in \.xml"),
         ({"format": "onnx", "precision": "bf16"}, "onnx has fp32, fp16"),
         ({"format": "onnx", "precision": "int8"}, "int8 needs --format openvino"),
-        ({"format": "onnx", "calibrate": tmp_path}, "and no other does"),
+        ({"format": "openvino", "precision": "int8", "out": tmp_path / "m.xml"}, "int8 needs --project"),
+        ({"format": "onnx", "drop": -1.0}, "--drop -1: expected 0 or more"),
         ({"format": "onnx", "images": tmp_path / "absent"}, "no such file or folder"),
     ):
         with pytest.raises(InputError, match=message):
-            ms.export(bundle, tmp_path / "m.onnx", **options)
+            ms.export(bundle, **{"out": tmp_path / "m.onnx"} | options)
     (tmp_path / "blank").mkdir()
     assert cv2.imwrite(str(tmp_path / "blank" / "a.png"), np.full((20, 20), 9, np.uint8))
     with pytest.raises(InputError, match="all 1 images are of one value each"):
         ms.export(bundle, tmp_path / "m.onnx", format="onnx", images=tmp_path / "blank")
     for package, format, precision in (("onnxruntime", "onnx", "fp32"), ("nncf", "openvino", "int8")):
-        calibrate = {"calibrate": tmp_path} if precision == "int8" else {}
-        out = tmp_path / f"m{module.SUFFIXES[format]}"
+        judge = Judge(ArrayStore({"a": noise(8, 8, 1)}), [], [], "", lambda _: 0.0)
+        out = tmp_path / f"m{SUFFIXES[format]}"
         with monkeypatch.context() as patch:
             patch.setitem(sys.modules, package, None)
             with pytest.raises(InputError, match=f"{package}, which cannot be imported"):
-                ms.export(bundle, out, format=format, precision=precision, **calibrate)
+                export_model(bundle, out, format=format, precision=precision, judge=judge)
     with monkeypatch.context() as patch:
 
         def full(*_: object, **__: object) -> None:
             raise OSError(errno.ENOSPC, "No space left on device")
 
-        patch.setattr(module.torch.onnx, "export", full)
+        patch.setattr(formats.torch.onnx, "export", full)
         with pytest.raises(DiskFullError, match=r"m\.onnx: the disk is full"):
             ms.export(bundle, tmp_path / "m.onnx", format="onnx")
     with monkeypatch.context() as patch:
-        patch.setattr(module.torch.onnx, "export", lambda *_, **__: 1 / 0)
+        patch.setattr(formats.torch.onnx, "export", lambda *_, **__: 1 / 0)
         with pytest.raises(InputError, match="this network cannot be converted"):
             ms.export(bundle, tmp_path / "m.onnx", format="onnx")
     tiled = tiny_bundle(tmp_path / "t.msk", BINARY, "size.resize_hw=[64, 64]", "prediction.tile_hw=[32, 32]")
@@ -258,7 +325,7 @@ def test_a_file_that_is_too_far_from_the_model_is_removed(tmp_path, monkeypatch)
         (Bounds(1, 1, -1.0), "share of pixels that change sides"),
     ):
         monkeypatch.setitem(BOUNDS, "fp16", bounds)
-        with pytest.raises(InputError, match=f"the {name} is .* more than"):
+        with pytest.raises(InputError, match=f"the {name}.* is .* more than"):
             ms.export(bundle, tmp_path / "m.onnx", format="onnx", precision="fp16")
     assert [path.name for path in tmp_path.iterdir()] == ["m.msk"]
 
@@ -312,7 +379,7 @@ def test_members_of_different_tiles_are_refused(tmp_path):
     model = one_view(Segmenter(bundle))
     model.bundle.facts.members[0].recipe["prediction"]["tile_hw"] = [40, 40]
     with pytest.raises(InputError, match="its members cut images into different tiles"):
-        module.build_graph(model, mask=False)
+        build_graph(model, mask=False)
 
 
 def test_the_command_prints_the_parity_and_refuses_with_2(tmp_path):

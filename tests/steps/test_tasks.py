@@ -273,3 +273,17 @@ def test_the_metric_of_a_contest_belongs_to_its_columns(download, tmp_path):
         ms.check(download, tmp_path / str(at))
         project = Project.open(tmp_path / str(at))
         assert for_data(project, load_recipe("auto"), "auto", ()).metric == metric
+
+
+@pytest.mark.parametrize("task", ["binary", "multiclass", "multilabel", "instances"])
+def test_smoke_takes_the_loss_and_metric_of_the_task(task, tmp_path):
+    ms.example(tmp_path / "e", train=4, test=1, task=task)
+    ms.check(tmp_path / "e" / "data", tmp_path / "p")
+    project, own = Project.open(tmp_path / "p"), load_recipe("smoke")
+    losses = {"multiclass": ["cross_entropy", "dice"], "instances": ["objects"]}
+    found = for_data(project, own, "smoke", ())
+    assert found.metric == METRICS.get(task, "dice_per_image" if task == "multilabel" else own.metric)
+    assert [one.name for one in found.training.stages[0].loss] == losses.get(task, ["bce", "dice"])
+    assert found.model == own.model
+    short = ("training.stages.0.epochs=1",)
+    assert for_data(project, load_recipe("smoke", short), "smoke", short).training.stages[0].epochs == 1

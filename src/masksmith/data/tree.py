@@ -123,13 +123,17 @@ class Tree:
         root: The folder.
         only: One file in it, or archive, that is looked at alone.
         open_archives: Whether archives are opened; else they are left out.
+        strict: Whether a link that leads out and a name that is no UTF-8 raise; else they are in ``refused``, as links
+            to nothing are.
 
     Raises:
         InputError: No such folder, an archive that is not to be trusted, a link that leads out, or a name that is no
             UTF-8.
     """
 
-    def __init__(self, root: Path, *, only: Path | None = None, open_archives: bool = True) -> None:
+    def __init__(
+        self, root: Path, *, only: Path | None = None, open_archives: bool = True, strict: bool = True
+    ) -> None:
         if not root.is_dir():
             raise InputError(f"{root}: no such folder; expected a folder with the data (or its zip files)")
         self.root = root
@@ -137,15 +141,19 @@ class Tree:
         self._members: dict[str, _Member] = {}
         self.kept: dict[str, Any] = {}
         """What was read of it once, by name, as the tables."""
+        self.refused: dict[str, str] = {}
+        """Files that are not in the tree, of one that is not strict -> why."""
         archives: list[Path] = []
         for path in _files(root) if only is None else [only]:
             inner = PurePosixPath(path.relative_to(root).as_posix())
-            if _is_noise(inner) or not path.is_file():
+            if _is_noise(inner) or not (path.is_file() or path.is_symlink()):
                 continue
-            if any("\ud800" <= sign <= "\udfff" for sign in str(inner)):  # bytes that are no UTF-8
-                raise InputError(f"{root}: the name {str(inner)!r} is not valid UTF-8; rename the file")
-            if path.is_symlink() and not path.resolve().is_relative_to(root.resolve()):
-                raise InputError(f"{path}: the link leads out of {root}; copy the file into the folder")
+            if trouble := self._trouble(path, str(inner)):
+                if not strict:
+                    self.refused[str(inner)] = trouble
+                elif path.is_file():
+                    raise InputError(trouble)
+                continue
             if archive_suffix(path.name):
                 archives += [path] * open_archives
             else:
@@ -185,6 +193,18 @@ class Tree:
             return (self.root / member.name).stat().st_size
         archive = self._archives[member.archive]
         return archive.getinfo(member.name).file_size if isinstance(archive, zipfile.ZipFile) else -1
+
+    def _trouble(self, path: Path, inner: str) -> str:
+        """Return why a file is left alone; nothing where it is not."""
+        if any("\ud800" <= sign <= "\udfff" for sign in inner):  # bytes that are no UTF-8
+            return f"{self.root}: the name {inner!r} is not valid UTF-8; rename the file"
+        if path.is_symlink() and not path.is_file():
+            return (
+                f"{path}: a link to {str(path.readlink())!r}, which is no file; copy the file into the folder"
+            )
+        if path.is_symlink() and not path.resolve().is_relative_to(self.root.resolve()):
+            return f"{path}: the link leads out of {self.root}; copy the file into the folder"
+        return ""
 
     def _open(self, path: Path) -> Iterator[tuple[str, _Member]]:
         suffix = archive_suffix(path.name) or ""

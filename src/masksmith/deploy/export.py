@@ -1,109 +1,92 @@
 """Export a bundle as one file for another runtime: ONNX, OpenVINO or torch.export.
 
 The whole ensemble is in the file, from raw pixels to probabilities at the image's size (see graph). The finished file
-is compared with the bundle's own model before it gets its name; one that is too far from it is removed.
-
-ONNX goes through torch's TorchScript exporter: of EfficientNet-lite0's U-Net it makes the file in 2 s, the newer one
-(``dynamo=True``) had not finished after 300 s (torch 2.13, shapes of any size).
+is compared with the bundle's own model before it gets its name; one that is too far from it is removed. One of int8
+must keep the score out of fold: each fold's members are quantized as the file is, and predict the images that they were
+trained without.
 """
 
-import time
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from masksmith.core.arrays import Codes, Image, Shaped
+from masksmith.core.arrays import Codes, Image
 from masksmith.core.config import look_up
 from masksmith.core.errors import InputError
 from masksmith.core.files import file_digest, no_room, rename, write_json
 from masksmith.core.progress import logger, track
 from masksmith.core.randomness import stream
-from masksmith.data.array_store import ArrayStore
-from masksmith.data.look import is_constant
+from masksmith.data.array_store import Images
 from masksmith.deploy.bundle import FORMAT_VERSION, ModelFacts
-from masksmith.deploy.exported import (
-    SUFFIXES,
-    ExportedSegmenter,
-    ExportFacts,
-    facts_path,
-    import_onnx,
-    open_file,
-)
+from masksmith.deploy.exported import SUFFIXES, ExportedSegmenter, ExportFacts, facts_path, import_onnx
+from masksmith.deploy.formats import PRECISIONS, WRITERS, import_nncf
 from masksmith.deploy.graph import Ensemble, Masks, Member, Scaled, TypeMax, same_padding
-from masksmith.deploy.listing import list_items
+from masksmith.deploy.parity import BOUNDS, RESIZED, UNBOUNDED, Parity, compare, need_parity, samples_of
 from masksmith.deploy.segmenter import Segmenter
-from masksmith.postprocess.classes import ClassRule
-from masksmith.postprocess.labels import LabelRules
-from masksmith.postprocess.objects import ObjectRule
-from masksmith.postprocess.rules import AnyRule
 from masksmith.prediction.combine import build_combine
 from masksmith.prediction.runtimes import import_openvino
-from masksmith.prediction.store import MAX_CODE
 from masksmith.prediction.tiles import Tiling
 from masksmith.preprocess.chains import looks_at_whole
 
-PRECISIONS = {
-    "onnx": ("fp32", "fp16"),
-    "openvino": ("fp32", "fp16", "bf16", "int8"),
-    "torch": ("fp32",),
-}
-"""Format -> in what it is stored (fp16, int8) or computed (bf16)."""
-_OPSET = 17
-_MOST_IMAGES = 16
-_MOST_SIDE = 1024
 _CALIBRATION = 100
+_SHOWN = 8
+_JUDGED = 256
+DROP = 0.005
+"""Of the score out of fold that int8 may cost: less than two seeds of one recipe may differ by."""
 
 
 @dataclass(frozen=True)
-class Bounds:
-    """How far an exported file may be from the bundle's model in float32."""
+class Judge:
+    """Images of the project that a bundle was made of, to calibrate an int8 file and to judge it."""
 
-    largest: float
-    """Difference of a probability."""
-    mean: float
-    flips: float
-    """Share of the pixels that change sides."""
+    images: Images
+    names: Sequence[str]
+    """Ids of the training images with content."""
+    held_out: Sequence[tuple[Sequence[int], Sequence[str]]]
+    """For each fold the numbers of the members that were trained without it, and its images."""
+    metric: str
+    score: Callable[[Iterable[tuple[str, Codes]]], float]
+    """Of (id, codes (h, w, k)) under the bundle's rule; higher is better."""
+    numbers: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    """Id -> name -> number, where the model takes some."""
+
+    def some(self, most: int) -> dict[str, Image]:
+        """Return training images, evenly taken."""
+        return {name: self.images.checked(name) for name in _evenly(self.names, most)}
 
 
-RESIZED = Bounds(1, 0.005, 0.0025)
-"""Of fp32, where images are resized: OpenCV resizes those of 8 bits with weights of 11 bits."""
-BOUNDS = {
-    "fp32": Bounds(1e-3, 1e-3, 0.0025),
-    "fp16": Bounds(1, 0.005, 0.0025),
-    "bf16": Bounds(1, 0.005, 0.0025),
-    "int8": Bounds(1, 0.02, 0.02),
-}
+def _evenly(names: Sequence[str], most: int) -> list[str]:
+    count = min(most, len(names))
+    return [names[at * len(names) // count] for at in range(count)]
 
 
 @dataclass(frozen=True)
-class Parity:
-    """How an exported file differed from the bundle's model, both seeing one view of each image."""
+class Gate:
+    """What int8 costs on held-out images."""
 
-    images: str
-    """In words."""
-    largest: float | None
-    """Difference of a probability; None: masks were compared."""
-    mean: float | None
-    flips: float
-    """Share of the pixels that change sides of the rule's threshold, or their class."""
-    seconds: float
-    """For an image; the first of each size apart."""
-    torch_seconds: float
+    metric: str
+    images: int
+    exact: float
+    """Score of the members in float32, each on the images that it was trained without."""
+    score: float
+    allowed: float
+
+    @property
+    def passed(self) -> bool:
+        """Whether the score falls by no more than what is allowed."""
+        return self.exact - self.score <= self.allowed
 
     def __str__(self) -> str:
-        told = f"{self.flips:.4%} of the pixels change sides"
-        if self.largest is not None:
-            told = f"largest difference {self.largest:.2g}, mean {self.mean:.2g}, {told}"
-        speed = f"{self.seconds:.3f} s an image, torch {self.torch_seconds:.3f} s"
-        return f"against torch on {self.images}: {told}; {speed}"
+        return (
+            f"out of fold on {self.images} images: {self.metric} {self.score:.4f}, in float32 {self.exact:.4f} "
+            f"(allowed: {self.allowed:g} less)"
+        )
 
 
 @dataclass(frozen=True)
@@ -115,12 +98,16 @@ class Exported:
     members: int
     bytes: int
     parity: Parity
+    gate: Gate | None = None
 
     def __str__(self) -> str:
         facts = self.facts
         inputs = ", ".join(f"{name} {text}" for name, text in facts.inputs.items())
         size = f"{self.bytes / 2**20:.1f} MiB, {self.members} member{'s' if self.members > 1 else ''}"
-        return f"{self.path}: {facts.format} {facts.precision}, {size}; {inputs} -> {facts.output}\n{self.parity}"
+        return (
+            f"{self.path}: {facts.format} {facts.precision}, {size}; {inputs} -> {facts.output}\n{self.parity}"
+            + (f"\n{self.gate}" if self.gate else "")
+        )
 
 
 def export_model(
@@ -131,7 +118,8 @@ def export_model(
     precision: str = "fp32",
     mask: bool = False,
     images: Sequence[str | Path] = (),
-    calibrate: Sequence[str | Path] = (),
+    judge: Judge | None = None,
+    drop: float = DROP,
 ) -> Exported:
     """Write a bundle as a file for another runtime, with FILE.json beside it, and compare the two.
 
@@ -141,41 +129,86 @@ def export_model(
         format: A key of SUFFIXES.
         precision: One of PRECISIONS of the format.
         mask: Whether masks come out instead of probabilities.
-        images: What the two are compared on (at most 16); none: generated textures of the training sizes and odd ones.
-        calibrate: With "int8": images whose values the scales are made for (at most 100).
+        images: What the two are compared on (at most 16); none: some of the judge's, as they are and cut to odd sizes,
+            or generated textures of the training sizes and odd ones.
+        judge: Images of the project; "int8" needs them.
+        drop: With "int8": by how much the score out of fold may fall.
 
     Raises:
         InputError: An unknown format, a precision it does not have, an ending of another, a model that no graph can
-            hold or a package that is missing; or the file is further from the model than BOUNDS.
+            hold or a package that is missing; or the file is further from the model than BOUNDS, or scores less.
     """
-    _check(out, format, precision, calibrate)
+    _check(out, format, precision, judge, drop)
     exact = one_view(Segmenter(model, device="cpu", runtime="torch"))
     graph = build_graph(exact, mask=mask)
-    samples, said = _samples(exact, images)
-    fitted = _images_of(exact, calibrate, most=_CALIBRATION) if calibrate else {}
+    samples, said = samples_of(exact, images, {} if judge is None else judge.some(_SHOWN))
+    int8 = judge if precision == "int8" else None
+    calibration = [] if int8 is None else list(int8.some(_CALIBRATION).values())
     with no_room(out), _folder_beside(out) as folder:
+        gate = None if int8 is None else _gate(model, Path(folder), int8, calibration, drop)
+        if gate is not None and not gate.passed:
+            raise InputError(
+                f"{out}: {gate}; nothing was written, choose another precision or allow a larger --drop"
+            )
         place = Path(folder) / out.name
         logger.info("exporting %d members to %s", len(exact.members), format)
-        least = WRITERS[format](graph, example_of(exact), place, precision, list(fitted.values()))
-        names = [place, place.with_suffix(".bin")] if format == "openvino" else [place]
-        facts = ExportFacts(
-            format=format,
-            precision=precision,
-            mask=mask,
-            files={one.name: file_digest(one) for one in names},
-            least_side=least,
-            inputs=_inputs_of(exact),
-            output=_output_of(exact, mask=mask),
-        )
-        parity = _compare(exact, place, facts, samples, said)
+        facts = _write(exact, graph, place, format, precision, calibration)
         resizes = any(recipe.size.resizes for recipe in exact.bundle.recipes)
-        _need_parity(parity, RESIZED if precision == "fp32" and resizes else BOUNDS[precision], out)
-        facts = replace(facts, parity=asdict(parity))
+        bounds = RESIZED if precision == "fp32" and resizes else BOUNDS.get(precision, UNBOUNDED)
+        parity = compare(exact, place, facts, samples, said, bounds)
+        need_parity(parity, bounds, out)
+        facts = replace(facts, parity=asdict(parity), gate=None if gate is None else asdict(gate))
         _write_facts(place, facts, exact.bundle.facts)
+        names = [place.with_name(name) for name in facts.files]
         size = sum(one.stat().st_size for one in names)
         for one in (*names[1:], place, facts_path(place)):
             rename(one, out.with_name(one.name))
-    return Exported(out, facts, len(exact.members), size, parity)
+    return Exported(out, facts, len(exact.members), size, parity, gate)
+
+
+def _write(
+    model: Segmenter, graph: nn.Module, place: Path, format: str, precision: str, calibration: Sequence[Image]
+) -> ExportFacts:
+    """Write the graph of a model, with its facts beside it."""
+    least = WRITERS[format](graph, example_of(model), place, precision, calibration)
+    names = [place, place.with_suffix(".bin")] if format == "openvino" else [place]
+    mask = isinstance(graph, Masks)
+    facts = ExportFacts(
+        format=format,
+        precision=precision,
+        mask=mask,
+        files={one.name: file_digest(one) for one in names},
+        least_side=least,
+        inputs=_inputs_of(model),
+        output=_output_of(model, mask=mask),
+    )
+    _write_facts(place, facts, model.bundle.facts)
+    return facts
+
+
+def _gate(model: Path, folder: Path, judge: Judge, calibration: Sequence[Image], drop: float) -> Gate:
+    """Quantize the members of each fold and score them, and the exact ones, on the images of that fold."""
+    pairs: list[tuple[Segmenter, Segmenter, list[str]]] = []
+    for at, (numbers, names) in enumerate(judge.held_out):
+        exact = Segmenter(model, device="cpu", runtime="torch")
+        members = [exact.bundle.facts.members[number] for number in numbers]
+        exact.bundle.facts = replace(exact.bundle.facts, members=members)
+        one_view(exact)
+        place = folder / f"gate-{at}.xml"
+        _write(exact, build_graph(exact, mask=False), place, "openvino", "int8", calibration)
+        pairs.append(
+            (exact, ExportedSegmenter(place), _evenly(names, max(1, _JUDGED // len(judge.held_out))))
+        )
+    count = sum(len(names) for _, _, names in pairs)
+
+    def codes(at: int, what: str) -> Iterator[tuple[str, Codes]]:
+        each = [(pair[at], name) for pair in pairs for name in pair[2]]
+        for one, name in track(each, total=count, what=what):
+            assert isinstance(one, Segmenter)
+            yield name, one.predict(judge.images, [name], scalars=judge.numbers)[name]
+
+    scores = judge.score(codes(0, "float32, out of fold")), judge.score(codes(1, "int8, out of fold"))
+    return Gate(judge.metric, count, *scores, drop)
 
 
 @contextmanager
@@ -185,7 +218,7 @@ def _folder_beside(out: Path) -> Iterator[str]:
         yield folder
 
 
-def _check(out: Path, format: str, precision: str, calibrate: Sequence[str | Path]) -> None:
+def _check(out: Path, format: str, precision: str, judge: Judge | None, drop: float) -> None:
     suffix = look_up(SUFFIXES, format, where="--format")
     if out.suffix != suffix:
         raise InputError(f"--out: {out}; a file of the format {format} ends in {suffix}")
@@ -194,30 +227,20 @@ def _check(out: Path, format: str, precision: str, calibrate: Sequence[str | Pat
             f"--precision {precision}: {format} has {', '.join(PRECISIONS[format])}"
             + ("; int8 needs --format openvino" if precision == "int8" else "")
         )
-    if (precision == "int8") != bool(calibrate):
+    if precision == "int8" and judge is None:
         raise InputError(
-            "--precision int8 needs --calibrate FOLDER with some images like those it will see, and no other does"
+            "--precision int8 needs --project, whose training images calibrate it and whose held-out images judge it; "
+            "name the project that the model was made of"
         )
+    if not drop >= 0:
+        raise InputError(f"--drop {drop:g}: expected 0 or more, of the metric")
     if format == "onnx":
         import_onnx("onnx")
         import_onnx("onnxruntime")
     elif format == "openvino":
         import_openvino()
     if precision == "int8":
-        _import_nncf()
-
-
-def _import_nncf() -> Any:  # noqa: ANN401
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            import nncf  # type: ignore[import-untyped]
-    except ImportError as error:
-        raise InputError(
-            f"--precision int8 needs nncf, which cannot be imported ({error}); run `pip install nncf`, or choose "
-            "another precision"
-        ) from error
-    return nncf
+        import_nncf()
 
 
 # --- the graph ----------------------------------------------------------------------------------------------
@@ -320,276 +343,6 @@ def _output_of(model: Segmenter, *, mask: bool) -> str:
     return f"mask (b, h, w{', k' if model.task == 'multilabel' else ''}) uint8: {classes}"
 
 
-# --- formats ------------------------------------------------------------------------------------------------
-
-
-def _traceable(example: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """Return the example in a type that the tracing exporters know: they have no uint16."""
-    return tuple(one.int() if one.dtype == torch.uint16 else one for one in example)
-
-
-def _names_of(example: Sequence[Tensor]) -> list[str]:
-    return ["image", "scalars"][: len(example)]
-
-
-def _converted(what: str, convert: Callable[[], Any]) -> Any:  # noqa: ANN401
-    with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")  # tracing reads sizes; the comparison tells if the result is right
-        try:
-            return convert()
-        except OSError:  # of the disk
-            raise
-        except Exception as error:  # each exporter has errors of its own
-            first = str(error).strip().splitlines()[:1]
-            raise InputError(
-                f"--format {what}: this network cannot be converted ({type(error).__name__}: {' '.join(first)}); "
-                "choose another format, or use the bundle itself"
-            ) from error
-
-
-def _write_onnx(
-    graph: nn.Module, example: Sequence[Tensor], path: Path, precision: str, calibration: Sequence[Image]
-) -> int:
-    del calibration
-    onnx, names = import_onnx("onnx"), _names_of(example)
-    output = "mask" if isinstance(graph, Masks) else "probs"
-    _converted(
-        "onnx",
-        lambda: torch.onnx.export(
-            graph,
-            _traceable(example),
-            path,
-            dynamo=False,
-            opset_version=_OPSET,
-            input_names=names,
-            output_names=[output],
-            dynamic_axes={
-                "image": {0: "b", 1: "h", 2: "w"},
-                "scalars": {0: "b"},
-                output: {0: "b", 1: "h", 2: "w"},
-            },
-        ),
-    )
-    proto = onnx.load(path)
-    if example[0].dtype == torch.uint16:
-        proto.graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.UINT16
-    if precision == "fp16":
-        proto = _converted("onnx", lambda: _to_half(proto))
-    proto.producer_name = "masksmith"
-    onnx.save(proto, path)
-    return 1
-
-
-def _to_half(proto: Any) -> Any:  # noqa: ANN401
-    """Store and compute encoders and decoders in float16; what comes before and after, and the heads, stay float32."""
-    half = import_onnx("onnxruntime.transformers.float16")
-    kept = [node.name for node in proto.graph.node if not _is_inner(node.name)]
-    return half.convert_float_to_float16(proto, keep_io_types=True, node_block_list=kept)
-
-
-def _is_inner(name: str) -> bool:
-    """Whether an operation, named /MODULE/…/OPERATION, belongs to a part of a model other than its head."""
-    inner = name.partition("/models.")[2].split("/")  # 0, encoder, …, Conv
-    return len(inner) > 2 and inner[1] != "head"
-
-
-def _write_openvino(
-    graph: nn.Module, example: Sequence[Tensor], path: Path, precision: str, calibration: Sequence[Image]
-) -> int:
-    openvino, inputs = import_openvino(), _traceable(example)
-    shapes = [[-1, -1, -1, inputs[0].shape[3]], *([-1, one.shape[1]] for one in inputs[1:])]
-
-    def convert() -> Any:  # noqa: ANN401
-        traced: Any = torch.jit.trace(graph, inputs, check_trace=False)
-        network = openvino.convert_model(traced, example_input=inputs, input=shapes)
-        for one, name in zip(network.inputs, _names_of(example), strict=True):
-            one.get_tensor().set_names({name})
-        network.outputs[0].get_tensor().set_names({"mask" if isinstance(graph, Masks) else "probs"})
-        if example[0].dtype == torch.uint16:
-            network.inputs[0].get_node().set_element_type(openvino.Type.u16)
-            network.validate_nodes_and_infer_types()
-        return network
-
-    network = _converted("openvino", convert)
-    if precision == "int8":
-        nncf = _import_nncf()
-        data = nncf.Dataset([{"image": image[None]} for image in calibration])
-        network = _converted("openvino", lambda: nncf.quantize(network, data, subset_size=len(calibration)))
-    openvino.save_model(network, path, compress_to_fp16=precision == "fp16")
-    return 1
-
-
-def _write_torch(
-    graph: nn.Module, example: Sequence[Tensor], path: Path, precision: str, calibration: Sequence[Image]
-) -> int:
-    del precision, calibration
-    import torch.fx.experimental._config as config
-
-    divisors = [one.divisor for one in graph.modules() if isinstance(one, Member)]
-    least = max(divisors) + 1  # torch makes a constant of a map of one pixel
-    sides = {at: torch.export.Dim(name, min=least, max=2**15) for at, name in ((1, "h"), (2, "w"))}
-    batch = torch.export.Dim("b", min=1, max=2**12)
-    shapes = ({0: batch, **sides}, *({0: batch} for _ in example[1:]))
-
-    def convert() -> Any:  # noqa: ANN401
-        program = torch.export.export(
-            graph,
-            tuple(example),
-            dynamic_shapes=shapes,
-            strict=False,
-            prefer_deferred_runtime_asserts_over_guards=True,
-        )
-        torch.export.save(program, path)
-
-    patch: Any = config
-    with patch.patch(backed_size_oblivious=True):  # or a batch of one would need a file of its own
-        _converted("torch", convert)
-    return least
-
-
-Writer = Callable[[nn.Module, Sequence[Tensor], Path, str, Sequence[Image]], int]
-WRITERS: dict[str, Writer] = {"onnx": _write_onnx, "openvino": _write_openvino, "torch": _write_torch}
-"""Format -> what writes a graph and returns the least side of an image, in pixels."""
-
-
 def _write_facts(path: Path, export: ExportFacts, model: ModelFacts) -> None:
     facts = {"format": FORMAT_VERSION, **asdict(model)}
     write_json(facts_path(path), {"export": asdict(export), "model": facts})
-
-
-# --- parity -------------------------------------------------------------------------------------------------
-
-
-def _samples(model: Segmenter, images: Sequence[str | Path]) -> tuple[dict[str, Image], str]:
-    """Return what the file is compared on, and what that is, in words."""
-    found = _images_of(model, images, most=_MOST_IMAGES) if images else textures(model)
-    given = {
-        name: image for name, image in found.items() if not is_constant(image)
-    }  # those are not looked at
-    if not given:
-        raise InputError(
-            f"--images: all {len(found)} images are of one value each; expected some with content"
-        )
-    sizes = sorted({one.shape[:2] for one in given.values()})
-    shown = " … ".join(f"{height}x{width}" for height, width in dict.fromkeys((sizes[0], sizes[-1])))
-    return given, f"{len(given)} {'images' if images else 'generated textures'} ({shown})"
-
-
-def _images_of(model: Segmenter, inputs: Sequence[str | Path], *, most: int) -> dict[str, Image]:
-    """Return images of files, evenly taken, as the model takes them.
-
-    Raises:
-        InputError: There is none, or one cannot be used.
-    """
-    items, found = list_items(inputs), {}
-    chosen = [items[at] for at in sorted({round(at) for at in np.linspace(0, len(items) - 1, most)})]
-    for item in track(chosen, total=len(chosen), what="reading images"):
-        path = item.path if item.reader.count(item.path) == 1 else f"{item.path}#0"
-        found[item.id] = model.fit(item.reader.image(path), where=item.path)
-    return found
-
-
-def textures(model: Segmenter) -> dict[str, Image]:
-    """Return generated images of the training set's sizes and of odd ones, in the range of its values."""
-    facts = model.bundle.facts
-    dtype, ranges = np.dtype(facts.dtype), facts.ranges
-    sizes = dict.fromkeys(_sizes_of(model))
-    found: dict[str, Image] = {}
-    for at, (height, width) in enumerate(sizes):
-        random = stream(0, 0, 0, at)
-        planes = []
-        for band in range(facts.channels):
-            low = ranges.get(f"band {band} dark", [0.0])[0]
-            high = ranges.get(f"band {band} bright", [255.0 if dtype == np.uint8 else 1000.0])[-1]
-            coarse = (
-                random.random((height // 8 + 1, width // 8 + 1)).repeat(8, 0).repeat(8, 1)[:height, :width]
-            )
-            unit = 0.8 * coarse + 0.2 * random.random((height, width))
-            planes.append(low + (high - low) * unit)
-        found[f"{height}x{width}"] = np.stack(planes, 2).astype(dtype)
-    return found
-
-
-def _sizes_of(model: Segmenter) -> Iterator[tuple[int, int]]:
-    ranges, most = model.bundle.facts.ranges, _MOST_SIDE
-    for recipe in model.bundle.recipes:
-        most = min(most, recipe.size.largest_side or most)
-    sides = [
-        [min(round(side), most) for side in ranges.get(name, [128, 256])] for name in ("height", "width")
-    ]
-    (low_h, high_h), (low_w, high_w) = sides
-    yield from ((low_h, low_w), (high_h, high_w))
-    least = min(most, 33)
-    for height, width in ((low_h + 1, high_w + 7), (high_h - 7, low_w * 2 + 1), (3 * low_h // 2, low_w - 1)):
-        yield min(max(height | 1, least), most), min(max(width | 1, least), most)
-
-
-def sides(rule: AnyRule, codes: Codes) -> Shaped[np.ndarray, "..."]:
-    """Return on which side of its rule's thresholds each pixel lies, or its class."""
-    if isinstance(rule, ClassRule):
-        return rule.apply(codes)
-    if isinstance(rule, ObjectRule):
-        return (codes[..., :1] > rule.foreground).astype(np.uint8)
-    rules = rule.rules if isinstance(rule, LabelRules) else (rule,)
-    return (codes > np.array([one.bottom for one in rules])).astype(np.uint8)
-
-
-def _compare(
-    model: Segmenter, path: Path, facts: ExportFacts, samples: Mapping[str, Image], said: str
-) -> Parity:
-    numbers = {name: dict.fromkeys(model.scalars, 0.0) for name in samples}
-
-    def of(segmenter: Segmenter) -> Predict:
-        return lambda name, image: segmenter.predict(ArrayStore({name: image}), [name], scalars=numbers)[name]
-
-    exact, torch_seconds = _timed(of(model), samples, "segmenting with torch")
-    expected = {name: sides(model.rule, codes) for name, codes in exact.items()}
-    if facts.mask:
-        expected = {name: model.rule.apply(codes) for name, codes in exact.items()}
-        run, zeros = open_file(path, facts), np.zeros((1, len(model.scalars)), np.float32)
-        more = {"scalars": zeros} if model.scalars else {}
-        masks, seconds = _timed(
-            lambda _, image: run({"image": image[None]} | more)[0], samples, "making masks"
-        )
-        flips = _share(masks[name] != one for name, one in expected.items())
-        return Parity(said, None, None, flips, seconds, torch_seconds)
-    _write_facts(path, facts, model.bundle.facts)
-    codes, seconds = _timed(of(ExportedSegmenter(path)), samples, "segmenting with the file")
-    apart = [np.abs(one.astype(np.float64) - exact[name]) / MAX_CODE for name, one in codes.items()]
-    largest, mean = max(float(one.max()) for one in apart), float(np.mean([one.mean() for one in apart]))
-    flips = _share(sides(model.rule, one) != expected[name] for name, one in codes.items())
-    return Parity(said, largest, mean, flips, seconds, torch_seconds)
-
-
-Predict = Callable[[str, Image], np.ndarray]
-
-
-def _timed(predict: Predict, samples: Mapping[str, Image], what: str) -> tuple[dict[str, np.ndarray], float]:
-    """Return what is predicted of each image, and the median of the seconds."""
-    found, seconds = {}, []
-    for name, image in track(samples.items(), total=len(samples), what=what):
-        start = time.perf_counter()
-        found[name] = predict(name, image)
-        seconds.append(time.perf_counter() - start)
-    return found, float(np.median(seconds))
-
-
-def _share(each: Iterable[Shaped[np.ndarray, "..."]]) -> float:
-    """Return the share of true pixels."""
-    counts = [(int(one.sum()), one.size) for one in each]
-    return sum(true for true, _ in counts) / sum(size for _, size in counts)
-
-
-def _need_parity(parity: Parity, bounds: Bounds, out: Path) -> None:
-    measured = {
-        "largest difference": (parity.largest, bounds.largest),
-        "mean difference": (parity.mean, bounds.mean),
-    }
-    for name, (value, most) in (
-        measured | {"share of pixels that change sides": (parity.flips, bounds.flips)}
-    ).items():
-        if value is not None and not value <= most:
-            raise InputError(
-                f"{out}: the {name} is {value:.4g}, more than {most:g} ({parity}); the file was removed, choose "
-                "another precision or format"
-            )

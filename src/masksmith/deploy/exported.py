@@ -19,14 +19,11 @@ from masksmith.core.arrays import Float, Image, Shaped
 from masksmith.core.errors import InputError
 from masksmith.core.files import digest, file_digest
 from masksmith.core.progress import track
-from masksmith.data.array_store import ArrayStore, Images
-from masksmith.data.store import Store
+from masksmith.data.array_store import Images
 from masksmith.deploy.bundle import Bundle, facts_of
-from masksmith.deploy.segmenter import Segmenter
+from masksmith.deploy.segmenter import Batches, Segmenter
 from masksmith.postprocess.rules import read_rule
-from masksmith.prediction.predict import write_codes
 from masksmith.prediction.runtimes import import_openvino, openvino_core
-from masksmith.prediction.store import MeanCodes, to_codes
 from masksmith.prediction.tiles import Assembly, Part, Tiling, cut, tiles_of
 from masksmith.preprocess import canvas_of
 
@@ -69,6 +66,8 @@ class ExportFacts:
     output: str = ""
     parity: dict[str, Any] = field(default_factory=dict)
     """How it differed from the bundle when it was made."""
+    gate: dict[str, Any] | None = None
+    """Of int8: its score on held-out images."""
 
 
 def facts_path(path: Path) -> Path:
@@ -162,33 +161,15 @@ class ExportedSegmenter(Segmenter):
     def _tiling(self) -> Tiling | None:
         return Tiling.of(self.bundle.recipes[0].prediction)
 
-    def predict(
-        self,
-        images: Images,
-        names: Sequence[str],
-        *,
-        scalars: Mapping[str, Mapping[str, float]] | None = None,
-        folder: Path | None = None,
-        key: str | None = None,
-    ) -> MeanCodes:
-        """Return the probabilities as codes; see Segmenter.
+    def _passes(
+        self, images: Images, names: Sequence[str], scalars: Mapping[str, Mapping[str, float]]
+    ) -> list[tuple[Batches, float]]:
+        """Return what predicts images with the file; it holds the mean of the members.
 
         Raises:
-            InputError: A number is missing, or an image is of a size that the file does not take.
+            InputError: A number is missing; when called, an image is of a size that the file does not take.
         """
-        blank = {name for name in names if self._is_blank(images, name)}
-        seen = [name for name in names if name not in blank]
-        parts = partial(self._parts, images, seen, self._numbers(seen, scalars or {}))
-        with self._lock:
-            if folder is not None:
-                path = folder / "0.npy"
-                write_codes(path, images, names, parts, blank=blank, channels=self.target.outputs, key=key)
-                return MeanCodes([Store(path)])
-            arrays = {name: np.zeros((*images.shape(name), self.target.outputs), np.uint16) for name in names}
-            for batch in parts():
-                for name, part in batch:
-                    arrays[name][part.first : part.first + len(part.probs)] = to_codes(part.probs)
-            return MeanCodes([ArrayStore(arrays)])
+        return [(partial(self._parts, images, names, self._numbers(names, scalars)), 1.0)]
 
     def _numbers(
         self, names: Sequence[str], scalars: Mapping[str, Mapping[str, float]]

@@ -1,6 +1,7 @@
 """What is to be segmented: files, folders, archives, patterns of names; an id for each image."""
 
 import glob
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import takewhile
@@ -28,7 +29,7 @@ class Item:
     version: str
     """Where it lies, and what changes when it does."""
     error: str = ""
-    """Why it cannot be used: an archive that cannot be opened."""
+    """Why it cannot be used: an archive that cannot be opened, a link to nothing."""
 
     @property
     def root(self) -> Path:
@@ -68,7 +69,7 @@ def list_items(inputs: Sequence[str | Path], *, may_be_empty: bool = False) -> l
         for item, parent in zip(items, _told_apart([item.root for item in items]), strict=True):
             # a.png and a.jpg: the second keeps its ending; where all of it lies is nobody else's
             names = (f"{parent}{item.id}", f"{parent}{item.path}", "/".join(item.place.parts[1:]))
-            name = next(name for name in names if name not in found)
+            name = next(name for name in map(_text, names) if name not in found)
             found[name] = replace(item, id=name)
     return [found[name] for name in sorted(found)]
 
@@ -84,19 +85,19 @@ def _told_apart(folders: Sequence[Path]) -> list[str]:
 def _items_of(given: str | Path, *, may_be_empty: bool) -> Iterator[Item]:
     path = Path(given)
     if path.is_dir():
-        yield from _in_tree(Tree(path, open_archives=False))
+        yield from _in_tree(Tree(path, open_archives=False, strict=False))
         for archive in sorted(path.rglob("*")):
             if archive_suffix(archive.name) and archive.is_file():
                 yield from _in_archive(path, archive)
     elif path.is_file() and (suffix := archive_suffix(path.name)):
         yield from _in_archive(path.parent, path, inside=f"{path.name[: -len(suffix)]}/")
-    elif path.is_file():
-        yield from _in_tree(Tree(path.parent, only=path), named=True)
+    elif path.is_file() or path.is_symlink():
+        yield from _in_tree(Tree(path.parent, only=path, strict=False), named=True)
     elif matches := sorted(glob.glob(str(given), recursive=True)):  # noqa: PTH207  (it may begin anywhere)
         parts = takewhile(lambda part: not glob.has_magic(part), path.parent.parts)
         root = Path(*parts)  # ids keep the folders that the pattern left open
         for match in map(Path, matches):
-            if match.is_file():
+            if match.is_file() or match.is_symlink():
                 found = _in_archive if archive_suffix(match.name) else _in_folder
                 yield from found(root, match)
     elif not (may_be_empty and glob.has_magic(str(given))):
@@ -106,21 +107,33 @@ def _items_of(given: str | Path, *, may_be_empty: bool) -> Iterator[Item]:
 
 
 def _in_folder(root: Path, path: Path) -> Iterator[Item]:
-    yield from _in_tree(Tree(root, only=path))
+    yield from _in_tree(Tree(root, only=path, strict=False))
 
 
 def _in_archive(root: Path, path: Path, *, inside: str = "") -> Iterator[Item]:
     try:
-        yield from _in_tree(Tree(root, only=path), inside=inside)
+        yield from _in_tree(Tree(root, only=path, strict=False), inside=inside)
     except InputError as error:  # the rest goes on
-        reader, stat = ImageReader(Tree(root, open_archives=False)), path.stat()
-        name = str(path.relative_to(root))
-        version = f"{root.resolve()} {stat.st_size} {stat.st_mtime_ns}"
-        yield Item(name, name, reader, version, str(error))
+        tree = Tree(root, only=path, open_archives=False)
+        yield _refused(tree, str(path.relative_to(root)), str(error))
+
+
+def _refused(tree: Tree, path: str, why: str) -> Item:
+    stat = (tree.root / path).lstat()
+    version = f"{_text(tree.root.resolve())} {stat.st_size} {stat.st_mtime_ns}"
+    return Item(_text(path), _text(path), ImageReader(tree), version, why)
+
+
+def _text(path: str | Path) -> str:
+    """Return a path as text that can be written: of names that are not UTF-8, the bytes."""
+    return os.fsencode(path).decode(errors="backslashreplace")
 
 
 def _in_tree(tree: Tree, *, named: bool = False, inside: str = "") -> Iterator[Item]:
-    reader, root = ImageReader(tree), tree.root.resolve()
+    reader, root = ImageReader(tree), _text(tree.root.resolve())
+    for path, why in tree.refused.items():
+        if named or ending(path) in _FORMS or archive_suffix(path):
+            yield _refused(tree, path, why)
     for folder in tree.folders:
         for path in tree.files(folder):
             kind = ending(path)

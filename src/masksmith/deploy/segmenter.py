@@ -5,7 +5,7 @@ the rule then makes a mask of the mean probabilities.
 """
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -28,10 +28,10 @@ from masksmith.deploy.drawing import overlay, png
 from masksmith.models.segmentation import SegmentationModel, build_model, to_channels_last
 from masksmith.postprocess.rules import mask_of, read_rule
 from masksmith.prediction.combine import build_combine
-from masksmith.prediction.predict import predict_batches, predict_parts, write_codes
+from masksmith.prediction.predict import predict_parts, write_codes
 from masksmith.prediction.runtimes import RUNTIMES, Runtime, check_runtime
 from masksmith.prediction.store import MAX_CODE, MeanCodes, to_codes
-from masksmith.prediction.tiles import Tiling
+from masksmith.prediction.tiles import Part, Tiling
 from masksmith.preprocess.chains import looks_at_whole
 from masksmith.preprocess.inputs import Limits, Scaler, Statistics, image_limits, select
 from masksmith.recipes.recipe import Recipe
@@ -41,7 +41,8 @@ from masksmith.training.machine import make_fabric
 AnyImage = Any
 """A numpy array (h, w) or (h, w, c), a torch tensor (c, h, w), or a PIL image."""
 
-
+Batches = Callable[..., Iterator[list[tuple[str, Part]]]]
+"""Called with ``finished`` and ``rows`` (see predict_parts), it yields the probabilities of images."""
 _COLOURS = ("P", "PA", "CMYK", "YCbCr", "LAB", "HSV")
 """Modes of PIL images whose numbers are colours in another form."""
 
@@ -358,32 +359,41 @@ class Segmenter:
             InputError: A number is missing.
         """
         blank = {name for name in names if self._is_blank(images, name)}
+        seen = [name for name in names if name not in blank]
+        channels, stores = self.target.outputs, list[Images]()
         with self._lock:
-            stores: list[Images] = []
-            for at, member in enumerate(self.members):
-                options = self._options(member, names, scalars or {})
-                seen = [name for name in names if name not in blank]
-                predict = (member.fabric, member.model, member.see(images), seen)
-                channels = self.target.outputs
+            passes = self._passes(images, seen, scalars or {})
+            for at, (batches, _) in enumerate(passes):
                 if folder is None:
                     arrays = {name: np.zeros((*images.shape(name), channels), np.uint16) for name in names}
-                    for batch in predict_batches(*predict, **options):
-                        arrays |= {name: to_codes(probs) for name, probs in batch}
+                    for name, part in (one for batch in batches() for one in batch):
+                        arrays[name][part.first : part.first + len(part.probs)] = to_codes(part.probs)
                     stores.append(ArrayStore(arrays))
                     continue
                 path = folder / f"{at}.npy"
                 if key is None or not is_whole(path):
-                    write_codes(
-                        path,
-                        images,
-                        names,
-                        partial(predict_parts, *predict, **options),
-                        blank=blank,
-                        channels=channels,
-                        key=key,
-                    )
+                    write_codes(path, images, names, batches, blank=blank, channels=channels, key=key)
                 stores.append(Store(path))
-        return MeanCodes(stores, [member.weight for member in self.bundle.facts.members])
+        return MeanCodes(stores, [weight for _, weight in passes])
+
+    def _passes(
+        self, images: Images, names: Sequence[str], scalars: Mapping[str, Mapping[str, float]]
+    ) -> list[tuple[Batches, float]]:
+        """Return what predicts images, once for each member, and its weight in the mean."""
+        return [
+            (
+                partial(
+                    predict_parts,
+                    member.fabric,
+                    member.model,
+                    member.see(images),
+                    names,
+                    **self._options(member, names, scalars),
+                ),
+                member.facts.weight,
+            )
+            for member in self.members
+        ]
 
     def _options(
         self, member: Member, names: Sequence[str], scalars: Mapping[str, Mapping[str, float]]

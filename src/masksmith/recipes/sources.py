@@ -21,6 +21,17 @@ AUTO_OF = {
 }
 """Task -> the bundled recipe that `auto` takes for it."""
 
+_LOSS = "training.stages.0.loss"
+SMOKE_OF = {
+    "multiclass": (
+        "metric=miou",
+        f"{_LOSS}=[{{name: cross_entropy}}, {{name: dice, params: {{skip_empty: true}}}}]",
+    ),
+    "multilabel": ("metric=dice_per_image",),
+    "instances": ("metric=dsb_map", f"{_LOSS}=[{{name: objects}}]"),
+}
+"""Task -> what the recipe `smoke` changes for it; as it is written, it is for binary masks."""
+
 
 def is_auto(name: str) -> bool:
     """Whether a recipe is one of the defaults, whose model, batch, views and runtime a budget chooses."""

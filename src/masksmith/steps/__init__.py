@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from masksmith.steps import dataset as dataset
     from masksmith.steps import doctor as doctor
     from masksmith.steps import explore as explore
+    from masksmith.steps import export as export
     from masksmith.steps import external as external
     from masksmith.steps import fine_tuning as fine_tuning
     from masksmith.steps import folds as folds

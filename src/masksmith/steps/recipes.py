@@ -10,8 +10,8 @@ from masksmith.core.progress import logger
 from masksmith.data.coarseness import KEPT_LEAST, coarsest_stride
 from masksmith.project.folder import Project
 from masksmith.recipes.ensemble import AnyRecipe, is_ensemble, load_any, load_ensemble
-from masksmith.recipes.recipe import Recipe, load_recipe
-from masksmith.recipes.sources import AUTO_OF
+from masksmith.recipes.recipe import Recipe, load_recipe, parse_recipe
+from masksmith.recipes.sources import AUTO_OF, SMOKE_OF
 
 Overrides = Sequence[str] | dict[str, Any]
 """Changes of a recipe: texts of the form KEY=VALUE, or dotted keys with their values."""
@@ -56,9 +56,9 @@ def load_asked(name: str, overrides: tuple[str, ...], *, scale: str | None) -> A
 
 
 def for_data(project: Project, asked: AnyRecipe, name: str, overrides: tuple[str, ...]) -> AnyRecipe:
-    """Return the recipe that ``auto`` means for a project's data: that of its task, with a metric of its data.
+    """Return the recipe that ``auto`` or ``smoke`` means for a project's data: that of its task.
 
-    Any other recipe is returned as it is, if it goes with the task.
+    ``auto`` also takes a metric of the data. Any other recipe is returned as it is, if it goes with the task.
 
     Args:
         project: Checked.
@@ -70,12 +70,8 @@ def for_data(project: Project, asked: AnyRecipe, name: str, overrides: tuple[str
         InputError: A metric that cannot drive the task, or pseudo-labels for other masks than binary ones.
     """
     target = project.target
-    if name == "auto":
-        chosen, why = _choices_of(project, {override.partition("=")[0] for override in overrides})
-        if why:
-            asked = load_recipe(AUTO_OF[target.task], (*chosen, *overrides))
-        for line in why:
-            logger.info("auto: %s", line)
+    if name in ("auto", "smoke"):
+        asked = _fitted(project, asked, name, overrides)
     with form_of(asked.name):
         project.metric(asked)
     if isinstance(asked, Recipe):
@@ -88,7 +84,31 @@ def for_data(project: Project, asked: AnyRecipe, name: str, overrides: tuple[str
     return asked
 
 
-def _choices_of(project: Project, keys: Set[str]) -> tuple[list[str], list[str]]:
+def _fitted(project: Project, asked: AnyRecipe, name: str, overrides: tuple[str, ...]) -> AnyRecipe:
+    """Return what ``auto`` or ``smoke`` is for the data; the choices and their reasons are said."""
+    keys = {override.partition("=")[0] for override in overrides}
+    chosen, why = _choices_of_auto(project, keys) if name == "auto" else _choices_of_smoke(project)
+    own_split = any(one.held_out for one in project.catalog.train)
+    if own_split and not keys & {"folds", "folds.count", "folds.train", "folds.repeats"}:
+        chosen += ["folds.count=2", "folds.train=1"]
+        why.append("one fold: the data have a validation set of their own")
+    for line in why:
+        logger.info("%s: %s", name, line)
+    if not why:
+        return asked
+    if name == "smoke":  # as it was loaded, at its scale
+        return parse_recipe(asked.to_yaml(), where="recipe smoke", overrides=(*chosen, *overrides))
+    return load_recipe(AUTO_OF[project.target.task], (*chosen, *overrides))
+
+
+def _choices_of_smoke(project: Project) -> tuple[list[str], list[str]]:
+    """Return what ``smoke`` sets for the data, as overrides, and the reasons."""
+    task = project.target.task
+    chosen = list(SMOKE_OF.get(task, ()))
+    return chosen, [f"{', '.join(chosen)}: the masks are {task}"] if chosen else []
+
+
+def _choices_of_auto(project: Project, keys: Set[str]) -> tuple[list[str], list[str]]:
     """Return what ``auto`` sets for the data, as overrides, and the reasons.
 
     Args:
@@ -96,7 +116,7 @@ def _choices_of(project: Project, keys: Set[str]) -> tuple[list[str], list[str]]
         keys: Dotted keys that the user set.
     """
     target, base = project.target, load_recipe(AUTO_OF[project.target.task])
-    chosen, why = [], []
+    chosen, why = list[str](), list[str]()
     if base.name != "auto":
         why.append(f"recipe {base.name}: the masks are {target.task}")
     if "metric" not in keys and target.task == "binary":
@@ -104,10 +124,6 @@ def _choices_of(project: Project, keys: Set[str]) -> tuple[list[str], list[str]]
         if metric != base.metric:
             chosen.append(f"metric={metric}")
             why.append(f"metric {metric}: {reason}")
-    own_split = any(one.held_out for one in project.catalog.train)
-    if own_split and not keys & {"folds", "folds.count", "folds.train", "folds.repeats"}:
-        chosen += ["folds.count=2", "folds.train=1"]
-        why.append("one fold: the data have a validation set of their own")
     if not any(key.partition(".")[0] == "model" and key not in _FREE_OF_MODEL for key in keys):
         stride, kept = coarsest_stride(project.cache.train_masks, target)
         if stride > 1:
