@@ -266,7 +266,7 @@ def test_eight_nets_of_the_clouds():
     highest, extremes = [22500, 21000, 19500, 17000], "image_min_max"
     wide, narrow = [256, 128, 96, 48, 32], [64, 32, 24, 16, 8]
     recipes = members_of("cloud-location-ensemble")
-    assert all(recipe.input.bands == [1, 2, 3, 4][: len(recipe.input.bands)] for recipe in recipes)
+    assert all(recipe.input.bands == [0, 1, 2, 3][: len(recipe.input.bands)] for recipe in recipes)
     found = [
         (
             recipe.model.encoder.partition(".")[0],
