@@ -133,7 +133,11 @@ PUBLISHED = {  # what a recipe must not lose: path -> value
         "training.stages.1.until_plateau.patience": 20,
     },
     "tgs-depth-unet": {
-        "size.pad_hw": (128, 128),
+        "size.chain.0.name": "crop",
+        "size.chain.0.ratio": 0.9,
+        "size.chain.1.name": "refract",
+        "size.chain.1.ratio": 0.9,
+        "size.chain.2.hw": (128, 128),
         "model.scalars": ["z"],
         "folds.holdout_frac": 0.15,
         "training.early_stop.patience": 5,
