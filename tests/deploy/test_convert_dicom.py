@@ -63,6 +63,17 @@ def test_values_by_hand_and_what_was_done(files, tmp_path):
     assert before == {path: digest(path.read_bytes()) for path in files.rglob("*") if path.is_file()}
 
 
+def test_colours_of_8_16_and_32_bits_are_shown_alike(tmp_path):
+    shares = np.linspace(0, 1, 48).reshape(4, 4, 3)
+    kinds = [np.uint8, np.uint16, np.uint32]
+    for kind in kinds:
+        (tmp_path / f"{kind.__name__}.dcm").write_bytes(dicom(np.rint(shares * np.iinfo(kind).max).astype(kind)))
+    ms.convert(tmp_path, tmp_path.parent / "colours")
+    for kind in kinds:
+        found = pixels(tmp_path.parent / "colours", kind.__name__)[..., ::-1]
+        np.testing.assert_allclose(found, shares * 255, atol=1, err_msg=kind.__name__)
+
+
 def test_a_second_call_does_what_is_missing_or_was_asked_for_otherwise(files, tmp_path, monkeypatch):
     out = tmp_path / "png"
     ms.convert(files, out)

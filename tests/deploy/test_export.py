@@ -50,6 +50,16 @@ AWAY = {"top": 20000, "min_pixels": 0, "bottom": 20000, "component_area_frac": 0
 CASES = {
     "binary": (BINARY, {}, ()),
     "three members": (BINARY, {"members": 3, "channels": 3}, ()),
+    "snapshots of different weight": (
+        BINARY,
+        {"snapshots": 2},
+        (
+            "training.stages.0.epochs=2",
+            "training.stages.0.schedule={name: cosine_restarts, cycles: 2}",
+            "prediction.weights=snapshots",
+            "prediction.snapshot_weights=[5, 1]",
+        ),
+    ),
     "classes": (CLASSES, {"channels": 3}, ()),
     "labels": (LABELS, {}, ()),
     "objects": (OBJECTS, {}, ()),

@@ -20,12 +20,13 @@ def tiny_bundle(
     target: Target,
     *overrides: str,
     members: int = 1,
+    snapshots: int = 1,
     channels: int = 1,
     dtype: str = "uint8",
     rule: dict | None = None,
     limits: tuple[list[float], list[float]] | None = None,
 ) -> Path:
-    """Write a bundle; members have different weights in the mean."""
+    """Write a bundle; members, and the snapshots of each, are different nets; members weigh differently."""
     scaling = "input.scaling=type_max" if dtype == "uint8" else ""
     recipe: Recipe = load_recipe("smoke", tuple(one for one in (scaling, *overrides) if one))
     files, facts = {}, []
@@ -33,25 +34,27 @@ def tiny_bundle(
     scaled = not recipe.input.is_raw
     for at in range(members):
         statistics = Statistics((0.5,) * seen, (0.2,) * seen) if scaled else None
-        model = build_model(
-            recipe.model,
-            in_channels=seen,
-            seed=at,
-            classes=target.outputs,
-            exclusive=target.exclusive,
-            load_weights=False,
-            statistics=statistics,
-        )
-        model.head.weight.data *= 10  # probabilities far from a half
-        raw = save({name: tensor.contiguous() for name, tensor in model.state_dict().items()})
-        name = f"weights/{at}.safetensors"
-        files[name] = raw
+        own = {}
+        for number in range(snapshots):
+            model = build_model(
+                recipe.model,
+                in_channels=seen,
+                seed=at + 100 * number,
+                classes=target.outputs,
+                exclusive=target.exclusive,
+                load_weights=False,
+                statistics=statistics,
+            )
+            model.head.weight.data *= 10  # probabilities far from a half
+            raw = save({name: tensor.contiguous() for name, tensor in model.state_dict().items()})
+            name = f"weights/{at}_{number}.safetensors" if number else f"weights/{at}.safetensors"
+            files[name], own[name] = raw, digest(raw)
         facts.append(
             MemberFacts(
                 name=f"tiny-{at}",
                 recipe=recipe.model_dump(mode="json"),
-                weights={name: digest(raw)},
-                runtimes=["torch"],
+                weights=own,
+                runtimes=["torch"] * snapshots,
                 weight=1.0 + at,
                 mean=list(statistics.mean) if statistics else None,
                 std=list(statistics.std) if statistics else None,

@@ -133,7 +133,11 @@ PUBLISHED = {  # what a recipe must not lose: path -> value
         "training.stages.1.until_plateau.patience": 20,
     },
     "tgs-depth-unet": {
-        "size.pad_hw": (128, 128),
+        "size.chain.0.name": "crop",
+        "size.chain.0.ratio": 0.9,
+        "size.chain.1.name": "refract",
+        "size.chain.1.ratio": 0.9,
+        "size.chain.2.hw": (128, 128),
         "model.scalars": ["z"],
         "folds.holdout_frac": 0.15,
         "training.early_stop.patience": 5,
@@ -266,7 +270,7 @@ def test_eight_nets_of_the_clouds():
     highest, extremes = [22500, 21000, 19500, 17000], "image_min_max"
     wide, narrow = [256, 128, 96, 48, 32], [64, 32, 24, 16, 8]
     recipes = members_of("cloud-location-ensemble")
-    assert all(recipe.input.bands == [1, 2, 3, 4][: len(recipe.input.bands)] for recipe in recipes)
+    assert all(recipe.input.bands == [0, 1, 2, 3][: len(recipe.input.bands)] for recipe in recipes)
     found = [
         (
             recipe.model.encoder.partition(".")[0],
