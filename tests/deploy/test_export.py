@@ -67,6 +67,7 @@ CASES = {
     "tiles": (CLASSES, {}, ("prediction.tile_hw=[40, 40]",)),
     "zeros around": (BINARY, {}, ("size.border=zero",)),
     "resized": (BINARY, {"rule": AWAY}, ("size.resize_hw=[64, 48]",)),
+    "at another scale": (BINARY, {"rule": AWAY}, ("prediction.tta_scales=[0.86]",)),
     "chains": (
         BINARY,
         {"rule": AWAY, "limits": ([0.0], [255.0])},
@@ -104,8 +105,9 @@ def test_probabilities_are_those_of_the_model(case, tmp_path):
         images[1][4, 4] = np.inf
     if case == "names in a band":
         images = [np.stack([one[..., 0], one[..., 1] % 6], 2) for one in images]
-    assert apart(bundle, tmp_path / "m.onnx", *images) < (0.02 if case in ("resized", "chains") else 1e-4)
-    assert done.parity.flips < (3e-3 if case in ("resized", "chains") else 1e-4)
+    resized = case in ("resized", "at another scale", "chains")
+    assert apart(bundle, tmp_path / "m.onnx", *images) < (0.02 if resized else 1e-4)
+    assert done.parity.flips < (3e-3 if resized else 1e-4)
 
 
 def test_a_file_is_run_by_its_runtime_alone_with_any_batch_and_size(tmp_path):
@@ -324,6 +326,11 @@ def test_what_cannot_be_is_refused(tmp_path, monkeypatch):
     tiled = tiny_bundle(tmp_path / "t.msk", BINARY, "size.resize_hw=[64, 64]", "prediction.tile_hw=[32, 32]")
     with pytest.raises(InputError, match="resized to 64x64 and then cut into tiles"):
         ms.export(tiled, tmp_path / "m.onnx", format="onnx")
+    seen = tiny_bundle(
+        tmp_path / "s.msk", BINARY, "prediction.tta_scales=[0.5]", "prediction.tile_hw=[32, 32]"
+    )
+    with pytest.raises(InputError, match=r"seen at the scale 0\.5 and then cut into tiles"):
+        ms.export(seen, tmp_path / "m.onnx", format="onnx")
     assert not list(tmp_path.glob("*.onnx*"))
 
 

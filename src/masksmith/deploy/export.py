@@ -153,7 +153,9 @@ def export_model(
         place = Path(folder) / out.name
         logger.info("exporting %d members to %s", len(exact.members), format)
         facts = _write(exact, graph, place, format, precision, calibration)
-        resizes = any(recipe.size.resizes for recipe in exact.bundle.recipes)
+        resizes = any(
+            recipe.size.resizes or recipe.prediction.tta_scales != [1.0] for recipe in exact.bundle.recipes
+        )
         bounds = RESIZED if precision == "fp32" and resizes else BOUNDS.get(precision, UNBOUNDED)
         parity = compare(exact, place, facts, samples, said, bounds)
         need_parity(parity, bounds, out)
@@ -251,7 +253,9 @@ def one_view(model: Segmenter) -> Segmenter:
     members = []
     for one in model.bundle.facts.members:
         recipe = {key: dict(value) if isinstance(value, dict) else value for key, value in one.recipe.items()}
-        recipe["prediction"] |= {"tta": ["identity"], "tta_scales": [1.0], "tta_shifts": [[0, 0]]}
+        scales = recipe["prediction"]["tta_scales"]
+        scale = min(scales, key=lambda one: abs(one - 1))  # nearest to the true size
+        recipe["prediction"] |= {"tta": ["identity"], "tta_scales": [scale], "tta_shifts": [[0, 0]]}
         recipe["training"] |= {"precision": "32-true"}
         recipe["model"] |= {"gradient_checkpointing": False}
         members.append(replace(one, recipe=recipe))
@@ -280,6 +284,7 @@ def build_graph(model: Segmenter, *, mask: bool) -> nn.Module:
                 size=one.recipe.size,
                 combine=build_combine(one.recipe.prediction),
                 shares=one.recipe.prediction.shares(len(one.models)),
+                view=one.recipe.prediction.tta_scales[0],
                 scalars=[names.index(name) for name in one.recipe.model.scalars],
             )
         )
@@ -302,6 +307,11 @@ def _check_tiles(model: Segmenter) -> None:
             raise InputError(
                 f"{model.bundle.path}: images are resized to {hw[0]}x{hw[1]} and then cut into tiles, which one graph "
                 "cannot do; use the bundle itself"
+            )
+        if tiling is not None and recipe.prediction.tta_scales != [1.0]:
+            raise InputError(
+                f"{model.bundle.path}: images are seen at the scale {recipe.prediction.tta_scales[0]:g} and then cut "
+                "into tiles, which one graph cannot do; use the bundle itself"
             )
 
 

@@ -123,6 +123,9 @@ def _padded_hw(step: RefractStep | PadStep, before: Sequence[Whole]) -> Sequence
     return [refracted(side, step.ratio) for side in before]
 
 
+_VIEW_PARTS = 10_000
+
+
 class Member(nn.Module):
     """A trained fold: pixels (b, c, h, w) as the file has them to probabilities (b, k, h, w)."""
 
@@ -135,9 +138,11 @@ class Member(nn.Module):
         combine: Combine,
         scalars: list[int],
         shares: list[float] | None = None,
+        view: float = 1.0,
     ) -> None:
         super().__init__()
         self.shares = shares
+        self.view = round(view * _VIEW_PARTS)  # in whole numbers, which any size can be multiplied by
         self.models = nn.ModuleList(_contiguous(model) for model in models)
         self.scale, self.size, self.combine, self.scalars = scale, size, combine, scalars
         self.steps = size.steps
@@ -149,22 +154,24 @@ class Member(nn.Module):
     ) -> Float[Tensor, "b k h w"]:
         """Return the mean probabilities of the fold's weights."""
         planes = self.scale(pixels)
-        undo: list[tuple[ScaleStep | None, Whole, Whole, Whole]] = []
+        undo: list[tuple[bool, Whole, Whole, Whole]] = []  # whether it was resized
         for step in self.steps:
             before = planes.shape[2:]
             if isinstance(step, ScaleStep):
-                planes = F.interpolate(planes, step.hw, mode="bilinear", align_corners=False)
-                planes = (planes * self.largest).round() / self.largest
-                undo.append((step, before, 0, 0))
+                planes = self._resized(planes, step.hw)
+                undo.append((True, before, 0, 0))
                 continue
             total = _padded_hw(step, before)
             planes, down = _border(planes, 2, total[0], self.size.border)
             planes, right = _border(planes, 3, total[1], self.size.border)
-            undo.append((None, before, down, right))
+            undo.append((False, before, down, right))
+        if self.view != _VIEW_PARTS:
+            before = planes.shape[2:]
+            planes = self._resized(planes, [self._seen(side) for side in before])
+            undo.append((True, before, 0, 0))
         inner = planes.shape[2:]
-        canvas = self.size.pad_hw or [
-            (side + self.divisor - 1) // self.divisor * self.divisor for side in inner
-        ]
+        whole = inner if self.size.pad_hw is None else [self._seen(side) for side in self.size.pad_hw]
+        canvas = [(side + self.divisor - 1) // self.divisor * self.divisor for side in whole]
         planes, top = _border(planes, 2, canvas[0], self.size.border)
         planes, left = _border(planes, 3, canvas[1], self.size.border)
         numbers = () if scalars is None or not self.scalars else (scalars[:, self.scalars],)
@@ -172,11 +179,19 @@ class Member(nn.Module):
         each = torch.stack([one.softmax(1) if self.exclusive else one.sigmoid() for one in logits])
         probs = self._mean(each).narrow(2, top, inner[0]).narrow(3, left, inner[1])
         for scaled, hw, down, right in reversed(undo):
-            if scaled is None:
+            if not scaled:
                 probs = probs.narrow(2, down, hw[0]).narrow(3, right, hw[1])
             else:
                 probs = F.interpolate(probs, hw, mode="bilinear", align_corners=False)
         return probs
+
+    def _resized(self, planes: Float[Tensor, "b c h w"], hw: Sequence[Whole]) -> Float[Tensor, "b c H W"]:
+        planes = F.interpolate(planes, tuple(hw), mode="bilinear", align_corners=False)
+        return (planes * self.largest).round() / self.largest
+
+    def _seen(self, side: Whole) -> Whole:
+        """Return how long a side is at the scale at which the model looks."""
+        return (side * self.view + _VIEW_PARTS // 2) // _VIEW_PARTS
 
     def _mean(self, each: Float[Tensor, "m b k h w"]) -> Float[Tensor, "b k h w"]:
         if self.shares is None or len(self.models) == 1:

@@ -7,7 +7,7 @@ from typing import Any
 
 from masksmith.core.errors import InputError
 from masksmith.core.progress import logger
-from masksmith.data.coarseness import KEPT_LEAST, coarsest_stride
+from masksmith.data.coarseness import KEPT_LEAST, STRIDES, coarsest_stride
 from masksmith.project.folder import Project
 from masksmith.recipes.ensemble import AnyRecipe, is_ensemble, load_any, load_ensemble
 from masksmith.recipes.recipe import Recipe, load_recipe, parse_recipe
@@ -133,7 +133,24 @@ def _choices_of_auto(project: Project, keys: Set[str]) -> tuple[list[str], list[
                 f"logits at 1/{stride} of the size: masks that are reduced so far keep an IoU of {kept:.3f} with "
                 f"themselves ({KEPT_LEAST} is asked)"
             )
+        last = len(base.training.stages) - 1
+        free = not any(key.startswith(("training.stages", "prediction.tta_scales", "size")) for key in keys)
+        images = project.cache.train_images
+        largest = max(height * width for height, width in map(images.shape, images))
+        if stride == max(STRIDES) and target.task == "binary" and free and largest <= _SMALL_PX:
+            chosen += [
+                f"training.stages.{last}.scale={_COARSE_SCALE}",
+                f"prediction.tta_scales=[{_COARSE_SCALE}]",
+            ]
+            why.append(
+                f"images at {_COARSE_SCALE} of their size in the last stage and in prediction, as they are small"
+            )
     return chosen, why
+
+
+_SMALL_PX = 256 * 256
+_COARSE_SCALE = 0.86
+"""101 pixels on a canvas of 96: of the sizes tried, the best (docs/studies/0001-training-in-minutes.md)."""
 
 
 _FREE_OF_MODEL = frozenset({"model.encoder", "model.encoder_weights", "model.encoder_weights_hash"})
