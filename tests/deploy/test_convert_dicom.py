@@ -67,7 +67,9 @@ def test_colours_of_8_16_and_32_bits_are_shown_alike(tmp_path):
     shares = np.linspace(0, 1, 48).reshape(4, 4, 3)
     kinds = [np.uint8, np.uint16, np.uint32]
     for kind in kinds:
-        (tmp_path / f"{kind.__name__}.dcm").write_bytes(dicom(np.rint(shares * np.iinfo(kind).max).astype(kind)))
+        (tmp_path / f"{kind.__name__}.dcm").write_bytes(
+            dicom(np.rint(shares * np.iinfo(kind).max).astype(kind))
+        )
     ms.convert(tmp_path, tmp_path.parent / "colours")
     for kind in kinds:
         found = pixels(tmp_path.parent / "colours", kind.__name__)[..., ::-1]
