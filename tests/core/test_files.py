@@ -149,6 +149,7 @@ def test_no_other_module_writes():
     """A write outside these modules would be no write point, and `make faults` would not see it.
 
     What ``deploy`` writes lies in no project: each image's files are made aside and moved, and its own tests kill it.
+    ``steps/outputs.py`` writes into a folder aside, which is moved whole.
     """
     root = Path(masksmith.__file__).parent
     writes = re.compile(
@@ -157,7 +158,8 @@ def test_no_other_module_writes():
     found = [
         f"{path.relative_to(root)}: {line.strip()}"
         for path in root.rglob("*.py")
-        if str(path.relative_to(root)) not in ("core/files.py", "core/locks.py", "data/store.py")
+        if str(path.relative_to(root))
+        not in ("core/files.py", "core/locks.py", "data/store.py", "steps/outputs.py")
         if path.relative_to(root).parts[0] != "deploy"
         for line in path.read_text().splitlines()
         if writes.search(line) and "temporary.open(" not in line  # the path that atomic_path yields

@@ -58,7 +58,7 @@ RING = st.lists(st.tuples(st.integers(-10, 40), st.integers(-10, 30)), min_size=
 @given(st.lists(RING, min_size=1, max_size=3), st.integers(1, 4))
 def test_polygons_are_filled_by_the_even_odd_rule(rings, parts):
     flat = [
-        [one / parts + add for point in ring for one, add in zip(point, (0.013, 0.007), strict=True)]
+        [one / parts + add for point in ring for one, add in zip(point, (0.0131415, 0.0070711), strict=True)]
         for ring in rings
     ]
     assert (drawn(Shape("a", flat)) == by_points(flat, HW)).all()

@@ -42,6 +42,7 @@ def test_refusals(project, tmp_path):
     ):
         ms.weights(project)
     with pytest.raises(
-        InputError, match=r"prediction\.weights: 'swa', but training\.keep is \[\]; name it there"
+        InputError,
+        match=r"prediction\.weights: 'swa'; expected final, snapshots, top_k, or weights that training\.keep",
     ):
         ms.train(project, recipe="smoke", overrides=["prediction.weights=swa"])

@@ -34,7 +34,9 @@ def convolve_enlarged(
     sums = conv.weight.new_tensor(_SUMS)
     weight = torch.einsum("ar,bs,kcrs->ckab", sums, sums, conv.weight[:, :channels])
     found = F.conv_transpose2d(small, weight, conv.bias, 2, 1)
-    return found if joined is None else found + F.conv2d(joined, conv.weight[:, channels:], None, 1, 1)
+    if joined is None or not joined.shape[1]:  # a map that gives its size alone
+        return found
+    return found + F.conv2d(joined, conv.weight[:, channels:], None, 1, 1)
 
 
 def _convolve(block: UnetDecoderBlock | DecoderBlock, small: Tensor, joined: Tensor | None) -> Tensor:

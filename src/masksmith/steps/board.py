@@ -201,7 +201,7 @@ def _keep_rows(project: Project, content: str) -> str:
     except InputError as error:
         logger.warning("%s; compared without the rows of its images", error)
         return ""
-    scored = [row for row in project.folds.rows if row.fold in oof and row.id not in project.blank_train]
+    scored = [row for row in project.folds.rows if row.id in oof and row.id not in project.blank_train]
     recipe = members[0].scored_by
     rows = score_rows(
         project.metric(recipe),

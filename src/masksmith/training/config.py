@@ -79,7 +79,7 @@ CHOSEN_ON_HELD_OUT = ("best", "best_val_loss")
 
 VAL_LOSS = "val_loss"
 """The loss of the held-out images among ``metrics``."""
-_KEPT = ("last", "best_score", "best_loss", "best_val_loss", "swa")
+_KEPT = ("last", "raw", "best_score", "best_loss", "best_val_loss", "swa")
 
 _SCHEDULE_USES: dict[str, Set[str]] = {
     "constant": set(),
