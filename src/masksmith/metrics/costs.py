@@ -12,8 +12,8 @@ def image_costs(
 ) -> Float[np.ndarray, " n"]:
     """Return the gain of the score if one image alone were right, for each image; above 0 is for the better.
 
-    Of a mean over images the costs of all images add up to what the score lacks. Of a pooled score they do not: there an
-    image costs by its pixels.
+    Of a mean over images the costs of all images add up to what the score lacks. Of a pooled score they do not: there
+    an image costs by its pixels.
 
     Args:
         metric: Of the rows.

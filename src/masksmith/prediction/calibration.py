@@ -32,7 +32,9 @@ class PixelCounts:
         right, pixels = self.right.reshape(_BINS, -1).sum(axis=1), total.sum(axis=1)
         there = np.flatnonzero(pixels)
         mean = (total * level).sum(axis=1)
-        return [(float(mean[at] / pixels[at]), float(right[at] / pixels[at]), int(pixels[at])) for at in there]
+        return [
+            (float(mean[at] / pixels[at]), float(right[at] / pixels[at]), int(pixels[at])) for at in there
+        ]
 
     @property
     def error(self) -> float:
@@ -52,7 +54,9 @@ class PixelCounts:
         }
 
 
-def count_pixels(pairs: Iterable[tuple[Codes, AnyMask]], *, exclusive: bool, planes: int) -> list[PixelCounts]:
+def count_pixels(
+    pairs: Iterable[tuple[Codes, AnyMask]], *, exclusive: bool, planes: int
+) -> list[PixelCounts]:
     """Count judged pixels by probability; one image is in memory at a time.
 
     Args:

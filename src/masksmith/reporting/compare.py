@@ -122,8 +122,12 @@ def _curves(facts: CompareFacts) -> list[str]:
         figures.run_curves(named, "train", "lr", "learning rate", "rate"),
     ]
     every = [event for _, events in named for event in events]
-    names = (["val_loss"] if any(event["name"] == "val_loss" for event in every) else []) + metrics_beside(every)
-    return charts + [figures.run_curves(named, "fold", name, f"{name} of held-out images", name) for name in names]
+    names = (["val_loss"] if any(event["name"] == "val_loss" for event in every) else []) + metrics_beside(
+        every
+    )
+    return charts + [
+        figures.run_curves(named, "fold", name, f"{name} of held-out images", name) for name in names
+    ]
 
 
 def _changes(facts: CompareFacts, run: ComparedRun) -> dict[str, list[Change]]:

@@ -305,7 +305,10 @@ def gain_chart(lines: Sequence[tuple[str, float, float, float]], *, reference: s
     height = 130 + 44 * len(lines)
     layout = _LAYOUT | {"height": height, "margin": {"l": 16, "r": 16, "t": 40, "b": 48}}
     figure.update_layout(
-        title=f"gain over {reference}", xaxis_title=f"{metric}, right of the line is better", showlegend=False, **layout
+        title=f"gain over {reference}",
+        xaxis_title=f"{metric}, right of the line is better",
+        showlegend=False,
+        **layout,
     )
     figure.update_yaxes(
         tickvals=list(range(len(lines))), ticktext=names, range=[-0.6, len(lines) - 0.4], automargin=True
@@ -316,7 +319,9 @@ def gain_chart(lines: Sequence[tuple[str, float, float, float]], *, reference: s
 def reliability_chart(curves: Sequence[tuple[str, list[tuple[float, float, int]]]], *, axis: str) -> str:
     """Draw how often pixels of each predicted probability are right; the diagonal is perfect calibration."""
     figure = go.Figure()
-    figure.add_scatter(x=[0, 1], y=[0, 1], mode="lines", line={"dash": "dot", "color": _FAINT}, name="perfect")
+    figure.add_scatter(
+        x=[0, 1], y=[0, 1], mode="lines", line={"dash": "dot", "color": _FAINT}, name="perfect"
+    )
     for at, (name, bins) in enumerate(curves):
         figure.add_scatter(
             x=[p for p, *_ in bins],

@@ -73,24 +73,29 @@ def next_steps(
         if cause in FOR_CAUSE and total and cost >= _MUCH * total:
             text, key = FOR_CAUSE[cause]
             found.append(
-                NextStep(f"{cost / total:.0%} of what the score lacks is “{cause}”: {text}.", f"--set {key}" if key else "")
+                NextStep(
+                    f"{cost / total:.0%} of what the score lacks is “{cause}”: {text}.",
+                    f"--set {key}" if key else "",
+                )
             )
     missing = [fold for fold, done in folds if not done]
     if missing:
         found.append(
             NextStep(
-                f"{len(missing)} of {len(folds)} folds are not trained: train them for a surer score and a better mean.",
+                f"{len(missing)} of {len(folds)} folds are not trained: with them score and mean are surer.",
                 f"--set folds.train={len(folds)}",
             )
         )
     if calibration_error > _OFF:
         found.append(
             NextStep(
-                f"Probabilities are off by {calibration_error:.0%} on average: trust the masks, not the percentages."
+                f"Probabilities are off by {calibration_error:.0%} on average: trust masks, not percentages."
             )
         )
     found.append(
-        NextStep("If the score will do, take the model along as one file.", "masksmith bundle P --out model.msk")
+        NextStep(
+            "If the score will do, take the model along as one file.", "masksmith bundle P --out model.msk"
+        )
     )
     return [*found[: _MOST - 1], found[-1]] if len(found) > _MOST else found
 

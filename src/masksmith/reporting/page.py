@@ -227,8 +227,8 @@ def headline(facts: ReportFacts) -> list[str]:
         high = min(1.0, high)
     low = max(0.0, low)
     lines = [
-        f"Measured on {len(facts.scores):,} images that the models were not trained on. Other images of the same kind, as "
-        f"many, would score {low:.3f} to {high:.3f} in four of five cases."
+        f"Measured on {len(facts.scores):,} images that the models were not trained on. Other images of the same kind, "
+        f"as many, would score {low:.3f} to {high:.3f} in four of five cases."
     ]
     sign = 1 if tuning["higher_is_better"] else -1
     trivial = max(tuning["baselines"], key=lambda name: sign * scores[name], default=None)
@@ -262,8 +262,7 @@ def three_pictures(facts: ReportFacts, per_image: Mapping[str, Summary]) -> list
     }
     once = {name: what for what, name in reversed(shown.items())}
     return [
-        (what, _picture(facts, name, per_image[name], across=True))
-        for name, what in reversed(once.items())
+        (what, _picture(facts, name, per_image[name], across=True)) for name, what in reversed(once.items())
     ]
 
 
@@ -413,7 +412,9 @@ def _picture(facts: ReportFacts, name: str, summary: Summary, *, across: bool = 
         np.asarray(facts.preds[name]),
         _colours(facts),
     )
-    return Picture(name, facts.scores[name], jpeg_uri(joined(panels, across=across)), summary.kind, facts.costs[name])
+    return Picture(
+        name, facts.scores[name], jpeg_uri(joined(panels, across=across)), summary.kind, facts.costs[name]
+    )
 
 
 def causes(facts: ReportFacts, per_image: Mapping[str, Summary]) -> list[CauseLine]:

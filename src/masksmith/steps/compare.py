@@ -10,6 +10,7 @@ import numpy as np
 from masksmith.core.arrays import Rows
 from masksmith.core.errors import InputError
 from masksmith.core.randomness import stream
+from masksmith.folds.config import ALL
 from masksmith.metrics import Metric, metric_for
 from masksmith.metrics.bootstrap import INTERVAL, resampled_scores
 from masksmith.metrics.protocol import Groups
@@ -55,7 +56,8 @@ class _Side:
     @property
     def ids(self) -> list[str]:
         """Ids of the held-out images with content."""
-        return [row.id for row in self.project.folds.rows if row.id in self.oof and row.id not in self.project.blank_train]
+        blank = self.project.blank_train
+        return [row.id for row in self.project.folds.rows if row.id in self.oof and row.id not in blank]
 
 
 def compare_projects(
@@ -67,7 +69,9 @@ def compare_projects(
         InputError: Other data or another metric, a run that is not there, fewer than two runs with held-out
             predictions, or fewer than two images that all of them hold out.
     """
-    repeated = sorted({str(root) for root in roots if [one.resolve() for one in roots].count(root.resolve()) > 1})
+    repeated = sorted(
+        {str(root) for root in roots if [one.resolve() for one in roots].count(root.resolve()) > 1}
+    )
     if repeated:
         raise InputError(f"{', '.join(repeated)}: named twice; expected each project once")
     projects = [Project.open(root) for root in roots]
@@ -77,13 +81,13 @@ def compare_projects(
         have = f"{sides[0].name} alone has" if sides else "no run has"
         why = "".join(f"\n  {line}" for line in left_out)
         raise InputError(
-            f"{', '.join(map(str, roots))}: {have} held-out predictions; expected two runs or more: train another recipe, "
-            f"wait for the training that is under way, or name another project{why}"
+            f"{', '.join(map(str, roots))}: {have} held-out predictions; expected two runs or more: "
+            f"train another recipe, wait for the training that is under way, or name another project{why}"
         )
     scored_by = _metric(sides, metric)
     names = _shared(sides)
     facts = _facts(sides, scored_by, names, left_out)
-    page = out or roots[0] / "compare.html"
+    page = out or projects[0].compare_html
     write_compare(page, facts)
     return Comparison(page, compare_json(facts), [sentence(facts, run) for run in facts.runs[1:]])
 
@@ -96,13 +100,14 @@ def _same_data(projects: Sequence[Project]) -> None:
         if project.catalog.content_hash != first.catalog.content_hash:
             wrong.append(
                 f"{where}: other data ({what}, {len(project.catalog.train)} training images) than {first.root} "
-                f"({Path(first.catalog.root).name}, {len(first.catalog.train)}); expected projects of the same data; compare "
-                "those of each data set apart"
+                f"({Path(first.catalog.root).name}, {len(first.catalog.train)}); expected projects of the same data; "
+                "compare those of each data set apart"
             )
         elif project.target != first.target:
             wrong.append(
                 f"{where}: task {project.target.task} of {len(project.target.classes)} classes, and {first.root} has "
-                f"{first.target.task} of {len(first.target.classes)}; expected the same task; begin one again with the same --task"
+                f"{first.target.task} of {len(first.target.classes)}; expected the same task; "
+                "begin one again with the same --task"
             )
     if wrong:
         raise InputError("\n".join(wrong))
@@ -115,28 +120,45 @@ def _sides(projects: Sequence[Project], runs: Sequence[str]) -> tuple[list[_Side
         InputError: A run that is in no project.
     """
     found, left_out = list[_Side](), list[str]()
-    several, asked = len(projects) > 1, list[tuple[int, Project, str]]()
-    known = set[str]()
+    asked, known, label = list[tuple[int, Project, str]](), set[str](), _labels(projects)
     for project in projects:
         there = sorted(path.parent.name for path in project.runs_dir.glob("*/recipe.yaml"))
         known |= set(there)
         current = project.run().path.name if project.has_current and not project.members_json.exists() else ""
         ordered = sorted(there, key=lambda name: (name != current, name))
-        asked += [(runs.index(name) if runs else 0, project, name) for name in ordered if not runs or name in runs]
+        asked += [
+            (runs.index(name) if runs else 0, project, name) for name in ordered if not runs or name in runs
+        ]
         if not there:
             left_out.append(f"{project.root}: no run yet; run `masksmith train {project.root}` first")
     if missing := [name for name in runs if name not in known]:
-        raise InputError(f"--run {', '.join(missing)}: no such run; there are {', '.join(sorted(known)) or 'none'}")
+        raise InputError(
+            f"--run {', '.join(missing)}: no such run; there are {', '.join(sorted(known)) or 'none'}"
+        )
     for _, project, name in sorted(asked, key=lambda one: one[0]):
-        label = f"{project.root.name}/{name}" if several else name
-        side = _side(label, project, read_members(project, name), left_out)
+        side = _side(label[project.root] + name, project, _predicted(read_members(project, name)), left_out)
         found += [side] if side else []
     for project in projects:
         if project.members_json.exists() and not runs:
-            label = f"{project.root.name}/ensemble" if several else "ensemble"
-            side = _side(label, project, read_members(project, None), left_out)
+            side = _side(label[project.root] + "ensemble", project, read_members(project, None), left_out)
             found += [side] if side else []
     return found, left_out
+
+
+def _labels(projects: Sequence[Project]) -> dict[Path, str]:
+    """Return what stands before the name of a project's runs: nothing for one project."""
+    names = [project.root.resolve().name for project in projects]
+    if len(projects) == 1:
+        return {projects[0].root: ""}
+    return {
+        project.root: f"{name if names.count(name) == 1 else project.root}/"
+        for project, name in zip(projects, names, strict=True)
+    }
+
+
+def _predicted(members: list[Member]) -> list[Member]:
+    """Return the members whose held-out images are predicted by now, or all where none is (the message names them)."""
+    return [member for member in members if member.fold != ALL and member.codes("oof").exists()] or members
 
 
 def _side(label: str, project: Project, members: list[Member], left_out: list[str]) -> _Side | None:
@@ -160,8 +182,8 @@ def _metric(sides: Sequence[_Side], asked: str | None) -> Metric:
     if len({metric.name for metric in by.values()}) > 1:
         each = "; ".join(f"{name} {metric.name}" for name, metric in by.items())
         raise InputError(
-            f"compare: the runs are scored by different metrics ({each}); expected one: choose it with --metric, or runs of one "
-            "metric with --run"
+            f"compare: the runs are scored by different metrics ({each}); expected one: choose it with "
+            "--metric, or runs of one metric with --run"
         )
     return next(iter(by.values()))
 
@@ -177,8 +199,8 @@ def _shared(sides: Sequence[_Side]) -> list[str]:
     if len(names) < 2:
         each = ", ".join(f"{side.name} {len(one)}" for side, one in zip(sides, sets, strict=True))
         raise InputError(
-            f"compare: {len(names)} images are held out by all runs ({each}); expected two or more: train the same folds in each, "
-            "or choose runs with --run"
+            f"compare: {len(names)} images are held out by all runs ({each}); expected two or more: train the same "
+            "folds in each, or choose runs with --run"
         )
     return names
 
@@ -259,7 +281,7 @@ def flat_values(value: Any, key: str = "") -> dict[str, str]:  # noqa: ANN401
         parts = {str(at): one for at, one in enumerate(value)}.items()
     else:
         return {key: "null" if value is None else str(value)}
-    found = {}
+    found = dict[str, str]()
     for name, one in parts:
         found |= flat_values(one, f"{key}.{name}" if key else str(name))
     return found
@@ -277,4 +299,6 @@ def _events(members: Sequence[Member]) -> list[dict[str, Any]]:
     if len({member.run.path for member in members}) > 1 or members[0].run.is_external:
         return []
     folds = {member.fold for member in members}
-    return [{**e, "curve": f"fold {e['fold']}"} for e in read_events(members[0].run.events) if e["fold"] in folds]
+    return [
+        {**e, "curve": f"fold {e['fold']}"} for e in read_events(members[0].run.events) if e["fold"] in folds
+    ]

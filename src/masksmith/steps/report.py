@@ -132,9 +132,9 @@ def _member_lines(members: Sequence[Member]) -> list[MemberLine]:
     lines = []
     for member, weight in zip(members, weights, strict=True):
         model = member.run.recipe.model
-        what = (
-            "of another program" if member.run.is_external else f"{model.architecture} on {model.encoder or 'its own encoder'}"
-        )
+        what = f"{model.architecture} on {model.encoder or 'its own encoder'}"
+        if member.run.is_external:
+            what = "of another program"
         lines.append(MemberLine(member.name, weight / sum(weights), what))
     return lines
 
