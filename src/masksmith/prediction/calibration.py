@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 
-from masksmith.core.arrays import AnyMask, Codes, judged_pixels
+from masksmith.core.arrays import Bool, Shaped, UInt16, judged_pixels
 
 LEVELS = 256
 """Probabilities that are told apart."""
@@ -55,7 +55,10 @@ class PixelCounts:
 
 
 def count_pixels(
-    pairs: Iterable[tuple[Codes, AnyMask]], *, exclusive: bool, planes: int
+    pairs: Iterable[tuple[Shaped[np.ndarray, "_ _ _"], Shaped[np.ndarray, "..."]]],
+    *,
+    exclusive: bool,
+    planes: int,
 ) -> list[PixelCounts]:
     """Count judged pixels by probability; one image is in memory at a time.
 
@@ -68,8 +71,12 @@ def count_pixels(
     counts = np.zeros((planes, 2, LEVELS), np.int64)
     for codes, target in pairs:
         if exclusive:
-            best, truth = codes.argmax(axis=-1), target
-            _add(counts[0], codes.max(axis=-1), truth == best, np.asarray(judged_pixels(target)))
+            _add(
+                counts[0],
+                codes.max(axis=-1),
+                target == codes.argmax(axis=-1),
+                np.asarray(judged_pixels(target)),
+            )
             continue
         layers = target if target.ndim == 3 else target[..., None]
         for at in range(planes):
@@ -80,9 +87,9 @@ def count_pixels(
 
 def _add(
     counts: Int[np.ndarray, "2 levels"],
-    codes: Int[np.ndarray, "h w"],
-    right: Int[np.ndarray, "h w"],
-    judged: Int[np.ndarray, "h w"],
+    codes: UInt16[np.ndarray, "h w"],
+    right: Bool[np.ndarray, "h w"],
+    judged: Bool[np.ndarray, "h w"],
 ) -> None:
     level = (codes[judged] >> 8).astype(np.int64)
     counts += np.bincount(level + LEVELS * right[judged], minlength=2 * LEVELS).reshape(2, LEVELS)

@@ -1,4 +1,4 @@
-"""What to do after a training: a few lines in the order of what they promise, each with the command or key."""
+"""What a score means and what to do next, in a few sentences: the first screen of the report."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,6 +7,7 @@ from typing import Any
 _MOST = 4
 _MUCH = 0.25  # of what the score lacks; a cause with more is worth a line
 _OFF = 0.05  # calibration error that is worth a line
+_NORMAL_80 = 1.2816  # standard errors on each side of an 80% interval
 _RISING = 0.9  # of the training, after which the best epoch says that it was too short
 
 FOR_CAUSE = {
@@ -28,6 +29,40 @@ class NextStep:
 
     text: str
     how: str = ""
+
+
+def headline(tuning: Mapping[str, Any], count: int) -> list[str]:
+    """Return what the score of so many images means, a sentence a line."""
+    scores = tuning["scores"]
+    half = _NORMAL_80 * tuning["standard_error"]
+    low, high = scores["chosen"] - half, scores["chosen"] + half
+    if tuning["higher_is_better"]:
+        high = min(1.0, high)
+    low = max(0.0, low)
+    lines = [f"Measured on {count:,} image{'s' if count != 1 else ''} that the models were not trained on."]
+    if half > 0:
+        lines.append(
+            f"Other images of the same kind, as many, would score {low:.3f} to {high:.3f} in four of five cases."
+        )
+    else:
+        lines.append("They are too few, or too alike, to say how sure that is.")
+    sign = 1 if tuning["higher_is_better"] else -1
+    trivial = max(tuning["baselines"], key=lambda name: sign * scores[name], default=None)
+    if trivial is None:
+        return lines
+    base, chosen = scores[trivial], scores["chosen"]
+    if sign * chosen <= sign * base:
+        lines.append(
+            f"That is no better than predicting {trivial} ({base:.3f}): this model has learned nothing yet."
+        )
+    elif tuning["higher_is_better"] and base < 1:
+        lines.append(
+            f"Predicting {trivial} scores {base:.3f} and a perfect prediction 1: the model goes "
+            f"{(chosen - base) / (1 - base):.0%} of that way."
+        )
+    else:
+        lines.append(f"Predicting {trivial} scores {base:.3f}, a perfect prediction 0; lower is better.")
+    return lines
 
 
 def next_steps(

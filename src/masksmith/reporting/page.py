@@ -23,7 +23,7 @@ from masksmith.prediction.calibration import PixelCounts
 from masksmith.prediction.store import prob_of
 from masksmith.reporting import figures
 from masksmith.reporting.causes import CAUSES, cause_of
-from masksmith.reporting.next_steps import NextStep, best_is_late, next_steps
+from masksmith.reporting.next_steps import NextStep, best_is_late, headline, next_steps
 from masksmith.reporting.pictures import (
     Picture,
     Thumbnail,
@@ -56,7 +56,6 @@ _COLUMNS = 12  # numeric columns with a chart
 _NOTED = 2  # numbers on a thumbnail
 _OF_CAUSE = 16  # pictures of each cause of a loss
 _LABELS = 8  # labels with threshold curves
-_NORMAL_80 = 1.2816  # standard errors on each side of an 80% interval
 
 
 @dataclass(frozen=True)
@@ -185,7 +184,7 @@ def write_report(path: Path, facts: ReportFacts) -> Path:
         facts=facts,
         tuning=facts.tuning,
         scores=facts.tuning["scores"],
-        headline=headline(facts),
+        headline=headline(facts.tuning, len(facts.scores)),
         three=three_pictures(facts, per_image),
         todo=_todo(facts, lost, trainings),
         charts={name: Markup(chart) for name, chart in _charts(facts, per_image).items()},
@@ -216,37 +215,6 @@ def render(template: str, **values: Any) -> str:  # noqa: ANN401
     style = Markup((resources.files("masksmith") / "reporting" / "report.css").read_text())
     page = environment.get_template(template)
     return page.render(style=style, plotly=Markup(get_plotlyjs()), **values)
-
-
-def headline(facts: ReportFacts) -> list[str]:
-    """Return what the score means, a sentence a line."""
-    tuning, scores = facts.tuning, facts.tuning["scores"]
-    half = _NORMAL_80 * tuning["standard_error"]
-    low, high = scores["chosen"] - half, scores["chosen"] + half
-    if tuning["higher_is_better"]:
-        high = min(1.0, high)
-    low = max(0.0, low)
-    lines = [
-        f"Measured on {len(facts.scores):,} images that the models were not trained on. Other images of the same kind, "
-        f"as many, would score {low:.3f} to {high:.3f} in four of five cases."
-    ]
-    sign = 1 if tuning["higher_is_better"] else -1
-    trivial = max(tuning["baselines"], key=lambda name: sign * scores[name], default=None)
-    if trivial is None:
-        return lines
-    base, chosen = scores[trivial], scores["chosen"]
-    if sign * chosen <= sign * base:
-        lines.append(
-            f"That is no better than predicting {trivial} ({base:.3f}): this model has learned nothing yet."
-        )
-    elif tuning["higher_is_better"] and base < 1:
-        lines.append(
-            f"Predicting {trivial} scores {base:.3f} and a perfect prediction 1: the model goes "
-            f"{(chosen - base) / (1 - base):.0%} of that way."
-        )
-    else:
-        lines.append(f"Predicting {trivial} scores {base:.3f}, a perfect prediction 0; lower is better.")
-    return lines
 
 
 def three_pictures(facts: ReportFacts, per_image: Mapping[str, Summary]) -> list[tuple[str, Picture]]:

@@ -223,18 +223,12 @@ def four_panels(
 
 
 def joined(panels: Sequence[RGB], *, across: bool = False) -> UInt8[np.ndarray, "_ _ 3"]:
-    """Return panels below each other, or beside each other, each fitted into a square."""
-    side = min(max(panels[0].shape[:2]), _LARGEST)
-    gap = np.full((side, _GAP, 3) if across else (_GAP, side, 3), 255, np.uint8)
-    parts = [part for panel in panels for part in (fit(panel, side), gap)][:-1]
+    """Return panels of one size below each other, or beside each other, shrunk to _LARGEST pixels a side."""
+    small = [shrunk(panel, _LARGEST) for panel in panels]
+    height, width = small[0].shape[:2]
+    gap = np.full((height, _GAP, 3) if across else (_GAP, width, 3), 255, np.uint8)
+    parts = [part for panel in small for part in (panel, gap)][:-1]
     return np.concatenate(parts, axis=int(across))
-
-
-def four_rows(
-    image: Image, target: AnyMask, pred: AnyMask, colours: UInt8[np.ndarray, "k 3"] | None = None
-) -> UInt8[np.ndarray, "high side 3"]:
-    """Return the four panels below each other; see four_panels for the arguments."""
-    return joined(four_panels(image, target, pred, colours))
 
 
 def overlay(
@@ -251,12 +245,18 @@ def overlay(
     return fit(shown, min(max(image.shape[:2]), _LARGEST))
 
 
-def fit(rgb: RGB, side: int) -> UInt8[np.ndarray, "side side 3"]:
+def shrunk(rgb: UInt8[np.ndarray, "_ _ 3"], side: int) -> UInt8[np.ndarray, "_ _ 3"]:
+    """Return a picture of at most so many pixels a side; it is never enlarged."""
+    scale = side / max(rgb.shape[:2])
+    if scale >= 1:
+        return rgb
+    height, width = (max(1, round(scale * length)) for length in rgb.shape[:2])
+    return cv2.resize(rgb, (width, height), interpolation=cv2.INTER_AREA).astype(np.uint8)
+
+
+def fit(rgb: UInt8[np.ndarray, "_ _ 3"], side: int) -> UInt8[np.ndarray, "side side 3"]:
     """Return a picture centred in a white square; it is shrunk to fit, never enlarged."""
-    scale = min(1.0, side / max(rgb.shape[:2]))
-    if scale < 1:
-        height, width = (max(1, round(scale * length)) for length in rgb.shape[:2])
-        rgb = cv2.resize(rgb, (width, height), interpolation=cv2.INTER_AREA).astype(np.uint8)
+    rgb = shrunk(rgb, side)
     square = np.full((side, side, 3), 255, np.uint8)
     top, left = ((side - length) // 2 for length in rgb.shape[:2])
     square[top : top + rgb.shape[0], left : left + rgb.shape[1]] = rgb
