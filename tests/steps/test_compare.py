@@ -8,7 +8,6 @@ import pytest
 
 import masksmith as ms
 from masksmith.core.errors import InputError
-from masksmith.core.files import read_json, write_json
 from masksmith.project.folder import Project
 from masksmith.project.members import members_of_run
 from masksmith.steps.compare import flat_values
@@ -17,12 +16,12 @@ from masksmith.steps.predict import oof_of
 
 @pytest.fixture
 def two(project):
-    """A project with two runs: the second is the first one with another name, seed and worse probabilities."""
+    """A project with two runs: the second is the first one under another name, with other resamples of its tuning."""
     first = Project.open(project).run()
     path = project / "runs" / "other-00000000"
     shutil.copytree(first.path, path)
     recipe = path / "recipe.yaml"
-    recipe.write_text(recipe.read_text().replace("seed: 0\n", "seed: 7\n", 1))
+    recipe.write_text(recipe.read_text().replace("resamples: 200", "resamples: 100"))
     return project, first.path.name, path.name
 
 
@@ -35,7 +34,7 @@ def test_equal_runs_cannot_be_told_apart(two):
     assert names == [first, other]  # the present one first
     same = found.numbers["runs"][1]
     assert (same["gain"], same["gain_interval_80"], same["verdict"]) == (0, [0, 0], "no certain difference")
-    assert found.numbers["differences"] == {"seed": {first: "0", other: "7"}}
+    assert found.numbers["differences"] == {"tuning.resamples": {first: "200", other: "100"}}
     assert "cannot be told apart" in str(found)
     page = found.page.read_text()
     assert found.page == project / "compare.html"
@@ -102,22 +101,30 @@ def test_what_is_refused(two, example, tmp_path):
         ms.compare(tmp_path)
 
 
-def test_other_metric_other_task_other_images(two, tmp_path):
-    project, _, other = two
+def test_other_metric_other_task_other_images(two, example, tmp_path, monkeypatch):
+    project, first, other = two
+    begun = tmp_path / "objects"
+    ms.check(example / "data", begun, task="instances")
+    with pytest.raises(InputError, match=r"objects: task instances of 1 classes.*expected the same task"):
+        ms.compare(project, begun)
+    copy = shutil.copytree(project, tmp_path / "copy")
+    found = ms.compare(project, copy)
+    assert [run["name"].split("/")[0] for run in found.numbers["runs"]] == ["project"] * 2 + ["copy"] * 2
+    opened = Project.open(project)
+    oof = oof_of(opened, members_of_run(opened.run(first)))
     recipe = project / "runs" / other / "recipe.yaml"
     recipe.write_text(recipe.read_text().replace("metric: tgs_map", "metric: iou_pooled"))
+    monkeypatch.setattr("masksmith.steps.compare.oof_of", lambda *_: oof)
     with pytest.raises(InputError, match=r"scored by different metrics \(.*tgs_map.*iou_pooled.*--metric"):
         ms.compare(project)
-    copy = shutil.copytree(project, tmp_path / "copy")
-    target = read_json(copy / "cache/target.json") if (copy / "cache/target.json").exists() else None
-    if target is not None:
-        write_json(copy / "cache/target.json", target | {"classes": ["other"]})
-    none = copy / "folds.csv"
-    lines = none.read_text().splitlines()
-    none.write_text("\n".join(lines) + "\n")
-    found = ms.compare(project, copy, metric="tgs_map")
-    assert len(found.numbers["runs"]) == 4
-    assert {run["name"].split("/")[0] for run in found.numbers["runs"]} == {"project", "copy"}
+    half = {name: oof[name] for name in [*oof][1::2]}
+    rest = {name: oof[name] for name in [*oof][::2]}
+    monkeypatch.setattr(
+        "masksmith.steps.compare.oof_of",
+        lambda _, members: half if members[0].run.path.name == other else rest,
+    )
+    with pytest.raises(InputError, match=r"0 images are held out by all runs \(.*expected two or more"):
+        ms.compare(project, metric="tgs_map")
 
 
 def test_a_run_under_training_is_left_out_and_said(two):
