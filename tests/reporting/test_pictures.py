@@ -132,7 +132,7 @@ def test_labels_tint_and_differ_each_alone():
     assert tuple(shown[0, 1]) == FALSE_NEGATIVE  # one label is missing, another too much
     assert tuple(shown[1, 0]) == FALSE_POSITIVE
     assert tuple(shown[1, 2]) == (128, 128, 128)
-    assert four_rows(image, target, pred, colours).shape == (4 * 3 + 3 * 2, 3, 3)
+    assert four_rows(image, target, pred, colours).shape == (4 * 2 + 3 * 2, 3, 3)
     assert overlay(image, target, colours).shape == (3, 3, 3)
     assert covered(target).sum() == 2
     assert label_error(target, pred, ["car", "person"]) == "car: beside"

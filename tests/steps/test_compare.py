@@ -8,6 +8,7 @@ import pytest
 
 import masksmith as ms
 from masksmith.core.errors import InputError
+from masksmith.prediction.store import MeanCodes
 from masksmith.project.folder import Project
 from masksmith.project.members import members_of_run
 from masksmith.steps.compare import flat_values
@@ -52,7 +53,7 @@ def test_a_worse_run_is_worse_and_the_order_is_that_asked_for(two, tmp_path, mon
         found = real(opened, members)
         if members[0].run.path.name != other:
             return found
-        return {name: _Empty(codes) for name, codes in found.items()}
+        return {name: _Empty(codes.stores, codes.weights) for name, codes in found.items()}
 
     monkeypatch.setattr("masksmith.steps.compare.oof_of", worse)
     found = ms.compare(project, runs=[other, first], metric="dice_per_image", out=tmp_path / "page.html")
@@ -67,12 +68,9 @@ def test_a_worse_run_is_worse_and_the_order_is_that_asked_for(two, tmp_path, mon
     assert (tmp_path / "page.html").read_text().count("data:image/jpeg") >= 1
 
 
-class _Empty:
-    def __init__(self, codes):
-        self.codes = codes
-
+class _Empty(MeanCodes):
     def __getitem__(self, name):
-        return np.zeros_like(self.codes[name])
+        return np.zeros_like(super().__getitem__(name))
 
 
 def test_what_is_refused(two, example, tmp_path):

@@ -306,7 +306,7 @@ def gain_chart(lines: Sequence[tuple[str, float, float, float]], *, reference: s
     layout = _LAYOUT | {"height": height, "margin": {"l": 16, "r": 16, "t": 40, "b": 48}}
     figure.update_layout(
         title=f"gain over {reference}",
-        xaxis_title=f"{metric}, right of the line is better",
+        xaxis_title=f"{metric} (right is better)",
         showlegend=False,
         **layout,
     )

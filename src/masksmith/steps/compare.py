@@ -256,10 +256,11 @@ def _compared(
     low, high = np.quantile(draws, INTERVAL)
     gain_low, gain_high = np.quantile(gains, INTERVAL)
     sign = 1 if metric.higher_is_better else -1
-    values, befores = metric.value(rows), metric.value(other)
+    values = metric.value(rows)
+    changed = sign * (values - metric.value(other))
     return ComparedRun(
         name, score, float(low), float(high), sign * (score - before), float(gain_low), float(gain_high),
-        int((sign * (values - befores) > 0).sum()), int((sign * (values - befores) < 0).sum()),
+        int((changed > 0).sum()), int((changed < 0).sum()),
         dict(zip(names, values.tolist(), strict=True)),
     )  # fmt: skip
 
