@@ -223,15 +223,13 @@ def three_pictures(facts: ReportFacts, per_image: Mapping[str, Summary]) -> list
     if not ordered:
         return []
     costliest = max(ordered, key=lambda name: (facts.costs[name], name))
-    shown = {
-        "good": ordered[-max(1, len(ordered) // 10)],
-        "typical": ordered[len(ordered) // 2],
-        "costliest": costliest,
-    }
-    once = {name: what for what, name in reversed(shown.items())}
-    return [
-        (what, _picture(facts, name, per_image[name], across=True)) for name, what in reversed(once.items())
-    ]
+    rest = [name for name in ordered if name != costliest]
+    shown = [("costliest", costliest)]
+    if len(rest) > 1:
+        shown.insert(0, ("typical", rest[(len(rest) - 1) // 2]))
+    if rest:
+        shown.insert(0, ("good", rest[-max(1, len(rest) // 10)]))
+    return [(what, _picture(facts, name, per_image[name], across=True)) for what, name in shown]
 
 
 def _todo(facts: ReportFacts, lost: Sequence[CauseLine], trainings: Sequence[TrainingLine]) -> list[NextStep]:
