@@ -103,7 +103,7 @@ def test_probabilities_scores_and_masks_by_hand(trained, example):
 def test_report_is_one_offline_file_that_escapes(trained):
     page = (trained / "report.html").read_text()
     for needed in (
-        *("Score, out of fold", "Check plot", "random", "worst", "median", "best", "data:image/png"),
+        *("Score, out of fold", "Check plot", "random", "worst", "median", "best", "data:image/jpeg"),
         *(
             "higher than on hidden labels",
             "false positives in green",

@@ -4,7 +4,8 @@
 >>> result = ms.compete("tgs-salt", out="project", overrides={"folds.train": 1})  # doctest: +SKIP
 
 ``read`` gives the images and masks of a data folder. The verbs are functions: ``layout check explore folds train
-predict tune submit report compete plan lr noise score convert example recipes verify vocabulary cache clean doctor
+predict tune submit report compare
+compete plan lr noise score convert example recipes verify vocabulary cache clean doctor
 bundle apply pack export serve add_member list_members remove_member weights
 add_board_score board``; ``load`` opens a bundle or an exported file. ``masksmith.preprocess`` holds transforms for
 notebooks. Importing the package imports neither torch nor numpy; the first verb does.
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from masksmith.pipeline import cache as cache
     from masksmith.pipeline import check as check
     from masksmith.pipeline import clean as clean
+    from masksmith.pipeline import compare as compare
     from masksmith.pipeline import compete as compete
     from masksmith.pipeline import convert as convert
     from masksmith.pipeline import doctor as doctor
@@ -69,6 +71,7 @@ _VERBS = (
     "cache",
     "check",
     "clean",
+    "compare",
     "compete",
     "convert",
     "doctor",

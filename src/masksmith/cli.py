@@ -566,6 +566,28 @@ def report(project: Folder, run: RunName = None) -> None:
 
 
 @app.command()
+def compare(
+    projects: Annotated[list[Path], typer.Argument(help="Project folders of the same data, one or several.")],
+    run: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--run", help="A run by name; the first is what others are compared with; default: all."
+        ),
+    ] = None,
+    metric: Annotated[
+        str | None, typer.Option("--metric", "-m", help="That scores all runs; default: their own.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="The page; default: compare.html in the first project.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Compare runs on the images that all hold out: recipes, scores, curves, pictures that changed most."""
+    found = masksmith.compare(*projects, runs=run or (), metric=metric, out=out)
+    print(json.dumps(found.numbers, indent=1, ensure_ascii=False) if as_json else found)
+
+
+@app.command()
 def score(
     pred: Annotated[Path, typer.Argument(help="CSV of run-lengths, or a folder of masks named by id.")],
     truth: Annotated[Path, typer.Argument(help="CSV or folder of the true masks.")],

@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from masksmith.recipes.vocabulary import Vocabulary
     from masksmith.steps.board import Board
     from masksmith.steps.bundle import Bundled
+    from masksmith.steps.compare import Comparison
     from masksmith.steps.dataset import DataSet, LayoutReport
     from masksmith.steps.doctor import Line
     from masksmith.steps.explore import Explored
@@ -666,6 +667,36 @@ def report(out: str | Path, *, run: str | None = None) -> Path:
     project = Project.open(Path(out))
     with folder_lock(project.root):
         return steps.report.report_members(project, read_members(project, run))
+
+
+def compare(
+    *projects: str | Path,
+    runs: Sequence[str] = (),
+    metric: str | None = None,
+    out: str | Path | None = None,
+) -> "Comparison":
+    """Compare the runs of one or several projects, and write ``compare.html``.
+
+    Recipes key by key, scores on the images that every run holds out with a paired bootstrap over groups, curves on one
+    axis, and the pictures that changed most. Nothing is trained. Of a project under training the folds that are
+    predicted by now are compared.
+
+    Args:
+        projects: Project folders of the same data.
+        runs: Names of runs, the first of them the one that others are compared with; empty: all runs that have held-out
+            predictions (the present one of the first project first), and each project's ensemble of several runs.
+        metric: That scores all runs; None: their own, where it is the same.
+        out: Where the page is written; None: ``compare.html`` in the first project.
+
+    Raises:
+        InputError: Other data, task or metric; a run that is not there; fewer than two runs, or fewer than two images
+            that all of them hold out.
+    """
+    roots = [Path(project) for project in projects]
+    if not roots:
+        raise InputError("compare: no project; expected one or several project folders")
+    page = None if out is None else Path(out)
+    return steps.compare.compare_projects(roots, runs=runs, metric=metric, out=page)
 
 
 def compete(

@@ -11,7 +11,7 @@ from markupsafe import escape
 from masksmith.project.folder import Project
 from masksmith.project.members import read_members
 from masksmith.reporting import write_report
-from masksmith.reporting.tables import GroupLine
+from masksmith.reporting.tables import GroupLine, MemberLine
 from masksmith.steps.report import report_facts
 
 EVILS = (
@@ -39,8 +39,9 @@ class Structure(HTMLParser):
 
     def handle_starttag(self, tag, attrs):
         self.tags[tag, *(name for name, _ in attrs)] += 1
-        assert not {"href", "action", "formaction"} & {name for name, _ in attrs}
-        assert all(value.startswith("data:image/png;") for name, value in attrs if name == "src")
+        assert not {"action", "formaction"} & {name for name, _ in attrs}
+        assert all(value.startswith("#") for name, value in attrs if name == "href")
+        assert all(value.startswith("data:image/jpeg;") for name, value in attrs if name == "src")
 
 
 def page_of(project, text):
@@ -84,6 +85,10 @@ def page_of(project, text):
         tuning=facts.tuning | dict.fromkeys(texts, text) | {"optimism": {text: 0.5}},
         scores=renamed(facts.scores),
         preds=renamed(facts.preds),
+        costs=renamed(facts.costs),
+        calibration=[(text, counts) for _, counts in facts.calibration],
+        members_table=[MemberLine(text, 1.0, text)],
+        repeat=[(text, text)],
         images=renamed_store(facts.images),
         masks=renamed_store(facts.masks),
     )

@@ -14,7 +14,8 @@ from masksmith.reporting.pictures import (
     difference,
     error_cause,
     fit,
-    four_rows,
+    four_panels,
+    joined,
     label_difference,
     label_error,
     object_error,
@@ -24,6 +25,11 @@ from masksmith.reporting.pictures import (
     tinted_labels,
     to_rgb,
 )
+
+
+def four_rows(*args):
+    return joined(four_panels(*args))
+
 
 IMAGE = np.arange(16, dtype=np.uint8).reshape(4, 4, 1)
 
@@ -52,8 +58,9 @@ def test_four_rows_of_one_size_whatever_the_image():
     assert four_rows(IMAGE, target, mask()).shape == (4 * 4 + 3 * 2, 4, 3)
     wide = np.zeros((300, 1000, 1), np.uint8)
     sheet = four_rows(wide, np.zeros((300, 1000), np.uint8), np.ones((300, 1000), np.uint8))
-    assert sheet.shape == (4 * 256 + 3 * 2, 256, 3)
-    assert tuple(sheet[3 * (256 + 2) + 128, 128]) == FALSE_POSITIVE
+    assert sheet.shape == (4 * 58 + 3 * 2, 192, 3)  # in the form of the image
+    assert tuple(sheet[3 * (58 + 2) + 29, 96]) == FALSE_POSITIVE
+    assert joined(four_panels(IMAGE, target, mask()), across=True).shape == (4, 4 * 4 + 3 * 2, 3)
 
 
 def test_a_picture_is_fitted_into_the_middle_of_a_white_square():
@@ -125,7 +132,7 @@ def test_labels_tint_and_differ_each_alone():
     assert tuple(shown[0, 1]) == FALSE_NEGATIVE  # one label is missing, another too much
     assert tuple(shown[1, 0]) == FALSE_POSITIVE
     assert tuple(shown[1, 2]) == (128, 128, 128)
-    assert four_rows(image, target, pred, colours).shape == (4 * 3 + 3 * 2, 3, 3)
+    assert four_rows(image, target, pred, colours).shape == (4 * 2 + 3 * 2, 3, 3)
     assert overlay(image, target, colours).shape == (3, 3, 3)
     assert covered(target).sum() == 2
     assert label_error(target, pred, ["car", "person"]) == "car: beside"

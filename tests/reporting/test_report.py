@@ -25,17 +25,25 @@ def test_worst_and_best_follow_the_metric(trained):
         scores = {name: float(at) for at, name in enumerate(sorted(facts.scores))}
         if higher:
             scores = {name: score / len(scores) for name, score in scores.items()}
-        shown = dataclasses.replace(facts, tuning=facts.tuning | {"higher_is_better": higher}, scores=scores)
+        costs = {name: abs(higher - score) / len(scores) for name, score in scores.items()}
+        tuning = facts.tuning | {"higher_is_better": higher}
+        shown = dataclasses.replace(facts, tuning=tuning, scores=scores, costs=costs)
         summaries = page.summaries(shown)
-        parts = page.gallery(shown, summaries)
-        worst, best = ([picture.score for picture in parts[part]] for part in ("worst", "best"))
+        best = [picture.score for picture in page.gallery(shown, summaries)["best"]]
+        lines = page.causes(shown, summaries)
+        worst = [picture.score for line in lines for picture in line.pictures]
+        for line in lines:
+            each = [picture.score for picture in line.pictures]
+            assert each == sorted(each, reverse=not higher)
         assert len(worst) > 2
-        assert worst == sorted(worst, reverse=not higher)
+        assert [line.cost for line in lines] == sorted((line.cost for line in lines), reverse=True)
         assert best == sorted(best, reverse=higher)
         assert (best[0] > worst[0]) == higher
-        lost = [share for *_, share in page.causes(shown, summaries)]
-        assert min(lost) >= 0
-        assert sum(lost) == pytest.approx(np.mean([abs(higher - score) for score in scores.values()]))
+        assert min(line.cost for line in lines) >= 0
+        assert sum(line.share for line in lines) == pytest.approx(1)
+        assert sum(line.cost for line in lines) == pytest.approx(
+            np.mean([abs(higher - score) for score in scores.values()])
+        )
     shares, distances = (figures.score_histogram(scores, metric="m") for scores in ([0.0, 1.0], [0.0, 40.0]))
     assert '"xbins"' in shares
     assert '"xbins"' not in distances  # they are not cut
@@ -48,6 +56,7 @@ def test_one_judged_image(trained, tmp_path):
         facts,
         scores={name: facts.scores[name]},
         preds={name: facts.preds[name]},
+        costs={name: facts.costs[name]},
         rows=[row for row in facts.rows if row.id == name],
     )
     assert name in write_report(tmp_path / "one.html", one).read_text()
@@ -73,3 +82,28 @@ def test_many_sizes_no_table_no_test_set(tmp_path):
     facts = facts_of(tmp_path / "project")
     assert facts.columns == {}
     assert len(facts.rows) == 9
+
+
+def test_the_first_screen_has_three_pictures_and_steps(trained, tmp_path):
+    facts = facts_of(trained)
+    assert [what for what, _ in page.three_pictures(facts, page.summaries(facts))] == [
+        "good",
+        "typical",
+        "costliest",
+    ]
+    text = write_report(tmp_path / "page.html", facts).read_text()
+    for needed in ("What to do next", "masksmith bundle", "Worst cases", "calibration", "How to repeat it"):
+        assert needed in text, needed
+
+
+def test_the_file_stays_small(trained, tmp_path):
+    """Of a thousand images: pictures are limited in number, and shown when they come into sight."""
+    facts = facts_of(trained)
+    text = write_report(tmp_path / "page.html", facts).read_text()
+    pictures = text.count("data:image/jpeg")
+    assert pictures > 10
+    of_picture = sum(map(len, text.split("data:image/jpeg")[1:])) / pictures
+    most = len(page.CAUSES) * page._OF_CAUSE + 3 * page._SHOWN + 11 * page._PER_CLASS + 3
+    assert most < 250
+    assert of_picture < 60_000
+    assert text.count('loading="lazy"') >= pictures - 3

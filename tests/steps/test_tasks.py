@@ -176,7 +176,7 @@ def test_files_for_the_judge(won, tmp_path):
 def test_the_page_shows_classes_and_objects(won):
     task, _, out, _ = won
     page = (out / "report.html").read_text()
-    for needed in ("Check plot", "random", "worst", "median", "best", "data:image/png"):
+    for needed in ("Check plot", "random", "worst", "median", "best", "data:image/jpeg"):
         assert needed in page, needed
     outside = page[page.index("</script>") :]
     if task == "multiclass":

@@ -74,6 +74,7 @@ class Project:
         self.budget_json = root / "budget.json"
         self.noise_json = root / "noise.json"
         self.report_html = root / "report.html"
+        self.compare_html = root / "compare.html"
         self.lr_html = root / "lr.html"
         self.explore_html = root / "explore.html"
         self.explore_json = root / "explore.json"

@@ -22,6 +22,8 @@ _MOST_POINTS = 2000
 _MOST_CLASSES = 40
 _LAYOUT: dict[str, Any] = {
     "template": "plotly_white",
+    "paper_bgcolor": "rgba(0,0,0,0)",  # the page is light or dark
+    "plot_bgcolor": "rgba(0,0,0,0)",
     "margin": {"l": 64, "r": 16, "t": 44, "b": 52},
     "height": 320,
     "font": {"family": "system-ui, sans-serif", "size": 13, "color": _INK},

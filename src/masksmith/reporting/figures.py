@@ -14,6 +14,8 @@ _FAINT = "#6b7280"
 _BINS = 40
 _LAYOUT: dict[str, Any] = {
     "template": "plotly_white",
+    "paper_bgcolor": "rgba(0,0,0,0)",  # the page is light or dark
+    "plot_bgcolor": "rgba(0,0,0,0)",
     "margin": {"l": 56, "r": 16, "t": 36, "b": 48},
     "height": 340,
     "title_font_size": 14,
@@ -263,3 +265,90 @@ def cdf_gap(one: Sequence[float], other: Sequence[float]) -> float:
     points = np.concatenate([one, other])
     shares = [np.searchsorted(np.sort(values), points, side="right") / len(values) for values in (one, other)]
     return float(np.abs(shares[0] - shares[1]).max())
+
+
+def run_curves(
+    runs: Sequence[tuple[str, list[dict[str, Any]]]], split: str, name: str, title: str, axis: str
+) -> str:
+    """Draw a logged value of several runs over the epochs: a colour each run, a line each fold.
+
+    Args:
+        runs: Name and events of each run, each event with its ``curve`` (the fold).
+        split: Split of the value.
+        name: Name of the value.
+        title: Title of the chart.
+        axis: Label of the y axis.
+    """
+    figure = go.Figure()
+    for at, (run, events) in enumerate(runs):
+        for number, curve in enumerate(sorted({event["curve"] for event in events})):
+            epochs, values = _series(events, curve, split, name)
+            if epochs:
+                figure.add_scatter(
+                    x=epochs, y=values, name=run, legendgroup=run, showlegend=number == 0, mode="lines+markers",
+                    line_color=_COLOURS[at % len(_COLOURS)], hovertext=f"{run}, {curve}",
+                )  # fmt: skip
+    figure.update_layout(title=title, xaxis_title="epoch", yaxis_title=axis, showlegend=True, **_LAYOUT)
+    return _html(figure)
+
+
+def gain_chart(lines: Sequence[tuple[str, float, float, float]], *, reference: str, metric: str) -> str:
+    """Draw the gain of each run over the reference, with its interval: (name, gain, low, high)."""
+    names = [name for name, *_ in lines]
+    gains, lows, highs = (np.array([line[at] for line in lines]) for at in (1, 2, 3))
+    figure = go.Figure()
+    figure.add_scatter(
+        x=gains, y=list(range(len(lines))), mode="markers", marker={"size": 11, "color": _COLOURS[0]},
+        error_x={"type": "data", "array": highs - gains, "arrayminus": gains - lows, "color": _COLOURS[0]},
+    )  # fmt: skip
+    figure.add_vline(x=0, line_dash="dot", line_color=_FAINT)
+    height = 130 + 44 * len(lines)
+    layout = _LAYOUT | {"height": height, "margin": {"l": 16, "r": 16, "t": 40, "b": 48}}
+    figure.update_layout(
+        title=f"gain over {reference}",
+        xaxis_title=f"{metric} (right is better)",
+        showlegend=False,
+        **layout,
+    )
+    figure.update_yaxes(
+        tickvals=list(range(len(lines))), ticktext=names, range=[-0.6, len(lines) - 0.4], automargin=True
+    )
+    return _html(figure)
+
+
+def reliability_chart(curves: Sequence[tuple[str, list[tuple[float, float, int]]]], *, axis: str) -> str:
+    """Draw how often pixels of each predicted probability are right; the diagonal is perfect calibration."""
+    figure = go.Figure()
+    figure.add_scatter(
+        x=[0, 1], y=[0, 1], mode="lines", line={"dash": "dot", "color": _FAINT}, name="perfect"
+    )
+    for at, (name, bins) in enumerate(curves):
+        figure.add_scatter(
+            x=[p for p, *_ in bins],
+            y=[share for _, share, _ in bins],
+            text=[f"{pixels:,} pixels" for *_, pixels in bins],
+            mode="lines+markers",
+            name=name,
+            line_color=_COLOURS[at % len(_COLOURS)],
+        )
+    figure.update_layout(
+        title="calibration", xaxis_title="predicted probability", yaxis_title=axis, showlegend=len(curves) > 1,
+        **_LAYOUT,
+    )  # fmt: skip
+    return _html(figure)
+
+
+def pixel_curves(curves: dict[str, Float[np.ndarray, " n"]], *, title: str) -> str:
+    """Draw precision, recall and Dice of all held-out pixels over the threshold, which runs from 0 to 1."""
+    figure = go.Figure()
+    for at, (name, values) in enumerate(curves.items()):
+        shown = [None if value != value else round(float(value), 5) for value in values]
+        figure.add_scatter(
+            x=(np.arange(len(values)) / len(values)).round(4).tolist(), y=shown, mode="lines", name=name,
+            line_color=_COLOURS[at],
+        )  # fmt: skip
+    figure.update_layout(
+        title=title, xaxis_title="threshold", yaxis_title="of all held-out pixels", showlegend=True, **_LAYOUT
+    )
+    figure.update_yaxes(range=[0, 1.02])
+    return _html(figure)

@@ -1,7 +1,7 @@
 """Write ``report.html``: one file that needs no network. All text from the data is escaped."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -15,20 +15,25 @@ from plotly.offline import get_plotlyjs
 from masksmith.core.arrays import AnyMask, Image, UInt8, judged_pixels
 from masksmith.core.files import write_text
 from masksmith.core.randomness import stream
+from masksmith.data.catalog import BACKGROUND
 from masksmith.data.store import Store
 from masksmith.data.target import Target
 from masksmith.folds.table import NUM_CLASSES, FoldRow
+from masksmith.prediction.calibration import PixelCounts
 from masksmith.prediction.store import prob_of
 from masksmith.reporting import figures
+from masksmith.reporting.causes import CAUSES, cause_of
+from masksmith.reporting.next_steps import NextStep, best_is_late, headline, next_steps
 from masksmith.reporting.pictures import (
     Picture,
     Thumbnail,
     class_colours,
     class_error,
     covered,
-    data_uri,
     error_cause,
-    four_rows,
+    four_panels,
+    joined,
+    jpeg_uri,
     label_error,
     object_error,
     overlay,
@@ -38,6 +43,8 @@ from masksmith.reporting.tables import (
     ClassLine,
     FoldLine,
     GroupLine,
+    MemberLine,
+    TrainingLine,
     machine_of,
     metrics_beside,
     training_lines,
@@ -47,6 +54,8 @@ _SHOWN = 8  # samples in each part of the check plot
 _PER_CLASS = 3  # samples of each coverage class
 _COLUMNS = 12  # numeric columns with a chart
 _NOTED = 2  # numbers on a thumbnail
+_OF_CAUSE = 16  # pictures of each cause of a loss
+_LABELS = 8  # labels with threshold curves
 
 
 @dataclass(frozen=True)
@@ -92,6 +101,15 @@ class ReportFacts:
     """Curve -> "held-out" and "test" -> seconds that their prediction took."""
     lower: frozenset[str]
     """Metrics beside the score that are better where they are lower."""
+    costs: Mapping[str, float]
+    """Id of a held-out image -> what the score would gain if it were predicted right (see image_costs)."""
+    calibration: list[tuple[str, PixelCounts]]
+    """Name and pixels by probability: of the foreground, of each label, or of the most probable class."""
+    members_table: list[MemberLine]
+    weights: dict[str, Any] | None
+    """What ``weights`` found in the run, if it was called."""
+    repeat: list[tuple[str, str]]
+    """(What it does, command): how to make this again."""
 
 
 @dataclass(frozen=True)
@@ -102,13 +120,32 @@ class Summary:
     wrong_px: int
     visible: bool
     """Whether the true or the predicted mask is not empty."""
+    kind: str
+    """The kind of error in words of the task; see error_cause."""
     cause: str
-    """The kind of error; see error_cause."""
+    """Why it loses score: a key of CAUSES."""
+
+
+@dataclass(frozen=True)
+class CauseLine:
+    """The images that lose score for one cause."""
+
+    cause: str
+    means: str
+    images: int
+    cost: float
+    """Sum of the images' costs."""
+    share: float
+    """Of the costs of all causes."""
+    pictures: list[Picture]
+    """The costliest images, with what each costs as its score."""
+    kinds: list[tuple[str, int]]
+    """Kinds of error in words of the task, and images of each."""
 
 
 def summaries(facts: ReportFacts) -> dict[str, Summary]:
     """Summarise every predicted mask, with one in memory at a time."""
-    found = {}
+    found, background = {}, facts.target.classes[0] == BACKGROUND
     for name in facts.scores:
         pred, target = facts.preds[name], _truth(facts, name)
         judged = judged_pixels(target)
@@ -116,17 +153,18 @@ def summaries(facts: ReportFacts) -> dict[str, Summary]:
         visible = bool(pred.any() or truth.any())
         if facts.target.task == "multilabel":
             wrong = int(((pred != truth) & judged).sum())
-            cause = label_error(target, pred, facts.target.classes)
+            kind = label_error(target, pred, facts.target.classes)
         elif facts.target.exclusive:
-            wrong, cause = (
+            wrong, kind = (
                 int(((pred != truth) & judged).sum()),
                 class_error(target, pred, facts.target.classes),
             )
         elif facts.target.task == "instances":
-            wrong, cause = int(((pred > 0) != (truth > 0)).sum()), object_error(target, pred)
+            wrong, kind = int(((pred > 0) != (truth > 0)).sum()), object_error(target, pred)
         else:
-            wrong, cause = int((pred != truth).sum()), error_cause(target, pred)
-        found[name] = Summary(float(covered(pred).mean()), wrong, visible, cause)
+            wrong, kind = int((pred != truth).sum()), error_cause(target, pred)
+        cause = cause_of(target, pred, facts.target, background=background)
+        found[name] = Summary(float(covered(pred).mean()), wrong, visible, kind, cause)
     return found
 
 
@@ -139,32 +177,85 @@ def _truth(facts: ReportFacts, name: str) -> AnyMask:
 def write_report(path: Path, facts: ReportFacts) -> Path:
     """Write the page and return its path."""
     per_image = summaries(facts)
-    environment = Environment(
-        loader=PackageLoader("masksmith", "reporting"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-    )
-    html = environment.get_template("report.html").render(
+    lost = causes(facts, per_image)
+    trainings = training_lines(facts.events, predicted=facts.predicted, lower=facts.lower)
+    html = render(
+        "report.html",
         facts=facts,
         tuning=facts.tuning,
         scores=facts.tuning["scores"],
-        style=Markup((resources.files("masksmith") / "reporting" / "report.css").read_text()),
-        plotly=Markup(get_plotlyjs()),
+        headline=headline(facts.tuning, len(facts.scores)),
+        three=three_pictures(facts, per_image),
+        todo=_todo(facts, lost, trainings),
         charts={name: Markup(chart) for name, chart in _charts(facts, per_image).items()},
         distributions=[Markup(chart) for chart in _distributions(facts)],
         columns_left_out=max(0, len(facts.columns) - _COLUMNS),
         class_samples=class_samples(facts),
         worst_groups=facts.groups[:SHOWN_GROUPS],
         gallery=gallery(facts, per_image),
-        causes=causes(facts, per_image),
+        causes=lost,
+        thresholds=[Markup(chart) for chart in _pixel_charts(facts)],
         pace=_pace(facts.events),
         curves=[Markup(chart) for chart in _curves(facts)],
-        trainings=training_lines(facts.events, predicted=facts.predicted, lower=facts.lower),
+        trainings=trainings,
         machine=machine_of(facts.environment),
     )
     write_text(path, html)
     return path
+
+
+def render(template: str, **values: Any) -> str:  # noqa: ANN401
+    """Return a page of a template of this package; it gets the style, and plotly.js once for all charts."""
+    environment = Environment(
+        loader=PackageLoader("masksmith", "reporting"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+    )
+    style = Markup((resources.files("masksmith") / "reporting" / "report.css").read_text())
+    page = environment.get_template(template)
+    return page.render(style=style, plotly=Markup(get_plotlyjs()), **values)
+
+
+def three_pictures(facts: ReportFacts, per_image: Mapping[str, Summary]) -> list[tuple[str, Picture]]:
+    """Return a good, a typical and the costliest image as strips; fewer where there are fewer images."""
+    ordered = _ordered(facts, per_image)
+    if not ordered:
+        return []
+    costliest = max(ordered, key=lambda name: (facts.costs[name], name))
+    rest = [name for name in ordered if name != costliest]
+    shown = [("costliest", costliest)]
+    if len(rest) > 1:
+        shown.insert(0, ("typical", rest[(len(rest) - 1) // 2]))
+    if rest:
+        shown.insert(0, ("good", rest[-max(1, len(rest) // 10)]))
+    return [(what, _picture(facts, name, per_image[name], across=True)) for what, name in shown]
+
+
+def _todo(facts: ReportFacts, lost: Sequence[CauseLine], trainings: Sequence[TrainingLine]) -> list[NextStep]:
+    best = [(epoch, line.epochs) for line in trainings for name, _, epoch, _ in line.best if name == "score"]
+    return next_steps(
+        facts.tuning,
+        interim=facts.interim,
+        folds=[(line.fold, line.score is not None) for line in facts.folds],
+        causes=[(line.cause, line.cost) for line in lost],
+        late=best_is_late(best),
+        calibration_error=max((counts.error for _, counts in facts.calibration), default=0.0),
+    )
+
+
+def _pixel_charts(facts: ReportFacts) -> list[str]:
+    """Return the calibration, and precision, recall and Dice over the threshold (each label apart)."""
+    if not facts.calibration:
+        return []
+    exclusive = facts.target.exclusive
+    axis = "share that has this class" if exclusive else "share that is foreground"
+    bins = [(name, counts.reliability()) for name, counts in facts.calibration[:_LABELS]]
+    charts = [figures.reliability_chart(bins, axis=axis)]
+    if not exclusive:
+        for name, counts in facts.calibration[:_LABELS]:
+            charts.append(figures.pixel_curves(counts.curves(), title=f"pixels over the threshold: {name}"))
+    return charts
 
 
 def _charts(facts: ReportFacts, per_image: Mapping[str, Summary]) -> dict[str, str]:
@@ -252,7 +343,7 @@ def class_samples(facts: ReportFacts) -> list[tuple[int, int, list[Thumbnail]]]:
 def _thumbnail(facts: ReportFacts, row: FoldRow) -> Thumbnail:
     shown = overlay(_bands(facts, row.id), _truth(facts, row.id), _colours(facts))
     numbers = [f"{name} {value:g}" for name, value in facts.values.get(row.id, {}).items()][:_NOTED]
-    return Thumbnail(row.id, row.coverage_class, row.coverage, ", ".join(numbers), data_uri(shown))
+    return Thumbnail(row.id, row.coverage_class, row.coverage, ", ".join(numbers), jpeg_uri(shown))
 
 
 def _bands(facts: ReportFacts, name: str) -> Image:
@@ -261,42 +352,60 @@ def _bands(facts: ReportFacts, name: str) -> Image:
     return image if facts.view is None else image[..., facts.view]
 
 
-def gallery(facts: ReportFacts, per_image: Mapping[str, Summary]) -> dict[str, list[Picture]]:
-    """Return random samples, and the worst, median and best ones with a true or a predicted mask."""
+def _ordered(facts: ReportFacts, per_image: Mapping[str, Summary]) -> list[str]:
+    """Return the images with a true or a predicted mask, the worst score first."""
     visible = [name for name, one in per_image.items() if one.visible]
     sign = 1 if facts.tuning["higher_is_better"] else -1
-    ordered = sorted(visible, key=lambda name: (sign * facts.scores[name], -per_image[name].wrong_px, name))
+    return sorted(visible, key=lambda name: (sign * facts.scores[name], -per_image[name].wrong_px, name))
+
+
+def gallery(facts: ReportFacts, per_image: Mapping[str, Summary]) -> dict[str, list[Picture]]:
+    """Return random samples, and the median and best ones with a true or a predicted mask."""
+    ordered, every = _ordered(facts, per_image), sorted(facts.scores)
     middle = max(0, (len(ordered) - _SHOWN) // 2)
-    every = sorted(facts.scores)
     parts = {
         "random": [every[i] for i in stream(1).permutation(len(every))[:_SHOWN]],
-        "worst": ordered[:_SHOWN],
         "median": ordered[middle : middle + _SHOWN],
         "best": ordered[::-1][:_SHOWN],
     }
     return {part: [_picture(facts, name, per_image[name]) for name in names] for part, names in parts.items()}
 
 
-def _picture(facts: ReportFacts, name: str, summary: Summary) -> Picture:
-    panels = four_rows(
+def _picture(facts: ReportFacts, name: str, summary: Summary, *, across: bool = False) -> Picture:
+    panels = four_panels(
         _bands(facts, name),
         _truth(facts, name),
         np.asarray(facts.preds[name]),
         _colours(facts),
     )
-    return Picture(name, facts.scores[name], data_uri(panels), summary.cause)
+    return Picture(
+        name, facts.scores[name], jpeg_uri(joined(panels, across=across)), summary.kind, facts.costs[name]
+    )
 
 
-def causes(facts: ReportFacts, per_image: Mapping[str, Summary]) -> list[tuple[str, int, float]]:
-    """Return (kind of error, number of images, what they cost the mean score), the costliest first."""
-    best, sign = (1.0, 1) if facts.tuning["higher_is_better"] else (0.0, -1)
-    images: Counter[str] = Counter()
-    lost: dict[str, float] = {}
-    for name, score in facts.scores.items():
-        cause = per_image[name].cause
-        images[cause] += 1
-        lost[cause] = lost.get(cause, 0.0) + sign * (best - score) / len(facts.scores)
-    return sorted(((cause, images[cause], lost[cause]) for cause in images), key=lambda row: -row[2])
+def causes(facts: ReportFacts, per_image: Mapping[str, Summary]) -> list[CauseLine]:
+    """Return a line for each cause of a loss, the costliest first, with its costliest images."""
+    of: dict[str, list[str]] = {}
+    for name in facts.scores:
+        of.setdefault(per_image[name].cause, []).append(name)
+    total = sum(facts.costs[name] for name in facts.scores) or 1.0
+    lines = []
+    for cause, names in of.items():
+        worst = sorted(names, key=lambda name: (-facts.costs[name], -per_image[name].wrong_px, name))
+        cost = sum(facts.costs[name] for name in names)
+        shown = [] if cause == "all right" else worst[:_OF_CAUSE]
+        lines.append(
+            CauseLine(
+                cause,
+                CAUSES[cause],
+                len(names),
+                cost,
+                cost / total,
+                [_picture(facts, name, per_image[name]) for name in shown],
+                Counter(per_image[name].kind for name in names).most_common(4),
+            )
+        )
+    return sorted(lines, key=lambda line: (-line.cost, line.cause))
 
 
 def _pace(events: list[dict[str, Any]]) -> dict[str, float]:

@@ -98,6 +98,17 @@ def machine_of(environment: str) -> str:
 
 
 @dataclass(frozen=True)
+class MemberLine:
+    """A member of the ensemble, or the fold of the one run."""
+
+    name: str
+    weight: float
+    """Share of the mean of test images."""
+    what: str
+    """Encoder and architecture, or the program that made its probabilities."""
+
+
+@dataclass(frozen=True)
 class FoldLine:
     """A fold: its size, its coverage and, if it was predicted, its score under the rule in use."""
 

@@ -1,6 +1,5 @@
 """Small pictures of a data set: images, masks, true masks over images, and tiles side by side, as data URIs."""
 
-import base64
 from dataclasses import dataclass
 
 import cv2
@@ -11,7 +10,7 @@ from masksmith.data.look import thinned
 from masksmith.data.pairs import Pair, Place
 from masksmith.data.store import Store
 from masksmith.data.target import Target
-from masksmith.reporting.pictures import RGB, class_colours, data_uri, to_rgb
+from masksmith.reporting.pictures import RGB, class_colours, data_uri, jpeg_uri, to_rgb
 
 SIDE = 160
 """Longest side in pixels."""
@@ -46,7 +45,7 @@ class Gallery:
 
     def image(self, place: Place, note: str = "") -> Shown:
         """Return an image."""
-        return Shown(place[1], _jpeg(_small(self._rgb(place))), note)
+        return Shown(place[1], jpeg_uri(_small(self._rgb(place))), note)
 
     def mask(self, name: str, note: str = "") -> Shown:
         """Return a training image's mask: white on black, or classes, labels and objects in their colours."""
@@ -68,12 +67,12 @@ class Gallery:
                 if self.target.exclusive
                 else np.asarray(foreground_pixels(mask[..., only]))
             )
-            return Shown(name, _jpeg(_outlined(_small(rgb), plane)), note)
+            return Shown(name, jpeg_uri(_outlined(_small(rgb), plane)), note)
         if self.target.task == "binary":
-            return Shown(name, _jpeg(_outlined(_small(rgb), mask[..., 0] == 1)), note)
+            return Shown(name, jpeg_uri(_outlined(_small(rgb), mask[..., 0] == 1)), note)
         if self.target.task == "instances":
-            return Shown(name, _jpeg(_outlined(_small(rgb), mask[..., 0])), note)
-        return Shown(name, _jpeg(_small(self._coloured(rgb, mask, strength=0.5))), note)
+            return Shown(name, jpeg_uri(_outlined(_small(rgb), mask[..., 0])), note)
+        return Shown(name, jpeg_uri(_small(self._coloured(rgb, mask, strength=0.5))), note)
 
     def any(self, place: Place, note: str = "") -> Shown:
         """Return a test image as it is, a training image with its mask."""
@@ -83,7 +82,7 @@ class Gallery:
         """Return two neighbouring tiles as one picture."""
         pictures = [_small(self._rgb(place)) for place in (pair.first, pair.second)]
         whole = np.concatenate(pictures, axis=1 if pair.lies == "beside" else 0)
-        return Shown(f"{pair.first[1]} + {pair.second[1]}", _jpeg(whole), pair.lies)
+        return Shown(f"{pair.first[1]} + {pair.second[1]}", jpeg_uri(whole), pair.lies)
 
     def _image(self, place: Place) -> Image:
         return thinned(self.train if place[0] == "train" else self.test, place[1], _PIXELS)
@@ -144,15 +143,3 @@ def _small(rgb: Small, *, exact: bool = False) -> Small:
         return np.asarray(shrunk, np.uint8)
     times = max(1, -(-LEAST // longest))
     return np.ascontiguousarray(rgb.repeat(times, axis=0).repeat(times, axis=1))
-
-
-def _jpeg(rgb: UInt8[np.ndarray, "h w 3"]) -> str:
-    how = [
-        cv2.IMWRITE_JPEG_QUALITY,
-        82,
-        cv2.IMWRITE_JPEG_SAMPLING_FACTOR,
-        cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444,
-    ]
-    encoded, raw = cv2.imencode(".jpg", np.ascontiguousarray(rgb[..., ::-1]), how)
-    assert encoded
-    return "data:image/jpeg;base64," + base64.b64encode(raw.tobytes()).decode()

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from masksmith.steps import bundle as bundle
     from masksmith.steps import check as check
     from masksmith.steps import clean as clean
+    from masksmith.steps import compare as compare
     from masksmith.steps import compete as compete
     from masksmith.steps import dataset as dataset
     from masksmith.steps import doctor as doctor

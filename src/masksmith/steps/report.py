@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import numpy as np
@@ -10,16 +11,22 @@ from masksmith.core.arrays import AnyMask, judged_pixels
 from masksmith.core.files import read_json
 from masksmith.core.progress import clock
 from masksmith.folds.config import fold_name
-from masksmith.metrics import confusion, get_metric
+from masksmith.folds.table import FoldRow
+from masksmith.metrics import Metric, confusion, get_metric
 from masksmith.metrics.classes import plane_stats
+from masksmith.metrics.costs import image_costs
+from masksmith.metrics.protocol import Groups, Row
 from masksmith.postprocess.rules import mask_of, read_rule
-from masksmith.postprocess.scoring import RuleMasks, score_rows
+from masksmith.postprocess.scoring import RuleMasks, one_layer, score_rows
+from masksmith.prediction.calibration import PixelCounts, count_pixels
+from masksmith.prediction.store import MeanCodes
 from masksmith.project.folder import Project
-from masksmith.project.members import Member
+from masksmith.project.members import Member, weights_of_test
 from masksmith.reporting import ReportFacts, write_report
 from masksmith.reporting.pictures import class_colours, covered
 from masksmith.reporting.tables import (
     ClassLine,
+    MemberLine,
     ScoredImage,
     class_lines,
     fold_lines,
@@ -90,7 +97,64 @@ def report_facts(project: Project, members: Sequence[Member]) -> ReportFacts:
         labels=[f"{name}: {made}" for name, made in labelling_of(members).items()],
         predicted=_predicted(members),
         lower=_lower(members),
+        costs=_costs(project, metric, stats, labels),
+        calibration=_calibration(project, oof, rows),
+        members_table=_member_lines(members),
+        weights=read_json(run.weights_json) if run.weights_json.exists() else None,
+        repeat=_repeat(project, members),
     )
+
+
+def _costs(project: Project, metric: Metric, stats: Mapping[str, Row], labels: Groups) -> dict[str, float]:
+    """Return what each held-out image costs the score."""
+    masks = project.cache.train_masks
+    truths = (one_layer(np.asarray(masks[name])) for name in stats)
+    perfect = np.stack([metric.stats(np.where(judged_pixels(one), one, 0), one) for one in truths])
+    costs = image_costs(metric, np.stack(list(stats.values())), perfect, labels)
+    return dict(zip(stats, costs.tolist(), strict=True))
+
+
+def _calibration(
+    project: Project, oof: Mapping[str, MeanCodes], rows: Sequence[FoldRow]
+) -> list[tuple[str, PixelCounts]]:
+    """Return the held-out pixels by probability; of objects, those of their foreground."""
+    target, masks = project.target, project.cache.train_masks
+    names = ["all classes"] if target.exclusive else ["foreground"]
+    if target.task == "multilabel":
+        names = list(target.classes)
+    pairs = ((codes, one_layer(np.asarray(masks[name]))) for name, codes in predictions_of(oof, rows))
+    found = count_pixels(pairs, exclusive=target.exclusive, planes=len(names))
+    return list(zip(names, found, strict=True))
+
+
+def _member_lines(members: Sequence[Member]) -> list[MemberLine]:
+    weights = weights_of_test(members)
+    lines = []
+    for member, weight in zip(members, weights, strict=True):
+        model = member.run.recipe.model
+        what = f"{model.architecture} on {model.encoder or 'its own encoder'}"
+        if member.run.is_external:
+            what = "of another program"
+        lines.append(MemberLine(member.name, weight / sum(weights), what))
+    return lines
+
+
+def _repeat(project: Project, members: Sequence[Member]) -> list[tuple[str, str]]:
+    """Return how to make this again; folders are named by their last part, for the page may be sent to others."""
+    data, out = Path(project.catalog.root).name, project.root.resolve().name
+    own = [member for member in members if not member.run.is_external]
+    found = []
+    if own and own[0].ensemble is None and len({member.run.path for member in own}) == 1:
+        found.append(
+            (
+                "train it again from the resolved recipe below, saved as recipe.yaml",
+                f"masksmith compete {quote(data)} --out AGAIN --recipe recipe.yaml",
+            )
+        )
+    found.append(("make this page again", f"masksmith report {quote(out)}"))
+    found.append(("compare it with other runs", f"masksmith compare {quote(out)} OTHER"))
+    found.append(("take the model along as one file", f"masksmith bundle {quote(out)} --out model.msk"))
+    return found
 
 
 def _lower(members: Sequence[Member]) -> frozenset[str]:
