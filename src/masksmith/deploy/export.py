@@ -245,6 +245,11 @@ def build_graph(model: Segmenter, *, mask: bool) -> nn.Module:
             graph can hold.
     """
     _check_tiles(model)
+    if (blend := model.bundle.facts.blend) is not None:
+        raise InputError(
+            f"{model.bundle.path}: its members' mean is of the kind {blend['kind']}, and the exported file can average "
+            "alone; `masksmith blend PROJECT --off`, or bundle one --run"
+        )
     _check_chains(model)
     dtype, names, members = np.dtype(model.bundle.facts.dtype), model.scalars, []
     for one in model.members:
@@ -453,7 +458,7 @@ WRITERS: dict[str, Writer] = {"onnx": _write_onnx, "openvino": _write_openvino, 
 
 
 def _write_facts(path: Path, export: ExportFacts, model: ModelFacts) -> None:
-    facts = {"format": FORMAT_VERSION, **asdict(model)}
+    facts = {"format": 1 if model.blend is None else FORMAT_VERSION, **asdict(model)}
     write_json(facts_path(path), {"export": asdict(export), "model": facts})
 
 

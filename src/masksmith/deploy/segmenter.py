@@ -28,6 +28,7 @@ from masksmith.deploy.drawing import overlay, png
 from masksmith.models.segmentation import SegmentationModel, build_model, to_channels_last
 from masksmith.postprocess.rules import mask_of, read_rule
 from masksmith.prediction.combine import build_combine
+from masksmith.prediction.means import Blend
 from masksmith.prediction.predict import predict_batches, predict_parts, write_codes
 from masksmith.prediction.runtimes import RUNTIMES, Runtime, check_runtime
 from masksmith.prediction.store import MAX_CODE, MeanCodes, to_codes
@@ -383,7 +384,14 @@ class Segmenter:
                         key=key,
                     )
                 stores.append(Store(path))
-        return MeanCodes(stores, [member.weight for member in self.bundle.facts.members])
+        facts = self.bundle.facts
+        weights = [member.weight for member in facts.members]
+        if facts.blend is None:
+            return MeanCodes(stores, weights)
+        parts = list(dict.fromkeys(member.part for member in facts.members))
+        blend = Blend.from_json(facts.blend, str(self.bundle.path)).of(parts)
+        groups = [parts.index(member.part) for member in facts.members]
+        return MeanCodes(stores, weights, blend=blend, groups=groups)
 
     def _options(
         self, member: Member, names: Sequence[str], scalars: Mapping[str, Mapping[str, float]]

@@ -92,6 +92,8 @@ class ReportFacts:
     """Curve -> "held-out" and "test" -> seconds that their prediction took."""
     lower: frozenset[str]
     """Metrics beside the score that are better where they are lower."""
+    ablation: list[dict[str, Any]]
+    """A row a step of the last mile, as `masksmith ablate` measured it; none where it did not."""
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ from masksmith.reporting.tables import (
     group_lines,
     label_lines,
 )
+from masksmith.steps.ablate import ablation_of
 from masksmith.steps.choices import plan_of
 from masksmith.steps.out_of_fold import predictions_of
 from masksmith.steps.predict import oof_of, test_of
@@ -90,6 +91,7 @@ def report_facts(project: Project, members: Sequence[Member]) -> ReportFacts:
         labels=[f"{name}: {made}" for name, made in labelling_of(members).items()],
         predicted=_predicted(members),
         lower=_lower(members),
+        ablation=ablation_of(project, members),
     )
 
 
