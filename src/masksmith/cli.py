@@ -521,7 +521,8 @@ def weights(project: Folder, run: RunName = None) -> None:
 def blend(
     project: Folder,
     run: Annotated[
-        list[str] | None, typer.Option("--run", help="A run or member that is a candidate; all if none is named.")
+        list[str] | None,
+        typer.Option("--run", help="A run or member that is a candidate; all if none is named."),
     ] = None,
     max_models: Annotated[
         int | None, typer.Option("--max-models", metavar="N", help="Most members that take part.")
@@ -533,9 +534,7 @@ def blend(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Search the best ensemble of all runs and members out of fold; use it if its gain is certain."""
-    found = masksmith.blend(
-        project, run=run or (), max_models=max_models, max_seconds=max_seconds, off=off
-    )
+    found = masksmith.blend(project, run=run or (), max_models=max_models, max_seconds=max_seconds, off=off)
     print(json.dumps(found.to_json(), indent=1, ensure_ascii=False) if as_json and not off else found)
 
 

@@ -622,7 +622,7 @@ def blend(
 ) -> "Blended | str":
     """Search the best ensemble of all that a project has, and use it if its gain out of fold is certain.
 
-    Candidates are runs (recipes, seeds, resolutions, repeats), their kinds of weights that ``weights`` has compared, and
+    Candidates are runs (recipes, seeds, resolutions, repeats), their kinds of weights that ``weights`` compared, and
     members of other programs. Tried are the arithmetic, logit, geometric, harmonic and power means, mean ranks, maximum
     and majority vote with equal weights; the best single and pair; greedy and simplex weights. All are chosen on the
     other folds and scored on this one. From then on predict, tune, submit and bundle use it; a later training makes its
@@ -659,8 +659,8 @@ def ablate(out: str | Path, *, run: str | None = None) -> "Ablation":
         run: A run by name; None: the present members.
 
     Returns:
-        The steps: views one by one, weights and ensembles that were tried, removal of small regions, threshold and rule,
-        refit. ``report`` shows them as a table.
+        The steps: views one by one, weights and ensembles that were tried, removal of small regions, threshold and
+        rule, refit. ``report`` shows them as a table.
 
     Raises:
         InputError: Probabilities are missing or stale, or no image is held out.

@@ -21,7 +21,9 @@ def members(noise, seed=0):
     truth = {f"{at}": (rng.random((16, 16)) < 0.4).astype(np.uint8) for at in range(NUM)}
     each = {
         name: [
-            np.clip((0.2 + 0.6 * mask + rng.normal(0, spread, mask.shape)) * 65535, 0, 65535).astype(np.uint16)[..., None]
+            np.clip((0.2 + 0.6 * mask + rng.normal(0, spread, mask.shape)) * 65535, 0, 65535).astype(
+                np.uint16
+            )[..., None]
             for spread in noise
         ]
         for name, mask in truth.items()
@@ -38,7 +40,8 @@ def source_of(truth, each):
 
 def moments_of(truth, each):
     return Moments.of(
-        (np.stack([one.ravel() / 65535 for one in each[name]]), truth[name].ravel().astype(float)) for name in truth
+        (np.stack([one.ravel() / 65535 for one in each[name]]), truth[name].ravel().astype(float))
+        for name in truth
     )
 
 

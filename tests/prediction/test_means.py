@@ -47,7 +47,10 @@ def test_ranks():
     one = Blend("rank", ranks=tables).of(["sharp"])
     assert np.abs(one([EACH[0]], [1.0]).astype(int) - EACH[0]).max() <= 64  # its own quantiles, of 257 knots
     assert Blend.from_json(one.to_json(), "x") == one
-    for value in ({"kind": "median", "exclusive": False, "ranks": {}}, one.to_json() | {"ranks": {"a": [0, 1]}}):
+    for value in (
+        {"kind": "median", "exclusive": False, "ranks": {}},
+        one.to_json() | {"ranks": {"a": [0, 1]}},
+    ):
         with pytest.raises(InputError, match=r"x: a mean of the kind '\w+', expected one of mean, logit"):
             Blend.from_json(value, "x")
 
@@ -60,4 +63,6 @@ def test_stores_of_a_group_are_averaged_first():
     assert np.array_equal(np.concatenate(list(codes.bands("a", at_once=20))), codes["a"])
     alone = MeanCodes(stores[:2], blend=Blend("vote"), groups=[0, 0])
     assert np.array_equal(alone["a"], mean)
-    assert np.array_equal(Blend("vote")([EACH[0][:1] * 0 + 65535, EACH[0][:1] * 0], [1, 1]) > 32767, np.ones((1, 5, 2)))
+    assert np.array_equal(
+        Blend("vote")([EACH[0][:1] * 0 + 65535, EACH[0][:1] * 0], [1, 1]) > 32767, np.ones((1, 5, 2))
+    )

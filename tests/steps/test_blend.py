@@ -13,6 +13,8 @@ from masksmith.core.files import read_json, write_json
 from masksmith.prediction.means import Blend
 from masksmith.project.folder import Project
 from masksmith.project.members import members_of_run, read_members, write_members
+from masksmith.steps.blend import find_candidates, judged_images
+from masksmith.steps.predict import oof_of
 from masksmith.steps.predict import test_of as mean_of
 from tests.blends import write_recipe
 
@@ -30,29 +32,36 @@ def write_probs(project, folder, *, spread, seed):
     return {"oof": folder / "oof", "test": folder / "test"}
 
 
-def add(project, tmp_path, name, *, spread=0.2, seed=0, **how):
+def add(project, tmp_path, name, *, spread=0.12, seed=0, **how):
     probs = write_probs(Project.open(project), tmp_path / name, spread=spread, seed=seed)
     ms.add_member(project, name, folds=project / "folds.csv", **probs, **how)
 
 
 def test_a_certain_gain_is_used_until_it_is_left(project, tmp_path):
-    for seed, name in enumerate(("first", "second", "third")):
-        add(project, tmp_path, name, seed=seed)
+    for seed, name in enumerate(("first", "second")):
+        add(project, tmp_path, name, seed=seed, weight=0.2)
     opened = Project.open(project)
     run = opened.run().path.name
     before = ms.tune(project)
     found = ms.blend(project)
-    assert {row["member"] for row in found.members} == {run, "first", "second", "third"}
-    assert found.present == pytest.approx(before["scores"]["plain"])
+    assert {row["member"] for row in found.members} == {run, "first", "second"}
+    assert 10 < found.images < 20  # those of the fold that is trained here
     assert found.kept
     assert found.gain_low > 0
-    assert found.nested <= max(row["score"] for row in found.members) + found.gain + 1
     ways = {row["way"] for row in found.table}
-    assert ways >= {"best single", "best pair", "greedy", "simplex", "equal, rank", "equal, vote", "equal, power 2"}
+    assert ways >= {
+        "best single",
+        "best pair",
+        "greedy",
+        "simplex",
+        "equal, rank",
+        "equal, vote",
+        "equal, power 2",
+    }
     assert set(found.compared) == {"equal, mean", "best single", "best pair"}
     table = np.array(found.correlation)
     assert np.allclose(np.diag(table), 1)
-    assert abs(table[1, 2]) < 0.2  # their errors are independent
+    assert abs(table[0, 1]) < 0.2  # their errors are independent
     assert read_json(opened.blend_json)["table"] == found.table
     assert "taken: predict, tune and submit again" in str(found)
     used = read_members(opened, None)
@@ -62,12 +71,14 @@ def test_a_certain_gain_is_used_until_it_is_left(project, tmp_path):
     tuned = ms.tune(project)
     row = next(row for row in found.table if row["weights"] == found.chosen["weights"])
     assert tuned["scores"]["plain"] > before["scores"]["plain"]
-    assert tuned["scores"]["plain"] == pytest.approx(row["nested"] + 0, abs=0.05)
+    assert tuned["scores"]["plain"] == pytest.approx(row["nested"], abs=0.1)
     assert "ensemble (nested)" in tuned["chosen_on_fold"]
     assert ms.submit(project).ids == 8
     ms.report(project)
     taken = next(name for name in found.chosen["weights"] if name != run)
-    with pytest.raises(InputError, match=rf"{taken}: the blend that is used takes it; run `masksmith blend .* --off`"):
+    with pytest.raises(
+        InputError, match=rf"{taken}: the blend that is used takes it; run `masksmith blend .* --off`"
+    ):
         ms.remove_member(project, taken)
     again = ms.blend(project, max_models=1)
     assert {len(row["weights"]) for row in again.table} == {1}
@@ -80,7 +91,9 @@ def test_a_certain_gain_is_used_until_it_is_left(project, tmp_path):
 
 
 def test_refusals(project, tmp_path, monkeypatch):
-    with pytest.raises(InputError, match=r"1 candidate \(smoke-\w+\), expected two or more; train another recipe"):
+    with pytest.raises(
+        InputError, match=r"1 candidate \(smoke-\w+\), expected two or more; train another recipe"
+    ):
         ms.blend(project)
     add(project, tmp_path, "first")
     opened = Project.open(project)
@@ -99,9 +112,8 @@ def test_refusals(project, tmp_path, monkeypatch):
     opened.import_run("first", other.recipe.model_copy(update={"metric": "iou_pooled"}))
     with pytest.raises(InputError, match=r"first is left out, its metric is iou_pooled, not"):
         ms.blend(project)
-    opened.import_run("first", other.recipe.model_copy(update={"metric": "dsb_map"}))
-    opened.import_run(run.path.name, run.recipe.model_copy(update={"metric": "miou"}))
-    with pytest.raises(InputError, match=r"metric.*miou"):
+    opened.import_run(run.path.name, run.recipe.model_copy(update={"metric": "dice_multilabel"}))
+    with pytest.raises(InputError, match="dice_multilabel"):
         ms.blend(project)
     opened.import_run("first", other.recipe)
     opened.import_run(run.path.name, run.recipe)
@@ -128,12 +140,21 @@ def test_members_of_other_folds_or_images_are_left_out(example, tmp_path):
             for image in Project.open(out).folds.inside(2):
                 (probs["oof"] / f"{image}.npy").unlink()
         ms.add_member(out, name, folds=out / "folds.csv", overrides=["folds.count=3"], **probs)
-    found = ms.blend(out)
-    assert list(found.left_out) == ["part"]
-    assert "held-out images are not predicted" in found.left_out["part"]
-    with pytest.raises(InputError, match=r"--run part: \d+ of 40 held-out images are not predicted"):
-        ms.blend(out, run=["part", "first"])
     opened = Project.open(out)
+    names = opened.folds.inside(1) + opened.folds.inside(2)
+    metric = opened.run("first").recipe.metric
+    found, left_out = find_candidates(opened, metric, names)
+    assert [one.name for one in found] == ["first", "second"]
+    assert "held-out images are not predicted" in left_out["part"]
+    with pytest.raises(
+        InputError, match=r"--run part: \d+ of \d+ held-out images are not predicted, such as"
+    ):
+        find_candidates(opened, metric, names, ["part", "first"])
+    present = read_members(opened, None)
+    assert set(judged_images(opened, present, oof_of(opened, present))) <= {
+        *opened.folds.inside(0),
+        *opened.folds.inside(1),
+    }
     swapped = opened.folds_csv.read_text().replace(",0\n", ",9\n").replace(",1\n", ",0\n")
     opened.folds_csv.write_text(swapped.replace(",9\n", ",1\n"))
     with pytest.raises(InputError, match="its probabilities are those of other folds or data"):
@@ -161,8 +182,10 @@ def test_a_bundle_predicts_as_the_blend(project, example, tmp_path):
         codes = mean_of(opened, read_members(opened, None))
         name = opened.catalog.test[0].id
         model = ms.load(path)
-        assert np.abs(model.segment(opened.cache.test_images[name]).codes.astype(int) - codes[name]).max() <= 70
-    with pytest.raises(InputError, match="mean is of the kind 'rank', and the exported file can average alone"):
+        assert (
+            np.abs(model.segment(opened.cache.test_images[name]).codes.astype(int) - codes[name]).max() <= 70
+        )
+    with pytest.raises(InputError, match="mean is of the kind rank, and the exported file can average alone"):
         ms.export(path, tmp_path / "x.pt2", format="torch")
     broken = read_json(opened.members_json)
     broken["blend"]["kind"] = "median"
@@ -177,7 +200,10 @@ def test_ablate(project, tmp_path):
     rows = alone.to_json()
     assert all(set(row) == {"step", "score", "gain", "low", "high", "seconds", "kept"} for row in rows)
     tta = opened.run().recipe.prediction.tta
-    assert [row["step"] for row in rows[: len(tta)]] == [f"one view ({tta[0]})", *(f"view {one}" for one in tta[1:])]
+    assert [row["step"] for row in rows[: len(tta)]] == [
+        f"one view ({tta[0]})",
+        *(f"view {one}" for one in tta[1:]),
+    ]
     assert rows[0]["gain"] == rows[0]["low"] == 0
     tuned = ms.tune(project)
     assert rows[len(tta) - 1]["score"] == pytest.approx(tuned["scores"]["plain"])
@@ -187,14 +213,15 @@ def test_ablate(project, tmp_path):
         assert rule[0]["score"] - rule[0]["gain"] == pytest.approx(tuned["scores"]["plain"])
     assert all(row["low"] <= row["high"] for row in rows)
     for seed, name in enumerate(("first", "second")):
-        add(project, tmp_path, name, seed=seed)
+        add(project, tmp_path, name, seed=seed, weight=0.2)
     ms.blend(project)
     ms.predict(project)
     ms.tune(project)
     found = ms.ablate(project)
     steps = {row.step: row for row in found.steps}
     assert any(step.startswith("ensemble of ") for step in steps)
-    assert sum(row.kept for step, row in steps.items() if step.startswith("blend: ")) >= 1
+    taken = [step for step, row in steps.items() if row.kept and step.startswith("blend: ")]
+    assert taken
     assert not all(row.kept for row in steps.values())  # steps that did not help are there too
     assert "What each step is worth" in ms.report(project).read_text()
     assert "not kept" in str(found)

@@ -90,7 +90,9 @@ class MixRows:
         for name in self.names:
             check_stop()
             each, target = self.codes(name), self.target(name)
-            rows.append([self.metric.stats(self.rule.apply(self._mixed(mix, each)), target) for mix in wanted])
+            rows.append(
+                [self.metric.stats(self.rule.apply(self._mixed(mix, each)), target) for mix in wanted]
+            )
         self.known |= dict(zip(wanted, np.moveaxis(np.asarray(rows), 1, 0), strict=True))
 
     def _mixed(self, mix: Mix, each: Sequence[Codes]) -> Codes:
@@ -215,9 +217,7 @@ def _equal(members: Sequence[int], num: int, kind: str = MEAN) -> Mix:
     return Mix.of([int(at in members) for at in range(num)], kind)
 
 
-def _greedy(
-    sweep: MixSweep, start: Mix, num: int, metric: Metric, groups: Groups | None, fits: Fits
-) -> Mix:
+def _greedy(sweep: MixSweep, start: Mix, num: int, metric: Metric, groups: Groups | None, fits: Fits) -> Mix:
     """Add the member that raises the score most, again and again, until none does; members may be taken repeatedly."""
     counts = np.asarray(start.weights)
     best, score = best_mix(sweep, [start], metric, groups)

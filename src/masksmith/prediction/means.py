@@ -1,7 +1,7 @@
 """Means of several members' probabilities, on 16-bit codes.
 
-Each kind is a function of a probability, a table of 65,536 entries: the members' values are averaged and taken back. The
-arithmetic mean is none of them, it needs no table.
+Each kind is a function of a probability, a table of 65,536 entries: the members' values are averaged and taken back.
+The arithmetic mean is none of them, it needs no table.
 
     logit       the mean of log(p / (1 - p))
     geometric   that of log p; harmonic that of 1 / p; power A that of p**A (generalised means)
@@ -143,7 +143,7 @@ def _forward(kind: str, table: Ranks | None) -> Float[np.ndarray, " codes"]:
 
 
 def ranks_of(each: Iterable[Codes]) -> Ranks:
-    """Return the table of ranks of a member: the share of its pixels, of all these images and planes, below each knot."""
+    """Return the table of ranks of a member: the share of its pixels, of all images and planes, below each knot."""
     counts = np.zeros(_MAX_CODE + 1, np.int64)
     for codes in each:
         counts += np.bincount(codes.ravel(), minlength=_MAX_CODE + 1)

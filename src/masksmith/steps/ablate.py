@@ -1,7 +1,7 @@
 """What each step of the last mile is worth: a row a step, on the same held-out images, paired, with its interval.
 
-Steps that were searched (weights, ensembles, rules) have their nested gain; those that choose nothing (views, removal of
-small regions) the plain difference. A refit on all images has no held-out images, so it has no numbers.
+Steps that were searched (ensembles, rules) have their nested gain; those that choose nothing (views, removal of small
+regions) the plain difference. A refit on all images has no held-out images, so it has no numbers.
 """
 
 import time
@@ -63,7 +63,9 @@ class Ablation:
 
     def __str__(self) -> str:
         width = max(len(step.step) for step in self.steps)
-        lines = [f"{self.metric} out of fold, {self.images} images; gain over the line before with its 80% bounds"]
+        lines = [
+            f"{self.metric} out of fold, {self.images} images; gain over the line before with its 80% bounds"
+        ]
         for step in self.steps:
             numbers = "not measurable out of fold".ljust(44)
             if step.score is not None:
@@ -213,7 +215,9 @@ def _tried_weights(members: Sequence[Member]) -> Iterator[Step]:
                 continue
             what = f"weights {row['weights']} for {found['present']}, {run.path.name}"
             taken = row["weights"] == found["chosen"] == run.recipe.prediction.weights
-            yield Step(what, row["score"], row["gain"], row["low"], row["high"], row.get("seconds", 0.0), taken)
+            yield Step(
+                what, row["score"], row["gain"], row["low"], row["high"], row.get("seconds", 0.0), taken
+            )
 
 
 def _ensemble(
@@ -284,7 +288,9 @@ def _rules(
         took = time.perf_counter() - begun
         step = judge.step(f"rule: {tuning['searched']}", plain, plain, took, kept=tuning["kept"])
         low, high = tuning["gain_low"], tuning["gain_high"]
-        gain = judge.metric.utility(tuning["scores"]["nested"]) - judge.metric.utility(tuning["scores"]["plain"])
+        gain = judge.metric.utility(tuning["scores"]["nested"]) - judge.metric.utility(
+            tuning["scores"]["plain"]
+        )
         yield replace(step, score=tuning["scores"]["nested"], gain=gain, low=low, high=high)
         return
     single = [rule for rule in rules if not rule.min_pixels]

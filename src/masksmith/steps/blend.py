@@ -1,4 +1,4 @@
-"""The ensemble that a project submits, chosen out of fold from all that it has: runs, seeds, snapshots, other programs'.
+"""The ensemble that a project submits, chosen out of fold from all that it has: runs, seeds, weights, others'.
 
 Every way to choose (see postprocess/blends) is repeated on the other folds and judged on this one. What the present
 ensemble is replaced by is kept only if the lower 80% bound of its nested gain is above zero.
@@ -85,7 +85,9 @@ class Blended:
         return dict(vars(self))
 
     def __str__(self) -> str:
-        lines = [f"{self.metric} of {self.images} held-out images (plain rule); the present ensemble {self.present:.4f}"]
+        lines = [
+            f"{self.metric} of {self.images} held-out images (plain rule); the present ensemble {self.present:.4f}"
+        ]
         for row in self.members:
             cost = "" if row["seconds"] is None else f", {row['seconds']:.3f} s an image"
             lines.append(f"  {row['member']}: {row['score']:.4f}, {row['nets']} nets{cost}")
@@ -145,9 +147,7 @@ def blend_members(
         raise InputError(f"--max-seconds {max_seconds:g}: expected a number above 0")
     recipe, begun = present[0].scored_by, time.perf_counter()
     metric, base = project.metric(recipe), oof_of(project, present)
-    names = [
-        row.id for row in project.folds.rows if row.id in base and row.id not in project.blank_train
-    ]
+    names = judged_images(project, present, base)
     found, left_out = find_candidates(project, metric.name, names, runs)
     fits = _limit(found, max_models, max_seconds)
     source, moments = _look(project, metric, plain_of(project.target, recipe.tuning), names, found, base)
@@ -169,7 +169,13 @@ def blend_members(
 
     def gain(rows: Float[np.ndarray, "n k"], other: Float[np.ndarray, "n k"]) -> dict[str, float]:
         gains, _, _ = paired_bootstrap(
-            metric, rows, other, groups, labels=labels, resamples=recipe.tuning.resamples, rng=stream(recipe.seed)
+            metric,
+            rows,
+            other,
+            groups,
+            labels=labels,
+            resamples=recipe.tuning.resamples,
+            rng=stream(recipe.seed),
         )
         low, high = np.quantile(gains, [BOUND_QUANTILE, 1 - BOUND_QUANTILE])
         point = metric.utility(metric.score(rows, inside)) - metric.utility(metric.score(other, inside))
@@ -190,7 +196,9 @@ def blend_members(
         return nested(lambda own, _part, _groups: own.get(way, PRESENT))
 
     chosen_rows = nested(
-        lambda own, part, some: PRESENT if single else best_mix(part, [PRESENT, *own.values()], metric, some)[0]
+        lambda own, part, some: (
+            PRESENT if single else best_mix(part, [PRESENT, *own.values()], metric, some)[0]
+        )
     )
     costs = [one.seconds for one in found]
     table = [
@@ -266,6 +274,24 @@ def _before(project: Project) -> dict[str, Any]:
 # --- candidates ---
 
 
+def judged_images(project: Project, present: Sequence[Member], base: Mapping[str, MeanCodes]) -> list[str]:
+    """Return the images with content that the search is judged on: those that the present members hold out.
+
+    Of an ensemble, and beside other programs' members, those that all of its parts hold out, if there are any: a part
+    of one fold beside one of five would else be no candidate.
+    """
+    names = [row.id for row in project.folds.rows if row.id in base and row.id not in project.blank_train]
+    of_parts = present[0].ensemble or present[0].blend or any(one.run.is_external for one in present)
+    if not of_parts:
+        return names
+    inside: dict[str, set[str]] = {}
+    for member in present:
+        if member.fold != ALL:
+            inside.setdefault(member.part, set()).update(project.folds.inside(member.fold))
+    shared = set.intersection(*inside.values()) if inside else set()
+    return [name for name in names if name in shared] or names
+
+
 def find_candidates(
     project: Project, metric: str, names: Sequence[str], asked: Sequence[str] = ()
 ) -> tuple[list[Candidate], dict[str, str]]:
@@ -296,7 +322,9 @@ def find_candidates(
                 continue
             missing = [image for image in names if image not in candidate.oof]
             if missing:
-                left_out[what] = f"{len(missing)} of {len(names)} held-out images are not predicted, such as {missing[0]}"
+                left_out[what] = (
+                    f"{len(missing)} of {len(names)} held-out images are not predicted, such as {missing[0]}"
+                )
             else:
                 found.append(candidate)
     wrong = [f"{name}: {left_out[name]}" for name in asked if name in left_out]
