@@ -535,7 +535,7 @@ def blend(
 ) -> None:
     """Search the best ensemble of all runs and members out of fold; use it if its gain is certain."""
     found = masksmith.blend(project, run=run or (), max_models=max_models, max_seconds=max_seconds, off=off)
-    print(json.dumps(found.to_json(), indent=1, ensure_ascii=False) if as_json and not off else found)
+    print(json.dumps(found if isinstance(found, str) else found.to_json(), indent=1) if as_json else found)
 
 
 @app.command()

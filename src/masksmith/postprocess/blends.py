@@ -39,9 +39,9 @@ class Mix:
     @classmethod
     def of(cls, weights: Sequence[float], kind: str = MEAN) -> "Mix":
         """Return a mix; whole weights are divided by what they have in common, and one member is its own mean."""
-        plain = [int(weight) if float(weight).is_integer() else weight for weight in weights]
-        common = math.gcd(*plain) if all(isinstance(weight, int) for weight in plain) else 1
-        shares = tuple(float(weight / (common or 1)) for weight in plain)
+        whole = all(float(weight).is_integer() for weight in weights)
+        common = math.gcd(*(int(weight) for weight in weights)) if whole else 1
+        shares = tuple(float(weight / (common or 1)) for weight in weights)
         return cls(kind if np.count_nonzero(shares) > 1 else MEAN, shares)
 
     @property
@@ -121,7 +121,7 @@ class MixSweep:
     @property
     def empty(self) -> Float[np.ndarray, "n k"]:
         """The row of an empty prediction, which no mix is judged by: zeros."""
-        return np.zeros_like(self.rows_of(PRESENT))
+        return np.zeros((len(self.chosen), 1))
 
     def rows_of(self, rule: Mix) -> Float[np.ndarray, "n k"]:
         """Return each image's row under a mix."""

@@ -293,7 +293,7 @@ def _rules(
         )
         yield replace(step, score=tuning["scores"]["nested"], gain=gain, low=low, high=high)
         return
-    single = [rule for rule in rules if not rule.min_pixels]
+    single = [rule for rule in rules if isinstance(rule, Rule) and not rule.min_pixels]
     threshold, took = nested(single), time.perf_counter() - begun
     triplet = tuning["kept"] and bool(found["min_pixels"])
     yield judge.step("threshold", threshold, plain, took, kept=tuning["kept"])
