@@ -4,11 +4,10 @@
 >>> result = ms.compete("tgs-salt", out="project", overrides={"folds.train": 1})  # doctest: +SKIP
 
 ``read`` gives the images and masks of a data folder. The verbs are functions: ``layout check explore folds train
-predict tune submit report compare
-compete plan lr noise score convert example recipes verify vocabulary cache clean doctor
-bundle apply pack export serve add_member list_members remove_member weights
-add_board_score board``; ``load`` opens a bundle or an exported file. ``masksmith.preprocess`` holds transforms for
-notebooks. Importing the package imports neither torch nor numpy; the first verb does.
+predict tune submit report compare compete plan lr noise score convert example recipes verify vocabulary cache clean
+doctor bundle apply pack export serve add_member list_members remove_member weights blend ablate add_board_score
+board``; ``load`` opens a bundle or an exported file. ``masksmith.preprocess`` holds transforms for notebooks. Importing
+the package imports neither torch nor numpy; the first verb does.
 """
 
 import importlib
@@ -21,9 +20,11 @@ from masksmith.core.errors import DiskFullError, DivergedError, InputError
 
 if TYPE_CHECKING:
     from masksmith import preprocess as preprocess
+    from masksmith.pipeline import ablate as ablate
     from masksmith.pipeline import add_board_score as add_board_score
     from masksmith.pipeline import add_member as add_member
     from masksmith.pipeline import apply as apply
+    from masksmith.pipeline import blend as blend
     from masksmith.pipeline import board as board
     from masksmith.pipeline import bundle as bundle
     from masksmith.pipeline import cache as cache
@@ -65,7 +66,9 @@ __version__ = "0.1.0"
 _VERBS = (
     "add_board_score",
     "add_member",
+    "ablate",
     "apply",
+    "blend",
     "board",
     "bundle",
     "cache",

@@ -524,6 +524,38 @@ def weights(project: Folder, run: RunName = None) -> None:
     print(masksmith.weights(project, run=run))
 
 
+@app.command()
+def blend(
+    project: Folder,
+    run: Annotated[
+        list[str] | None,
+        typer.Option("--run", help="A run or member that is a candidate; all if none is named."),
+    ] = None,
+    max_models: Annotated[
+        int | None, typer.Option("--max-models", metavar="N", help="Most members that take part.")
+    ] = None,
+    max_seconds: Annotated[
+        float | None, typer.Option("--max-seconds", help="Most seconds for a test image.")
+    ] = None,
+    off: Annotated[bool, typer.Option("--off", help="Go back to the members from before.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Search the best ensemble of all runs and members out of fold; use it if its gain is certain."""
+    found = masksmith.blend(project, run=run or (), max_models=max_models, max_seconds=max_seconds, off=off)
+    print(json.dumps(found if isinstance(found, str) else found.to_json(), indent=1) if as_json else found)
+
+
+@app.command()
+def ablate(
+    project: Folder,
+    run: RunName = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Measure each step of the last mile: views, weights, ensemble, rule; gain and interval of each."""
+    found = masksmith.ablate(project, run=run)
+    print(json.dumps(found.to_json(), indent=1, ensure_ascii=False) if as_json else found)
+
+
 board = typer.Typer(help="The diary of the public board.", no_args_is_help=True)
 app.add_typer(board, name="board")
 

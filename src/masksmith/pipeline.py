@@ -53,6 +53,8 @@ if TYPE_CHECKING:
     from masksmith.recipes.describe import EnsembleSummary, RecipeSummary
     from masksmith.recipes.verify import Verdicts
     from masksmith.recipes.vocabulary import Vocabulary
+    from masksmith.steps.ablate import Ablation
+    from masksmith.steps.blend import Blended
     from masksmith.steps.board import Board
     from masksmith.steps.bundle import Bundled
     from masksmith.steps.compare import Comparison
@@ -614,6 +616,64 @@ def weights(out: str | Path, *, run: str | None = None) -> "Compared":
     project = Project.open(Path(out))
     with steps.work.working(project):
         return steps.weights.compare_weights(project, read_members(project, run))
+
+
+def blend(
+    out: str | Path,
+    *,
+    run: Sequence[str] = (),
+    max_models: int | None = None,
+    max_seconds: float | None = None,
+    off: bool = False,
+) -> "Blended | str":
+    """Search the best ensemble of all that a project has, and use it if its gain out of fold is certain.
+
+    Candidates are runs (recipes, seeds, resolutions, repeats), their kinds of weights that ``weights`` compared, and
+    members of other programs. Tried are the arithmetic, logit, geometric, harmonic and power means, mean ranks, maximum
+    and majority vote with equal weights; the best single and pair; greedy and simplex weights. All are chosen on the
+    other folds and scored on this one. From then on predict, tune, submit and bundle use it; a later training makes its
+    own recipe the present one again.
+
+    Args:
+        out: Project folder, trained.
+        run: Names of the runs and members that are candidates; none: all.
+        max_models: Most members that take part.
+        max_seconds: Most seconds for a test image, as measured here.
+        off: Only go back to the members from before the blend.
+
+    Raises:
+        InputError: Fewer than two candidates, one of ``run`` that cannot be used, or no blend to go back from.
+        StoppedError: Stopped; nothing has changed then.
+    """
+    project = Project.open(Path(out))
+    if off and (run or max_models or max_seconds):
+        raise InputError("--off searches nothing; leave --run, --max-models and --max-seconds out")
+    with steps.work.working(project):
+        if off:
+            return steps.blend.stop_blend(project)
+        present = read_members(project, None)
+        return steps.blend.blend_members(
+            project, present, runs=run, max_models=max_models, max_seconds=max_seconds
+        )
+
+
+def ablate(out: str | Path, *, run: str | None = None) -> "Ablation":
+    """Measure what each step of the last mile is worth: a row a step, with its gain out of fold and 80% bounds.
+
+    Args:
+        out: Project folder, trained and predicted.
+        run: A run by name; None: the present members.
+
+    Returns:
+        The steps: views one by one, weights and ensembles that were tried, removal of small regions, threshold and
+        rule, refit. ``report`` shows them as a table.
+
+    Raises:
+        InputError: Probabilities are missing or stale, or no image is held out.
+    """
+    project = Project.open(Path(out))
+    with steps.work.working(project):
+        return steps.ablate.ablate_members(project, read_members(project, run))
 
 
 def add_board_score(

@@ -31,9 +31,11 @@ from masksmith.postprocess.classes import ClassRule
 from masksmith.postprocess.labels import LabelRules
 from masksmith.postprocess.objects import ObjectRule
 from masksmith.postprocess.operators import Rule
+from masksmith.prediction.means import Blend
 from masksmith.recipes.recipe import Recipe
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""The second has a blend; bundles without one are written in the first."""
 SUFFIX = ".msk"
 _FACTS, _CARD = "model.json", "MODEL_CARD.md"
 _MAX_FACTS = 2**24
@@ -64,6 +66,8 @@ class MemberFacts:
     """Value of each band that becomes 0, where the images are scaled; None with ``scaled``: each image's own."""
     high: list[float] | None = None
     scaled: bool = False
+    part: str = ""
+    """With a blend: what it is a fold of."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +90,8 @@ class ModelFacts:
     """Of the training set: number of images, content hash, layout, sizes."""
     ranges: dict[str, list[float]] = field(default_factory=dict)
     """Feature of an image -> least and largest value in the training set (see features)."""
+    blend: dict[str, Any] | None = None
+    """Another mean than the arithmetic one (see prediction/means)."""
     submission: dict[str, Any] | None = None
     """What the project's judge expects, without ids (see pack)."""
     masksmith: str = ""
@@ -189,6 +195,10 @@ def facts_of(value: Any, path: Path) -> ModelFacts:  # noqa: ANN401
     facts = _read(ModelFacts, value, path)
     _read(Target, facts.target, path)
     _read(Rule | ClassRule | LabelRules | ObjectRule, facts.rule, path)
+    if facts.blend is not None:
+        tables = Blend.from_json(facts.blend, f"{path}: its {_FACTS}").ranks
+        if tables and {one.part for one in facts.members} - {name for name, _ in tables}:
+            raise InputError(f"{path}: its {_FACTS} lacks a table of ranks of a member; make it again")
     one_each = all(len(one.weights) == len(one.runtimes) > 0 for one in facts.members)
     if not (facts.members and one_each and min(one.weight for one in facts.members) >= 0 < facts.channels):
         raise InputError(f"{path}: its {_FACTS} lacks something (members with weights); make it again")
@@ -218,7 +228,7 @@ def write_bundle(
         weights: Name in the bundle -> bytes of the safetensors file.
         extra: Lines at the end of the model card.
     """
-    value = {"format": FORMAT_VERSION, **asdict(facts)}
+    value = {"format": 1 if facts.blend is None else FORMAT_VERSION, **asdict(facts)}
     with atomic_path(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
         for name, content in (
             (_FACTS, json.dumps(value, indent=1, ensure_ascii=False).encode()),

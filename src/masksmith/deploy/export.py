@@ -272,6 +272,11 @@ def build_graph(model: Segmenter, *, mask: bool) -> nn.Module:
             graph can hold.
     """
     _check_tiles(model)
+    if (blend := model.bundle.facts.blend) is not None:
+        raise InputError(
+            f"{model.bundle.path}: its members' mean is of the kind {blend['kind']}, and the exported file can average "
+            "alone; `masksmith blend PROJECT --off`, or bundle one --run"
+        )
     _check_chains(model)
     dtype, names, members = np.dtype(model.bundle.facts.dtype), model.scalars, []
     for one in model.members:
@@ -354,5 +359,5 @@ def _output_of(model: Segmenter, *, mask: bool) -> str:
 
 
 def _write_facts(path: Path, export: ExportFacts, model: ModelFacts) -> None:
-    facts = {"format": FORMAT_VERSION, **asdict(model)}
+    facts = {"format": 1 if model.blend is None else FORMAT_VERSION, **asdict(model)}
     write_json(facts_path(path), {"export": asdict(export), "model": facts})

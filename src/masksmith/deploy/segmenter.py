@@ -28,6 +28,7 @@ from masksmith.deploy.drawing import overlay, png
 from masksmith.models.segmentation import SegmentationModel, build_model, to_channels_last
 from masksmith.postprocess.rules import mask_of, read_rule
 from masksmith.prediction.combine import build_combine
+from masksmith.prediction.means import Blend
 from masksmith.prediction.predict import predict_parts, write_codes
 from masksmith.prediction.runtimes import RUNTIMES, Runtime, check_runtime
 from masksmith.prediction.store import MAX_CODE, MeanCodes, to_codes
@@ -374,7 +375,17 @@ class Segmenter:
                 if key is None or not is_whole(path):
                     write_codes(path, images, names, batches, blank=blank, channels=channels, key=key)
                 stores.append(Store(path))
-        return MeanCodes(stores, [weight for _, weight in passes])
+        return self._mean(stores, [weight for _, weight in passes])
+
+    def _mean(self, stores: list[Images], weights: list[float]) -> MeanCodes:
+        """Return the mean of what the passes predicted, of the bundle's kind."""
+        facts = self.bundle.facts
+        if facts.blend is None:
+            return MeanCodes(stores, weights)
+        parts = list(dict.fromkeys(member.part for member in facts.members))
+        blend = Blend.from_json(facts.blend, str(self.bundle.path)).of(parts)
+        groups = [parts.index(member.part) for member in facts.members]
+        return MeanCodes(stores, weights, blend=blend, groups=groups)
 
     def _passes(
         self, images: Images, names: Sequence[str], scalars: Mapping[str, Mapping[str, float]]

@@ -245,17 +245,9 @@ def search_rule(
     found, tuned = choose(sweep, rules, metric, members)
     plain = rules[0]
     plain_rows = sweep.rows_of(plain)
-    nested_rows = np.empty_like(plain_rows)
-    chosen = []
-    for part in np.unique(parts):
-        inside = parts == part
-        rule = plain
-        if not inside.all():
-            rule, _ = choose(sweep.part(~inside), rules, metric, members[~inside])
-        nested_rows[inside] = sweep.part(inside).rows_of(rule)
-        chosen.append((rule, metric.score(nested_rows[inside], members[inside])))
+    own_rows, chosen = nested_rows(sweep, metric, rules, parts=parts, groups=members, choose=choose)
     gains, nested_scores, plain_scores = paired_bootstrap(
-        metric, nested_rows, plain_rows, groups, labels=labels, resamples=resamples, rng=stream(seed)
+        metric, own_rows, plain_rows, groups, labels=labels, resamples=resamples, rng=stream(seed)
     )
     low, high = np.quantile(gains, [BOUND_QUANTILE, 1 - BOUND_QUANTILE])
     kept = bool(low > 0)
@@ -266,7 +258,7 @@ def search_rule(
         found=found,
         plain=metric.score(plain_rows, members),
         tuned=tuned,
-        nested=metric.score(nested_rows, members),
+        nested=metric.score(own_rows, members),
         gain_mean=float(gains.mean()),
         gain_low=float(low),
         gain_high=float(high),
@@ -275,3 +267,30 @@ def search_rule(
         curve=curve,
         parts=chosen,
     )
+
+
+def nested_rows(
+    sweep: AnySweep[AnyRule],
+    metric: Metric,
+    rules: Sequence[AnyRule],
+    *,
+    parts: Int[np.ndarray, " n"],
+    groups: Groups,
+    choose: Callable[..., tuple[AnyRule, float]] | None = None,
+) -> tuple[Float[np.ndarray, "n k"], list[tuple[AnyRule, float]]]:
+    """Return each image's row under the rule that was chosen on the other parts, and rule and score of each part.
+
+    Where there is one part alone, its rule is the first one. Arguments are those of search_rule; ``groups`` are the
+    metric's.
+    """
+    choose = choose or best_rule
+    rows = np.empty_like(sweep.rows_of(rules[0]))
+    chosen = []
+    for part in np.unique(parts):
+        inside = parts == part
+        rule = rules[0]
+        if not inside.all():
+            rule, _ = choose(sweep.part(~inside), rules, metric, groups[~inside])
+        rows[inside] = sweep.part(inside).rows_of(rule)
+        chosen.append((rule, metric.score(rows[inside], groups[inside])))
+    return rows, chosen

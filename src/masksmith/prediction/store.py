@@ -13,6 +13,7 @@ from masksmith.core.arrays import Shaped, UInt16
 from masksmith.core.errors import InputError
 from masksmith.data.array_store import Images
 from masksmith.data.store import Store
+from masksmith.prediction.means import Blend
 
 MAX_CODE = 65535
 
@@ -58,13 +59,24 @@ class MeanCodes:
     Args:
         stores: Probabilities of the same images.
         weights: Weight of each store, above 0; they need not sum to 1. None: equal weights.
+        blend: Another mean than the arithmetic one, of groups of stores; inside a group the mean is arithmetic.
+        groups: With ``blend``: number of each store's group, 0, 1, …, in the order of the blend's members.
     """
 
-    def __init__(self, stores: Sequence[Images], weights: Sequence[float] | None = None) -> None:
+    def __init__(
+        self,
+        stores: Sequence[Images],
+        weights: Sequence[float] | None = None,
+        *,
+        blend: Blend | None = None,
+        groups: Sequence[int] = (),
+    ) -> None:
         self.stores = stores
         self.weights = None if weights is None or len(set(weights)) == 1 else list(weights)
         """None if all weights are equal."""
         assert self.weights is None or len(self.weights) == len(stores), (weights, len(stores))
+        self.blend, self.groups = blend, list(groups)
+        assert blend is None or len(self.groups) == len(stores), (groups, len(stores))
 
     @property
     def ids(self) -> list[str]:
@@ -91,10 +103,21 @@ class MeanCodes:
             yield self._mean(store.window(name, rows, slice(0, width)) for store in self.stores)
 
     def _mean(self, each: Iterable[UInt16[np.ndarray, "h w c"]]) -> UInt16[np.ndarray, "h w c"]:
-        if len(self.stores) == 1:
-            return next(iter(each))
         weights = self.weights or [1.0] * len(self.stores)
-        total = np.zeros(1, np.float64)
-        for codes, weight in zip(each, weights, strict=True):
-            total = total + (codes if weight == 1.0 else weight * codes.astype(np.float64))
-        return np.rint(total / sum(weights)).astype(np.uint16)
+        if self.blend is None or len(set(self.groups)) == 1:
+            return _arithmetic(list(zip(each, weights, strict=True)))
+        inside: dict[int, list[tuple[UInt16[np.ndarray, "h w c"], float]]] = {}
+        for codes, weight, group in zip(each, weights, self.groups, strict=True):
+            inside.setdefault(group, []).append((codes, weight))
+        ordered = [inside[group] for group in sorted(inside)]
+        shares = [sum(weight for _, weight in own) for own in ordered]
+        return self.blend((_arithmetic(own) for own in ordered), shares)
+
+
+def _arithmetic(each: Sequence[tuple[UInt16[np.ndarray, "h w c"], float]]) -> UInt16[np.ndarray, "h w c"]:
+    if len(each) == 1:
+        return each[0][0]
+    total = np.zeros(1, np.float64)
+    for codes, weight in each:
+        total = total + (codes if weight == 1.0 else weight * codes.astype(np.float64))
+    return np.rint(total / sum(weight for _, weight in each)).astype(np.uint16)

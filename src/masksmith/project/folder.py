@@ -69,6 +69,9 @@ class Project:
         self.earlier_json = root / "board" / "submissions.json"
         """What is known of earlier submissions, by the hash of the file."""
         self.members_json = root / "ensemble" / "members.json"
+        self.blend_json = root / "ensemble" / "blend.json"
+        """What the search of an ensemble found."""
+        self.ablation_json = root / "ablation.json"
         self.plan_yaml = root / "plan.yaml"
         self.plan_json = root / "plan.json"
         self.budget_json = root / "budget.json"
@@ -370,6 +373,11 @@ class Project:
     def make_current(self, run: Run) -> None:
         """Make the run the one that the next verbs use, instead of an ensemble."""
         write_json(self._current_json, run.path.name)
+        remove(self.members_json)
+
+    def forget_current(self) -> None:
+        """Make no run of this project's own the one that the next verbs use."""
+        remove(self._current_json)
         remove(self.members_json)
 
     def key(self, *parts: str) -> str:

@@ -7,7 +7,7 @@ images (a refit) has no held-out images and predicts test images only.
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from masksmith.core.config import validate
 from masksmith.core.errors import InputError
 from masksmith.core.files import read_json, write_json
 from masksmith.folds.config import ALL, fold_name
+from masksmith.prediction.means import Blend
 from masksmith.project.folder import Project
 from masksmith.project.runs import Run
 from masksmith.recipes.ensemble import AnyRecipe, Ensemble
@@ -32,7 +33,11 @@ class Member:
     ensemble: Ensemble | None = None
     """The ensemble of recipes that it belongs to."""
     variant: str = ""
-    """Kind of weights that it is tried with; empty: it predicts with those of its recipe."""
+    """What it is tried with, such as a kind of weights; empty: it predicts as its recipe says."""
+    view: str = ""
+    """The view alone that it is tried with (see steps/ablate)."""
+    blend: Blend | None = None
+    """The mean of a blend that it is part of (see steps/blend)."""
 
     @property
     def scored_by(self) -> AnyRecipe:
@@ -40,10 +45,16 @@ class Member:
         return self.ensemble or self.run.recipe
 
     @property
+    def part(self) -> str:
+        """Name of what it is a fold of: its run, with the weights that it is tried with."""
+        return self.run.path.name + (f" by {self.variant}" if self.variant else "")
+
+    @property
     def name(self) -> str:
         """Its name in messages and files."""
         what = fold_name(self.fold).replace("_", " ")
         by = f" by {self.variant}" if self.variant else ""
+        by += f" seen as {self.view}" if self.view else ""
         return f"{self.run.path.name}/{'interim ' if self.interim else ''}{what}{by}"
 
     @property
@@ -55,22 +66,30 @@ class Member:
 
     def codes(self, stage: str) -> Path:
         """File of its probabilities: ``stage`` is "oof" or "test"."""
-        if self.variant:
-            return self.run.path / "weights" / self.variant / stage / f"{fold_name(self.fold)}.npy"
+        if self.variant or self.view:
+            folder = self.run.path / "weights" / self.variant if self.variant else self.run.path
+            folder = folder / "views" / self.view if self.view else folder
+            return folder / stage / f"{fold_name(self.fold)}.npy"
         if self.interim:
             return self.run.interim / stage / f"{fold_name(self.fold)}.npy"
         return self.run.oof(self.fold) if stage == "oof" else self.run.test(self.fold)
 
     def entry(self, stage: str) -> str:
         """Its entry in the run's ledger."""
-        if self.variant and stage != "train":
-            return f"{fold_name(self.fold)}/{stage}/{self.variant}"
+        if (self.variant or self.view) and stage != "train":
+            view = f"/view-{self.view}" if self.view else ""
+            return f"{fold_name(self.fold)}/{stage}{f'/{self.variant}' if self.variant else ''}{view}"
         return f"{'interim_' if self.interim else ''}{fold_name(self.fold)}/{stage}"
+
+    def timed(self, stage: str) -> str:
+        """Under which name the seconds of its predictions are noted in its run's times."""
+        return " ".join(filter(None, (stage, str(self.fold), self.variant, self.view)))
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values."""
         value = {"run": self.run.path.name, "fold": self.fold, "interim": self.interim}
-        return value if self.ensemble is None else value | {"weight": self.weight}
+        value |= {} if self.ensemble is None and self.blend is None else {"weight": self.weight}
+        return value | ({"variant": self.variant} if self.variant else {})
 
 
 def members_of_run(run: Run) -> list[Member]:
@@ -90,12 +109,19 @@ def weights_of_test(members: Sequence[Member]) -> list[float]:
     so that a recipe of five folds does not count more than one of two. Held-out images need no such sharing: each
     recipe predicts them with one member.
     """
-    of_run = Counter(member.run.path for member in members)
+    of_part = Counter(member.part for member in members)
     external = any(member.run.is_external for member in members)
     return [
-        member.weight / of_run[member.run.path] if member.ensemble or external else member.weight
+        member.weight / of_part[member.part] if member.ensemble or member.blend or external else member.weight
         for member in members
     ]
+
+
+def with_weights(member: Member, kind: str) -> Member:
+    """Return a member that predicts with weights of a kind, beside its own predictions."""
+    prediction = member.run.recipe.prediction.model_copy(update={"weights": kind})
+    recipe = member.run.recipe.model_copy(update={"prediction": prediction})
+    return replace(member, run=replace(member.run, recipe=recipe), variant=kind)
 
 
 def external_runs(project: Project) -> list[Run]:
@@ -111,13 +137,15 @@ def with_external(project: Project, members: Sequence[Member]) -> list[Member]:
 
 def write_members(project: Project, members: Sequence[Member]) -> None:
     """Make these (one or more) the members that the next verbs use."""
-    first = members[0].run
+    first = next((member.run for member in members if not member.run.is_external), members[0].run)
     if list(members) == members_of_run(first):
         project.make_current(first)
         return
     value: dict[str, Any] = {"members": [member.to_json() for member in members]}
     if (ensemble := members[0].ensemble) is not None:
         value["ensemble"] = ensemble.model_dump(mode="json")
+    if (blend := members[0].blend) is not None:
+        value["blend"] = blend.to_json()
     if not project.members_json.exists() or read_json(project.members_json) != value:
         project.make_current(first)
         write_json(project.members_json, value)
@@ -134,7 +162,7 @@ def read_members(project: Project, run: str | None) -> list[Member]:
     if not project.has_current and (found := with_external(project, [])):
         return found  # nothing is trained here
     own = _members_of_file(project) if project.members_json.exists() else _members_of_run(project, None)
-    return with_external(project, own)
+    return own if own[0].blend else with_external(project, own)  # a blend says which of them it takes
 
 
 def _members_of_run(project: Project, run: str | None) -> list[Member]:
@@ -148,16 +176,14 @@ def _members_of_file(project: Project) -> list[Member]:
     try:
         plain = value.get("ensemble")
         ensemble = None if plain is None else validate(Ensemble, plain, where=str(where))
-        return [
-            Member(
-                project.run(entry["run"]),
-                entry["fold"],
-                entry["interim"],
-                float(entry.get("weight", 1.0)),
-                ensemble,
-            )
-            for entry in value["members"]
-        ]
+        blend = Blend.from_json(value["blend"], str(where)) if "blend" in value else None
+        found = []
+        for entry in value["members"]:
+            weight = float(entry.get("weight", 1.0))
+            run = project.run(entry["run"])
+            one = Member(run, entry["fold"], entry["interim"], weight, ensemble, blend=blend)
+            found.append(with_weights(one, entry["variant"]) if "variant" in entry else one)
+        return found
     except InputError:
         raise
     except (AttributeError, KeyError, TypeError, ValueError) as error:

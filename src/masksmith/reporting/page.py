@@ -110,6 +110,8 @@ class ReportFacts:
     """What ``weights`` found in the run, if it was called."""
     repeat: list[tuple[str, str]]
     """(What it does, command): how to make this again."""
+    ablation: list[dict[str, Any]]
+    """A row a step of the last mile, as `masksmith ablate` measured it; none where it did not."""
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,8 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from masksmith.steps import ablate as ablate
+    from masksmith.steps import blend as blend
     from masksmith.steps import board as board
     from masksmith.steps import bundle as bundle
     from masksmith.steps import check as check

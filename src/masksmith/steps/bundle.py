@@ -15,6 +15,7 @@ from masksmith.deploy.pack import form_for_others
 from masksmith.folds.config import ALL
 from masksmith.postprocess.rules import plain_of
 from masksmith.postprocess.scoring import score_of, score_rows
+from masksmith.prediction.means import MEAN
 from masksmith.project.folder import Project
 from masksmith.project.members import Member, weights_of_test
 from masksmith.recipes.recipe import Recipe
@@ -80,7 +81,7 @@ def bundle_members(
     weights = [member.weight for member in kept] if fold is not None else weights_of_test(kept)
     files: dict[str, bytes] = {}
     facts = [_member_facts(project, one, weight, files) for one, weight in zip(kept, weights, strict=True)]
-    catalog, cache = project.catalog, project.cache
+    catalog, cache, blend = project.catalog, project.cache, members[0].blend
     scores = tuning["scores"]
     said: dict[str, Any] = {} if licence is None else {"licence": licence}
     said |= {} if intended_use is None else {"intended_use": intended_use}
@@ -108,6 +109,7 @@ def bundle_members(
         ranges=_ranges(project),
         submission=asdict(form_for_others(catalog.submission)),
         masksmith=metadata.version("masksmith"),
+        blend=None if blend is None or blend.kind == MEAN else blend.to_json(),
         **said,
     )
     write_bundle(out, model, files)
@@ -167,6 +169,7 @@ def _member_facts(project: Project, member: Member, weight: float, files: dict[s
         low=None if inputs.limits is None else inputs.limits[0].tolist(),
         high=None if inputs.limits is None else inputs.limits[1].tolist(),
         scaled=not recipe.input.is_raw,
+        part=member.part if member.blend else "",
     )
 
 

@@ -24,6 +24,7 @@ def choices_of(project: Project, members: Sequence[Member]) -> list[str]:
         "weights (nested)" if any(_chose_weights(member) for member in scored) else "",
         "learning rate" if any(_chose_rate(project, member) for member in scored) else "",
         _chosen_members(project, scored),
+        "ensemble (nested)" if members[0].blend is not None else "",
         "prediction runtime" if any(chose_runtime(member) for member in scored) else "",
         *(f"whatever {name} was made with" for name in external),
     ]
@@ -33,7 +34,8 @@ def choices_of(project: Project, members: Sequence[Member]) -> list[str]:
 def plan_of(project: Project, members: Sequence[Member]) -> dict[str, Any] | None:
     """Return plan.json if these members are of its units."""
     members = [member for member in members if not member.run.is_external]
-    if not members or not project.plan_json.exists() or members[0].ensemble is not None:
+    chosen = bool(members) and (members[0].ensemble is not None or members[0].blend is not None)
+    if not members or not project.plan_json.exists() or chosen:
         return None
     plan: dict[str, Any] = read_json(project.plan_json)
     units = {_place(unit) for unit in plan["units"]}

@@ -25,7 +25,7 @@ def compare_members(
     of_run: dict[str, list[Member]] = {}
     for member in members:
         if member.fold != ALL:
-            of_run.setdefault(member.run.path.name, []).append(member)
+            of_run.setdefault(member.part, []).append(member)
     each = {name: oof_of(project, own) for name, own in of_run.items()}
     found = compare_recipes(project, ensemble, oof, each, of_run)
     text = _text(found)

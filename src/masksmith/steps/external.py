@@ -308,5 +308,10 @@ def remove_member(project: Project, name: str) -> None:
         raise InputError(
             f"{name}: no member of another program; there are: {have}. Own runs go with `masksmith clean`"
         )
+    used = read_members(project, None)
+    if used[0].blend and any(member.run.path.name == name for member in used):
+        raise InputError(
+            f"{name}: the blend that is used takes it; run `masksmith blend {project.root} --off` first"
+        )
     remove(runs[name].external_json)  # from here on it is no member
     remove_tree(runs[name].path)

@@ -23,6 +23,7 @@ from masksmith.postprocess.rules import plain_of
 from masksmith.postprocess.scoring import score_of, score_rows
 from masksmith.prediction.combine import build_combine
 from masksmith.prediction.gate import choose_runtime
+from masksmith.prediction.means import MEAN
 from masksmith.prediction.predict import predict_parts, write_codes
 from masksmith.prediction.runtimes import Runtime
 from masksmith.prediction.store import MeanCodes, open_codes
@@ -107,7 +108,7 @@ def predict_member(project: Project, member: Member, *, stages: Sequence[str] = 
             key=key,
         )
         if not member.interim:
-            member.run.note_time(f"{stage} {member.fold}", time.perf_counter() - begun)
+            member.run.note_time(member.timed(stage), time.perf_counter() - begun)
         ledger.mark_done(member.entry(stage), key)
 
 
@@ -127,7 +128,8 @@ def oof_of(project: Project, members: Sequence[Member]) -> dict[str, MeanCodes]:
         if row.folds not in means:
             holding = [at for at, member in enumerate(members) if member.fold in row.folds]
             weights = weights_of_test([members[at] for at in holding])
-            means[row.folds] = MeanCodes([store for at in holding if (store := stores[at])], weights)
+            held = [store for at in holding if (store := stores[at])]
+            means[row.folds] = mean_codes(held, weights, [members[at] for at in holding])
         if means[row.folds].stores:
             found[row.id] = means[row.folds]
     return found
@@ -143,7 +145,7 @@ def oof_digests(project: Project, members: Sequence[Member]) -> list[str]:
     for fold in sorted({member.fold for member in members} - {ALL}):
         inside = [member for member in members if member.fold == fold]
         stores = [_need_oof(project, member) for member in inside]
-        found.append(f"{fold} {codes_digest(MeanCodes(stores, [member.weight for member in inside]))}")
+        found.append(f"{fold} {codes_digest(mean_codes(stores, [one.weight for one in inside], inside))}")
     return found
 
 
@@ -155,11 +157,23 @@ def test_of(project: Project, members: Sequence[Member]) -> MeanCodes:
     """
     weights: dict[Path, float] = {}
     stores: dict[Path, Store] = {}
+    first: dict[Path, Member] = {}
     for member, weight in zip(members, weights_of_test(members), strict=True):
         path = member.codes("test")  # the folds of an external run share one
         weights[path] = weights.get(path, 0.0) + weight
         stores.setdefault(path, _need_codes(project, member, "test"))
-    return MeanCodes(list(stores.values()), [weights[path] for path in stores])
+        first.setdefault(path, member)
+    return mean_codes(list(stores.values()), [weights[path] for path in stores], list(first.values()))
+
+
+def mean_codes(stores: Sequence[Store], weights: Sequence[float], members: Sequence[Member]) -> MeanCodes:
+    """Return the mean of the members' probabilities, each with its store and weight, by the blend that they are of."""
+    blend = members[0].blend if members else None
+    if blend is None or blend.kind == MEAN:
+        return MeanCodes(stores, weights)
+    names = list(dict.fromkeys(member.part for member in members))
+    groups = [names.index(member.part) for member in members]
+    return MeanCodes(stores, weights, blend=blend.of(names), groups=groups)
 
 
 def codes_digest(codes: MeanCodes) -> str:
@@ -172,6 +186,7 @@ def codes_digest(codes: MeanCodes) -> str:
             for name, entry in cast(Store, store).entries.items()
         ),
         *weights,
+        *([] if codes.blend is None else [str(codes.blend), str(codes.groups)]),
     )
 
 

@@ -33,6 +33,7 @@ from masksmith.reporting.tables import (
     group_lines,
     label_lines,
 )
+from masksmith.steps.ablate import ablation_of
 from masksmith.steps.choices import plan_of
 from masksmith.steps.out_of_fold import predictions_of
 from masksmith.steps.predict import oof_of, test_of
@@ -102,6 +103,7 @@ def report_facts(project: Project, members: Sequence[Member]) -> ReportFacts:
         members_table=_member_lines(members),
         weights=read_json(run.weights_json) if run.weights_json.exists() else None,
         repeat=_repeat(project, members),
+        ablation=ablation_of(project, members),
     )
 
 

@@ -54,7 +54,7 @@ def tune_members(project: Project, members: Sequence[Member]) -> dict[str, Any]:
     for member in members:
         unknown = member.interim or member.fold == ALL or member.run.is_external
         found = {} if unknown else optimism_of(member.run, member.fold)
-        of_run = "" if member.ensemble is None else f"{member.run.path.name} "
+        of_run = f"{member.part} " if member.ensemble or member.blend else ""
         optimism |= {f"{of_run}{fold}": value for fold, value in found.items()}
     names = {
         "members": [member.name for member in members],
@@ -69,7 +69,7 @@ def tune_members(project: Project, members: Sequence[Member]) -> dict[str, Any]:
     value = names | tune_oof(project, recipe, oof, optimism=optimism)
     rule = ["thresholds (nested)"] if value["kept"] else []
     value["chosen_on_fold"] = [*choices_of(project, members), *rule]
-    if isinstance(recipe, Ensemble) or any(member.run.is_external for member in members):
+    if isinstance(recipe, Ensemble) or members[0].blend or any(member.run.is_external for member in members):
         value["ensemble"] = compare_members(project, recipe, members, oof)
     project.ledger.forget("tune")
     write_json(project.tuning_json, value)
@@ -117,6 +117,7 @@ def _tune_key(project: Project, members: Sequence[Member]) -> str:
         f"{member.name} weighs {member.weight}" if member.ensemble or member.weight != 1 else member.name
         for member in members
     ]
+    names += [str(members[0].blend)] if members[0].blend else []
     parts = (str(recipe.folds.group_by), project.folds.hash, *choices_of(project, members))
     return project.key(_VERSION, *parts, recipe.metric, str(recipe.tuning), str(recipe.seed), *names, *oof)
 
@@ -140,7 +141,7 @@ def tune_oof(
         raise InputError(
             f"{project.root}: the held-out images of fold {_folds_of(rows)} have no content, so nothing can be judged"
         )
-    rules, sweep = _sweep(project, metric, config, lambda: predictions_of(oof, content))
+    rules, sweep = sweep_of(project, metric, config, lambda: predictions_of(oof, content))
     groups = [row.group for row in content]
     labels = project.metric_groups(recipe, [row.id for row in content])
     several = len(_folds_of(rows)) > 1
@@ -181,7 +182,7 @@ def tune_oof(
     }
 
 
-def _sweep(
+def sweep_of(
     project: Project,
     metric: Metric,
     config: TuningConfig,

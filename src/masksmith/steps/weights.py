@@ -4,8 +4,9 @@ The choice is made by the score, and judged on images it was not made on: the ki
 replaces the present one only if the lower 80% bound of its gain is above zero.
 """
 
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from masksmith.postprocess.bootstrap import BOUND_QUANTILE, paired_bootstrap
 from masksmith.postprocess.rule_sweep import RuleSweep
 from masksmith.postprocess.search import search_rule
 from masksmith.project.folder import Project
-from masksmith.project.members import Member
+from masksmith.project.members import Member, with_weights
 from masksmith.project.runs import Run
 from masksmith.recipes.recipe import Recipe
 from masksmith.steps.out_of_fold import plain_rows
@@ -98,12 +99,14 @@ def compare_weights(project: Project, members: Sequence[Member]) -> Compared:
             f"{run.path.name}: its training kept the weights {', '.join(kinds)} alone; train with training.keep: "
             "[last, best_score, raw], top_k, swa or a schedule of cosine_restarts to have something to compare"
         )
-    metric, rows = project.metric(recipe), {}
+    metric, rows, took = project.metric(recipe), {}, {}
     for kind in kinds:
-        own = folds if kind == present else [_with(member, kind) for member in folds]
+        begun = time.perf_counter()
+        own = folds if kind == present else [with_weights(member, kind) for member in folds]
         for member in own:
             predict_member(project, member, stages=("oof",))
         rows[kind] = plain_rows(project, recipe, oof_of(project, own))
+        took[kind] = round(time.perf_counter() - begun, 2)
         logger.info("weights %s: scored on %d held-out images", kind, len(rows[kind]))
     names = list(rows[present])
     stacked = np.stack([[rows[kind][name] for kind in kinds] for name in names])
@@ -131,6 +134,7 @@ def compare_weights(project: Project, members: Sequence[Member]) -> Compared:
                 "gain": metric.utility(score) - metric.utility(found.plain),
                 "low": float(low),
                 "high": float(high),
+                "seconds": took[kind],
                 "chosen_on_fold": kind == "top_k" or chosen_on_held_out(kind),
             }
         )
@@ -155,8 +159,3 @@ def _kinds(run: Run, folds: Sequence[Member]) -> list[str]:
 def _weights(recipe: Recipe, kind: str) -> Recipe:
     prediction = recipe.prediction.model_copy(update={"weights": kind})
     return recipe.model_copy(update={"prediction": prediction})
-
-
-def _with(member: Member, kind: str) -> Member:
-    """Return a member that predicts with weights of a kind, beside its own predictions."""
-    return replace(member, run=replace(member.run, recipe=_weights(member.run.recipe, kind)), variant=kind)
