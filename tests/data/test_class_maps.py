@@ -411,7 +411,7 @@ def test_more_values_than_classes_are_objects_unless_they_are_smooth(tmp_path):
     assert (cache.target.task, len(np.unique(cache.train_masks["00"]))) == ("instances", 301)
     depth = np.add.outer(np.arange(128), np.arange(160)).astype(np.uint16) * 3
     with pytest.raises(
-        InputError, match="different values .* 100% lie between lower and higher ones: smoothed edges"
+        InputError, match=r"different values .* 100% lie between lower and higher ones: smoothed edges"
     ):
         read(
             pairs(tmp_path / "depth", [depth + np.arange(160, dtype=np.uint16)] * 2), tmp_path / "cache depth"
