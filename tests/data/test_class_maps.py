@@ -136,7 +136,7 @@ def test_values_that_contradict_a_task():
         (
             (smooth.clip(9),),
             {},
-            r"different values .* no equal neighbour: smoothed edges of two values, not classes",
+            r"different values .* no equal neighbour .*: smoothed edges of two values, not areas of classes",
         ),
         (
             (stripes(-2, 0, 1, dtype=np.int16),),
@@ -153,6 +153,33 @@ def test_values_that_contradict_a_task():
         assert (cut.target.task, cut.findings[0].title) == ("binary", "masks with grey edges")
         assert (cut.apply(smooth, lossy=False) == (smooth >= 128)).all()
         assert "1 masks have grey values" in cut.findings[0].detail
+
+
+def test_grey_edges_are_told_from_classes_and_points():
+    """Edges along the axes have equal neighbours; points of classes beside 255 have none, and are not cut."""
+    square = np.zeros((40, 40), np.uint8)
+    square[8:30, 9:31] = 255
+    resized = cv2.resize(square, (93, 93), interpolation=cv2.INTER_LINEAR)
+    found = look(resized)
+    assert (found.target.task, found.findings[0].title) == ("binary", "masks with grey edges")
+    rng = np.random.default_rng(0)
+    points = np.zeros((64, 64), np.uint8)
+    points[:9] = 255
+    points[rng.integers(12, 64, 40), rng.integers(0, 64, 40)] = rng.integers(1, 4, 40)
+    with pytest.raises(
+        InputError, match=r"\(0, 1, 2, 3, 255\); .*: smoothed edges, or single pixels, not areas"
+    ):
+        look(points)
+    assert look(points, task="multiclass").target.classes == ("0", "1", "2", "3")
+    deep = cv2.resize(square.astype(np.uint16) * 257, (93, 93), interpolation=cv2.INTER_CUBIC)
+    with pytest.raises(
+        InputError, match="smoothed edges of two values, not areas of classes; threshold them"
+    ):
+        look(deep)
+    trimap = cv2.rectangle(square.copy(), (8, 7), (31, 30), 128)
+    assert look(trimap).target.values == (0, 128, 255)  # one thin class
+    heights = np.repeat(np.repeat(rng.integers(0, 200, (20, 20), dtype=np.uint8), 4, 0), 4, 1)
+    assert "very many classes" in [one.title for one in look(heights).findings]
 
 
 # --- label images -----------------------------------------------------------------------------------------
@@ -383,7 +410,9 @@ def test_more_values_than_classes_are_objects_unless_they_are_smooth(tmp_path):
     cache = read(pairs(tmp_path / "data", [many] * 2), tmp_path / "cache")
     assert (cache.target.task, len(np.unique(cache.train_masks["00"]))) == ("instances", 301)
     depth = np.add.outer(np.arange(128), np.arange(160)).astype(np.uint16) * 3
-    with pytest.raises(InputError, match="257 values and more; expected at most 255 classes"):
+    with pytest.raises(
+        InputError, match=r"different values .* 100% lie between lower and higher ones: smoothed edges"
+    ):
         read(
             pairs(tmp_path / "depth", [depth + np.arange(160, dtype=np.uint16)] * 2), tmp_path / "cache depth"
         )

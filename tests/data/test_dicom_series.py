@@ -179,3 +179,12 @@ def test_scanners_that_write_with_and_without_a_sign(tmp_path):
     assert (cache.train_images.dtype, cache.train_images["1"].max()) == (np.float32, 7)
     (found,) = cache.mask_findings
     assert found.detail == "int16 and uint16 and uint8; all are read as float32"
+
+
+def test_a_value_that_pydicom_complains_of_reaches_no_screen(tmp_path, recwarn):
+    """InstanceNumber is parsed when it is asked for, long after the file was opened."""
+    raw = dicom(np.zeros((4, 5), np.uint16), name="a", InstanceNumber="77")
+    assert raw.count(b"77") == 1
+    (tmp_path / "a.dcm").write_bytes(raw.replace(b"77", b"1A"))
+    dicom_series(Tree(tmp_path))
+    assert not recwarn.list

@@ -14,7 +14,8 @@ from masksmith.core.arrays import IGNORE, Shaped
 from masksmith.core.errors import InputError
 from masksmith.data.colours import count_values, hex_name, nearest_colours, pack, unpack
 from masksmith.data.findings import Finding, refuse_all, some
-from masksmith.data.masks import FLAT_CLASSES, MaskConvention, MaskHints, equal_neighbours
+from masksmith.data.mask_shapes import equal_neighbours
+from masksmith.data.masks import FLAT_CLASSES, MaskConvention, MaskHints
 from masksmith.data.target import OBJECTS, Target
 
 MOST_COLOURS = 255

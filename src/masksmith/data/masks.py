@@ -8,27 +8,25 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
-import cv2
 import numpy as np
 
-from masksmith.core.arrays import IGNORE, Bool, Int32, Mask, Shaped, foreground_pixels
+from masksmith.core.arrays import IGNORE, Int32, Mask, Shaped, foreground_pixels
 from masksmith.core.errors import InputError
+from masksmith.data import mask_shapes
 from masksmith.data.colours import look_up, look_up_nearest
 from masksmith.data.decode.headers import JPEG
 from masksmith.data.decode.pictures import is_grey
 from masksmith.data.findings import Finding, refuse_all, some
+from masksmith.data.mask_shapes import BETWEEN, TOP
 from masksmith.data.target import BINARY, OBJECTS, Target, Task
 
 THRESHOLD = 128
 """Value from which on a pixel of a JPEG mask is foreground."""
-_TOP = 65535
 _UNJUDGED = -1
 _NEARLY = 1e-3
 """By how much floating numbers of a mask may differ from whole ones: scaling and resampling leave 0.9999999."""
 _MOST_EXACT = 2**24
 """Up to here float32 holds every whole number."""
-_BETWEEN = (32, 224)
-"""Values of a JPEG mask that are near neither 0 nor 255: its noise stays below 32, edges lie within."""
 _MOST_ALONE = 10  # files of 0 and 255 for each of 0, 1 and 255, where others hold 0 and 1
 _OBJECT_COUNTS, _MANY_OBJECTS = 3, 8
 """Different numbers of objects in a set, and most objects in one mask, from which on numbered regions are objects."""
@@ -37,11 +35,14 @@ _MOST_CLASSES = 255
 FLAT_CLASSES = 0.5
 """Share of the pixels between the least and the largest value that have an equal neighbour: more in maps of classes,
 less where a binary mask was resized or smoothed."""
-# Pixels between lie on edges, one or two wide, where a mask is binary: at qualities 10 to 95 at most 2% of them have a
-# 3x3 neighbourhood of about their own value. In masks of three or four classes 40% to 95% have (at 101x101 and more).
 _MOST_GREY = 0.3
 """Most pixels between 0 and 255 in binary masks whose edges were smoothed."""
-_FLAT_RANGE, _FLAT_SHARE, _FLAT_PIXELS = 24, 0.1, 16
+_SLOPE = 0.9
+"""Least share of the pixels between that lie on slopes where edges are smooth. Measured: 0.94 to 1 in discs and
+rectangles that were resized or blurred, below 0.1 in points, specks and areas of classes, 0.6 in noise."""
+_FEWEST_GREYS = 8
+"""Fewer values between may be thin classes, even where all of them lie on slopes and along each other."""
+_MANY_CLASSES = 64
 
 
 def is_lossy(raw: bytes) -> bool:
@@ -65,7 +66,7 @@ def mask_levels(
         raise InputError(f"{where}: a mask in colours; expected one channel with two values")
     levels = mask[..., 0]
     if levels.dtype == np.uint16 and not as_numbers and not (levels == IGNORE).any():
-        levels = np.where(levels == _TOP, IGNORE, levels)
+        levels = np.where(levels == TOP, IGNORE, levels)
     return levels
 
 
@@ -98,6 +99,8 @@ class MaskFile:
     """Pixels between the least and the largest value, and how many of them have an equal neighbour."""
     loose: int = 0
     """Pixels between that have neighbours of other values than 0 alone, and none of their own."""
+    ramp: int = 0
+    """Pixels between that lie on a slope: a lower and a higher value are among their eight neighbours."""
     numbered: int = 0
     """Number of objects, where 0 and 1 … n are all there and each number is one connected region."""
 
@@ -115,9 +118,15 @@ def look_at_mask(levels: Shaped[np.ndarray, "h w"], *, name: str, path: str, los
         if len(values) < 3:
             return MaskFile(name, path, counts)
         return MaskFile(
-            name, path, counts, inner=_inner(levels), loose=_loose(levels), numbered=_numbered(levels)
+            name,
+            path,
+            counts,
+            inner=mask_shapes.inner(heights := mask_shapes.heights(levels)),
+            loose=mask_shapes.loose(levels),
+            ramp=mask_shapes.ramp(heights),
+            numbered=mask_shapes.numbered(levels),
         )
-    between = (levels >= _BETWEEN[0]) & (levels < _BETWEEN[1])
+    between = (levels >= BETWEEN[0]) & (levels < BETWEEN[1])
     high, faint = int((levels >= THRESHOLD).sum()), int(((levels > 0) & (levels < THRESHOLD)).sum())
     counts = {0: levels.size - high - faint, 1: faint, IGNORE: high}
     return MaskFile(
@@ -126,67 +135,8 @@ def look_at_mask(levels: Shaped[np.ndarray, "h w"], *, name: str, path: str, los
         {value: count for value, count in counts.items() if count},
         lossy=True,
         between=int(between.sum()),
-        modes=_modes(levels, between),
+        modes=mask_shapes.modes(levels, between),
     )
-
-
-def _inner(levels: Shaped[np.ndarray, "h w"]) -> tuple[int, int]:
-    """Return the pixels between the least and the largest value, and how many of them have an equal neighbour."""
-    inner = (levels > levels.min()) & (levels < levels.max())
-    return int(inner.sum()), int((inner & equal_neighbours(levels)).sum())
-
-
-def _loose(levels: Shaped[np.ndarray, "h w"]) -> int:
-    """Return how many pixels between the least and the largest value lie beside other values than 0, and none equal."""
-    there = levels != 0
-    beside = np.zeros(levels.shape, bool)
-    beside[1:] |= there[:-1]
-    beside[:-1] |= there[1:]
-    beside[:, 1:] |= there[:, :-1]
-    beside[:, :-1] |= there[:, 1:]
-    inner = (levels > levels.min()) & (levels < levels.max())
-    return int((inner & beside & ~equal_neighbours(levels)).sum())
-
-
-def _numbered(levels: Shaped[np.ndarray, "h w"]) -> int:
-    """Return the largest value, where the values are 0 to it without gaps and each is one region; else 0."""
-    from scipy import ndimage  # type: ignore[import-untyped]
-
-    highest = int(levels.max())
-    if levels.min() != 0 or highest > levels.size or len(np.unique(levels)) != highest + 1:
-        return 0
-    for number, box in enumerate(ndimage.find_objects(levels.astype(np.int32)), start=1):
-        regions = cv2.connectedComponents((levels[box] == number).astype(np.uint8), connectivity=8)[0]
-        if regions != 2:  # the background is one
-            return 0
-    return highest
-
-
-def equal_neighbours(levels: Shaped[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
-    """Return where a pixel has one of equal value above, below or beside it."""
-    down, right = levels[1:] == levels[:-1], levels[:, 1:] == levels[:, :-1]
-    equal = np.zeros(levels.shape, bool)
-    equal[1:] |= down
-    equal[:-1] |= down
-    equal[:, 1:] |= right
-    equal[:, :-1] |= right
-    return equal
-
-
-def _modes(levels: Shaped[np.ndarray, "h w"], between: Shaped[np.ndarray, "h w"]) -> tuple[int, ...]:
-    """Return the values of flat areas, () where none of them lies between."""
-    around = np.ones((3, 3), np.uint8)
-    flat = cv2.subtract(cv2.dilate(levels, around), cv2.erode(levels, around)) <= _FLAT_RANGE
-    num_flat = int((flat & between).sum())
-    if num_flat < _FLAT_PIXELS or num_flat < _FLAT_SHARE * between.sum():
-        return ()
-    near = np.convolve(np.bincount(levels[flat], minlength=256), np.ones(17), "same")
-    found = []
-    while near.max() >= _FLAT_PIXELS:
-        value = int(near.argmax())
-        found.append(value)
-        near[max(0, value - _BETWEEN[0]) : value + _BETWEEN[0] + 1] = 0
-    return tuple(sorted(found))
 
 
 @dataclass(frozen=True)
@@ -251,7 +201,7 @@ def find_convention(files: Iterable[MaskFile], *, where: str, hints: MaskHints =
     """
     every = list(files)
     given = hints.ignore
-    if _TOP in given:  # mask_levels brings it to 255
+    if TOP in given:  # mask_levels brings it to 255
         hints = replace(hints, ignore=tuple(sorted({*hints.ignore, IGNORE})))
     lossy = [file for file in every if file.lossy]
     exact = [file for file in every if not file.lossy]
@@ -289,7 +239,8 @@ def _as_objects(files: Sequence[MaskFile], found: Sequence[int]) -> Finding | No
     inner, loose = sum(file.inner[0] for file in several), sum(file.loose for file in several)
     counts = {file.numbered for file in several}
     numbered = 0 not in counts and len(counts) >= _OBJECT_COUNTS and max(counts) >= _MANY_OBJECTS
-    if found[0] < 0 or not (numbered or (len(found) > _MOST_CLASSES and 2 * loose < inner)):
+    many = len(found) > _MOST_CLASSES and 2 * loose < inner and not _on_slopes(several)
+    if found[0] < 0 or not (numbered or many):
         return None
     if numbered:
         reason = (
@@ -316,13 +267,13 @@ def _class_convention(
         raise InputError(
             f"{where}: the value {found[0]}; expected classes from 0 on, and -1 where it is not judged"
         )
+    if hints.task is None:
+        _refuse_smooth(files, found, where=where)
     if len(found) > _MOST_CLASSES:
         raise InputError(
             f"{where}: {len(found)} values and more; expected at most {_MOST_CLASSES} classes. If each value is an "
             "object, name the task: --task instances"
         )
-    if hints.task is None:
-        _refuse_smooth(files, found, where=where)
     findings = []
     ignored = {_UNJUDGED, *hints.ignore} & frozenset().union(*(file.counts for file in files))
     others = [value for value in found if value != IGNORE]
@@ -344,7 +295,7 @@ def _class_convention(
     values = sorted(({*found} | {*hints.names}) - ignored)
     if values and values[0] >= 0 and values[-1] < 2 * len(values) and not hints.names:
         values = list(range(values[-1] + 1))  # numbers of classes, some of which may be nowhere
-    findings += _numbering(values, hints)
+    findings += _numbering(values, hints) + _many(files, values, hints, total)
     absent = [value for value in values if value not in found]
     findings += _unnamed(files, values, hints)
     names = [hints.names.get(value, str(value)) for value in values]
@@ -404,6 +355,19 @@ def _numbering(values: Sequence[int], hints: MaskHints) -> list[Finding]:
     return [Finding("note", "values of the masks", detail)]
 
 
+def _many(files: Sequence[MaskFile], values: Sequence[int], hints: MaskHints, total: int) -> list[Finding]:
+    """Return what to say of very many values without names: they may be grey values after all."""
+    if hints.names or hints.task or len(values) <= _MANY_CLASSES:
+        return []
+    shares = sorted(sum(file.counts.get(value, 0) for file in files) / total for value in values)
+    detail = (
+        f"{len(values)} values are read as {len(values)} classes; the rarer half of them covers "
+        f"{sum(shares[: len(shares) // 2]):.2%} of all pixels. If they are probabilities, resized classes or heights, "
+        "threshold them or export the masks again; if they are classes, name them under classes: in dataset.yaml"
+    )
+    return [Finding("warning", "very many classes", detail)]
+
+
 def _refuse_lossy(files: Sequence[MaskFile], what: str, *, where: str) -> None:
     raise InputError(
         f"{where}: {len(files)} masks are JPEG, which blurs {what} into each other; expected files that keep their "
@@ -411,20 +375,34 @@ def _refuse_lossy(files: Sequence[MaskFile], what: str, *, where: str) -> None:
     )
 
 
-def _is_smooth(files: Sequence[MaskFile]) -> bool:
-    """Whether most pixels between the least and the largest value have no equal neighbour: edges, not classes."""
+def _on_slopes(files: Sequence[MaskFile]) -> bool:
+    """Whether the pixels between the least and the largest value lead from lower to higher ones, as edges do."""
+    inner, ramp = sum(file.inner[0] for file in files), sum(file.ramp for file in files)
+    return inner > 0 and ramp >= _SLOPE * inner
+
+
+def _is_smooth(files: Sequence[MaskFile], found: Sequence[int]) -> bool:
+    """Whether the values between the least and the largest are those of smooth edges, not classes.
+
+    Most of their pixels have no equal neighbour, or they are many values and lie on slopes (edges along the axes have
+    equal neighbours).
+    """
     inner, equal = (sum(file.inner[at] for file in files) for at in (0, 1))
-    return inner > 0 and equal < FLAT_CLASSES * inner
+    many = len(found) - 2 >= _FEWEST_GREYS
+    return inner > 0 and (equal < FLAT_CLASSES * inner or (many and _on_slopes(files)))
 
 
 def _smooth_convention(
     files: Sequence[MaskFile], found: Sequence[int], hints: MaskHints
 ) -> MaskConvention | None:
-    """Return the cut of binary masks with grey edges: 0 and 255 with few values between, None for other masks."""
+    """Return the cut of binary masks with grey edges: 0 and 255 with few values between on slopes, else None.
+
+    Points and specks of classes beside 255 have no equal neighbours either, but lie on no slopes: they are not cut.
+    """
     total = sum(sum(file.counts.values()) for file in files)
     between = sum(file.inner[0] for file in files)
     plain = [min(found), max(found)] == [0, IGNORE] and not hints.names and not hints.ignore
-    if not plain or between > _MOST_GREY * total or not _is_smooth(files):
+    if not (plain and between <= _MOST_GREY * total and _is_smooth(files, found) and _on_slopes(files)):
         return None
     grey = [file.id for file in files if file.inner[0]]
     detail = (
@@ -435,15 +413,19 @@ def _smooth_convention(
     return MaskConvention(table, [Finding("warning", "masks with grey edges", detail, grey)])
 
 
-def _refuse_smooth(files: Sequence[MaskFile], found: list[int], *, where: str) -> None:
-    """Refuse binary masks whose edges were smoothed, which look like many classes."""
-    inner, equal = (sum(file.inner[at] for file in files) for at in (0, 1))
-    if _is_smooth(files):
-        raise InputError(
-            f"{where}: {len(found)} different values ({some(found, most=8)}), and {1 - equal / inner:.0%} of the "
-            "pixels between the least and the largest have no equal neighbour: smoothed edges of two values, not "
-            "classes; threshold them and write 0 and 255, or name the task: --task multiclass"
-        )
+def _refuse_smooth(files: Sequence[MaskFile], found: Sequence[int], *, where: str) -> None:
+    """Refuse values that are no areas: smoothed edges, which look like many classes, or single pixels of classes."""
+    if not _is_smooth(files, found):
+        return
+    inner, equal, ramp = (
+        sum(counts) for counts in zip(*((*file.inner, file.ramp) for file in files), strict=True)
+    )
+    what = "smoothed edges of two values" if _on_slopes(files) else "smoothed edges, or single pixels"
+    raise InputError(
+        f"{where}: {len(found)} different values ({some(found, most=8)}); of the pixels between the least and the "
+        f"largest {1 - equal / inner:.0%} have no equal neighbour and {ramp / inner:.0%} lie between lower and higher "
+        f"ones: {what}, not areas of classes; threshold them and write 0 and 255, or name the task: --task multiclass"
+    )
 
 
 # --- several labels ---------------------------------------------------------------------------------------
@@ -591,7 +573,7 @@ def _lossy_findings(files: Sequence[MaskFile], *, where: str) -> list[Finding]:
     between = sum(file.between for file in files)
     detail = (
         f"{len(files)} masks are JPEG: lossy, thresholded at {THRESHOLD}; {between} of {total} pixels "
-        f"({between / total:.2%}) lie between {_BETWEEN[0]} and {_BETWEEN[1] - 1}"
+        f"({between / total:.2%}) lie between {BETWEEN[0]} and {BETWEEN[1] - 1}"
     )
     findings = [Finding("note", "lossy masks", detail)]
     if faint:

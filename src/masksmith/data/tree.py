@@ -165,17 +165,22 @@ class Tree:
         """Folder that repeats what is around it (data/data, as unpacked twice) -> its files, which are left out."""
 
     def _without_copies(self) -> dict[str, int]:
-        inner: dict[str, set[str]] = {}
+        inner: dict[str, list[str]] = {}
         for path in self._members:
-            parents = PurePosixPath(path).parts[:-1]
+            parents = path.split("/")[:-1]
             for depth in range(1, min(len(parents), _DEEPEST_COPY) + 1):
-                inner.setdefault("/".join(parents[:depth]), set()).add(path)
+                inner.setdefault("/".join(parents[:depth]), []).append(path)
         found: dict[str, int] = {}
         for folder, paths in sorted(inner.items()):
             around = "" if "/" not in folder else folder.rpartition("/")[0] + "/"
+            pairs = ((path, around + path.removeprefix(f"{folder}/")) for path in paths)
+            known = all(
+                twin in self._members and not twin.startswith(f"{folder}/") for _, twin in pairs
+            )  # most often the first says no: nothing is kept of a large folder
+            if not known or len(paths) < _LEAST_COPIES:
+                continue
             twins = {path: around + path.removeprefix(f"{folder}/") for path in paths}
-            known = all(twin in self._members and twin not in paths for twin in twins.values())
-            if known and len(paths) >= _LEAST_COPIES and self._are_equal(twins):
+            if self._are_equal(twins):
                 found[folder] = len(paths)
                 for path in paths:
                     del self._members[path]

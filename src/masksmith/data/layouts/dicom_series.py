@@ -10,6 +10,7 @@ import numpy as np
 from masksmith.core.errors import InputError
 from masksmith.data.catalog import AskedTarget, Catalog, Sample, SubmissionFormat
 from masksmith.data.decode.dicom import SEGMENTATIONS, SUFFIXES, is_dicom, read_header
+from masksmith.data.decode.silence import silence
 from masksmith.data.description import NOTHING_SAID, Description
 from masksmith.data.findings import Finding, refuse_all, some
 from masksmith.data.ids import check_id, check_name
@@ -137,6 +138,7 @@ def dicom_files(tree: Tree) -> list[str]:
     return found
 
 
+@silence("pydicom")  # values are parsed, and complained of, when they are asked for
 def _read(tree: Tree, paths: Iterable[str]) -> _Found:
     found = _Found()
     for path in paths:
@@ -333,6 +335,7 @@ def _findings(
     return found
 
 
+@silence("pydicom")
 def group_by_patient(tree: Tree, catalog: Catalog) -> Catalog:
     """Return the catalogue with the patients of DICOM images as groups, where several images have one.
 
