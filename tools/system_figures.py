@@ -22,7 +22,7 @@ from masksmith.project.members import read_members
 from masksmith.reporting import ReportFacts
 from masksmith.reporting.figures import cdf_gap, stage_starts
 from masksmith.reporting.page import class_samples
-from masksmith.reporting.pictures import four_rows, overlay
+from masksmith.reporting.pictures import four_panels, joined, overlay
 from masksmith.steps.report import report_facts
 
 OUT = Path(__file__).parents[1] / "docs" / "systems" / "figures"
@@ -163,9 +163,8 @@ def check_plot(facts: ReportFacts) -> Drawing:
     for row, words in enumerate(("image", "truth", "prediction", "difference")):
         drawing.text(20, 92 + 105 * row, words, size=11, colour=FAINT)
     for at, name in enumerate(shown):
-        sheet = four_rows(
-            np.asarray(facts.images[name]), np.asarray(facts.masks[name][..., 0]), facts.preds[name]
-        )
+        truth = np.asarray(facts.masks[name][..., 0])
+        sheet = joined(four_panels(np.asarray(facts.images[name]), truth, facts.preds[name]))
         drawing.picture(90 + 110 * at, 42, 104, _plain(sheet), quality=45)
         drawing.text(
             142 + 110 * at, 478, f"score {facts.scores[name]:.2f}", size=11, colour=FAINT, anchor="middle"

@@ -117,7 +117,7 @@ def test_metrics_that_cannot_be_asked_for(subtests):
         ({"metrics": ["miou", "miou", "val_loss", "val_loss"]}, "metrics: miou, val_loss named twice"),
         (
             {"keep": ["best_dice_pooled", "best"]},
-            r"keep: 'best_dice_pooled', 'best'; expected last, best_score",
+            r"keep: 'best_dice_pooled', 'best'; expected last, raw, best_score",
         ),
         (
             {"metrics": ["dice_pooled"], "keep": ["best_dice"]},

@@ -62,15 +62,21 @@ class Blend:
         """Read what to_json made.
 
         Raises:
-            InputError: An unknown kind, or tables of another length.
+            InputError: Another form, an unknown kind, or tables of another length.
         """
-        ranks = tuple((str(name), tuple(map(float, table))) for name, table in value["ranks"].items())
-        if value["kind"] not in KINDS or any(len(table) != len(_KNOTS) for _, table in ranks):
+        try:
+            kind, exclusive = value["kind"], bool(value["exclusive"])
+            ranks = tuple((str(name), tuple(map(float, table))) for name, table in value["ranks"].items())
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise InputError(
-                f"{where}: a mean of the kind {value['kind']!r}, expected one of {', '.join(KINDS)} with tables of "
+                f"{where}: a mean that masksmith did not write ({type(error).__name__}: {error}); make it again"
+            ) from error
+        if kind not in KINDS or any(len(table) != len(_KNOTS) for _, table in ranks):
+            raise InputError(
+                f"{where}: a mean of the kind {kind!r}, expected one of {', '.join(KINDS)} with tables of "
                 f"{len(_KNOTS)} numbers; make it again"
             )
-        return cls(value["kind"], bool(value["exclusive"]), ranks)
+        return cls(kind, exclusive, ranks)
 
     def of(self, names: Sequence[str]) -> "Blend":
         """Return the same with the tables of these members, in their order."""
