@@ -89,7 +89,7 @@ def main():
         masksmith("compete", options.out / "data", "--out", project, "--budget", amount, *words)
         minutes = (time.monotonic() - started) / 60
         score = masksmith("score", project / "submission.csv", options.out / "solution.csv")
-        print(f"{amount:>6s}  {minutes:5.1f} min  {score.strip().splitlines()[-1]}", flush=True)
+        print(f"{amount:>6s}  {minutes:5.1f} min  {score.strip().splitlines()[0]}", flush=True)
 
 
 if __name__ == "__main__":
