@@ -6,7 +6,7 @@ JOBS ?= 2
 TASK ?= binary
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help env demo quick test style lint unit faults audit bench clean
+.PHONY: help env demo quick test style lint unit systems faults audit bench clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/ -/'
@@ -49,7 +49,10 @@ unit: env
 	@echo "== tests ($(JOBS) processes of one thread; with real data where MASKSMITH_SHARED names it: $${MASKSMITH_SHARED:-not set})"
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m "not slow"
 	@# checking the types of every array at every call takes 40% of the slow tests' time; the fast ones have it
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m slow -o addopts="-q --strict-markers" --durations=8
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m "slow and not heavy" -o addopts="-q --strict-markers" --durations=8
+
+systems: env  ## published systems of many nets, small, each on its own form (three minutes)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) -m heavy
 
 faults: env  ## stop a small run (TASK=binary, …) in every way; each must end with the bits of a clean one (half an hour)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m tests.faults --jobs 2 --task $(TASK)

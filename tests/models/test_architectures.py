@@ -198,7 +198,7 @@ def test_an_option_is_obeyed_or_refused(subtests):
 def test_what_does_not_fit_is_refused_when_it_is_read(subtests):
     for name, changes, message in [
         ("unett", {}, "'unett' is unknown; did you mean 'unet'"),
-        ("unet", {"decoder_channels": [8, 8]}, "decoder_channels: 2 values for encoder_depth 4"),
+        ("unet", {"decoder_channels": [8]}, "decoder_channels: 1 values for encoder_depth 4"),
         ("fpn", {"decoder_channels": [64, 32]}, r"2 values, but architecture 'fpn' has one width; .* \[64\]"),
         ("pan", {"decoder_channels": []}, "0 values, but architecture 'pan' has one width"),
         ("fpn", {"decoder_channels": [48]}, "48 does not fit architecture 'fpn', .* multiple of 32"),

@@ -127,7 +127,7 @@ def test_a_teacher_that_is_a_member_gets_the_overrides_of_the_member():
         ("training.stages.0.epochs", "3"),
         ("folds.train", "1"),
     ):
-        teacher, pupil = member_recipes(load_ensemble("tgs-winner", (f"{key}={value}",)))
+        teacher, pupil = member_recipes(load_ensemble("tgs-best", (f"{key}={value}",)))
         assert load_teacher(pupil).hash == teacher.hash
         assert load_teacher(pupil).prediction == teacher.prediction
         for recipe in (teacher, pupil):

@@ -138,7 +138,11 @@ def test_top_k_can_predict_in_their_place(rich):
     run = project.run()
     before = json.loads((project.root / "tuning.json").read_text())["scores"]["plain"]
     recipe = run.recipe.model_copy(
-        update={"prediction": run.recipe.prediction.model_copy(update={"weights": "top_k"})}
+        update={
+            "prediction": run.recipe.prediction.model_copy(
+                update={"weights": "top_k", "snapshot_weights": None}
+            )
+        }
     )
     project.set_free_parts(run, recipe)
     ms.predict(project.root)

@@ -123,7 +123,7 @@ def test_the_whole_way(chips, tmp_path):
     home = {row.group: row.fold for row in project.folds.rows}
     assert all(home[row.group] == row.fold for row in project.folds.rows)
     assert read_json(out / "tuning.json")["metric"] == "iou_by_group"
-    pictures = re.findall(r"data:image/png;base64,([A-Za-z0-9+/=]+)", result.report.read_text())
+    pictures = re.findall(r"data:image/(?:png|jpeg);base64,([A-Za-z0-9+/=]+)", result.report.read_text())
     shown = [cv2.imdecode(np.frombuffer(base64.b64decode(one), np.uint8), 1) for one in pictures]
     high = [one for one in shown if one.shape[:2] == (4 * 32 + 6, 32)]
     assert high

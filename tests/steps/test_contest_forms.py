@@ -225,8 +225,14 @@ FEWER = {"cloud-location-ensemble": {"members.2:": []}}
 """Its first nets stand for all eight, which differ in encoder, bands and scaling."""
 
 
+HEAVY = {"tgs-winner", "siim-first-place", "siim-fpn-pan-ema"}
+"""Many nets: `make systems` trains them, CI does not."""
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("recipe", SYSTEMS)
+@pytest.mark.parametrize(
+    "recipe", [pytest.param(one, marks=[pytest.mark.heavy] * (one in HEAVY)) for one in SYSTEMS]
+)
 def test_a_small_system_on_its_own_form(tmp_path, recipe):
     data, out = make(tmp_path, SYSTEMS[recipe]), tmp_path / "p"
     fewer = FEWER.get(recipe, {})

@@ -1,5 +1,6 @@
 """What is damaged is named, made again from what is left, and ends with the same bits."""
 
+import json
 import os
 
 import numpy as np
@@ -122,3 +123,17 @@ def test_a_prediction_that_was_stopped_goes_on(project, monkeypatch):
     test = set(opened.cache.test_images) - opened.blank_test
     assert sum(counts) == len(views) * (len(seen) - 4 + len(test))
     assert not journal.exists()
+
+
+@pytest.mark.slow
+def test_whole_weights_of_another_training_are_named(project):
+    """Those of an older masksmith, or of other folds: a training can begin with them."""
+    ledger = Project.open(project).run().path / "stage.json"
+    text = ledger.read_text()
+    done = json.loads(text)
+    ledger.write_text(text.replace(done["fold_0/train"], "0" * len(done["fold_0/train"])))
+    for verb in (ms.predict, lambda one: ms.bundle(one, one / "m.msk")):
+        with pytest.raises(
+            InputError, match=r"final\.safetensors is there, but of other data.*training\.start_from=FILE"
+        ):
+            verb(project)

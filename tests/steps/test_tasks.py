@@ -167,7 +167,7 @@ def test_files_for_the_judge(won, tmp_path):
             assert sorted(areas) == sorted(np.bincount(found[name].ravel())[1:].tolist())
     (tmp_path / "bad.csv").write_text("\n".join(",".join(line) for line in [head, *lines, lines[0]]) + "\n")
     with pytest.raises(
-        InputError, match=r"bad\.csv: .*(appears twice|rows of the classes 1; expected 1, 2, 3)"
+        InputError, match=r"(?s)bad\.csv: .*(appears twice|rows of the classes 1; expected 1, 2, 3)"
     ):
         ms.submit(out, check=tmp_path / "bad.csv")
 

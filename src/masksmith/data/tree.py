@@ -107,6 +107,8 @@ def archive_suffix(name: str) -> str | None:
 
 
 def _is_noise(path: PurePosixPath) -> bool:
+    if ".." in path.parts:
+        return False  # no hidden file: it leads out
     return any(part.startswith(".") or part.lower() in _NOISE for part in path.parts)
 
 
@@ -215,7 +217,7 @@ class Tree:
         suffix = archive_suffix(path.name) or ""
         names = self._open_zip(path) if suffix == ".zip" else self._open_tar(path)
         base = PurePosixPath(path.relative_to(self.root).as_posix()[: -len(suffix)])
-        visible = [name for name in names if not _is_noise(PurePosixPath(name))]
+        visible = [name for name in names if not _is_noise(PurePosixPath(name.replace("\\", "/")))]
         if visible and all(PurePosixPath(name).parts[0] == base.name for name in visible):
             base = base.parent  # train.zip holds train/…: one level, not two
         for name in visible:
@@ -230,7 +232,8 @@ class Tree:
         infos = [
             info
             for info in archive.infolist()
-            if not info.filename.endswith("/") and not _is_noise(PurePosixPath(info.filename))
+            if not info.filename.endswith("/")
+            and not _is_noise(PurePosixPath(info.filename.replace("\\", "/")))
         ]
         _check_members(path, infos)
         return [info.filename for info in infos]

@@ -91,7 +91,8 @@ def _wrong_number(
 ) -> bool:
     """Whether the foreground is about right and the number of objects is off by more than a tenth."""
     there, made = dense_labels(target)[1], dense_labels(pred)[1]
-    return (truth & found).sum() > _SURE_IOU * (truth | found).sum() and abs(made - there) > 0.1 * there
+    iou_is_high = bool((truth & found).sum() > _SURE_IOU * (truth | found).sum())
+    return iou_is_high and abs(made - there) > 0.1 * there
 
 
 def _small_missed(

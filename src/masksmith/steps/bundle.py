@@ -21,7 +21,7 @@ from masksmith.project.members import Member, weights_of_test
 from masksmith.recipes.recipe import Recipe
 from masksmith.steps.out_of_fold import predictions_of
 from masksmith.steps.predict import oof_of, recorded_runtime, weights_of
-from masksmith.steps.train import is_trained
+from masksmith.steps.train import is_trained, not_trained
 from masksmith.steps.tune import need_tuning
 
 
@@ -75,7 +75,7 @@ def bundle_members(
         )
     for member in members:
         if not member.interim and not is_trained(project, member):
-            raise InputError(f"{member.name} is not trained; run `masksmith train {project.root}` first")
+            raise not_trained(project, member)
     tuning = need_tuning(project, members)
     kept = _chosen(project, members, best=best, fold=fold)
     weights = [member.weight for member in kept] if fold is not None else weights_of_test(kept)

@@ -71,7 +71,9 @@ def check_folder(
             beyond=beyond_limits(scaling, project.cache.test_images),
         )
         write_json(project.check_json, report.to_json())
-        write_text(project.duplicates_csv, duplicates_text(project.likeness))
+        duplicates = duplicates_text(project.likeness)
+        if not project.duplicates_csv.exists() or project.duplicates_csv.read_text() != duplicates:
+            write_text(project.duplicates_csv, duplicates)
     return report
 
 

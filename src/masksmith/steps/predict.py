@@ -37,6 +37,7 @@ from masksmith.steps.train import (
     is_trained,
     listed_weights,
     load,
+    not_trained,
     scalars_of,
     train_key,
 )
@@ -58,10 +59,7 @@ def predict_member(project: Project, member: Member, *, stages: Sequence[str] = 
                 _need_codes(project, member, stage)
         return
     if not member.interim and not is_trained(project, member):
-        raise InputError(
-            f"{member.name} is not trained; run `masksmith train {project.root}` first, or the "
-            "`masksmith compete` command that began it"
-        )
+        raise not_trained(project, member)
     ledger, options = member.run.ledger, member.run.recipe.prediction
     inputs = project.inputs(member.run.recipe.input)
     held_out = project.folds.inside(member.fold)

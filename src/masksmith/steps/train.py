@@ -190,6 +190,20 @@ def is_trained(project: Project, member: Member) -> bool:
     return True
 
 
+def not_trained(project: Project, member: Member) -> InputError:
+    """Return the refusal of a member that is not trained; weights that were trained otherwise are named."""
+    words = (
+        f"{member.name} is not trained; run `masksmith train {project.root}` first, or the `masksmith compete` command "
+        "that began it"
+    )
+    if member.weights.exists() and damage_of(member.weights) is None:
+        words += (
+            f". {member.weights} is there, but of other data, folds or settings, or of an older masksmith: "
+            "a training begins with it by --set training.start_from=FILE"
+        )
+    return InputError(words)
+
+
 def external_key(project: Project, run: Run) -> str:
     """Return the key of an external run's probabilities: the data, the folds, and the folds that it covers."""
     return project.key(_VERSION, project.folds.hash, str(run.external["folds"]))

@@ -25,7 +25,7 @@ from masksmith.project.runs import Run
 from masksmith.recipes.recipe import Recipe
 from masksmith.steps.out_of_fold import plain_rows
 from masksmith.steps.predict import oof_of, predict_member
-from masksmith.steps.train import is_trained, kept_weights
+from masksmith.steps.train import is_trained, kept_weights, not_trained
 from masksmith.steps.tune import parts_of
 from masksmith.training.checkpoint import facts_of
 from masksmith.training.config import chosen_on_held_out
@@ -91,7 +91,7 @@ def compare_weights(project: Project, members: Sequence[Member]) -> Compared:
         )
     for member in folds:
         if not is_trained(project, member):
-            raise InputError(f"{member.name} is not trained; run `masksmith train {project.root}` first")
+            raise not_trained(project, member)
     recipe, present = run.recipe, run.recipe.prediction.weights
     kinds = _kinds(run, folds)
     if len(kinds) < 2:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from masksmith.core.files import remove
-from masksmith.metrics import get_metric
+from masksmith.metrics import METRICS, get_metric
 from masksmith.training.checkpoint import load_tensors, save_tensors
 from masksmith.training.config import TrainingConfig, best_of
 
@@ -22,7 +22,10 @@ if TYPE_CHECKING:
     from masksmith.training.state import TrainingState
 
 _NAMELESS = re.compile(r"weights_\d{4,}\.(json|safetensors)")
-_EXTRA = re.compile(r"(weights_\d{4,}|snapshot_\d+|top_\d+|best_[a-z0-9_]+|last|swa|raw)\.(json|safetensors)")
+_BEST_OF = "|".join(["score", "loss", "val_loss", *METRICS])  # what keep may name, and no file of a person's
+_EXTRA = re.compile(
+    rf"(weights_\d{{4,}}|snapshot_\d+|top_\d+|best_({_BEST_OF})|last|swa|raw)\.(json|safetensors)"
+)
 
 
 @dataclass
