@@ -51,7 +51,7 @@ unit: env
 	@# checking the types of every array at every call takes 40% of the slow tests' time; the fast ones have it
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m "slow and not heavy" -o addopts="-q --strict-markers" --durations=8
 
-systems: env  ## published systems of many nets, small, each on its own form (three minutes)
+systems: env  ## published systems of many nets, small, each on its own form
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) -m heavy
 
 faults: env  ## stop a small run (TASK=binary, …) in every way; each must end with the bits of a clean one (half an hour)
