@@ -74,7 +74,7 @@ def make_app(
     Raises:
         InputError: The extra ``serve`` is not installed.
     """
-    _import_fastapi()
+    import_fastapi()
     from fastapi import FastAPI, Request, Response
     from fastapi.responses import HTMLResponse, JSONResponse
 
@@ -177,7 +177,12 @@ def _numbers(model: Segmenter, query: Mapping[str, str]) -> dict[str, float]:
     return numbers
 
 
-def _import_fastapi() -> None:
+def import_fastapi() -> None:
+    """Import what the server needs.
+
+    Raises:
+        InputError: The extra ``serve`` is not installed.
+    """
     try:
         import fastapi  # noqa: F401
         import python_multipart  # noqa: F401
@@ -351,7 +356,7 @@ def serve_model(
     Raises:
         InputError: The port is in use or not allowed, no such host, or no token for a host that others reach.
     """
-    _import_fastapi()
+    import_fastapi()
     import uvicorn
 
     limits = limits or Limits()
