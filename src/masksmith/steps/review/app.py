@@ -35,8 +35,7 @@ _HEADERS = {
 }
 _FILES = {
     "review.css": "text/css",
-    "review.js": "text/javascript",
-    "review_canvas.js": "text/javascript",
+    **dict.fromkeys(("review.js", "review_canvas.js", "review_page.js"), "text/javascript"),
 }
 _FOLDER = resources.files("masksmith") / "reporting"
 _BYTES = "application/octet-stream"

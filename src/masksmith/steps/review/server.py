@@ -7,7 +7,7 @@ from masksmith.core.errors import InputError
 from masksmith.core.locks import folder_lock
 from masksmith.core.progress import logger
 from masksmith.data.cache import is_built
-from masksmith.deploy.serve import bind, import_fastapi
+from masksmith.deploy.listening import bind, import_fastapi
 from masksmith.project.corrections import Corrections
 from masksmith.project.folder import Project
 from masksmith.steps.review.app import make_app
