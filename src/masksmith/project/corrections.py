@@ -104,7 +104,9 @@ class Corrections:
             raise InputError(f"{path}: {what}; expected the mended mask; mend the image again")
         if mask.dtype != np.uint8 or mask.shape != hw or (problem := wrong_values(mask, classes)):
             what = (
-                f"{mask.dtype} of shape {mask.shape}" if mask.shape != hw or mask.dtype != np.uint8 else problem
+                f"{mask.dtype} of shape {mask.shape}"
+                if mask.shape != hw or mask.dtype != np.uint8
+                else problem
             )
             raise InputError(
                 f"{path}: {what}; expected one channel of 8 bits, {hw[0]}x{hw[1]}, of 0 to {classes - 1} and {IGNORE}; "
@@ -130,7 +132,9 @@ class Corrections:
             self._refresh()
             now = self._expect(name, version)
             if action == "mend" and not self.path(name).exists():
-                raise InputError(f"{name!r}: action 'mend' without a mended mask; expected a mask; mend it first")
+                raise InputError(
+                    f"{name!r}: action 'mend' without a mended mask; expected a mask; mend it first"
+                )
             return self._write(replace(now, action=action, note=note, version=version + 1))
 
     def mend(self, name: str, mask: Mask, *, note: str = "", version: int) -> Correction:

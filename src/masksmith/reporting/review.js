@@ -16,15 +16,18 @@ async function lookAgain() {
     state = await told("state");
     if (!before) begin();
     const now = state.splits[query.split], busy = now.done < now.todo;
+    known = `${state.number} ${busy}`;
     $("progress").textContent = busy ? `ranked ${grouped(now.done)} of ${grouped(now.todo)}` : state.said;
     if (before && now.edition !== edition) {
-      if (current || items.length > PAGE) $("fresh").hidden = busy || state.number === shownNumber;
+      if (current || items.length > PAGE || $("items").scrollTop > 40) $("fresh").hidden = busy || known === shownKnown;
       else await loadList();
     }
+    if (known !== seenKnown && current && !dirty && !stage.stroke) await show(current.split, current.id);
+    seenKnown = known;
     setTimeout(lookAgain, busy || !state.number ? 1000 : 5000);
   } catch (error) { alarm(error.message); setTimeout(lookAgain, 3000); }
 }
-let shownNumber = 0;
+let known = "", shownKnown = "", seenKnown = "";  // which predictions, and whether all of them are ranked
 
 function begin() {
   const classes = state.task === "binary" ? [["1", "foreground"], ["0", "background"]] : state.classes.map((name, at) => [String(at), name]);
@@ -46,7 +49,7 @@ async function loadList(more = false) {
   if (mine !== listTurn) return;
   items = more ? [...items, ...found.items] : found.items;
   ({ total, edition } = found);
-  shownNumber = state?.number ?? 0;
+  shownKnown = known;
   $("fresh").hidden = true;
   $("count").textContent = total ? `${grouped(total)} image${total === 1 ? "" : "s"}` : "no image is like that";
   const cause = $("query").elements.cause, chosen = cause.value;

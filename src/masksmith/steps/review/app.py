@@ -92,7 +92,9 @@ def _add_guards(app: "FastAPI", hosts: frozenset[str]) -> None:
             case MissingError():
                 return said(404, str(error))
             case HTTPException():
-                return said(error.status_code, "there is no such page" if error.status_code == 404 else error.detail)
+                return said(
+                    error.status_code, "there is no such page" if error.status_code == 404 else error.detail
+                )
             case RequestValidationError():
                 wrong = (f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
                 return said(422, "; ".join(wrong))
@@ -181,7 +183,9 @@ def _add_writes(app: "FastAPI", views: Views) -> None:
         height, width = facts["hw"]
         raw = await _body(request, height * width)
         if len(raw) != height * width:
-            raise InputError(f"{id!r}: a mask of {len(raw)} bytes; expected {height} x {width}, a byte a pixel")
+            raise InputError(
+                f"{id!r}: a mask of {len(raw)} bytes; expected {height} x {width}, a byte a pixel"
+            )
         drawn = np.frombuffer(raw, np.uint8).reshape(height, width)
         if problem := wrong_values(drawn, views.values):
             raise InputError(f"{id!r}: {problem}; expected 0 to {views.values - 1}, and 255 for not judged")
