@@ -1,9 +1,9 @@
 """What people said of images, as a patch beside the data: a table, and a PNG for each mask that they mended.
 
-``corrections/corrections.csv`` is about training images, ``annotations/annotations.csv`` about images without masks (the
-test images). A row is ``id, action, note, version``. Beside it lies ``ID.png`` for every image whose mask was drawn: 8
-bits, one channel, of the image's size: 0 and 1, or the number of each pixel's class; 255 is not judged. The data itself
-is never written. A mask counts while the action of its image is "mend"; else it only waits for that.
+``corrections/corrections.csv`` is about training images, ``annotations/annotations.csv`` about images without masks
+(the test images). A row is ``id, action, note, version``. Beside it lies ``ID.png`` for every image whose mask was
+drawn: 8 bits, one channel, of the image's size: 0 and 1, or the number of each pixel's class; 255 is not judged. The
+data itself is never written. A mask counts while the action of its image is "mend"; else it only waits for that.
 """
 
 import csv

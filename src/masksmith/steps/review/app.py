@@ -68,8 +68,9 @@ def _add_guards(app: "FastAPI", hosts: frozenset[str]) -> None:
     from fastapi.responses import JSONResponse
     from starlette.exceptions import HTTPException
 
-    def said(status: int, text: str, **more: object) -> Response:
-        return JSONResponse({"error": text, **more}, status)
+    def answer_of(_: Request, error: Exception) -> Response:
+        status, said = _answer(error)
+        return JSONResponse(said, status, error.headers if isinstance(error, Refusal) else None)
 
     @app.middleware("http")
     async def guard(request: Request, proceed: Callable[[Request], Awaitable[Response]]) -> Response:
@@ -77,31 +78,34 @@ def _add_guards(app: "FastAPI", hosts: frozenset[str]) -> None:
             check_sender(request, token=None, hosts=hosts)
             answer = await proceed(request)
         except Refusal as refusal:
-            answer = said(refusal.status, refusal.text)
+            answer = answer_of(request, refusal)
         answer.headers.update(_HEADERS)
         answer.headers.setdefault("Cache-Control", "no-store")
         return answer
 
-    def answer_of(_: Request, error: Exception) -> Response:
-        match error:
-            case Refusal():
-                return said(error.status, error.text)
-            case ConflictError():
-                text = "this image was changed in another window since it was opened"
-                return said(409, text, now=asdict(error.now))
-            case MissingError():
-                return said(404, str(error))
-            case HTTPException():
-                return said(
-                    error.status_code, "there is no such page" if error.status_code == 404 else error.detail
-                )
-            case RequestValidationError():
-                wrong = (f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
-                return said(422, "; ".join(wrong))
-        return said(507 if isinstance(error, DiskFullError) else 422, str(error))
-
     for kind in (Refusal, ConflictError, MissingError, HTTPException, RequestValidationError, InputError):
         app.add_exception_handler(kind, answer_of)
+
+
+def _answer(error: Exception) -> tuple[int, dict[str, Any]]:
+    """Return the status and the content that an error is answered with."""
+    match error:
+        case Refusal():
+            return error.status, {"error": error.text}
+        case ConflictError():
+            text = "this image was changed in another window since it was opened"
+            return 409, {"error": text, "now": asdict(error.now)}
+        case MissingError():
+            return 404, {"error": str(error)}
+        case InputError():
+            return 507 if isinstance(error, DiskFullError) else 422, {"error": str(error)}
+    if hasattr(error, "errors"):  # a query that cannot be read
+        wrong = (f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
+        return 422, {"error": "; ".join(wrong)}
+    status = getattr(error, "status_code", 500)
+    return status, {
+        "error": "there is no such page" if status == 404 else getattr(error, "detail", str(error))
+    }
 
 
 def _add_page(app: "FastAPI", views: Views, ranking: Ranking) -> None:
