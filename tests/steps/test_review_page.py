@@ -20,6 +20,7 @@ from masksmith.project.folder import Project
 pytest.importorskip("fastapi")
 uvicorn = pytest.importorskip("uvicorn")
 playwright = pytest.importorskip("playwright.sync_api")
+expect = playwright.expect
 
 from masksmith.deploy.listening import bind  # noqa: E402
 from masksmith.steps.review.app import make_app  # noqa: E402
@@ -120,14 +121,16 @@ def fits(page) -> bool:
 
 
 def choose(page, name: str) -> None:
-    page.locator(".item", has_text=name).first.click()
-    page.wait_for_function("name => document.getElementById('name').textContent === name", arg=name)
+    page.locator(".item").filter(has=page.get_by_text(name, exact=True)).click()
+    expect(page.locator("#name")).to_have_text(name, timeout=60_000)
 
 
 def wait_saved(page, version: int) -> None:
-    page.wait_for_function(
-        "text => document.getElementById('judged').textContent.endsWith(text)", arg=f"version {version}"
-    )
+    expect(page.locator("#judged")).to_contain_text(f"version {version}", timeout=60_000)
+
+
+def wait_unsaved(page) -> None:
+    expect(page.locator("#judged")).to_contain_text("not saved", timeout=60_000)
 
 
 def point(page, x: float, y: float) -> tuple[float, float]:
@@ -150,7 +153,7 @@ def test_the_keyboard_alone_looks_judges_and_mends(browser, streets, tmp_path):
                 break
         name = page.locator(":focus b").text_content()
         page.keyboard.press("Enter")
-        page.wait_for_function("document.activeElement.id === 'canvas'")
+        expect(page.locator("#canvas")).to_be_focused(timeout=60_000)
         truth = Project.open(streets).cache.train_masks[name][..., 0]
         page.keyboard.press("b")
         page.locator("#go_on").evaluate("box => { box.checked = false; }")
@@ -190,7 +193,7 @@ def test_the_keyboard_alone_looks_judges_and_mends(browser, streets, tmp_path):
         for view in ("1", "3", "5", "4"):
             page.keyboard.press(view)
         page.keyboard.press("n")
-        page.wait_for_function("name => document.getElementById('name').textContent !== name", arg=name)
+        expect(page.locator("#name")).not_to_have_text(name, timeout=60_000)
         page.keyboard.press("?")
         page.wait_for_selector("#keys[open]")
         page.keyboard.press("Escape")
@@ -202,6 +205,7 @@ def test_fingers_draw_and_pinch_and_a_mouse_erases(browser, streets, tmp_path):
         page.locator("[data-split=test]").click()
         choose(page, "e")
         page.keyboard.press("2")
+        page.select_option("#value", "2")
         before = Project.open(streets).cache.test_images.shape("e")
         fingers = page.context.new_cdp_session(page)
 
@@ -223,11 +227,11 @@ def test_fingers_draw_and_pinch_and_a_mouse_erases(browser, streets, tmp_path):
         page.keyboard.press("s")
         wait_saved(page, 1)
         mask = patch.mask("e", hw=before, classes=3)
-        assert (mask[33:37, 5:24] == 1).all()  # the finger's line
+        assert (mask[33:37, 5:24] == 2).all()  # the finger's line
         assert (mask[34:36, 29:31] == 0).all()  # what the mouse took away
         assert page.locator("#undo").is_enabled()
         page.locator(".item").nth(1).click()
-        page.wait_for_function("document.getElementById('name').textContent === 'f'")
+        expect(page.locator("#name")).to_have_text("f", timeout=60_000)
         page.keyboard.press("k")  # the prediction is right
         page.wait_for_selector(".item .said.mend >> nth=1")
         assert patch.rows["f"].action == "mend"
@@ -243,6 +247,7 @@ def test_two_windows_and_a_server_that_goes_away_lose_nothing(browser, streets, 
             one.reload()
             one.wait_for_selector("#work:not([hidden])")
             one.locator("#go_on").set_checked(False)
+            one.select_option("#value", "2")
         other.keyboard.press("w")
         wait_saved(other, 1)
         other.close()
@@ -253,7 +258,7 @@ def test_two_windows_and_a_server_that_goes_away_lose_nothing(browser, streets, 
         assert "wrong" in page.locator("#theirs").text_content()
         page.locator("#keep_mine").click()
         wait_saved(page, 2)
-        assert patch.mask("c", hw=HW, classes=3)[30, 30] == 1
+        assert patch.mask("c", hw=HW, classes=3)[30, 30] == 2
         page.mouse.click(*point(page, 30, 5))
         server.close()  # it is gone, with strokes that are not saved
         page.keyboard.press("s")
@@ -261,14 +266,14 @@ def test_two_windows_and_a_server_that_goes_away_lose_nothing(browser, streets, 
         with served(streets, tmp_path, int(url.rpartition(":")[2])):
             page.keyboard.press("s")
             wait_saved(page, 3)
-            assert patch.mask("c", hw=HW, classes=3)[5, 30] == 1
+            assert patch.mask("c", hw=HW, classes=3)[5, 30] == 2
             page.mouse.click(*point(page, 50, 5))
-            page.wait_for_function("document.getElementById('judged').textContent.includes('not saved')")
+            wait_unsaved(page)
             page.reload()  # the window goes away with strokes that are not saved
-            page.wait_for_function("document.getElementById('judged').textContent.includes('not saved')")
+            wait_unsaved(page)
             page.keyboard.press("s")
             wait_saved(page, 4)
-            assert patch.mask("c", hw=HW, classes=3)[5, 50] == 1
+            assert patch.mask("c", hw=HW, classes=3)[5, 50] == 2
 
 
 def test_wide_and_narrow_light_and_dark(browser, streets, tmp_path):

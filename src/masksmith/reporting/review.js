@@ -32,10 +32,10 @@ let known = "", shownKnown = "", seenKnown = "";  // which predictions, and whet
 function begin() {
   const classes = state.task === "binary" ? [["1", "foreground"], ["0", "background"]] : state.classes.map((name, at) => [String(at), name]);
   $("value").replaceChildren(...[...classes, [String(IGNORE), "not judged"]].map(([value, name]) => new Option(name, value)));
-  if (state.task === "multiclass" && state.background && state.classes.length > 1) $("value").value = "1";
+  if (state.task === "multiclass") $("value").value = "1";  // the first one is mostly background
   $("layer").replaceChildren(...state.classes.map((name, at) => new Option(name, at)));
   $("layer_field").hidden = state.classes.length < 2 || state.task === "instances";
-  if (state.task === "multiclass" && state.background && state.classes.length > 1) $("layer").value = "1";
+  if (state.task === "multiclass") $("layer").value = "1";
   setValue();
   fromAddress();
 }
@@ -132,7 +132,7 @@ async function show(split, id, focus = false) {
     present();
     if (focus) $("canvas").focus({ preventScroll: true });
     const now = `#${split}/${encodeURIComponent(id)}`;
-    if (location.hash !== now) history.replaceState(null, "", now);
+    if (location.hash !== now) history[location.hash.includes("/") ? "replaceState" : "pushState"](null, "", now);  // back: the list
   } catch (error) { if (mine === turn) alarm(error.message); }
 }
 
@@ -449,7 +449,11 @@ $("threshold").addEventListener("input", event => setThreshold(Number(event.targ
 $("layer").addEventListener("change", setLayer);
 $("more").addEventListener("click", () => loadList(true));
 $("fresh").addEventListener("click", () => loadList());
-$("back").addEventListener("click", async () => { if (await saveFirst()) { document.body.dataset.screen = "list"; mark(); } });
+$("back").addEventListener("click", async () => {
+  if (!await saveFirst()) return;
+  history.replaceState(null, "", `#${query.split}`);
+  toList();
+});
 $("query").addEventListener("submit", event => event.preventDefault());
 $("query").addEventListener("input", event => {
   query[event.target.name] = event.target.value;
@@ -460,7 +464,11 @@ $("single").checked = localStorage.getItem("masksmith single keys") !== "no";
 $("single").addEventListener("change", () => localStorage.setItem("masksmith single keys", $("single").checked ? "yes" : "no"));
 addEventListener("beforeunload", event => { if (dirty) event.preventDefault(); });
 
-for (const tab of document.querySelectorAll(".tab")) tab.addEventListener("click", async () => { if (await saveFirst()) choose(tab.dataset.split); });
+for (const tab of document.querySelectorAll(".tab")) tab.addEventListener("click", async () => {
+  if (!await saveFirst()) return;
+  history.replaceState(null, "", `#${tab.dataset.split}`);
+  choose(tab.dataset.split);
+});
 
 async function choose(split) {
   query.split = split;
@@ -478,17 +486,22 @@ async function choose(split) {
   $("empty").hidden = false;
   $("empty").textContent = split === "test" ? "Choose an image from the list. The most doubtful ones come first: a mask drawn there teaches the most." : "Choose an image from the list. The costliest ones come first: those that would lift the score most if they were right.";
   document.body.dataset.screen = "list";
-  history.replaceState(null, "", `#${split}`);
+  if (!location.hash.startsWith(`#${split}`)) history.replaceState(null, "", `#${split}`);
   await loadList();
 }
 
-/* #train/ID or #test/ID opens that image. */
+function toList() { document.body.dataset.screen = "list"; mark(); }
+
+/* #train/ID or #test/ID opens that image, #train or #test the list. */
 async function fromAddress() {
-  const [split, id] = location.hash.slice(1).split(/\/(.*)/s);
-  await choose(split === "test" && !document.querySelector("[data-split=test]").disabled ? "test" : "train");
-  if (id) await show(query.split, decodeURIComponent(id));
+  if (!await saveFirst()) return;
+  const [asked, id] = location.hash.slice(1).split(/\/(.*)/s);
+  const split = asked === "test" && !document.querySelector("[data-split=test]").disabled ? "test" : "train";
+  if (split !== query.split || !$("items").children.length) await choose(split);
+  if (id) await show(split, decodeURIComponent(id)); else toList();
 }
 
+addEventListener("hashchange", fromAddress);
 setTool("brush");
 setSize(8);
 lookAgain();
