@@ -13,6 +13,7 @@ import pytest
 import masksmith as ms
 from masksmith.core import files
 from masksmith.core.errors import InputError
+from masksmith.core.locks import folder_lock
 from masksmith.data.target import BINARY, OBJECTS, Target
 from masksmith.metrics import get_metric
 from masksmith.prediction.store import to_codes
@@ -117,6 +118,7 @@ def test_an_image_is_shown_as_it_is_stored_and_predicted(review):
         ("mask", {**at, "kind": "mended"}),
         ("mask", {"split": "test", "id": project.catalog.test[0].id, "kind": "truth"}),
         ("probabilities", {**at, "layer": 1}),
+        ("mask", {**at, "kind": "else"}),
         ("picture", {**at, "kind": "else"}),
         ("picture", {"split": "test", "id": name}),
     ):
@@ -321,6 +323,27 @@ def test_doubt_is_the_mean_entropy():
     objects = np.mean([entropy((p, 1 - p)) for p in several[..., 0].ravel()])
     assert doubt_of(to_codes(several[..., :3]), OBJECTS) == pytest.approx(objects, abs=1e-3)
     assert doubt_of(np.zeros((3, 3, 1), np.uint16), BINARY) == pytest.approx(0, abs=1e-6)
+
+
+def test_one_review_is_open_at_a_time_beside_a_training(project, monkeypatch):
+    answered = []
+
+    def run(server, sockets):
+        client = TestClient(server.config.app, base_url="http://127.0.0.1")
+        answered.append(client.get("/api/state").status_code)
+        with pytest.raises(InputError, match=r"corrections: another masksmith is at work here \(pid"):
+            ms.review(project, port=0)
+
+    monkeypatch.setattr("uvicorn.Server.run", run)
+    with folder_lock(project):  # a training
+        ms.review(project, port=0)
+        ms.review(project, port=0)
+        (project / "cache" / "stage.json").unlink()
+        with pytest.raises(InputError, match="the data is not decoded yet"):
+            ms.review(project, port=0)
+    ms.review(project, port=0)
+    assert answered == [200] * 3
+    assert Project.open(project).cache.train_images.ids
 
 
 def test_what_cannot_be_opened(tmp_path, project):

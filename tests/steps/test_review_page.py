@@ -123,6 +123,7 @@ def fits(page) -> bool:
 def choose(page, name: str) -> None:
     page.locator(".item").filter(has=page.get_by_text(name, exact=True)).click()
     expect(page.locator("#name")).to_have_text(name, timeout=60_000)
+    page.locator("#canvas").wait_for(state="visible")
 
 
 def wait_saved(page, version: int) -> None:

@@ -79,7 +79,7 @@ function fill(button, item) {
   if (item.action) lines.push(element("span", `said ${item.action}`, SAID[item.action]));
   else if (item.cause) lines.push(element("span", "", item.cause));
   button.lastChild.replaceChildren(...lines);
-  const source = `/api/thumb?${new URLSearchParams({ split: query.split, id: item.id, v: `${state?.number}.${item.version}` })}`;
+  const source = `/api/thumb?${new URLSearchParams({ split: query.split, id: item.id, v: `${state?.server}.${state?.number}.${item.version}` })}`;
   if (button.firstChild.getAttribute("src") !== source) button.firstChild.src = source;
 }
 
@@ -490,7 +490,7 @@ async function choose(split) {
   await loadList();
 }
 
-function toList() { document.body.dataset.screen = "list"; mark(); }
+function toList() { turn++; document.body.dataset.screen = "list"; mark(); }
 
 /* #train/ID or #test/ID opens that image, #train or #test the list. */
 async function fromAddress() {

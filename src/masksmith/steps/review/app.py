@@ -6,6 +6,7 @@ answer reads a path that a client tells: images are asked for by the ids of the 
 """
 
 import json
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 from importlib import resources
@@ -112,7 +113,7 @@ def _add_page(app: "FastAPI", views: Views, ranking: Ranking) -> None:
     from fastapi import Response
     from fastapi.responses import HTMLResponse
 
-    page = _page(views)
+    page, server = _page(views), time.time_ns()
 
     @app.get("/")
     def index() -> Response:
@@ -126,7 +127,7 @@ def _add_page(app: "FastAPI", views: Views, ranking: Ranking) -> None:
 
     @app.get("/api/state")
     def state() -> dict[str, Any]:
-        return _state(views, ranking)
+        return _state(views, ranking) | {"server": server}
 
     @app.get("/api/list")
     def items(

@@ -124,13 +124,16 @@ class Ranking:
             ranked = replace(Ranked.unknown(before.ids, before.edition + 1), todo=len(names))
             found = _Found(ranked, self._places[split])
             groups = self._groups(project, predicted, names) if split == "train" else None
-            last = time.monotonic()
+            later = time.monotonic() + _PUBLISH_S
             for number, _ in enumerate(self._look_at(project, predicted, split, names, found), start=1):
                 if self._stop.is_set():
                     return
-                if time.monotonic() - last > _PUBLISH_S:
+                if (began := time.monotonic()) > later:
                     self.ranked[split] = _publish(found, predicted, number, groups)
-                    last = time.monotonic()
+                    ended = (
+                        time.monotonic()
+                    )  # of many images a summary takes a while: it takes a tenth of the time
+                    later = ended + max(_PUBLISH_S, 9 * (ended - began))
             self.ranked[split] = _publish(found, predicted, len(names), groups)
 
     @staticmethod

@@ -152,10 +152,12 @@ class Views:
                 if not self.patches[split].path(name).exists():
                     raise MissingError(f"{split}: {name!r} is not mended")
                 found: Mask = self.patches[split].mask(name, hw=hw, classes=self.values)
-            else:
+            elif kind in ("truth", "prediction"):
                 found = np.asarray(
                     self._truth(split, name) if kind == "truth" else self._prediction(split, name)
                 )
+            else:
+                raise MissingError(f"no mask {kind!r}; there are truth, prediction and mended")
             step = self.step(hw)
             return found[::step, ::step].astype(np.uint8).tobytes()
 
