@@ -172,6 +172,7 @@ function restoreDraft() {
 }
 
 function present() {
+  if (document.body.dataset.screen === "list") document.querySelector("main").scrollTop = 0;  // of a narrow screen
   document.body.dataset.screen = "image";
   $("work").hidden = $("side").hidden = false;
   $("empty").hidden = true;
