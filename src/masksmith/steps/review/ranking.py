@@ -27,6 +27,7 @@ Split = Literal["train", "test"]
 CAUSE_NAMES = list(CAUSES)
 _PUBLISH_S = 1.0
 _LOOK_AGAIN_S = 5.0
+_STOP_S = 2.0
 
 
 @dataclass(frozen=True)
@@ -93,10 +94,10 @@ class Ranking:
         self._thread.start()
 
     def stop(self) -> None:
-        """End the thread."""
+        """End the thread; one that is just opening predictions is left behind, for it writes nothing."""
         self._stop.set()
         if self._thread.is_alive():
-            self._thread.join()
+            self._thread.join(timeout=_STOP_S)
 
     def _work(self) -> None:
         seen: tuple[object, ...] | None = None
