@@ -1,8 +1,9 @@
 /* The review page: the list, one image, what is said of it, and keys. Texts of the project reach the page as text only. */
 import { $, alarm, ask, bytes, element, grouped, legendOf, number, told, toast, where } from "/files/review_page.js";
+import { listenToKeys } from "/files/review_keys.js";
 import { Stage, FULL, IGNORE, toRuns, fromRuns } from "/files/review_canvas.js";
 
-const PAGE = 60, VIEWS = ["image", "truth", "prediction", "difference", "probabilities"];
+const PAGE = 60;
 const SAID = { keep: "kept", drop: "dropped", wrong: "marked as wrong", mend: "mended", "": "not judged" };
 const query = { split: "train", order: "cost", state: "all", cause: "", find: "" };
 const minis = Object.fromEntries([...document.querySelectorAll(".view")].map(label => [label.querySelector("input").value, label.querySelector("canvas")]));
@@ -412,36 +413,11 @@ const ACTS = {
   closer: () => stage.zoom(1.5), farther: () => stage.zoom(1 / 1.5), fit: () => stage.fit(),
   rule: () => setThreshold(null), take: takePrediction, help: () => $("keys").showModal(),
 };
-const KEYS = {
-  k: "keep", d: "drop", w: "wrong", s: "save", n: "next", p: "previous", b: "brush", e: "eraser", f: "fill", h: "hand", z: "undo", y: "redo", r: "rule", t: "take",
-  "+": "closer", "=": "closer", "-": "farther", "0": "fit", "?": "help",
-};
 const MORE = { "[": () => setSize(stage.size - Math.max(1, Math.round(stage.size / 8))), "]": () => setSize(stage.size + Math.max(1, Math.round(stage.size / 8))), ",": () => turnThreshold(-0.02), ".": () => turnThreshold(0.02), c: nextValue };
 
 for (const [id, act] of Object.entries(ACTS)) $(id).addEventListener("click", act);
 
-function keyOf(event) {
-  if (event.ctrlKey || event.metaKey) return { z: event.shiftKey ? "y" : "z", y: "y", s: "s" }[event.key.toLowerCase()];
-  if (!$("single").checked && !event.altKey) return event.key === "?" ? "?" : undefined;
-  return event.altKey && $("single").checked ? undefined : event.key.length === 1 ? event.key.toLowerCase() : undefined;
-}
-
-document.addEventListener("keydown", event => {
-  if (document.querySelector("dialog[open]")) return;
-  const on = event.target;
-  if (on.matches("input[type=text], input[type=search], select")) return;
-  if (on === $("canvas") && !event.ctrlKey && !event.altKey && stage.key(event)) return event.preventDefault();
-  const key = keyOf(event);
-  if (key === undefined) return;
-  const id = KEYS[key], view = VIEWS[Number(key) - 1];
-  if (id === "fill" && on === $("canvas") && stage.cross && stage.tool === "fill") stage.press(stage.cross);
-  else if (id === "help" || (id && current && !$(id).disabled)) ACTS[id]();
-  else if (current && MORE[key]) MORE[key]();
-  else if (current && view) setView(view);
-  else return;
-  event.preventDefault();
-});
-$("canvas").addEventListener("keyup", event => stage.keyUp(event));
+listenToKeys(stage, ACTS, MORE, setView, () => current);
 
 for (const radio of document.querySelectorAll("[name=view]")) radio.addEventListener("change", () => setView(radio.value));
 $("size").addEventListener("input", event => setSize(Number(event.target.value)));
@@ -461,8 +437,6 @@ $("query").addEventListener("input", event => {
   clearTimeout(loadList.timer);
   loadList.timer = setTimeout(loadList, event.target.name === "find" ? 250 : 0);
 });
-$("single").checked = localStorage.getItem("masksmith single keys") !== "no";
-$("single").addEventListener("change", () => localStorage.setItem("masksmith single keys", $("single").checked ? "yes" : "no"));
 addEventListener("beforeunload", event => { if (dirty) event.preventDefault(); });
 
 for (const tab of document.querySelectorAll(".tab")) tab.addEventListener("click", async () => {

@@ -36,7 +36,7 @@ _HEADERS = {
 }
 _FILES = {
     "review.css": "text/css",
-    **dict.fromkeys(("review.js", "review_canvas.js", "review_page.js"), "text/javascript"),
+    **dict.fromkeys(("review.js", "review_canvas.js", "review_keys.js", "review_page.js"), "text/javascript"),
 }
 _FOLDER = resources.files("masksmith") / "reporting"
 _BYTES = "application/octet-stream"

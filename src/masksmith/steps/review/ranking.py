@@ -121,7 +121,10 @@ class Ranking:
         self.predicted = predicted
         for split in ("train", "test"):
             before = self.ranked[split]
-            names = [name for name in before.ids if self._codes_there(predicted, split, name)]
+            blank = project.blank_train if split == "train" and predicted.oof else ()  # no score counts these
+            names = [
+                name for name in before.ids if name not in blank and self._codes_there(predicted, split, name)
+            ]
             ranked = replace(Ranked.unknown(before.ids, before.edition + 1), todo=len(names))
             found = _Found(ranked, self._places[split])
             groups = self._groups(project, predicted, names) if split == "train" else None
