@@ -126,6 +126,25 @@ def test_an_image_is_shown_as_it_is_stored_and_predicted(review):
         assert (answer.status_code, list(answer.json())) == (404, ["error"]), path
 
 
+def test_of_a_very_large_image_every_few_rows_are_shown_and_it_is_judged_only(review, monkeypatch):
+    client, ranking, project = review
+    monkeypatch.setattr("masksmith.steps.review.views.MOST_PIXELS", 3000)
+    name = next(iter(ranking.predicted.oof))
+    at = {"split": "train", "id": name}
+    facts = client.get("/api/image", params=at).json()
+    assert (facts["hw"], facts["shown"]) == ([101, 101], [51, 51])
+    assert "every 2th row" not in facts["why"]
+    assert "cannot be mended here" in facts["why"]
+    truth = client.get("/api/mask", params={**at, "kind": "truth"}).content
+    assert truth == project.cache.train_masks[name][::2, ::2].tobytes()
+    assert len(client.get("/api/probabilities", params=at).content) == 2 * 51 * 51
+    for kind in ("image", "truth", "prediction", "difference"):
+        raw = np.frombuffer(client.get("/api/picture", params={**at, "kind": kind}).content, np.uint8)
+        assert cv2.imdecode(raw, cv2.IMREAD_COLOR).shape == (51, 51, 3), kind
+    answer = client.put("/api/mask", params={**at, "version": 0}, content=bytes(101 * 101))
+    assert (answer.status_code, facts["why"] in answer.json()["error"]) == (422, True)
+
+
 def test_what_is_said_is_written_beside_the_data(review, tmp_path):
     client, _, project = review
     before = {path: path.stat().st_mtime_ns for path in project.root.rglob("*") if path.is_file()}

@@ -95,7 +95,7 @@ class Views:
         if self.target.task not in MENDABLE:
             why = f"masks of {self.target.task} cannot be mended here; judge the image instead"
         elif step > 1:
-            why = f"{hw[0]} x {hw[1]} pixels: every {step}th row and column is shown, so it cannot be mended here"
+            why = f"{hw[0]} x {hw[1]} pixels: one row and column of {step} is shown, so it cannot be mended here"
         return {
             "id": name,
             "split": split,
