@@ -38,7 +38,7 @@ from masksmith.steps.choices import plan_of
 from masksmith.steps.out_of_fold import predictions_of
 from masksmith.steps.predict import oof_of, test_of
 from masksmith.steps.pseudo_labels import labelling_of
-from masksmith.steps.result import HIDDEN
+from masksmith.steps.result import expected_on_new
 from masksmith.steps.seed_noise import noise_text, read_noise
 from masksmith.steps.tune import need_tuning
 from masksmith.training.config import VAL_LOSS
@@ -82,7 +82,7 @@ def report_facts(project: Project, members: Sequence[Member]) -> ReportFacts:
         values={sample.id: sample.values for sample in project.catalog.train},
         tuning=tuning,
         interim=any(member.interim for member in members),
-        hidden=HIDDEN,
+        hidden=expected_on_new(tuning, len(project.catalog.test)),
         noise=noise_text(read_noise(project.noise_json)),
         plan=plan_of(project, members),
         budget=_budget_text(project),
