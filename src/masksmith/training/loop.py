@@ -147,7 +147,7 @@ def train_step(state: TrainingState, batches: StepBatches) -> Tensor:
     counters = (data.seed, data.fold, epoch.stage, epoch.number, state.progress.step, 1)
     torch.manual_seed(int(stream(*counters).integers(2**62)))
     step_loss = torch.zeros((), device=device)
-    weights = batches.weights or [None] * len(batches.batches)
+    weights: Sequence[list[float] | None] = batches.weights or [None] * len(batches.batches)
     for arrays, indices, own in zip(batches.batches, batches.indices, weights, strict=True):
         batch = to_device(arrays, device)
         output = forward(state.fabric, state.model, batch)
