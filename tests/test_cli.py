@@ -129,7 +129,15 @@ def test_what_a_published_system_cannot_be_trained_on_is_refused(
             r"size\.chain: pad to 64x64: smaller than an image, 101x101 there; give a larger one",
         ),
     ):
-        command = ["masksmith", "-q", "compete", str(data), "--out", str(tmp_path / f"p-{data.parent.name}"), *words]
+        command = [
+            "masksmith",
+            "-q",
+            "compete",
+            str(data),
+            "--out",
+            str(tmp_path / f"p-{data.parent.name}"),
+            *words,
+        ]
         monkeypatch.setattr(sys, "argv", command)
         with pytest.raises(SystemExit) as end:
             main()
