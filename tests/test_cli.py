@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 import masksmith as ms
-from masksmith.cli import app, parse_shape
+from masksmith.cli import app, main, parse_shape
 from masksmith.core.errors import InputError
 from masksmith.pipeline import Result
 
@@ -80,6 +80,70 @@ def test_what_it_prints_and_exits_with(example, tmp_path):
         assert message in done.stderr
         assert "Traceback" not in done.stderr
     assert not (tmp_path / "p").exists()
+
+
+def test_what_a_published_system_cannot_be_trained_on_is_refused(
+    example, trained, tmp_path, monkeypatch, capsys
+):
+    """Data of another form, weights that do not fit, chains without an inverse: exit code 2, why, and the way on."""
+    ms.example(tmp_path / "siim", layout="siim", train=10, test=2)
+    weights = next(trained.glob("runs/*/checkpoints/fold_0/final.safetensors"))
+    for data, words, message in (
+        (
+            tmp_path / "siim/data",
+            ["--recipe", "tgs-depth-unet", "--scale", "small"],
+            r"model\.scalars: no column 'z'.*is made for TGS Salt's form.*masksmith example OUT --layout tgs",
+        ),
+        (
+            example / "data",
+            [
+                "--recipe",
+                "smoke",
+                "--set",
+                f"model.encoder_weights={weights}",
+                "--set",
+                "model.encoder=resnet18",
+            ],
+            r"final\.safetensors: \d+ of \d+ weights of 'resnet18' do not fit \(first '",
+        ),
+        (
+            example / "data",
+            [
+                "--recipe",
+                "smoke",
+                "--set",
+                f"training.start_from={trained}",
+                "--set",
+                "model.encoder=resnet18",
+            ],
+            r"training\.start_from: .*: \d+ of the \d+ tensors of the encoder do not fit: \d+",
+        ),
+        (
+            example / "data",
+            ["--recipe", "smoke", "--set", "size.chain=[{name: refract}, {name: crop}]"],
+            r"size: chain\[1\]: a crop has no inverse.*put it first",
+        ),
+        (
+            example / "data",
+            ["--recipe", "smoke", "--set", "size.chain=[{name: pad, hw: [64, 64]}]"],
+            r"size\.chain: pad to 64x64: smaller than an image, 101x101 there; give a larger one",
+        ),
+    ):
+        command = [
+            "masksmith",
+            "-q",
+            "compete",
+            str(data),
+            "--out",
+            str(tmp_path / f"p-{data.parent.name}"),
+            *words,
+        ]
+        monkeypatch.setattr(sys, "argv", command)
+        with pytest.raises(SystemExit) as end:
+            main()
+        said = capsys.readouterr().err
+        assert (end.value.code, re.search(message, said) is not None) == (2, True), said
+    assert not list(tmp_path.glob("*/runs/*/checkpoints/fold_0/*"))
 
 
 def test_shapes():

@@ -90,6 +90,11 @@ class Drawing:
         corners = " ".join(f"{number(a)},{number(b)}" for a, b in [(x, y), *wings])
         self.parts.append(f'<polygon points="{corners}" fill="{colour}"/>')
 
+    def dots(self, points: Iterable[Point], *, colour: str = INK) -> None:
+        """Mark points with small dots."""
+        for x, y in points:
+            self.parts.append(f'<circle cx="{number(x)}" cy="{number(y)}" r="2.2" fill="{colour}"/>')
+
     def cross(self, x: float, y: float, *, colour: str = RED) -> None:
         """Mark a point with a cross."""
         for side in (-1, 1):

@@ -1,9 +1,10 @@
 """Draw the figures of docs/systems: nets and schemes, the numbers of a project's run, and pictures of generated images.
 
-    python tools/system_figures.py [--project PROJECT] [--pictures EXAMPLE]
+    python tools/system_figures.py [--project PROJECT] [--pictures EXAMPLE] [--run PROJECT …]
 
 PROJECT is any project folder with a report (for the pages: a run on TGS Salt); only its numbers are drawn, never its
-pixels. EXAMPLE is a project folder made on `masksmith example`: its images are drawn, so it must be no other data.
+pixels. EXAMPLE is a project folder made on `masksmith example`: its images are drawn, so it must be no other data. Of a
+project of ``--run``, which may still be in training, the plots of its source are drawn, named after the recipe.
 Without an option the figures that need it stay as they are.
 """
 
@@ -13,10 +14,10 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from drawing import BLUE, FAINT, GREEN, ORANGE, RED, SERIES, Chart, Drawing
+from drawing import BLUE, FAINT, GREEN, ORANGE, SERIES, Chart, Drawing
+from run_figures import run_figures, threshold
 from system_drawings import DRAWINGS
 
-from masksmith.prediction.store import prob_of
 from masksmith.project.folder import Project
 from masksmith.project.members import read_members
 from masksmith.reporting import ReportFacts
@@ -127,30 +128,6 @@ def _series(facts: ReportFacts, curve: str, split: str, name: str) -> tuple[list
     return [event["epoch"] for event in found], [event["value"] for event in found]
 
 
-def threshold(facts: ReportFacts) -> Drawing:
-    """Return the score of a threshold, with the best, the plain and the used one."""
-    points = sorted((float(at), float(score)) for at, score in facts.tuning["curve"])
-    xs, ys = ([point[axis] for point in points] for axis in (0, 1))
-    sign = 1 if facts.tuning["higher_is_better"] else -1
-    best = max(points, key=lambda point: (sign * point[1], -abs(point[0] - 0.5)))
-    span = max(ys) - min(ys) or 0.1
-    drawing = Drawing(_W, 300, "Threshold against score, out of fold")
-    chart = Chart(
-        drawing, (80, 60, 650, 180), x_range=(xs[0], max(xs[-1], xs[0] + 0.1)), x_label="threshold",
-        y_range=(min(ys) - 0.08 * span, max(ys) + 0.15 * span), y_label=facts.tuning["metric"],
-    )  # fmt: skip
-    chart.upright(0.5, "plain 0.50", row=9)
-    in_use = prob_of(facts.tuning["rule"]["bottom"])
-    chart.upright(in_use, f"in use {in_use:.2f}", colour=GREEN, row=11)
-    chart.line(xs, ys)
-    x, y = chart.at(*best)
-    drawing.cross(x, y)
-    side = ("start", 10) if 0.5 <= best[0] < 0.75 else ("end", -10)
-    words = f"best {best[1]:.4f} at {best[0]:.2f}"
-    drawing.text(x + side[1], y - 8, words, colour=RED, weight="600", anchor=side[0])
-    return drawing
-
-
 # --- of generated images --------------------------------------------------------------------------------------
 
 
@@ -196,7 +173,7 @@ NUMBERS: dict[str, Callable[[ReportFacts], Drawing | None]] = {
     "coverage-classes": coverage_classes,
     "column": column,
     "learning-curves": learning,
-    "threshold": threshold,
+    "threshold": lambda facts: threshold(facts.tuning),
 }
 PICTURES: dict[str, Callable[[ReportFacts], Drawing | None]] = {
     "check-plot": check_plot,
@@ -236,6 +213,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--project", type=Path)
     parser.add_argument("--pictures", type=Path)
+    parser.add_argument("--run", type=Path, action="append", default=[])
     parser.add_argument("--out", type=Path, default=OUT)
     options = parser.parse_args(arguments)
     figures: dict[str, Drawing | None] = {name: make() for name, make in DRAWINGS.items()}
@@ -243,6 +221,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if folder is not None:
             facts = facts_of(folder)
             figures |= {name: make(facts) for name, make in table.items()}
+    for folder in options.run:
+        figures |= run_figures(folder)
     for path in draw(figures, options.out):
         print(f"{path} {path.stat().st_size}")
 

@@ -399,6 +399,19 @@ def test_members_of_different_tiles_are_refused(tmp_path):
         build_graph(model, mask=False)
 
 
+@pytest.mark.parametrize("step", ["clahe", "equalize", "percentile"])
+def test_steps_that_look_at_a_histogram_are_refused_before_anything_is_written(step, tmp_path):
+    chain = f"input.chain=[{{name: {step}}}, {{name: gamma, gamma: 0.7}}]"
+    bundle = tiny_bundle(tmp_path / "m.msk", BINARY, chain, limits=([0.0], [255.0]))
+    assert ms.load(bundle).segment(noise(40, 40)).mask.shape == (40, 40)  # the bundle itself can
+    for format, suffix in SUFFIXES.items():
+        with pytest.raises(
+            InputError, match=f"m.msk: input.chain: {step} looks at an image's histogram.*serve"
+        ):
+            ms.export(bundle, tmp_path / f"m{suffix}", format=format, mask=True)
+    assert [one.name for one in tmp_path.iterdir()] == ["m.msk"]
+
+
 def test_the_command_prints_the_parity_and_refuses_with_2(tmp_path):
     from typer.testing import CliRunner
 

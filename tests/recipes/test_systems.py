@@ -1,12 +1,14 @@
 """docs/systems: every recipe is named there, every link and figure exists, and the options of the tips exist."""
 
 import re
+import shutil
 import sys
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 
+from masksmith import pipeline
 from masksmith.recipes.sources import list_recipes
 
 ROOT = Path(__file__).parents[2]
@@ -18,7 +20,7 @@ TIPS = {
     "External data": 5, "Exploration": 2, "Preprocessing": 18, "Augmentation": 17, "Modelling": 49, "Losses": 28,
     "Training": 25, "Evaluation": 7, "Ensembling": 9, "Post-processing": 6,
 }  # fmt: skip
-FILES = {"metrics.jsonl", "environment.txt", "report.html", "recipe.yaml"}
+FILES = {"duplicates.csv", "metrics.jsonl", "environment.txt", "report.html", "recipe.yaml"}
 
 
 def recipes_named(text):
@@ -79,7 +81,9 @@ def test_every_tip_of_the_blog_has_a_row_and_its_options_exist():
     words = {word for _, cells in found.values() for cell in cells for word in re.findall(r"`([^`]+)`", cell)}
     options = {word for word in words if "-" not in word} - FILES
     keys = {re.split(r"[:(=]", word)[0].rpartition(".")[2].removesuffix("[]") for word in options}
-    keys -= {"members", "masksmith check", "masksmith lr"}
+    verbs = {key for key in keys if key.startswith("masksmith ")}
+    assert all(hasattr(pipeline, verb.removeprefix("masksmith ")) for verb in verbs)
+    keys -= verbs | {"members"}
     assert len(keys) > 60
     assert sorted(key for key in keys if not re.search(rf"\b{key}\b", known)) == []
 
@@ -91,7 +95,7 @@ def tools(monkeypatch):
     import system_figures
 
     yield system_figures
-    for name in ("system_figures", "system_drawings", "drawing"):
+    for name in ("system_figures", "system_drawings", "run_figures", "drawing"):
         sys.modules.pop(name, None)
 
 
@@ -100,13 +104,23 @@ def test_the_script_draws_any_project(tools, trained, tmp_path, monkeypatch):
 
     out = tmp_path / "figures"
     tools.main(["--project", str(trained), "--pictures", str(trained), "--out", str(out)])
-    assert {path.name for path in out.iterdir()} == {path.name for path in (SYSTEMS / "figures").iterdir()}
+    kept = {path.name for path in (SYSTEMS / "figures").iterdir()}
+    of_runs = {name for name in kept if re.match(r"(curves|threshold)-tgs-", name)}
+    assert {path.name for path in out.iterdir()} == kept - of_runs
+    tools.main(["--run", str(trained), "--out", str(out)])
+    assert {"curves-smoke.svg", "threshold-smoke.svg"} <= {path.name for path in out.iterdir()}
+    words = (out / "curves-smoke.svg").read_text()
+    assert all(part in words for part in ("smoke: 6 of 6 epochs, fold 0", ">loss<", ">tgs_map<", "held out"))
     for path in out.iterdir():
         ElementTree.parse(path)
     assert "of 40 masks are empty" in (out / "coverage.svg").read_text()
     facts = dataclasses.replace(tools.facts_of(trained), columns={})  # no numbers beside the images
     assert tools.column(facts) is None
     assert tools.draw({"column": None}, tmp_path) == []
+    begun = shutil.copytree(trained, tmp_path / "begun")
+    next(begun.glob("runs/*/metrics.jsonl")).write_text("")
+    with pytest.raises(ValueError, match="no epoch is trained yet"):
+        tools.main(["--run", str(begun), "--out", str(out)])
     monkeypatch.setattr(tools, "LARGEST", 100)
     with pytest.raises(ValueError, match=r"net-depth-unet\.svg: \d+ bytes; expected at most 100"):
         tools.main(["--out", str(out)])

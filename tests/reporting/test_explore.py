@@ -139,6 +139,10 @@ def test_every_task_has_its_sections_and_nothing_comes_from_elsewhere(tmp_path, 
     images = sum(count for tag, count in page.tags.items() if tag[0] == "img")
     assert 12 * 3 < images < 400
     assert text.count("Plotly.newPlot(") >= 6
+    if task == "binary":
+        assert all(
+            words in text for words in ("coverage class against coverage", "Masks of the images above")
+        )
     if len(done.numbers["classes"]) > 1:
         together = np.array(done.numbers["together"])
         assert (together == together.T).all()

@@ -32,7 +32,5 @@ def test_the_whole_way_with_chains(example, tmp_path):
         assert found[name].shape[:2] == project.cache.test_images.shape(name)
         mean = np.mean([store[name].astype(float) for store in stored], axis=0)
         assert np.abs(found[name] - mean).max() <= 1
-    with pytest.raises(
-        InputError, match=r"input\.chain \(percentile, clahe, gamma\) looks at an image's histogram"
-    ):
+    with pytest.raises(InputError, match=r"input\.chain: percentile, clahe look at an image's histogram"):
         export_model(tmp_path / "m.msk", tmp_path / "m.pt2", format="torch")

@@ -13,6 +13,7 @@ from masksmith.data.store import Store
 from masksmith.project.folder import Project
 from masksmith.recipes.recipe import PseudoConfig, load_recipe
 from masksmith.steps.pseudo_labels import read_labels
+from masksmith.steps.train import _pseudo_data, data_of, train_key
 from tests.blends import write_pupil
 
 
@@ -71,6 +72,37 @@ def test_what_a_teacher_labels_can_be_given_as_a_table(project, labels, tmp_path
         assert confident == 0.95
 
 
+def test_what_a_label_weighs(project, labels, tmp_path):
+    """The weights are read, handed to the training, written beside the labels, and part of what a training is."""
+    path, names = labels
+    rows = path.read_text().splitlines()
+    weighed = [f"{row},{weight}" for row, weight in zip(rows, ("weight", 0.25, 1, 2, 1), strict=True)]
+    path.write_text("\n".join(weighed))
+    recipe = pupil(tmp_path, path)
+    ms.train(project, recipe=recipe)
+    opened = Project.open(project)
+    run = opened.run()
+    data = data_of(opened, run.recipe, 0, key="", pseudo=_pseudo_data(opened, run, 0))
+    assert data.pseudo.weights == {names[0]: 0.25, names[1]: 1.0, names[2]: 2.0}
+    both = data.of(run.recipe.training.stages[0])
+    assert both.weights == {f"pseudo/{name}": weight for name, weight in data.pseudo.weights.items()}
+    key = train_key(opened, run, 0)
+    run.pseudo(0).with_suffix(".weights.json").write_text("{}")
+    assert train_key(opened, run, 0) != key
+    table = PseudoConfig(table=str(run.pseudo(0).with_suffix(".labels.csv")))
+    assert read_labels(opened, table).weight == data.pseudo.weights
+    mixed = write_pupil(
+        tmp_path,
+        "mixed",
+        None,
+        data=("both",),
+        table=str(path),
+        changes={"training.mixing.mixup.probability": 0.5},
+    )
+    with pytest.raises(InputError, match=r"it has weights, and training\.mixing makes one image of several"):
+        ms.train(project, recipe=mixed)
+
+
 def test_tables_that_are_no_labels_are_refused(project, labels, tmp_path):
     opened, (path, names) = Project.open(project), labels
     train = next(iter(opened.cache.train_images))
@@ -90,6 +122,11 @@ def test_tables_that_are_no_labels_are_refused(project, labels, tmp_path):
         f"id,rle_mask,confidence\n{names[0]},1 1,sure\n",
         r"confidence of 1 rows \(first .*'sure'\); expected numbers",
     )
+    refused(
+        f"id,rle_mask,weight\n{names[0]},1 1,-1\n",
+        r"weight of 1 rows \(first .*'-1'\); expected .* 0 or more",
+    )
+    refused(f"id,rle_mask,weight\n{names[0]},1 1,0\n", r"weight of all 1 images is 0; expected some above 0")
     refused(f"id,note\n{names[0]},hello\n", r"0 columns of run-lengths in id, note; expected rle_mask")
     path.write_text(f"id,rle_mask\n{names[0]},1 1\n")
     with pytest.raises(InputError, match="it has changed since the run began"):

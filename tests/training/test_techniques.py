@@ -145,6 +145,29 @@ def test_mixed_masks_and_scalars_reach_the_loss(tmp_path):
     )  # bce: a mean of equal sizes
 
 
+def test_images_weigh_in_the_loss_as_their_weights_say(tmp_path):
+    """Those that are not named weigh 1; the gradient is that of the weighted mean of each image's loss."""
+    data = replace(make_data(tmp_path), weights={"s3": 0.5, "s4": 0.0})
+    state = state_of(data, config(batch_size=3), TinyNet(norm=False, dropout=0.0))
+    made = EpochBatches(state.tasks[0], data, state.epochs[0], np.arange(10)).make(1)
+    assert made.weights == [[0.5, 0.0, 1.0]]
+    batch = to_device(made.batches[0], torch.device("cpu"))
+    output = forward(state.fabric, state.raw, batch)
+    each = image_losses(state.losses[0], output, batch)
+    loss = batch_loss(state.losses[0], output, batch, made.weights[0])
+    torch.testing.assert_close(loss.detach(), (0.5 * each[0] + each[2]) / 3)
+    output.mask_logits.retain_grad()
+    loss.backward()
+    moved = output.mask_logits.grad.flatten(1).abs().sum(1) > 0
+    assert moved.tolist() == [True, False, True]
+    assert (
+        EpochBatches(state.tasks[0], make_data(tmp_path / "b"), state.epochs[0], np.arange(10))
+        .make(0)
+        .weights
+        is None
+    )
+
+
 def test_batches_made_ahead_are_those_made_between_the_steps(tmp_path):
     """With repeats too, whose choice is known only when the steps before are done."""
     data = make_data(tmp_path, count=10)

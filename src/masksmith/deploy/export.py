@@ -322,11 +322,11 @@ def _check_tiles(model: Segmenter) -> None:
 
 def _check_chains(model: Segmenter) -> None:
     for recipe in model.bundle.recipes:
-        if looks_at_whole(recipe.input.chain):
-            names = ", ".join(step.name for step in recipe.input.chain)
+        if whole := [step.name for step in recipe.input.chain if looks_at_whole([step])]:
             raise InputError(
-                f"{model.bundle.path}: input.chain ({names}) looks at an image's histogram, which no graph can hold; "
-                "use the bundle itself (`masksmith apply`, `serve`, `pack`)"
+                f"{model.bundle.path}: input.chain: {', '.join(whole)} look{'s' * (len(whole) == 1)} at an image's "
+                "histogram, which no graph can hold; nothing was written, use the bundle itself (`masksmith apply`, "
+                "`serve`, `pack`)"
             )
 
 

@@ -71,8 +71,9 @@ class PseudoConfig(Config):
     """Recipe whose predictions become labels: bundled, or a YAML file. It is trained first, in the same project."""
     table: str | None = None
     """In place of a teacher: a CSV file of run-lengths of test images in the data's dialect (columns id, rle_mask and,
-    if there is one, confidence: images below ``min_confident_frac`` are left out). The labels of every fold are the
-    same, so a score out of fold is honest only if what made them had not seen the training masks."""
+    if there are such, confidence: images below ``min_confident_frac`` are left out, and weight: by it the loss of an
+    image is multiplied, then taken for each image alone). The labels of every fold are the same, so a score out of fold
+    is honest only if what made them had not seen the training masks."""
     table_hash: str | None = None
     """Hash of the table; filled in when a recipe is resolved."""
     set: list[str] = Field(default_factory=list)

@@ -11,6 +11,7 @@ Sources:
 
 import csv
 import io
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ import numpy as np
 from masksmith.augment.sampling import class_of
 from masksmith.core.arrays import IGNORE, Codes, Int, Mask
 from masksmith.core.errors import InputError
-from masksmith.core.files import read_json, write_json, write_text
+from masksmith.core.files import read_json, remove, write_json, write_text
 from masksmith.core.progress import logger
 from masksmith.core.randomness import stream
 from masksmith.data.rle import decode_rows, encode
@@ -35,6 +36,7 @@ from masksmith.project.members import Member
 from masksmith.recipes.recipe import PseudoConfig, QuotaConfig, table_hash
 from masksmith.steps.predict import codes_digest, predict_member, test_of
 from masksmith.steps.train import labels_of, train_member
+from masksmith.training.config import TrainingConfig
 
 _VERSION = "1"
 _DRAW = 7011
@@ -133,6 +135,7 @@ def make_labels(project: Project, member: Member) -> None:
 
     ``runs/NAME/pseudo/fold_k.npy`` holds the masks of the images that are kept, ``fold_k.json`` beside it how many of
     which coverage class, and ``fold_k.labels.csv`` their run-lengths and confidence, as ``pseudo.table`` takes them.
+    What a table's images weigh is in ``fold_k.weights.json``.
 
     Raises:
         InputError: A teacher is not trained, a table is not of these images, or no image is kept.
@@ -155,6 +158,7 @@ def make_labels(project: Project, member: Member) -> None:
     if codes is None:
         assert pseudo.table is not None
         source, made_by = read_labels(project, pseudo), [pseudo.table]
+        _refuse_mixing(run.recipe.training, source)
     else:
         source, made_by = _Predicted(codes, pseudo), [teacher.name for teacher in teachers]
     kept, made = _select(project, source, pseudo, made_by, rng)
@@ -171,13 +175,18 @@ def make_labels(project: Project, member: Member) -> None:
     writer = StoreWriter(path, [(name, (*shapes.shape(name), 1)) for name in kept], dtype=np.uint8)
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
-    table.writerow(["id", "rle_mask", "confidence"])
+    weights = source.weight if isinstance(source, TableLabels) else {}
+    table.writerow(["id", "rle_mask", "confidence", *(["weight"] if weights else [])])
     for name in kept:  # labelled once more: all masks at once might not fit into memory
         mask, confident = source[name]
         writer.write(name, mask[..., None])
         runs = encode((mask == 1).astype(np.uint8), dialect=_dialect(project))
-        table.writerow([name, runs, f"{confident:.4f}"])
+        table.writerow([name, runs, f"{confident:.4f}", *([weights[name]] if weights else [])])
     writer.close()
+    if weights:
+        write_json(path.with_suffix(".weights.json"), {name: weights[name] for name in kept})
+    else:
+        remove(path.with_suffix(".weights.json"))
     write_text(path.with_suffix(".labels.csv"), text.getvalue())
     write_json(path.with_suffix(".json"), vars(made))
     run.ledger.mark_done(entry, key)
@@ -208,11 +217,13 @@ class _Predicted:
 
 @dataclass(frozen=True)
 class TableLabels:
-    """The labels of a CSV file: the runs of each image, and its confidence."""
+    """The labels of a CSV file: the runs of each image, its confidence, and what its loss weighs."""
 
     where: str
     runs: dict[str, list[str]]
     confidence: dict[str, float]
+    weight: dict[str, float]
+    """Of its loss; empty where the table has none."""
     shapes: Store
     dialect: str
 
@@ -232,7 +243,7 @@ def read_labels(project: Project, pseudo: PseudoConfig) -> TableLabels:
 
     Raises:
         InputError: It has changed, is no table of run-lengths, names images that are no test images, or a confidence is
-            no number in 0…1.
+            no number in 0…1, a weight none of 0 or more.
     """
     assert pseudo.table is not None
     where, path = f"pseudo.table: {pseudo.table}", Path(pseudo.table)
@@ -249,19 +260,11 @@ def read_labels(project: Project, pseudo: PseudoConfig) -> TableLabels:
             f"{where}: {len(found)} columns of run-lengths in {', '.join(table.columns)}; expected rle_mask"
         )
     runs: dict[str, list[str]] = {}
-    sure: dict[str, float] = {}
-    bad: list[str] = []
     for row in table.rows:
-        name, text = row[key], row.get(names.get("confidence", ""), "1")
-        runs.setdefault(name, []).append(row[found[0]])
-        try:
-            sure[name] = min(sure.get(name, 1.0), float(text))
-        except ValueError:
-            sure[name] = -1.0
-        if not 0 <= sure[name] <= 1:
-            bad.append(f"{name}: {text!r}")
-    if bad:
-        raise InputError(f"{where}: confidence of {len(bad)} rows (first {bad[0]}); expected numbers in 0…1")
+        runs.setdefault(row[key], []).append(row[found[0]])
+    rows = [(row[key], row) for row in table.rows]
+    sure = _numbers(rows, names.get("confidence"), where=where, most=1.0) or dict.fromkeys(runs, 1.0)
+    weight = _numbers(rows, names.get("weight"), where=where, most=math.inf)
     test = set(project.cache.test_images)
     if foreign := sorted(set(runs) - test):
         train = set(foreign) & set(project.cache.train_images)
@@ -270,7 +273,42 @@ def read_labels(project: Project, pseudo: PseudoConfig) -> TableLabels:
             f"{where}: {len(foreign)} of {len(runs)} images are no test images (first {foreign[0]!r}){what}; only "
             "these can have pseudo-labels: training images are held out to be scored"
         )
-    return TableLabels(where, runs, sure, project.cache.test_images, _dialect(project))
+    return TableLabels(where, runs, sure, weight, project.cache.test_images, _dialect(project))
+
+
+def _numbers(
+    rows: Sequence[tuple[str, Mapping[str, str]]], column: str | None, *, where: str, most: float
+) -> dict[str, float]:
+    """Return a column's number of each image, the least of its rows; empty where there is no such column.
+
+    Raises:
+        InputError: Some are no numbers of 0 to ``most``.
+    """
+    found: dict[str, float] = {}
+    bad: list[str] = []
+    for name, row in rows if column is not None else ():
+        assert column is not None
+        try:
+            value = float(row[column])
+        except ValueError:
+            value = math.nan
+        if not (0 <= value <= most and math.isfinite(value)):
+            bad.append(f"{name}: {row[column]!r}")
+        found[name] = min(found.get(name, value), value)
+    if bad:
+        expected = "numbers in 0…1" if most == 1 else "numbers of 0 or more"
+        raise InputError(f"{where}: {column} of {len(bad)} rows (first {bad[0]}); expected {expected}")
+    if found and not any(found.values()):
+        raise InputError(f"{where}: {column} of all {len(found)} images is 0; expected some above 0")
+    return found
+
+
+def _refuse_mixing(training: TrainingConfig, labels: TableLabels) -> None:
+    if labels.weight and training.mixing.is_on:
+        raise InputError(
+            f"{labels.where}: it has weights, and training.mixing makes one image of several, which then weigh "
+            "differently; leave the column weight out, or set the probabilities of training.mixing to 0"
+        )
 
 
 def _limit(config: PseudoConfig) -> str:

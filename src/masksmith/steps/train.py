@@ -15,7 +15,7 @@ from lightning_fabric import Fabric
 
 from masksmith.core.config import suggest
 from masksmith.core.errors import InputError
-from masksmith.core.files import digest, remove, remove_matching
+from masksmith.core.files import digest, read_json, remove, remove_matching
 from masksmith.core.progress import logger
 from masksmith.data.store import Store, is_whole
 from masksmith.folds.config import ALL
@@ -221,7 +221,10 @@ def train_key(project: Project, run: Run, fold: int) -> str:
 def _labels_digest(run: Run, fold: int) -> str:
     """Return a hash of the pseudo-labels of a fold; empty where there are none yet."""
     labels = labels_of(run, fold)
-    return "" if labels is None else digest(*(f"{name} {one.crc32}" for name, one in labels.entries.items()))
+    if labels is None:
+        return ""
+    weights = [f"{name} weighs {weight!r}" for name, weight in label_weights(run, fold).items()]
+    return digest(*(f"{name} {one.crc32}" for name, one in labels.entries.items()), *weights)
 
 
 def labels_of(run: Run, fold: int) -> Store | None:
@@ -233,6 +236,13 @@ def labels_of(run: Run, fold: int) -> Store | None:
     except InputError as error:
         logger.warning("%s", error)
         return None
+
+
+def label_weights(run: Run, fold: int) -> dict[str, float]:
+    """Return what the loss of each pseudo-labelled image weighs; empty where no table said so."""
+    path = run.pseudo(fold).with_suffix(".weights.json")
+    found: dict[str, float] = read_json(path) if path.exists() else {}
+    return found
 
 
 def _held_out(run: Run) -> list[Member]:
@@ -354,6 +364,7 @@ def _pseudo_data(project: Project, run: Run, fold: int) -> FoldData | None:
         scalars={name: scalars[name] for name in masks} if scalars else {},
         custom=project.augment,
         mirror=project.target.mirrored(run.recipe.training.augment.mirror_pairs),
+        weights=label_weights(run, fold),
     )
 
 

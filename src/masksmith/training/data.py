@@ -46,6 +46,8 @@ class FoldData:
     """The class that each class becomes in a mirror image; empty where none changes."""
     custom: CallableAugment | None = None
     """A callable of the user's that the recipe names."""
+    weights: dict[str, float] = field(default_factory=dict)
+    """Id -> what the loss of an image weighs, 1 where it is not named; empty: losses are those of whole batches."""
     held_out: list[str] = field(default_factory=list)
     """Ids of the images that the fold is validated on; ``scalars`` has theirs too."""
     pseudo: "FoldData | None" = None
@@ -107,6 +109,7 @@ class FoldData:
                 for key, part in parts.items()
                 for name, numbers in part.scalars.items()
             },
+            weights={joined_id("pseudo", name): weight for name, weight in self.pseudo.weights.items()},
             held_out=[],
             pseudo=None,
         )
@@ -162,6 +165,8 @@ class StepBatches:
     """Positions of the images of each batch in the training set of the stage."""
     number: int
     """Which new step of the epoch this is; a repeat has the number of the one that it repeats."""
+    weights: list[list[float]] | None = None
+    """What the loss of each image weighs; None: the losses are those of the batches."""
 
     @property
     def images(self) -> int:
@@ -191,11 +196,14 @@ class EpochBatches:
         parts = [self.order[at].tolist() for at in self._places(number)]
         turns = [self.seen[at].tolist() for at in self._places(number)]
         counters = (self.data.seed, self.data.fold, self.epoch.stage, self.epoch.number)
+        names = [names_of(self.data.ids, part) for part in parts]
         batches = [
-            make_batch(self.task, names_of(self.data.ids, part), part, counters=counters, seen=seen)
-            for part, seen in zip(parts, turns, strict=True)
+            make_batch(self.task, own, part, counters=counters, seen=seen)
+            for own, part, seen in zip(names, parts, turns, strict=True)
         ]
-        return StepBatches(batches, parts, number)
+        given = self.data.weights
+        weights = [[given.get(name, 1.0) for name in own] for own in names] if given else None
+        return StepBatches(batches, parts, number, weights)
 
     def coverage(self, name: str) -> Int[np.ndarray, "h w"]:
         """Return how often the windows of the epoch look at each pixel of an image; distortions are left out."""

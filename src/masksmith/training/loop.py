@@ -147,10 +147,11 @@ def train_step(state: TrainingState, batches: StepBatches) -> Tensor:
     counters = (data.seed, data.fold, epoch.stage, epoch.number, state.progress.step, 1)
     torch.manual_seed(int(stream(*counters).integers(2**62)))
     step_loss = torch.zeros((), device=device)
-    for arrays, indices in zip(batches.batches, batches.indices, strict=True):
+    weights: Sequence[list[float] | None] = batches.weights or [None] * len(batches.batches)
+    for arrays, indices, own in zip(batches.batches, batches.indices, weights, strict=True):
         batch = to_device(arrays, device)
         output = forward(state.fabric, state.model, batch)
-        loss = batch_loss(state.loss_of, output, batch) * (len(indices) / batches.images)
+        loss = batch_loss(state.loss_of, output, batch, own) * (len(indices) / batches.images)
         state.fabric.backward(loss)
         step_loss += loss.detach()
         if state.metrics:

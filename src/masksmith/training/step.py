@@ -86,8 +86,21 @@ def forward(fabric: Fabric, model: nn.Module, batch: DeviceBatch) -> Output:
     return output
 
 
-def batch_loss(loss_of: LossOf, output: Output, batch: DeviceBatch) -> Float[Tensor, ""]:
-    """Return the loss of a batch; where other images were mixed in, of both masks by their shares."""
+def batch_loss(
+    loss_of: LossOf, output: Output, batch: DeviceBatch, weights: Sequence[float] | None = None
+) -> Float[Tensor, ""]:
+    """Return the loss of a batch; where other images were mixed in, of both masks by their shares.
+
+    Args:
+        loss_of: The loss of a stage.
+        output: Of the batch.
+        batch: On the device.
+        weights: What each image weighs: the loss is the mean of weight · loss of the image alone. None: it is that of
+            the batch.
+    """
+    if weights is not None:
+        losses = _each_loss(loss_of, output, batch)
+        return (losses * losses.new_tensor(weights)).mean()
     loss = loss_of(output, batch.mask)
     if batch.other_mask is None:
         return loss
@@ -97,6 +110,10 @@ def batch_loss(loss_of: LossOf, output: Output, batch: DeviceBatch) -> Float[Ten
 @torch.no_grad()
 def image_losses(loss_of: LossOf, output: Output, batch: DeviceBatch) -> Float[Tensor, " b"]:
     """Return the loss of each image alone."""
+    return _each_loss(loss_of, output, batch)
+
+
+def _each_loss(loss_of: LossOf, output: Output, batch: DeviceBatch) -> Float[Tensor, " b"]:
     return torch.stack(
         [batch_loss(loss_of, _image_of(output, i), _alone(batch, i)) for i in range(len(batch.image))]
     )
