@@ -6,7 +6,7 @@
 ``read`` gives the images and masks of a data folder. The verbs are functions: ``layout check explore folds train
 predict tune submit report compare compete plan lr noise score convert example recipes verify vocabulary cache clean
 doctor bundle apply pack export serve add_member list_members remove_member weights blend ablate add_board_score
-board``; ``load`` opens a bundle or an exported file. ``masksmith.preprocess`` holds transforms for notebooks. Importing
+board watch``; ``load`` opens a bundle or an exported file. ``masksmith.preprocess`` holds transforms for notebooks. Importing
 the package imports neither torch nor numpy; the first verb does.
 """
 
@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from masksmith.pipeline import tune as tune
     from masksmith.pipeline import verify as verify
     from masksmith.pipeline import vocabulary as vocabulary
+    from masksmith.pipeline import watch as watch
     from masksmith.pipeline import weights as weights
 
 torchvision_guard.install()
@@ -101,6 +102,7 @@ _VERBS = (
     "tune",
     "verify",
     "vocabulary",
+    "watch",
     "weights",
 )
 

@@ -71,6 +71,12 @@ Scale = Annotated[
         "--scale", help="small: a published recipe made small, to see it go the whole way in minutes."
     ),
 ]
+Log = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--log", help="Hand the events on to tensorboard, mlflow or wandb (offline); may be repeated."
+    ),
+]
 Ignore = Annotated[
     list[int] | None,
     typer.Option("--ignore", metavar="VALUE", help="Value of mask files that is not judged."),
@@ -97,6 +103,7 @@ def compete(
         Path | None, typer.Option("--from", metavar="MODEL", help="Train the net of a bundle on.")
     ] = None,
     scale: Scale = None,
+    log: Log = None,
 ) -> None:
     """Go the whole way: check, folds, train, predict, tune, submit, report."""
     result = masksmith.compete(
@@ -113,6 +120,7 @@ def compete(
         layout=layout,
         from_model=from_model,
         scale=scale,
+        log=log or (),
     )
     print(result)
     if result.stopped is not None:
@@ -411,9 +419,16 @@ def folds(project: Folder, recipe: RecipeName = "auto", overrides: Set = None) -
 
 
 @app.command()
-def train(project: Folder, recipe: RecipeName = "auto", overrides: Set = None, scale: Scale = None) -> None:
+def train(
+    project: Folder,
+    recipe: RecipeName = "auto",
+    overrides: Set = None,
+    scale: Scale = None,
+    log: Log = None,
+) -> None:
     """Train the folds that are not trained yet."""
-    print(masksmith.train(project, recipe=recipe, overrides=overrides or (), scale=scale).path)
+    run = masksmith.train(project, recipe=recipe, overrides=overrides or (), scale=scale, log=log or ())
+    print(run.path)
 
 
 @app.command()
@@ -595,6 +610,22 @@ def board_show(project: Folder) -> None:
 def report(project: Folder, run: RunName = None) -> None:
     """Write report.html."""
     print(masksmith.report(project, run=run))
+
+
+@app.command()
+def watch(
+    project: Folder,
+    every: Annotated[
+        float | None,
+        typer.Option("--every", help="Seconds between two looks; default: 2 on a terminal, else 10."),
+    ] = None,
+    once: Annotated[bool, typer.Option("--once", help="Show it once, and go.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a line of JSON for each look.")] = False,
+) -> None:
+    """Look on while a project trains in another process: trainings, curves, time left, score, pictures."""
+    from masksmith.steps.watch import follow
+
+    follow(project, every_s=every, once=once, as_json=as_json)
 
 
 @app.command()

@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from masksmith.deploy.pack import Packed
     from masksmith.deploy.segmenter import Segmenter
     from masksmith.models.convert import Converted
+    from masksmith.project.live import Live
     from masksmith.recipes.describe import EnsembleSummary, RecipeSummary
     from masksmith.recipes.verify import Verdicts
     from masksmith.recipes.vocabulary import Vocabulary
@@ -459,6 +460,7 @@ def train(
     overrides: Overrides = (),
     augment: CallableAugment | None = None,
     scale: str | None = None,
+    log: str | Sequence[str] = (),
 ) -> Run:
     """Train the folds of a recipe, or of all recipes of an ensemble, that are not trained yet.
 
@@ -468,14 +470,22 @@ def train(
         overrides: Dotted changes, as for ``compete``.
         augment: As for ``compete``.
         scale: As for ``compete``.
+        log: As for ``compete``.
 
     Returns:
         The run of the recipe, or of the first recipe of the ensemble.
     """
-    project, changes = Project.open(Path(out), augment=augment), dotted(overrides)
+    loggers = _loggers(log)
+    project, changes = Project.open(Path(out), augment=augment, loggers=loggers), dotted(overrides)
     asked = load_asked(recipe, changes, scale=scale)
     with steps.work.working(project):
         return steps.compete.train_asked(project, for_data(project, asked, recipe, changes))
+
+
+def _loggers(asked: str | Sequence[str]) -> tuple[str, ...]:
+    from masksmith.training.loggers import check_loggers
+
+    return check_loggers([asked] if isinstance(asked, str) else asked)
 
 
 def predict(out: str | Path, *, run: str | None = None) -> Run:
@@ -729,6 +739,22 @@ def report(out: str | Path, *, run: str | None = None) -> Path:
         return steps.report.report_members(project, read_members(project, run))
 
 
+def watch(out: str | Path) -> "Live":
+    """Return what a project is doing now, of its files alone; nothing is locked or written.
+
+    Args:
+        out: Project folder.
+
+    Returns:
+        ``state`` (working, done, stopped or absent), ``says``, ``trainings`` with their curves, ``left_s``, ``score``,
+        ``process`` with its memory, ``pictures`` and more; ``to_json()`` gives plain values. ``masksmith watch`` shows
+        it until the project rests.
+    """
+    from masksmith.project.live import look
+
+    return look(Path(out))
+
+
 def compare(
     *projects: str | Path,
     runs: Sequence[str] = (),
@@ -775,6 +801,7 @@ def compete(
     layout: str | Path | None = None,
     from_model: str | Path | None = None,
     scale: str | None = None,
+    log: str | Sequence[str] = (),
 ) -> Result:
     """Go the whole way from a data folder to a validated submission, masks and a report.
 
@@ -801,6 +828,8 @@ def compete(
         scale: "small" makes a published recipe small, to see it go the whole way in minutes: an eighth of the size, a
             narrow net, an epoch a stage (see recipes/trial.py).
         from_model: A bundle whose net is trained on, with a lower rate and half its epochs; ``recipe`` is its own.
+        log: Experiment trackers that get the events of all trainings, too: tensorboard, mlflow, wandb (see
+            docs/watch.md).
 
     Raises:
         InputError: Data, recipe, budget or folder cannot be used; nothing already written is lost.
@@ -812,11 +841,12 @@ def compete(
     if scale is not None and (planned or model is not None):
         raise InputError(f"--scale {scale} with --{'budget' if planned else 'from'}: expected one of them")
     asked = load_to_compete_in_budget(recipe, pinned) if planned else load_asked(recipe, pinned, scale=scale)
+    loggers = _loggers(log)
     with interrupt.graceful():
         checked = check(data, out, dialect=dialect, task=task, ignore=ignore, layout=layout)
         for line in str(checked).splitlines():
             logger.info("%s", line)
-        project = Project.open(Path(out), augment=augment)
+        project = Project.open(Path(out), augment=augment, loggers=loggers)
         if model is not None:
             with folder_lock(project.root):
                 recipe = str(steps.fine_tuning.recipe_from_model(project, model))

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from masksmith.steps import submit as submit
     from masksmith.steps import tune as tune
     from masksmith.steps import verify as verify
+    from masksmith.steps import watch as watch
     from masksmith.steps import weights as weights
     from masksmith.steps import work as work
 
