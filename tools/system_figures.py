@@ -13,13 +13,13 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from drawing import BLUE, FAINT, GREEN, ORANGE, RED, SERIES, Chart, Drawing
 from system_drawings import DRAWINGS
 
 from masksmith.prediction.store import prob_of
 from masksmith.project.folder import Project
 from masksmith.project.members import read_members
 from masksmith.reporting import ReportFacts
+from masksmith.reporting.drawing import BLUE, FAINT, GREEN, ORANGE, RED, SERIES, Chart, Drawing
 from masksmith.reporting.figures import cdf_gap, stage_starts
 from masksmith.reporting.page import class_samples
 from masksmith.reporting.pictures import four_panels, joined, overlay

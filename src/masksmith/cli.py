@@ -710,6 +710,33 @@ def score(
 
 
 @app.command()
+def explain(
+    name: Annotated[
+        str | None,
+        typer.Argument(help="A metric, loss, view, augmentation or topic; none: what there is."),
+    ] = None,
+    image: Annotated[
+        Path | None, typer.Option("--image", help="A picture to explain it on; default: a drawn one.")
+    ] = None,
+    mask: Annotated[Path | None, typer.Option("--mask", help="Its true mask: above 0 is foreground.")] = None,
+    pred: Annotated[
+        Path | None, typer.Option("--pred", help="A predicted mask, or probabilities as grey values.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="The page with pictures: FILE.html.")
+    ] = None,
+) -> None:
+    """Explain a metric, a loss or a method on an image, with pictures."""
+    if name is None:
+        from masksmith.steps.explain import names_by_kind
+
+        for kind, names in names_by_kind().items():
+            print(f"{kind}: {', '.join(names)}")
+        return
+    print(masksmith.explain(name, image=image, mask=mask, pred=pred, out=out))
+
+
+@app.command()
 def convert(
     source: Annotated[
         Path,

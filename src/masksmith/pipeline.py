@@ -61,6 +61,7 @@ if TYPE_CHECKING:
     from masksmith.steps.compare import Comparison
     from masksmith.steps.dataset import DataSet, LayoutReport
     from masksmith.steps.doctor import Line
+    from masksmith.steps.explain import Explanation
     from masksmith.steps.explore import Explored
     from masksmith.steps.external import MemberLine
     from masksmith.steps.lr_test import LrFound
@@ -1050,6 +1051,35 @@ def example(
         layout=layout,
         side=side,
     )
+
+
+def explain(
+    name: str,
+    *,
+    image: str | Path | None = None,
+    mask: str | Path | None = None,
+    pred: str | Path | None = None,
+    out: str | Path | None = None,
+) -> "Explanation":
+    """Explain a metric, a loss, a view, an augmentation or a topic of theory on an image.
+
+    Args:
+        name: As a recipe writes it (``tgs_map``, ``lovasz``, ``hflip``, ``elastic``), or a topic such as ``unet``; an
+            unknown one is answered with all that there are.
+        image: A picture; None: a drawn one, of intersection 872 and union 1349 pixels.
+        mask: Its true mask, of the same size: above 0 is foreground.
+        pred: A predicted mask, or probabilities from 0 to the largest value of the type; None: the true mask, moved.
+        out: Page with the pictures to write, FILE.html; it needs no network.
+
+    Returns:
+        What there is to say; ``print`` shows its text and numbers.
+
+    Raises:
+        InputError: An unknown name, files that cannot be read or have other sizes, or ``out`` is somebody else's file.
+    """
+    places = (None if one is None else Path(one) for one in (image, mask, pred, out))
+    own, truth, found, page = places
+    return steps.explain.explain_name(name, image=own, mask=truth, pred=found, out=page)
 
 
 def convert(

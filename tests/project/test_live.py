@@ -7,8 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 import masksmith as ms
 from masksmith.core.files import read_json, write_json
 from masksmith.core.locks import LOCK, folder_lock
@@ -93,7 +91,9 @@ def test_the_states_of_a_process(project, tmp_path):
     under_way(project)
     live = look(project)
     assert live.state == "stopped"
-    assert live.says == "no process is at work; 0 of 1 trainings are done. The same command goes on from there"
+    assert (
+        live.says == "no process is at work; 0 of 1 trainings are done. The same command goes on from there"
+    )
     held_by(project, "rubbish")
     assert look(project).process is None
     assert look(tmp_path / "none").state == "absent"
@@ -128,6 +128,8 @@ def test_files_that_are_torn_or_not_ours(project):
     (run.path / "stage.json").write_text("{")
     live = look(project)
     assert live.state == "stopped"
-    assert json.loads(json.dumps(live.to_json(), allow_nan=False))["trainings"][0]["curves"] == {"loss": [[1, None]]}
+    assert json.loads(json.dumps(live.to_json(), allow_nan=False))["trainings"][0]["curves"] == {
+        "loss": [[1, None]]
+    }
     Path(run.path / "recipe.yaml").write_text("name: [")
     assert look(project).trainings == ()

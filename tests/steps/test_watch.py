@@ -56,13 +56,13 @@ def test_a_process_between_two_parts_of_its_work_is_waited_for(project):
 
 
 def test_a_page_with_curves_and_pictures(project):
-    for colours, has in (("truecolor", "▀▀▀"), (None, ".png")):
+    for colours, has, count in (("truecolor", "▀", 500), (None, ".png", 3)):
         out = console(force_terminal=True, color_system=colours)
         follow(project, console=out, once=True)
         page = out.file.getvalue()
         assert "out of fold: tgs_map" in page
         assert "curves of smoke-" in page
-        assert has in page
+        assert page.count(has) >= count
     out = console(force_terminal=True, color_system="truecolor")
     held_by(project, f"pid {dead_pid()} on {look(project).process.host}")
     assert follow(project, console=out, sleep=pytest.fail).state == "done"
@@ -94,12 +94,12 @@ def test_the_command(project, tmp_path):
     with pytest.raises(InputError, match="none: not a masksmith project"):
         follow(tmp_path / "none")
     for seconds in (0.0, float("nan")):
-        with pytest.raises(InputError, match="--every .*expected seconds"):
+        with pytest.raises(InputError, match=r"--every .*expected seconds"):
             follow(project, every_s=seconds)
 
 
 def test_sparklines():
-    assert sparkline(tuple(enumerate([0.0, 1.0, 7.0, 8.0])), 8) == "▁▂▇█"
+    assert sparkline(tuple(enumerate([0.0, 1.0, 6.0, 8.0])), 8) == "▁▂▇█"
     assert sparkline(tuple(enumerate([5.0] * 9)), 3) == "▁▁▁"
     assert sparkline(((1, float("nan")), (2, 1.0)), 8) == " ▁"
     assert sparkline(((1, float("nan")),), 8) == " "
@@ -108,7 +108,10 @@ def test_sparklines():
 @pytest.mark.slow
 def test_a_reader_that_goes_away(project):
     command = [sys.executable, "-m", "masksmith", "watch", str(project), "--every", "0.2", "--json"]
-    with folder_lock(project), subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    with (
+        folder_lock(project),
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process,
+    ):
         process.stdout.readline()
         process.stdout.close()
         assert process.wait(timeout=60) == 0

@@ -1,4 +1,4 @@
-"""Experiment trackers: each event once, whatever happens to the training or the tracker. The packages are false ones."""
+"""Experiment trackers: each event once, whatever happens to the training or the tracker. The packages are mocks."""
 
 import json
 import sys
@@ -164,7 +164,13 @@ def test_tensorboard(tmp_path, monkeypatch):
     one.log(3, {"train/loss": 0.5})
     one.close()
     text = "    model.widths.0: 8\n    model.widths.1: 16"
-    assert said == [str(tmp_path / "tensorboard/run/fold_0"), text, ("train/loss", 0.5, 3), "flushed", "closed"]
+    assert said == [
+        str(tmp_path / "tensorboard/run/fold_0"),
+        text,
+        ("train/loss", 0.5, 3),
+        "flushed",
+        "closed",
+    ]
 
 
 def test_mlflow(tmp_path, monkeypatch):
@@ -194,7 +200,9 @@ def test_mlflow(tmp_path, monkeypatch):
             said.append((run, "ended"))
 
     entities = {"Metric": lambda *metric: metric, "Param": lambda *param: param}
-    false_package(monkeypatch, mlflow={}, mlflow__entities=entities, mlflow__tracking={"MlflowClient": Client})
+    false_package(
+        monkeypatch, mlflow={}, mlflow__entities=entities, mlflow__tracking={"MlflowClient": Client}
+    )
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.setattr(loggers.time, "time", lambda: 2.0)
     place = Place(tmp_path, "p", "run/fold_0", {"seed": 1})
@@ -225,5 +233,3 @@ def test_wandb(tmp_path, monkeypatch):
     assert (how["mode"], how["resume"], how["config"]) == ("offline", "allow", {"seed": 1})
     assert said[1:] == [(3, {"train/loss": 0.5}), "finished"]
     assert loggers._Wandb(place).id == one.id == how["id"]  # the same run again
-
-

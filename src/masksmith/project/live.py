@@ -219,7 +219,15 @@ def _trainings(project: Project, plan: dict[str, Any], *, working: bool, now: fl
 
 
 def _ordered(trainings: Sequence[Training]) -> list[Training]:
-    rank = {"done": 0, "left out": 0, "trained": 0, "predicting": 1, "training": 1, "stopped": 2, "waiting": 3}
+    rank = {
+        "done": 0,
+        "left out": 0,
+        "trained": 0,
+        "predicting": 1,
+        "training": 1,
+        "stopped": 2,
+        "waiting": 3,
+    }
     return sorted(trainings, key=lambda one: rank[one.state])
 
 
@@ -322,7 +330,9 @@ def _at_rest(project: Project, live: Live) -> Live:
     if asked and not open_ and live.score is not None and (unit is None or unit.kind == "fold"):
         makes = "1 training makes" if len(asked) == 1 else f"{len(asked)} trainings make"
         return replace(live, state="done", says=f"done: {makes} the submission")
-    count = f"{live.done} of {len(live.trainings)} trainings are done" if live.trainings else "nothing is trained"
+    count = (
+        f"{live.done} of {len(live.trainings)} trainings are done" if live.trainings else "nothing is trained"
+    )
     who = "no process is at work"
     if live.process is not None and live.process.alive:
         who = f"pid {live.process.pid} is alive, but holds no lock here at the moment"

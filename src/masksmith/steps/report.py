@@ -142,9 +142,7 @@ def _member_lines(members: Sequence[Member]) -> list[MemberLine]:
     return lines
 
 
-def _repeat(
-    project: Project, members: Sequence[Member], tuning: Mapping[str, Any]
-) -> list[tuple[str, str]]:
+def _repeat(project: Project, members: Sequence[Member], tuning: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Return how to make this again; folders are named by their last part, for the page may be sent to others."""
     data, out = Path(project.catalog.root).name, project.root.resolve().name
     own = [member for member in members if not member.run.is_external]

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,7 +33,13 @@ _BLOCKS = "▁▂▃▄▅▆▇█"
 _PATIENCE_S = 30.0  # between two parts of its work a process holds no lock for a moment
 _PANEL = 22  # columns of a picture's panel in a terminal
 _LOOKED_AT = 60  # held-out images that pictures are chosen from
-_COLOURS = {"done": "green", "training": "cyan", "predicting": "cyan", "stopped": "yellow", "left out": "yellow"}
+_COLOURS = {
+    "done": "green",
+    "training": "cyan",
+    "predicting": "cyan",
+    "stopped": "yellow",
+    "left out": "yellow",
+}
 
 RGB = UInt8[np.ndarray, "h w 3"]
 
@@ -136,8 +143,9 @@ def follow(
     if as_json or not out.is_terminal or once:
         return _print(live, out, every_s or 10.0, once=once, as_json=as_json, sleep=sleep)
     with Screen(_page(live, out), console=out, auto_refresh=False) as screen:
-        for live in _looks(live, every_s or 2.0, sleep):
-            screen.update(_page(live, out), refresh=True)
+        for now in _looks(live, every_s or 2.0, sleep):
+            live = now
+            screen.update(_page(now, out), refresh=True)
     return live
 
 
@@ -164,7 +172,8 @@ def _print(
 ) -> Live:
     said = ""
     try:
-        for live in [live] if once else _looks(live, every_s, sleep):
+        for now in [live] if once else _looks(live, every_s, sleep):
+            live = now
             if once and out.is_terminal and not as_json:
                 out.print(_page(live, out))
                 continue
@@ -233,7 +242,7 @@ def sparkline(curve: Curve, width: int) -> str:
     values = np.array([value for _, value in curve], np.float64)
     if len(values) > width:
         edges = np.linspace(0, len(values), width + 1).astype(int)
-        values = np.array([values[a:b].mean() for a, b in zip(edges[:-1], edges[1:], strict=True)])
+        values = np.array([values[a:b].mean() for a, b in pairwise(edges)])
     known = values[np.isfinite(values)]
     if not known.size:
         return " " * len(values)
@@ -298,7 +307,11 @@ def _trainings(live: Live, width: int) -> RenderableType:
         ]
         if width >= 100:
             pace = "" if one.images_per_s is None else f"{one.images_per_s:.0f}"
-            cells += [Text(pace), Text(clock(one.spent_s) if one.spent_s else ""), Text(_clean(one.note), "dim")]
+            cells += [
+                Text(pace),
+                Text(clock(one.spent_s) if one.spent_s else ""),
+                Text(_clean(one.note), "dim"),
+            ]
         table.add_row(*cells)
     return table
 

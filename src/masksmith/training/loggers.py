@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from masksmith.core.config import look_up
 from masksmith.core.errors import InputError
@@ -39,6 +39,7 @@ class Place:
     """What the tracker called the run in an earlier process; empty for a new one."""
 
 
+@runtime_checkable
 class Tracker(Protocol):
     """A run of an experiment tracker that is open."""
 
@@ -61,7 +62,9 @@ class _Tensorboard:
         self.id = place.run
         self.writer: Any = SummaryWriter(str(place.folder / "tensorboard" / place.run))
         if not place.id:
-            self.writer.add_text("recipe", "\n".join(f"    {key}: {value}" for key, value in _flat(place.config)))
+            self.writer.add_text(
+                "recipe", "\n".join(f"    {key}: {value}" for key, value in _flat(place.config))
+            )
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         for name, value in values.items():
@@ -94,7 +97,9 @@ class _Mlflow:
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         now = int(time.time() * 1000)
-        self.client.log_batch(self.id, metrics=[self.metric(name, value, now, step) for name, value in values.items()])
+        self.client.log_batch(
+            self.id, metrics=[self.metric(name, value, now, step) for name, value in values.items()]
+        )
 
     def close(self) -> None:
         self.client.set_terminated(self.id)
@@ -190,12 +195,16 @@ class Follower:
                 return
             tracker = self._open(before)
             now = before | {"id": tracker.id, "sent": len(events), "last": events[-1]}
-            write_json(self.sent, now)  # before they are sent: a kill in between loses a point and doubles none
+            write_json(
+                self.sent, now
+            )  # before they are sent: a kill in between loses a point and doubles none
             for step, values in _points(fresh):
                 tracker.log(step, values)
         except Exception as error:  # whatever it is, a training is worth more
             self._failed = True
-            logger.warning("--log %s: %s: %s; the training goes on without it", self.name, type(error).__name__, error)
+            logger.warning(
+                "--log %s: %s: %s; the training goes on without it", self.name, type(error).__name__, error
+            )
             if self._tracker is not None:
                 write_json(self.sent, before | {"id": self._tracker.id})
 
@@ -233,7 +242,9 @@ def _points(events: Sequence[Event]) -> Iterator[tuple[int, dict[str, float]]]:
 
 def _flat(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:  # noqa: ANN401
     """Yield (dotted key, value) of a table in tables and lists."""
-    inner = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else None
+    inner = (
+        value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else None
+    )
     if inner is None:
         yield key, value
         return
