@@ -204,6 +204,7 @@ def test_mlflow(tmp_path, monkeypatch):
         monkeypatch, mlflow={}, mlflow__entities=entities, mlflow__tracking={"MlflowClient": Client}
     )
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")  # so that it is taken back
     monkeypatch.setattr(loggers.time, "time", lambda: 2.0)
     place = Place(tmp_path, "p", "run/fold_0", {"seed": 1})
     one = loggers._Mlflow(place)

@@ -156,7 +156,7 @@ def look(root: Path, *, pictures: int = 6) -> Live:
         _table(path) for path in (project.plan_json, project.budget_json, project.tuning_json)
     )
     trainings = _ordered(_trainings(project, plan, working=working, now=now))
-    scores = tuning.get("scores") if isinstance(tuning.get("scores"), dict) else {}
+    scores: dict[str, Any] = tuning["scores"] if isinstance(tuning.get("scores"), dict) else {}
     spent, total = budget.get("spent_s"), budget.get("total_s")
     live = Live(
         root,

@@ -122,7 +122,7 @@ def _read(path: Path, option: str) -> np.ndarray:
 
 
 def _foreground(mask: np.ndarray) -> Mask:
-    return (mask > 0).any(axis=2).astype(np.uint8)
+    return np.asarray((mask > 0).any(axis=2), np.uint8)
 
 
 def _probabilities(pred: np.ndarray) -> Float[np.ndarray, "h w"]:

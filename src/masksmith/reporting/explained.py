@@ -34,7 +34,7 @@ class Explained:
 
     drawings: list[Drawing] = field(default_factory=list)
     head: tuple[str, ...] = ()
-    rows: list[tuple[str, ...]] = field(default_factory=list)
+    rows: Sequence[tuple[str, ...]] = ()
 
 
 def strip(title: str, panels: Sequence[tuple[str, str, Panel]]) -> Drawing:

@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from importlib import import_module
 from itertools import groupby
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -56,11 +57,11 @@ class Tracker(Protocol):
 class _Tensorboard:
     def __init__(self, place: Place) -> None:
         try:
-            from torch.utils.tensorboard import SummaryWriter
+            module: Any = import_module("torch.utils.tensorboard")
         except ImportError:
-            from tensorboardX import SummaryWriter
+            module = import_module("tensorboardX")
         self.id = place.run
-        self.writer: Any = SummaryWriter(str(place.folder / "tensorboard" / place.run))
+        self.writer: Any = module.SummaryWriter(str(place.folder / "tensorboard" / place.run))
         if not place.id:
             self.writer.add_text(
                 "recipe", "\n".join(f"    {key}: {value}" for key, value in _flat(place.config))
@@ -79,11 +80,13 @@ class _Mlflow:
     """MLflow's client, without its state of the process; MLFLOW_TRACKING_URI names a server in place of files."""
 
     def __init__(self, place: Place) -> None:
-        from mlflow.entities import Metric, Param
-        from mlflow.tracking import MlflowClient
-
-        uri = os.environ.get("MLFLOW_TRACKING_URI") or (place.folder / "mlflow").resolve().as_uri()
-        self.metric, self.client = Metric, MlflowClient(uri)
+        entities: Any = import_module("mlflow.entities")
+        tracking: Any = import_module("mlflow.tracking")
+        uri = os.environ.get("MLFLOW_TRACKING_URI")
+        if not uri:  # a database needs more packages; MLflow 3 takes files only where this is set
+            os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
+            uri = (place.folder / "mlflow").resolve().as_uri()
+        self.metric, self.client = entities.Metric, tracking.MlflowClient(uri)
         if place.id:
             self.id = place.id
             self.client.update_run(self.id, status="RUNNING")
@@ -91,7 +94,7 @@ class _Mlflow:
         known = self.client.get_experiment_by_name(place.project)
         experiment = known.experiment_id if known else self.client.create_experiment(place.project)
         self.id = self.client.create_run(experiment, run_name=place.run).info.run_id
-        params = [Param(key, str(value)[:500]) for key, value in _flat(place.config)]
+        params = [entities.Param(key, str(value)[:500]) for key, value in _flat(place.config)]
         for at in range(0, len(params), 100):  # no more go at once
             self.client.log_batch(self.id, params=params[at : at + 100])
 
@@ -109,8 +112,7 @@ class _Wandb:
     """Weights & Biases, offline unless WANDB_MODE says otherwise; ``wandb sync`` sends such runs later."""
 
     def __init__(self, place: Place) -> None:
-        import wandb
-
+        wandb: Any = import_module("wandb")
         self.id = place.id or digest(place.project, place.run, str(place.folder.resolve()))[:12]
         place.folder.mkdir(parents=True, exist_ok=True)
         self.run: Any = wandb.init(
