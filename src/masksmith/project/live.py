@@ -6,8 +6,6 @@
 import contextlib
 import math
 import os
-import re
-import socket
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -17,33 +15,16 @@ from typing import Any, Literal
 
 from masksmith.core.errors import InputError
 from masksmith.core.files import read_json
-from masksmith.core.locks import LOCK
 from masksmith.folds.config import ALL
 from masksmith.project.folder import Project
 from masksmith.project.members import members_of_run, read_members
+from masksmith.project.process import Process, mtime, process_of
 from masksmith.project.runs import Run
 from masksmith.training.events import read_events
 
 Curve = tuple[tuple[float, float], ...]
 """(epoch, value), in the order of the log."""
 State = Literal["waiting", "training", "predicting", "trained", "done", "stopped", "left out"]
-
-_LOCK_TEXT = re.compile(r"pid (\d+) on (\S+)")
-
-
-@dataclass(frozen=True)
-class Process:
-    """Who holds, or held last, the project's lock."""
-
-    pid: int
-    host: str
-    alive: bool | None
-    """None: it is of another machine, and nothing is known of it."""
-    works: bool
-    """Whether it holds the lock; where the system does not tell, whether it is alive."""
-    memory_gib: float | None = None
-    peak_gib: float | None = None
-    """Resident memory now and at its most, in GiB; None where the system does not tell."""
 
 
 @dataclass(frozen=True)
@@ -146,7 +127,7 @@ def look(root: Path, *, pictures: int = 6) -> Live:
         pictures: Paths of so many masks at most.
     """
     project, now = Project(root), time.time()
-    process = _process_of(root)
+    process = process_of(root)
     working = process is not None and process.works
     if not project.data_json.exists():
         if working:
@@ -177,7 +158,7 @@ def look(root: Path, *, pictures: int = 6) -> Live:
     )
     if not working:
         return _at_rest(project, live)
-    left = _left_s(live, beat=_mtime(project.budget_json))
+    left = _left_s(live, beat=mtime(project.budget_json))
     return replace(live, says=_doing(live), left_s=left)
 
 
@@ -259,7 +240,7 @@ def _training(run: Run, fold: int, epochs: int | None, now: float) -> Training:
         score=scores[-1][1] if scores else None,
         best=best and best[1],
         best_epoch=best and int(best[0]),
-        left_s=None if left is None else max(0.0, left - max(0.0, now - _mtime(run.events))),
+        left_s=None if left is None else max(0.0, left - max(0.0, now - mtime(run.events))),
         spent_s=sum(event["value"] for event in events if event["name"] == "seconds"),
         images_per_s=times.get("images_per_s"),
         peak_gib=times.get("peak_gib"),
@@ -351,53 +332,6 @@ def _left_s(live: Live, *, beat: float) -> float | None:
     return one.left_s + each * len(waiting)
 
 
-def _process_of(root: Path) -> Process | None:
-    """Return whom the lock file names; None where there is none."""
-    try:
-        found = _LOCK_TEXT.search((root / LOCK).read_text(errors="replace"))
-    except OSError:
-        return None
-    if found is None:
-        return None
-    pid, host = int(found[1]), found[2]
-    if host != socket.gethostname():
-        recent = time.time() - _last_change(root) < 120
-        return Process(pid, host, None, recent)
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return Process(pid, host, False, False)
-    except (PermissionError, OverflowError):
-        pass  # it is another user's
-    memory = _memory_of(pid)
-    return Process(pid, host, True, _holds(pid, root / LOCK), *memory)
-
-
-def _holds(pid: int, lock: Path) -> bool:
-    """Whether a process has the lock file open; a number that was given to another process does not count."""
-    place = Path(f"/proc/{pid}/fd")
-    try:
-        wanted = lock.stat()
-        files = [place / name for name in os.listdir(place)]  # noqa: PTH208
-    except OSError:
-        return not Path("/proc/self/fd").is_dir() or not os.access(place, os.R_OK)
-    for file in files:
-        with contextlib.suppress(OSError):
-            if os.path.samestat(file.stat(), wanted):
-                return True
-    return False
-
-
-def _memory_of(pid: int) -> tuple[float | None, float | None]:
-    try:
-        text = Path(f"/proc/{pid}/status").read_text()
-    except OSError:
-        return None, None
-    found = [re.search(rf"{name}:\s+(\d+) kB", text) for name in ("VmRSS", "VmHWM")]
-    now, peak = (None if one is None else int(one[1]) / 2**20 for one in found)
-    return now, peak
-
-
 # --- files ------------------------------------------------------------------------------------------------
 
 
@@ -410,25 +344,13 @@ def _table(path: Path) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _mtime(path: Path) -> float:
-    try:
-        return path.stat().st_mtime
-    except OSError:
-        return 0.0
-
-
 def _touched(project: Project, one: Training) -> tuple[float, float]:
     """Return when a training's files changed last."""
     run = _run(project.runs_dir / one.run / "recipe.yaml")
     if run is None:
         return 0.0, 0.0
-    at = _mtime(run.checkpoints(one.fold))
-    return max(at, _mtime(run.events)), at
-
-
-def _last_change(root: Path) -> float:
-    files = (root / LOCK, root / "budget.json", *root.glob("runs/*/metrics.jsonl"), root / "cache")
-    return max(map(_mtime, files))
+    at = mtime(run.checkpoints(one.fold))
+    return max(at, mtime(run.events)), at
 
 
 def _if_there(path: Path) -> Path | None:
@@ -449,7 +371,7 @@ def _newest(folder: Path, count: int) -> tuple[Path, ...]:
 
 def _run(recipe: Path) -> Run | None:
     try:
-        return _read_run(recipe, _mtime(recipe))
+        return _read_run(recipe, mtime(recipe))
     except (InputError, OSError):
         return None
 

@@ -62,6 +62,10 @@ NOTES: dict[str, tuple[str, ...]] = {
     "lovasz_softmax": (
         "As lovasz, on probabilities: error = |truth − probability|, mean over the classes that are there.",
     ),
+    "objects": (
+        "Of a foreground, a border where objects touch, and a distance to the outline. Here the logits of the image "
+        "are those of the foreground; no border is predicted, and half the distance everywhere, so it is never 0.",
+    ),
     # methods
     "hflip": (
         "Of an image of 101 pixels that is padded to 112, five pixels come on one side and six on the "

@@ -1,5 +1,6 @@
 """The pictures and tables of ``masksmith explain``: metrics, losses, views and augmentation on one image."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -260,7 +261,12 @@ def _one_pixel(name: str) -> Drawing:
                   y_label="loss")  # fmt: skip
     for curve, colour in zip(curves, SERIES, strict=False):
         chart.line(probs.tolist(), curve, colour=colour)
-    chart.key(["it is foreground", "it is background"])
+    names = ["it is foreground", "it is background"]
+    if name == "focal":
+        bce = [min(top, -math.log(p)) for p in probs]
+        chart.line(probs.tolist(), bce, colour=FAINT, dash="5 4", width=1.5)
+        names.append("BCE of foreground")
+    chart.key(names, (*SERIES[:2], FAINT))
     return drawing
 
 
@@ -358,4 +364,4 @@ def explain_augmentation(
     rows = [("before", f"{int((mask == 1).sum()):,}")]
     rows += [(f"draw {at}", f"{area:,}") for at, area in enumerate(areas, start=1)]
     drawing = strip(f"{name}: strongly, so that it is seen; the outline is the mask's", panels)
-    return Explained([drawing], ("", "pixels of the mask"), rows)
+    return Explained([drawing], ("image", "pixels of the mask"), rows)

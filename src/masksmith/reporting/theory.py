@@ -144,8 +144,8 @@ def max_pool() -> Drawing:
     _grid(drawing, 90, 50, values, 44, marked=places)
     drawing.arrow((290, 138), (380, 138))
     _grid(drawing, 410, 94, pooled, 44, marked=[(0, 0), (0, 1), (1, 0), (1, 1)])
-    drawing.text(520, 120, "What was largest is kept, not where it was:", colour=FAINT)
-    drawing.text(520, 138, "the skip connections bring that back.", colour=FAINT)
+    drawing.text(520, 120, "The largest is kept, not its place:", colour=FAINT)
+    drawing.text(520, 138, "skip connections bring that back.", colour=FAINT)
     return drawing
 
 
@@ -199,7 +199,7 @@ def sigmoid() -> Drawing:
     chart = Chart(drawing, (70, 60, 660, 190), x_range=(-6, 6), y_range=(0, 1), x_label="logit", y_label="")
     chart.line(x.tolist(), value.tolist(), colour=BLUE)
     chart.line(x.tolist(), (value * (1 - value)).tolist(), colour=ORANGE, dash="6 4")
-    chart.upright(0, "threshold 0 of logits = 0.5 of probabilities", row=11)
+    chart.upright(0, "threshold 0 of logits = 0.5 of probabilities", before=True)
     chart.key(["sigmoid", "its slope: p · (1 − p)"])
     return drawing
 
@@ -210,7 +210,7 @@ def batch_norm() -> Drawing:
     before = [rng.normal(3, 2, 4000), rng.normal(-4, 0.7, 4000)]
     after = [(values - values.mean()) / np.sqrt(values.var() + 1e-5) for values in before]
     drawing = Drawing(
-        W, 330, "Batch normalisation: each channel gets mean 0 and variance 1, then its own scale and shift"
+        W, 330, "Batch normalisation: each channel to mean 0 and variance 1, then scaled and shifted"
     )
     titles = ("as they come: 2 channels", "normalised: (z − μ) / √(σ² + ε)", "γ · ẑ + β, both learnt")
     for at, (title, pair) in enumerate(zip(titles, (before, after, after), strict=True)):
