@@ -734,9 +734,13 @@ def board(out: str | Path) -> "Board":
 
 
 def report(out: str | Path, *, run: str | None = None) -> Path:
-    """Write ``report.html`` and return its path."""
+    """Write ``report.html`` and return its path.
+
+    Raises:
+        InputError: Nothing is trained yet, or another process is at work here: ``watch`` looks on.
+    """
     project = Project.open(Path(out))
-    with folder_lock(project.root):
+    with folder_lock(project.root, instead=f"or look on with `masksmith watch {project.root}`"):
         return steps.report.report_members(project, read_members(project, run))
 
 

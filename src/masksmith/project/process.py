@@ -79,7 +79,7 @@ def _memory_of(pid: int) -> tuple[float | None, float | None]:
 def mtime(path: Path) -> float:
     """Return when a file changed last, in seconds since 1970; 0 where there is none."""
     try:
-        return path.stat().stmtime
+        return path.stat().st_mtime
     except OSError:
         return 0.0
 
