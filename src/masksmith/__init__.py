@@ -5,7 +5,7 @@
 
 ``read`` gives the images and masks of a data folder. The verbs are functions: ``layout check explore folds train
 predict tune submit report compare compete plan lr noise score convert example recipes verify vocabulary cache clean
-doctor bundle apply pack export serve add_member list_members remove_member weights blend ablate add_board_score
+doctor bundle apply pack export serve review add_member list_members remove_member weights blend ablate add_board_score
 board watch explain``; ``load`` opens a bundle or an exported file. ``masksmith.preprocess`` holds transforms for
 notebooks. Importing the package imports neither torch nor numpy; the first verb does.
 """
@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from masksmith.pipeline import recipes as recipes
     from masksmith.pipeline import remove_member as remove_member
     from masksmith.pipeline import report as report
+    from masksmith.pipeline import review as review
     from masksmith.pipeline import score as score
     from masksmith.pipeline import serve as serve
     from masksmith.pipeline import submit as submit
@@ -97,6 +98,7 @@ _VERBS = (
     "recipes",
     "remove_member",
     "report",
+    "review",
     "score",
     "serve",
     "submit",

@@ -369,6 +369,16 @@ def serve(
 
 
 @app.command()
+def review(
+    project: Folder,
+    run: RunName = None,
+    port: Annotated[int, typer.Option("--port", "-p", min=0, max=65535, help="0: any that is free.")] = 8766,
+) -> None:
+    """Open a page on this machine: the worst images first, judged and mended by hand."""
+    masksmith.review(project, run=run, port=port)
+
+
+@app.command()
 def pack(
     model: Annotated[Path, typer.Argument(help="What `masksmith bundle` made.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="The zip file.")],

@@ -397,6 +397,27 @@ def serve(
     serve_model(load(model, device=device, runtime=runtime), host=host, port=port, token=token, limits=limits)
 
 
+def review(out: str | Path, *, run: str | None = None, port: int = 8766) -> None:
+    """Serve a page over a project on this machine until Ctrl-C or SIGTERM: look at images, judge them, mend masks.
+
+    The costliest or most doubtful images come first. Nothing of the data is changed: what is said of training images,
+    and masks that are mended, go to ``corrections/``, masks that are drawn on test images to ``annotations/``. It works
+    beside a training of the same project, and shows what is predicted by now.
+
+    Args:
+        out: Project folder.
+        run: A run; None: the current one.
+        port: TCP port of 127.0.0.1, 0: any that is free.
+
+    Raises:
+        InputError: No project, no such run, corrections that make no sense, a review of the project that is open
+            already, a port in use, or the extra ``serve`` is missing.
+    """
+    from masksmith.steps.review import review_project
+
+    review_project(Path(out), run=run, port=port)
+
+
 def pack(model: str | Path, out: str | Path) -> "Packed":
     """Write what a code competition takes: a zip with model, code and a script that needs no network.
 

@@ -614,9 +614,8 @@ def build_cache(catalog: Catalog, folder: Path) -> Cache:
     Raises:
         InputError: An image or mask is damaged, sizes differ, mask values or run-lengths make no sense.
     """
-    ledger = Ledger(folder)
-    key = digest(catalog.content_hash, catalog.submission.dialect, str(catalog.asked), *catalog.labels)
-    if ledger.is_done(VERSION, key):
+    ledger, key = Ledger(folder), _key(catalog)
+    if is_built(catalog, folder):
         try:
             return open_cache(folder)
         except InputError as error:
@@ -641,6 +640,15 @@ def build_cache(catalog: Catalog, folder: Path) -> Cache:
     _write_images(folder / "test_images.npy", reader, catalog.test, kind)
     ledger.mark_done(VERSION, key)
     return open_cache(folder)
+
+
+def is_built(catalog: Catalog, folder: Path) -> bool:
+    """Whether the data was decoded into ``folder``, so that build_cache only opens it."""
+    return Ledger(folder).is_done(VERSION, _key(catalog))
+
+
+def _key(catalog: Catalog) -> str:
+    return digest(catalog.content_hash, catalog.submission.dialect, str(catalog.asked), *catalog.labels)
 
 
 def open_cache(folder: Path, *, forget: bool = True) -> Cache:

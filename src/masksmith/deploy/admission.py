@@ -124,14 +124,14 @@ def check_sender(request: "Request", *, token: str | None, hosts: frozenset[str]
     """Refuse who may not ask; see make_app.
 
     Raises:
-        Refusal: 421: another Host; 403: a page of another site; 401: no token, or a wrong one.
+        Refusal: 403: a page of another site; 421: another Host; 401: no token, or a wrong one.
     """
     host = request.headers.get("host", "")
-    if hosts is not None and _name_of(f"//{host}") not in hosts:
-        raise Refusal(421, f"Host {host!r} is not answered; expected {' or '.join(sorted(hosts))}")
     origin = request.headers.get("origin")
     if origin is not None and origin.partition("://")[2] != host:
         raise Refusal(403, f"Origin {origin!r}: pages of other sites are not answered")
+    if hosts is not None and _name_of(f"//{host}") not in hosts:
+        raise Refusal(421, f"Host {host!r} is not answered; expected {' or '.join(sorted(hosts))}")
     if token is not None and request.url.path not in _OPEN:
         scheme, _, given = request.headers.get("authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not hmac.compare_digest(

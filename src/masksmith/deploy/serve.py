@@ -7,7 +7,6 @@ need a token. Pages of other sites are refused by Origin, and names of other sit
 """
 
 import asyncio
-import errno
 import html
 import ipaddress
 import json
@@ -15,7 +14,6 @@ import logging
 import math
 import os
 import re
-import socket
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -42,6 +40,7 @@ from masksmith.deploy.admission import (
     read_image,
 )
 from masksmith.deploy.answers import ANSWERS, picture, summary, thresholds_of
+from masksmith.deploy.listening import bind, import_fastapi
 from masksmith.deploy.picture import shown_classes
 from masksmith.deploy.segmenter import Segmenter
 from masksmith.postprocess.classes import ClassRule
@@ -74,7 +73,7 @@ def make_app(
     Raises:
         InputError: The extra ``serve`` is not installed.
     """
-    _import_fastapi()
+    import_fastapi()
     from fastapi import FastAPI, Request, Response
     from fastapi.responses import HTMLResponse, JSONResponse
 
@@ -175,17 +174,6 @@ def _numbers(model: Segmenter, query: Mapping[str, str]) -> dict[str, float]:
     if not all(map(math.isfinite, numbers.values())):
         raise InputError(f"query: {numbers}; expected finite numbers")
     return numbers
-
-
-def _import_fastapi() -> None:
-    try:
-        import fastapi  # noqa: F401
-        import python_multipart  # noqa: F401
-        import uvicorn  # noqa: F401
-    except ImportError as error:
-        raise InputError(
-            f"the server needs packages that cannot be imported ({error}); run `pip install masksmith[serve]`"
-        ) from error
 
 
 # --- what is answered ---------------------------------------------------------------------------------------
@@ -351,7 +339,7 @@ def serve_model(
     Raises:
         InputError: The port is in use or not allowed, no such host, or no token for a host that others reach.
     """
-    _import_fastapi()
+    import_fastapi()
     import uvicorn
 
     limits = limits or Limits()
@@ -389,30 +377,3 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
-
-
-def bind(host: str, port: int) -> socket.socket:
-    """Return a listening socket.
-
-    Raises:
-        InputError: The port is in use or not allowed, or no such host.
-    """
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-    except (socket.gaierror, UnicodeError, OverflowError) as error:
-        raise InputError(
-            f"--host {host} --port {port}: no such address ({error}); expected such as 127.0.0.1"
-        ) from error
-    listening = socket.socket(family, kind, protocol)
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listening.bind(address)
-        listening.listen(2048)
-    except OSError as error:
-        listening.close()
-        if error.errno == errno.EADDRINUSE:
-            with bind(host, 0) as free:
-                other = free.getsockname()[1]
-            raise InputError(f"--port {port}: in use by another program; try --port {other}") from error
-        raise InputError(f"--host {host} --port {port}: cannot be listened on ({error.strerror})") from error
-    return listening
