@@ -15,7 +15,7 @@ from masksmith.pipeline import Result
 
 VERBS = (
     *("check", "folds", "train", "predict", "tune", "submit", "report", "score", "convert", "recipes"),
-    *("compete", "plan", "noise", "example", "vocabulary", "explore"),
+    *("compete", "plan", "noise", "example", "vocabulary", "explore", "explain", "watch"),
 )
 
 

@@ -4,12 +4,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from drawing import BLUE, GREEN, RED, Chart, Drawing
-
 from masksmith.core.files import read_json
 from masksmith.prediction.store import prob_of
 from masksmith.project.folder import Project
 from masksmith.project.runs import Run
+from masksmith.reporting.drawing import BLUE, GREEN, RED, Chart, Drawing
 from masksmith.training.events import read_events
 
 _W, _COLUMNS, _ROW = 760, 3, 226

@@ -1,68 +1,15 @@
 """The drawings of docs/systems that need no run: nets, schedules, activations, and how predictions are joined."""
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
-from drawing import BLUE, FAINT, GREEN, ORANGE, PURPLE, RED, SERIES, Chart, Drawing
 
+from masksmith.reporting.drawing import BLUE, FAINT, GREEN, ORANGE, PURPLE, RED, SERIES, Chart, Drawing, W
+from masksmith.reporting.theory import activations, iou_walk, pipeline, resolutions, u_net, views
 from masksmith.training.config import ScheduleConfig
 from masksmith.training.optim import lr_factor
 
-Lines = Sequence[str]
-_W, _BOX, _ROW = 760, 190, 62  # width of a picture, of a box, height of a level
-
-
 # --- nets -------------------------------------------------------------------------------------------------
-
-
-def u_net(
-    title: str, left: Sequence[Lines], middle: Lines, right: Sequence[Lines], *, skip: str, head: Lines, entry: Lines,
-    notes: Lines = (),
-) -> Drawing:  # fmt: skip
-    """Return a net in the form of a U: encoder red, decoder blue, head green.
-
-    Args:
-        title: Of the picture.
-        left: Boxes of the encoder, the finest first.
-        middle: Box at the bottom.
-        right: Boxes of the decoder, the finest first, as many as ``left`` or one more at the top.
-        skip: What an arrow from left to right means.
-        head: Box after the finest decoder level.
-        entry: Box before the finest encoder level.
-        notes: Lines below.
-    """
-    rows = max(len(left), len(right))
-    drawing = Drawing(_W, 124 + _ROW * (rows + 1) + 16 * len(notes), title)
-    x_left, x_right, top = 40, _W - 40 - _BOX, 46
-    drawing.box(x_left, top, _BOX, 40, entry)
-    drawing.box(x_right, top, _BOX, 40, head, colour=GREEN)
-    first_left, first_right = rows - len(left), rows - len(right)
-    for at, lines in enumerate(left, start=first_left):
-        y = top + _ROW * (at + 1)
-        above = top if at == first_left else y - _ROW
-        drawing.arrow((x_left + _BOX / 2, above + 40), (x_left + _BOX / 2, y))
-        drawing.box(x_left, y, _BOX, 40, lines, colour=RED)
-        drawing.arrow((x_left + _BOX, y + 20), (x_right, y + 20), dash="4 3")
-        drawing.text(_W / 2, y + 15, skip, size=11, colour=FAINT, anchor="middle")
-    for at, lines in enumerate(right, start=first_right):
-        y = top + _ROW * (at + 1)
-        drawing.arrow((x_right + _BOX / 2, y), (x_right + _BOX / 2, y - _ROW + 40))
-        drawing.box(x_right, y, _BOX, 40, lines, colour=BLUE)
-    bottom = top + _ROW * (rows + 1)
-    x_middle = _W / 2 - _BOX / 2
-    drawing.arrow(
-        (x_left + _BOX / 2, bottom - _ROW + 40), (x_left + _BOX / 2, bottom + 20), (x_middle, bottom + 20)
-    )
-    drawing.box(x_middle, bottom, _BOX, 40, middle, colour=PURPLE)
-    drawing.arrow(
-        (x_middle + _BOX, bottom + 20),
-        (x_right + _BOX / 2, bottom + 20),
-        (x_right + _BOX / 2, bottom - _ROW + 40),
-    )
-    for at, words in enumerate(notes):
-        drawing.text(20, bottom + 66 + 16 * at, words, size=12, colour=FAINT)
-    return drawing
 
 
 def depth_unet() -> Drawing:
@@ -185,7 +132,7 @@ def cloud_unet() -> Drawing:
 
 def hyperkernel_unetpp() -> Drawing:
     """Return seed 002's net: which map goes where."""
-    drawing = Drawing(_W, 486, "Simplified U-Net++ on EfficientNet-B4: hyperkernel paths, 512×512")
+    drawing = Drawing(W, 486, "Simplified U-Net++ on EfficientNet-B4: hyperkernel paths, 512×512")
     levels = (("256²", 144, 384), ("128²", 192, 416), ("64²", 336, 528), ("32²", 960, 1088))
     widths, x_tap, x_out, top = (16, 32, 64, 128), 40, 630, 116
     drawing.box(x_tap, 46, 150, 40, ("3 × 512²", "swish inside"))
@@ -224,25 +171,6 @@ def hyperkernel_unetpp() -> Drawing:
 # --- curves ---------------------------------------------------------------------------------------------------
 
 
-def activations() -> Drawing:
-    """Return ReLU, leaky ReLU, swish and ELU."""
-    drawing = Drawing(_W, 300, "Activations")
-    x = np.linspace(-4, 3, 141)
-    curves: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-        "ReLU": lambda v: np.maximum(v, 0),
-        "leaky ReLU 0.1": lambda v: np.where(v > 0, v, 0.1 * v),
-        "swish": lambda v: v / (1 + np.exp(-v)),
-        "ELU": lambda v: np.where(v > 0, v, np.expm1(v)),
-    }
-    chart = Chart(
-        drawing, (70, 60, 660, 190), x_range=(-4, 3), y_range=(-1.2, 3), x_label="x", y_label="f(x)"
-    )
-    for (name, curve), colour in zip(curves.items(), SERIES, strict=False):
-        chart.line(x, curve(x), colour=colour, dash="6 4" if name == "ELU" else "")
-    chart.key(list(curves))
-    return drawing
-
-
 def _rates(schedule: ScheduleConfig, peak: float, epochs: int) -> tuple[list[float], list[float]]:
     xs = np.linspace(0, epochs, 4 * epochs + 1).tolist()
     return xs, [peak * lr_factor(schedule, min(x / epochs, 1 - 1e-9)) for x in xs]
@@ -250,7 +178,7 @@ def _rates(schedule: ScheduleConfig, peak: float, epochs: int) -> tuple[list[flo
 
 def cosine_cycles() -> Drawing:
     """Return the rate of TGS Salt's first place, by our schedule."""
-    drawing = Drawing(_W, 300, "Cosine annealing with restarts: a snapshot at the end of each cycle")
+    drawing = Drawing(W, 300, "Cosine annealing with restarts: a snapshot at the end of each cycle")
     stages = (("pretraining on pseudo-labels", 150, 3, 0), ("fine-tuning on the training masks", 200, 4, 150))
     chart = Chart(
         drawing,
@@ -273,7 +201,7 @@ def cosine_cycles() -> Drawing:
 
 def siim_rate() -> Drawing:
     """Return seed 002's two trainings at 768 pixels."""
-    drawing = Drawing(_W, 280, "Cosine annealing of the two trainings at 768 pixels")
+    drawing = Drawing(W, 280, "Cosine annealing of the two trainings at 768 pixels")
     for at, (title, peak, epochs) in enumerate(
         (("first: from 5e-4", 5e-4, 45), ("second: from 1e-5", 1e-5, 19))
     ):
@@ -289,92 +217,6 @@ def siim_rate() -> Drawing:
 
 
 # --- how predictions are joined -------------------------------------------------------------------------------
-
-
-def views() -> Drawing:
-    """Return test-time augmentation with a mirror image."""
-    drawing = Drawing(_W, 230, "Test-time augmentation: flip, predict, flip back, mean")
-    for y, flipped in ((60, False), (150, True)):
-        drawing.box(190, y, 110, 44, ("mirrored" if flipped else "as it is", "view"), colour=FAINT)
-        drawing.box(340, y, 90, 44, ("net", "same weights"), colour=PURPLE)
-        drawing.box(
-            470, y, 120, 44, ("mirrored back" if flipped else "as it is", "probabilities"), colour=BLUE
-        )
-        drawing.arrow((130, 127), (160, 127), (160, y + 22), (190, y + 22))
-        drawing.arrow((300, y + 22), (340, y + 22))
-        drawing.arrow((430, y + 22), (470, y + 22))
-        drawing.arrow((590, y + 22), (620, y + 22), (620, 127), (650, 127))
-    drawing.box(30, 105, 100, 44, ("image", "true size"))
-    drawing.box(650, 105, 80, 44, ("mean", "> threshold"), colour=GREEN)
-    return drawing
-
-
-def resolutions() -> Drawing:
-    """Return the ensemble of two resolutions."""
-    drawing = Drawing(_W, 250, "Two resolutions, one mask")
-    for y, size in ((60, 512), (160, 768)):
-        drawing.box(160, y, 110, 44, (f"resize to {size}", "both views"))
-        drawing.box(300, y, 110, 44, (f"net of {size}", "U-Net++ B4"), colour=PURPLE)
-        drawing.box(440, y, 130, 44, ("resize to 1024", "probabilities"), colour=BLUE)
-        drawing.arrow((120, 132), (140, 132), (140, y + 22), (160, y + 22))
-        drawing.arrow((270, y + 22), (300, y + 22))
-        drawing.arrow((410, y + 22), (440, y + 22))
-        drawing.arrow((570, y + 22), (590, y + 22), (590, 132), (610, 132))
-    drawing.box(20, 110, 100, 44, ("radiograph", "1024×1024"))
-    drawing.box(610, 104, 130, 56, ("mean", "> 0.5, then", "drop small parts"), colour=GREEN)
-    return drawing
-
-
-def pipeline() -> Drawing:
-    """Return the way from a data folder to a submission."""
-    drawing = Drawing(_W, 260, "The whole way, every choice judged out of fold")
-    steps = (
-        (("data", "images, masks, tables"), FAINT), (("check", "duplicates, blanks"), FAINT),
-        (("folds", "written once"), FAINT), (("train", "stages, fold by fold"), PURPLE),
-        (("report", "one page"), GREEN), (("submit", "masks and CSV, checked"), GREEN),
-        (("tune", "on out-of-fold maps"), BLUE), (("predict", "views, true size"), BLUE),
-    )  # fmt: skip
-    for at, (lines, colour) in enumerate(steps):
-        x, y = 25 + 182 * (at % 4), 60 if at < 4 else 160
-        drawing.box(x, y, 158, 48, lines, colour=colour)
-    for at in range(3):
-        drawing.arrow((183 + 182 * at, 84), (207 + 182 * at, 84))
-        drawing.arrow((207 + 182 * at, 184), (183 + 182 * at, 184))
-    drawing.arrow((650, 108), (650, 160))
-    drawing.text(
-        20, 240, "Held-out images are predicted only by a model that has not seen them.", colour=FAINT
-    )
-    return drawing
-
-
-def iou_walk() -> Drawing:
-    """Return the metric of TGS Salt on one image: an IoU, the thresholds it exceeds, their share."""
-    hits, union = 872, 1349
-    drawing = Drawing(_W, 300, f"One image's score: IoU {hits} / {union} = {hits / union:.4f}")
-    scale, side = 3.6, math.sqrt((hits + union) / 2)  # two equal squares that share ``hits`` pixels
-    shift = side - hits / side
-    for at, colour in ((0, ORANGE), (1, BLUE)):
-        drawing.rect(
-            60 + scale * shift * at, 80, scale * side, scale * side, fill=colour, stroke=colour, opacity=0.35
-        )
-    drawing.text(60, 72, "truth", colour=ORANGE, weight="600")
-    drawing.text(60 + scale * (side + shift), 72, "prediction", colour=BLUE, weight="600", anchor="end")
-    drawing.text(60 + scale * (side + shift) / 2, 144, f"both: {hits}", anchor="middle", weight="600")
-    drawing.text(
-        60 + scale * (side + shift) / 2, 216, f"either: {union} pixels", anchor="middle", colour=FAINT
-    )
-    thresholds = [50 + 5 * i for i in range(10)]
-    chart = Chart(
-        drawing, (330, 80, 400, 150), x_range=(47, 98), y_range=(0, 1.15), x_label="IoU threshold, %", ticks=False,
-        title="hit where IoU > threshold: 3 of 10, so the score is 0.3",
-    )  # fmt: skip
-    for threshold in thresholds:
-        hit = 100 * hits > threshold * union
-        chart.bars([threshold - 2], [threshold + 2], [1 if hit else 0.03], colour=GREEN if hit else RED)
-        place, low = chart.at(threshold, 0)
-        drawing.text(place, low + 16, str(threshold), size=11, colour=FAINT, anchor="middle")
-    chart.upright(100 * hits / union, f"{100 * hits / union:.1f}", colour=RED)
-    return drawing
 
 
 DRAWINGS: dict[str, Callable[[], Drawing]] = {

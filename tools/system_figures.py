@@ -14,13 +14,13 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from drawing import BLUE, FAINT, GREEN, ORANGE, SERIES, Chart, Drawing
 from run_figures import run_figures, threshold
 from system_drawings import DRAWINGS
 
 from masksmith.project.folder import Project
 from masksmith.project.members import read_members
 from masksmith.reporting import ReportFacts
+from masksmith.reporting.drawing import BLUE, FAINT, GREEN, ORANGE, SERIES, Chart, Drawing
 from masksmith.reporting.figures import cdf_gap, stage_starts
 from masksmith.reporting.page import class_samples
 from masksmith.reporting.pictures import four_panels, joined, overlay

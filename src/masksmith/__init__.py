@@ -6,8 +6,8 @@
 ``read`` gives the images and masks of a data folder. The verbs are functions: ``layout check explore folds train
 predict tune submit report compare compete plan lr noise score convert example recipes verify vocabulary cache clean
 doctor bundle apply pack export serve review add_member list_members remove_member weights blend ablate add_board_score
-board``; ``load`` opens a bundle or an exported file. ``masksmith.preprocess`` holds transforms for notebooks. Importing
-the package imports neither torch nor numpy; the first verb does.
+board watch explain``; ``load`` opens a bundle or an exported file. ``masksmith.preprocess`` holds transforms for
+notebooks. Importing the package imports neither torch nor numpy; the first verb does.
 """
 
 import importlib
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from masksmith.pipeline import convert as convert
     from masksmith.pipeline import doctor as doctor
     from masksmith.pipeline import example as example
+    from masksmith.pipeline import explain as explain
     from masksmith.pipeline import explore as explore
     from masksmith.pipeline import export as export
     from masksmith.pipeline import folds as folds
@@ -58,6 +59,7 @@ if TYPE_CHECKING:
     from masksmith.pipeline import tune as tune
     from masksmith.pipeline import verify as verify
     from masksmith.pipeline import vocabulary as vocabulary
+    from masksmith.pipeline import watch as watch
     from masksmith.pipeline import weights as weights
 
 torchvision_guard.install()
@@ -80,6 +82,7 @@ _VERBS = (
     "convert",
     "doctor",
     "example",
+    "explain",
     "explore",
     "export",
     "folds",
@@ -103,6 +106,7 @@ _VERBS = (
     "tune",
     "verify",
     "vocabulary",
+    "watch",
     "weights",
 )
 

@@ -71,6 +71,12 @@ Scale = Annotated[
         "--scale", help="small: a published recipe made small, to see it go the whole way in minutes."
     ),
 ]
+Log = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--log", help="Hand the events on to tensorboard, mlflow or wandb (offline); may be repeated."
+    ),
+]
 Ignore = Annotated[
     list[int] | None,
     typer.Option("--ignore", metavar="VALUE", help="Value of mask files that is not judged."),
@@ -97,6 +103,7 @@ def compete(
         Path | None, typer.Option("--from", metavar="MODEL", help="Train the net of a bundle on.")
     ] = None,
     scale: Scale = None,
+    log: Log = None,
 ) -> None:
     """Go the whole way: check, folds, train, predict, tune, submit, report."""
     result = masksmith.compete(
@@ -113,6 +120,7 @@ def compete(
         layout=layout,
         from_model=from_model,
         scale=scale,
+        log=log or (),
     )
     print(result)
     if result.stopped is not None:
@@ -421,9 +429,16 @@ def folds(project: Folder, recipe: RecipeName = "auto", overrides: Set = None) -
 
 
 @app.command()
-def train(project: Folder, recipe: RecipeName = "auto", overrides: Set = None, scale: Scale = None) -> None:
+def train(
+    project: Folder,
+    recipe: RecipeName = "auto",
+    overrides: Set = None,
+    scale: Scale = None,
+    log: Log = None,
+) -> None:
     """Train the folds that are not trained yet."""
-    print(masksmith.train(project, recipe=recipe, overrides=overrides or (), scale=scale).path)
+    run = masksmith.train(project, recipe=recipe, overrides=overrides or (), scale=scale, log=log or ())
+    print(run.path)
 
 
 @app.command()
@@ -608,6 +623,22 @@ def report(project: Folder, run: RunName = None) -> None:
 
 
 @app.command()
+def watch(
+    project: Folder,
+    every: Annotated[
+        float | None,
+        typer.Option("--every", help="Seconds between two looks; default: 2 on a terminal, else 10."),
+    ] = None,
+    once: Annotated[bool, typer.Option("--once", help="Show it once, and go.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a line of JSON for each look.")] = False,
+) -> None:
+    """Look on while a project trains in another process: trainings, curves, time left, score, pictures."""
+    from masksmith.steps.watch import follow
+
+    follow(project, every_s=every, once=once, as_json=as_json)
+
+
+@app.command()
 def compare(
     projects: Annotated[list[Path], typer.Argument(help="Project folders of the same data, one or several.")],
     run: Annotated[
@@ -686,6 +717,33 @@ def score(
             explain=explain or (),
         )
     )
+
+
+@app.command()
+def explain(
+    name: Annotated[
+        str | None,
+        typer.Argument(help="A metric, loss, view, augmentation or topic; none: what there is."),
+    ] = None,
+    image: Annotated[
+        Path | None, typer.Option("--image", help="A picture to explain it on; default: a drawn one.")
+    ] = None,
+    mask: Annotated[Path | None, typer.Option("--mask", help="Its true mask: above 0 is foreground.")] = None,
+    pred: Annotated[
+        Path | None, typer.Option("--pred", help="A predicted mask, or probabilities as grey values.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="The page with pictures: FILE.html.")
+    ] = None,
+) -> None:
+    """Explain a metric, a loss or a method on an image, with pictures."""
+    if name is None:
+        from masksmith.steps.explain import names_by_kind
+
+        for kind, names in names_by_kind().items():
+            print(f"{kind}: {', '.join(names)}")
+        return
+    print(masksmith.explain(name, image=image, mask=mask, pred=pred, out=out))
 
 
 @app.command()

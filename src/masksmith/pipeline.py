@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from masksmith.deploy.pack import Packed
     from masksmith.deploy.segmenter import Segmenter
     from masksmith.models.convert import Converted
+    from masksmith.project.live import Live
     from masksmith.recipes.describe import EnsembleSummary, RecipeSummary
     from masksmith.recipes.verify import Verdicts
     from masksmith.recipes.vocabulary import Vocabulary
@@ -60,6 +61,7 @@ if TYPE_CHECKING:
     from masksmith.steps.compare import Comparison
     from masksmith.steps.dataset import DataSet, LayoutReport
     from masksmith.steps.doctor import Line
+    from masksmith.steps.explain import Explanation
     from masksmith.steps.explore import Explored
     from masksmith.steps.external import MemberLine
     from masksmith.steps.lr_test import LrFound
@@ -480,6 +482,7 @@ def train(
     overrides: Overrides = (),
     augment: CallableAugment | None = None,
     scale: str | None = None,
+    log: str | Sequence[str] = (),
 ) -> Run:
     """Train the folds of a recipe, or of all recipes of an ensemble, that are not trained yet.
 
@@ -489,14 +492,22 @@ def train(
         overrides: Dotted changes, as for ``compete``.
         augment: As for ``compete``.
         scale: As for ``compete``.
+        log: As for ``compete``.
 
     Returns:
         The run of the recipe, or of the first recipe of the ensemble.
     """
-    project, changes = Project.open(Path(out), augment=augment), dotted(overrides)
+    loggers = _loggers(log)
+    project, changes = Project.open(Path(out), augment=augment, loggers=loggers), dotted(overrides)
     asked = load_asked(recipe, changes, scale=scale)
     with steps.work.working(project):
         return steps.compete.train_asked(project, for_data(project, asked, recipe, changes))
+
+
+def _loggers(asked: str | Sequence[str]) -> tuple[str, ...]:
+    from masksmith.training.loggers import check_loggers
+
+    return check_loggers([asked] if isinstance(asked, str) else asked)
 
 
 def predict(out: str | Path, *, run: str | None = None) -> Run:
@@ -744,10 +755,30 @@ def board(out: str | Path) -> "Board":
 
 
 def report(out: str | Path, *, run: str | None = None) -> Path:
-    """Write ``report.html`` and return its path."""
+    """Write ``report.html`` and return its path.
+
+    Raises:
+        InputError: Nothing is trained yet, or another process is at work here: ``watch`` looks on.
+    """
     project = Project.open(Path(out))
-    with folder_lock(project.root):
+    with folder_lock(project.root, instead=f"or look on with `masksmith watch {project.root}`"):
         return steps.report.report_members(project, read_members(project, run))
+
+
+def watch(out: str | Path) -> "Live":
+    """Return what a project is doing now, of its files alone; nothing is locked or written.
+
+    Args:
+        out: Project folder.
+
+    Returns:
+        ``state`` (working, done, stopped or absent), ``says``, ``trainings`` with their curves, ``left_s``, ``score``,
+        ``process`` with its memory, ``pictures`` and more; ``to_json()`` gives plain values. ``masksmith watch`` shows
+        it until the project rests.
+    """
+    from masksmith.project.live import look
+
+    return look(Path(out))
 
 
 def compare(
@@ -796,6 +827,7 @@ def compete(
     layout: str | Path | None = None,
     from_model: str | Path | None = None,
     scale: str | None = None,
+    log: str | Sequence[str] = (),
 ) -> Result:
     """Go the whole way from a data folder to a validated submission, masks and a report.
 
@@ -822,6 +854,8 @@ def compete(
         scale: "small" makes a published recipe small, to see it go the whole way in minutes: an eighth of the size, a
             narrow net, an epoch a stage (see recipes/trial.py).
         from_model: A bundle whose net is trained on, with a lower rate and half its epochs; ``recipe`` is its own.
+        log: Experiment trackers that get the events of all trainings, too: tensorboard, mlflow, wandb (see
+            docs/watch.md).
 
     Raises:
         InputError: Data, recipe, budget or folder cannot be used; nothing already written is lost.
@@ -833,11 +867,12 @@ def compete(
     if scale is not None and (planned or model is not None):
         raise InputError(f"--scale {scale} with --{'budget' if planned else 'from'}: expected one of them")
     asked = load_to_compete_in_budget(recipe, pinned) if planned else load_asked(recipe, pinned, scale=scale)
+    loggers = _loggers(log)
     with interrupt.graceful():
         checked = check(data, out, dialect=dialect, task=task, ignore=ignore, layout=layout)
         for line in str(checked).splitlines():
             logger.info("%s", line)
-        project = Project.open(Path(out), augment=augment)
+        project = Project.open(Path(out), augment=augment, loggers=loggers)
         if model is not None:
             with folder_lock(project.root):
                 recipe = str(steps.fine_tuning.recipe_from_model(project, model))
@@ -1041,6 +1076,35 @@ def example(
         layout=layout,
         side=side,
     )
+
+
+def explain(
+    name: str,
+    *,
+    image: str | Path | None = None,
+    mask: str | Path | None = None,
+    pred: str | Path | None = None,
+    out: str | Path | None = None,
+) -> "Explanation":
+    """Explain a metric, a loss, a view, an augmentation or a topic of theory on an image.
+
+    Args:
+        name: As a recipe writes it (``tgs_map``, ``lovasz``, ``hflip``, ``elastic``), or a topic such as ``unet``; an
+            unknown one is answered with all that there are.
+        image: A picture; None: a drawn one, of intersection 872 and union 1349 pixels.
+        mask: Its true mask, of the same size: above 0 is foreground.
+        pred: A predicted mask, or probabilities from 0 to the largest value of the type; None: the true mask, moved.
+        out: Page with the pictures to write, FILE.html; it needs no network.
+
+    Returns:
+        What there is to say; ``print`` shows its text and numbers.
+
+    Raises:
+        InputError: An unknown name, files that cannot be read or have other sizes, or ``out`` is somebody else's file.
+    """
+    places = (None if one is None else Path(one) for one in (image, mask, pred, out))
+    own, truth, found, page = places
+    return steps.explain.explain_name(name, image=own, mask=truth, pred=found, out=page)
 
 
 def convert(

@@ -31,6 +31,8 @@ def test_a_second_process_is_refused_with_the_pid_of_the_first(tmp_path):
     try:
         with pytest.raises(InputError, match=message):
             folder_lock(tmp_path).__enter__()
+        with pytest.raises(InputError, match=r"wait for it, stop it, or look on$"):
+            folder_lock(tmp_path, instead="or look on").__enter__()
     finally:
         leave.set()
         process.join()

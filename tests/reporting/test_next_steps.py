@@ -17,6 +17,8 @@ def test_what_is_said_follows_from_the_numbers():
     assert "same command" in texts(interim=True)[0]
     worse = TUNING | {"scores": {"chosen": 0.3, "nothing": 0.4}}
     assert "without any model" in texts(worse, late=True)[0]
+    for equal in (worse, TUNING | {"scores": {"chosen": 0.4, "nothing": 0.4}}):
+        assert "one file" not in " ".join(texts(equal, late=True))  # such a model is of no use to anybody
     assert "still rising" in texts(late=True)[0]
     assert "75% of what the score lacks is “border”" in texts(causes=[("border", 0.3), ("missed", 0.1)])[0]
     assert "1 of 2 folds" in texts(folds=[(0, True), (1, False)])[0]

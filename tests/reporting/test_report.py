@@ -92,8 +92,13 @@ def test_the_first_screen_has_three_pictures_and_steps(trained, tmp_path):
         "costliest",
     ]
     text = write_report(tmp_path / "page.html", facts).read_text()
-    for needed in ("What to do next", "masksmith bundle", "Worst cases", "calibration", "How to repeat it"):
+    for needed in ("What to do next", "Worst cases", "calibration", "How to repeat it"):
         assert needed in text, needed
+    for chosen, useful in ((0.0, False), (1.0, True)):
+        scores = facts.tuning["scores"] | {"chosen": chosen, "nothing": 0.5}
+        other = dataclasses.replace(facts, tuning=facts.tuning | {"scores": scores})
+        shown = [step.how for step in page._todo(other, [], [])]
+        assert ("masksmith bundle P --out model.msk" in shown) == useful
 
 
 def test_the_file_stays_small(trained, tmp_path):

@@ -17,10 +17,14 @@ _LEFTOVER = re.compile(r"\.(?P<name>.+)\.\d+\.masksmith-(?P<kind>tmp|old)", re.D
 
 
 @contextlib.contextmanager
-def folder_lock(folder: Path) -> Iterator[None]:
+def folder_lock(folder: Path, *, instead: str = "") -> Iterator[None]:
     """Hold ``folder/.masksmith.lock`` during the block; the operating system releases it when the process ends.
 
     Leftovers of killed processes in the folder are removed.
+
+    Args:
+        folder: Made if it is absent.
+        instead: What may be done while another process is at work, for the message.
 
     Raises:
         InputError: Another process holds the lock (the message names its pid and host), or the folder cannot be
@@ -35,7 +39,7 @@ def folder_lock(folder: Path) -> Iterator[None]:
             file.seek(0)
             raise InputError(
                 f"{folder}: another masksmith is at work here ({file.read().decode().strip() or 'just started'}); "
-                "wait for it, stop it, or choose another --out"
+                f"wait for it, stop it, {instead or 'or choose another --out'}"
             ) from None
         with no_room(lock):
             write_point(lock, "write")

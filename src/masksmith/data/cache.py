@@ -651,11 +651,15 @@ def _key(catalog: Catalog) -> str:
     return digest(catalog.content_hash, catalog.submission.dialect, str(catalog.asked), *catalog.labels)
 
 
-def open_cache(folder: Path) -> Cache:
-    """Open stores that build_cache has made; one that proves damaged is made again by the next command."""
-    train, masks, test = (
-        Store(folder / f"{name}.npy", on_damage=lambda: forget_cache(folder)) for name in _STORES
-    )
+def open_cache(folder: Path, *, forget: bool = True) -> Cache:
+    """Open stores that build_cache has made; one that proves damaged is made again by the next command.
+
+    Args:
+        folder: Where they lie.
+        forget: Whether damage is recorded; False only reads.
+    """
+    on_damage = (lambda: forget_cache(folder)) if forget else None
+    train, masks, test = (Store(folder / f"{name}.npy", on_damage=on_damage) for name in _STORES)
     findings, target = folder / _FINDINGS, folder / _TARGET
     for path in (findings, target):
         if not path.exists():

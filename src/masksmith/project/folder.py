@@ -41,10 +41,13 @@ class Project:
     Args:
         root: The folder.
         augment: A callable of the user that trainings augment with.
+        loggers: Experiment trackers that trainings log to (see training/loggers.py).
     """
 
-    def __init__(self, root: Path, *, augment: CallableAugment | None = None) -> None:
-        self.root, self.augment = root, augment
+    def __init__(
+        self, root: Path, *, augment: CallableAugment | None = None, loggers: Sequence[str] = ()
+    ) -> None:
+        self.root, self.augment, self.loggers = root, augment, tuple(loggers)
         self._inputs: dict[str, Inputs] = {}
         self._folds: tuple[tuple[int, ...], Folds] | None = None
         self.data_json = root / "data.json"
@@ -85,6 +88,8 @@ class Project:
         self.lr_html = root / "lr.html"
         self.explore_html = root / "explore.html"
         self.explore_json = root / "explore.json"
+        self.loggers_dir = root / "loggers"
+        """What experiment trackers without a server write."""
 
     @classmethod
     def create(cls, root: Path, catalog: Catalog) -> "Project":
@@ -138,13 +143,15 @@ class Project:
         return project.catalog.asked if project.data_json.exists() else AskedTarget()
 
     @classmethod
-    def open(cls, root: Path, *, augment: CallableAugment | None = None) -> "Project":
+    def open(
+        cls, root: Path, *, augment: CallableAugment | None = None, loggers: Sequence[str] = ()
+    ) -> "Project":
         """Open an existing project.
 
         Raises:
             InputError: There is none, or a newer masksmith made it.
         """
-        project = cls(root, augment=augment)
+        project = cls(root, augment=augment, loggers=loggers)
         project.catalog  # noqa: B018  (reads and checks it)
         return project
 

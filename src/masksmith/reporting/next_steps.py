@@ -31,6 +31,12 @@ class NextStep:
     how: str = ""
 
 
+def is_no_better(tuning: Mapping[str, Any]) -> bool:
+    """Whether some prediction without any model scores as well as the one in use."""
+    sign, scores = 1 if tuning["higher_is_better"] else -1, tuning["scores"]
+    return any(sign * scores["chosen"] <= sign * scores[name] for name in tuning["baselines"])
+
+
 def headline(tuning: Mapping[str, Any], count: int) -> list[str]:
     """Return what the score of so many images means, a sentence a line."""
     scores = tuning["scores"]
@@ -84,13 +90,12 @@ def next_steps(
         late: Whether the best epochs were among the last (see best_is_late).
         calibration_error: Of the held-out pixels, 0…1.
     """
-    sign, scores = 1 if tuning["higher_is_better"] else -1, tuning["scores"]
-    found = []
+    found, useless = [], is_no_better(tuning)
     if interim:
         found.append(
             NextStep("Training was stopped early: run the same command again and it goes on from there.")
         )
-    if any(sign * scores["chosen"] <= sign * scores[name] for name in tuning["baselines"]):
+    if useless:
         found.append(
             NextStep(
                 "A prediction without any model scores as well. Look at the data first, then train longer.",
@@ -127,6 +132,8 @@ def next_steps(
                 f"Probabilities are off by {calibration_error:.0%} on average: trust masks, not percentages."
             )
         )
+    if useless:
+        return found[:_MOST]
     found.append(
         NextStep(
             "If the score will do, take the model along as one file.", "masksmith bundle P --out model.msk"

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from masksmith.steps import compete as compete
     from masksmith.steps import dataset as dataset
     from masksmith.steps import doctor as doctor
+    from masksmith.steps import explain as explain
     from masksmith.steps import explore as explore
     from masksmith.steps import export as export
     from masksmith.steps import external as external
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from masksmith.steps import submit as submit
     from masksmith.steps import tune as tune
     from masksmith.steps import verify as verify
+    from masksmith.steps import watch as watch
     from masksmith.steps import weights as weights
     from masksmith.steps import work as work
 

@@ -23,6 +23,7 @@ from masksmith.prediction.store import MeanCodes
 from masksmith.project.folder import Project
 from masksmith.project.members import Member, weights_of_test
 from masksmith.reporting import ReportFacts, write_report
+from masksmith.reporting.next_steps import is_no_better
 from masksmith.reporting.pictures import class_colours, covered
 from masksmith.reporting.tables import (
     ClassLine,
@@ -102,7 +103,7 @@ def report_facts(project: Project, members: Sequence[Member]) -> ReportFacts:
         calibration=_calibration(project, oof, rows),
         members_table=_member_lines(members),
         weights=read_json(run.weights_json) if run.weights_json.exists() else None,
-        repeat=_repeat(project, members),
+        repeat=_repeat(project, members, tuning),
         ablation=ablation_of(project, members),
     )
 
@@ -141,7 +142,7 @@ def _member_lines(members: Sequence[Member]) -> list[MemberLine]:
     return lines
 
 
-def _repeat(project: Project, members: Sequence[Member]) -> list[tuple[str, str]]:
+def _repeat(project: Project, members: Sequence[Member], tuning: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Return how to make this again; folders are named by their last part, for the page may be sent to others."""
     data, out = Path(project.catalog.root).name, project.root.resolve().name
     own = [member for member in members if not member.run.is_external]
@@ -155,7 +156,8 @@ def _repeat(project: Project, members: Sequence[Member]) -> list[tuple[str, str]
         )
     found.append(("make this page again", f"masksmith report {quote(out)}"))
     found.append(("compare it with other runs", f"masksmith compare {quote(out)} OTHER"))
-    found.append(("take the model along as one file", f"masksmith bundle {quote(out)} --out model.msk"))
+    if not is_no_better(tuning):
+        found.append(("take the model along as one file", f"masksmith bundle {quote(out)} --out model.msk"))
     return found
 
 

@@ -6,6 +6,7 @@ is not run again.
 
 import re
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from masksmith.core.errors import InputError
 from masksmith.core.files import digest, read_json, remove, remove_matching
 from masksmith.core.progress import logger
 from masksmith.data.store import Store, is_whole
-from masksmith.folds.config import ALL
+from masksmith.folds.config import ALL, fold_name
 from masksmith.metrics import Metric
 from masksmith.models.segmentation import SegmentationModel, build_model
 from masksmith.postprocess.rules import plain_of
@@ -42,6 +43,7 @@ from masksmith.training.checkpoint import (
 from masksmith.training.config import TrainingConfig
 from masksmith.training.data import FoldData, canvas_hw
 from masksmith.training.events import EventLog
+from masksmith.training.loggers import Follower, Place
 from masksmith.training.loop import train_fold
 from masksmith.training.machine import make_fabric
 from masksmith.training.memory import refuse_too_large
@@ -94,19 +96,31 @@ def train_member(project: Project, member: Member, pace: Pace | None = None) -> 
     model = _fresh_model(project, run, fold)
     learn_scalars(model, data)
     check_memory(run.recipe, training, model, data)
-    train_fold(
-        fabric,
-        model,
-        training,
-        data,
-        folder=run.checkpoints(fold),
-        log=EventLog(run.events, fold=fold),
-        evaluate=None if fold == ALL else _evaluator(project, run, fold, fabric),
-        pace=pace or Pace(),
-        metrics=_of_batches(project, run.recipe),
-    )
+    with closing(_event_log(project, run, fold)) as log:
+        train_fold(
+            fabric,
+            model,
+            training,
+            data,
+            folder=run.checkpoints(fold),
+            log=log,
+            evaluate=None if fold == ALL else _evaluator(project, run, fold, fabric),
+            pace=pace or Pace(),
+            metrics=_of_batches(project, run.recipe),
+        )
     run.ledger.mark_done(member.entry("train"), train_key(project, run, fold))
     _drop_interim(project, run)
+
+
+def _event_log(project: Project, run: Run, fold: int) -> EventLog:
+    """Return the log of a fold, with the experiment trackers that follow it."""
+    name, part = project.root.resolve().name, fold_name(fold)
+    place = Place(project.loggers_dir, name, f"{run.path.name}/{part}", run.recipe.model_dump(mode="json"))
+    followers = [
+        Follower(one, run.events, fold=fold, place=place, sent=run.path / "loggers" / f"{one}.{part}.json")
+        for one in project.loggers
+    ]
+    return EventLog(run.events, fold=fold, followers=followers)
 
 
 def _drop_interim(project: Project, run: Run) -> None:

@@ -9,19 +9,25 @@ from typing import TYPE_CHECKING, Any
 
 from masksmith.core.files import append_text, write_text
 from masksmith.core.progress import clock, logger
-from masksmith.training.epochs import Epoch, work_ahead
+from masksmith.training.epochs import Epoch, is_scored, work_ahead
 
 if TYPE_CHECKING:
+    from masksmith.training.loggers import Follower
     from masksmith.training.pace import Pace
     from masksmith.training.state import TrainingState
 
 
 class EventLog:
-    """Appends events of one fold; a resumed training first drops what came after its checkpoint."""
+    """Appends events of one fold; a resumed training first drops what came after its checkpoint.
 
-    def __init__(self, path: Path, *, fold: int) -> None:
-        self.path = path
-        self.fold = fold
+    Args:
+        path: ``metrics.jsonl``.
+        fold: Whose events.
+        followers: They are told where the events so far are those of a checkpoint (see loggers.py).
+    """
+
+    def __init__(self, path: Path, *, fold: int, followers: Sequence["Follower"] = ()) -> None:
+        self.path, self.fold, self.followers = path, fold, followers
 
     def write(self, epoch: float, split: str, **values: float | str) -> None:
         """Append one event for each value: {fold, epoch, split, name, value}."""
@@ -31,6 +37,16 @@ class EventLog:
             for name, value in values.items()
         ]
         append_text(self.path, "".join(lines))
+
+    def sync(self) -> None:
+        """Tell the followers that all events so far stand: a training that goes on will not write them again."""
+        for follower in self.followers:
+            follower.sync()
+
+    def close(self) -> None:
+        """Let the followers end."""
+        for follower in self.followers:
+            follower.close()
 
     def cut_back(self, epoch: float) -> None:
         """Drop this fold's events after ``epoch`` finished epochs (3.5: in the middle of the fourth)."""
@@ -45,9 +61,11 @@ def read_events(path: Path) -> list[dict[str, Any]]:
     events = []
     for line in path.read_text(errors="replace").splitlines() if path.exists() else []:
         try:
-            events.append(json.loads(line))
+            event = json.loads(line)
         except json.JSONDecodeError:
             continue
+        if isinstance(event, dict):
+            events.append(event)
     return events
 
 
@@ -73,7 +91,13 @@ def log_epoch(
     epoch = state.epochs[done - 1]
     images_per_s = epoch.images * pace.epoch_steps / pace.epoch_s if pace.epoch_s else 0.0
     log.write(done, "train", loss=values["loss"], lr=lr, stage=epoch.stage, **trained)
-    log.write(done, "timing", seconds=pace.epoch_s, images_per_s=images_per_s)
+    left_s = state.work_ahead * pace.seconds_per_px + pace.scoring_s * sum(
+        is_scored(state.config, state.epochs, at) for at in range(done + 1, len(state.epochs) + 1)
+    )
+    log.write(
+        done, "timing", seconds=pace.epoch_s, images_per_s=images_per_s, epochs=len(state.epochs), left_s=left_s,
+        peak_gib=_peak_gib(),
+    )  # fmt: skip
     scores = {name: value for name, value in values.items() if name != "loss"}
     if scores:
         log.write(done, "fold", **scores)
@@ -81,7 +105,7 @@ def log_epoch(
         "%s, epoch %d/%d: loss %.4f%s%s, lr %.2e, %.0f images/s, peak %.1f GiB, %s left of this fold",
         state.data.name, done, len(state.epochs), values["loss"],
         "".join(f", {name} {value:.4f}" for name, value in trained.items()), _scored(state, scores), lr,
-        images_per_s, _peak_gib(), clock(state.work_ahead * pace.seconds_per_px),
+        images_per_s, _peak_gib(), clock(left_s),
     )  # fmt: skip
 
 

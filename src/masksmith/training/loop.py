@@ -107,6 +107,7 @@ def train_fold(
             log_epoch(log, state, pace, lr, values, trained)
             act_on(stalled, state, log)
             _save(state, checkpoints, keeper)
+            log.sync()
         write_final(state, keeper, evaluate)
     remove_temporary(folder)
 

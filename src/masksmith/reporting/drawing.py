@@ -1,4 +1,4 @@
-"""Plain SVG: boxes, arrows, text and charts, in the one style of the pictures under docs/systems.
+"""Plain SVG: boxes, arrows, text and charts, in the one style of `masksmith explain` and of docs/systems.
 
 Every picture is a white card with a thin border, so that it can be read on a white and on a dark page.
 """
@@ -24,6 +24,10 @@ TINTS = {
     FAINT: "#f3f4f6",
 }
 Point = tuple[float, float]
+
+
+W = 760
+"""Width of most pictures."""
 
 
 def number(value: float) -> str:
@@ -110,8 +114,8 @@ class Drawing:
             f'href="data:image/jpeg;base64,{base64.b64encode(raw.tobytes()).decode()}"/>'
         )
 
-    def write(self, path: Path) -> None:
-        """Write the picture."""
+    def svg(self) -> str:
+        """Return the picture."""
         width, height = self.size
         lines = [
             f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
@@ -121,7 +125,11 @@ class Drawing:
             *self.parts,
             "</svg>",
         ]
-        path.write_text("\n".join(lines) + "\n")
+        return "\n".join(lines) + "\n"
+
+    def write(self, path: Path) -> None:
+        """Write the picture."""
+        path.write_text(self.svg())
 
 
 class Chart:
