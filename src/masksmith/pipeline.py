@@ -1079,6 +1079,16 @@ def recipes(name: str | None = None) -> "list[Listing] | RecipeSummary | Ensembl
     return describe_ensemble(name) if is_ensemble(name) else describe_recipe(name)
 
 
+def recipe_schema() -> dict[str, Any]:
+    """Return the JSON Schema (draft 07) of a recipe, with which editors complete and check a recipe's file.
+
+    What two values must agree on is checked when a recipe is read, and not by the schema.
+    """
+    from masksmith.recipes import schema  # not before: it reads the source of every configuration
+
+    return schema.recipe_schema()
+
+
 def verify(name: str | None = None, *, scale: str = "small") -> "Verdicts":
     """Check a bundled recipe, or all: weights, size trace, four losses, and that its net learns eight images.
 
