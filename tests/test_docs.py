@@ -56,7 +56,8 @@ def snippets(text: str) -> list[str]:
     lines = re.findall(r"^(?:\$ )?(masksmith\s.*)$", fenced, re.MULTILINE)
     lines += re.findall(r"^ {4,}(masksmith\s.*)$", outside, re.MULTILINE)
     inline = re.findall(r"(?<!`)`(masksmith\s[^`]*)`(?!`)", outside)
-    return [re.split(r"\s+#|\s[|>&;]+\s|\s&$", one)[0] for one in [*lines, *inline]]
+    shown = [one for one in [*lines, *inline] if "|| echo" not in one]  # else it is meant to be refused
+    return [re.split(r"\s+#|\s[|>&;]+\s|\s&$", one)[0] for one in shown]
 
 
 def wrong_words(snippet: str) -> list[str]:

@@ -9,6 +9,7 @@ All is written to build/docs, from where Zensical (which reads MkDocs' configura
 """
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -271,7 +272,7 @@ def main() -> int:
     """Build the site; a link or heading that is not there is an error."""
     config = write_source()
     command = [sys.executable, "-m", "zensical", "build", "--clean", "--strict", "--config-file", str(config)]
-    failed = subprocess.run(command, cwd=ROOT, check=False).returncode
+    failed = subprocess.run(command, cwd=ROOT, env={**os.environ, "NO_COLOR": "1", "TERM": "dumb"}, check=False).returncode
     if not failed:
         shutil.rmtree(SITE, ignore_errors=True)
         shutil.move(config.parent / "site", SITE)
