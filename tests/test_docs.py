@@ -6,19 +6,17 @@ What the pages of docs/start, docs/how-to and docs/explanation say is also run, 
 import json
 import re
 import shlex
-import subprocess
-import sys
 from functools import cache
 from pathlib import Path
 
 import pytest
 import typer
+from tools.docs_test import NOTEBOOK, blocks, missing, run_page, run_pages, shell_environment, shorten
 
 import masksmith as ms
 from masksmith.cli import app
 from masksmith.recipes.recipe import load_recipe
 from masksmith.recipes.sources import list_recipes
-from tools.docs_test import NOTEBOOK, blocks, missing, run_page, run_pages, shell_environment, shorten
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -81,10 +79,12 @@ def wrong_words(snippet: str) -> list[str]:
         value = value or after
         if option not in options(command):
             wrong.append(word)
-        elif option == "--recipe" and re.fullmatch(r"[a-z0-9-]+", value) and value not in RECIPES:
-            wrong.append(f"{option} {value}")
-        elif option == "--set" and "=" in value and not knows(value.partition("=")[0]):
-            wrong.append(f"{option} {value}")
+        else:
+            unknown_recipe = (
+                option == "--recipe" and re.fullmatch(r"[a-z0-9-]+", value) and value not in RECIPES
+            )
+            unknown_key = option == "--set" and "=" in value and not knows(value.partition("=")[0])
+            wrong += [f"{option} {value}"] if unknown_recipe or unknown_key else []
     return wrong
 
 
@@ -108,17 +108,22 @@ def test_every_command_and_option_exists(page):
 
 
 def test_a_wrong_word_is_seen():
-    text = "`masksmith trian P`\n\n    masksmith compete D --outt P  # so\n\n```console\n$ masksmith tune P --recipe x\n```\n"
+    text = "`masksmith trian P`\n\n    masksmith compete D --outt P  # so\n\n"
+    text += "```console\n$ masksmith tune P --recipe x\n```\n"
     found = [wrong_words(one) for one in snippets(text)]
     assert found == [["--recipe"], ["--outt"], ["trian"]]
     assert wrong_words("masksmith train P --recipe uato --set training.epochs=3") == [
         "--recipe uato",
         "--set training.epochs=3",
     ]
-    assert not wrong_words("masksmith -q train P --recipe my.yaml --set training.stages.0.epochs=3 [--scale small]")
+    assert not wrong_words(
+        "masksmith -q train P --recipe my.yaml --set training.stages.0.epochs=3 [--scale small]"
+    )
 
 
-@pytest.mark.parametrize("page", [page for page in run_pages() if page != NOTEBOOK], ids=lambda page: page.stem)
+@pytest.mark.parametrize(
+    "page", [page for page in run_pages() if page != NOTEBOOK], ids=lambda page: page.stem
+)
 def test_commands_of_pages_that_are_run_are_whole(page):
     for block in blocks(page):
         for command, _ in block.commands() if block.kind == "console" else ():
@@ -185,10 +190,33 @@ def test_the_reference_has_every_command_key_and_function():
     assert "`--budget`, `-b`" in commands
     assert "### masksmith member add" in commands
     keys = recipe_page()
-    for text in ("### training.stages[]", "`stratify`", "spread evenly: the 11 coverage classes", "## Ensemble"):
+    for text in (
+        "### training.stages[]",
+        "`stratify`",
+        "spread evenly: the 11 coverage classes",
+        "## Ensemble",
+    ):
         assert text in keys, text
     python = python_page()
-    assert all(f"::: masksmith.pipeline.{name}" in python for name in ms.__all__ if hasattr(ms.pipeline, name))
+    assert all(
+        f"::: masksmith.pipeline.{name}" in python for name in ms.__all__ if hasattr(ms.pipeline, name)
+    )
     assert "```python" in notebook_page()
 
 
+def test_what_a_site_would_fetch_from_outside_is_seen(tmp_path):
+    from tools.docs_site import fetched_from_outside
+
+    (tmp_path / "good.html").write_text(
+        '<link rel="canonical" href="https://x.org/a"><a href="https://x.org">x</a><script src="a.js"></script>'
+    )
+    assert not fetched_from_outside(tmp_path)
+    (tmp_path / "bad.html").write_text(
+        '<script defer src="https://cdn.org/a.js"></script><img src=//cdn.org/a.png>'
+    )
+    (tmp_path / "bad.css").write_text("@font-face { src: url(https://fonts.org/a.woff) }")
+    assert [line.partition(":")[0] for line in fetched_from_outside(tmp_path)] == [
+        "bad.css",
+        "bad.html",
+        "bad.html",
+    ]

@@ -4,8 +4,9 @@ Beside the pages of docs/ it has pages that are made from the code, so that they
 
 reference/commands.md from the command line, reference/recipe-keys.md and recipe.schema.json from the schema of recipes,
 reference/python.md (mkdocstrings fills it in) from `masksmith.__all__`, start/notebook.md from docs/notebook.ipynb,
-explanation/decisions.md from docs/decisions. Pages of docs/ that the navigation of mkdocs.yml does not name are added to its How-to.
-All is written to build/docs, from where Zensical (which reads MkDocs' configuration) makes the site.
+explanation/decisions.md from docs/decisions. Pages of docs/ that the navigation of mkdocs.yml does not name are added
+to its How-to. All is written to build/docs, from where
+Zensical (which reads MkDocs' configuration) makes the site.
 """
 
 import json
@@ -30,6 +31,11 @@ WORK, SITE = ROOT / "build" / "docs", ROOT / "site"
 HOW_TO = "How-to"
 DECISIONS = sorted((DOCS / "decisions").glob("*.md"))
 DECISION_INDEX = "explanation/decisions.md"
+_FETCHES = re.compile(
+    r"""(<(?:script|img|iframe|source|link(?![^>]*rel="?(?:canonical|next|prev)))\b"""
+    r"""[^>]*(?:src|href)=["']?(?:https?:)?//[^>]*"""
+    r"""|(?:url\(|@import\s)["']?(?:https?:)?//[^)]*)"""
+)
 _GROUPS = {
     "Data": ("read", "check", "layout", "explore", "example"),
     "The whole way": ("compete", "plan", "folds", "train", "predict", "tune", "submit", "report"),
@@ -75,7 +81,9 @@ def _command(name: str, command: Any, level: int) -> list[str]:  # noqa: ANN401
     for one in arguments:
         lines.append(f"| {_code(one.name.upper())} | {_cell(one.help or '')} | {_default(one)} |")
     for one in options:
-        spelled = ", ".join(_code(opt) for opt in (*sorted(one.opts, key=len, reverse=True), *one.secondary_opts))
+        spelled = ", ".join(
+            _code(opt) for opt in (*sorted(one.opts, key=len, reverse=True), *one.secondary_opts)
+        )
         record = one.get_help_record(context)
         value = record[0].split()[-1] if record and not one.is_flag else ""
         repeated = " May be repeated." if one.multiple and "repeat" not in (one.help or "") else ""
@@ -90,9 +98,9 @@ def command_page() -> str:
     lines = [
         "# Commands",
         "",
-        "Made from the command line itself; `masksmith COMMAND --help` says the same. `-q` before a command prints only "
-        "the result and warnings. Exit codes: 0 done or budget reached, 2 refused input, 3 done but for some inputs that "
-        "were refused, 130 Ctrl-C, 143 SIGTERM, 1 anything else.",
+        "Made from the command line itself; `masksmith COMMAND --help` says the same. `-q` before a command prints "
+        "only the result and warnings. Exit codes: 0 done or budget reached, 2 refused input, 3 done but for some "
+        "inputs that were refused, 130 Ctrl-C, 143 SIGTERM, 1 anything else.",
         "",
     ]
     for name, command in getattr(root, "commands", {}).items():
@@ -121,10 +129,17 @@ def _type(schema: dict[str, Any], field: dict[str, Any]) -> tuple[str, list[str]
             return f"[{', '.join(_type(schema, one)[0] for one in items)}]", []
         inner, names = _type(schema, items)
         return f"list of {inner}", names
-    word = {"integer": "whole number", "string": "text", "boolean": "true or false", "object": "table"}.get(kind, kind)
+    word = {"integer": "whole number", "string": "text", "boolean": "true or false", "object": "table"}.get(
+        kind, kind
+    )
     bounds = [
         f"{sign} {field[key]:g}"
-        for key, sign in (("minimum", "≥"), ("exclusiveMinimum", ">"), ("maximum", "≤"), ("exclusiveMaximum", "<"))
+        for key, sign in (
+            ("minimum", "≥"),
+            ("exclusiveMinimum", ">"),
+            ("maximum", "≤"),
+            ("exclusiveMaximum", "<"),
+        )
         if key in field
     ]
     return f"{word} {', '.join(bounds)}".strip(), []
@@ -135,7 +150,14 @@ def _keys(schema: dict[str, Any], name: str, path: str, lines: list[str], seen: 
     part = schema["$defs"][name]
     anchor = path or name
     described = _cell(part.get("description", "").replace("``", "`"))
-    lines += [f"{'###' if path else '##'} {anchor}", "", described, "", "| key | | value | default |", "|---|---|---|---|"]
+    lines += [
+        f"{'###' if path else '##'} {anchor}",
+        "",
+        described,
+        "",
+        "| key | | value | default |",
+        "|---|---|---|---|",
+    ]
     required, nested = part.get("required", []), list[tuple[str, str]]()
     for key, field in part["properties"].items():
         kind, names = _type(schema, field)
@@ -169,10 +191,11 @@ def recipe_page() -> str:
     lines = [
         "# Recipe keys",
         "",
-        "Made from the schema of recipes: every key, what it means, which values it takes, and its default. A key that is "
-        "not here is refused. `--set training.stages.0.epochs=3` changes one. The same for editors: "
-        "[recipe.schema.json](recipe.schema.json), see [Write a recipe](../how-to/recipe.md#an-editor-that-knows-the-keys). "
-        "Names of models, losses, metrics and schedules: [Names in a recipe](../vocabulary.md).",
+        "Made from the schema of recipes: every key, what it means, which values it takes, and its default. A key "
+        "that is not here is refused. `--set training.stages.0.epochs=3` changes one. The same for editors: "
+        "[recipe.schema.json](recipe.schema.json), see "
+        "[Write a recipe](../how-to/recipe.md#an-editor-that-knows-the-keys). Names of models, losses, metrics "
+        "and schedules: [Names in a recipe](../vocabulary.md).",
         "",
     ]
     seen: dict[str, str] = {}
@@ -189,8 +212,8 @@ def python_page() -> str:
     lines = [
         "# Python",
         "",
-        "`import masksmith as ms`; each is `ms.NAME`. Wrong input raises `ms.InputError` with what came, what was expected and "
-        "what to do.",
+        "`import masksmith as ms`; each is `ms.NAME`. Wrong input raises `ms.InputError` with what came, what was "
+        "expected and what to do.",
         "",
     ]
     for title, names in groups.items():
@@ -208,13 +231,19 @@ def notebook_page() -> str:
     texts = ["".join(cell["source"]).strip() for cell in cells]
     kinds = [cell["cell_type"] for cell in cells]
     return "\n\n".join(
-        text if kind == "markdown" else f"```python\n{text}\n```" for kind, text in zip(kinds, texts, strict=True)
+        text if kind == "markdown" else f"```python\n{text}\n```"
+        for kind, text in zip(kinds, texts, strict=True)
     )
 
 
 def decision_page() -> str:
     """Return the list of docs/decisions."""
-    lines = ["# Decisions", "", "A choice that may surprise has a page: what was decided, what was tried, what was measured.", ""]
+    lines = [
+        "# Decisions",
+        "",
+        "A choice that may surprise has a page: what was decided, what was tried, what was measured.",
+        "",
+    ]
     for page in DECISIONS:
         title = page.read_text(encoding="utf-8").partition("\n")[0].lstrip("# ")
         lines.append(f"- [{title}](../decisions/{page.name})")
@@ -268,11 +297,25 @@ def write_source() -> Path:
     return written
 
 
+def fetched_from_outside(site: Path) -> list[str]:
+    """Return what the pages of a site would fetch from another host: scripts, styles, fonts, pictures."""
+    found = []
+    for page in sorted([*site.rglob("*.html"), *site.rglob("*.css")]):
+        for tag in _FETCHES.findall(page.read_text(encoding="utf-8")):
+            found.append(f"{page.relative_to(site)}: {tag}")
+    return found
+
+
 def main() -> int:
     """Build the site; a link or heading that is not there is an error."""
     config = write_source()
     command = [sys.executable, "-m", "zensical", "build", "--clean", "--strict", "--config-file", str(config)]
-    failed = subprocess.run(command, cwd=ROOT, env={**os.environ, "NO_COLOR": "1", "TERM": "dumb"}, check=False).returncode
+    failed = subprocess.run(
+        command, cwd=ROOT, env={**os.environ, "NO_COLOR": "1", "TERM": "dumb"}, check=False
+    ).returncode
+    if outside := fetched_from_outside(config.parent / "site"):
+        print("the site would fetch from outside:", *outside, sep="\n")
+        return 1
     if not failed:
         shutil.rmtree(SITE, ignore_errors=True)
         shutil.move(config.parent / "site", SITE)

@@ -109,9 +109,10 @@ def read(
 ) -> "DataSet":
     """Read a data folder of any known layout.
 
-    >>> import masksmith as ms
-    >>> data = ms.read("camvid")  # doctest: +SKIP
-    >>> data.train[0].image.shape, data.train[0].target.max()  # doctest: +SKIP
+    Examples:
+        >>> import masksmith as ms
+        >>> data = ms.read("camvid")  # doctest: +SKIP
+        >>> data.train[0].image.shape, data.train[0].target.max()  # doctest: +SKIP
 
     Args:
         data: As for ``check``, and so are the others.

@@ -29,7 +29,9 @@ def test_it_takes_every_bundled_recipe_and_one_as_it_is_resolved(validator):
     texts = {listed.name: listed.text for listed in list_recipes()}
     texts["resolved"] = parse_recipe(texts["smoke"], where="smoke").to_yaml()
     for name, text in texts.items():
-        errors = [f"{one.json_path}: {one.message}" for one in validator.iter_errors(read_yaml(text, where=name))]
+        errors = [
+            f"{one.json_path}: {one.message}" for one in validator.iter_errors(read_yaml(text, where=name))
+        ]
         assert not errors, (name, errors)
 
 
@@ -80,7 +82,9 @@ def test_every_key_is_described(validator):
     assert not bare
     for name, part in validator.schema["$defs"].items():
         texts = field_texts(by_name[name])
-        assert all(part["properties"][key]["description"] == text.replace("``", "`") for key, text in texts.items())
+        assert all(
+            part["properties"][key]["description"] == text.replace("``", "`") for key, text in texts.items()
+        )
 
 
 def test_the_command_prints_it_and_stands_alone(validator):

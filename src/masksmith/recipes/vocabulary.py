@@ -7,7 +7,6 @@ import inspect
 import typing
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import yaml
 from pydantic import BaseModel
