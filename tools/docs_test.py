@@ -149,7 +149,7 @@ def _run_command(command: str, folder: Path, environment: dict[str, str], budget
             timeout=1800,
             check=False,
         )
-        if "give at least that much more" not in done.stdout or times == 8:
+        if not (done.returncode and "masksmith: --budget: " in done.stdout):
             break
     return done.returncode, done.stdout
 
