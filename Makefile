@@ -6,10 +6,10 @@ JOBS ?= 2
 TASK ?= binary
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help env demo quick test style lint unit systems faults audit bench clean
+.PHONY: help env demo quick test style lint unit docs docs-test systems faults audit bench clean
 
 help:  ## list the targets
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/ -/'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/ -/'
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@echo "== environment: building $(VENV) (about a minute with a warm package cache)"
@@ -51,6 +51,16 @@ unit: env
 	@# checking the types of every array at every call takes 40% of the slow tests' time; the fast ones have it
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m "slow and not heavy" -o addopts="-q --strict-markers" --durations=8
 
+$(VENV)/.docs: $(VENV)/.installed
+	@$(BIN)/pip install -q -c constraints.txt -e '.[docs]'
+	@touch $@
+
+docs: $(VENV)/.docs  ## build the documentation without network: site/index.html
+	@$(BIN)/python tools/docs_site.py
+
+docs-test: env  ## run every command of the documentation on generated images (PAGES=docs/start/kaggle.md …: of these; about ten minutes)
+	@$(BIN)/python tools/docs_test.py $(PAGES)
+
 systems: env  ## published systems of many nets, small, each on its own form
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) -m heavy
 
@@ -73,4 +83,4 @@ bench: env  ## measure what the documents claim (needs a quiet machine)
 	@OMP_NUM_THREADS=1 $(BIN)/python benchmarks/checkpointing.py
 
 clean:  ## remove the environment and what the demo made
-	rm -rf $(VENV) demo demo-data
+	rm -rf $(VENV) demo demo-data site build/docs

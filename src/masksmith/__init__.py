@@ -4,9 +4,9 @@
 >>> result = ms.compete("tgs-salt", out="project", overrides={"folds.train": 1})  # doctest: +SKIP
 
 ``read`` gives the images and masks of a data folder. The verbs are functions: ``layout check explore folds train
-predict tune submit report compare compete plan lr noise score convert example recipes verify vocabulary cache clean
-doctor bundle apply pack export serve review add_member list_members remove_member weights blend ablate add_board_score
-board watch explain``; ``load`` opens a bundle or an exported file. ``masksmith.preprocess`` holds transforms for
+predict tune submit report compare compete plan lr noise score convert example recipes recipe_schema verify vocabulary
+cache clean doctor bundle apply pack export serve review add_member list_members remove_member weights blend ablate
+add_board_score board watch explain``; ``load`` opens a bundle or an exported file. ``masksmith.preprocess`` holds transforms for
 notebooks. Importing the package imports neither torch nor numpy; the first verb does.
 """
 
@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from masksmith.pipeline import plan as plan
     from masksmith.pipeline import predict as predict
     from masksmith.pipeline import read as read
+    from masksmith.pipeline import recipe_schema as recipe_schema
     from masksmith.pipeline import recipes as recipes
     from masksmith.pipeline import remove_member as remove_member
     from masksmith.pipeline import report as report
@@ -95,6 +96,7 @@ _VERBS = (
     "plan",
     "predict",
     "read",
+    "recipe_schema",
     "recipes",
     "remove_member",
     "report",

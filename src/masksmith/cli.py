@@ -789,11 +789,22 @@ def recipes(
         typer.Option("--verify", help="Check weights, sizes, four losses, and that eight images are learnt."),
     ] = False,
     scale: Annotated[str, typer.Option("--scale", help="With --verify: small or full.")] = "small",
+    schema: Annotated[
+        bool, typer.Option("--schema", help="Print the JSON Schema of recipes, for editors.")
+    ] = False,
 ) -> None:
     """List the bundled recipes by contest, or show one: header, every value, weights, size trace."""
     from masksmith.recipes.listing import listing_table
     from masksmith.recipes.sources import list_recipes
 
+    if schema:
+        if name is not None or verify:
+            raise InputError(
+                f"recipes --schema: came with {'--verify' if verify else repr(name)}; expected it alone: one schema is "
+                "for all recipes"
+            )
+        print(json.dumps(masksmith.recipe_schema(), indent=1, ensure_ascii=False))
+        return
     if verify:
         print(masksmith.verify(name, scale=scale))
         return

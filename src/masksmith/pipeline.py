@@ -111,9 +111,10 @@ def read(
 ) -> "DataSet":
     """Read a data folder of any known layout.
 
-    >>> import masksmith as ms
-    >>> data = ms.read("camvid")  # doctest: +SKIP
-    >>> data.train[0].image.shape, data.train[0].target.max()  # doctest: +SKIP
+    Examples:
+        >>> import masksmith as ms
+        >>> data = ms.read("camvid")  # doctest: +SKIP
+        >>> data.train[0].image.shape, data.train[0].target.max()  # doctest: +SKIP
 
     Args:
         data: As for ``check``, and so are the others.
@@ -1162,6 +1163,16 @@ def recipes(name: str | None = None) -> "list[Listing] | RecipeSummary | Ensembl
     from masksmith.recipes.describe import describe_ensemble, describe_recipe  # not before: torch
 
     return describe_ensemble(name) if is_ensemble(name) else describe_recipe(name)
+
+
+def recipe_schema() -> dict[str, Any]:
+    """Return the JSON Schema (draft 07) of a recipe, with which editors complete and check a recipe's file.
+
+    What two values must agree on is checked when a recipe is read, and not by the schema.
+    """
+    from masksmith.recipes import schema  # not before: it reads the source of every configuration
+
+    return schema.recipe_schema()
 
 
 def verify(name: str | None = None, *, scale: str = "small") -> "Verdicts":

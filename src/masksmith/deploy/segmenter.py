@@ -183,9 +183,10 @@ def certainty(codes: UInt16[np.ndarray, "h w k"], *, exclusive: bool) -> float:
 class Segmenter:
     """A model that segments images.
 
-    >>> import masksmith as ms
-    >>> model = ms.load("model.msk")  # doctest: +SKIP
-    >>> model.segment(array).mask  # doctest: +SKIP
+    Examples:
+        >>> import masksmith as ms
+        >>> model = ms.load("model.msk")  # doctest: +SKIP
+        >>> model.segment(array).mask  # doctest: +SKIP
 
     It may be used from several threads: images are segmented one call after another.
 

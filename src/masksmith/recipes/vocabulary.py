@@ -3,13 +3,10 @@
 Read from the tables that masksmith looks names up in, so every listed option can be used.
 """
 
-import ast
 import inspect
-import textwrap
 import typing
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import yaml
 from pydantic import BaseModel
@@ -29,6 +26,7 @@ from masksmith.prediction.tta import TTA
 from masksmith.preprocess import SizeConfig
 from masksmith.recipes.ensemble import Ensemble, EnsembleMember
 from masksmith.recipes.recipe import PseudoConfig, QuotaConfig
+from masksmith.recipes.schema import field_texts
 from masksmith.training.config import SamplerConfig, Stage, SwaConfig, TrainingConfig
 from masksmith.training.optim import OPTIMIZERS, SCHEDULES
 
@@ -120,20 +118,6 @@ def _in_yaml(field: FieldInfo) -> str:
         width=10_000,
     )
     return text.removesuffix("...\n").strip()
-
-
-def field_texts(model: type[BaseModel]) -> dict[str, str]:
-    """Return the docstrings under the fields of a configuration, each on one line."""
-    body = ast.parse(textwrap.dedent(inspect.getsource(model))).body[0]
-    assert isinstance(body, ast.ClassDef)
-    texts = {}
-    for statement, after in zip(body.body, body.body[1:], strict=False):
-        named = isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name)
-        documented = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
-        if named and documented:
-            name = typing.cast(Any, statement).target.id
-            texts[name] = " ".join(str(typing.cast(Any, after).value.value).split())
-    return texts
 
 
 def _metrics() -> list[Option]:
