@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from masksmith.pipeline import pack as pack
     from masksmith.pipeline import plan as plan
     from masksmith.pipeline import predict as predict
+    from masksmith.pipeline import pseudo as pseudo
     from masksmith.pipeline import read as read
     from masksmith.pipeline import recipes as recipes
     from masksmith.pipeline import remove_member as remove_member
@@ -90,6 +91,7 @@ _VERBS = (
     "pack",
     "plan",
     "predict",
+    "pseudo",
     "read",
     "recipes",
     "remove_member",

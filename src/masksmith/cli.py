@@ -546,6 +546,27 @@ def blend(
 
 
 @app.command()
+def pseudo(
+    project: Folder,
+    rounds: Annotated[int, typer.Option("--rounds", metavar="N", help="At most so many rounds.")] = 3,
+    recipe: Annotated[
+        str | None, typer.Option("--recipe", "-r", help="Of the students; default: the present members'.")
+    ] = None,
+    overrides: Set = None,
+    images: Annotated[
+        int | None, typer.Option("--images", metavar="N", help="At most so many labels; default: as masks.")
+    ] = None,
+    off: Annotated[bool, typer.Option("--off", help="Go back to the members from before.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Train on pseudo-labels of the test images in rounds, as long as that helps out of fold."""
+    found = masksmith.pseudo(
+        project, rounds=rounds, recipe=recipe, overrides=overrides or (), images=images, off=off
+    )
+    print(json.dumps(found if isinstance(found, str) else found.to_json(), indent=1) if as_json else found)
+
+
+@app.command()
 def ablate(
     project: Folder,
     run: RunName = None,

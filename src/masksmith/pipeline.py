@@ -63,6 +63,7 @@ if TYPE_CHECKING:
     from masksmith.steps.explore import Explored
     from masksmith.steps.external import MemberLine
     from masksmith.steps.lr_test import LrFound
+    from masksmith.steps.pseudo_rounds import Rounds
     from masksmith.steps.weights import Compared
 
 
@@ -654,6 +655,53 @@ def blend(
         present = read_members(project, None)
         return steps.blend.blend_members(
             project, present, runs=run, max_models=max_models, max_seconds=max_seconds
+        )
+
+
+def pseudo(
+    out: str | Path,
+    *,
+    rounds: int = 3,
+    recipe: str | None = None,
+    overrides: Overrides = (),
+    images: int | None = None,
+    off: bool = False,
+) -> "Rounds | str":
+    """Train students on pseudo-labels of the test images, round after round, as long as that helps out of fold.
+
+    The present members teach the first round, the students of a round the next. The student of fold k learns from the
+    mean of those that were trained without fold k. The rounds end with the first whose lower 80% bound of the paired
+    gain is not above zero; the project then uses the round before it. The runs of all rounds stay, and a later
+    ``blend`` can join them. What is done is not done again.
+
+    Args:
+        out: Project folder, trained.
+        rounds: At most so many.
+        recipe: Of the students; None: that of the present member with the largest weight. Where none of its stages is
+            on pseudo-labels, all are on both then.
+        overrides: Dotted changes of it, such as ``pseudo.labels=soft`` or ``pseudo.min_confident_frac=0.97``.
+        images: At most so many labels a round, shared over ranges of coverage as the training masks are; None: as many
+            as a fold trains on, or what the recipe's own ``pseudo`` says.
+        off: Only go back to the members from before the rounds.
+
+    Raises:
+        InputError: No test images, masks that are not binary, members that cannot teach, labels that take no image, or
+            no rounds to go back from.
+        StoppedError: Stopped; the project predicts as before, and the same call goes on.
+    """
+    project, changes = Project.open(Path(out)), dotted(overrides)
+    if off and (recipe or changes or images is not None):
+        raise InputError("--off trains nothing; leave --recipe, --set and --images out")
+    with steps.work.working(project):
+        if off:
+            return steps.pseudo_rounds.stop_rounds(project)
+        asked = None
+        if recipe is not None:
+            single = load_single(recipe, changes, what="students are of")
+            asked, changes = single_for_data(project, single, recipe, changes), ()
+        present = read_members(project, None)
+        return steps.pseudo_rounds.run_rounds(
+            project, present, rounds=rounds, base=asked, overrides=changes, images=images
         )
 
 

@@ -16,7 +16,8 @@ from masksmith.folds.config import ALL
 from masksmith.project.folder import Project
 from masksmith.project.members import Member, read_members
 from masksmith.recipes.ensemble import load_ensemble
-from masksmith.recipes.recipe import PseudoConfig, QuotaConfig, load_recipe, load_teacher
+from masksmith.recipes.pseudo import PseudoConfig, QuotaConfig
+from masksmith.recipes.recipe import load_recipe, load_teacher
 from masksmith.steps import pseudo_labels
 from masksmith.steps.pseudo_labels import fill_quotas, label, make_labels, teachers_of, with_teachers
 from masksmith.steps.runs import open_members, open_run
