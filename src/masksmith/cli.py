@@ -97,6 +97,10 @@ def compete(
         Path | None, typer.Option("--from", metavar="MODEL", help="Train the net of a bundle on.")
     ] = None,
     scale: Scale = None,
+    pseudo_rounds: Annotated[
+        int,
+        typer.Option("--pseudo-rounds", metavar="N", help="With --budget: students of pseudo-labels, too."),
+    ] = 0,
 ) -> None:
     """Go the whole way: check, folds, train, predict, tune, submit, report."""
     result = masksmith.compete(
@@ -113,6 +117,7 @@ def compete(
         layout=layout,
         from_model=from_model,
         scale=scale,
+        pseudo_rounds=pseudo_rounds,
     )
     print(result)
     if result.stopped is not None:

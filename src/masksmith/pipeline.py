@@ -823,6 +823,7 @@ def compete(
     layout: str | Path | None = None,
     from_model: str | Path | None = None,
     scale: str | None = None,
+    pseudo_rounds: int = 0,
 ) -> Result:
     """Go the whole way from a data folder to a validated submission, masks and a report.
 
@@ -849,6 +850,8 @@ def compete(
         scale: "small" makes a published recipe small, to see it go the whole way in minutes: an eighth of the size, a
             narrow net, an epoch a stage (see recipes/trial.py).
         from_model: A bundle whose net is trained on, with a lower rate and half its epochs; ``recipe`` is its own.
+        pseudo_rounds: With a budget: train so many students of pseudo-labels for each fold, once all folds are trained
+            and where one fits; each joins if it does not lower its fold's score. Without a budget see ``pseudo``.
 
     Raises:
         InputError: Data, recipe, budget or folder cannot be used; nothing already written is lost.
@@ -857,6 +860,11 @@ def compete(
     began, duration = time.monotonic(), None if budget is None else parse_duration(budget)
     pinned, planned = dotted(overrides, device, metric), duration is not None
     model = None if from_model is None else open_model(from_model, recipe)
+    if pseudo_rounds and not planned:
+        raise InputError(
+            f"--pseudo-rounds {pseudo_rounds} without --budget; run `masksmith pseudo {out} --rounds {pseudo_rounds}` "
+            "after it"
+        )
     if scale is not None and (planned or model is not None):
         raise InputError(f"--scale {scale} with --{'budget' if planned else 'from'}: expected one of them")
     asked = load_to_compete_in_budget(recipe, pinned) if planned else load_asked(recipe, pinned, scale=scale)
@@ -872,7 +880,9 @@ def compete(
         asked = for_data(project, asked, recipe, pinned)
         with steps.work.working(project):
             clock = Budget(project.budget_json, duration, started=began)
-            return steps.compete.compete_project(project, asked, clock, pinned=pinned, planned=planned)
+            return steps.compete.compete_project(
+                project, asked, clock, pinned=pinned, planned=planned, rounds=pseudo_rounds
+            )
 
 
 def open_model(path: str | Path, recipe: str) -> "Bundle":

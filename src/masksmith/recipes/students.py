@@ -49,7 +49,7 @@ def quotas_of(coverage: Float[np.ndarray, " n"], images: int) -> list[QuotaConfi
         coverage: Of training masks, 0…1 each; one or more.
         images: To be shared, 1 or more.
     """
-    shares = {(None, 0.0): float((coverage == 0).mean())}
+    shares: dict[tuple[float | None, float], float] = {(None, 0.0): float((coverage == 0).mean())}
     shares |= {
         (low, high): float(((coverage > low) & (coverage <= high)).mean()) for low, high in pairwise(_EDGES)
     }

@@ -259,13 +259,16 @@ def _ensemble(
         )
 
 
-def _rounds(project: Project, members: Sequence[Member]) -> Iterator[Step]:
-    """Yield the rounds of pseudo-labels that were tried from these members, or that made them."""
+def rounds_of(project: Project, members: Sequence[Member]) -> list[dict[str, Any]]:
+    """Return the rounds of pseudo-labels that began from these members, or that made them; none: there are none."""
     found = read_json(project.rounds_json) if project.rounds_json.exists() else {}
     own = [member.to_json() for member in members if not member.run.is_external]
-    if own not in (found.get("start"), found.get("members")):
-        return
-    for row in found["rounds"][1:]:
+    rows: list[dict[str, Any]] = found.get("rounds", [])
+    return rows if own in (found.get("start"), found.get("members")) else []
+
+
+def _rounds(project: Project, members: Sequence[Member]) -> Iterator[Step]:
+    for row in rounds_of(project, members)[1:]:
         numbers = (row[name] for name in ("score", "gain", "low", "high", "seconds"))
         yield Step(f"pseudo-labels, round {row['round']}", *numbers, kept=row["kept"])
 

@@ -33,7 +33,7 @@ from masksmith.project.runs import Run
 from masksmith.recipes.pseudo import QuotaConfig, TeacherConfig
 from masksmith.recipes.recipe import Recipe, parse_recipe
 from masksmith.recipes.students import quotas_of, student_of
-from masksmith.steps.ablate import Judge, Rows
+from masksmith.steps.ablate import Judge, Rows, rounds_of
 from masksmith.steps.out_of_fold import plain_rows
 from masksmith.steps.predict import oof_of, predict_member
 from masksmith.steps.pseudo_labels import labelling_of, train_student
@@ -100,6 +100,11 @@ class Rounds:
         return "\n".join([*lines, f"{self.ended}; {after}. `blend` tries all rounds together"])
 
 
+def round_lines(project: Project, members: Sequence[Member]) -> list[str]:
+    """Return a line for each round that began from these members, or that made them."""
+    return [_line(Round(**row)) for row in rounds_of(project, members)]
+
+
 def _line(row: Round) -> str:
     if row.gain is None or row.low is None or row.high is None:
         return f"round 0  {row.score:.4f}  {row.run}"
@@ -136,7 +141,7 @@ def run_rounds(
         InputError: The data, the members or the numbers allow no round, or no label is sure enough for the first.
         StoppedError: Stopped; the members are those from before.
     """
-    _check(project, rounds, images)
+    check_rounds(project, rounds, images)
     old = read_json(project.rounds_json) if project.rounds_json.exists() else {}
     again = bool(old.get("members")) and _plain(present) == old["members"]
     before = old["before"] if again else remember_members(project)
@@ -149,7 +154,7 @@ def run_rounds(
             f"--recipe {base.name}: its metric is {base.metric}, that of the members {judge.recipe.metric}; add --set "
             f"metric={judge.recipe.metric}"
         )
-    quotas = [] if base.pseudo is not None and images is None else _quotas(project, images)
+    quotas = [] if base.pseudo is not None and images is None else quotas_for(project, images)
     first = judge.step("", rows, rows, 0.0, kept=True)
     assert first.score is not None
     names = ", ".join(dict.fromkeys(one.part for one in teachers))
@@ -210,7 +215,12 @@ def _plain(members: Sequence[Member]) -> list[dict[str, Any]]:
 # --- who teaches ---
 
 
-def _check(project: Project, rounds: int, images: int | None) -> None:
+def check_rounds(project: Project, rounds: int, images: int | None = None) -> None:
+    """Refuse rounds where there can be none.
+
+    Raises:
+        InputError: Numbers below 1, masks that are not binary, or no test images.
+    """
     if rounds < 1:
         raise InputError(f"--rounds {rounds}: expected 1 or more")
     if images is not None and images < 1:
@@ -271,7 +281,8 @@ def _lists(teachers: Sequence[Member]) -> list[TeacherConfig]:
     ]
 
 
-def _quotas(project: Project, images: int | None) -> list[QuotaConfig]:
+def quotas_for(project: Project, images: int | None = None) -> list[QuotaConfig]:
+    """Return how many labels of which coverage a round takes: as many as a fold trains on, or ``images``."""
     masks = project.cache.train_masks
     names = [name for name in project.folds.outside(0) if name not in project.blank_train]
     coverage = np.array([float((masks[name] == 1).mean()) for name in names])
