@@ -15,6 +15,7 @@ from masksmith.project.members import Member, read_members
 from masksmith.recipes.pseudo import PseudoConfig, TeacherConfig
 from masksmith.recipes.recipe import load_recipe, load_teachers
 from masksmith.steps import compete, pseudo_rounds
+from masksmith.steps.clean import _idle_runs
 from masksmith.steps.pseudo_labels import make_labels, teachers_of
 from masksmith.steps.runs import open_run
 from tests.blends import write_ensemble, write_pupil, write_recipe
@@ -69,6 +70,7 @@ def test_rounds_end_where_nothing_is_gained_and_a_stop_changes_nothing(project, 
     second = opened.run(found.rounds[2].run)
     assert [one.name for one in teachers_of(opened, Member(second, 0))] == [f"{found.rounds[1].run}/fold 0"]
     assert [one.name for one in teachers_of(opened, used)] == before
+    assert [path.name for path in _idle_runs(opened)] == [found.rounds[2].run]  # teachers are needed
     # the same again does nothing; the table of steps has them; it can be left
     gains(monkeypatch, [0.01, -0.01])
     after = finals(project)
@@ -79,6 +81,11 @@ def test_rounds_end_where_nothing_is_gained_and_a_stop_changes_nothing(project, 
     ms.tune(project)
     page = ms.report(project).read_text()
     assert "round 2" in page
+    # another way begins from the students, and leaves them where they are
+    gains(monkeypatch, [-0.01])
+    other = ms.pseudo(project, rounds=1, overrides=[*SURE, "pseudo.labels=soft"])
+    assert (other.start, other.members, len(other.earlier)) == (found.members, [], 1)
+    assert read_members(opened, None) == [used]
     assert "used again" in ms.pseudo(project, off=True)
     assert read_members(opened, None) == rows
     with pytest.raises(

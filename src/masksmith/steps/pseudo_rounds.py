@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from masksmith.core.errors import DiskFullError, InputError
+from masksmith.core.errors import DiskFullError, DivergedError, InputError
 from masksmith.core.files import read_json, write_json
 from masksmith.core.progress import clock, logger
 from masksmith.folds.config import ALL
@@ -24,6 +24,7 @@ from masksmith.project.folder import Project
 from masksmith.project.members import (
     Member,
     members_before,
+    read_members,
     remember_members,
     use_members_before,
     with_external,
@@ -130,8 +131,8 @@ def run_rounds(
 
     Args:
         project: With folds.
-        present: Its members now, which teach the first round. Those of rounds that were run before stand for the
-            members from before them, so that the same call again does nothing.
+        present: Its members now, which teach the first round. If they are the students of rounds that were run in the
+            same way, those from before them do, so that the same call again does nothing.
         rounds: At most so many.
         base: Recipe of the students; None: that of the present member with the largest weight.
         overrides: Dotted changes of it.
@@ -142,54 +143,121 @@ def run_rounds(
         StoppedError: Stopped; the members are those from before.
     """
     check_rounds(project, rounds, images)
-    old = read_json(project.rounds_json) if project.rounds_json.exists() else {}
-    again = bool(old.get("members")) and _plain(present) == old["members"]
-    before = old["before"] if again else remember_members(project)
-    start = members_before(project, before) if again else list(present)
-    teachers = _teachers(project, start)
-    judge, rows = _judged(project, start, sorted({one.fold for one in teachers}))
-    base = base or _heaviest(teachers).run.recipe
-    if base.metric != judge.recipe.metric:
-        raise InputError(
-            f"--recipe {base.name}: its metric is {base.metric}, that of the members {judge.recipe.metric}; add --set "
-            f"metric={judge.recipe.metric}"
-        )
-    quotas = [] if base.pseudo is not None and images is None else quotas_for(project, images)
-    first = judge.step("", rows, rows, 0.0, kept=True)
-    assert first.score is not None
-    names = ", ".join(dict.fromkeys(one.part for one in teachers))
-    found = [Round(0, names, [], [], first.score, None, None, None, 0.0, kept=True)]
-    ended, used, lists = f"{rounds} rounds are done", list[Member](), _lists(teachers)
-    refit = any(one.fold == ALL for one in start)
-    for number in range(1, rounds + 1):
-        asked = _asked(
-            student_of(base, lists, number=number, quotas=quotas), teachers, overrides, refit=refit
-        )
-        try:
-            students = _train(project, open_run(project, asked), sorted({one.fold for one in teachers}))
-        except InputError as error:
-            if number == 1 or isinstance(error, DiskFullError):
-                raise
-            ended = f"round {number} made no labels ({error})"
-            break
-        row, after = _row(project, number, students, judge, rows)
-        found.append(row)
-        logger.info("pseudo-labels: %s", _line(row))
-        if not row.kept:
-            ended = f"round {number} shows no certain gain"
-            break
-        rows, used, lists = after, students, [TeacherConfig(run=students[0].run.path.name)]
-    if used and refit:
+    old: dict[str, Any] = read_json(project.rounds_json) if project.rounds_json.exists() else {}
+    begun: tuple[_Way, dict[str, Any]] | None = None
+    if old.get("members") and _plain(present) == old["members"]:
+        way = _Way.of(project, members_before(project, old["before"]), base, overrides, images)
+        begun = (way, old["before"]) if way.is_that_of(project, old) else None
+    way, before = begun or (
+        _Way.of(project, present, base, overrides, images),
+        remember_members(project),
+    )
+    found, used, ended = _run(project, way, rounds)
+    if used and way.refit:
         used = [*used, *_train(project, used[0].run, [ALL])]
-    earlier = [*old.get("earlier", []), {**old, "earlier": []}] if old and old["before"] != before else []
+    earlier = old.get("earlier", [])
+    if old and old["rounds"][1]["run"] != found[1].run:
+        earlier = [*earlier, {**old, "earlier": []}]
+    judge = way.judge
     done = Rounds(
-        judge.metric.name, len(judge.names), found, ended, _plain(start), _plain(used), before,
-        earlier or old.get("earlier", []),
-    )  # fmt: skip
+        judge.metric.name, len(judge.names), found, ended, _plain(way.start), _plain(used), before, earlier
+    )
     write_json(project.rounds_json, done.to_json())
     if used:
         write_members(project, used)
     return done
+
+
+def _run(project: Project, way: "_Way", rounds: int) -> tuple[list[Round], list[Member], str]:
+    """Return the rounds, the students of the last one that is kept, and why there were no more."""
+    first = way.judge.step("", way.rows, way.rows, 0.0, kept=True)
+    assert first.score is not None
+    names = ", ".join(dict.fromkeys(one.part for one in way.teachers))
+    found = [Round(0, names, [], [], first.score, None, None, None, 0.0, kept=True)]
+    rows, used, teachers = way.rows, list[Member](), _lists(way.teachers)
+    for number in range(1, rounds + 1):
+        try:
+            students = _train(project, open_run(project, way.asked(number, teachers)), way.folds)
+        except (DivergedError, InputError) as error:
+            if number == 1 or isinstance(error, DiskFullError):
+                raise
+            return found, used, f"round {number} could not be trained ({error})"
+        row, after = _row(project, number, students, way.judge, rows)
+        found.append(row)
+        logger.info("pseudo-labels: %s", _line(row))
+        if not row.kept:
+            return found, used, f"round {number} shows no certain gain"
+        rows, used, teachers = after, students, [TeacherConfig(run=students[0].run.path.name)]
+    return found, used, f"{rounds} rounds are done"
+
+
+@dataclass(frozen=True)
+class _Way:
+    """What rounds begin from, and how their students are trained."""
+
+    start: list[Member]
+    teachers: list[Member]
+    """Those of the start that can teach."""
+    base: Recipe
+    quotas: list[QuotaConfig]
+    overrides: tuple[str, ...]
+    judge: Judge
+    rows: Rows
+    """Of the start."""
+
+    @classmethod
+    def of(
+        cls,
+        project: Project,
+        start: Sequence[Member],
+        base: Recipe | None,
+        overrides: tuple[str, ...],
+        images: int | None,
+    ) -> "_Way":
+        """Return the way from these members; see run_rounds."""
+        teachers = _teachers(project, start)
+        judge, rows = _judged(project, start, sorted({one.fold for one in teachers}))
+        base = base or _heaviest(teachers).run.recipe
+        if base.metric != judge.recipe.metric:
+            raise InputError(
+                f"--recipe {base.name}: its metric is {base.metric}, that of the members {judge.recipe.metric}; add "
+                f"--set metric={judge.recipe.metric}"
+            )
+        quotas = [] if base.pseudo is not None and images is None else quotas_for(project, images)
+        return cls(list(start), teachers, base, quotas, overrides, judge, rows)
+
+    @property
+    def folds(self) -> list[int]:
+        """The folds of the students."""
+        return sorted({one.fold for one in self.teachers})
+
+    @property
+    def refit(self) -> bool:
+        """Whether all images were trained on, too."""
+        return any(one.fold == ALL for one in self.start)
+
+    def asked(self, number: int, teachers: Sequence[TeacherConfig]) -> Recipe:
+        """Return a student's recipe on the members' folds, with the user's changes.
+
+        Raises:
+            InputError: A change that is not the students' to make.
+        """
+        student = student_of(self.base, teachers, number=number, quotas=self.quotas)
+        own = self.teachers[0].run.recipe.folds
+        folds = own.model_copy(update={"train": len(self.folds), "refit": self.refit})
+        student = student.model_copy(update={"folds": folds})
+        fixed = ("name", "metric", "folds", "pseudo.teacher", "pseudo.table", "pseudo.set")
+        if wrong := [one for one in self.overrides if one.startswith(fixed)]:
+            raise InputError(
+                f"--set {' --set '.join(wrong)}: folds, metric and teachers of the students are those of the members; "
+                "leave it out"
+            )
+        return parse_recipe(student.to_yaml(), where=student.name, overrides=self.overrides)
+
+    def is_that_of(self, project: Project, table: dict[str, Any]) -> bool:
+        """Whether rounds that were run before went the same way."""
+        run = project.find_run(self.asked(1, _lists(self.teachers)))
+        return run is not None and run.path.name == table["rounds"][1]["run"]
 
 
 def stop_rounds(project: Project) -> str:
@@ -199,12 +267,14 @@ def stop_rounds(project: Project) -> str:
         InputError: No round is used.
     """
     found = read_json(project.rounds_json) if project.rounds_json.exists() else {}
-    listed = remember_members(project)
-    if not found.get("members") or listed == found["before"]:
+    tables = [found, *reversed(found["earlier"])] if found else []
+    present = _plain(read_members(project, None))
+    used = next((table for table in tables if table["members"] == present), None)
+    if used is None:
         raise InputError(
             f"{project.root}: no round of pseudo-labels is used; there is nothing to go back from"
         )
-    use_members_before(project, found["before"])
+    use_members_before(project, used["before"])
     return "the members from before the rounds are used again: predict, tune and submit"
 
 
@@ -290,25 +360,6 @@ def quotas_for(project: Project, images: int | None = None) -> list[QuotaConfig]
 
 
 # --- a round ---
-
-
-def _asked(student: Recipe, teachers: Sequence[Member], overrides: tuple[str, ...], *, refit: bool) -> Recipe:
-    """Return a student's recipe on the members' folds, with the user's changes.
-
-    Raises:
-        InputError: A change that is not the students' to make.
-    """
-    own = teachers[0].run.recipe.folds
-    folds = own.model_copy(update={"train": len({one.fold for one in teachers}), "refit": refit})
-    student = student.model_copy(update={"folds": folds})
-    fixed = ("name", "metric", "folds", "pseudo.teacher", "pseudo.table", "pseudo.set")
-    wrong = [one for one in overrides if one.startswith(fixed)]
-    if wrong:
-        raise InputError(
-            f"--set {' --set '.join(wrong)}: folds, metric and teachers of the students are those of the members; "
-            "leave it out"
-        )
-    return parse_recipe(student.to_yaml(), where=student.name, overrides=overrides)
 
 
 def _train(project: Project, run: Run, folds: Sequence[int]) -> list[Member]:
