@@ -331,7 +331,7 @@ def _check_teacher(recipe: Recipe, pseudo: PseudoConfig, *, where: str, students
         raise InputError(
             f"{at} would be its own teacher ({' ← '.join((*chain, source))}); a teacher is trained before its student"
         )
-    teacher = _load_any(pseudo.teacher, tuple(pseudo.set), students=chain)
+    teacher = _load_any(pseudo.teacher, tuple(pseudo.set), students=(*chain, source))
     if teacher.metric != recipe.metric:
         raise InputError(
             f"{at} has the metric {teacher.metric!r}, but {recipe.name} has {recipe.metric!r}; add "
@@ -394,7 +394,7 @@ def _load_any(
 
     if is_ensemble(name):
         return load_ensemble(name, overrides, students=students)
-    return load_recipe(name, overrides, students=students)
+    return load_recipe(name, overrides, students=students[:-1])  # it adds its own name
 
 
 def _teachers_hash(recipe: Recipe) -> str:
