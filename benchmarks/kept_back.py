@@ -1,16 +1,22 @@
 """Does more time score better on labels that nobody saw? A fifth of the training images plays the hidden test set.
 
     python benchmarks/kept_back.py TGS OUT --budgets 5m 10m 20m [--more 20m] [--set KEY=VALUE ...]
+    python benchmarks/kept_back.py TGS OUT --budgets 5m --splits 0 1 2 3 4
 
 ``TGS`` is a folder in Kaggle's layout of TGS Salt (``train.zip``, ``train.csv``, ``depths.csv``). A copy is made in
 ``OUT/data`` in which a fifth of the training pairs, drawn with seed 0, is the test set; their masks go to
 ``OUT/solution.csv`` and are read only to score. Each budget is a fresh project; ``--more`` continues the last one.
+``--splits`` draws the hidden images with these seeds, each in a folder of its own. Beside each hidden score is the one
+out of fold, and the difference in standard errors: those of the held-out and of the hidden images together.
 """
 
 import argparse
 import csv
 import io
+import json
+import math
 import random
+import statistics
 import subprocess
 import sys
 import time
@@ -65,6 +71,31 @@ def masksmith(*arguments):
     return subprocess.run(command, check=True, text=True, stdout=subprocess.PIPE).stdout
 
 
+def promise(project, scores):
+    """Return what out of fold promised, and how far off the hidden labels' scores are."""
+    tuning = json.loads((project / "tuning.json").read_text())
+    said, error = tuning["scores"]["chosen"], tuning["standard_error"]
+    hidden = sum(scores) / len(scores)
+    own = statistics.stdev(scores) / math.sqrt(len(scores))
+    off = (hidden - said) / math.hypot(error, own)
+    return (
+        f"hidden {hidden:.4f} ± {own:.4f}, out of fold {said:.4f} ± {error:.4f}: {off:+.2f} standard errors"
+    )
+
+
+def compete(options, out, words):
+    for number, budget in enumerate([*options.budgets, *options.more]):
+        project = out / (budget if number < len(options.budgets) else options.budgets[-1])
+        started = time.monotonic()
+        amount = f"+{budget}" if number >= len(options.budgets) else budget
+        masksmith("compete", out / "data", "--out", project, "--budget", amount, *words)
+        minutes = (time.monotonic() - started) / 60
+        table = out / "scores.csv"
+        masksmith("score", project / "submission.csv", out / "solution.csv", "--per-image", table)
+        scores = [float(row["tgs_map"]) for row in read_rows(table)]
+        print(f"{amount:>6s}  {minutes:5.1f} min  {promise(project, scores)}", flush=True)
+
+
 def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -75,21 +106,17 @@ def main():
     parser.add_argument("--more", nargs="*", default=[])
     parser.add_argument("--set", action="append", default=[])
     parser.add_argument("--recipe")
+    parser.add_argument("--splits", nargs="+", type=int, default=[0])
     options = parser.parse_args()
-    if not (options.out / "data").exists():
-        kept, hidden = keep_back(options.tgs, options.out)
-        print(f"{kept} training and {hidden} hidden images")
     words = [word for setting in options.set for word in ("--set", setting)]
     if options.recipe:
         words += ["--recipe", options.recipe]
-    for number, budget in enumerate([*options.budgets, *options.more]):
-        project = options.out / (budget if number < len(options.budgets) else options.budgets[-1])
-        started = time.monotonic()
-        amount = f"+{budget}" if number >= len(options.budgets) else budget
-        masksmith("compete", options.out / "data", "--out", project, "--budget", amount, *words)
-        minutes = (time.monotonic() - started) / 60
-        score = masksmith("score", project / "submission.csv", options.out / "solution.csv")
-        print(f"{amount:>6s}  {minutes:5.1f} min  {score.strip().splitlines()[0]}", flush=True)
+    for seed in options.splits:
+        out = options.out if options.splits == [0] else options.out / f"split{seed}"
+        if not (out / "data").exists():
+            kept, hidden = keep_back(options.tgs, out, seed=seed)
+            print(f"split {seed}: {kept} training and {hidden} hidden images", flush=True)
+        compete(options, out, words)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,11 @@
 
 import json
 
+import numpy as np
+
+import masksmith as ms
 from masksmith.core.config import write_yaml
+from masksmith.project.folder import Project
 from masksmith.recipes.recipe import load_recipe
 
 THREE = {"count": 3}
@@ -45,3 +49,21 @@ def write_ensemble(folder, name, *members, **fields):
     value = {"name": name, "folds": THREE, "tuning": tuning, "members": listed} | fields
     path.write_text(write_yaml(value))
     return str(path)
+
+
+def write_probs(project, folder, *, spread, seed):
+    """Write probabilities of all images by the true masks, with independent errors; return (oof, test)."""
+    rng = np.random.default_rng(seed)
+    for place, images in (("oof", project.cache.train_images), ("test", project.cache.test_images)):
+        (folder / place).mkdir(parents=True)
+        for name in images:
+            hw = images.shape(name)
+            mask = project.cache.train_masks[name][..., 0] == 1 if place == "oof" else np.zeros(hw)
+            probs = np.clip(0.25 + 0.5 * mask + rng.normal(0, spread, hw), 0, 1).astype(np.float32)
+            np.save(folder / place / f"{name}.npy", probs)
+    return {"oof": folder / "oof", "test": folder / "test"}
+
+
+def add(project, tmp_path, name, *, spread=0.12, seed=0, **how):
+    probs = write_probs(Project.open(project), tmp_path / name, spread=spread, seed=seed)
+    ms.add_member(project, name, folds=project / "folds.csv", **probs, **how)

@@ -16,25 +16,7 @@ from masksmith.project.members import members_of_run, read_members, write_member
 from masksmith.steps.blend import find_candidates, judged_images
 from masksmith.steps.predict import oof_of
 from masksmith.steps.predict import test_of as mean_of
-from tests.blends import write_recipe
-
-
-def write_probs(project, folder, *, spread, seed):
-    """Write probabilities of all images by the true masks, with independent errors; return (oof, test)."""
-    rng = np.random.default_rng(seed)
-    for place, images in (("oof", project.cache.train_images), ("test", project.cache.test_images)):
-        (folder / place).mkdir(parents=True)
-        for name in images:
-            hw = images.shape(name)
-            mask = project.cache.train_masks[name][..., 0] == 1 if place == "oof" else np.zeros(hw)
-            probs = np.clip(0.25 + 0.5 * mask + rng.normal(0, spread, hw), 0, 1).astype(np.float32)
-            np.save(folder / place / f"{name}.npy", probs)
-    return {"oof": folder / "oof", "test": folder / "test"}
-
-
-def add(project, tmp_path, name, *, spread=0.12, seed=0, **how):
-    probs = write_probs(Project.open(project), tmp_path / name, spread=spread, seed=seed)
-    ms.add_member(project, name, folds=project / "folds.csv", **probs, **how)
+from tests.blends import add, write_probs, write_recipe
 
 
 def test_a_certain_gain_is_used_until_it_is_left(project, tmp_path):

@@ -136,6 +136,8 @@ class TimeRule(Config):
     """Further seconds of these for each image."""
     measure_frac: Frac
     """Largest share of the budget spent on measuring."""
+    last_mile_frac: Annotated[float, Field(ge=0, lt=1)]
+    """Share of the budget that all trainings but the first leave to the choice of weights and ensemble."""
 
 
 class Rules(Config):

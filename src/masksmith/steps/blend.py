@@ -161,7 +161,11 @@ def blend_members(
     sweep = MixSweep(source, np.arange(len(names)))
     groups, labels = project.folds.groups(names).tolist(), project.metric_groups(recipe, names).tolist()
     inside, parts = np.unique(labels, return_inverse=True)[1], parts_of(project, names, seed=recipe.seed)
-    kinds = [kind for kind in KINDS if kind != "vote" or project.target.task != "instances"]
+    parts_found = {member.part for one in found for member in one.members}
+    unjudged = [one for one in present if one.fold == ALL and one.part not in parts_found]
+    never = {"vote"} if project.target.task == "instances" else set[str]()
+    never |= {"rank"} if unjudged else set()  # there is no table of the ranks of its held-out pixels
+    kinds = [kind for kind in KINDS if kind not in never]
 
     def ways(part: MixSweep, own: Groups) -> Mapping[str, Mix]:
         return ways_to_mix(part, metric, own, moments=moments, kinds=kinds, fits=fits)
@@ -245,6 +249,8 @@ def blend_members(
             for at in tuning.found.members
             for member in found[at].members
         ]
+        share = 1 / len(tuning.found.members)  # their weights sum to 1
+        taken += [replace(one, weight=share, blend=blend, ensemble=present[0].ensemble) for one in unjudged]
         write_members(project, sorted(taken, key=lambda one: one.run.is_external))
     return done
 
@@ -340,6 +346,15 @@ def find_candidates(
     for name, why in left_out.items():
         logger.info("%s is left out: %s", name, why)
     return found, left_out
+
+
+def count_candidates(project: Project, present: Sequence[Member]) -> int:
+    """Return how many candidates a blend would have; 0 where there are fewer than two."""
+    names = judged_images(project, present, oof_of(project, present))
+    try:
+        return len(find_candidates(project, present[0].scored_by.metric, names)[0])
+    except InputError:
+        return 0
 
 
 def _variants(project: Project, run: Run) -> dict[str, list[Member]]:

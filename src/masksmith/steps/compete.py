@@ -23,6 +23,7 @@ from masksmith.project.runs import Run, with_free_parts
 from masksmith.recipes.ensemble import AnyRecipe
 from masksmith.recipes.recipe import Recipe, parse_recipe
 from masksmith.steps.folds import folds_of
+from masksmith.steps.last_mile import last_mile
 from masksmith.steps.out_of_fold import baseline_scores, plain_score
 from masksmith.steps.plan import Plan, Planner, keys_of, machine_tools
 from masksmith.steps.predict import oof_of, predict_member
@@ -71,6 +72,11 @@ class Session:
         self.oof_masks: Path | None = None
         """Where the held-out images' masks lie, if there are no test images."""
 
+    @property
+    def used(self) -> list[Member]:
+        """The members with those of other programs; a blend says itself which of them it takes."""
+        return self.members if self.members[0].blend else with_external(self.project, self.members)
+
     def add(self, member: Member) -> None:
         """Take a trained member in; teachers stand in for their students until one of these is trained."""
         wanted = [one for one in self.wanted if one == member or one in self.members]
@@ -82,7 +88,7 @@ class Session:
             return
         interrupt.heartbeat()
         write_members(self.project, self.members)
-        members = with_external(self.project, self.members)
+        members = self.used
         self.tuning = tune_members(self.project, members)
         interrupt.heartbeat()
         if self.project.catalog.test:
@@ -93,7 +99,7 @@ class Session:
 
     def outcome(self, *, stopped: int | None = None) -> Outcome:
         """Write the report and return what there is."""
-        members = with_external(self.project, self.members) if self.members else []
+        members = self.used if self.members else []
         report = report_members(self.project, members) if members else None
         if self.verdict is None and self.project.catalog.test:
             self.verdict = standing_submission(self.project)
@@ -237,7 +243,7 @@ def train_units(session: Session, planner: Planner, budget: Budget) -> Iterator[
     session.publish()
     while True:
         if plan.under_way is None:
-            wish = planner.next(plan, budget.left)
+            wish = planner.next(plan, budget.left - _last_mile_s(session, planner, budget))
             if wish is None:
                 break
             run = open_run(project, wish.recipe)
@@ -258,6 +264,11 @@ def train_units(session: Session, planner: Planner, budget: Budget) -> Iterator[
         raise InputError(
             f"--budget: no time is left ({budget}) and nothing is trained; give more, such as +20m"
         )
+    cost = planner.cost_of(plan.recipe)
+    chosen = last_mile(project, session.used, budget, cost.finish_s)
+    if chosen != session.used:
+        session.members = chosen
+        session.publish()
     logger.info("nothing more fits: spent %s", budget)
 
 
@@ -288,7 +299,8 @@ def train_unit(session: Session, planner: Planner, plan: Plan, at: int, budget: 
     logger.info("unit %d (%s): %s", at + 1, unit.kind, unit.reason)
     session.under_way = member
     try:
-        deadline = Deadline(lambda: budget.left, cost.reserve_s, cost.paces)
+        reserve_s = cost.reserve_s + _last_mile_s(session, planner, budget)
+        deadline = Deadline(lambda: budget.left, reserve_s, cost.paces)
         pace = Pace(deadline, clock=budget.clock)
         make_labels(project, member)
         train_member(project, member, pace)
@@ -306,6 +318,11 @@ def train_unit(session: Session, planner: Planner, plan: Plan, at: int, budget: 
     if unit.joined:
         session.members = [*session.members, member]
     return unit
+
+
+def _last_mile_s(session: Session, planner: Planner, budget: Budget) -> float:
+    """Return the seconds that trainings leave to the last mile: none as long as there is nothing to choose from."""
+    return planner.rules.time.last_mile_frac * budget.total if session.members else 0.0
 
 
 def _with_damage_open(project: Project, plan: Plan, planner: Planner) -> Plan:

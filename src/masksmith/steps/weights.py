@@ -93,7 +93,7 @@ def compare_weights(project: Project, members: Sequence[Member]) -> Compared:
         if not is_trained(project, member):
             raise not_trained(project, member)
     recipe, present = run.recipe, run.recipe.prediction.weights
-    kinds = _kinds(run, folds)
+    kinds = kinds_of(run, folds)
     if len(kinds) < 2:
         raise InputError(
             f"{run.path.name}: its training kept the weights {', '.join(kinds)} alone; train with training.keep: "
@@ -148,7 +148,7 @@ def compare_weights(project: Project, members: Sequence[Member]) -> Compared:
     return done
 
 
-def _kinds(run: Run, folds: Sequence[Member]) -> list[str]:
+def kinds_of(run: Run, folds: Sequence[Member]) -> list[str]:
     """Return the kinds of weights that all folds kept, the present one first."""
     each = [kept_weights(facts_of(member.weights), member.weights.name) for member in folds]
     present = run.recipe.prediction.weights
