@@ -10,6 +10,7 @@ import masksmith as ms
 from masksmith.core.errors import InputError, StoppedError
 from masksmith.core.files import read_json
 from masksmith.folds.config import ALL
+from masksmith.planning.budget import Duration
 from masksmith.project.folder import Project
 from masksmith.project.members import Member, read_members
 from masksmith.recipes.pseudo import PseudoConfig, TeacherConfig
@@ -18,9 +19,8 @@ from masksmith.steps import compete, pseudo_rounds
 from masksmith.steps.clean import _idle_runs
 from masksmith.steps.pseudo_labels import make_labels, teachers_of
 from masksmith.steps.runs import open_run
-from tests.blends import write_ensemble, write_pupil, write_recipe
+from tests.blends import add, write_ensemble, write_pupil, write_recipe
 from tests.planning.machine import Machine
-from tests.steps.test_blend import add
 from tests.stops import stop
 
 STEP = pseudo_rounds.Judge.step
@@ -284,7 +284,7 @@ def test_a_student_is_a_unit_of_a_budget(project, monkeypatch):
     assert wish.recipe.pseudo.teacher_runs == [TeacherConfig(run=member.run.path.name, folds=[0])]
     session = compete.Session(opened)
     session.members = [member]
-    budget = compete.Budget(opened.budget_json, None)
+    budget = compete.Budget(opened.budget_json, Duration(3600, more=False))
     for sure, kept in ((False, False), (True, True)):
         pseudo = wish.recipe.pseudo
         if sure:
