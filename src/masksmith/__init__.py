@@ -5,9 +5,9 @@
 
 ``read`` gives the images and masks of a data folder. The verbs are functions: ``layout check explore folds train
 predict tune submit report compare compete plan lr noise score convert example recipes recipe_schema verify vocabulary
-cache clean doctor bundle apply pack export serve review add_member list_members remove_member weights blend ablate
-add_board_score board watch explain``; ``load`` opens a bundle or an exported file. ``masksmith.preprocess`` holds transforms for
-notebooks. Importing the package imports neither torch nor numpy; the first verb does.
+cache clean doctor bundle apply pack export serve review add_member list_members remove_member weights blend pseudo
+ablate add_board_score board watch explain``; ``load`` opens a bundle or an exported file. ``masksmith.preprocess``
+holds transforms for notebooks. Importing the package imports neither torch nor numpy; the first verb does.
 """
 
 import importlib
@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from masksmith.pipeline import pack as pack
     from masksmith.pipeline import plan as plan
     from masksmith.pipeline import predict as predict
+    from masksmith.pipeline import pseudo as pseudo
     from masksmith.pipeline import read as read
     from masksmith.pipeline import recipe_schema as recipe_schema
     from masksmith.pipeline import recipes as recipes
@@ -95,6 +96,7 @@ _VERBS = (
     "pack",
     "plan",
     "predict",
+    "pseudo",
     "read",
     "recipe_schema",
     "recipes",

@@ -104,6 +104,10 @@ def compete(
     ] = None,
     scale: Scale = None,
     log: Log = None,
+    pseudo_rounds: Annotated[
+        int,
+        typer.Option("--pseudo-rounds", metavar="N", help="With --budget: students of pseudo-labels, too."),
+    ] = 0,
 ) -> None:
     """Go the whole way: check, folds, train, predict, tune, submit, report."""
     result = masksmith.compete(
@@ -121,6 +125,7 @@ def compete(
         from_model=from_model,
         scale=scale,
         log=log or (),
+        pseudo_rounds=pseudo_rounds,
     )
     print(result)
     if result.stopped is not None:
@@ -567,6 +572,27 @@ def blend(
 ) -> None:
     """Search the best ensemble of all runs and members out of fold; use it if its gain is certain."""
     found = masksmith.blend(project, run=run or (), max_models=max_models, max_seconds=max_seconds, off=off)
+    print(json.dumps(found if isinstance(found, str) else found.to_json(), indent=1) if as_json else found)
+
+
+@app.command()
+def pseudo(
+    project: Folder,
+    rounds: Annotated[int, typer.Option("--rounds", metavar="N", help="At most so many rounds.")] = 3,
+    recipe: Annotated[
+        str | None, typer.Option("--recipe", "-r", help="Of the students; default: the present members'.")
+    ] = None,
+    overrides: Set = None,
+    images: Annotated[
+        int | None, typer.Option("--images", metavar="N", help="At most so many labels; default: as masks.")
+    ] = None,
+    off: Annotated[bool, typer.Option("--off", help="Go back to the members from before.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Train on pseudo-labels of the test images in rounds, as long as that helps out of fold."""
+    found = masksmith.pseudo(
+        project, rounds=rounds, recipe=recipe, overrides=overrides or (), images=images, off=off
+    )
     print(json.dumps(found if isinstance(found, str) else found.to_json(), indent=1) if as_json else found)
 
 

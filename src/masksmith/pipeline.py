@@ -65,6 +65,7 @@ if TYPE_CHECKING:
     from masksmith.steps.explore import Explored
     from masksmith.steps.external import MemberLine
     from masksmith.steps.lr_test import LrFound
+    from masksmith.steps.pseudo_rounds import Rounds
     from masksmith.steps.weights import Compared
 
 
@@ -690,6 +691,53 @@ def blend(
         )
 
 
+def pseudo(
+    out: str | Path,
+    *,
+    rounds: int = 3,
+    recipe: str | None = None,
+    overrides: Overrides = (),
+    images: int | None = None,
+    off: bool = False,
+) -> "Rounds | str":
+    """Train students on pseudo-labels of the test images, round after round, as long as that helps out of fold.
+
+    The present members teach the first round, the students of a round the next. The student of fold k learns from the
+    mean of those that were trained without fold k. The rounds end with the first whose lower 80% bound of the paired
+    gain is not above zero; the project then uses the round before it. The runs of all rounds stay, and a later
+    ``blend`` can join them. What is done is not done again.
+
+    Args:
+        out: Project folder, trained.
+        rounds: At most so many.
+        recipe: Of the students; None: that of the present member with the largest weight. Where none of its stages is
+            on pseudo-labels, all are on both then.
+        overrides: Dotted changes of it, such as ``pseudo.labels=soft`` or ``pseudo.min_confident_frac=0.97``.
+        images: At most so many labels a round, shared over ranges of coverage as the training masks are; None: as many
+            as a fold trains on, or what the recipe's own ``pseudo`` says.
+        off: Only go back to the members from before the rounds.
+
+    Raises:
+        InputError: No test images, masks that are not binary, members that cannot teach, labels that take no image, or
+            no rounds to go back from.
+        StoppedError: Stopped; the project predicts as before, and the same call goes on.
+    """
+    project, changes = Project.open(Path(out)), dotted(overrides)
+    if off and (recipe or changes or images is not None):
+        raise InputError("--off trains nothing; leave --recipe, --set and --images out")
+    with steps.work.working(project):
+        if off:
+            return steps.pseudo_rounds.stop_rounds(project)
+        asked = None
+        if recipe is not None:
+            single = load_single(recipe, changes, what="students are of")
+            asked, changes = single_for_data(project, single, recipe, changes), ()
+        present = read_members(project, None)
+        return steps.pseudo_rounds.run_rounds(
+            project, present, rounds=rounds, base=asked, overrides=changes, images=images
+        )
+
+
 def ablate(out: str | Path, *, run: str | None = None) -> "Ablation":
     """Measure what each step of the last mile is worth: a row a step, with its gain out of fold and 80% bounds.
 
@@ -829,6 +877,7 @@ def compete(
     from_model: str | Path | None = None,
     scale: str | None = None,
     log: str | Sequence[str] = (),
+    pseudo_rounds: int = 0,
 ) -> Result:
     """Go the whole way from a data folder to a validated submission, masks and a report.
 
@@ -857,6 +906,8 @@ def compete(
         from_model: A bundle whose net is trained on, with a lower rate and half its epochs; ``recipe`` is its own.
         log: Experiment trackers that get the events of all trainings, too: tensorboard, mlflow, wandb (see
             docs/watch.md).
+        pseudo_rounds: With a budget: train so many students of pseudo-labels for each fold, once all folds are trained
+            and where one fits; each joins if it does not lower its fold's score. Without a budget see ``pseudo``.
 
     Raises:
         InputError: Data, recipe, budget or folder cannot be used; nothing already written is lost.
@@ -865,6 +916,11 @@ def compete(
     began, duration = time.monotonic(), None if budget is None else parse_duration(budget)
     pinned, planned = dotted(overrides, device, metric), duration is not None
     model = None if from_model is None else open_model(from_model, recipe)
+    if pseudo_rounds and not planned:
+        raise InputError(
+            f"--pseudo-rounds {pseudo_rounds} without --budget; run `masksmith pseudo {out} --rounds {pseudo_rounds}` "
+            "after it"
+        )
     if scale is not None and (planned or model is not None):
         raise InputError(f"--scale {scale} with --{'budget' if planned else 'from'}: expected one of them")
     asked = load_to_compete_in_budget(recipe, pinned) if planned else load_asked(recipe, pinned, scale=scale)
@@ -881,7 +937,9 @@ def compete(
         asked = for_data(project, asked, recipe, pinned)
         with steps.work.working(project):
             clock = Budget(project.budget_json, duration, started=began)
-            return steps.compete.compete_project(project, asked, clock, pinned=pinned, planned=planned)
+            return steps.compete.compete_project(
+                project, asked, clock, pinned=pinned, planned=planned, rounds=pseudo_rounds
+            )
 
 
 def open_model(path: str | Path, recipe: str) -> "Bundle":

@@ -1,5 +1,6 @@
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,6 +11,7 @@ from masksmith.planning.lengths import cycle_of, whole_epochs, with_epochs
 from masksmith.planning.rules import load_rules
 from masksmith.planning.units import Reference, next_unit
 from masksmith.recipes.recipe import load_recipe
+from masksmith.recipes.students import quotas_of
 
 RULES = load_rules()
 RECIPE = load_recipe("auto")  # 38 epochs
@@ -68,6 +70,29 @@ def test_all_images_are_trained_once_a_fold_is_and_cost_more():
     assert wish.unit.expected_s == pytest.approx(40 + 0.8 * 1.25 * 760)
     assert ask([first, finish(wish)], 1e5).unit.kind == "fold"
     assert ask([replace(first, joined=False)], 1e5).unit.kind != "refit"  # nothing shows what it would score
+
+
+def test_students_come_after_the_folds_round_by_round_where_they_are_asked_for():
+    quotas = quotas_of(np.array([0.0, 0.5]), 100)
+    reference = replace(REFERENCE, rounds=2, quotas=quotas, more_labels=2.0)
+    units = []
+    for _ in range(7):
+        wish = ask(units, 1e5, reference=reference)
+        units.append(finish(wish, run=f"run-{len(units)}"))
+    kinds = [(unit.kind, unit.fold) for unit in units[3:]]
+    assert kinds == [("pseudo", 0), ("pseudo", 1), ("pseudo", 0), ("pseudo", 1)]
+    third = ask(units[:5], 1e5, reference=reference)
+    assert [one.run for one in third.recipe.pseudo.teacher_runs] == ["run-3"]  # the student before
+    first = ask(units[:3], 40 + 0.7 * 2 * 760, reference=reference)
+    assert [one.run for one in first.recipe.pseudo.teacher_runs] == ["run-0"]
+    assert first.unit.kind == "pseudo"
+    assert sum(epochs_of(first.recipe)) == 26  # of 38
+    assert (
+        ask(units[:3], 40 + 0.5 * 2 * 760, reference=reference).unit.kind == "cycle"
+    )  # too little of it fits
+    left_out = [*units[:3], replace(units[3], joined=False), units[4]]
+    assert ask(left_out, 1e5, reference=reference).unit.fold == 1  # fold 0 gets no second one
+    assert ask(units, 1e5, reference=reference).unit.kind == "cycle"
 
 
 def test_a_cycle_goes_on_from_the_last_weights_of_its_fold():

@@ -11,7 +11,8 @@ from masksmith.core.errors import InputError
 from masksmith.data.rle import encode
 from masksmith.data.store import Store
 from masksmith.project.folder import Project
-from masksmith.recipes.recipe import PseudoConfig, load_recipe
+from masksmith.recipes.pseudo import PseudoConfig
+from masksmith.recipes.recipe import load_recipe
 from masksmith.steps.pseudo_labels import read_labels
 from masksmith.steps.train import _pseudo_data, data_of, train_key
 from tests.blends import write_pupil

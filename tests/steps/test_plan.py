@@ -11,7 +11,7 @@ from masksmith.planning.choose import Choice
 from masksmith.planning.rules import load_rules
 from masksmith.planning.units import Unit
 from masksmith.project.folder import Project
-from masksmith.recipes.recipe import PseudoConfig
+from masksmith.recipes.pseudo import PseudoConfig
 from masksmith.steps.plan import Plan, Planner, facts_of, weights_for
 from tests.planning.machine import Machine, Seconds
 

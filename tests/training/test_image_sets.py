@@ -96,6 +96,31 @@ def test_both_are_read_from_where_they_lie(data):
     assert both.images.shape("pseudo/s0") == (12, 12)
 
 
+def test_a_soft_mask_is_foreground_as_often_as_it_is_probable(data, tmp_path):
+    """Of pixels in one draw those of a higher probability are foreground first; own masks stay as they are."""
+    ramp = np.tile(np.linspace(0, 255, 12).round().astype(np.uint8), (12, 1))
+    writer = StoreWriter(tmp_path / "s.npy", [(f"s{i}", (12, 12, 1)) for i in range(4)], dtype=np.uint8)
+    for i in range(4):
+        writer.write(f"s{i}", ramp[..., None])
+    writer.close()
+    soft = replace(data, pseudo=replace(data.pseudo, soft=Store(tmp_path / "s.npy")))
+    for kind, at in (("both", 10), ("pseudo", 0)):
+        plain = {"geometry": GeometryConfig(), "intensity": IntensityConfig(), "batch_size": 14}
+        state = state_of(config(stage(300, data=kind), **plain), soft)
+        used, order = soft.of(state.config.stages[0]), np.arange(at + 4)
+        made = [
+            EpochBatches(state.tasks[0], used, epoch, order).make(0).batches[0].mask for epoch in state.epochs
+        ]
+        drawn = np.stack([masks[at] for masks in made])
+        np.testing.assert_allclose(drawn.mean(0), ramp / 255, atol=0.1)
+        assert (np.diff(drawn.astype(int), axis=2) >= 0).all()
+        assert (drawn[:, :, 0].max(), drawn[:, :, -1].min()) == (0, 1)
+        again = EpochBatches(state.tasks[0], used, state.epochs[7], order).make(0).batches[0].mask
+        np.testing.assert_array_equal(again, made[7])
+        for i in range(at):
+            assert all((masks[i] == data.masks[f"s{i}"][..., 0]).all() for masks in made[:3])
+
+
 def test_an_image_is_trained_with_its_own_mask_whatever_its_id(data):
     """A batch of both sets, by hand: no geometry, so that a sample's mask is the mask in the store."""
     plain = {"geometry": GeometryConfig(), "intensity": IntensityConfig(), "batch_size": 14}

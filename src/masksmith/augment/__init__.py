@@ -1,6 +1,6 @@
 """Augmentation: one warp for all geometry, one look-up table for all pointwise intensity changes."""
 
-from masksmith.augment.batch import Batch, Task, add_seen, build_task, check_augmentation, make_batch
+from masksmith.augment.batch import Batch, Drawn, Task, add_seen, build_task, check_augmentation, make_batch
 from masksmith.augment.geometry import GeometryConfig
 from masksmith.augment.intensity import IntensityConfig
 from masksmith.augment.mixing import MixingConfig
@@ -16,6 +16,7 @@ __all__ = [
     "AugmentConfig",
     "Batch",
     "CallableAugment",
+    "Drawn",
     "GeometryConfig",
     "IntensityConfig",
     "MixingConfig",

@@ -44,9 +44,23 @@ from masksmith.preprocess import TRUE_SIZE, SizeConfig
 _LARGE_PX = (
     2**18
 )  # pixels of an image above which it is read in parts; the checksum of the whole is compared once
-_AGAIN, _FOCUS, _CUSTOM, _LOOKS, _MIXING, _CROP = range(
-    6
+_AGAIN, _FOCUS, _CUSTOM, _LOOKS, _MIXING, _CROP, _SOFT = range(
+    7
 )  # numbers of the random streams besides a sample's own
+
+
+class Drawn(Stored):
+    """A mask that is drawn from probabilities 0…255: foreground is what lies above a level, of which 0…255 is drawn.
+
+    Each pixel is foreground as often as its probability says, those of one draw together.
+    """
+
+    def __init__(self, store: Arrays, name: str, level: float = 0.0) -> None:
+        super().__init__(store, name, flat=True)
+        self.level = level
+
+    def __getitem__(self, part: tuple[slice, slice]) -> UInt8[np.ndarray, "h w"]:
+        return (super().__getitem__(part) > self.level).astype(np.uint8)
 
 
 @dataclass(frozen=True)
@@ -76,6 +90,8 @@ class Task:
     """A callable of the user's."""
     mirror: tuple[int, ...] = ()
     """The class that each class becomes in a mirror image; empty where none changes."""
+    soft: Mapping[str, Drawn] = field(default_factory=dict)
+    """Id -> its probabilities, where its mask is drawn from them anew each time."""
     places: dict[str, list[np.ndarray]] = field(default_factory=dict, compare=False)
     """Id -> pixels of each class of a large mask, remembered from the first time a window is centred on one."""
 
@@ -168,6 +184,7 @@ def build_task(
     scalars: Mapping[str, Sequence[float]] | None = None,
     custom: CallableAugment | None = None,
     mirror: tuple[int, ...] = (),
+    soft: Mapping[str, Drawn] | None = None,
 ) -> Task:
     """Return the task of a training stage, with what depends on the training set (copies, class frequencies).
 
@@ -182,6 +199,7 @@ def build_task(
         scalars: Id -> numbers for the model.
         custom: The callable that ``augment.custom`` names.
         mirror: The class that each class becomes in a mirror image.
+        soft: Id -> its probabilities, where its mask is drawn from them.
 
     Raises:
         InputError: As check_augmentation.
@@ -208,6 +226,7 @@ def build_task(
         mirrored_from=len(ids) if augment.append_flips else None,
         custom=custom,
         mirror=mirror,
+        soft=soft or {},
     )
 
 
@@ -252,11 +271,17 @@ def mirror_classes(mask: UInt8[np.ndarray, "h w *k"], mirror: Sequence[int]) -> 
     return table[mask]
 
 
-def _read(task: Task, name: str) -> tuple[Image | Stored, AnyMask | Stored]:
+def _read(task: Task, name: str, key: tuple[int, ...]) -> tuple[Image | Stored, AnyMask | Stored]:
     """Return an image and its mask; of large ones only what is looked at will be read."""
-    if not task.is_large(name):
-        return task.images.checked(name), _mask_of(task, name)
-    return Stored(task.images, name), Stored(task.masks, name, flat=task.masks.channels == 1)
+    large, image, mask = task.is_large(name), task.images, task.masks
+    if (soft := task.soft.get(name)) is not None:
+        drawn = Drawn(soft.store, soft.name, stream(*key, _SOFT).random() * 255)
+        height, width = drawn.shape
+        whole = slice(0, height), slice(0, width)
+        return (Stored(image, name), drawn) if large else (image.checked(name), drawn[whole])
+    if not large:
+        return image.checked(name), _mask_of(task, name)
+    return Stored(image, name), Stored(mask, name, flat=mask.channels == 1)
 
 
 def _window(task: Task, name: str, key: tuple[int, ...]) -> tuple[slice, slice]:
@@ -275,7 +300,7 @@ def _make_sample(
 ) -> UInt8[np.ndarray, "h w *k"]:
     """Write one image into ``target`` and return its mask; ``key`` are the counters of its draws."""
     motion, intensity, table = _draw(task, name, index, key)
-    image, mask = _read(task, name)
+    image, mask = _read(task, name, key)
     if task.size.crop is not None:
         window = _window(task, name, key)
         image, mask = image[window], mask[window]

@@ -1,8 +1,8 @@
 """What the time left is spent on: units of training, in a stated order that never changes what is trained.
 
-The order: the first fold of the reference recipe; all images, which no fold sees; a missing fold; one more cosine cycle
-of a trained fold; the same recipe with another seed; a second recipe; further seeds. A unit is begun only if enough of
-it fits.
+The order: the first fold of the reference recipe; all images, which no fold sees; a missing fold; where it is asked for
+a student of pseudo-labels; one more cosine cycle of a trained fold; the same recipe with another seed; a second recipe;
+further seeds. A unit is begun only if enough of it fits.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,9 +13,11 @@ from masksmith.folds.config import ALL
 from masksmith.planning.cost import Cost, fit
 from masksmith.planning.lengths import cycle_of, with_epochs
 from masksmith.planning.rules import Rules
+from masksmith.recipes.pseudo import QuotaConfig, TeacherConfig
 from masksmith.recipes.recipe import Recipe
+from masksmith.recipes.students import student_of
 
-Kind = Literal["fold", "refit", "cycle", "seed", "recipe"]
+Kind = Literal["fold", "refit", "pseudo", "cycle", "seed", "recipe"]
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,12 @@ class Reference:
     """Folds that may be trained."""
     more_images: float = 1.0
     """How many times the images of a fold's training all images are."""
+    rounds: int = 0
+    """Rounds of pseudo-labels that are asked for."""
+    quotas: Sequence[QuotaConfig] = ()
+    """Labels of a round, by coverage."""
+    more_labels: float = 1.0
+    """How many times the images of a fold's training these are together with the labels."""
 
     @property
     def name(self) -> str:
@@ -100,6 +108,7 @@ def next_unit(
     return (
         _refit(reference, own, left_s, rules)
         or _fold(reference, own, left_s, rules)
+        or _student(reference, own, left_s, rules)
         or _cycle(reference, own, left_s, rules, run_recipe)
         or _seed(reference, own, left_s, rules, most=1)
         or _second(reference, own, left_s, rules, second)
@@ -148,14 +157,42 @@ def _refit(reference: Reference, own: Sequence[Unit], left_s: float, rules: Rule
         unit.kind == "refit" for unit in own
     ):
         return None
-    cost = reference.cost
-    cost = replace(
-        cost, train_s=cost.train_s * reference.more_images, epoch_s=cost.epoch_s * reference.more_images
-    )
+    cost = _longer(reference.cost, reference.more_images)
     unit = Unit("refit", ALL, 0, 0.0, "all images, of which each fold lacks some", reference.name)
     return _whole(
         unit, reference.recipe, cost, left_s, rules.units.fold_least_frac, rules, folds=reference.folds
     )
+
+
+def _longer(cost: Cost, times: float) -> Cost:
+    """Return the cost of epochs of so many times the images."""
+    return replace(cost, train_s=cost.train_s * times, epoch_s=cost.epoch_s * times)
+
+
+def _student(reference: Reference, own: Sequence[Unit], left_s: float, rules: Rules) -> Wish | None:
+    """Return a student of the fold with the fewest; a fold whose last student did not join gets no more.
+
+    The members of its fold teach the first student, each student the next: none of them has seen the fold.
+    """
+    last = {unit.fold: unit for unit in own if unit.kind == "pseudo"}
+    students = [unit.fold for unit in own if unit.kind == "pseudo"]
+    members = [unit for unit in own if unit.joined and unit.kind != "pseudo" and unit.fold != ALL]
+    able = [
+        fold
+        for fold in sorted({unit.fold for unit in members})
+        if students.count(fold) < reference.rounds and (fold not in last or last[fold].joined)
+    ]
+    if not able:
+        return None
+    fold = min(able, key=lambda fold: (students.count(fold), fold))
+    number = students.count(fold) + 1
+    teachers = [last[fold]] if fold in last else [unit for unit in members if unit.fold == fold]
+    runs = [TeacherConfig(run=name, folds=[fold]) for name in dict.fromkeys(unit.run for unit in teachers)]
+    student = student_of(reference.recipe, runs, number=number, quotas=reference.quotas)
+    taught = f"pseudo-labels, round {number}, fold {fold}, taught by {', '.join(one.run for one in runs)}"
+    unit = Unit("pseudo", fold, 0, 0.0, taught, reference.name)
+    cost, least = _longer(reference.cost, reference.more_labels), rules.units.fold_least_frac
+    return _whole(unit, student, cost, left_s, least, rules, folds=reference.folds)
 
 
 def _cycle(

@@ -74,6 +74,8 @@ class Project:
         self.members_json = root / "ensemble" / "members.json"
         self.blend_json = root / "ensemble" / "blend.json"
         """What the search of an ensemble found."""
+        self.rounds_json = root / "ensemble" / "rounds.json"
+        """What the rounds of pseudo-labels found."""
         self.ablation_json = root / "ablation.json"
         self.corrections_dir = root / "corrections"
         """What people said of training images, and masks that they mended (see corrections)."""

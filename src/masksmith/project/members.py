@@ -161,8 +161,39 @@ def read_members(project: Project, run: str | None) -> list[Member]:
         return _members_of_run(project, run)
     if not project.has_current and (found := with_external(project, [])):
         return found  # nothing is trained here
-    own = _members_of_file(project) if project.members_json.exists() else _members_of_run(project, None)
+    listed = read_json(project.members_json) if project.members_json.exists() else None
+    own = _members_of_run(project, None) if listed is None else _members_of_list(project, listed)
     return own if own[0].blend else with_external(project, own)  # a blend says which of them it takes
+
+
+def remember_members(project: Project) -> dict[str, Any]:
+    """Return what the present members are, as plain values for ``members_before`` and ``use_members_before``."""
+    listed = read_json(project.members_json) if project.members_json.exists() else None
+    run = None if listed is not None or not project.has_current else project.run().path.name
+    return {"members_json": listed, "run": run}
+
+
+def members_before(project: Project, before: dict[str, Any]) -> list[Member]:
+    """Return the members that remember_members has noted, with those of other programs.
+
+    Raises:
+        InputError: A run is no longer there.
+    """
+    if before["members_json"] is None and before["run"] is None:
+        return with_external(project, [])
+    listed = before["members_json"]
+    own = _members_of_run(project, before["run"]) if listed is None else _members_of_list(project, listed)
+    return own if own[0].blend else with_external(project, own)
+
+
+def use_members_before(project: Project, before: dict[str, Any]) -> None:
+    """Make the members that remember_members has noted those that the next verbs use."""
+    if before.get("members_json") is not None:
+        write_json(project.members_json, before["members_json"])
+    elif before.get("run") is not None:
+        project.make_current(project.run(before["run"]))
+    else:  # other programs' alone
+        project.forget_current()
 
 
 def _members_of_run(project: Project, run: str | None) -> list[Member]:
@@ -171,8 +202,8 @@ def _members_of_run(project: Project, run: str | None) -> list[Member]:
     return trained if run is not None and trained else asked
 
 
-def _members_of_file(project: Project) -> list[Member]:
-    where, value = project.members_json, read_json(project.members_json)
+def _members_of_list(project: Project, value: dict[str, Any]) -> list[Member]:
+    where = project.members_json
     try:
         plain = value.get("ensemble")
         ensemble = None if plain is None else validate(Ensemble, plain, where=str(where))

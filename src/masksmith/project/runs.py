@@ -106,6 +106,10 @@ class Run:
         """Pseudo-labels that a fold is trained on: masks of the test images on which its teacher is confident."""
         return self.path / "pseudo" / f"{fold_name(fold)}.npy"
 
+    def soft_labels(self, fold: int) -> Path:
+        """Probabilities of the images in ``pseudo``, 0…255, where the labels are soft."""
+        return self.path / "pseudo" / f"{fold_name(fold)}.soft.npy"
+
 
 def with_free_parts(resolved: Recipe, asked: Recipe) -> Recipe:
     """Return ``resolved`` with the parts of ``asked`` that do not determine the weights."""

@@ -15,14 +15,13 @@ from masksmith.core.errors import InputError
 from masksmith.folds.config import FoldsConfig
 from masksmith.postprocess.config import TuningConfig
 from masksmith.recipes.recipe import (
-    NAME,
     Recipe,
     first_difference,
     load_recipe,
-    load_teacher,
+    load_teachers,
     reaches_teacher,
 )
-from masksmith.recipes.sources import parse_table_of, recipe_source
+from masksmith.recipes.sources import NAME, parse_table_of, recipe_source
 
 _OWN = {"name", "members", "tuning"}
 _SHARED = {"seed", "metric", "folds"}  # of the ensemble, and of each of its members
@@ -66,7 +65,9 @@ AnyRecipe = Recipe | Ensemble
 """Both have a metric, folds, tuning and a seed."""
 
 
-def parse_ensemble(text: str, *, where: str, overrides: tuple[str, ...] = ()) -> Ensemble:
+def parse_ensemble(
+    text: str, *, where: str, overrides: tuple[str, ...] = (), students: tuple[str, ...] = ()
+) -> Ensemble:
     """Parse and check an ensemble and its members, then apply dotted overrides.
 
     Overrides of name, members and tuning change the ensemble; those of seed, metric and folds the ensemble and every
@@ -84,25 +85,31 @@ def parse_ensemble(text: str, *, where: str, overrides: tuple[str, ...] = ()) ->
         ensemble = validate(Ensemble, changed, where=f"{where} with --set {' --set '.join(own)}")
     rest = [override for override in overrides if _head(override) not in _OWN]
     if rest:
-        ensemble = ensemble.model_copy(update={"members": _changed(ensemble, rest, where=where)})
-    member_recipes(ensemble, where=where)
+        changes = _changed(ensemble, rest, where=where, students=students)
+        ensemble = ensemble.model_copy(update={"members": changes})
+    member_recipes(ensemble, where=where, students=students)
     return ensemble
 
 
-def _changed(ensemble: Ensemble, overrides: list[str], *, where: str) -> list[EnsembleMember]:
+def _changed(
+    ensemble: Ensemble, overrides: list[str], *, where: str, students: tuple[str, ...]
+) -> list[EnsembleMember]:
     """Return the members with the overrides, which also apply to teachers that are members themselves."""
     shared = [override for override in overrides if reaches_teacher(override)]
     before = [
-        _load_member(one, shared, at=f"{where}: members[{i}]") for i, one in enumerate(ensemble.members)
+        _load_member(one, shared, at=f"{where}: members[{i}]", students=students)
+        for i, one in enumerate(ensemble.members)
     ]
     trained = {recipe.hash for recipe in before}
 
     def with_teacher(recipe: Recipe) -> list[str]:
         if recipe.pseudo is None or recipe.pseudo.teacher is None:
             return overrides
-        if (teacher := load_teacher(recipe)).hash not in trained:
+        teachers = [teacher for teacher, _ in load_teachers(recipe)]
+        if any(teacher.hash not in trained for teacher in teachers):
             return overrides
-        return [f"pseudo.set={json.dumps([*recipe.pseudo.set, *with_teacher(teacher)])}", *overrides]
+        its = with_teacher(teachers[0]) if len(teachers) == 1 else overrides
+        return [f"pseudo.set={json.dumps([*recipe.pseudo.set, *its])}", *overrides]
 
     return [
         one.model_copy(update={"set": [*one.set, *with_teacher(recipe)]})
@@ -110,9 +117,11 @@ def _changed(ensemble: Ensemble, overrides: list[str], *, where: str) -> list[En
     ]
 
 
-def _load_member(member: EnsembleMember, overrides: Iterable[str] = (), *, at: str) -> Recipe:
+def _load_member(
+    member: EnsembleMember, overrides: Iterable[str] = (), *, at: str, students: tuple[str, ...] = ()
+) -> Recipe:
     try:
-        return load_recipe(member.recipe, (*member.set, *overrides))
+        return load_recipe(member.recipe, (*member.set, *overrides), students=students)
     except InputError as error:
         raise InputError(f"{at}: {error}") from error
 
@@ -121,8 +130,10 @@ def _head(override: str) -> str:
     return override.partition("=")[0].partition(".")[0]
 
 
-def member_recipes(ensemble: Ensemble, *, where: str | None = None) -> list[Recipe]:
-    """Return the recipes of the members, in their order.
+def member_recipes(
+    ensemble: Ensemble, *, where: str | None = None, students: tuple[str, ...] = ()
+) -> list[Recipe]:
+    """Return the recipes of the members, in their order; ``students`` are those that the ensemble teaches.
 
     Raises:
         InputError: One cannot be read, is an ensemble itself, has other folds or another metric, or is a duplicate; a
@@ -132,7 +143,7 @@ def member_recipes(ensemble: Ensemble, *, where: str | None = None) -> list[Reci
     recipes: list[Recipe] = []
     for i, member in enumerate(ensemble.members):
         at = f"{where}: members[{i}]"
-        recipe = _load_member(member, at=at)
+        recipe = _load_member(member, at=at, students=students)
         _check_agrees(ensemble, recipe, at=f"{at} ({recipe.name})")
         for j, other in enumerate(recipes):
             if other.hash == recipe.hash:
@@ -148,16 +159,17 @@ def member_recipes(ensemble: Ensemble, *, where: str | None = None) -> list[Reci
 def _check_predictions(recipes: list[Recipe], *, where: str) -> None:
     """Refuse a training with two prediction settings: a run holds one set of probabilities."""
     seen: dict[str, Recipe] = {}
-    for recipe in recipes:
-        one: Recipe | None = recipe
-        while one is not None:
-            other = seen.setdefault(one.hash, one)
-            if other.prediction != one.prediction:
-                raise InputError(
-                    f"{where}: {one.name} is a member and a teacher, or the teacher of two, and is to predict in two "
-                    "ways; give it the same prediction in the sets of all"
-                )
-            one = None if one.pseudo is None or one.pseudo.teacher is None else load_teacher(one)
+    waiting = list(recipes)
+    while waiting:
+        one = waiting.pop()
+        other = seen.setdefault(one.hash, one)
+        if other.prediction != one.prediction:
+            raise InputError(
+                f"{where}: {one.name} is a member and a teacher, or the teacher of two, and is to predict in two "
+                "ways; give it the same prediction in the sets of all"
+            )
+        if one.pseudo is not None and one.pseudo.teacher is not None:
+            waiting += [teacher for teacher, _ in load_teachers(one)]
 
 
 def _check_agrees(ensemble: Ensemble, recipe: Recipe, *, at: str) -> None:
@@ -189,10 +201,10 @@ def is_ensemble(name: str) -> bool:
     return "members" in parse_table_of(text, where=where)
 
 
-def load_ensemble(name: str, overrides: tuple[str, ...] = ()) -> Ensemble:
+def load_ensemble(name: str, overrides: tuple[str, ...] = (), *, students: tuple[str, ...] = ()) -> Ensemble:
     """Load a bundled ensemble by name, or one from a file, and apply dotted overrides."""
     text, where = recipe_source(name)
-    return parse_ensemble(text, where=where, overrides=overrides)
+    return parse_ensemble(text, where=where, overrides=overrides, students=students)
 
 
 def load_any(name: str, overrides: tuple[str, ...] = ()) -> AnyRecipe:

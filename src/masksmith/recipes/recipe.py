@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
@@ -24,89 +24,18 @@ from masksmith.prediction.config import PredictionConfig, check_combine, check_t
 from masksmith.prediction.tta import TTA
 from masksmith.preprocess import SizeConfig
 from masksmith.preprocess.inputs import InputConfig
-from masksmith.recipes.sources import parse_table_of, recipe_source
+from masksmith.recipes.pseudo import PseudoConfig
+from masksmith.recipes.sources import NAME, parse_table_of, recipe_source
 from masksmith.training.config import VAL_LOSS, TrainingConfig
 from masksmith.training.origin import origin_hash
 
+if TYPE_CHECKING:
+    from masksmith.recipes.ensemble import Ensemble
+
 _AUX_WEIGHT = TrainingConfig.model_fields["aux_weight"].default
 _ROWS_STAY = ("identity", "hflip")
-NAME = r"^[a-z0-9][a-z0-9-]*$"
 _SHARED_WITH_TEACHER = ("folds", "metric", "training.device", "training.precision", "training.threads")
 """Overrides of a recipe that also apply to its teacher: they belong to the project or to the machine."""
-
-
-class QuotaConfig(Config):
-    """How many images of a range of coverage get pseudo-labels."""
-
-    above: float | None = Field(default=None, ge=0, lt=1)
-    """Coverage (foreground over all pixels) above this. None: empty masks, and ``up_to`` is 0."""
-    up_to: float = Field(default=0.0, ge=0, le=1)
-    """Coverage of at most this."""
-    images: int = Field(ge=1)
-    """At most so many of them, drawn by seed and fold."""
-    min_confident_frac: float = Field(default=0.9, ge=0, le=1)
-    """As that of the pseudo-labels, in whose place it stands here."""
-
-    def model_post_init(self, _: Any) -> None:  # noqa: ANN401
-        """Refuse an empty range."""
-        if (self.above is None) != (self.up_to == 0) or (self.above is not None and self.above >= self.up_to):
-            raise ValueError(
-                f"above {self.above}, up_to {self.up_to:g}: no coverage is in this range; expected above < up_to, or "
-                "above null and up_to 0 for empty masks"
-            )
-
-    def holds(self, coverage: float) -> bool:
-        """Whether a coverage is in the range."""
-        return coverage == 0 if self.above is None else self.above < coverage <= self.up_to
-
-
-class PseudoConfig(Config):
-    """Pseudo-labels: predictions of a teacher on the test images, used as masks to train a student.
-
-    No leak: the student that is validated on fold k gets the labels of the teacher's fold k alone, which has not seen
-    fold k either. A student trained on all images gets the mean of the teacher's folds.
-    """
-
-    teacher: str | None = None
-    """Recipe whose predictions become labels: bundled, or a YAML file. It is trained first, in the same project."""
-    table: str | None = None
-    """In place of a teacher: a CSV file of run-lengths of test images in the data's dialect (columns id, rle_mask and,
-    if there are such, confidence: images below ``min_confident_frac`` are left out, and weight: by it the loss of an
-    image is multiplied, then taken for each image alone). The labels of every fold are the same, so a score out of fold
-    is honest only if what made them had not seen the training masks."""
-    table_hash: str | None = None
-    """Hash of the table; filled in when a recipe is resolved."""
-    set: list[str] = Field(default_factory=list)
-    """Overrides of the teacher's recipe, each KEY=VALUE; ``--set`` of folds, metric, device, precision and threads are
-    added to them."""
-    teacher_run: str | None = Field(default=None, pattern=NAME)
-    """The teacher's run in the project; set when the recipe is resolved, null before."""
-    threshold: float = Field(default=0.5, gt=0, lt=1)
-    """Pixels above this probability are foreground."""
-    unsure: tuple[float, float] = (0.2, 0.8)
-    """Pixels with a probability in this range are unsure, all others confident."""
-    min_confident_frac: float = Field(default=0.9, ge=0, le=1)
-    """Minimum share of confident pixels for an image to be used."""
-    ignore_unsure: bool = False
-    """Whether unsure pixels are left out of the loss; False applies the threshold to them too."""
-    quotas: list[QuotaConfig] | None = Field(default=None, min_length=1)
-    """Ranges of coverage with how many images of each are used, so that they are balanced; an image counts in the first
-    range that holds it, and in none it is not used. None: all with ``min_confident_frac`` of confident pixels."""
-
-    def model_post_init(self, _: Any) -> None:  # noqa: ANN401
-        """Refuse none or two sources of labels, and a range of unsure probabilities without the threshold."""
-        if (self.teacher is None) == (self.table is None):
-            raise ValueError(
-                f"teacher: {self.teacher!r} and table: {self.table!r}; expected one of them: a recipe, or a CSV file"
-            )
-        if self.table is not None and (self.set or self.teacher_run):
-            raise ValueError("set and teacher_run belong to a teacher; leave them out beside table")
-        low, high = self.unsure
-        if not 0 <= low <= self.threshold <= high <= 1:
-            raise ValueError(
-                f"unsure: [{low:g}, {high:g}] with threshold {self.threshold:g}; expected 0 <= low <= threshold <= "
-                "high <= 1, or a confident pixel would get the other label"
-            )
 
 
 class Recipe(Config):
@@ -150,10 +79,12 @@ class Recipe(Config):
             plain["training"]["start_from"] = content
         del plain["training"]["start_from_hash"]
         if self.pseudo is not None:
-            if self.pseudo.table is None:
-                plain["pseudo"]["teacher"] = self.pseudo.teacher_run or load_teacher(self).hash
-            else:
+            if self.pseudo.table is not None:
                 plain["pseudo"]["table"] = self.pseudo.table_hash or table_hash(self.pseudo.table)
+            elif self.pseudo.teacher_runs:
+                plain["pseudo"]["teacher"] = None  # they say it all
+            else:
+                plain["pseudo"]["teacher"] = self.pseudo.teacher_run or _teachers_hash(self)
             del plain["pseudo"]["set"], plain["pseudo"]["teacher_run"], plain["pseudo"]["table_hash"]
         _without_newer_keys(plain)
         return _digest_of(json.dumps(plain))
@@ -164,7 +95,7 @@ _NEWER_KEYS: dict[str, tuple[tuple[str, Any], ...]] = {
     "input": (("chain", []),),
     "size": (("chain", []),),
     "training": (("metrics", []), ("start_from", None)),
-    "pseudo": (("table", None), ("quotas", None)),
+    "pseudo": (("table", None), ("quotas", None), ("teacher_runs", []), ("labels", "hard")),
 }
 """Keys that older masksmiths did not have, with their defaults: left out of the hash, so that their runs are found."""
 
@@ -388,7 +319,7 @@ def _check_pseudo(recipe: Recipe, *, where: str, students: tuple[str, ...]) -> N
             f"{where}: pseudo: its labels are used by no stage; set training.stages[…].data to 'pseudo' or 'both', or "
             "pseudo to null"
         )
-    if recipe.pseudo.teacher is not None and recipe.pseudo.teacher_run is None:
+    if recipe.pseudo.teacher is not None and not (recipe.pseudo.teacher_run or recipe.pseudo.teacher_runs):
         _check_teacher(recipe, recipe.pseudo, where=where, students=students)
 
 
@@ -400,7 +331,12 @@ def _check_teacher(recipe: Recipe, pseudo: PseudoConfig, *, where: str, students
         raise InputError(
             f"{at} would be its own teacher ({' ← '.join((*chain, source))}); a teacher is trained before its student"
         )
-    teacher = load_recipe(pseudo.teacher, tuple(pseudo.set), students=chain)
+    teacher = _load_any(pseudo.teacher, tuple(pseudo.set), students=(*chain, source))
+    if teacher.metric != recipe.metric:
+        raise InputError(
+            f"{at} has the metric {teacher.metric!r}, but {recipe.name} has {recipe.metric!r}; add "
+            f'"metric={recipe.metric}" to pseudo.set'
+        )
     if found := first_difference(teacher.folds, recipe.folds):
         key, its, own = found
         raise InputError(
@@ -418,16 +354,54 @@ def first_difference(folds: FoldsConfig, other: FoldsConfig) -> tuple[str, Any, 
 
 
 def load_teacher(recipe: Recipe) -> Recipe:
-    """Return the recipe of the teacher; it trains the folds that its student trains, and never on all images.
+    """Return the recipe of a teacher that is a single one; see load_teachers.
 
     Raises:
-        InputError: It cannot be read.
+        InputError: It cannot be read, or is an ensemble.
     """
+    ((teacher, _),) = load_teachers(recipe)
+    return teacher
+
+
+def load_teachers(recipe: Recipe) -> list[tuple["Recipe", float]]:
+    """Return the recipes of a student's teacher, each with its weight: of an ensemble those of its members.
+
+    They train the folds that their student trains, and never on all images.
+
+    Raises:
+        InputError: One cannot be read.
+    """
+    from masksmith.recipes.ensemble import Ensemble, member_recipes  # not before: it imports this module
+
     assert recipe.pseudo is not None, recipe.name
     assert recipe.pseudo.teacher is not None, recipe.name
-    teacher = load_recipe(recipe.pseudo.teacher, tuple(recipe.pseudo.set))
-    folds = teacher.folds.model_copy(update={"train": recipe.folds.train, "refit": False})
-    return teacher.model_copy(update={"folds": folds})
+    asked = _load_any(recipe.pseudo.teacher, tuple(recipe.pseudo.set))
+    found = [(asked, 1.0)] if isinstance(asked, Recipe) else []
+    if isinstance(asked, Ensemble):
+        found = list(zip(member_recipes(asked), (one.weight for one in asked.members), strict=True))
+
+    def fitted(teacher: Recipe) -> Recipe:
+        folds = teacher.folds.model_copy(update={"train": recipe.folds.train, "refit": False})
+        return teacher.model_copy(update={"folds": folds})
+
+    return [(fitted(teacher), weight) for teacher, weight in found]
+
+
+def _load_any(
+    name: str, overrides: tuple[str, ...], *, students: tuple[str, ...] = ()
+) -> "Recipe | Ensemble":
+    from masksmith.recipes.ensemble import is_ensemble, load_ensemble  # not before: it imports this module
+
+    if is_ensemble(name):
+        return load_ensemble(name, overrides, students=students)
+    return load_recipe(name, overrides, students=students[:-1])  # it adds its own name
+
+
+def _teachers_hash(recipe: Recipe) -> str:
+    teachers = load_teachers(recipe)
+    if len(teachers) == 1:
+        return teachers[0][0].hash
+    return digest(*(f"{teacher.hash} {weight:g}" for teacher, weight in teachers))
 
 
 def load_recipe(

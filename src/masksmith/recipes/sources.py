@@ -11,6 +11,8 @@ from masksmith.core.errors import InputError
 
 HEADER_KEYS = ("source", "published", "ours", "cost", "differences")
 Kind = Literal["recipe", "ensemble"]
+NAME = r"^[a-z0-9][a-z0-9-]*$"
+"""What a recipe, a run or a member may be called."""
 
 
 AUTO_OF = {

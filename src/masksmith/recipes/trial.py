@@ -8,8 +8,9 @@ import json
 from typing import Any
 
 from masksmith.core.config import look_up
+from masksmith.core.errors import InputError
 from masksmith.recipes.ensemble import AnyRecipe, Ensemble, load_any, parse_ensemble
-from masksmith.recipes.recipe import Recipe, load_recipe, load_teacher
+from masksmith.recipes.recipe import Recipe, load_recipe, load_teachers
 from masksmith.training.config import Stage
 
 SCALES = ("small",)
@@ -62,7 +63,13 @@ def trial_overrides(recipe: Recipe) -> list[str]:
         changes["pseudo.min_confident_frac"] = 0.0  # a net after an epoch is sure of nothing
         changes["pseudo.quotas"] = None  # its masks may have any coverage
     if recipe.pseudo is not None and recipe.pseudo.teacher is not None:
-        changes["pseudo.set"] = [*recipe.pseudo.set, *trial_overrides(load_teacher(recipe))]
+        teachers = load_teachers(recipe)
+        if len(teachers) > 1:
+            raise InputError(
+                f"--scale: {recipe.name} learns from the ensemble {recipe.pseudo.teacher}, which has no small scale; "
+                "name one recipe as pseudo.teacher"
+            )
+        changes["pseudo.set"] = [*recipe.pseudo.set, *trial_overrides(teachers[0][0])]
     return [f"{key}={json.dumps(value)}" for key, value in changes.items()]
 
 

@@ -25,7 +25,7 @@ from masksmith.prediction.runtimes import RUNTIMES
 from masksmith.prediction.tta import TTA
 from masksmith.preprocess import SizeConfig
 from masksmith.recipes.ensemble import Ensemble, EnsembleMember
-from masksmith.recipes.recipe import PseudoConfig, QuotaConfig
+from masksmith.recipes.pseudo import PseudoConfig, QuotaConfig, TeacherConfig
 from masksmith.recipes.schema import field_texts
 from masksmith.training.config import SamplerConfig, Stage, SwaConfig, TrainingConfig
 from masksmith.training.optim import OPTIMIZERS, SCHEDULES
@@ -144,7 +144,7 @@ KINDS: dict[str, Callable[[], list[Option]]] = {
     "averaging": lambda: _fields(SwaConfig),
     "model options": lambda: _fields(ModelConfig),
     "size": lambda: _fields(SizeConfig),
-    "pseudo-labels": lambda: _fields(PseudoConfig, QuotaConfig),
+    "pseudo-labels": lambda: _fields(PseudoConfig, QuotaConfig, TeacherConfig),
     "ensembles": lambda: _fields(Ensemble, EnsembleMember),
     "views": lambda: _names(TTA),
     "runtimes": lambda: _names(RUNTIMES),

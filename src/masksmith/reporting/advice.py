@@ -77,8 +77,8 @@ def advise(
     if num_test > alike.num_train and not (shift is not None and shift.is_worth_saying):
         text = (
             f"There are {num_test:,} images without masks and {alike.num_train:,} with masks, and they look alike: "
-            "once a model is good, a student that also learns from its labels may be better (pseudo.teacher, as the "
-            "recipe tgs-pseudo has it)."
+            "once a model is good, a student that also learns from its labels may be better; `masksmith pseudo PROJECT`"
+            " tries it, and keeps it only if it is."
         )
         found.append(Advice(text, []))
     return found

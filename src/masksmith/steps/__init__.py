@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from masksmith.steps import outputs as outputs
     from masksmith.steps import plan as plan
     from masksmith.steps import predict as predict
+    from masksmith.steps import pseudo_rounds as pseudo_rounds
     from masksmith.steps import report as report
     from masksmith.steps import seed_noise as seed_noise
     from masksmith.steps import submit as submit

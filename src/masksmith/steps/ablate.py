@@ -78,8 +78,14 @@ class Ablation:
         return "\n".join(lines)
 
 
-class _Judge:
-    """Scores and paired gains on the images that the present members hold out."""
+class Judge:
+    """Scores and paired gains on held-out images.
+
+    Args:
+        project: With folds.
+        recipe: Whose metric and plain rule they are.
+        names: The images.
+    """
 
     def __init__(self, project: Project, recipe: AnyRecipe, names: Sequence[str]) -> None:
         self.metric, self.recipe, self.names = project.metric(recipe), recipe, list(names)
@@ -88,9 +94,11 @@ class _Judge:
         self.inside = np.unique(self.labels, return_inverse=True)[1]
 
     def table(self, rows: Mapping[str, Row]) -> Rows:
+        """Return the images' rows in the judge's order."""
         return np.stack([rows[name] for name in self.names])
 
     def step(self, what: str, rows: Rows, before: Rows, seconds: float, *, kept: bool) -> Step:
+        """Return the score of rows, and their paired gain over those before with its 80% bounds."""
         metric, recipe = self.metric, self.recipe
         gains, _, _ = paired_bootstrap(
             metric, rows, before, self.groups, labels=self.labels, resamples=recipe.tuning.resamples,
@@ -116,11 +124,12 @@ def ablate_members(project: Project, members: Sequence[Member]) -> Ablation:
     names = [row.id for row in project.folds.rows if row.id in oof and row.id not in project.blank_train]
     if not names:
         raise InputError(f"{project.root}: no image is held out, so nothing can be measured; train a fold")
-    judge = _Judge(project, recipe, names)
+    judge = Judge(project, recipe, names)
     steps = [
         *_views(project, members, judge),
         *_tried_weights(members),
         *_ensemble(project, members, oof, judge),
+        *_rounds(project, members),
         *_regions(project, members, oof, judge),
         *_rules(project, members, oof, judge),
     ]
@@ -142,7 +151,7 @@ def ablation_of(project: Project, members: Sequence[Member]) -> list[dict[str, A
 # --- views ---
 
 
-def _views(project: Project, members: Sequence[Member], judge: _Judge) -> Iterator[Step]:
+def _views(project: Project, members: Sequence[Member], judge: Judge) -> Iterator[Step]:
     """Yield a step for each view of test-time augmentation, the first one's score being what the others gain on."""
     held_out = [member for member in members if member.fold != ALL]
     own = [member for member in held_out if not member.run.is_external and not member.interim]
@@ -221,7 +230,7 @@ def _tried_weights(members: Sequence[Member]) -> Iterator[Step]:
 
 
 def _ensemble(
-    project: Project, members: Sequence[Member], oof: Mapping[str, MeanCodes], judge: _Judge
+    project: Project, members: Sequence[Member], oof: Mapping[str, MeanCodes], judge: Judge
 ) -> Iterator[Step]:
     """Yield the present ensemble beside the best of its parts, and what `masksmith blend` tried."""
     of_part: dict[str, list[Member]] = {}
@@ -250,11 +259,25 @@ def _ensemble(
         )
 
 
+def rounds_of(project: Project, members: Sequence[Member]) -> list[dict[str, Any]]:
+    """Return the rounds of pseudo-labels that began from these members, or that made them; none: there are none."""
+    found = read_json(project.rounds_json) if project.rounds_json.exists() else {}
+    own = [member.to_json() for member in members if not member.run.is_external]
+    rows: list[dict[str, Any]] = found.get("rounds", [])
+    return rows if own in (found.get("start"), found.get("members")) else []
+
+
+def _rounds(project: Project, members: Sequence[Member]) -> Iterator[Step]:
+    for row in rounds_of(project, members)[1:]:
+        numbers = (row[name] for name in ("score", "gain", "low", "high", "seconds"))
+        yield Step(f"pseudo-labels, round {row['round']}", *numbers, kept=row["kept"])
+
+
 # --- rules ---
 
 
 def _regions(
-    project: Project, members: Sequence[Member], oof: Mapping[str, MeanCodes], judge: _Judge
+    project: Project, members: Sequence[Member], oof: Mapping[str, MeanCodes], judge: Judge
 ) -> Iterator[Step]:
     """Yield what the removal of small regions does that the recipe asks for, at threshold 0.5."""
     recipe, frac = judge.recipe, judge.recipe.tuning.component_area_frac
@@ -269,7 +292,7 @@ def _regions(
 
 
 def _rules(
-    project: Project, members: Sequence[Member], oof: Mapping[str, MeanCodes], judge: _Judge
+    project: Project, members: Sequence[Member], oof: Mapping[str, MeanCodes], judge: Judge
 ) -> Iterator[Step]:
     """Yield the search of the rule: of one mask a threshold, then the triplet on top of it; else all as one."""
     tuning, begun = tune_members(project, members), time.perf_counter()

@@ -27,7 +27,14 @@ from masksmith.postprocess.search import search_rule
 from masksmith.prediction.means import KINDS, ranks_of
 from masksmith.prediction.store import MAX_CODE, MeanCodes
 from masksmith.project.folder import Project
-from masksmith.project.members import Member, members_of_run, with_weights, write_members
+from masksmith.project.members import (
+    Member,
+    members_of_run,
+    remember_members,
+    use_members_before,
+    with_weights,
+    write_members,
+)
 from masksmith.project.runs import Run
 from masksmith.steps.predict import oof_of, predict_member, weights_of
 from masksmith.steps.train import is_trained
@@ -257,13 +264,7 @@ def stop_blend(project: Project) -> str:
     facts = read_json(project.members_json) if project.members_json.exists() else {}
     if "blend" not in facts or not project.blend_json.exists():
         raise InputError(f"{project.root}: no blend is used; there is nothing to go back from")
-    before = read_json(project.blend_json)["before"]
-    if before.get("members_json") is not None:
-        write_json(project.members_json, before["members_json"])
-    elif before.get("run") is not None:
-        project.make_current(project.run(before["run"]))
-    else:  # other programs' alone
-        project.forget_current()
+    use_members_before(project, read_json(project.blend_json)["before"])
     return "the members from before the blend are used again: predict, tune and submit"
 
 
@@ -273,8 +274,7 @@ def _before(project: Project) -> dict[str, Any]:
     if facts is not None and "blend" in facts and project.blend_json.exists():
         kept: dict[str, Any] = read_json(project.blend_json)["before"]
         return kept
-    run = None if facts is not None or not project.has_current else project.run().path.name
-    return {"members_json": facts, "run": run}
+    return remember_members(project)
 
 
 # --- candidates ---

@@ -56,6 +56,7 @@ def _idle_runs(project: Project) -> list[Path]:
         kept.add(run.path)
         pseudo = run.recipe.pseudo
         names = [run.recipe.training.start_run, pseudo.teacher_run if pseudo else None]
+        names += [one.run for one in pseudo.teacher_runs] if pseudo else []
         waiting += [project.run(name) for name in names if name is not None]
     return [path.parent for path in sorted(project.runs_dir.glob("*/recipe.yaml")) if path.parent not in kept]
 

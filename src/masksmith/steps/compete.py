@@ -28,6 +28,7 @@ from masksmith.steps.out_of_fold import baseline_scores, plain_score
 from masksmith.steps.plan import Plan, Planner, keys_of, machine_tools
 from masksmith.steps.predict import oof_of, predict_member
 from masksmith.steps.pseudo_labels import make_labels, train_student, with_teachers
+from masksmith.steps.pseudo_rounds import check_rounds
 from masksmith.steps.report import report_members
 from masksmith.steps.resolve import check_prediction
 from masksmith.steps.result import Result
@@ -106,7 +107,13 @@ class Session:
 
 
 def compete_project(
-    project: Project, asked: AnyRecipe, budget: Budget, *, pinned: Sequence[str], planned: bool
+    project: Project,
+    asked: AnyRecipe,
+    budget: Budget,
+    *,
+    pinned: Sequence[str],
+    planned: bool,
+    rounds: int = 0,
 ) -> Result:
     """Go the way from folds to the report.
 
@@ -116,13 +123,20 @@ def compete_project(
         budget: The time.
         pinned: Overrides of the recipe, which a plan obeys.
         planned: Whether the recipe is what a budget plans with; False trains what it says.
+        rounds: Rounds of pseudo-labels that a budget may be spent on, too.
+
+    Raises:
+        InputError: Rounds that the data do not allow.
     """
+    if rounds:
+        check_rounds(project, rounds)
     with interrupt.on_heartbeat(budget.beat):
         logger.info("folds:\n%s", folds_of(project, asked))
         planner = None
         if planned:
             assert isinstance(asked, Recipe), asked.name
-            planner = Planner(project, asked, keys_of(pinned), machine_tools(project, asked))
+            tools = machine_tools(project, asked)
+            planner = Planner(project, asked, keys_of(pinned), tools, rounds=rounds)
         done = compete_units(project, asked, planner, budget)
     budget.write()
     return Result(
@@ -288,6 +302,7 @@ def train_unit(session: Session, planner: Planner, plan: Plan, at: int, budget: 
         reserve_s = cost.reserve_s + _last_mile_s(session, planner, budget)
         deadline = Deadline(lambda: budget.left, reserve_s, cost.paces)
         pace = Pace(deadline, clock=budget.clock)
+        make_labels(project, member)
         train_member(project, member, pace)
         planner.learn(member.run.recipe, pace.seconds_per_px)
         predict_member(project, member)

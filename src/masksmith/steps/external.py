@@ -21,7 +21,8 @@ from masksmith.prediction.external import ExternalCodes
 from masksmith.project.folder import Project
 from masksmith.project.members import external_runs, members_of_run, read_members
 from masksmith.project.runs import Run, environment
-from masksmith.recipes.recipe import NAME, Recipe
+from masksmith.recipes.recipe import Recipe
+from masksmith.recipes.sources import NAME
 from masksmith.steps.folds import folds_of
 from masksmith.steps.out_of_fold import plain_score
 from masksmith.steps.predict import oof_of

@@ -27,6 +27,7 @@ from masksmith.project.folder import Project
 from masksmith.project.members import members_of_run
 from masksmith.recipes.recipe import Recipe
 from masksmith.steps.folds import folds_of
+from masksmith.steps.pseudo_rounds import quotas_for
 from masksmith.steps.resolve import resolve
 from masksmith.steps.train import is_trained
 from masksmith.training.machine import settle_device
@@ -144,8 +145,12 @@ def _is_same(one: Recipe, other: Recipe) -> bool:
 class Planner:
     """Plans on this machine and keeps ``plan.json``."""
 
-    def __init__(self, project: Project, asked: Recipe, pinned: Sequence[str], tools: Tools) -> None:
+    def __init__(
+        self, project: Project, asked: Recipe, pinned: Sequence[str], tools: Tools, *, rounds: int = 0
+    ) -> None:
         self.project, self.asked, self.pinned, self.tools = project, asked, pinned, tools
+        self.rounds = rounds
+        """Rounds of pseudo-labels that the time may be spent on, too."""
         self.rules = load_rules()
         self.facts = facts_of(project, asked)
         self.slower = 1.0
@@ -268,14 +273,19 @@ class Planner:
             recipe = second_recipe(plan.recipe, self.asked, self.pinned, self.facts, self.rules, self.tools)
             return None if recipe is None else Reference(recipe, self.cost_of(recipe), self.folds)
 
+        quotas = quotas_for(self.project) if self.rounds else []
+        labels = min(self.facts.test, sum(quota.images for quota in quotas))
         return next_unit(
-            Reference(plan.recipe, self.cost_of(plan.recipe), self.folds, self.facts.more_images),
+            Reference(
+                plan.recipe, self.cost_of(plan.recipe), self.folds, self.facts.more_images,
+                self.rounds, quotas, 1 + labels / self.facts.train,
+            ),
             plan.units,
             left_s,
             self.rules,
             run_recipe=lambda name: self.project.run(name).recipe,
             second=second,
-        )
+        )  # fmt: skip
 
 
 def propose_plan(project: Project, asked: Recipe, pinned: Sequence[str], seconds: Callable[[], float]) -> str:

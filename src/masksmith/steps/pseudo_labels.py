@@ -1,7 +1,8 @@
 """Teachers: the recipes whose predictions on the test images are masks for the training of others.
 
-Honest per fold: what is validated on fold k learns from the teacher's fold k alone, whose training has not seen fold k
-either. A training on all images learns from the mean of the teacher's folds; nothing is scored on it.
+Honest per fold: what is validated on fold k learns from the teachers' fold k alone, whose trainings have not seen fold
+k either. A training on all images learns from the mean of the teachers' folds; nothing is scored on it. Several
+teachers are averaged with their weights.
 
 Sources:
     Pseudo-labels: Lee 2013, "Pseudo-Label: The Simple and Efficient Semi-Supervised Learning Method".
@@ -30,12 +31,13 @@ from masksmith.data.store import Store, StoreWriter
 from masksmith.data.table import parse_table
 from masksmith.folds.config import ALL, fold_name
 from masksmith.folds.table import NUM_CLASSES
-from masksmith.prediction.store import MeanCodes, code_of
+from masksmith.prediction.store import MAX_CODE, MeanCodes, code_of
 from masksmith.project.folder import Project
-from masksmith.project.members import Member
-from masksmith.recipes.recipe import PseudoConfig, QuotaConfig, table_hash
+from masksmith.project.members import Member, with_weights
+from masksmith.recipes.pseudo import PseudoConfig, QuotaConfig, TeacherConfig
+from masksmith.recipes.recipe import table_hash
 from masksmith.steps.predict import codes_digest, predict_member, test_of
-from masksmith.steps.train import labels_of, train_member
+from masksmith.steps.train import labels_of, soft_labels_of, train_member
 from masksmith.training.config import TrainingConfig
 
 _VERSION = "1"
@@ -48,10 +50,20 @@ def teachers_of(project: Project, member: Member) -> list[Member]:
     pseudo, folds = member.run.recipe.pseudo, member.run.recipe.folds
     if pseudo is None or pseudo.table is not None:
         return []
-    assert pseudo.teacher_run is not None, member.name  # settled when the run was made
-    teacher = project.run(pseudo.teacher_run)
+    listed = pseudo.teacher_runs
+    if pseudo.teacher_run is not None:
+        listed = [TeacherConfig(run=pseudo.teacher_run)]
+    assert listed, member.name  # settled when the run was made
     labelled_by = folds.trained if member.fold == ALL else [member.fold]
-    return [Member(teacher, fold) for fold in labelled_by]
+    found = []
+    for one in listed:
+        run = project.run(one.run)
+        own = [fold for fold in labelled_by if one.folds is None or fold in one.folds]
+        teachers = [
+            Member(run, fold, weight=one.weight / len(own)) for fold in own
+        ]  # its folds share its weight
+        found += [each if one.weights is None else with_weights(each, one.weights) for each in teachers]
+    return found
 
 
 def with_teachers(project: Project, members: Sequence[Member]) -> list[Member]:
@@ -136,22 +148,26 @@ def make_labels(project: Project, member: Member) -> None:
     ``runs/NAME/pseudo/fold_k.npy`` holds the masks of the images that are kept, ``fold_k.json`` beside it how many of
     which coverage class, and ``fold_k.labels.csv`` their run-lengths and confidence, as ``pseudo.table`` takes them.
     What a table's images weigh is in ``fold_k.weights.json``.
+    Soft labels have their probabilities in ``fold_k.soft.npy``, too.
 
     Raises:
-        InputError: A teacher is not trained, a table is not of these images, or no image is kept.
+        InputError: No teacher, one that is not trained or whose probabilities are of other images, a table that is not
+            of these images, or no image is kept.
     """
     run, pseudo, teachers = member.run, member.run.recipe.pseudo, teachers_of(project, member)
     if pseudo is None:
         return
-    without = {"teacher", "set", "teacher_run", "table", "table_hash"}
-    rule = pseudo.model_dump_json(exclude=without | ({"quotas"} if pseudo.quotas is None else set()))
+    soft = pseudo.labels == "soft"
+    without = {"teacher", "set", "teacher_run", "teacher_runs", "table", "table_hash"}
+    without |= {"quotas"} if pseudo.quotas is None else set()
+    rule = pseudo.model_dump_json(exclude=without if soft else without | {"labels"})
     codes = None if pseudo.table is not None else _predicted(project, teachers)
     by = pseudo.table_hash if codes is None else codes_digest(codes)
     assert by is not None, member.name  # settled when the run was made
     entry, path = f"{fold_name(member.fold)}/pseudo", run.pseudo(member.fold)
     key = project.key(_VERSION, rule, by)
-    there = labels_of(run, member.fold)
-    if run.ledger.is_done(entry, key) and there is not None and not there.damaged():
+    there = [labels_of(run, member.fold), *([soft_labels_of(run, member.fold)] if soft else [])]
+    if run.ledger.is_done(entry, key) and all(one is not None and not one.damaged() for one in there):
         return
     rng = stream(run.recipe.seed, _DRAW, member.fold)
     source: _Predicted | TableLabels
@@ -172,7 +188,11 @@ def make_labels(project: Project, member: Member) -> None:
         )
     run.ledger.forget(entry)
     shapes = project.cache.test_images
-    writer = StoreWriter(path, [(name, (*shapes.shape(name), 1)) for name in kept], dtype=np.uint8)
+    sizes = [(name, (*shapes.shape(name), 1)) for name in kept]
+    if soft:
+        assert codes is not None  # a table is refused
+        _write_soft(run.soft_labels(member.fold), sizes, codes)
+    writer = StoreWriter(path, sizes, dtype=np.uint8)
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     weights = source.weight if isinstance(source, TableLabels) else {}
@@ -192,7 +212,19 @@ def make_labels(project: Project, member: Member) -> None:
     run.ledger.mark_done(entry, key)
 
 
+def _write_soft(path: Path, sizes: list[tuple[str, tuple[int, int, int]]], codes: MeanCodes) -> None:
+    writer = StoreWriter(path, sizes, dtype=np.uint8)
+    for name, _ in sizes:
+        writer.write(name, np.rint(codes[name][..., :1] / (MAX_CODE / 255)).astype(np.uint8))
+    writer.close()
+
+
 def _predicted(project: Project, teachers: Sequence[Member]) -> MeanCodes:
+    if not teachers:
+        raise InputError(
+            "pseudo.teacher_runs: none of them has a fold that the student is validated on; a teacher must not have "
+            "seen it: name runs that hold it out, in their folds"
+        )
     for teacher in teachers:
         predict_member(project, teacher, stages=("test",))
     return test_of(project, teachers)

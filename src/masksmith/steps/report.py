@@ -39,6 +39,7 @@ from masksmith.steps.choices import plan_of
 from masksmith.steps.out_of_fold import predictions_of
 from masksmith.steps.predict import oof_of, test_of
 from masksmith.steps.pseudo_labels import labelling_of
+from masksmith.steps.pseudo_rounds import round_lines
 from masksmith.steps.result import expected_on_new
 from masksmith.steps.seed_noise import noise_text, read_noise
 from masksmith.steps.tune import need_tuning
@@ -96,7 +97,10 @@ def report_facts(project: Project, members: Sequence[Member]) -> ReportFacts:
         target=project.target,
         classes=_class_lines(project, preds),
         preds=preds,
-        labels=[f"{name}: {made}" for name, made in labelling_of(members).items()],
+        labels=[
+            *(f"{name}: {made}" for name, made in labelling_of(members).items()),
+            *round_lines(project, members),
+        ],
         predicted=_predicted(members),
         lower=_lower(members),
         costs=_costs(project, metric, stats, labels),

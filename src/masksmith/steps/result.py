@@ -9,7 +9,9 @@ from masksmith.submission.validate import Verdict
 
 _QUANTILE = 1.2816
 """Of the normal distribution: 80% lie within so many standard errors."""
-_SEEN = "on five draws of TGS Salt all hidden scores were inside such a range, 0.013 below its middle in the mean"
+_SEEN = (
+    "on five draws of TGS Salt all hidden scores were inside such a range, 0.013 below its middle in the mean"
+)
 """docs/results.md."""
 
 

@@ -1,5 +1,6 @@
 """From a recipe or an ensemble to runs and members, under the lock of the project that the verbs hold."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from masksmith.core.errors import InputError
@@ -8,7 +9,8 @@ from masksmith.project.folder import Project
 from masksmith.project.members import Member, members_of_run
 from masksmith.project.runs import Run, with_free_parts
 from masksmith.recipes.ensemble import AnyRecipe, member_recipes
-from masksmith.recipes.recipe import Recipe, load_teacher, table_hash
+from masksmith.recipes.pseudo import TeacherConfig
+from masksmith.recipes.recipe import Recipe, first_difference, load_teachers, table_hash
 from masksmith.steps.folds import folds_of
 from masksmith.steps.recipes import form_of
 from masksmith.steps.resolve import check_prediction, check_sizes, check_stages, resolve
@@ -39,7 +41,7 @@ def open_run(project: Project, asked: Recipe) -> Run:
 
 
 def _open_teacher(project: Project, asked: Recipe) -> Recipe:
-    """Return the recipe with the run of its teacher, which is made now if there is none.
+    """Return the recipe with the run of its teacher, or the runs of its teachers, which are made now if need be.
 
     A run that is there predicts as it is asked to here, for that makes the labels; the folds that it trains, its refit
     and its tuning are not its student's to change.
@@ -51,6 +53,9 @@ def _open_teacher(project: Project, asked: Recipe) -> Recipe:
     assert asked.pseudo is not None, asked.name
     if asked.pseudo.teacher_run is not None:  # a resolved recipe
         _need_teacher(project, asked.pseudo.teacher_run)
+        return asked
+    if asked.pseudo.teacher_runs:
+        _need_teachers(project, asked, asked.pseudo.teacher_runs)
         return asked
     if not project.catalog.test:
         raise InputError(
@@ -65,11 +70,39 @@ def _open_teacher(project: Project, asked: Recipe) -> Recipe:
             asked.pseudo.table,
         )
         return asked.model_copy(update={"pseudo": asked.pseudo.model_copy(update={"table_hash": content})})
-    wanted = load_teacher(asked)
-    if (there := project.find_run(wanted)) is not None:
-        wanted = with_free_parts(wanted, there.recipe).model_copy(update={"prediction": wanted.prediction})
-    pseudo = asked.pseudo.model_copy(update={"teacher_run": open_run(project, wanted).path.name})
+    runs: dict[str, float] = {}
+    for wanted, weight in load_teachers(asked):
+        if (there := project.find_run(wanted)) is not None:
+            fitted = with_free_parts(wanted, there.recipe)
+            wanted = fitted.model_copy(update={"prediction": wanted.prediction})
+        runs[open_run(project, wanted).path.name] = weight
+    one = {"teacher_run": next(iter(runs))}
+    several = {"teacher_runs": [TeacherConfig(run=name, weight=weight) for name, weight in runs.items()]}
+    pseudo = asked.pseudo.model_copy(update=one if len(runs) == 1 else several)
     return asked.model_copy(update={"pseudo": pseudo})
+
+
+def _need_teachers(project: Project, asked: Recipe, teachers: Sequence[TeacherConfig]) -> None:
+    """Refuse teachers that are not there, whose labels would not be honest, or that hold out other images.
+
+    Raises:
+        InputError: One line for each.
+    """
+    wrong = []
+    for one in teachers:
+        if not (project.runs_dir / one.run / "recipe.yaml").exists():
+            wrong.append(f"{one.run}: {project.root} has no such run")
+            continue
+        run = project.run(one.run)
+        if run.is_external:
+            wrong.append(
+                f"{one.run}: its probabilities of the test images are one mean of all folds, so those of fold k have "
+                "seen the masks of fold k"
+            )
+        elif found := first_difference(run.recipe.folds, asked.folds):
+            wrong.append(f"{one.run}: folds.{found[0]} {found[1]!r}, but {asked.name} has {found[2]!r}")
+    if wrong:
+        raise InputError("\n".join(f"pseudo.teacher_runs: {line}; leave it out" for line in wrong))
 
 
 def _need_teacher(project: Project, name: str) -> None:

@@ -234,19 +234,31 @@ def train_key(project: Project, run: Run, fold: int) -> str:
 
 def _labels_digest(run: Run, fold: int) -> str:
     """Return a hash of the pseudo-labels of a fold; empty where there are none yet."""
-    labels = labels_of(run, fold)
-    if labels is None:
+    found = [labels_of(run, fold)]
+    if run.recipe.pseudo is not None and run.recipe.pseudo.labels == "soft":
+        found.append(soft_labels_of(run, fold))
+    if any(labels is None for labels in found):
         return ""
+    entries = [entry for labels in found if labels is not None for entry in labels.entries.items()]
     weights = [f"{name} weighs {weight!r}" for name, weight in label_weights(run, fold).items()]
-    return digest(*(f"{name} {one.crc32}" for name, one in labels.entries.items()), *weights)
+    return digest(*(f"{name} {one.crc32}" for name, one in entries), *weights)
 
 
 def labels_of(run: Run, fold: int) -> Store | None:
     """Return the pseudo-labels of a fold; None where there are none yet, or they can no longer be read."""
-    if not is_whole(run.pseudo(fold)):
+    return _whole_store(run.pseudo(fold))
+
+
+def soft_labels_of(run: Run, fold: int) -> Store | None:
+    """Return the probabilities of a fold's soft pseudo-labels, 0…255; None as for labels_of."""
+    return _whole_store(run.soft_labels(fold))
+
+
+def _whole_store(path: Path) -> Store | None:
+    if not is_whole(path):
         return None
     try:
-        return Store(run.pseudo(fold))
+        return Store(path)
     except InputError as error:
         logger.warning("%s", error)
         return None
@@ -375,6 +387,7 @@ def _pseudo_data(project: Project, run: Run, fold: int) -> FoldData | None:
         masks,
         run.recipe.seed,
         size=run.recipe.size,
+        soft=soft_labels_of(run, fold) if run.recipe.pseudo.labels == "soft" else None,
         scalars={name: scalars[name] for name in masks} if scalars else {},
         custom=project.augment,
         mirror=project.target.mirrored(run.recipe.training.augment.mirror_pairs),

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from masksmith.augment import Batch, CallableAugment, Task, add_seen, build_task, make_batch, names_of
+from masksmith.augment import Batch, CallableAugment, Drawn, Task, add_seen, build_task, make_batch, names_of
 from masksmith.core.arrays import Int
 from masksmith.core.errors import InputError
 from masksmith.core.randomness import stream
@@ -50,6 +50,8 @@ class FoldData:
     """Id -> what the loss of an image weighs, 1 where it is not named; empty: losses are those of whole batches."""
     held_out: list[str] = field(default_factory=list)
     """Ids of the images that the fold is validated on; ``scalars`` has theirs too."""
+    soft: Arrays | None = None
+    """Probabilities 0…255 (uint8) that masks are drawn from instead of ``masks``; None: the masks are certain."""
     pseudo: "FoldData | None" = None
     """Images with pseudo-labels, with their scalars; None where no stage uses any."""
 
@@ -153,7 +155,17 @@ def task_of(config: TrainingConfig, stage: Stage, data: FoldData, divisor: int) 
         scalars=used.scalars,
         custom=data.custom,
         mirror=data.mirror,
+        soft=_soft_of(data, stage),
     )
+
+
+def _soft_of(data: FoldData, stage: Stage) -> dict[str, Drawn]:
+    """Return the masks that are drawn, by the id that they have in the stage."""
+    pseudo = data.pseudo
+    if pseudo is None or pseudo.soft is None or stage.data == "labelled":
+        return {}
+    both = stage.data == "both"
+    return {joined_id("pseudo", name) if both else name: Drawn(pseudo.soft, name) for name in pseudo.ids}
 
 
 @dataclass(frozen=True)
