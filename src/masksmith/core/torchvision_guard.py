@@ -10,7 +10,7 @@ The guard is a meta-path finder, so importing masksmith does not import torch.
 
 import importlib.abc
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from types import ModuleType
@@ -37,12 +37,12 @@ def _declare_ops(package_dir: Path) -> None:
 
 class _Finder(importlib.abc.MetaPathFinder):
     def find_spec(
-        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
+        self, fullname: str, path: Iterable[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:  # the path of a namespace package can be iterated alone
         if fullname != "torchvision":
             return None
         uninstall()
-        spec = PathFinder.find_spec(fullname, path)
+        spec = PathFinder.find_spec(fullname, None if path is None else list(path))
         if spec is not None and spec.origin:
             _declare_ops(Path(spec.origin).parent)
         return spec

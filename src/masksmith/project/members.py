@@ -125,8 +125,9 @@ def with_weights(member: Member, kind: str) -> Member:
 
 
 def external_runs(project: Project) -> list[Run]:
-    """Return the runs whose probabilities another program made, by name."""
-    return [project.run(path.parent.name) for path in sorted(project.runs_dir.glob("*/external.json"))]
+    """Return the runs whose probabilities another program made, by name; a stack of this project's own is none."""
+    runs = [project.run(path.parent.name) for path in sorted(project.runs_dir.glob("*/external.json"))]
+    return [run for run in runs if "stacked_on" not in run.external]
 
 
 def with_external(project: Project, members: Sequence[Member]) -> list[Member]:
@@ -149,6 +150,23 @@ def write_members(project: Project, members: Sequence[Member]) -> None:
     if not project.members_json.exists() or read_json(project.members_json) != value:
         project.make_current(first)
         write_json(project.members_json, value)
+
+
+def used_before(project: Project) -> dict[str, Any]:
+    """Return what restore_members needs to make the present members those that are used again."""
+    facts = read_json(project.members_json) if project.members_json.exists() else None
+    run = None if facts is not None or not project.has_current else project.run().path.name
+    return {"members_json": facts, "run": run}
+
+
+def restore_members(project: Project, before: dict[str, Any]) -> None:
+    """Make those the present members that used_before has found."""
+    if before.get("members_json") is not None:
+        write_json(project.members_json, before["members_json"])
+    elif before.get("run") is not None:
+        project.make_current(project.run(before["run"]))
+    else:  # other programs' alone
+        project.forget_current()
 
 
 def read_members(project: Project, run: str | None) -> list[Member]:

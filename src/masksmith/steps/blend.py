@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from masksmith.core.arrays import IGNORE
 from masksmith.core.errors import InputError
 from masksmith.core.files import read_json, write_json
 from masksmith.core.progress import logger
@@ -27,8 +26,16 @@ from masksmith.postprocess.search import search_rule
 from masksmith.prediction.means import KINDS, ranks_of
 from masksmith.prediction.store import MAX_CODE, MeanCodes
 from masksmith.project.folder import Project
-from masksmith.project.members import Member, members_of_run, with_weights, write_members
+from masksmith.project.members import (
+    Member,
+    members_of_run,
+    restore_members,
+    used_before,
+    with_weights,
+    write_members,
+)
 from masksmith.project.runs import Run
+from masksmith.steps.out_of_fold import truth_planes
 from masksmith.steps.predict import oof_of, predict_member, weights_of
 from masksmith.steps.train import is_trained
 from masksmith.steps.tune import parts_of
@@ -251,13 +258,7 @@ def stop_blend(project: Project) -> str:
     facts = read_json(project.members_json) if project.members_json.exists() else {}
     if "blend" not in facts or not project.blend_json.exists():
         raise InputError(f"{project.root}: no blend is used; there is nothing to go back from")
-    before = read_json(project.blend_json)["before"]
-    if before.get("members_json") is not None:
-        write_json(project.members_json, before["members_json"])
-    elif before.get("run") is not None:
-        project.make_current(project.run(before["run"]))
-    else:  # other programs' alone
-        project.forget_current()
+    restore_members(project, read_json(project.blend_json)["before"])
     return "the members from before the blend are used again: predict, tune and submit"
 
 
@@ -267,8 +268,7 @@ def _before(project: Project) -> dict[str, Any]:
     if facts is not None and "blend" in facts and project.blend_json.exists():
         kept: dict[str, Any] = read_json(project.blend_json)["before"]
         return kept
-    run = None if facts is not None or not project.has_current else project.run().path.name
-    return {"members_json": facts, "run": run}
+    return used_before(project)
 
 
 # --- candidates ---
@@ -429,7 +429,7 @@ def _look(
         return [*(one.oof[name][name] for one in found), base[name][name]]
 
     def pixels(name: str) -> tuple[Float[np.ndarray, "m px"], Float[np.ndarray, " px"]]:
-        truth = _truth(project, np.asarray(masks[name]))
+        truth = truth_planes(project.target, masks[name])
         each = [one.oof[name][name][..., : truth.shape[2]] for one in found]
         judged = truth >= 0
         probs = np.stack([one[judged] for one in each]).astype(np.float64) / MAX_CODE
@@ -441,14 +441,3 @@ def _look(
         names, codes, lambda name: one_layer(masks[name]), metric, rule, project.target.exclusive, ranks
     )
     return source, moments
-
-
-def _truth(project: Project, mask: np.ndarray) -> np.ndarray:
-    """Return planes (h, w, k) of 0 and 1, -1 where nothing is judged; of objects the foreground alone."""
-    target = project.target
-    if target.task == "instances":
-        return np.where(mask < 0, -1, mask > 0).astype(np.int8)
-    if target.exclusive:
-        planes = (mask == np.arange(target.outputs)).astype(np.int8)
-        return np.where(mask == IGNORE, np.int8(-1), planes)
-    return np.where(mask == IGNORE, -1, mask).astype(np.int8)

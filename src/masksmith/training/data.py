@@ -48,6 +48,8 @@ class FoldData:
     """A callable of the user's that the recipe names."""
     held_out: list[str] = field(default_factory=list)
     """Ids of the images that the fold is validated on; ``scalars`` has theirs too."""
+    weights: dict[str, float] = field(default_factory=dict)
+    """Id -> share of the epochs (0…1) that an image takes part in, where it is below 1."""
     pseudo: "FoldData | None" = None
     """Images with pseudo-labels, with their scalars; None where no stage uses any."""
 
