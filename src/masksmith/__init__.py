@@ -6,8 +6,8 @@
 ``read`` gives the images and masks of a data folder. The verbs are functions: ``layout check explore folds train
 predict tune submit report compare compete plan lr noise score convert example recipes verify vocabulary cache clean
 doctor bundle apply pack export serve add_member list_members remove_member weights blend stack labels try_labels
-next_labels ablate add_board_score board``; ``load`` opens a bundle or an exported file. ``masksmith.preprocess`` holds transforms for notebooks. Importing
-the package imports neither torch nor numpy; the first verb does.
+next_labels ablate add_board_score board``; ``load`` opens a bundle or an exported file. ``masksmith.preprocess`` holds
+transforms for notebooks. Importing the package imports neither torch nor numpy; the first verb does.
 """
 
 import importlib

@@ -662,8 +662,8 @@ def blend(
 def stack(out: str | Path, *, run: str | None = None, off: bool = False) -> "Stacked | str":
     """Train boosted trees on the members' out-of-fold predictions, and use them if their gain is certain.
 
-    Of pixels (bands, probabilities, neighbourhood), of regions (is it right?), of images (is there anything?). The trees
-    that judge a fold have seen the predictions of the other folds alone. From then on predict, tune and submit use the
+    Of pixels (bands, probabilities, neighbourhood), of regions (is it right?), of images (is there anything?). Those of
+    a fold have seen the predictions of the other folds alone. From then on predict, tune and submit use the
     best of the three if the lower 80% bound of its nested gain is above zero; a later training makes its own recipe the
     present one again. Bundles do not carry trees, and say so.
 

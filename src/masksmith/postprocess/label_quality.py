@@ -1,4 +1,4 @@
-"""How far the mask of a training image is from what members predict that have not seen it, and which image to label next.
+"""How far a training mask is from what members predict that have not seen it, and which image to label next.
 
 Sources:
     Confident learning: Northcutt et al. 2021, https://doi.org/10.1613/jair.1.12125. The soft minimum of pixels: Lad &

@@ -19,7 +19,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import cv2
 import numpy as np
-from jaxtyping import Bool, Float, Float32, Int8
+from jaxtyping import Bool, Float32, Int8
 
 from masksmith.core.arrays import Codes, Shaped
 from masksmith.core.errors import InputError
@@ -75,19 +75,19 @@ class Stacker(Protocol):
         """Return the new probabilities of an image, of as many planes as the present ones."""
 
 
-def need_trees() -> type:
+def need_trees() -> Any:  # noqa: ANN401
     """Return scikit-learn's HistGradientBoostingClassifier.
 
     Raises:
         InputError: scikit-learn is not installed.
     """
     try:
-        from sklearn.ensemble import HistGradientBoostingClassifier
+        from sklearn.ensemble import HistGradientBoostingClassifier  # type: ignore[import-untyped]
     except ImportError as error:
         raise InputError(
             "masksmith stack: scikit-learn is not installed; run `pip install masksmith[trees]`"
         ) from error
-    return HistGradientBoostingClassifier  # type: ignore[no-any-return]
+    return HistGradientBoostingClassifier
 
 
 @dataclass(frozen=True)
@@ -125,14 +125,14 @@ def _bands(image: Shaped[np.ndarray, "h w c"]) -> Float32[np.ndarray, "h w c"]:
 
 
 def _mean(plane: Float32[np.ndarray, "h w"], window: int) -> Float32[np.ndarray, "h w"]:
-    return cv2.blur(plane, (window, window), borderType=cv2.BORDER_REFLECT)  # type: ignore[return-value]
+    return cv2.blur(plane, (window, window), borderType=cv2.BORDER_REFLECT)
 
 
 def pixel_features(view: View, rows: slice) -> Float32[np.ndarray, "h w f"]:
     """Return the numbers of each pixel in some rows of an image.
 
-    Bands and their mean in 5 x 5 pixels; the present probabilities, their means in 3, 9 and 25 pixels, in the image, and
-    its largest; each member's; the place in the image.
+    Bands and their mean in 5 x 5 pixels; the present probabilities, their means in 3, 9 and 25 pixels and in the
+    image, and the largest; each member's; the place in the image.
     """
     height, width = view.present.shape[:2]
     around = slice(max(0, rows.start - _HALO), min(height, rows.stop + _HALO))

@@ -146,7 +146,7 @@ def rank_labels(project: Project, members: Sequence[Member]) -> Labels:
         members: Trained and predicted.
 
     Raises:
-        InputError: No image is held out; probabilities are missing or stale; ``labels/`` was edited since it was written.
+        InputError: No image is held out; probabilities are missing or stale; ``labels/`` was edited since.
         StoppedError: Stopped; nothing has changed then.
     """
     oof = oof_of(project, members)
@@ -250,8 +250,8 @@ def _refuse_edited(project: Project) -> None:
         return
     if _read_notes(project).get("proposals") != corrections_hash(str(folder)):
         raise InputError(
-            f"{folder}: edited since it was written, and it would be written again; rename the folder (a training takes "
-            "it by training.corrections=FOLDER under any name)"
+            f"{folder}: edited since it was written, and it would be written again; rename the folder (a training "
+            "takes it by training.corrections=FOLDER under any name)"
         )
 
 
@@ -294,7 +294,8 @@ class LabelTrial:
         )
         return (
             f"{self.folder}: {self.corrections}\n"
-            f"{self.metric} of {self.images} held-out images whose masks it does not change ({self.left_out} left out): "
+            f"{self.metric} of {self.images} held-out images whose masks it does not change ({self.left_out} are left "
+            "out): "
             f"{self.score_after:.4f} with it, {self.score_before:.4f} without; gain {self.gain:+.4f} "
             f"({self.low:+.4f} … {self.high:+.4f}); {verdict}"
         )
@@ -318,8 +319,8 @@ def try_labels(project: Project, members: Sequence[Member], folder: str) -> Labe
     runs = {member.run.path: member.run for member in members}
     if len(runs) > 1 or members[0].run.is_external or members[0].interim:
         raise InputError(
-            f"--try: the present members are {', '.join(member.name for member in members)}; expected the trained folds of "
-            "one run: name it by --run"
+            f"--try: the present members are {', '.join(member.name for member in members)}; expected the trained "
+            "folds of one run: name it by --run"
         )
     run = members[0].run
     held_out = [member for member in members if member.fold != ALL]
@@ -398,7 +399,7 @@ class NextLabels:
 
 
 def next_labels(project: Project, members: Sequence[Member], count: int) -> NextLabels:
-    """Choose unlabelled images to label next: uncertain ones, on which the members disagree, that look unlike each other.
+    """Choose unlabelled images to label next: those on which the members disagree, and that look unlike each other.
 
     Uncertain is the mutual information of prediction and member where there are several, else the entropy.
 

@@ -74,7 +74,7 @@ def baseline_scores(
 
 
 def truth_planes(target: Target, mask: Shaped[np.ndarray, "h w c"]) -> Int8[np.ndarray, "h w k"]:
-    """Return planes of 0 and 1, -1 where nothing is judged: of the classes or labels; of objects the foreground alone."""
+    """Return planes of 0 and 1, -1 where nothing is judged: a class or label each; of objects the foreground alone."""
     if target.task == "instances":
         return np.where(mask < 0, -1, mask > 0).astype(np.int8)
     if target.exclusive:

@@ -108,7 +108,7 @@ def _codes(of: Mapping[str, MeanCodes] | MeanCodes, name: str) -> Codes:
 
 
 def stack_members(project: Project, members: Sequence[Member]) -> Stacked:
-    """Train and judge trees of pixels, regions and images, and make the best what the next verbs use, if that is certain.
+    """Train and judge trees of pixels, regions and images; the best are what the next verbs use, if that is certain.
 
     ``ensemble/stack.json`` keeps the numbers.
 
@@ -124,7 +124,8 @@ def stack_members(project: Project, members: Sequence[Member]) -> Stacked:
     need_trees()
     if any(is_stack(member) for member in members):
         raise InputError(
-            f"{project.root}: a stack is used already; run `masksmith stack {project.root} --off` first, or name a --run"
+            f"{project.root}: a stack is used already; run `masksmith stack {project.root} --off` first, or name "
+            "a --run"
         )
     recipe, begun = members[0].scored_by, time.perf_counter()
     oof = oof_of(project, members)

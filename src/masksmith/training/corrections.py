@@ -49,7 +49,8 @@ class Corrections:
         return self.dropped | frozenset(self.weights) | frozenset(self.mended)
 
     def __str__(self) -> str:
-        return f"{len(self.dropped)} dropped, {len(self.weights)} with less weight, {len(self.mended)} with another mask"
+        counts = len(self.dropped), len(self.weights), len(self.mended)
+        return "{} dropped, {} with less weight, {} with another mask".format(*counts)
 
 
 def corrections_hash(folder: str) -> str:
