@@ -5,7 +5,15 @@ import pytest
 
 from masksmith.core.errors import InputError
 from masksmith.postprocess import stacking
-from masksmith.postprocess.stacking import ImageTrees, PixelTrees, RegionTrees, Trees, View, pixel_features
+from masksmith.postprocess.stacking import (
+    BothTrees,
+    ImageTrees,
+    PixelTrees,
+    RegionTrees,
+    Trees,
+    View,
+    pixel_features,
+)
 from masksmith.prediction.store import MAX_CODE, to_codes
 
 
@@ -98,6 +106,15 @@ def test_wrong_regions_and_empty_images_go_below_the_threshold():
             trained(stacker, [one for one in blobs(8, seed=0) if one[1].any()])
     empty = View(np.zeros((9, 9, 1), np.uint8), [], np.zeros((9, 9, 1), np.uint16))
     assert not RegionTrees(1).apply(Trees(None, (1,)), empty).any()
+
+
+def test_both_take_away_what_either_does():
+    trees = RegionTrees(1), ImageTrees(1)
+    models = tuple(trained(one, blobs(40, seed=0)) for one in trees)
+    for view, truth in blobs(4, seed=1):
+        found = BothTrees(*trees).apply(models, view)
+        assert ((found > MAX_CODE // 2) == truth).all()
+        assert (found <= trees[0].apply(models[0], view)).all()
 
 
 def test_one_answer_is_given_back():

@@ -60,7 +60,15 @@ def probs_of(codes: Codes) -> Probs:
 
 
 @runtime_checkable
-class Stacker(Protocol):
+class Applied(Protocol):
+    """What makes new probabilities with a trained model."""
+
+    def apply(self, model: Any, view: View) -> Codes:  # noqa: ANN401
+        """Return the new probabilities of an image, of as many planes as the present ones."""
+
+
+@runtime_checkable
+class Stacker(Applied, Protocol):
     """A kind of second-level model."""
 
     def gather(
@@ -70,9 +78,6 @@ class Stacker(Protocol):
 
     def fit(self, features: Table, answers: Any, *, seed: int) -> Any:  # noqa: ANN401
         """Return the trained model."""
-
-    def apply(self, model: Any, view: View) -> Codes:  # noqa: ANN401
-        """Return the new probabilities of an image, of as many planes as the present ones."""
 
 
 def need_trees() -> Any:  # noqa: ANN401
@@ -348,6 +353,18 @@ class ImageTrees:
             planes = found[..., : self.outputs]
             planes[...] = np.rint(planes * chance).astype(np.uint16)
         return found
+
+
+@dataclass(frozen=True)
+class BothTrees:
+    """Regions and gate together: what either takes away is gone. They are trained on their own."""
+
+    regions: RegionTrees
+    gate: ImageTrees
+
+    def apply(self, model: tuple[Trees, Trees], view: View) -> Codes:
+        """Return the smaller of both probabilities."""
+        return np.minimum(self.regions.apply(model[0], view), self.gate.apply(model[1], view))
 
 
 def _few(features: Table, answers: Answers, *, seed: int) -> Trees:

@@ -7,7 +7,8 @@ test images are trained on all. What is used is a run of probabilities, as of an
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,17 +22,28 @@ from masksmith.core.progress import track
 from masksmith.core.randomness import stream
 from masksmith.data.store import StoreWriter
 from masksmith.folds.config import ALL
+from masksmith.metrics.protocol import Metric, Row
 from masksmith.postprocess.bootstrap import BOUND_QUANTILE, paired_bootstrap
 from masksmith.postprocess.rule_sweep import RuleSweep
-from masksmith.postprocess.rules import plain_of
+from masksmith.postprocess.rules import AnyRule, plain_of
 from masksmith.postprocess.scoring import one_layer
-from masksmith.postprocess.search import search_rule
-from masksmith.postprocess.stacking import ImageTrees, PixelTrees, RegionTrees, Stacker, View, need_trees
+from masksmith.postprocess.search import Tuning, search_rule
+from masksmith.postprocess.stacking import (
+    Applied,
+    BothTrees,
+    ImageTrees,
+    PixelTrees,
+    RegionTrees,
+    Stacker,
+    View,
+    need_trees,
+)
 from masksmith.prediction.means import Blend
 from masksmith.prediction.store import MeanCodes
 from masksmith.project.folder import Project
 from masksmith.project.members import Member, members_of_run, restore_members, used_before, write_members
 from masksmith.project.runs import environment
+from masksmith.recipes.ensemble import AnyRecipe
 from masksmith.steps.out_of_fold import truth_planes
 from masksmith.steps.predict import oof_of, predict_member, test_of
 from masksmith.steps.train import external_key
@@ -136,75 +148,123 @@ def stack_members(project: Project, members: Sequence[Member]) -> Stacked:
             f"{project.root}: {len(names)} held-out images in {len(np.unique(parts))} parts; trees are trained on some "
             "and judged on others: expected two groups of images or more"
         )
-    level = _first_level(project, members, oof, names)
-    metric, rule = project.metric(recipe), plain_of(project.target, recipe.tuning)
-    masks, seed = project.cache.train_masks, recipe.seed
-    ways, left_out = _ways(project, len(names))
-    rows = {PRESENT: [metric.stats(rule.apply(oof[name][name]), one_layer(masks[name])) for name in names]}
-    models: dict[str, dict[int, Any]] = {}
-    took: dict[str, float] = {}
-    for way, stacker in ways.items():
-        since = time.perf_counter()
-        features, answers, home = _gather(project, stacker, level, names, parts, seed)
-        try:
-            each = {
-                int(part): stacker.fit(features[home != part], answers[home != part], seed=seed)
-                for part in np.unique(parts)
-            }
-            each[ALL] = stacker.fit(features, answers, seed=seed)
-        except InputError as error:
-            left_out[way] = f"without one of the folds {error}"
-            continue
-        models[way] = each
-        rows[way] = []
-        for name, part in zip(track(names, total=len(names), what=f"stacking {way}"), parts, strict=True):
-            check_stop()
-            codes = stacker.apply(each[int(part)], level.view(name))
-            rows[way].append(metric.stats(rule.apply(codes), one_layer(masks[name])))
-        took[way] = round(time.perf_counter() - since, 2)
-    groups, labels = project.folds.groups(names).tolist(), project.metric_groups(recipe, names).tolist()
-    inside = np.unique(labels, return_inverse=True)[1]
-    tables = np.stack([np.stack(own) for own in rows.values()], axis=1)
-    sweep = RuleSweep(tuple(rows), tables, np.zeros_like(tables[:, 0]))
-    found = search_rule(
-        sweep, metric, list(rows), parts=parts, groups=groups, labels=labels, resamples=recipe.tuning.resamples,
-        seed=seed,
-    )  # fmt: skip
-    table = []
-    for at, way in enumerate(rows):
-        if way == PRESENT:
-            continue
-        gains, _, _ = paired_bootstrap(
-            metric, tables[:, at], tables[:, 0], groups, labels=labels, resamples=recipe.tuning.resamples,
-            rng=stream(seed),
-        )  # fmt: skip
-        low, high = (float(one) for one in np.quantile(gains, [BOUND_QUANTILE, 1 - BOUND_QUANTILE]))
-        score = metric.score(tables[:, at], inside)
-        gain = metric.utility(score) - metric.utility(found.plain)
-        table.append(
-            {"way": way, "nested": score, "gain": gain, "low": low, "high": high, "seconds": took[way]}
-        )
+    bench = _Bench(
+        project,
+        project.metric(recipe),
+        plain_of(project.target, recipe.tuning),
+        names,
+        parts,
+        recipe.seed,
+        _first_level(project, members, oof, names),
+    )
+    bench.run()
+    found, table = _judge(bench, recipe)
     done = Stacked(
-        metric=metric.name,
+        metric=bench.metric.name,
         images=len(names),
         members=[member.name for member in members],
         table=table,
-        left_out=left_out,
+        left_out=bench.left_out,
         chosen=found.found,
         present=found.plain,
         nested=found.nested,
-        gain=metric.utility(found.nested) - metric.utility(found.plain),
+        gain=bench.metric.utility(found.nested) - bench.metric.utility(found.plain),
         gain_low=found.gain_low,
         gain_high=found.gain_high,
         kept=found.kept and found.found != PRESENT,
         took=round(time.perf_counter() - begun, 2),
         before=used_before(project),
     )
-    if done.kept:
-        homes = dict(zip(names, parts.tolist(), strict=True))
-        _use(project, members, ways[done.chosen], models[done.chosen], level, oof, homes)
     write_json(project.stack_json, done.to_json())
+    if done.kept:
+        _use(project, members, bench, done.chosen, oof)
     return done
+
+
+@dataclass
+class _Bench:
+    """The kinds of trees, trained without each part of the images and with all, and the metric's rows of both."""
+
+    project: Project
+    metric: Metric
+    rule: AnyRule
+    names: Sequence[str]
+    parts: Int[np.ndarray, " n"]
+    seed: int
+    level: _Level
+    ways: dict[str, Applied] = field(default_factory=dict)
+    models: dict[str, dict[int, Any]] = field(default_factory=dict)
+    """Way -> part -> the model that has not seen it; ALL: of all."""
+    rows: dict[str, list[Row]] = field(default_factory=dict)
+    took: dict[str, float] = field(default_factory=dict)
+    left_out: dict[str, str] = field(default_factory=dict)
+
+    def run(self) -> None:
+        """Train and apply all ways."""
+        outputs = 1 if self.project.target.task == "instances" else self.project.target.outputs
+        ways, self.left_out = _ways(self.project, len(self.names), outputs)
+        self.rows[PRESENT] = [self._row(name, self.level.view(name).present) for name in self.names]
+        for way, stacker in ways.items():
+            begun = time.perf_counter()
+            try:
+                models = self._train(stacker)
+            except InputError as error:
+                self.left_out[way] = f"without one of the folds {error}"
+                continue
+            self._add(way, stacker, models, begun)
+        if {"regions", "gate"} <= self.models.keys():
+            pairs = {
+                part: (model, self.models["gate"][part]) for part, model in self.models["regions"].items()
+            }
+            begun = time.perf_counter() - self.took["regions"] - self.took["gate"]
+            self._add("both", BothTrees(RegionTrees(outputs), ImageTrees(outputs)), pairs, begun)
+
+    def _train(self, stacker: Stacker) -> dict[int, Any]:
+        features, answers, home = _gather(self, stacker)
+        models = {
+            int(part): stacker.fit(features[home != part], answers[home != part], seed=self.seed)
+            for part in np.unique(self.parts)
+        }
+        return models | {ALL: stacker.fit(features, answers, seed=self.seed)}
+
+    def _add(self, way: str, stacker: Applied, models: dict[int, Any], begun: float) -> None:
+        self.ways[way], self.models[way], self.rows[way] = stacker, models, []
+        pairs = zip(track(self.names, total=len(self.names), what=f"stacking {way}"), self.parts, strict=True)
+        for name, part in pairs:
+            check_stop()
+            self.rows[way].append(self._row(name, stacker.apply(models[int(part)], self.level.view(name))))
+        self.took[way] = round(time.perf_counter() - begun, 2)
+
+    def _row(self, name: str, codes: Codes) -> Row:
+        return self.metric.stats(self.rule.apply(codes), one_layer(self.project.cache.train_masks[name]))
+
+
+def _judge(bench: _Bench, recipe: AnyRecipe) -> tuple[Tuning[str], list[dict[str, Any]]]:
+    """Return what the choice among the ways comes to, and a row of the table for each."""
+    metric, project = bench.metric, bench.project
+    groups = project.folds.groups(bench.names).tolist()
+    labels = project.metric_groups(recipe, bench.names).tolist()
+    inside = np.unique(labels, return_inverse=True)[1]
+    tables = np.stack([np.stack(own) for own in bench.rows.values()], axis=1)
+    sweep = RuleSweep(tuple(bench.rows), tables, np.zeros_like(tables[:, 0]))
+    found = search_rule(
+        sweep, metric, list(bench.rows), parts=bench.parts, groups=groups, labels=labels,
+        resamples=recipe.tuning.resamples, seed=bench.seed,
+    )  # fmt: skip
+    table = []
+    for at, way in enumerate(bench.rows):
+        if way == PRESENT:
+            continue
+        gains, _, _ = paired_bootstrap(
+            metric, tables[:, at], tables[:, 0], groups, labels=labels, resamples=recipe.tuning.resamples,
+            rng=stream(bench.seed),
+        )  # fmt: skip
+        low, high = (float(one) for one in np.quantile(gains, [BOUND_QUANTILE, 1 - BOUND_QUANTILE]))
+        score = metric.score(tables[:, at], inside)
+        gain = metric.utility(score) - metric.utility(found.plain)
+        numbers = {"nested": score, "gain": gain, "low": low, "high": high, "seconds": bench.took[way]}
+        table.append({"way": way} | numbers)
+    return found, table
 
 
 def stop_stack(project: Project) -> str:
@@ -226,9 +286,8 @@ def is_stack(member: Member) -> bool:
     return member.run.is_external and "stacked_on" in member.run.external
 
 
-def _ways(project: Project, images: int) -> tuple[dict[str, Stacker], dict[str, str]]:
+def _ways(project: Project, images: int, outputs: int) -> tuple[dict[str, Stacker], dict[str, str]]:
     target = project.target
-    outputs = 1 if target.task == "instances" else target.outputs
     drawn = max(1, -(-_PIXELS // images))
     ways: dict[str, Stacker] = {"pixels": PixelTrees(drawn, target.exclusive, outputs)}
     if target.exclusive:
@@ -258,22 +317,14 @@ def _shared_parts(project: Project, members: Sequence[Member], names: Sequence[s
     return found if len(found) > 1 else []
 
 
-def _gather(
-    project: Project,
-    stacker: Stacker,
-    level: _Level,
-    names: Sequence[str],
-    parts: Int[np.ndarray, " n"],
-    seed: int,
-) -> tuple[Float[np.ndarray, "m f"], Any, Int[np.ndarray, " m"]]:
+def _gather(bench: _Bench, stacker: Stacker) -> tuple[Float[np.ndarray, "m f"], Any, Int[np.ndarray, " m"]]:
     """Return features, answers and the part of each row, of all images."""
     features, answers, home = [], [], []
-    for at, (name, part) in enumerate(
-        zip(track(names, total=len(names), what="gathering"), parts, strict=True)
-    ):
+    named = zip(track(bench.names, total=len(bench.names), what="gathering"), bench.parts, strict=True)
+    for at, (name, part) in enumerate(named):
         check_stop()
-        truth = truth_planes(project.target, project.cache.train_masks[name])
-        rows, own = stacker.gather(level.view(name), truth, stream(seed, _DRAW, at))
+        truth = truth_planes(bench.project.target, bench.project.cache.train_masks[name])
+        rows, own = stacker.gather(bench.level.view(name), truth, stream(bench.seed, _DRAW, at))
         if len(rows):
             features.append(rows)
             answers.append(own)
@@ -287,15 +338,11 @@ def _gather(
 
 
 def _use(
-    project: Project,
-    members: Sequence[Member],
-    stacker: Stacker,
-    models: Mapping[int, Any],
-    level: _Level,
-    oof: Mapping[str, MeanCodes],
-    homes: Mapping[str, int],
+    project: Project, members: Sequence[Member], bench: _Bench, way: str, oof: Mapping[str, MeanCodes]
 ) -> None:
     """Write the trees' probabilities as a run, and make it the one that the next verbs use."""
+    stacker, models, level = bench.ways[way], bench.models[way], bench.level
+    homes = dict(zip(bench.names, bench.parts.tolist(), strict=True))
     for member in members:
         predict_member(project, member, stages=("test",))
     run = replace(members[0].run, path=project.runs_dir / NAME)
@@ -309,7 +356,7 @@ def _use(
 
     for fold in folds:
         own = project.folds.inside(fold)
-        _write(project, run.oof(fold), [(name, oof[name].shape(name)) for name in own], map(codes, own))
+        _write(run.oof(fold), [(name, oof[name].shape(name)) for name in own], map(codes, own))
     if project.catalog.test:
         mean = test_of(project, members)
         each = [
@@ -320,7 +367,7 @@ def _use(
         blank, ids = project.blank_test, [sample.id for sample in project.catalog.test]
         found = (mean[name] if name in blank else stacker.apply(models[ALL], test.view(name)) for name in ids)
         path = run.path / "test" / "all_folds.npy"
-        _write(project, path, [(name, mean.shape(name)) for name in ids], found)
+        _write(path, [(name, mean.shape(name)) for name in ids], found)
     recipe = members[0].run.recipe
     write_text(run.path / "environment.txt", environment())
     run = project.import_run(NAME, recipe)
@@ -336,8 +383,7 @@ def _use(
     write_members(project, used)
 
 
-def _write(project: Project, path: Any, shapes: Sequence[Any], codes: Iterator[Codes]) -> None:  # noqa: ANN401
-    del project
+def _write(path: Path, shapes: Sequence[Any], codes: Iterator[Codes]) -> None:
     writer = StoreWriter(path, shapes, dtype=np.uint16)
     try:
         for (name, _), one in zip(shapes, track(codes, total=len(shapes), what="stacking"), strict=True):
