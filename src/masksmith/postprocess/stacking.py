@@ -33,6 +33,7 @@ _WINDOWS = (3, 9, 25)  # pixels, of the means around a pixel
 _BAND_WINDOW = 5
 _HALO = max(_WINDOWS) // 2 + 1
 _AT_ONCE = 1 << 19  # pixels of an image that are looked at together
+_TREES = 100
 _RING = 3  # pixels around a region
 _LEAST_EACH = 12  # regions or images of either answer that trees are trained on
 _SHARES = (0.3, 0.5, 0.7)
@@ -104,12 +105,12 @@ class Trees:
 
     @classmethod
     def fit(cls, features: Table, answers: Answers, *, seed: int, leaves: int, rate: float) -> "Trees":
-        """Train: 100 trees, no early stop (it would hold out rows of the same images)."""
+        """Train, without an early stop (it would hold out rows of the same images)."""
         found = np.unique(answers)
         if len(found) < 2:
             return cls(None, tuple(int(one) for one in found))
         model = need_trees()(
-            max_iter=100, learning_rate=rate, max_leaf_nodes=leaves, l2_regularization=1.0, early_stopping=False,
+            max_iter=_TREES, learning_rate=rate, max_leaf_nodes=leaves, l2_regularization=1.0, early_stopping=False,
             random_state=seed,
         )  # fmt: skip
         model.fit(features, answers)

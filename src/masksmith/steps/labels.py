@@ -35,7 +35,7 @@ from masksmith.postprocess.label_quality import (
     uncertainty,
 )
 from masksmith.postprocess.rules import plain_of
-from masksmith.postprocess.scoring import one_layer
+from masksmith.postprocess.scoring import one_layer, score_of
 from masksmith.prediction.store import MAX_CODE, open_codes
 from masksmith.project.folder import Project
 from masksmith.project.members import Member, members_of_run
@@ -280,6 +280,8 @@ class LabelTrial:
     low: float
     high: float
     """80% bounds."""
+    gain_all: float
+    """On all held-out images, with the masks of the data: members agree with those that do not change."""
     kept: bool
 
     def to_json(self) -> dict[str, Any]:
@@ -297,7 +299,7 @@ class LabelTrial:
             f"{self.metric} of {self.images} held-out images whose masks it does not change ({self.left_out} are left "
             "out): "
             f"{self.score_after:.4f} with it, {self.score_before:.4f} without; gain {self.gain:+.4f} "
-            f"({self.low:+.4f} … {self.high:+.4f}); {verdict}"
+            f"({self.low:+.4f} … {self.high:+.4f}), on all of them {self.gain_all:+.4f}; {verdict}"
         )
 
 
@@ -357,9 +359,12 @@ def try_labels(project: Project, members: Sequence[Member], folder: str) -> Labe
     )  # fmt: skip
     low, high = (float(one) for one in np.quantile(gains, [BOUND_QUANTILE, 1 - BOUND_QUANTILE]))
     before_score, after_score = metric.score(without, inside), metric.score(with_it, inside)
+    of_all = project.metric_groups(recipe, list(rows[0]))
+    all_before, all_after = (metric.utility(score_of(metric, own, of_all)) for own in rows)
     trial = LabelTrial(
         folder, str(found), metric.name, run.path.name, other.path.name, len(names), len(rows[0]) - len(names),
-        before_score, after_score, metric.utility(after_score) - metric.utility(before_score), low, high, low > 0,
+        before_score, after_score, metric.utility(after_score) - metric.utility(before_score), low, high,
+        all_after - all_before, low > 0,
     )  # fmt: skip
     if trial.kept:
         project.make_current(other)
