@@ -13,6 +13,7 @@ from masksmith.core.errors import InputError
 from masksmith.core.files import read_json
 from masksmith.project.folder import Project
 from masksmith.project.members import Member, read_members
+from masksmith.steps.ablate import _tried_labels
 from masksmith.steps.labels import CAUSES, _proposal
 from masksmith.steps.runs import open_run
 from masksmith.steps.train import data_of, train_key
@@ -161,9 +162,8 @@ def test_corrections_are_tried_beside_the_run(example, tmp_path):
     assert read_json(opened.labels_json)["trials"][-1] == found.to_json()
     with pytest.raises(InputError, match="is trained with it already; name another --run"):
         ms.try_labels(out, folder, run=found.after)
-    ms.tune(out)
-    steps = {row["step"]: row for row in ms.ablate(out).to_json()}
-    assert steps[f"labels: {folder}"]["gain"] == pytest.approx(found.gain)
+    steps = {row.step: row for row in _tried_labels(opened, read_members(opened, None))}
+    assert steps[f"labels: {folder}"].gain == found.gain
     assert Member(opened.run(found.after), 0).weights.exists()
 
 
