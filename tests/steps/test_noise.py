@@ -134,6 +134,7 @@ def test_a_training_takes_corrections_and_its_validation_does_not(project, tmp_p
         data_of(Project.open(project), run.recipe.model_copy(update={"training": training}), fold, key="")
 
 
+@pytest.mark.slow
 def test_corrections_are_tried_beside_the_run(example, tmp_path):
     out = tmp_path / "p"
     recipe = write_recipe(tmp_path, "quick", **{"training.stages.0.epochs": 1, "folds.train": 2})

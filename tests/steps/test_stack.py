@@ -38,6 +38,7 @@ def few(monkeypatch):
     monkeypatch.setattr(steps_stack, "_PIXELS", 4000)
 
 
+@pytest.mark.slow
 def test_a_certain_gain_is_used_until_it_is_left(project, tmp_path, few):
     add_blurred(project, tmp_path)
     opened = Project.open(project)
