@@ -6,8 +6,9 @@
 ``read`` gives the images and masks of a data folder. The verbs are functions: ``layout check explore folds train
 predict tune submit report compare compete plan lr noise score convert example recipes recipe_schema verify vocabulary
 cache clean doctor bundle apply pack export serve review add_member list_members remove_member weights blend pseudo
-ablate add_board_score board watch explain``; ``load`` opens a bundle or an exported file. ``masksmith.preprocess``
-holds transforms for notebooks. Importing the package imports neither torch nor numpy; the first verb does.
+stack labels try_labels next_labels ablate add_board_score board watch explain``; ``load`` opens a bundle or an exported
+file. ``masksmith.preprocess`` holds transforms for notebooks. Importing the package imports neither torch nor numpy;
+the first verb does.
 """
 
 import importlib
@@ -39,10 +40,12 @@ if TYPE_CHECKING:
     from masksmith.pipeline import explore as explore
     from masksmith.pipeline import export as export
     from masksmith.pipeline import folds as folds
+    from masksmith.pipeline import labels as labels
     from masksmith.pipeline import layout as layout
     from masksmith.pipeline import list_members as list_members
     from masksmith.pipeline import load as load
     from masksmith.pipeline import lr as lr
+    from masksmith.pipeline import next_labels as next_labels
     from masksmith.pipeline import noise as noise
     from masksmith.pipeline import pack as pack
     from masksmith.pipeline import plan as plan
@@ -56,8 +59,10 @@ if TYPE_CHECKING:
     from masksmith.pipeline import review as review
     from masksmith.pipeline import score as score
     from masksmith.pipeline import serve as serve
+    from masksmith.pipeline import stack as stack
     from masksmith.pipeline import submit as submit
     from masksmith.pipeline import train as train
+    from masksmith.pipeline import try_labels as try_labels
     from masksmith.pipeline import tune as tune
     from masksmith.pipeline import verify as verify
     from masksmith.pipeline import vocabulary as vocabulary
@@ -88,10 +93,12 @@ _VERBS = (
     "explore",
     "export",
     "folds",
+    "labels",
     "layout",
     "list_members",
     "load",
     "lr",
+    "next_labels",
     "noise",
     "pack",
     "plan",
@@ -105,8 +112,10 @@ _VERBS = (
     "review",
     "score",
     "serve",
+    "stack",
     "submit",
     "train",
+    "try_labels",
     "tune",
     "verify",
     "vocabulary",

@@ -6,7 +6,7 @@ import shutil
 import signal
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -594,6 +594,46 @@ def pseudo(
         project, rounds=rounds, recipe=recipe, overrides=overrides or (), images=images, off=off
     )
     print(json.dumps(found if isinstance(found, str) else found.to_json(), indent=1) if as_json else found)
+
+
+@app.command()
+def stack(
+    project: Folder,
+    run: RunName = None,
+    off: Annotated[bool, typer.Option("--off", help="Go back to the members from before.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Train boosted trees on out-of-fold predictions: pixels, regions, images; use them if the gain is certain."""
+    found = masksmith.stack(project, run=run, off=off)
+    print(json.dumps(found if isinstance(found, str) else found.to_json(), indent=1) if as_json else found)
+
+
+@app.command()
+def labels(
+    project: Folder,
+    run: RunName = None,
+    try_folder: Annotated[
+        str | None,
+        typer.Option(
+            "--try", metavar="FOLDER", help="Train with its corrections; take them if that is certain."
+        ),
+    ] = None,
+    following: Annotated[
+        int | None, typer.Option("--next", metavar="N", help="Choose N unlabelled images to label next.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Rank training masks by out-of-fold disagreement: cause and proposal of each, in labels.csv."""
+    if try_folder is not None and following is not None:
+        raise InputError("--try and --next: expected one of them")
+    found: Any
+    if try_folder is not None:
+        found = masksmith.try_labels(project, try_folder, run=run)
+    elif following is not None:
+        found = masksmith.next_labels(project, following, run=run)
+    else:
+        found = masksmith.labels(project, run=run)
+    print(json.dumps(found.to_json(), indent=1, ensure_ascii=False) if as_json else found)
 
 
 @app.command()

@@ -64,8 +64,10 @@ if TYPE_CHECKING:
     from masksmith.steps.explain import Explanation
     from masksmith.steps.explore import Explored
     from masksmith.steps.external import MemberLine
+    from masksmith.steps.labels import Labels, LabelTrial, NextLabels
     from masksmith.steps.lr_test import LrFound
     from masksmith.steps.pseudo_rounds import Rounds
+    from masksmith.steps.stack import Stacked
     from masksmith.steps.weights import Compared
 
 
@@ -736,6 +738,82 @@ def pseudo(
         return steps.pseudo_rounds.run_rounds(
             project, present, rounds=rounds, base=asked, overrides=changes, images=images
         )
+
+
+def stack(out: str | Path, *, run: str | None = None, off: bool = False) -> "Stacked | str":
+    """Train boosted trees on the members' out-of-fold predictions, and use them if their gain is certain.
+
+    Of pixels (bands, probabilities, neighbourhood), of regions (is it right?), of images (is there anything?). Those of
+    a fold have seen the predictions of the other folds alone. From then on predict, tune and submit use the
+    best of the three if the lower 80% bound of its nested gain is above zero; a later training makes its own recipe the
+    present one again. Bundles do not carry trees, and say so.
+
+    Args:
+        out: Project folder, trained and predicted.
+        run: A run by name; None: the present members.
+        off: Only go back to the members from before.
+
+    Raises:
+        InputError: scikit-learn is missing, too little is held out, or no stack to go back from.
+        StoppedError: Stopped; nothing has changed then.
+    """
+    project = Project.open(Path(out))
+    if off and run:
+        raise InputError("--off trains nothing; leave --run out")
+    with steps.work.working(project):
+        if off:
+            return steps.stack.stop_stack(project)
+        return steps.stack.stack_members(project, read_members(project, run))
+
+
+def labels(out: str | Path, *, run: str | None = None) -> "Labels":
+    """Rank the training masks by how surely members contradict them that have not seen them, with cause and proposal.
+
+    Writes ``labels.csv`` and, as proposals that nothing takes by itself, ``labels/``: see ``try_labels``.
+
+    Args:
+        out: Project folder, trained and predicted.
+        run: A run by name; None: the present members.
+
+    Raises:
+        InputError: Nothing is held out, probabilities are missing, or ``labels/`` was edited.
+    """
+    project = Project.open(Path(out))
+    with steps.work.working(project):
+        return steps.labels.rank_labels(project, read_members(project, run))
+
+
+def try_labels(out: str | Path, folder: str | Path, *, run: str | None = None) -> "LabelTrial":
+    """Train a run again with corrections of training masks; take it if it is certainly better on unchanged images.
+
+    Args:
+        out: Project folder, trained.
+        folder: With ``corrections.csv`` (id; action keep, drop, wrong or mend; weight) and masks ``ID.png``.
+        run: A run by name; None: the present one.
+
+    Raises:
+        InputError: A folder that cannot be used, or changes nothing; members of several runs.
+        StoppedError: Stopped; the same call goes on.
+    """
+    project = Project.open(Path(out))
+    with steps.work.working(project):
+        return steps.labels.try_labels(project, read_members(project, run), str(folder))
+
+
+def next_labels(out: str | Path, count: int, *, run: str | None = None) -> "NextLabels":
+    """Choose unlabelled images to label next: uncertain, and unlike each other. Writes ``annotate.csv``.
+
+    Args:
+        out: Project folder, trained.
+        count: How many.
+        run: A run by name; None: the present members.
+
+    Raises:
+        InputError: There are fewer test images.
+    """
+    project = Project.open(Path(out))
+    with steps.work.working(project):
+        return steps.labels.next_labels(project, read_members(project, run), count)
 
 
 def ablate(out: str | Path, *, run: str | None = None) -> "Ablation":

@@ -26,6 +26,10 @@ class Ledger:
         """Whether anything is recorded for ``stage``."""
         return stage in self._read()
 
+    def key_of(self, stage: str) -> str | None:
+        """Return the key that ``stage`` ran with, None where nothing is recorded."""
+        return self._read().get(stage)
+
     def forget(self, stage: str) -> None:
         """Record that ``stage`` is not done: its outputs are about to be replaced."""
         entries = self._read()

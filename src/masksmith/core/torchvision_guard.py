@@ -38,7 +38,7 @@ def _declare_ops(package_dir: Path) -> None:
 class _Finder(importlib.abc.MetaPathFinder):
     def find_spec(
         self, fullname: str, path: Iterable[str] | None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
+    ) -> ModuleSpec | None:  # the path of a namespace package can be iterated alone
         if fullname != "torchvision":
             return None
         uninstall()

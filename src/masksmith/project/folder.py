@@ -44,7 +44,7 @@ class Project:
         loggers: Experiment trackers that trainings log to (see training/loggers.py).
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0915 (a line a file)
         self, root: Path, *, augment: CallableAugment | None = None, loggers: Sequence[str] = ()
     ) -> None:
         self.root, self.augment, self.loggers = root, augment, tuple(loggers)
@@ -81,6 +81,16 @@ class Project:
         """What people said of training images, and masks that they mended (see corrections)."""
         self.annotations_dir = root / "annotations"
         """The same of test images: masks that they drew."""
+        self.labels_csv = root / "labels.csv"
+        """Training images ranked by how surely the members contradict their masks."""
+        self.labels_dir = root / "labels"
+        """Corrections that follow from it, as proposals."""
+        self.labels_json = root / "labels.json"
+        """What corrections were worth."""
+        self.annotate_csv = root / "annotate.csv"
+        """Unlabelled images to label next."""
+        self.stack_json = root / "ensemble" / "stack.json"
+        """What trees on the members' predictions are worth."""
         self.plan_yaml = root / "plan.yaml"
         self.plan_json = root / "plan.json"
         self.budget_json = root / "budget.json"

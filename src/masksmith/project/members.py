@@ -125,8 +125,9 @@ def with_weights(member: Member, kind: str) -> Member:
 
 
 def external_runs(project: Project) -> list[Run]:
-    """Return the runs whose probabilities another program made, by name."""
-    return [project.run(path.parent.name) for path in sorted(project.runs_dir.glob("*/external.json"))]
+    """Return the runs whose probabilities another program made, by name; a stack of this project's own is none."""
+    runs = [project.run(path.parent.name) for path in sorted(project.runs_dir.glob("*/external.json"))]
+    return [run for run in runs if "stacked_on" not in run.external]
 
 
 def with_external(project: Project, members: Sequence[Member]) -> list[Member]:

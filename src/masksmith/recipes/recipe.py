@@ -27,6 +27,7 @@ from masksmith.preprocess.inputs import InputConfig
 from masksmith.recipes.pseudo import PseudoConfig
 from masksmith.recipes.sources import NAME, parse_table_of, recipe_source
 from masksmith.training.config import VAL_LOSS, TrainingConfig
+from masksmith.training.corrections import corrections_hash
 from masksmith.training.origin import origin_hash
 
 if TYPE_CHECKING:
@@ -64,11 +65,11 @@ class Recipe(Config):
     def hash(self) -> str:
         """A hash of the values that determine the weights.
 
-        It ignores ``folds.train``, ``folds.refit``, ``input.view``, prediction and tuning. For weights from a file it
-        uses the content, not the path; for a teacher, the content of its recipe.
+        It ignores ``folds.train``, ``folds.refit``, ``input.view``, prediction and tuning. For weights from a file, and
+        for corrections, it uses the content, not the path; for a teacher, the content of its recipe.
 
         Raises:
-            InputError: The file of the weights, or the teacher's recipe, does not exist.
+            InputError: The file of the weights, the corrections or the teacher's recipe do not exist.
         """
         plain = self.model_dump(mode="json", exclude={"prediction", "tuning"})
         del plain["folds"]["train"], plain["folds"]["refit"], plain["input"]["view"]
@@ -78,6 +79,10 @@ class Recipe(Config):
             content = self.training.start_from_hash or origin_hash(self.training.start_from)
             plain["training"]["start_from"] = content
         del plain["training"]["start_from_hash"]
+        if self.training.corrections is not None:
+            content = self.training.corrections_hash or corrections_hash(self.training.corrections)
+            plain["training"]["corrections"] = content
+        del plain["training"]["corrections_hash"]
         if self.pseudo is not None:
             if self.pseudo.table is not None:
                 plain["pseudo"]["table"] = self.pseudo.table_hash or table_hash(self.pseudo.table)
@@ -94,7 +99,7 @@ _NEWER_KEYS: dict[str, tuple[tuple[str, Any], ...]] = {
     "folds": (("fold_by", None), ("repeats", 1)),
     "input": (("chain", []),),
     "size": (("chain", []),),
-    "training": (("metrics", []), ("start_from", None)),
+    "training": (("metrics", []), ("start_from", None), ("corrections", None)),
     "pseudo": (("table", None), ("quotas", None), ("teacher_runs", []), ("labels", "hard")),
 }
 """Keys that older masksmiths did not have, with their defaults: left out of the hash, so that their runs are found."""

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from masksmith.steps import external as external
     from masksmith.steps import fine_tuning as fine_tuning
     from masksmith.steps import folds as folds
+    from masksmith.steps import labels as labels
     from masksmith.steps import lr_test as lr_test
     from masksmith.steps import outputs as outputs
     from masksmith.steps import plan as plan
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from masksmith.steps import pseudo_rounds as pseudo_rounds
     from masksmith.steps import report as report
     from masksmith.steps import seed_noise as seed_noise
+    from masksmith.steps import stack as stack
     from masksmith.steps import submit as submit
     from masksmith.steps import tune as tune
     from masksmith.steps import verify as verify

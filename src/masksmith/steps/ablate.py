@@ -25,8 +25,10 @@ from masksmith.prediction.store import MeanCodes
 from masksmith.project.folder import Project
 from masksmith.project.members import Member
 from masksmith.recipes.ensemble import AnyRecipe
+from masksmith.steps.labels import trials_of
 from masksmith.steps.out_of_fold import plain_rows, predictions_of
 from masksmith.steps.predict import oof_of, predict_member
+from masksmith.steps.stack import is_stack, stack_of
 from masksmith.steps.tune import parts_of, sweep_of, tune_members
 
 Rows = Float[np.ndarray, "n k"]
@@ -127,9 +129,11 @@ def ablate_members(project: Project, members: Sequence[Member]) -> Ablation:
     judge = Judge(project, recipe, names)
     steps = [
         *_views(project, members, judge),
+        *_tried_labels(project, members),
         *_tried_weights(members),
         *_ensemble(project, members, oof, judge),
         *_rounds(project, members),
+        *_tried_trees(project, members),
         *_regions(project, members, oof, judge),
         *_rules(project, members, oof, judge),
     ]
@@ -210,7 +214,40 @@ def _predicting(own: Sequence[Member], count: int) -> float:
     return sum(one.run.read_times().get(one.timed("oof"), 0.0) for one in views)
 
 
-# --- weights, ensembles ---
+# --- labels, weights, ensembles, trees ---
+
+
+def _tried_labels(project: Project, members: Sequence[Member]) -> Iterator[Step]:
+    """Yield the corrections of masks that were tried, each judged on the images that it does not change."""
+    used = {member.run.path.name for member in members}
+    for row in trials_of(project):
+        runs = [
+            project.run(name) for name in (row["before"], row["after"]) if (project.runs_dir / name).is_dir()
+        ]
+        took = sum(runs[-1].read_times().values()) if runs else 0.0
+        kept = row["after"] in used
+        yield Step(
+            f"labels: {row['folder']}",
+            row["score_after"],
+            row["gain"],
+            row["low"],
+            row["high"],
+            round(took, 2),
+            kept,
+        )
+
+
+def _tried_trees(project: Project, members: Sequence[Member]) -> Iterator[Step]:
+    """Yield the trees on predictions that `masksmith stack` tried."""
+    found = stack_of(project)
+    if found is None:
+        return
+    used = any(is_stack(member) for member in members)
+    for row in found["table"]:
+        kept = used and found["kept"] and row["way"] == found["chosen"]
+        yield Step(
+            f"stack: {row['way']}", row["nested"], row["gain"], row["low"], row["high"], row["seconds"], kept
+        )
 
 
 def _tried_weights(members: Sequence[Member]) -> Iterator[Step]:

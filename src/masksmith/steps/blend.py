@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from masksmith.core.arrays import IGNORE
 from masksmith.core.errors import InputError
 from masksmith.core.files import read_json, write_json
 from masksmith.core.progress import logger
@@ -36,6 +35,7 @@ from masksmith.project.members import (
     write_members,
 )
 from masksmith.project.runs import Run
+from masksmith.steps.out_of_fold import truth_planes
 from masksmith.steps.predict import oof_of, predict_member, weights_of
 from masksmith.steps.train import is_trained
 from masksmith.steps.tune import parts_of
@@ -444,7 +444,7 @@ def _look(
         return [*(one.oof[name][name] for one in found), base[name][name]]
 
     def pixels(name: str) -> tuple[Float[np.ndarray, "m px"], Float[np.ndarray, " px"]]:
-        truth = _truth(project, np.asarray(masks[name]))
+        truth = truth_planes(project.target, masks[name])
         each = [one.oof[name][name][..., : truth.shape[2]] for one in found]
         judged = truth >= 0
         probs = np.stack([one[judged] for one in each]).astype(np.float64) / MAX_CODE
@@ -456,14 +456,3 @@ def _look(
         names, codes, lambda name: one_layer(masks[name]), metric, rule, project.target.exclusive, ranks
     )
     return source, moments
-
-
-def _truth(project: Project, mask: np.ndarray) -> np.ndarray:
-    """Return planes (h, w, k) of 0 and 1, -1 where nothing is judged; of objects the foreground alone."""
-    target = project.target
-    if target.task == "instances":
-        return np.where(mask < 0, -1, mask > 0).astype(np.int8)
-    if target.exclusive:
-        planes = (mask == np.arange(target.outputs)).astype(np.int8)
-        return np.where(mask == IGNORE, np.int8(-1), planes)
-    return np.where(mask == IGNORE, -1, mask).astype(np.int8)

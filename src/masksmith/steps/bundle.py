@@ -68,6 +68,11 @@ def bundle_members(
     if out.suffix != SUFFIX:
         raise InputError(f"--out: {out}; expected a name that ends in {SUFFIX}")
     external = dict.fromkeys(member.run.path.name for member in members if member.run.is_external)
+    if any("stacked_on" in member.run.external for member in members if member.run.is_external):
+        raise InputError(
+            f"the present members are trees on predictions (`masksmith stack`), which a bundle does not carry; run "
+            f"`masksmith stack {project.root} --off`, or name a run with --run"
+        )
     if external:
         raise InputError(
             f"{', '.join(external)}: probabilities of another program, whose weights are not here; name a run of this "

@@ -17,14 +17,17 @@ from masksmith.training.config import CHOSEN_ON_HELD_OUT, TrainingConfig, chosen
 
 def choices_of(project: Project, members: Sequence[Member]) -> list[str]:
     """Return what was chosen on the folds that the members are scored on, each choice in a few words."""
-    external = dict.fromkeys(member.run.path.name for member in members if member.run.is_external)
+    stacked = any("stacked_on" in member.run.external for member in members if member.run.is_external)
+    names = (member.run.path.name for member in members if member.run.is_external)
+    external = {} if stacked else dict.fromkeys(names)
     scored = [member for member in members if member.fold != ALL and not member.run.is_external]
     found = [
         "epoch" if any(_chose_epoch(project, member) for member in scored) else "",
         "weights (nested)" if any(_chose_weights(member) for member in scored) else "",
         "learning rate" if any(_chose_rate(project, member) for member in scored) else "",
         _chosen_members(project, scored),
-        "ensemble (nested)" if members[0].blend is not None else "",
+        "ensemble (nested)" if members[0].blend is not None and not stacked else "",
+        "trees (nested)" if stacked else "",
         "prediction runtime" if any(chose_runtime(member) for member in scored) else "",
         *(f"whatever {name} was made with" for name in external),
     ]

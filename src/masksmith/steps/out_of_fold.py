@@ -3,8 +3,10 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
+from jaxtyping import Int8, Shaped
 
 from masksmith.core.arrays import IGNORE, Codes, Float
+from masksmith.data.target import Target
 from masksmith.folds.table import FoldRow
 from masksmith.metrics.protocol import Row
 from masksmith.postprocess.rules import plain_of
@@ -69,3 +71,13 @@ def baseline_scores(
         predictions = constant(shapes, channels=project.target.outputs, on=channel)
         scores[label] = score_of(metric, score_rows(metric, predictions, masks, plain), groups)
     return scores
+
+
+def truth_planes(target: Target, mask: Shaped[np.ndarray, "h w c"]) -> Int8[np.ndarray, "h w k"]:
+    """Return planes of 0 and 1, -1 where nothing is judged: a class or label each; of objects the foreground alone."""
+    if target.task == "instances":
+        return np.where(mask < 0, -1, mask > 0).astype(np.int8)
+    if target.exclusive:
+        planes = (mask == np.arange(target.outputs)).astype(np.int8)
+        return np.where(mask == IGNORE, np.int8(-1), planes)
+    return np.where(mask == IGNORE, -1, mask).astype(np.int8)

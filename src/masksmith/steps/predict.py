@@ -201,6 +201,11 @@ def _need_codes(project: Project, member: Member, stage: str) -> Store:
     """Open the probabilities of a member; those of other weights than the present ones are refused."""
     path = member.codes(stage)
     if member.run.is_external and not is_trained(project, member):
+        if "stacked_on" in member.run.external:
+            raise InputError(
+                f"{member.run.path.name}: the predictions that its trees were trained on have changed; run "
+                f"`masksmith stack {project.root} --off`, and `masksmith stack` again"
+            )
         raise InputError(
             f"{member.run.path.name}: its probabilities are those of other folds or data than the present ones; run "
             f"`masksmith member remove {project.root} {member.run.path.name}`, and `masksmith member add` again"

@@ -11,6 +11,7 @@ from masksmith.project.runs import Run, with_free_parts
 from masksmith.recipes.ensemble import AnyRecipe, member_recipes
 from masksmith.recipes.pseudo import TeacherConfig
 from masksmith.recipes.recipe import Recipe, first_difference, load_teachers, table_hash
+from masksmith.steps.corrections import with_corrections
 from masksmith.steps.folds import folds_of
 from masksmith.steps.recipes import form_of
 from masksmith.steps.resolve import check_prediction, check_sizes, check_stages, resolve
@@ -32,7 +33,8 @@ def open_run(project: Project, asked: Recipe) -> Run:
     with form_of(asked.name):
         for stage in ("oof", "test"):
             scalars_of(project, asked, stage)
-    settled = asked if asked.pseudo is None else _open_teacher(project, asked)
+    settled = with_corrections(project, asked)
+    settled = settled if asked.pseudo is None else _open_teacher(project, settled)
     with form_of(asked.name):
         run = project.run_of(asked) or project.add_run(asked, with_start(project, resolve(project, settled)))
     check_prediction(run.recipe)

@@ -31,6 +31,7 @@ from masksmith.project.folder import Project
 from masksmith.project.members import Member, members_of_run, read_members
 from masksmith.project.runs import Run
 from masksmith.recipes.recipe import Recipe
+from masksmith.steps.corrections import corrected
 from masksmith.training.checkpoint import (
     Checkpoints,
     averaged,
@@ -219,8 +220,16 @@ def not_trained(project: Project, member: Member) -> InputError:
 
 
 def external_key(project: Project, run: Run) -> str:
-    """Return the key of an external run's probabilities: the data, the folds, and the folds that it covers."""
-    return project.key(_VERSION, project.folds.hash, str(run.external["folds"]))
+    """Return the key of an external run's probabilities: the data, the folds, and the folds that it covers.
+
+    Of a stack also what its first level's probabilities were made with.
+    """
+    facts = run.external
+    below = [
+        str(project.run(name).ledger.key_of(stage) if (project.runs_dir / name).is_dir() else None)
+        for name, stage in facts.get("stacked_on", ())
+    ]
+    return project.key(_VERSION, project.folds.hash, str(facts["folds"]), *below)
 
 
 def train_key(project: Project, run: Run, fold: int) -> str:
@@ -354,7 +363,7 @@ def data_of(
     ids = [name for name in project.folds.outside(fold) if name not in project.blank_train]
     held_out = [name for name in project.folds.inside(fold) if name not in project.blank_train]
     scalars = scalars_of(project, recipe)
-    return FoldData(
+    whole = FoldData(
         fold,
         ids,
         project.inputs(recipe.input).train,
@@ -368,6 +377,7 @@ def data_of(
         pseudo=pseudo,
         held_out=held_out,
     )
+    return corrected(project, recipe, whole)
 
 
 def _pseudo_data(project: Project, run: Run, fold: int) -> FoldData | None:

@@ -307,6 +307,12 @@ class TrainingConfig(Config):
     model's own weights."""
     start_from_hash: str | None = None
     """Hash of what ``start_from`` named; filled in when a recipe is resolved, so that a run does not need it."""
+    corrections: str | None = None
+    """Folder of corrected masks of training images, with ``corrections.csv``: id, action (keep, drop, wrong, mend) and
+    if there is one weight (0…1). `masksmith labels` writes one. Held-out images are scored with the masks of the data.
+    None: all images are trained on with these."""
+    corrections_hash: str | None = None
+    """Hash of what lies there; filled in when a recipe is resolved."""
     geometry: GeometryConfig = GeometryConfig()
     """Geometric augmentation, or a preset's name: none, lossless, light, heavy."""
     intensity: IntensityConfig = IntensityConfig()

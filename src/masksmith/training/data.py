@@ -52,6 +52,8 @@ class FoldData:
     """Ids of the images that the fold is validated on; ``scalars`` has theirs too."""
     soft: Arrays | None = None
     """Probabilities 0…255 (uint8) that masks are drawn from instead of ``masks``; None: the masks are certain."""
+    taken: dict[str, float] = field(default_factory=dict)
+    """Id -> share of the epochs (0…1) that an image takes part in, where it is below 1."""
     pseudo: "FoldData | None" = None
     """Images with pseudo-labels, with their scalars; None where no stage uses any."""
 

@@ -11,6 +11,7 @@ from masksmith.augment import with_copies
 from masksmith.core.arrays import Int
 from masksmith.core.randomness import stream
 from masksmith.training.config import SamplerConfig, Stage, TrainingConfig
+from masksmith.training.corrections import drawn_again
 from masksmith.training.data import FoldData
 from masksmith.training.epochs import Epoch
 from masksmith.training.samplers import (
@@ -39,6 +40,7 @@ class Sampling:
         self.by_loss = any(one.name == "curriculum" and one.by == "loss" for one in self._samplers)
         # what an epoch is drawn from must not change while it runs, or a resumed one would be another
         pseudo = 0 if data.pseudo is None else len(data.pseudo.ids)
+        self._taken = np.array([data.taken.get(name, 1.0) for name in data.ids] + [1.0] * pseudo)
         self._before = torch.full((len(data.ids) + pseudo,), torch.inf, device=device)
         self._seen = self._before.clone()
         self._parts = [torch.from_numpy(self._part(stage)).to(device) for stage in config.stages]
@@ -79,9 +81,11 @@ class Sampling:
         stage = self._stages[epoch.stage]
         sampler, num, windows = self.of(epoch), len(self.data.of(stage).ids), self._windows[epoch.stage]
         rng = stream(self.data.seed, self.data.fold, epoch.stage, epoch.number)
+        taken = self._taken[self._part(stage)]
         if sampler.name == "plain":  # the masks need not be read for it
             places = np.arange(with_copies(num, self._flips))
-            return rng.permutation(np.repeat(places, np.tile(windows, len(places) // num)))
+            order = rng.permutation(np.repeat(places, np.tile(windows, len(places) // num)))
+            return drawn_again(order, taken, rng)
         losses = self._before[self._parts[epoch.stage]].cpu().numpy().astype(np.float64)
         draw, most = Draw(self.facts_of(stage), losses, epoch.stage_at, rng), int(windows.sum())
 
@@ -90,8 +94,9 @@ class Sampling:
             return np.concatenate([draw_order(sampler, draw) for _ in range(-(-most // num))])[:most]
 
         if not self._flips:
-            return drawn()
-        return rng.permutation(np.concatenate([drawn(), num + drawn()]))  # images, and mirrored copies
+            return drawn_again(drawn(), taken, rng)
+        order = rng.permutation(np.concatenate([drawn(), num + drawn()]))  # images, and mirrored copies
+        return drawn_again(order, taken, rng)
 
     def note(self, epoch: Epoch, indices: list[int], losses: Float[Tensor, " b"]) -> None:
         """Remember the losses of images of an epoch."""
