@@ -144,7 +144,7 @@ def test_damaged_later_and_foreign_bundles_are_refused(model, tmp_path):
                 archive.writestr(name, content)
         return path
 
-    with pytest.raises(InputError, match="format 99, this masksmith reads up to 2; update"):
+    with pytest.raises(InputError, match="format 99, this masksmith reads up to 3; update"):
         Bundle(changed(lambda facts, files: facts.update(format=99)))
     with pytest.raises(InputError, match=r"model\.json is not ours"):
         Bundle(changed(lambda facts, files: facts.pop("format")))

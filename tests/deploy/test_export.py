@@ -4,7 +4,7 @@ import errno
 import json
 import sys
 import zipfile
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import cv2
@@ -21,6 +21,9 @@ from masksmith.deploy.export import Judge, build_graph, export_model, one_view
 from masksmith.deploy.exported import SUFFIXES, ExportedSegmenter
 from masksmith.deploy.parity import BOUNDS, Bounds, Parity, margin, need_parity
 from masksmith.deploy.segmenter import Segmenter
+from masksmith.postprocess.labels import LabelRules
+from masksmith.postprocess.operator_rule import OperatorRule
+from masksmith.postprocess.operators import Rule
 from masksmith.postprocess.rules import read_rule
 from masksmith.prediction.store import MAX_CODE
 from masksmith.project.folder import Project
@@ -47,6 +50,7 @@ def apart(bundle: Path, exported: Path, *images: np.ndarray) -> float:
 
 AWAY = {"top": 20000, "min_pixels": 0, "bottom": 20000, "component_area_frac": 0.0}
 """A threshold that few pixels of a net with random weights are near."""
+GATED = LabelRules((OperatorRule(Rule(20000, 0, 20000), gate=1000),) * len(LABELS.classes), LABELS.classes)
 CASES = {
     "binary": (BINARY, {}, ()),
     "three members": (BINARY, {"members": 3, "channels": 3}, ()),
@@ -63,6 +67,15 @@ CASES = {
     "classes": (CLASSES, {"channels": 3}, ()),
     "labels": (LABELS, {}, ()),
     "objects": (OBJECTS, {}, ()),
+    "image heads beside the labels": (
+        LABELS,
+        {"members": 2, "rule": asdict(GATED)},
+        (
+            "model.image_head=avg",
+            "prediction.image_head=plane",
+            "training.stages.0.loss=[{name: bce, weight: 1.0, params: {}}, {name: image_bce, weight: 1.0, params: {}}]",
+        ),
+    ),
     "padded to a size": (BINARY, {}, ("size.pad_hw=[96, 96]", "size.border=edge")),
     "tiles": (CLASSES, {}, ("prediction.tile_hw=[40, 40]",)),
     "zeros around": (BINARY, {}, ("size.border=zero",)),

@@ -14,7 +14,7 @@ from masksmith.postprocess.config import TuningConfig
 from masksmith.postprocess.labels import LabelRules, best_of_labels, make_label_sweep
 from masksmith.postprocess.operators import PLAIN, Rule
 from masksmith.postprocess.rules import plain_of, read_rule
-from masksmith.postprocess.search import search_rule
+from masksmith.postprocess.search import make_sweep, search_rule
 from masksmith.prediction.store import code_of
 
 NAMES = ("disc", "box", "bar")
@@ -45,8 +45,10 @@ def drawn(count=12, hw=(10, 12)):
 
 def swept(codes, targets, metric, names=NAMES):
     return make_label_sweep(
-        lambda at: ((one[..., at], target[..., at]) for one, target in zip(codes, targets, strict=True)),
-        names, metric, CONFIG,
+        lambda at, alone: make_sweep(
+            ((one[..., at], target[..., at]) for one, target in zip(codes, targets, strict=True)), alone, CONFIG
+        ),
+        names, metric,
     )  # fmt: skip
 
 

@@ -22,6 +22,7 @@ from masksmith.deploy.segmenter import Segmentation, Segmenter
 from masksmith.postprocess.classes import ClassRule
 from masksmith.postprocess.labels import LabelRules
 from masksmith.postprocess.objects import ObjectRule
+from masksmith.postprocess.rules import decision_of
 from masksmith.submission.formats import mask_png
 
 
@@ -172,7 +173,7 @@ def picture(image: Image) -> Answer:
 
 def thresholds_of(model: Segmenter) -> list[int]:
     """Return the code that each plane's probability must exceed by the rule; of classes, which have none, nothing."""
-    rule = model.rule
+    rule = decision_of(model.rule)
     if isinstance(rule, ClassRule):
         return []
     if isinstance(rule, ObjectRule):

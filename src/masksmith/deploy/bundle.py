@@ -30,11 +30,12 @@ from masksmith.data.target import Target
 from masksmith.postprocess.classes import ClassRule
 from masksmith.postprocess.labels import LabelRules
 from masksmith.postprocess.objects import ObjectRule
+from masksmith.postprocess.operator_rule import OperatorRule
 from masksmith.postprocess.operators import Rule
 from masksmith.prediction.means import Blend
 from masksmith.recipes.recipe import Recipe
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 """The second has a blend; bundles without one are written in the first."""
 SUFFIX = ".msk"
 _FACTS, _CARD = "model.json", "MODEL_CARD.md"
@@ -194,7 +195,7 @@ def facts_of(value: Any, path: Path) -> ModelFacts:  # noqa: ANN401
         )
     facts = _read(ModelFacts, value, path)
     _read(Target, facts.target, path)
-    _read(Rule | ClassRule | LabelRules | ObjectRule, facts.rule, path)
+    _read(Rule | ClassRule | LabelRules | ObjectRule | OperatorRule, facts.rule, path)
     if facts.blend is not None:
         tables = Blend.from_json(facts.blend, f"{path}: its {_FACTS}").ranks
         if tables and {one.part for one in facts.members} - {name for name, _ in tables}:
@@ -217,6 +218,13 @@ def _read(kind: Any, value: Any, path: Path) -> Any:  # noqa: ANN401
         ) from error
 
 
+def format_of(facts: ModelFacts) -> int:
+    """Return the format that facts are of: the first that has all of them."""
+    if "decide" in facts.rule or any("decide" in one for one in facts.rule.get("rules", ())):
+        return FORMAT_VERSION  # operators
+    return 1 if facts.blend is None else 2
+
+
 def write_bundle(
     path: Path, facts: ModelFacts, weights: Mapping[str, bytes], *, extra: Sequence[str] = ()
 ) -> None:
@@ -228,7 +236,7 @@ def write_bundle(
         weights: Name in the bundle -> bytes of the safetensors file.
         extra: Lines at the end of the model card.
     """
-    value = {"format": 1 if facts.blend is None else FORMAT_VERSION, **asdict(facts)}
+    value = {"format": format_of(facts), **asdict(facts)}
     with atomic_path(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
         for name, content in (
             (_FACTS, json.dumps(value, indent=1, ensure_ascii=False).encode()),

@@ -23,13 +23,13 @@ from masksmith.core.files import file_digest, no_room, rename, write_json
 from masksmith.core.progress import logger, track
 from masksmith.core.randomness import stream
 from masksmith.data.array_store import Images
-from masksmith.deploy.bundle import FORMAT_VERSION, ModelFacts
+from masksmith.deploy.bundle import ModelFacts, format_of
 from masksmith.deploy.exported import SUFFIXES, ExportedSegmenter, ExportFacts, facts_path, import_onnx
 from masksmith.deploy.formats import PRECISIONS, WRITERS, import_nncf
 from masksmith.deploy.graph import Ensemble, Masks, Member, Scaled, TypeMax, same_padding
 from masksmith.deploy.parity import BOUNDS, RESIZED, UNBOUNDED, Parity, compare, need_parity, samples_of
 from masksmith.deploy.segmenter import Segmenter
-from masksmith.prediction.combine import build_combine
+from masksmith.prediction.combine import build_combine, mask_only
 from masksmith.prediction.runtimes import import_openvino
 from masksmith.prediction.tiles import Tiling
 from masksmith.preprocess.chains import looks_at_whole
@@ -278,8 +278,9 @@ def build_graph(model: Segmenter, *, mask: bool) -> nn.Module:
             "alone; `masksmith blend PROJECT --off`, or bundle one --run"
         )
     _check_chains(model)
-    dtype, names, members = np.dtype(model.bundle.facts.dtype), model.scalars, []
+    dtype, names, members = np.dtype(model.bundle.facts.dtype), model.model_scalars, []
     for one in model.members:
+        drops = one.recipe.prediction.planes(model.target.outputs) > model.planes
         largest = 1.0 if dtype.kind != "u" else float(np.iinfo(dtype).max)
         scale = TypeMax(largest) if one.scaler is None else Scaled(one.scaler, floating=dtype.kind == "f")
         members.append(
@@ -287,7 +288,7 @@ def build_graph(model: Segmenter, *, mask: bool) -> nn.Module:
                 one.models,
                 scale=scale,
                 size=one.recipe.size,
-                combine=build_combine(one.recipe.prediction),
+                combine=mask_only if drops else build_combine(one.recipe.prediction),
                 shares=one.recipe.prediction.shares(len(one.models)),
                 view=one.recipe.prediction.tta_scales[0],
                 scalars=[names.index(name) for name in one.recipe.model.scalars],
@@ -338,7 +339,7 @@ def example_of(model: Segmenter) -> tuple[Tensor, ...]:
     side = min([side, *(one.largest_side or side for one in sizes)])
     shape = (2, side, side - 2, facts.channels)
     pixels = stream(0, 0, 0, 0).integers(0, 200, shape).astype(facts.dtype)
-    numbers = (torch.zeros(2, len(model.scalars)),) if model.scalars else ()
+    numbers = (torch.zeros(2, len(model.model_scalars)),) if model.model_scalars else ()
     return (torch.from_numpy(pixels), *numbers)
 
 
@@ -346,7 +347,9 @@ def _inputs_of(model: Segmenter) -> dict[str, str]:
     facts = model.bundle.facts
     inputs = {"image": f"(b, h, w, {facts.channels}) {facts.dtype}"}
     return inputs | (
-        {"scalars": f"(b, {len(model.scalars)}) float32: {', '.join(model.scalars)}"} if model.scalars else {}
+        {"scalars": f"(b, {len(model.model_scalars)}) float32: {', '.join(model.model_scalars)}"}
+        if model.model_scalars
+        else {}
     )
 
 
@@ -354,10 +357,11 @@ def _output_of(model: Segmenter, *, mask: bool) -> str:
     classes = ", ".join(model.classes)
     if not mask:
         planes = "foreground, border, distance" if model.task == "instances" else classes
-        return f"probs (b, h, w, {model.target.outputs}) float32: {planes}"
+        heads = ", of each the image head" if model.planes > model.target.outputs else ""
+        return f"probs (b, h, w, {model.planes}) float32: {planes}{heads}"
     return f"mask (b, h, w{', k' if model.task == 'multilabel' else ''}) uint8: {classes}"
 
 
 def _write_facts(path: Path, export: ExportFacts, model: ModelFacts) -> None:
-    facts = {"format": 1 if model.blend is None else FORMAT_VERSION, **asdict(model)}
+    facts = {"format": format_of(model), **asdict(model)}
     write_json(facts_path(path), {"export": asdict(export), "model": facts})

@@ -171,18 +171,24 @@ class ExportedSegmenter(Segmenter):
         """
         return [(partial(self._parts, images, names, self._numbers(names, scalars)), 1.0)]
 
+    def _planes_of(self, at: int) -> int:
+        del at  # there is one pass, of all members
+        return min(one.prediction.planes(self.target.outputs) for one in self.bundle.recipes)
+
     def _numbers(
         self, names: Sequence[str], scalars: Mapping[str, Mapping[str, float]]
     ) -> dict[str, Float[np.ndarray, "1 s"]]:
-        if not self.scalars:
+        if not self.model_scalars:
             return {}
         for name in names:
-            if missing := [one for one in self.scalars if one not in scalars.get(name, {})]:
+            if missing := [one for one in self.model_scalars if one not in scalars.get(name, {})]:
                 raise InputError(
                     f"image {name!r}: no {missing[0]!r}, which this model takes beside each image; give a table with "
-                    f"the columns {', '.join(self.scalars)}"
+                    f"the columns {', '.join(self.model_scalars)}"
                 )
-        return {name: np.array([[scalars[name][one] for one in self.scalars]], np.float32) for name in names}
+        return {
+            name: np.array([[scalars[name][one] for one in self.model_scalars]], np.float32) for name in names
+        }
 
     def _parts(
         self,

@@ -21,6 +21,7 @@ from masksmith.models.segmentation import SegmentationModel
 from masksmith.postprocess.classes import ClassRule
 from masksmith.postprocess.labels import LabelRules
 from masksmith.postprocess.objects import ObjectRule
+from masksmith.postprocess.operator_rule import OperatorRule
 from masksmith.postprocess.operators import Rule
 from masksmith.postprocess.rules import AnyRule
 from masksmith.prediction.combine import Combine
@@ -223,7 +224,7 @@ class Masks(nn.Module):
     """An ensemble, and a rule behind it: images to masks (b, h, w) of classes, or (b, h, w, k) of labels.
 
     Raises:
-        InputError: The rule makes objects, or removes small regions.
+        InputError: The rule makes objects, removes small regions, or is a list of operators.
     """
 
     def __init__(self, ensemble: Ensemble, rule: AnyRule) -> None:
@@ -231,12 +232,13 @@ class Masks(nn.Module):
         self.ensemble, self.rule = ensemble, rule
         rules = rule.rules if isinstance(rule, LabelRules) else (rule,)
         if any(
-            isinstance(one, ObjectRule) or (isinstance(one, Rule) and one.component_area_frac)
+            isinstance(one, ObjectRule | OperatorRule) or (isinstance(one, Rule) and one.component_area_frac)
             for one in rules
         ):
             raise InputError(
-                f"--mask: the rule of this model looks at regions ({rule.describe()}), a file can hold thresholds, "
-                "counts of pixels and classes; export without --mask: `masksmith apply` and `serve` then use this rule"
+                f"--mask: the rule of this model looks at more than pixels ({rule.describe()}), a file can hold "
+                "thresholds, counts of pixels and classes; export without --mask: `masksmith apply` and `serve` then "
+                "use this rule"
             )
 
     def forward(
@@ -247,7 +249,7 @@ class Masks(nn.Module):
         if isinstance(self.rule, ClassRule):
             return (codes * torch.tensor(self.rule.weights)).argmax(3).to(torch.uint8)
         if isinstance(self.rule, LabelRules):
-            layers = [_mask(codes[..., at], one) for at, one in enumerate(self.rule.rules)]
+            layers = [_mask(codes[..., at], cast(Rule, one)) for at, one in enumerate(self.rule.rules)]
             return torch.stack(layers, 3).to(torch.uint8)
         return _mask(codes[..., 0], cast(Rule, self.rule)).to(torch.uint8)
 

@@ -32,7 +32,7 @@ from masksmith.deploy.apply import read_scalars
 from masksmith.deploy.chunks import CHUNK_BYTES, CHUNK_IMAGES
 from masksmith.deploy.listing import Item, list_items
 from masksmith.deploy.segmenter import Segmenter
-from masksmith.postprocess.rules import mask_of
+from masksmith.postprocess.rules import Beside, mask_of
 from masksmith.submission.formats import write_outputs
 from masksmith.training.machine import usable_cores
 
@@ -191,10 +191,11 @@ def write_submission(
 
     def masks() -> Iterator[AnyMask]:
         for images in _decoded(segmenter, names, items):
-            codes = segmenter.predict(ArrayStore(images), list(images), scalars=numbers)
+            store = ArrayStore(images)
+            codes, beside = segmenter.predict(store, list(images), scalars=numbers), Beside(store, numbers)
             logger.info("%d images segmented", len(images))
             for name in images:
-                yield mask_of(segmenter.rule, codes, name)
+                yield mask_of(segmenter.rule, codes, name, beside)
 
     form = _filled(form, names, segmenter.target.classes)
     write_outputs(out.with_name(f"{out.stem}-masks"), out, form, masks(), segmenter.target)

@@ -19,7 +19,7 @@ from masksmith.deploy.segmenter import Segmenter
 from masksmith.postprocess.classes import ClassRule
 from masksmith.postprocess.labels import LabelRules
 from masksmith.postprocess.objects import ObjectRule
-from masksmith.postprocess.rules import AnyRule
+from masksmith.postprocess.rules import AnyRule, decision_of
 from masksmith.prediction.store import MAX_CODE
 
 _MOST_IMAGES = 16
@@ -161,23 +161,26 @@ def _sizes_of(model: Segmenter) -> Iterator[tuple[int, int]]:
 
 def sides(rule: AnyRule, codes: Codes) -> Shaped[np.ndarray, "..."]:
     """Return on which side of its rule's thresholds each pixel lies, or its class."""
+    rule = decision_of(rule)
     if isinstance(rule, ClassRule):
         return rule.apply(codes)
     if isinstance(rule, ObjectRule):
         return (codes[..., :1] > rule.foreground).astype(np.uint8)
     rules = rule.rules if isinstance(rule, LabelRules) else (rule,)
-    return (codes > np.array([one.bottom for one in rules])).astype(np.uint8)
+    return (codes[..., : len(rules)] > np.array([one.bottom for one in rules])).astype(np.uint8)
 
 
 def margin(rule: AnyRule, codes: Codes) -> Shaped[np.ndarray, "..."]:
     """Return how far each probability is from where its pixel changes sides (see sides), 0…1."""
+    rule = decision_of(rule)
     if isinstance(rule, ClassRule):
         first, second = np.sort(codes * np.array(rule.weights), axis=2)[..., :-3:-1].transpose(2, 0, 1)
         return (first - second) / 2 / MAX_CODE
     if isinstance(rule, ObjectRule):
         return np.abs(codes[..., :1].astype(np.float64) - rule.foreground) / MAX_CODE
     rules = rule.rules if isinstance(rule, LabelRules) else (rule,)
-    return np.abs(codes - np.array([one.bottom for one in rules], np.float64)) / MAX_CODE
+    bottoms = np.array([one.bottom for one in rules], np.float64)
+    return np.abs(codes[..., : len(rules)] - bottoms) / MAX_CODE
 
 
 def compare(
@@ -193,8 +196,8 @@ def compare(
     largest = mean = None
     if facts.mask:
         expected = {name: model.rule.apply(codes) for name, codes in exact.items()}
-        run, zeros = open_file(path, facts), np.zeros((1, len(model.scalars)), np.float32)
-        more = {"scalars": zeros} if model.scalars else {}
+        run, zeros = open_file(path, facts), np.zeros((1, len(model.model_scalars)), np.float32)
+        more = {"scalars": zeros} if model.model_scalars else {}
         found, seconds = _timed(
             lambda _, image: run({"image": image[None]} | more)[0], samples, "making masks"
         )

@@ -26,7 +26,7 @@ from masksmith.data.store import Store, is_whole
 from masksmith.deploy.bundle import Bundle, MemberFacts
 from masksmith.deploy.drawing import overlay, png
 from masksmith.models.segmentation import SegmentationModel, build_model, to_channels_last
-from masksmith.postprocess.rules import mask_of, read_rule
+from masksmith.postprocess.rules import Beside, columns_of, mask_of, read_rule
 from masksmith.prediction.combine import build_combine
 from masksmith.prediction.means import Blend
 from masksmith.prediction.predict import predict_parts, write_codes
@@ -221,6 +221,19 @@ class Segmenter:
 
     @property
     def scalars(self) -> list[str]:
+        """Names of the numbers that some member, or the rule, takes beside each image."""
+        return list(dict.fromkeys([*self.model_scalars, *columns_of(self.rule)]))
+
+    @property
+    def planes(self) -> int:
+        """Planes of the mean probabilities: those of image heads are there if all members keep them."""
+        return min(map(self._planes_of, range(len(self.bundle.recipes))))
+
+    def _planes_of(self, at: int) -> int:
+        return self.bundle.recipes[at].prediction.planes(self.target.outputs)
+
+    @property
+    def model_scalars(self) -> list[str]:
         """Names of the numbers that some member takes beside each image."""
         return list(dict.fromkeys(name for recipe in self.bundle.recipes for name in recipe.model.scalars))
 
@@ -332,9 +345,11 @@ class Segmenter:
         if not fitted:
             return []
         numbers = {str(at): one for at, one in enumerate(scalars)} if scalars is not None else {}
-        codes = self.predict(ArrayStore(fitted), list(fitted), scalars=numbers)
+        store = ArrayStore(fitted)
+        codes, beside = self.predict(store, list(fitted), scalars=numbers), Beside(store, numbers)
+        probs = codes.first(self.target.outputs)
         return [
-            Segmentation(image, codes[name], mask_of(self.rule, codes, name), self)
+            Segmentation(image, probs[name], mask_of(self.rule, codes, name, beside), self)
             for name, image in fitted.items()
         ]
 
@@ -347,7 +362,7 @@ class Segmenter:
         folder: Path | None = None,
         key: str | None = None,
     ) -> MeanCodes:
-        """Return the mean probabilities of all members, as codes.
+        """Return the mean probabilities of all members, as codes; behind them those of image heads, if all keep them.
 
         Args:
             images: Fitted images.
@@ -362,10 +377,11 @@ class Segmenter:
         """
         blank = {name for name in names if self._is_blank(images, name)}
         seen = [name for name in names if name not in blank]
-        channels, stores = self.target.outputs, list[Images]()
+        stores = list[Images]()
         with self._lock:
             passes = self._passes(images, seen, scalars or {})
             for at, (batches, _) in enumerate(passes):
+                channels = self._planes_of(at)
                 if folder is None:
                     arrays = {name: np.zeros((*images.shape(name), channels), np.uint16) for name in names}
                     for name, part in (one for batch in batches() for one in batch):

@@ -44,6 +44,7 @@ from masksmith.deploy.listening import bind, import_fastapi
 from masksmith.deploy.picture import shown_classes
 from masksmith.deploy.segmenter import Segmenter
 from masksmith.postprocess.classes import ClassRule
+from masksmith.postprocess.rules import decision_of
 
 if TYPE_CHECKING:
     from fastapi import FastAPI, Request
@@ -221,7 +222,7 @@ def answer_of(model: Segmenter, raw: bytes, answer: str, numbers: dict[str, floa
 
 def info_of(model: Segmenter, limits: Limits) -> dict[str, Any]:
     """Return what a client needs to know of the model."""
-    facts = model.bundle.facts
+    facts, rule = model.bundle.facts, decision_of(model.rule)
     return {
         "name": facts.name,
         "task": model.task,
@@ -232,7 +233,7 @@ def info_of(model: Segmenter, limits: Limits) -> dict[str, Any]:
         "scalars": model.scalars,
         "rule": facts.rule_text,
         "thresholds": thresholds_of(model),
-        "weights": list(model.rule.weights) if isinstance(model.rule, ClassRule) else [],
+        "weights": list(rule.weights) if isinstance(rule, ClassRule) else [],
         "background": len(model.classes) - len(shown_classes(model.target)),
         "members": len(facts.members),
         "scores": facts.scores,

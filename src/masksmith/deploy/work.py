@@ -18,7 +18,7 @@ from masksmith.deploy.listing import Item
 from masksmith.deploy.outputs import KINDS, Masks, OfImage, OfSeveral
 from masksmith.deploy.picture import Picture, Segmented
 from masksmith.deploy.segmenter import Segmenter, certainty
-from masksmith.postprocess.rules import mask_of
+from masksmith.postprocess.rules import Beside, mask_of
 from masksmith.submission.formats import write_masks
 
 STATE = ".masksmith-apply"
@@ -134,9 +134,10 @@ class Work:
             key=None if chunk.scratch is None else chunk.scratch.name,
         )
         files = scratch / "files"  # each image's are moved to their places when they are whole
-        masks = ((name, mask_of(self.model.rule, codes, name)) for name in chunk.pictures)
+        beside, probs = Beside(images, chunk.numbers), codes.first(self.model.target.outputs)
+        masks = ((name, mask_of(self.model.rule, codes, name, beside)) for name in chunk.pictures)
         for name, mask in write_masks(files / "masks", masks, self.model.target, where=self.masks.folder):
-            one = Segmented(chunk.pictures[name], images, codes, mask, self.model.target)
+            one = Segmented(chunk.pictures[name], images, probs, mask, self.model.target)
             row = self._found(one)
             row["error"] = "; ".join(self._write(one, files))
             _move(files, self.out)

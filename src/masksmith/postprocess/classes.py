@@ -60,10 +60,7 @@ def class_rules(shares: Float[np.ndarray, " k"]) -> list[ClassRule]:
     count = len(shares)
     found = [ClassRule((1.0,) * count)]
     present = shares > 0
-    for power in _POWERS:
-        weights = np.ones(count)
-        weights[present] = (shares[present] / shares.max()) ** -power
-        found.append(_rounded(np.minimum(weights, _MOST_WEIGHT)))
+    found += [rule_of_power(shares, power) for power in _POWERS]
     if count <= _MOST_STEPPED:
         for at in np.flatnonzero(present):
             for step in _STEPS:
@@ -71,6 +68,13 @@ def class_rules(shares: Float[np.ndarray, " k"]) -> list[ClassRule]:
                 weights[at] = step
                 found.append(_rounded(weights))
     return list(dict.fromkeys(found))
+
+
+def rule_of_power(shares: Float[np.ndarray, " k"], power: float) -> ClassRule:
+    """Return the rule whose weights are the shares of the classes, to the minus ``power``; 1 for the most frequent."""
+    weights, present = np.ones(len(shares)), shares > 0
+    weights[present] = (shares[present] / shares.max()) ** -power
+    return _rounded(np.minimum(weights, _MOST_WEIGHT))
 
 
 def _rounded(weights: Sequence[float] | Float[np.ndarray, " k"]) -> ClassRule:

@@ -14,22 +14,42 @@ from jaxtyping import Float
 from masksmith.core.arrays import Codes, UInt8
 from masksmith.metrics.planes import join_rows, metric_of_plane
 from masksmith.metrics.protocol import Groups, Metric
-from masksmith.postprocess.config import TuningConfig
+from masksmith.postprocess.operator_rule import OperatorRule, Seen
 from masksmith.postprocess.operators import Rule
-from masksmith.postprocess.search import Pairs, Sweep, best_rule, make_sweep
+from masksmith.postprocess.rule_sweep import AnySweep
+from masksmith.postprocess.search import chooser
 
 
 @dataclass(frozen=True)
 class LabelRules:
     """A rule for each label."""
 
-    rules: tuple[Rule, ...]
+    rules: tuple[Rule | OperatorRule, ...]
     names: tuple[str, ...]
     """Of the labels."""
 
-    def apply(self, codes: Codes) -> UInt8[np.ndarray, "h w k"]:
-        """Return the masks of 0 and 1, a layer each label, that the rules make of codes (h, w, k)."""
-        return np.stack([rule.apply(codes[..., at]) for at, rule in enumerate(self.rules)], axis=-1)
+    @property
+    def needs_image(self) -> bool:
+        """Whether a rule looks at the image."""
+        return any(isinstance(one, OperatorRule) and one.needs_image for one in self.rules)
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns of numbers that the rules look at."""
+        found = (one.column for one in self.rules if isinstance(one, OperatorRule))
+        return list(dict.fromkeys(name for name in found if name is not None))
+
+    def apply(self, codes: Codes, seen: Seen = Seen()) -> UInt8[np.ndarray, "h w k"]:  # noqa: B008
+        """Return the masks of 0 and 1, a layer each label, that the rules make of codes (h, w, k).
+
+        Behind the labels' planes may be those of the image head, as many.
+        """
+        planes = (codes[..., at :: len(self.rules)] for at in range(len(self.rules)))
+        made = (
+            rule.apply(plane, seen) if isinstance(rule, OperatorRule) else rule.apply(plane)
+            for rule, plane in zip(self.rules, planes, strict=True)
+        )
+        return np.stack(list(made), axis=-1)
 
     def describe(self, *, many_sizes: bool = False) -> str:
         """Return the rules as a sentence."""
@@ -43,7 +63,7 @@ class LabelRules:
 class LabelSweep:
     """The sweep of each label's plane."""
 
-    planes: tuple[Sweep, ...]
+    planes: tuple[AnySweep[Rule | OperatorRule], ...]
     metric: Metric
     """Of all labels together."""
 
@@ -67,17 +87,17 @@ class LabelSweep:
 
 
 def make_label_sweep(
-    pairs_of: Callable[[int], Pairs], names: Sequence[str], metric: Metric, config: TuningConfig
+    make: Callable[[int, Metric], tuple[list[Any], Any]], names: Sequence[str], metric: Metric
 ) -> tuple[list[LabelRules], LabelSweep]:
     """Return the rules to try, each for all labels alike, and the sweep that holds their thresholds.
 
     Args:
-        pairs_of: Number of a label -> codes and target (h, w) of its plane in each image, always the same images.
+        make: From the number of a label and the metric of its plane to the rules to try and its sweep, always of the
+            same images.
         names: Of the labels.
         metric: Of masks (h, w, k).
-        config: Candidates.
     """
-    made = [make_sweep(pairs_of(at), metric_of_plane(metric), config) for at in range(len(names))]
+    made = [make(at, metric_of_plane(metric)) for at in range(len(names))]
     rules = [LabelRules((rule,) * len(names), tuple(names)) for rule in made[0][0]]  # of each label the same
     return rules, LabelSweep(tuple(sweep for _, sweep in made), metric)
 
@@ -88,12 +108,12 @@ def best_of_labels(
     """Return the best rule of each label, chosen alone, as one; and the score of all labels together."""
     plane_metric = metric_of_plane(metric)
     each = [
-        best_rule(plane, _of_label(rules, at), plane_metric, groups)[0]
+        chooser(plane)(plane, _of_label(rules, at), plane_metric, groups)[0]
         for at, plane in enumerate(sweep.planes)
     ]
     found = LabelRules(tuple(each), rules[0].names)
     return found, metric.score(sweep.rows_of(found), groups)
 
 
-def _of_label(rules: Iterable[LabelRules], at: int) -> list[Rule]:
+def _of_label(rules: Iterable[LabelRules], at: int) -> list[Rule | OperatorRule]:
     return [one.rules[at] for one in rules]

@@ -1,26 +1,31 @@
 """Scores of stored predictions under a rule: what checkpoints, tuning, ensembles, gates, baselines and reports call."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Protocol, runtime_checkable
 
 import numpy as np
 
 from masksmith.core.arrays import AnyMask, Codes, Shaped
 from masksmith.metrics.protocol import Groups, Metric, Row
-from masksmith.postprocess.rules import AnyRule
+from masksmith.postprocess.rules import AnyRule, Arrays, Beside, apply_rule
 from masksmith.prediction.store import MAX_CODE
 
-
-@runtime_checkable
-class Arrays(Protocol):
-    """Arrays (h, w, c) by id, each read when it is asked for, such as a Store."""
-
-    def __getitem__(self, name: str, /) -> Shaped[np.ndarray, "h w c"]:
-        """Return the array of an id."""
+__all__ = [
+    "Arrays",
+    "RuleMasks",
+    "constant",
+    "one_layer",
+    "rows_of_metrics",
+    "score_of",
+    "score_rows",
+]
 
 
 def score_rows(
-    metric: Metric, predictions: Iterable[tuple[str, Codes]], targets: Arrays, rule: AnyRule
+    metric: Metric,
+    predictions: Iterable[tuple[str, Codes]],
+    targets: Arrays,
+    rule: AnyRule,
+    beside: Beside | None = None,
 ) -> dict[str, Row]:
     """Return the metric's row of each image whose probabilities become a mask by ``rule``, by id.
 
@@ -31,8 +36,9 @@ def score_rows(
         predictions: Id and codes (h, w, k) of each image.
         targets: Id -> true mask (h, w, 1), or layers.
         rule: How a mask is made of codes.
+        beside: What the rule may look at beside the codes.
     """
-    return rows_of_metrics([metric], predictions, targets, rule)[0]
+    return rows_of_metrics([metric], predictions, targets, rule, beside)[0]
 
 
 def rows_of_metrics(
@@ -40,11 +46,12 @@ def rows_of_metrics(
     predictions: Iterable[tuple[str, Codes]],
     targets: Arrays,
     rule: AnyRule,
+    beside: Beside | None = None,
 ) -> list[dict[str, Row]]:
     """Return score_rows of several metrics; each image becomes a mask once."""
     rows: list[dict[str, Row]] = [{} for _ in metrics]
     for name, codes in predictions:
-        mask, target = rule.apply(codes), one_layer(targets[name])
+        mask, target = apply_rule(rule, codes, name, beside), one_layer(targets[name])
         for found, metric in zip(rows, metrics, strict=True):
             found[name] = metric.stats(mask, target)
     return rows
@@ -74,13 +81,13 @@ def one_layer(mask: Shaped[np.ndarray, "h w k"]) -> Shaped[np.ndarray, "h w *k"]
 class RuleMasks(Mapping[str, AnyMask]):
     """Id -> the mask that a rule makes of stored codes, made when it is asked for: no two are in memory."""
 
-    def __init__(self, codes: Mapping[str, Arrays], rule: AnyRule) -> None:
-        """Keep where the codes (h, w, k) of each id are read from."""
-        self.codes, self.rule = codes, rule
+    def __init__(self, codes: Mapping[str, Arrays], rule: AnyRule, beside: Beside | None = None) -> None:
+        """Keep where the codes (h, w, k) of each id are read from, and what the rule may look at beside them."""
+        self.codes, self.rule, self.beside = codes, rule, beside
 
     def __getitem__(self, name: str) -> AnyMask:
         """Return the mask (h, w), or a layer each label (h, w, k)."""
-        return self.rule.apply(self.codes[name][name])
+        return apply_rule(self.rule, self.codes[name][name], name, self.beside)
 
     def __iter__(self) -> Iterator[str]:
         """Yield the ids."""

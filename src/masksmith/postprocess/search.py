@@ -24,7 +24,7 @@ from masksmith.metrics.protocol import Groups, Metric
 from masksmith.postprocess.bootstrap import BOUND_QUANTILE, paired_bootstrap
 from masksmith.postprocess.config import TuningConfig
 from masksmith.postprocess.operators import Rule, plain_rule, remove_small
-from masksmith.postprocess.rule_sweep import AnyRule, AnySweep
+from masksmith.postprocess.rule_sweep import AnyRule, AnySweep, ScoredSweep
 from masksmith.prediction.store import code_of, prob_of
 
 Pairs = Iterable[tuple[UInt16[np.ndarray, "..."], UInt8[np.ndarray, "..."]]]
@@ -71,26 +71,34 @@ class Sweep:
         return [(prob_of(int(t)), Rule(int(t), 0, int(t))) for t in self.thresholds]
 
 
-def _counts_by_table(
+def table_of(ordered: Int[np.ndarray, " t"]) -> Int[np.ndarray, " codes"]:
+    """Return for each code how many of the thresholds, which ascend, it exceeds."""
+    return np.searchsorted(ordered, np.arange(65536), side="left").astype(np.int64)
+
+
+def counts_by_table(
     codes: Codes, target: Mask, lut: Int[np.ndarray, " codes"], num: int
 ) -> tuple[Float[np.ndarray, "t 4"], Int[np.ndarray, " t"]]:
     """Return an image's rows (t, 4) and its pixels above each threshold (t,), from one histogram."""
-    # a pixel of bin b exceeds the first b thresholds; foreground, background and ignored get bins of their own
-    kind = np.where(target == 1, 0, np.where(target == IGNORE, 2, 1))
-    bins = np.bincount((kind * (num + 1) + lut[codes]).ravel(), minlength=3 * (num + 1)).reshape(3, num + 1)
-    above = bins[:, ::-1].cumsum(axis=1)[:, ::-1][:, 1:]  # (3, t): pixels above each threshold
-    hit, false = above[0], above[1]
-    rows = np.stack([hit, false, bins[0].sum() - hit, bins[1].sum() - false], axis=1).astype(np.float64)
-    return rows, above.sum(axis=0)
+    exceeded = lut[codes]
+    # a pixel of bin b exceeds the first b thresholds
+    every, truth = (
+        np.bincount(pixels.ravel(), minlength=num + 1) for pixels in (exceeded, exceeded[target == 1])
+    )
+    ignored = np.bincount(exceeded[target == IGNORE], minlength=num + 1)
+    above = np.stack([truth, every - truth - ignored, every])[:, ::-1].cumsum(axis=1)[:, ::-1]
+    hit, false = above[0, 1:], above[1, 1:]
+    rows = np.stack([hit, false, above[0, 0] - hit, above[1, 0] - false], axis=1).astype(np.float64)
+    return rows, above[2, 1:]
 
 
 def sweep_counts(pairs: Pairs, thresholds: Sequence[int]) -> Sweep:
     """Count every image at every threshold."""
     ordered = np.unique(np.asarray(thresholds, np.int64))
-    lut = np.searchsorted(ordered, np.arange(65536), side="left").astype(np.int64)
+    lut = table_of(ordered)
     rows, above, areas, full = [], [], [], []
     for codes, target in pairs:
-        counts, pixels = _counts_by_table(codes, target, lut, len(ordered))
+        counts, pixels = counts_by_table(codes, target, lut, len(ordered))
         rows.append(counts)
         above.append(pixels)
         areas.append(codes.size)
@@ -178,14 +186,20 @@ def best_rule(
     sweep: AnySweep[AnyRule], rules: Sequence[AnyRule], metric: Metric, groups: Groups | None = None
 ) -> tuple[AnyRule, float]:
     """Return the rule with the best score, and that score."""
-    at_once = max(1, _AT_ONCE // sweep.rows_of(rules[0]).size)
-    scores = [
-        metric.reduce(np.stack([sweep.rows_of(rule) for rule in rules[at : at + at_once]]), groups=groups)
-        for at in range(0, len(rules), at_once)
-    ]
-    useful = [metric.utility(float(score)) for score in np.concatenate(scores)]
+    scores = sweep.scores(rules, metric) if isinstance(sweep, ScoredSweep) and not metric.by_group else None
+    if scores is None:
+        at_once = max(1, _AT_ONCE // sweep.rows_of(rules[0]).size)
+        parts = [rules[at : at + at_once] for at in range(0, len(rules), at_once)]
+        found = (np.stack([sweep.rows_of(rule) for rule in part]) for part in parts)
+        scores = np.concatenate([metric.reduce(rows, groups=groups) for rows in found])
+    useful = [metric.utility(float(score)) for score in scores]
     best = rules[int(np.argmax(np.round(useful, 12)))]  # sums in another order must not break a tie
     return best, metric.score(sweep.rows_of(best), groups)
+
+
+def chooser(sweep: AnySweep[AnyRule]) -> Callable[..., tuple[AnyRule, float]]:
+    """Return what finds the best rule of a sweep: its own search where it has one, else all rules are scored."""
+    return getattr(type(sweep), "choose", best_rule)
 
 
 @dataclass(frozen=True)
@@ -237,9 +251,10 @@ def search_rule(
             image are one group of the bootstrap, and two of the metric.
         resamples: Number of bootstrap resamples.
         seed: Seed of the resamples.
-        choose: From a sweep, rules, the metric and groups to the best rule and its score; None: best_rule.
+        choose: From a sweep, rules, the metric and groups to the best rule and its score; None: the sweep's own, or
+            best_rule.
     """
-    choose = choose or best_rule
+    choose = choose or chooser(sweep)
     labels = groups if labels is None else labels
     _, members = np.unique(np.asarray(labels), return_inverse=True)
     found, tuned = choose(sweep, rules, metric, members)
@@ -283,7 +298,7 @@ def nested_rows(
     Where there is one part alone, its rule is the first one. Arguments are those of search_rule; ``groups`` are the
     metric's.
     """
-    choose = choose or best_rule
+    choose = choose or chooser(sweep)
     rows = np.empty_like(sweep.rows_of(rules[0]))
     chosen = []
     for part in np.unique(parts):

@@ -51,10 +51,18 @@ def gate(output: Output, *, threshold: float) -> Float[Tensor, "b k h w"]:
     return torch.where(_image_logits(output) > edge, mask, torch.full_like(mask, _EMPTY_LOGIT))
 
 
+def with_plane(output: Output) -> Float[Tensor, "b planes h w"]:
+    """Return the mask logits, and behind them the image's as planes of one value."""
+    mask = output.mask_logits.float()
+    return torch.cat([mask, _image_logits(output).expand_as(mask)], 1)
+
+
 def build_combine(config: PredictionConfig) -> Combine:
     """Return the function that ``config.image_head`` names."""
     if config.image_head == "multiply":
         return multiply
+    if config.image_head == "plane":
+        return with_plane
     if config.image_head == "gate":
         return partial(gate, threshold=config.image_threshold)
     return mask_only

@@ -28,9 +28,10 @@ class PredictionConfig(Config):
     where they would choose, it uses its final weights. `masksmith weights` compares them."""
     snapshot_weights: list[Annotated[float, Field(gt=0)]] | None = None
     """With ``weights: snapshots``: what each weighs in the mean of probabilities, the oldest first. None: the same."""
-    image_head: Literal["ignore", "multiply", "gate"] = "ignore"
-    """Ignore the image head; multiply every pixel's probability by that of the image; or empty the mask of an image
-    whose probability is at or below ``image_threshold``."""
+    image_head: Literal["ignore", "multiply", "gate", "plane"] = "ignore"
+    """Ignore the image head; multiply every pixel's probability by that of the image; empty the mask of an image whose
+    probability is at or below ``image_threshold``; or keep it as a further plane of the probabilities, so that the
+    operator ``gate`` of ``tuning.operators`` finds the threshold (binary and multilabel, twice the room)."""
     image_threshold: float = Field(default=0.5, gt=0, lt=1)
     """With ``image_head: gate``: an image at or below this probability gets an empty mask."""
     runtime: Literal["torch", "openvino"] = "torch"
@@ -47,6 +48,10 @@ class PredictionConfig(Config):
     edge_cover: int = Field(default=1, ge=1, le=9)
     """How many tiles at least cover each pixel of the edges of an image that is cut into tiles; above 1 further tiles
     reach beyond the edges, where they see ``size.border``."""
+
+    def planes(self, outputs: int) -> int:
+        """Return the planes of the probabilities of a model with so many outputs."""
+        return 2 * outputs if self.image_head == "plane" else outputs
 
     @property
     def passes(self) -> float:
@@ -122,6 +127,19 @@ def check_whole(config: PredictionConfig) -> None:
                 f"prediction.{name}: {value!r} has no effect without prediction.tile_hw; set that, or leave it at "
                 f"{default!r}"
             )
+
+
+def check_plane(config: PredictionConfig, *, task: str) -> None:
+    """Refuse to keep the plane of an image head where planes are classes or objects. Called before training.
+
+    Raises:
+        InputError: The task is another than binary and multilabel.
+    """
+    if config.image_head == "plane" and task not in ("binary", "multilabel"):
+        raise InputError(
+            f"prediction.image_head: 'plane' with masks of {task}; expected masks that are there or not (binary, "
+            "multilabel), or ignore"
+        )
 
 
 def check_combine(config: PredictionConfig, *, image_head: str) -> None:

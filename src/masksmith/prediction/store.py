@@ -5,6 +5,7 @@ every pixel.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
+from copy import copy
 from pathlib import Path
 
 import numpy as np
@@ -56,6 +57,8 @@ def open_codes(path: Path) -> Store:
 class MeanCodes:
     """The weighted mean of several stores, computed image by image and rounded to codes.
 
+    Where some have kept the planes of an image head and others have not, those planes are left out.
+
     Args:
         stores: Probabilities of the same images.
         weights: Weight of each store, above 0; they need not sum to 1. None: equal weights.
@@ -75,6 +78,8 @@ class MeanCodes:
         self.weights = None if weights is None or len(set(weights)) == 1 else list(weights)
         """None if all weights are equal."""
         assert self.weights is None or len(self.weights) == len(stores), (weights, len(stores))
+        self.channels = min((store.channels for store in stores), default=0)
+        """Planes of the mean."""
         self.blend, self.groups = blend, list(groups)
         assert blend is None or len(self.groups) == len(stores), (groups, len(stores))
 
@@ -85,8 +90,13 @@ class MeanCodes:
 
     def shape(self, name: str) -> tuple[int, int, int]:
         """Return height, width and channels of an image."""
-        first = self.stores[0]
-        return (*first.shape(name), first.channels)
+        return (*self.stores[0].shape(name), self.channels)
+
+    def first(self, channels: int) -> "MeanCodes":
+        """Return the same without the planes behind the first ones."""
+        found = copy(self)
+        found.channels = min(channels, self.channels)
+        return found
 
     def __getitem__(self, name: str) -> UInt16[np.ndarray, "h w c"]:
         return self._mean(store[name] for store in self.stores)
@@ -104,6 +114,7 @@ class MeanCodes:
 
     def _mean(self, each: Iterable[UInt16[np.ndarray, "h w c"]]) -> UInt16[np.ndarray, "h w c"]:
         weights = self.weights or [1.0] * len(self.stores)
+        each = (codes[..., : self.channels] for codes in each)
         if self.blend is None or len(set(self.groups)) == 1:
             return _arithmetic(list(zip(each, weights, strict=True)))
         inside: dict[int, list[tuple[UInt16[np.ndarray, "h w c"], float]]] = {}

@@ -20,6 +20,7 @@ from masksmith.metrics import METRICS
 from masksmith.models.architectures import ARCHITECTURES, encoder_family
 from masksmith.models.config import ModelConfig
 from masksmith.models.encoders import known_encoders
+from masksmith.postprocess.config import Operator, TuningConfig
 from masksmith.prediction.config import PredictionConfig
 from masksmith.prediction.runtimes import RUNTIMES
 from masksmith.prediction.tta import TTA
@@ -127,6 +128,22 @@ def _metrics() -> list[Option]:
     ]
 
 
+def _operators() -> list[Option]:
+    models = typing.get_args(typing.get_args(Operator)[0])
+    return [
+        Option(
+            typing.get_args(model.model_fields["op"].annotation)[0],
+            _first_line(model),
+            ", ".join(
+                name if field.is_required() else f"{name}={_in_yaml(field)}"
+                for name, field in model.model_fields.items()
+                if name != "op"
+            ),
+        )
+        for model in models
+    ]
+
+
 KINDS: dict[str, Callable[[], list[Option]]] = {
     "models": lambda: [Option(name, traits.describes) for name, traits in ARCHITECTURES.items()],
     "encoders": lambda: [Option(name, encoder_family(name)) for name in known_encoders()],
@@ -141,6 +158,8 @@ KINDS: dict[str, Callable[[], list[Option]]] = {
     "training": lambda: _plain_fields(TrainingConfig),
     "stages": lambda: _plain_fields(Stage),
     "prediction": lambda: _plain_fields(PredictionConfig),
+    "tuning": lambda: _fields(TuningConfig),
+    "operators": _operators,
     "averaging": lambda: _fields(SwaConfig),
     "model options": lambda: _fields(ModelConfig),
     "size": lambda: _fields(SizeConfig),

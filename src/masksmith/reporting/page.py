@@ -312,7 +312,7 @@ def _threshold_chart(tuning: dict[str, Any]) -> str:
     return figures.threshold_curve(
         tuning["curve"],
         metric=tuning["metric"],
-        chosen=prob_of(tuning["rule"]["bottom"]),
+        chosen=prob_of(tuning["rule"].get("decide", tuning["rule"])["bottom"]),
         plain=tuning["plain"],
         higher_is_better=tuning["higher_is_better"],
     )

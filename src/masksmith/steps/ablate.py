@@ -19,7 +19,11 @@ from masksmith.core.randomness import stream
 from masksmith.folds.config import ALL
 from masksmith.metrics.protocol import Row
 from masksmith.postprocess.bootstrap import BOUND_QUANTILE, paired_bootstrap
+from masksmith.postprocess.config import DECIDING, Operator, halfway
+from masksmith.postprocess.labels import LabelRules, best_of_labels
+from masksmith.postprocess.operator_rule import as_operators
 from masksmith.postprocess.operators import Rule
+from masksmith.postprocess.rules import read_rule
 from masksmith.postprocess.search import nested_rows
 from masksmith.prediction.store import MeanCodes
 from masksmith.project.folder import Project
@@ -328,10 +332,42 @@ def _regions(
     yield judge.step(f"regions up to {frac:.3%} removed", rows, judge.table(without), took, kept=True)
 
 
+def _operators(
+    project: Project,
+    members: Sequence[Member],
+    oof: Mapping[str, MeanCodes],
+    judge: _Judge,
+    listed: Sequence[Operator],
+) -> Iterator[Step]:
+    """Yield what each operator of the list adds to those before it, all of which are searched again with it."""
+    tuning, wanted = tune_members(project, members), set(judge.names)
+    rows = [row for row in project.folds.rows if row.id in wanted]
+    parts = parts_of(project, judge.names, seed=judge.recipe.seed)
+    rule = read_rule(tuning["rule"])
+    used = [as_operators(one) for one in (rule.rules if isinstance(rule, LabelRules) else [rule])]
+    choose = best_of_labels if project.target.task == "multilabel" else None
+    before: Rows | None = None
+    for count, last in enumerate(listed, start=1):
+        begun, some = time.perf_counter(), list(listed[:count])
+        if not any(one.op in DECIDING for one in some):
+            some.append(halfway(project.target.task))
+        config = judge.recipe.tuning.model_copy(update={"operators": some})
+        rules, sweep = sweep_of(project, judge.metric, config, lambda: predictions_of(oof, rows))
+        if before is None:
+            before = sweep.rows_of(rules[0])
+        found = nested_rows(sweep, judge.metric, rules, parts=parts, groups=judge.inside, choose=choose)[0]
+        kept = tuning["kept"] and any(one.does(last.op) for one in used)
+        yield judge.step(f"operator {last.op}", found, before, time.perf_counter() - begun, kept=kept)
+        before = found
+
+
 def _rules(
     project: Project, members: Sequence[Member], oof: Mapping[str, MeanCodes], judge: Judge
 ) -> Iterator[Step]:
     """Yield the search of the rule: of one mask a threshold, then the triplet on top of it; else all as one."""
+    if judge.recipe.tuning.operators is not None:
+        yield from _operators(project, members, oof, judge, judge.recipe.tuning.operators)
+        return
     tuning, begun = tune_members(project, members), time.perf_counter()
     wanted = set(judge.names)
     rows = [row for row in project.folds.rows if row.id in wanted]

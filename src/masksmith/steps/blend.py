@@ -441,7 +441,8 @@ def _look(
     masks = project.cache.train_masks
 
     def codes(name: str) -> list[Any]:
-        return [*(one.oof[name][name] for one in found), base[name][name]]
+        outputs = project.target.outputs
+        return [one[name].first(outputs)[name] for one in (*(one.oof for one in found), base)]
 
     def pixels(name: str) -> tuple[Float[np.ndarray, "m px"], Float[np.ndarray, " px"]]:
         truth = truth_planes(project.target, masks[name])
@@ -451,7 +452,7 @@ def _look(
         return probs, truth[judged].astype(np.float64)
 
     moments = Moments.of(pixels(name) for name in names)
-    ranks = [ranks_of(one.oof[name][name] for name in names) for one in found]
+    ranks = [ranks_of(one.oof[name].first(project.target.outputs)[name] for name in names) for one in found]
     source = MixRows(
         names, codes, lambda name: one_layer(masks[name]), metric, rule, project.target.exclusive, ranks
     )

@@ -25,7 +25,7 @@ from masksmith.postprocess.scoring import score_rows
 from masksmith.project.folder import Project
 from masksmith.project.members import read_members
 from masksmith.recipes.recipe import load_recipe
-from masksmith.steps.out_of_fold import predictions_of
+from masksmith.steps.out_of_fold import beside_of, predictions_of
 from masksmith.steps.predict import oof_of
 from masksmith.steps.recipes import for_data
 from masksmith.steps.submit import check_file
@@ -208,6 +208,7 @@ def _keep_rows(project: Project, content: str) -> str:
         predictions_of(oof, scored),
         project.cache.train_masks,
         read_rule(tuning["rule"]),
+        beside_of(project),
     )
     name = f"rows-{content[:12]}.npz"
     with atomic_path(project.board_dir / name) as temporary, temporary.open("wb") as file:

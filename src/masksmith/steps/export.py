@@ -7,9 +7,10 @@ from masksmith.core.arrays import Codes
 from masksmith.core.errors import InputError
 from masksmith.deploy.bundle import Bundle
 from masksmith.deploy.export import Judge
-from masksmith.postprocess.rules import read_rule
+from masksmith.postprocess.rules import columns_of, read_rule
 from masksmith.postprocess.scoring import score_of, score_rows
 from masksmith.project.folder import Project
+from masksmith.steps.out_of_fold import beside_of
 
 
 def judge_of(project: Project, model: Path) -> Judge:
@@ -41,10 +42,11 @@ def judge_of(project: Project, model: Path) -> Judge:
     metric, masks = project.metric(recipe), project.cache.train_masks
 
     def score(predictions: Iterable[tuple[str, Codes]]) -> float:
-        rows = score_rows(metric, predictions, masks, rule)
+        rows = score_rows(metric, predictions, masks, rule, beside_of(project))
         return metric.utility(score_of(metric, rows, project.metric_groups(recipe, list(rows))))
 
-    columns = sorted({name for one in bundle.recipes for name in one.model.scalars})
+    own = {name for one in bundle.recipes for name in one.model.scalars}
+    columns = sorted(own | set(columns_of(rule)))
     numbers = {
         one.id: {name: one.values[name] for name in columns} for one in project.catalog.train if columns
     }

@@ -9,7 +9,7 @@ from masksmith.core.arrays import IGNORE, Codes, Float
 from masksmith.data.target import Target
 from masksmith.folds.table import FoldRow
 from masksmith.metrics.protocol import Row
-from masksmith.postprocess.rules import plain_of
+from masksmith.postprocess.rules import Beside, plain_of
 from masksmith.postprocess.scoring import constant, score_of, score_rows
 from masksmith.prediction.store import MeanCodes
 from masksmith.project.folder import Project
@@ -20,6 +20,14 @@ def predictions_of(oof: Mapping[str, MeanCodes], rows: Iterable[FoldRow]) -> Ite
     """Yield id and out-of-fold codes (h, w, k) of training images, one by one."""
     for row in rows:
         yield row.id, oof[row.id][row.id]
+
+
+def beside_of(project: Project, stage: str = "oof") -> Beside:
+    """Return what rules may look at beside the probabilities of the training ("oof") or the test images ("test")."""
+    test = stage == "test"
+    samples = project.catalog.test if test else project.catalog.train
+    images = project.cache.test_images if test else project.cache.train_images
+    return Beside(images, {sample.id: sample.values for sample in samples})
 
 
 def plain_score(project: Project, recipe: AnyRecipe, oof: Mapping[str, MeanCodes]) -> float:

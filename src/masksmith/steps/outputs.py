@@ -44,7 +44,7 @@ def write_forms(
     look_up(DIALECTS, dialect, where="--dialect")
     pictures = _pictures(project)
     masks = Masks(project.masks_dir, project.target, dialect)
-    codes = test_of(project, members)
+    codes = test_of(project, members).first(project.target.outputs)
     folders, refused = [], []
     for kind in wanted:
         how, folder = KINDS[kind], project.outputs_dir / kind

@@ -102,7 +102,7 @@ def predict_member(project: Project, member: Member, *, stages: Sequence[str] = 
             names,
             batches,
             blank=set(names) - set(seen),
-            channels=project.target.outputs,
+            channels=options.planes(project.target.outputs),
             key=key,
         )
         if not member.interim:

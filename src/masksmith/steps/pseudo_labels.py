@@ -227,7 +227,7 @@ def _predicted(project: Project, teachers: Sequence[Member]) -> MeanCodes:
         )
     for teacher in teachers:
         predict_member(project, teacher, stages=("test",))
-    return test_of(project, teachers)
+    return test_of(project, teachers).first(project.target.outputs)
 
 
 def _dialect(project: Project) -> str:

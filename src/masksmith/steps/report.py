@@ -36,7 +36,7 @@ from masksmith.reporting.tables import (
 )
 from masksmith.steps.ablate import ablation_of
 from masksmith.steps.choices import plan_of
-from masksmith.steps.out_of_fold import predictions_of
+from masksmith.steps.out_of_fold import beside_of, predictions_of
 from masksmith.steps.predict import oof_of, test_of
 from masksmith.steps.pseudo_labels import labelling_of
 from masksmith.steps.pseudo_rounds import round_lines
@@ -58,17 +58,21 @@ def report_facts(project: Project, members: Sequence[Member]) -> ReportFacts:
     rows = [row for row in project.folds.rows if row.id in oof and row.id not in project.blank_train]
     run, recipe, masks = members[0].run, members[0].scored_by, project.cache.train_masks
     rule, metric = read_rule(tuning["rule"]), project.metric(recipe)
-    stats = score_rows(metric, predictions_of(oof, rows), masks, rule)
+    stats = score_rows(metric, predictions_of(oof, rows), masks, rule, beside_of(project))
     scores = {name: float(metric.value(row[None])[0]) for name, row in stats.items()}
     labels = project.metric_groups(run.recipe, list(stats))
     scored = {
         name: ScoredImage(row, str(group)) for (name, row), group in zip(stats.items(), labels, strict=True)
     }
-    all_rows, preds = project.folds.rows, RuleMasks({row.id: oof[row.id] for row in rows}, rule)
+    all_rows, preds = (
+        project.folds.rows,
+        RuleMasks({row.id: oof[row.id] for row in rows}, rule, beside_of(project)),
+    )
     test_shares: list[float] = []
     if project.catalog.test:
         codes = test_of(project, members)
-        masks_of = (mask_of(rule, codes, name) for name in project.catalog.submission.ids)
+        beside = beside_of(project, "test")
+        masks_of = (mask_of(rule, codes, name, beside) for name in project.catalog.submission.ids)
         test_shares = [float(covered(mask).mean()) for mask in masks_of]
     return ReportFacts(
         title=Path(project.catalog.root).name,

@@ -10,11 +10,12 @@ from masksmith.losses.options import IMAGE_PARAMETERS, check_losses
 from masksmith.models.config import ModelConfig
 from masksmith.models.encoders import settle_encoder
 from masksmith.models.segmentation import MODELS
-from masksmith.prediction.config import check_combine, check_whole
+from masksmith.prediction.config import check_combine, check_plane, check_whole
 from masksmith.prediction.runtimes import check_runtime
 from masksmith.preprocess import Frame
 from masksmith.project.folder import Project
 from masksmith.recipes.recipe import Recipe
+from masksmith.steps.operators import check_tuning
 from masksmith.training.config import TrainingConfig
 from masksmith.training.machine import settle_machine
 
@@ -46,6 +47,8 @@ def resolve(project: Project, recipe: Recipe) -> Recipe:
     seen = project.settled_input(recipe.input)
     resolved = recipe.model_copy(update={"model": model, "training": training, "input": seen})
     check_prediction(resolved)
+    check_plane(resolved.prediction, task=project.target.task)
+    check_tuning(project, resolved.tuning, resolved)
     return resolved
 
 

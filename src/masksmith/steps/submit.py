@@ -12,11 +12,11 @@ from masksmith.core.arrays import AnyMask
 from masksmith.core.errors import InputError
 from masksmith.core.files import atomic_folder, copy_file, file_digest, read_json, remove, write_json
 from masksmith.core.progress import logger
-from masksmith.postprocess.rules import mask_of, read_rule
+from masksmith.postprocess.rules import apply_rule, mask_of, read_rule
 from masksmith.project.folder import Project
 from masksmith.project.members import Member
 from masksmith.recipes.ensemble import AnyRecipe
-from masksmith.steps.out_of_fold import baseline_scores, predictions_of, trivial_predictions
+from masksmith.steps.out_of_fold import baseline_scores, beside_of, predictions_of, trivial_predictions
 from masksmith.steps.predict import codes_digest, oof_of, test_of
 from masksmith.steps.tune import need_tuning
 from masksmith.submission.formats import with_coco, write_masks, write_outputs
@@ -98,7 +98,8 @@ def submit_members(project: Project, members: Sequence[Member]) -> Verdict:
             return verdict
         logger.warning("%s or its masks are no longer whole; writing them again", project.submission_csv)
     project.ledger.forget("submit")
-    masks = (mask_of(rule, codes, name) for name in form.ids)
+    beside = beside_of(project, "test")
+    masks = (mask_of(rule, codes, name, beside) for name in form.ids)
     kind = "interim" if any(member.interim for member in members) else "trained"
     facts = {
         "kind": kind,
@@ -179,10 +180,10 @@ def check_file(project: Project, path: Path) -> Verdict:
 def write_oof_masks(project: Project, members: Sequence[Member]) -> Path:
     """Write the masks of the held-out images of a project without test images, into ``masks/oof``."""
     rule, oof = read_rule(need_tuning(project, members)["rule"]), oof_of(project, members)
-    folder = project.masks_dir / "oof"
+    folder, beside = project.masks_dir / "oof", beside_of(project)
     rows = [row for row in project.folds.rows if row.id in oof]
     masks: Iterator[tuple[str, AnyMask]] = (
-        (name, rule.apply(codes)) for name, codes in predictions_of(oof, rows)
+        (name, apply_rule(rule, codes, name, beside)) for name, codes in predictions_of(oof, rows)
     )
     if project.target.task == "instances":
         masks = with_coco(project.objects_json, masks, category=project.target.classes[0])

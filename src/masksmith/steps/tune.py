@@ -19,6 +19,7 @@ from masksmith.postprocess.classes import ClassRule, class_rules
 from masksmith.postprocess.config import TuningConfig
 from masksmith.postprocess.labels import LabelRules, best_of_labels, make_label_sweep
 from masksmith.postprocess.objects import PLAIN_OBJECTS, ObjectRule, apply_rules, candidate_rules
+from masksmith.postprocess.operator_search import num_rules, searched
 from masksmith.postprocess.rule_sweep import AnySweep, sweep_rules
 from masksmith.postprocess.rules import AnyRule, plain_of
 from masksmith.postprocess.scoring import one_layer, score_rows
@@ -30,7 +31,8 @@ from masksmith.project.runs import Run
 from masksmith.recipes.ensemble import AnyRecipe, Ensemble
 from masksmith.steps.choices import choices_of
 from masksmith.steps.ensemble import compare_members
-from masksmith.steps.out_of_fold import baseline_scores, class_shares, predictions_of
+from masksmith.steps.operators import check_tuning, operator_sweep
+from masksmith.steps.out_of_fold import baseline_scores, beside_of, class_shares, predictions_of
 from masksmith.steps.predict import oof_digests, oof_of
 from masksmith.training.checkpoint import facts_of
 from masksmith.training.config import CHOSEN_ON_HELD_OUT
@@ -141,6 +143,7 @@ def tune_oof(
         raise InputError(
             f"{project.root}: the held-out images of fold {_folds_of(rows)} have no content, so nothing can be judged"
         )
+    check_tuning(project, config, recipe, min(oof[row.id].channels for row in content))
     rules, sweep = sweep_of(project, metric, config, lambda: predictions_of(oof, content))
     groups = [row.group for row in content]
     labels = project.metric_groups(recipe, [row.id for row in content])
@@ -161,7 +164,7 @@ def tune_oof(
     trivial = baseline_scores(project, recipe, names=[row.id for row in content])
 
     def blank_rows(rule: AnyRule) -> dict[str, Row]:
-        return score_rows(metric, predictions_of(oof, blank), masks, rule)
+        return score_rows(metric, predictions_of(oof, blank), masks, rule, beside_of(project))
 
     all_groups = project.metric_groups(recipe, [row.id for row in [*content, *blank]])
     many_sizes = len(_areas(project)) > 1
@@ -173,8 +176,8 @@ def tune_oof(
         "covers": f"{len(rows)} of {len(made.rows)} training images, {len(blank)} without content left out",
         "scores": _scores(sweep, found, metric, blank_rows, all_groups, plain=rules[0]) | trivial,
         "baselines": list(trivial),
-        "num_rules": len(rules),
-        "searched": _searched(metric, rules),
+        "num_rules": num_rules(sweep, rules),
+        "searched": _searched(metric, rules, sweep),
         "rule_text": found.rule.describe(many_sizes=many_sizes),
         "found_text": found.found.describe(many_sizes=many_sizes),
         "optimism": optimism or None,
@@ -188,8 +191,15 @@ def sweep_of(
     config: TuningConfig,
     predictions: Callable[[], Iterable[tuple[str, Codes]]],
 ) -> tuple[Sequence[AnyRule], AnySweep]:
-    """Return the rules to try and their rows, by the task; the predictions of several labels are read once for each."""
+    """Return the rules to try and their rows, by the task; the predictions of several labels are read once for each.
+
+    Raises:
+        InputError: Optuna is needed for so many combinations of operators, and is not installed.
+        StoppedError: Stopped.
+    """
     masks = project.cache.train_masks
+    if config.operators is not None:
+        return operator_sweep(project, metric, config, predictions)
     rules: Sequence[Any]
     pairs = ((codes, one_layer(masks[name])) for name, codes in predictions())
 
@@ -209,7 +219,9 @@ def sweep_of(
         )
         return rules, sweep_rules(pairs, rules, metric, apply_all=apply_rules)
     if project.target.task == "multilabel":
-        return make_label_sweep(plane, project.target.classes, metric, config)
+        return make_label_sweep(
+            lambda at, alone: make_sweep(plane(at), alone, config), project.target.classes, metric
+        )
     return make_sweep(plane(0), metric, config)
 
 
@@ -219,9 +231,11 @@ def _areas(project: Project) -> set[int]:
     return {height * width for images in stores for height, width in map(images.shape, images)}
 
 
-def _searched(metric: Metric, rules: Sequence[AnyRule]) -> str:
+def _searched(metric: Metric, rules: Sequence[AnyRule], sweep: AnySweep) -> str:
     if len(rules) == 1:
         return "nothing: the recipe gives one rule"
+    if text := searched(sweep, rules):
+        return text
     if isinstance(rules[0], ClassRule):
         return "a weight of each class"
     if isinstance(rules[0], ObjectRule):
