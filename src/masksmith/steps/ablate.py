@@ -310,8 +310,10 @@ def rounds_of(project: Project, members: Sequence[Member]) -> list[dict[str, Any
 
 def _rounds(project: Project, members: Sequence[Member]) -> Iterator[Step]:
     for row in rounds_of(project, members)[1:]:
-        numbers = (row[name] for name in ("score", "gain", "low", "high", "seconds"))
-        yield Step(f"pseudo-labels, round {row['round']}", *numbers, kept=row["kept"])
+        yield Step(
+            f"pseudo-labels, round {row['round']}", row["score"], row["gain"], row["low"], row["high"], row["seconds"],
+            row["kept"],
+        )  # fmt: skip
 
 
 # --- rules ---
@@ -336,7 +338,7 @@ def _operators(
     project: Project,
     members: Sequence[Member],
     oof: Mapping[str, MeanCodes],
-    judge: _Judge,
+    judge: Judge,
     listed: Sequence[Operator],
 ) -> Iterator[Step]:
     """Yield what each operator of the list adds to those before it, all of which are searched again with it."""
