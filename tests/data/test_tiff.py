@@ -149,6 +149,19 @@ def test_what_would_not_fit_is_refused_before_memory_is_asked_for(monkeypatch):
             decode_image(tiff(image, **options), where="a.tif")
 
 
+def test_more_blocks_than_bytes_are_refused_at_once():
+    raw = tiff(numbers(np.int16), planarconfig="contig", rowsperstrip=1)
+    with tifffile.TiffFile(io.BytesIO(raw)) as file:
+        rows, width = (file.pages.first.tags[name].valueoffset for name in ("ImageLength", "ImageWidth"))
+    changed = bytearray(raw)
+    for at, number in ((rows, 2**22), (width, 1)):  # 4,194,304 rows, a block each, of which 24 are there
+        changed[at : at + 4] = struct.pack("<I", number)
+    with pytest.raises(
+        InputError, match=r"a.tif: 4,194,304 blocks of pixels in [0-9,]+ bytes; the file is damaged"
+    ):
+        decode_image(bytes(changed), where="a.tif")
+
+
 def test_a_compression_without_its_package_names_it(monkeypatch):
     def missing(*_):
         raise ValueError("<COMPRESSION.LZW: 5> requires the 'imagecodecs' package")

@@ -36,7 +36,7 @@ def test_it_takes_every_bundled_recipe_and_one_as_it_is_resolved(validator):
 
 
 WRONG = (
-    (("trianing",), {}),
+    (("trainingx",), {}),
     (("training", "stages", 0, "epochs"), 0),
     (("training", "stages", 0, "epochs"), "3"),
     (("training", "stages", 0, "loss", 0, "name"), "dise"),

@@ -193,6 +193,17 @@ def _refuse_form(pages: list["TiffPage"], num_bytes: int, *, where: str, stack: 
         raise InputError(
             f"{where}: a tile of {block:,} bytes; at most {MAX_BYTES:,} are read, save smaller tiles"
         )
+    _refuse_blocks(pages, num_bytes, where=where)
+
+
+def _refuse_blocks(pages: list["TiffPage"], num_bytes: int, *, where: str) -> None:
+    if (
+        blocks := max(math.prod(page.chunked) for page in pages)
+    ) > num_bytes:  # each has its place in the header
+        raise InputError(
+            f"{where}: {blocks:,} blocks of pixels in {num_bytes:,} bytes; the file is damaged, replace it or take it "
+            "out"
+        )
     for page in pages:
         for start, length in zip(page.dataoffsets, page.databytecounts, strict=True):
             if length == 0 or start + length > num_bytes:
