@@ -374,3 +374,23 @@ def test_what_cannot_be_opened(tmp_path, project):
     (project / "corrections" / "corrections.csv").write_text("id,action\na,kep\n")
     with pytest.raises(InputError, match="row 2: 'a': action 'kep'"):
         ms.review(project, port=0)
+
+
+def test_the_live_page_shows_what_watch_shows(review):
+    client, _, project = review
+    page = client.get("/live")
+    assert page.status_code == 200
+    assert "script-src 'self'" in page.headers["Content-Security-Policy"]
+    part = client.get("/live/part").text
+    assert part.strip() in page.text
+    live = ms.watch(project.root)
+    assert live.says.capitalize() in part
+    for one in live.trainings:
+        assert f'<th scope="row">{one.name}</th>' in part
+    assert f"{live.metric} {live.score:.4f}" in part
+    assert "<polyline points=" in part
+    shown = client.get("/live/0.jpg")
+    height, width = cv2.imdecode(np.frombuffer(shown.content, np.uint8), cv2.IMREAD_COLOR).shape[:2]
+    assert width == 4 * height
+    assert client.get("/live/99.jpg").status_code == 404
+    assert client.get("/live", headers={"Origin": "http://evil.example"}).status_code == 403

@@ -277,6 +277,12 @@ def test_two_windows_and_a_server_that_goes_away_lose_nothing(browser, streets, 
             assert patch.mask("c", hw=HW, classes=3)[5, 50] == 2
 
 
+def faults(page, axe: str) -> list[tuple[str, list[str]]]:
+    page.evaluate(axe)
+    found = page.evaluate("axe.run({resultTypes: ['violations']})")["violations"]
+    return [(one["id"], [node["target"] for node in one["nodes"]]) for one in found]
+
+
 def test_wide_and_narrow_light_and_dark(browser, streets, tmp_path):
     axe = importlib.util.find_spec("axe_playwright_python")
     source = axe and resources.files("axe_playwright_python").joinpath("axe.min.js").read_text()
@@ -292,6 +298,8 @@ def test_wide_and_narrow_light_and_dark(browser, streets, tmp_path):
             box = page.locator("#canvas").bounding_box()
             assert min(box["width"], box["height"]) > 170, width
             if source and width < 2560:
-                page.evaluate(source)
-                found = page.evaluate("axe.run({resultTypes: ['violations']})")["violations"]
-                assert not [(one["id"], [node["target"] for node in one["nodes"]]) for one in found], width
+                assert not faults(page, source), width
+        page.goto(f"{url}/live")
+        page.wait_for_selector(".says")
+        assert fits(page)
+        assert not source or not faults(page, source)

@@ -20,6 +20,7 @@ from masksmith.core.errors import DiskFullError, InputError
 from masksmith.deploy.admission import Refusal, check_sender
 from masksmith.project.corrections import ACTIONS, ConflictError, wrong_values
 from masksmith.reporting.causes import CAUSES
+from masksmith.steps.review.live import add_live
 from masksmith.steps.review.queue import ORDERS, STATES, Query, line, listed
 from masksmith.steps.review.ranking import Ranking, Split
 from masksmith.steps.review.views import MENDABLE, MissingError, Views
@@ -36,7 +37,10 @@ _HEADERS = {
 }
 _FILES = {
     "review.css": "text/css",
-    **dict.fromkeys(("review.js", "review_canvas.js", "review_keys.js", "review_page.js"), "text/javascript"),
+    **dict.fromkeys(
+        ("review.js", "review_canvas.js", "review_keys.js", "review_live.js", "review_page.js"),
+        "text/javascript",
+    ),
 }
 _FOLDER = resources.files("masksmith") / "reporting"
 _BYTES = "application/octet-stream"
@@ -59,6 +63,7 @@ def make_app(views: Views, ranking: Ranking, *, hosts: frozenset[str]) -> "FastA
     _add_page(app, views, ranking)
     _add_images(app, views, ranking)
     _add_writes(app, views)
+    add_live(app, views.project)
     return app
 
 
