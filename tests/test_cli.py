@@ -181,6 +181,8 @@ def test_compete_hands_the_budget_on_and_exits_as_it_ended(monkeypatch, tmp_path
             "ignore": (),
             "from_model": None,
             "scale": None,
+            "log": (),
+            "pseudo_rounds": 0,
         }
         assert calls.pop() == plain | asked
         assert "budget: 1s of 20m00s" in done.output

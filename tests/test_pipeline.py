@@ -105,7 +105,7 @@ def test_report_is_one_offline_file_that_escapes(trained):
     for needed in (
         *("Score, out of fold", "Check plot", "random", "worst", "median", "best", "data:image/jpeg"),
         *(
-            "higher than on hidden labels",
+            "new images like these expect",
             "false positives in green",
             "Samples by coverage class",
             "coverage of the training masks; ",

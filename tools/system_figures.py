@@ -45,7 +45,7 @@ def coverage(facts: ReportFacts) -> Drawing:
         drawing, (70, 60, 660, 170), x_range=(0, 100), y_range=(0, counts.max() * 1.1), y_label="images",
         x_label=f"foreground of an image, % ({len(filled)} masks that are not empty)",
     )  # fmt: skip
-    chart.bars(edges[:-1], edges[1:], counts)
+    chart.bars(edges[:-1].tolist(), edges[1:].tolist(), counts.tolist())
     return drawing
 
 
@@ -57,7 +57,7 @@ def coverage_classes(facts: ReportFacts) -> Drawing:
         drawing, (70, 74, 290, 160), x_range=(-0.5, 10.5), y_range=(0, counts.max() * 1.15), title="images of a class",
         x_label="class",
     )  # fmt: skip
-    chart.bars(np.arange(11) - 0.4, np.arange(11) + 0.4, counts)
+    chart.bars((np.arange(11) - 0.4).tolist(), (np.arange(11) + 0.4).tolist(), counts.tolist())
     ranges = Chart(
         drawing, (440, 74, 290, 160), x_range=(-0.5, 10.5), y_range=(0, 1), title="coverages in a class",
         x_label="class", percent=True,
@@ -85,7 +85,7 @@ def column(facts: ReportFacts) -> Drawing | None:
         x_label=name, y_label="share of images",
     )  # fmt: skip
     for share, colour in zip(shares, (BLUE, ORANGE), strict=False):
-        chart.bars(edges[:-1], edges[1:], share, colour=colour, opacity=0.5)
+        chart.bars(edges[:-1].tolist(), edges[1:].tolist(), share.tolist(), colour=colour, opacity=0.5)
     chart.key(list(sets))
     return drawing
 

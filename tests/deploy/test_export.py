@@ -169,7 +169,7 @@ def test_a_rule_of_regions_is_refused_as_a_mask(tmp_path):
         (BINARY, {"top": 9, "min_pixels": 0, "bottom": 9, "component_area_frac": 0.1}),
     ):
         bundle = tiny_bundle(tmp_path / "m.msk", target, rule=rule)
-        with pytest.raises(InputError, match="--mask: the rule of this model looks at regions"):
+        with pytest.raises(InputError, match="--mask: the rule of this model looks at more than pixels"):
             ms.export(bundle, tmp_path / "m.onnx", format="onnx", mask=True)
 
 

@@ -127,7 +127,7 @@ def test_the_script_draws_any_project(tools, trained, tmp_path, monkeypatch):
 
 
 def test_drawings_escape_names_and_have_round_ticks(tools):
-    from drawing import nice_ticks
+    from masksmith.reporting.drawing import nice_ticks
 
     drawing = tools.Drawing(100, 100, "<a> & b")
     drawing.text(1, 1, "<script>")

@@ -259,7 +259,7 @@ def test_all_advice_is_given_where_it_is_due_and_obeyed_by_recipes():
         *("folds.count", "folds.train", "training.crop_hw", "training.augment.positive_windows"),
         *("prediction.tile_hw", "model.encoder_weights", "training.augment.strength"),
     }
-    assert any("pseudo.teacher" in one.text for one in found)
+    assert any("masksmith pseudo PROJECT" in one.text for one in found)
     for one in found:
         load_recipe("auto", tuple(one.settings))
     plain = dataclasses.replace(tally(("a",), rare=0, area=900), mean_masks=np.ones((1, 64, 64)))

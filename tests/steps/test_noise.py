@@ -111,7 +111,7 @@ def test_a_training_takes_corrections_and_its_validation_does_not(project, tmp_p
     assert other.recipe.training.corrections_hash
     data = data_of(opened, other.recipe, fold, key="")
     assert outside[0] not in data.ids
-    assert data.weights == {outside[1]: 0.5}
+    assert data.taken == {outside[1]: 0.5}
     assert (data.masks[outside[2]] == 1).all()
     assert (data.masks[inside[0]] == opened.cache.train_masks[inside[0]]).all()
     assert (data.masks[outside[3]] == opened.cache.train_masks[outside[3]]).all()
@@ -121,7 +121,7 @@ def test_a_training_takes_corrections_and_its_validation_does_not(project, tmp_p
     assert plain.ids == outside
     (folder / "corrections.csv").write_text("id,action\n")
     assert (
-        data_of(Project.open(project), other.recipe, fold, key="").weights == data.weights
+        data_of(Project.open(project), other.recipe, fold, key="").taken == data.taken
     )  # kept in the project
     opened.cache_files(clear=True)
     with pytest.raises(

@@ -77,6 +77,7 @@ class WatershedOperator(Config):
 
     op: Literal["watershed"]
     foreground: Shares = Field(default=[0.4, 0.5, 0.6])
+    """Pixels above this probability are foreground."""
     seed: Shares = Field(default=[0.2, 0.35, 0.5, 1.0])
     """Of the distance less half the border; 1: there are no seeds, each region of the foreground is an object."""
 

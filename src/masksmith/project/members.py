@@ -203,7 +203,7 @@ def _members_of_run(project: Project, run: str | None) -> list[Member]:
     return trained if run is not None and trained else asked
 
 
-def _members_of_list(project: Project, value: dict[str, Any]) -> list[Member]:
+def _members_of_list(project: Project, value: Any) -> list[Member]:  # noqa: ANN401
     where = project.members_json
     try:
         plain = value.get("ensemble")

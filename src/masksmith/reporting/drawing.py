@@ -12,6 +12,8 @@ from xml.sax.saxutils import escape
 import cv2
 import numpy as np
 
+from masksmith.core.files import write_text
+
 BLUE, ORANGE, GREEN, PURPLE, RED = "#2563eb", "#d97706", "#059669", "#9333ea", "#dc2626"
 INK, FAINT, RULE = "#111827", "#6b7280", "#e5e7eb"
 SERIES = (BLUE, ORANGE, GREEN, PURPLE, RED)
@@ -129,7 +131,7 @@ class Drawing:
 
     def write(self, path: Path) -> None:
         """Write the picture."""
-        path.write_text(self.svg())
+        write_text(path, self.svg())
 
 
 class Chart:

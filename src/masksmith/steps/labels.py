@@ -211,7 +211,6 @@ def _write_mask(project: Project, folder: Path, name: str, mask: AnyMask) -> Non
         planes = [(label, mask[..., at]) for at, label in enumerate(target.classes)]
     for label, one in planes:
         path = folder / label / f"{name}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
         write_bytes(path, mask_png(one, target, where=str(path)))
 
 
