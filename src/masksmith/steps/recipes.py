@@ -141,9 +141,11 @@ def _choices_of_auto(project: Project, keys: Set[str]) -> tuple[list[str], list[
             chosen += [
                 f"training.stages.{last}.scale={_COARSE_SCALE}",
                 f"prediction.tta_scales=[{_COARSE_SCALE}]",
+                *(f"training.stages.{at}.epochs={epochs}" for at, epochs in enumerate(_COARSE_EPOCHS)),
             ]
             why.append(
-                f"images at {_COARSE_SCALE} of their size in the last stage and in prediction, as they are small"
+                f"images at {_COARSE_SCALE} of their size in the last stage and in prediction, as they are small, and "
+                f"stages of {', '.join(map(str, _COARSE_EPOCHS))} epochs: Lovász comes early"
             )
     return chosen, why
 
@@ -151,6 +153,8 @@ def _choices_of_auto(project: Project, keys: Set[str]) -> tuple[list[str], list[
 _SMALL_PX = 256 * 256
 _COARSE_SCALE = 0.86
 """101 pixels on a canvas of 96: of the sizes tried, the best (docs/studies/0001-training-in-minutes.md)."""
+_COARSE_EPOCHS = (8, 16, 14)
+"""BCE + Dice for 15% of the time instead of 40%: +0.007 in two seeds (the same study)."""
 
 
 _FREE_OF_MODEL = frozenset({"model.encoder", "model.encoder_weights", "model.encoder_weights_hash"})
