@@ -177,6 +177,21 @@ def test_the_field_moves_the_edge_to_the_colours():
     assert (flat[:, 12:] > HALF).all()
 
 
+def test_pixels_without_data_and_outliers_do_not_blind_the_field():
+    image = np.zeros((20, 20, 2), np.float32)
+    image[:, 10:] = (200, 0.02)
+    probs = np.full((20, 20, 1), 0.1)
+    probs[:, 8:] = 0.7
+    field = Crf(weight=4.0, reach=0.2, colour=0.1)
+    whole = field.apply(to_codes(probs), image, exclusive=False)[..., 0] > HALF
+    assert whole[:, 10:].all()
+    image[0, 0], image[5, 15] = np.nan, (1e6, 1e6)
+    torn = field.apply(to_codes(probs), image, exclusive=False)[..., 0] > HALF
+    assert (torn != whole).sum() <= 2
+    lost = field.apply(to_codes(probs), np.full((20, 20, 1), np.nan, np.float32), exclusive=False)
+    np.testing.assert_array_equal(lost[..., 0] > HALF, probs[..., 0] > 0.5)
+
+
 def test_the_order_is_that_of_the_list():
     codes = np.zeros((10, 10, 1), np.uint16)
     codes[2:5, 2:5], codes[3, 3] = MAX_CODE, 0  # a ring of 8 pixels with a hole

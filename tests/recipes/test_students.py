@@ -49,6 +49,12 @@ def test_quotas_are_shared_as_masks_are():
         assert sum(one.holds(value) for one in found) == 1
 
 
+def test_few_images_are_shared_without_a_rest():
+    coverage = np.array([0.0, 0.1, 0.3, 0.5, 0.7, 0.9])
+    for images in (1, 3, 7):
+        assert sum(one.images for one in quotas_of(coverage, images)) == images
+
+
 def test_several_runs_are_in_the_hash():
     base = load_recipe("tgs-pseudo")
     heavy = [TEACHERS[0].model_copy(update={"weight": 2.0})]

@@ -1,5 +1,6 @@
 """What a budget does with the time in which no training fits any more."""
 
+import dataclasses
 from dataclasses import replace
 
 import pytest
@@ -8,10 +9,10 @@ import masksmith as ms
 from masksmith.core.files import read_json
 from masksmith.folds.config import ALL
 from masksmith.planning.budget import Budget, Duration
+from masksmith.planning.units import Unit
 from masksmith.project.folder import Project
 from masksmith.project.members import read_members
-from masksmith.steps import blend
-from masksmith.steps.last_mile import last_mile
+from masksmith.steps import blend, last_mile
 from tests.blends import add, write_recipe
 
 
@@ -33,38 +34,56 @@ def budget_of(tmp_path, seconds):
     return Budget(tmp_path / "budget.json", Duration(seconds, more=False), clock=Clock())
 
 
-def test_the_ensemble_is_chosen_and_the_steps_are_measured(opened, tmp_path):
-    before = read_members(opened, None)
-    used = last_mile(opened, before, budget_of(tmp_path, 1000.0), 5.0)
+def test_the_ensemble_is_chosen_remembered_and_measured(opened, tmp_path):
+    before, budget = read_members(opened, None), budget_of(tmp_path, 1000.0)
+    used = last_mile.choose(opened, before, budget, 5.0)
     assert used != before
     assert used == read_members(opened, None)
     assert used[0].blend.kind == read_json(opened.blend_json)["chosen"]["kind"]
+    units = [Unit("fold", 0, 0, 1.0, "", "", run=before[0].run.path.name, joined=True)]
+    last_mile.remember(opened, units, before[0].run.recipe)
+    assert last_mile.chosen_before(opened, units, before[0].run.recipe) == used
+    assert last_mile.chosen_before(opened, [*units, units[0]], before[0].run.recipe) is None
+    last_mile.measure(opened, used, budget, 5.0)
     steps = read_json(opened.ablation_json)
     assert steps["members"] == [member.name for member in used]
     assert any(step["step"].startswith("blend: ") and step["kept"] for step in steps["steps"])
+    ms.blend(opened.root, off=True)
+    assert last_mile.chosen_before(opened, units, before[0].run.recipe) is None
 
 
 def test_nothing_is_begun_that_does_not_fit(opened, tmp_path, caplog):
-    before = read_members(opened, None)
+    before, budget = read_members(opened, None), budget_of(tmp_path, 5.0)
     with caplog.at_level("INFO", logger="masksmith"):
-        assert last_mile(opened, before, budget_of(tmp_path, 5.0), 5.0) == before
+        assert last_mile.choose(opened, before, budget, 5.0) == before
+        last_mile.measure(opened, before, budget, 5.0)
     assert not opened.blend_json.exists()
     assert not opened.ablation_json.exists()
     for what in ("blend", "ablate"):
         assert f"no time for `masksmith {what}` (about" in caplog.text
 
 
-def test_weights_are_compared_where_several_were_kept(example, tmp_path):
+def test_other_weights_are_taken_and_predicted(example, tmp_path, monkeypatch):
     kept = {"training.keep": ["last", "raw"], "folds.train": 1, "training.stages.0.epochs": 1}
     ms.check(example / "data", tmp_path / "p")
     ms.train(tmp_path / "p", recipe=write_recipe(tmp_path, "kept", **kept))
     ms.predict(tmp_path / "p")
     opened = Project.open(tmp_path / "p")
     before = read_members(opened, None)
-    used = last_mile(opened, before, budget_of(tmp_path, 1000.0), 5.0)
-    found = read_json(before[0].run.weights_json)
-    assert [row["weights"] for row in found["table"]] == ["final", "last", "raw"]
-    assert [member.run.recipe.prediction.weights for member in used] == [found["chosen"]]
+    found = ms.weights(tmp_path / "p")
+    assert [row["weights"] for row in found.table] == ["final", "last", "raw"]
+    raw = before[0].run.recipe
+    raw = raw.model_copy(update={"prediction": raw.prediction.model_copy(update={"weights": "raw"})})
+
+    def compared(project, members):
+        project.set_free_parts(members[0].run, raw)
+        return dataclasses.replace(found, chosen="raw")
+
+    monkeypatch.setattr(last_mile, "compare_weights", compared)
+    used = last_mile.choose(opened, before, budget_of(tmp_path, 1000.0), 5.0)
+    assert [member.run.recipe.prediction.weights for member in used] == ["raw"]
+    ms.tune(tmp_path / "p")  # what it needs was predicted
+    assert ms.submit(tmp_path / "p").ids == 8
 
 
 def test_a_training_on_all_images_stays_in_a_blend(opened):

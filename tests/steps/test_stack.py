@@ -67,8 +67,16 @@ def test_a_certain_gain_is_used_until_it_is_left(project, tmp_path, few):
         InputError, match=r"trees on predictions .* which a bundle does not carry; run `masksmith stack"
     ):
         ms.bundle(project, tmp_path / "m.msk")
-    with pytest.raises(InputError, match=r"a stack is used already; run `masksmith stack .* --off` first"):
-        ms.stack(project)
+    for run in (None, opened.run().path.name if not opened.run().is_external else "half"):
+        with pytest.raises(
+            InputError, match=r"a stack is used already; run `masksmith stack .* --off` first"
+        ):
+            ms.stack(project, run=run)
+    with pytest.raises(InputError, match="no blend is used"):
+        ms.blend(project, off=True)
+    there = {path.parent.name for path in opened.runs_dir.glob("*/recipe.yaml")}
+    ms.clean(project, remove=["runs"])  # what the trees are trained on stays
+    assert {path.parent.name for path in opened.runs_dir.glob("*/recipe.yaml")} == there
     assert set(mean_of(opened, used).ids) == {sample.id for sample in opened.catalog.test}
     ms.remove_member(project, "half")
     with pytest.raises(InputError, match="the predictions that its trees were trained on have changed; run"):

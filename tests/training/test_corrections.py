@@ -55,6 +55,29 @@ def test_a_folder_is_read_and_its_masks_replace_those_of_the_data(tmp_path, mask
     assert not both["a4"].ravel()[1:].any()
 
 
+def test_masks_of_a_review_page_are_numbers_of_classes(tmp_path, masks):
+    drawn = np.zeros((8, 10), np.uint8)
+    drawn[2], drawn[3] = 1, 255
+    folder = write(tmp_path / "c", "id,action,note,version\na3,mend,,2\n", a3=drawn)
+    for target in (BINARY, Target("multiclass", ("ground", "roof"), (7, 9))):
+        found = read_corrections(folder, masks, target)
+        write_mended(tmp_path / "m.npy", found, masks, target)
+        mended = Store(tmp_path / "m.npy")["a3"]
+        assert np.array_equal(mended.reshape(8, 10), drawn)
+    write(tmp_path / "c", "id,action,note,version\na3,mend,,2\n", a3=np.full((8, 10), 2, np.uint8))
+    with pytest.raises(InputError, match=r"values \[2\]; expected 0 to 1, and 255 for not judged"):
+        read_corrections(folder, masks, BINARY)
+    (tmp_path / "c" / "a3.png").write_bytes(b"no picture")
+    with pytest.raises(InputError, match="no mask of one channel of 8 bits; mend it again"):
+        read_corrections(folder, masks, BINARY)
+
+
+def test_a_picture_in_the_place_of_a_mask_is_named(tmp_path, masks):
+    folder = write(tmp_path / "c", "id,action\na3,mend\n", a3=np.zeros((8, 10, 3), np.uint8))
+    with pytest.raises(InputError, match=r"a3.png: several channels; expected one"):
+        read_corrections(folder, masks, Target("multiclass", ("ground", "roof")))
+
+
 def test_the_hash_is_of_tables_and_masks(tmp_path):
     folder = write(tmp_path / "c", "id,action\na0,drop\n", a1=np.zeros((8, 10), np.uint8))
     first = corrections_hash(folder)

@@ -20,6 +20,8 @@ class Points:
 
     def __init__(self):
         self.runs, self.opened, self.fail, self.closed = {}, [], 0, 0
+        self.fail_at = None
+        """An epoch whose first sending fails."""
 
     def open(self, place):
         self.opened.append((place.run, place.id))
@@ -28,8 +30,8 @@ class Points:
         return tracker
 
     def log(self, run, step, values):
-        if self.fail:
-            self.fail -= 1
+        if self.fail or step == self.fail_at:
+            self.fail, self.fail_at = max(0, self.fail - 1), None
             raise ConnectionError("no server")
         self.runs.setdefault(run, []).extend((step, name, value) for name, value in values.items())
 
@@ -91,6 +93,19 @@ def test_a_tracker_that_fails_stops_no_training_and_gets_the_rest_later(tmp_path
     last = follower(folder)
     last.sync()
     last.sync()
+    assert points.runs["run/fold_0"] == numbers(folder)
+
+
+def test_what_was_sent_before_a_failure_is_not_sent_again(tmp_path, points):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    log = EventLog(folder / "metrics.jsonl", fold=0)
+    for epoch in (1, 2, 3):
+        log.write(epoch, "train", loss=float(epoch))
+    points.fail_at = 2
+    follower(folder).sync()
+    assert points.runs["run/fold_0"] == [(1, "train/loss", 1.0)]
+    follower(folder).sync()
     assert points.runs["run/fold_0"] == numbers(folder)
 
 

@@ -58,9 +58,11 @@ class Crf:
 
     def _kernel(self, image: Image) -> list[tuple[int, int, Float[np.ndarray, "h w"]]]:
         """Return rows, columns and weight of each neighbour; the weights of a pixel sum to 1, 0 outside the image."""
-        seen = image.astype(np.float32)
-        spread = float(seen.max() - seen.min()) or 1.0
-        seen = seen / (spread * self.colour)
+        known = np.isfinite(image).all(axis=2) if image.dtype.kind == "f" else np.ones(image.shape[:2], bool)
+        seen = np.where(known[..., None], image, 0).astype(np.float32)
+        for band in np.moveaxis(seen, 2, 0):  # of its own unit; 1% at each end may be outliers
+            low, high = np.percentile(band[known], (1, 99)) if known.any() else (0.0, 0.0)
+            band /= (float(high - low) or 1.0) * self.colour
         step = max(1, round(self.reach * max(image.shape[:2]) / _RINGS))
         found, total = [], np.full(image.shape[:2], 1e-6, np.float32)
         for row in range(-_RINGS, _RINGS + 1):
@@ -73,10 +75,12 @@ class Crf:
                 apart = np.square(seen[here] - seen[there]).mean(axis=2)
                 near = (row**2 + column**2) / (_RINGS / 2) ** 2
                 weight = np.zeros(image.shape[:2], np.float32)
-                weight[here] = np.exp(-(apart + near) / 2)
+                weight[here] = np.exp(-(apart + near) / 2) * (known[here] & known[there])
                 total += weight
                 found.append((row * step, column * step, weight))
-        return [(row, column, weight / total) for row, column, weight in found]
+        found = [(row, column, weight / total) for row, column, weight in found]
+        alone = 1 - sum((weight for _, _, weight in found), np.zeros_like(total))
+        return [*found, (0, 0, alone)]  # a pixel without neighbours that are known hears itself
 
 
 def _heard(

@@ -74,6 +74,8 @@ class Project:
         self.members_json = root / "ensemble" / "members.json"
         self.blend_json = root / "ensemble" / "blend.json"
         """What the search of an ensemble found."""
+        self.chosen_json = root / "ensemble" / "chosen.json"
+        """The members that a budget chose at its end, and the trainings that they were chosen from."""
         self.rounds_json = root / "ensemble" / "rounds.json"
         """What the rounds of pseudo-labels found."""
         self.ablation_json = root / "ablation.json"

@@ -53,7 +53,11 @@ def quotas_of(coverage: Float[np.ndarray, " n"], images: int) -> list[QuotaConfi
     shares |= {
         (low, high): float(((coverage > low) & (coverage <= high)).mean()) for low, high in pairwise(_EDGES)
     }
-    counts = {place: round(images * share) for place, share in shares.items()}
+    exact = {place: images * share for place, share in shares.items()}
+    counts = {place: int(number) for place, number in exact.items()}
+    by_rest = sorted(exact, key=lambda place: counts[place] - exact[place])
+    for place in by_rest[: images - sum(counts.values())]:
+        counts[place] += 1
     return [
         QuotaConfig(above=low, up_to=high, images=count) for (low, high), count in counts.items() if count
     ]

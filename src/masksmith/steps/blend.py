@@ -40,6 +40,8 @@ from masksmith.steps.predict import oof_of, predict_member, weights_of
 from masksmith.steps.train import is_trained
 from masksmith.steps.tune import parts_of
 
+_STACK = "stack"
+"""The run of steps/stack."""
 _REFERENCES = ("equal, mean", "best single", "best pair")
 
 
@@ -262,16 +264,21 @@ def stop_blend(project: Project) -> str:
         InputError: No blend is used.
     """
     facts = read_json(project.members_json) if project.members_json.exists() else {}
-    if "blend" not in facts or not project.blend_json.exists():
+    if not _is_blended(facts) or not project.blend_json.exists():
         raise InputError(f"{project.root}: no blend is used; there is nothing to go back from")
     use_members_before(project, read_json(project.blend_json)["before"])
     return "the members from before the blend are used again: predict, tune and submit"
 
 
+def _is_blended(facts: Mapping[str, Any]) -> bool:
+    """Whether members.json holds a blend; a stack, which is one member, has the mark of one."""
+    return "blend" in facts and all(entry["run"] != _STACK for entry in facts.get("members", ()))
+
+
 def _before(project: Project) -> dict[str, Any]:
     """Return what stop_blend needs: the members in use, or those from before the blend in use."""
     facts = read_json(project.members_json) if project.members_json.exists() else None
-    if facts is not None and "blend" in facts and project.blend_json.exists():
+    if facts is not None and _is_blended(facts) and project.blend_json.exists():
         kept: dict[str, Any] = read_json(project.blend_json)["before"]
         return kept
     return remember_members(project)
@@ -346,15 +353,6 @@ def find_candidates(
     for name, why in left_out.items():
         logger.info("%s is left out: %s", name, why)
     return found, left_out
-
-
-def count_candidates(project: Project, present: Sequence[Member]) -> int:
-    """Return how many candidates a blend would have; 0 where there are fewer than two."""
-    names = judged_images(project, present, oof_of(project, present))
-    try:
-        return len(find_candidates(project, present[0].scored_by.metric, names)[0])
-    except InputError:
-        return 0
 
 
 def _variants(project: Project, run: Run) -> dict[str, list[Member]]:

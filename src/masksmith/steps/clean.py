@@ -54,6 +54,9 @@ def _idle_runs(project: Project) -> list[Path]:
         if run.path in kept:
             continue
         kept.add(run.path)
+        if run.is_external:
+            waiting += [project.run(name) for name, _ in run.external.get("stacked_on", ())]
+            continue
         pseudo = run.recipe.pseudo
         names = [run.recipe.training.start_run, pseudo.teacher_run if pseudo else None]
         names += [one.run for one in pseudo.teacher_runs] if pseudo else []

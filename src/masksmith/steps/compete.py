@@ -23,7 +23,7 @@ from masksmith.project.runs import Run, with_free_parts
 from masksmith.recipes.ensemble import AnyRecipe
 from masksmith.recipes.recipe import Recipe, parse_recipe
 from masksmith.steps.folds import folds_of
-from masksmith.steps.last_mile import last_mile
+from masksmith.steps.last_mile import choose, chosen_before, measure, remember
 from masksmith.steps.out_of_fold import baseline_scores, plain_score
 from masksmith.steps.plan import Plan, Planner, keys_of, machine_tools
 from masksmith.steps.predict import oof_of, predict_member
@@ -71,11 +71,24 @@ class Session:
         self.verdict: Verdict | None = None
         self.oof_masks: Path | None = None
         """Where the held-out images' masks lie, if there are no test images."""
+        self.last_mile_s = 0.0
+
+    @property
+    def reserve_s(self) -> float:
+        """Seconds that trainings leave to the last mile: none as long as there is nothing to choose from."""
+        return self.last_mile_s if self.members else 0.0
 
     @property
     def used(self) -> list[Member]:
         """The members with those of other programs; a blend says itself which of them it takes."""
         return self.members if self.members[0].blend else with_external(self.project, self.members)
+
+    def take(self, members: list[Member]) -> None:
+        """Make these the members, and predict what they have not."""
+        self.members = members
+        for member in members:
+            if not member.run.is_external:
+                predict_member(self.project, member)
 
     def add(self, member: Member) -> None:
         """Take a trained member in; teachers stand in for their students until one of these is trained."""
@@ -237,15 +250,18 @@ def _leave_out(session: Session, trained: list[Member], unit: Member) -> None:
 def train_units(session: Session, planner: Planner, budget: Budget) -> Iterator[None]:
     """Train units while there is time for them."""
     project, plan = session.project, _with_damage_open(session.project, planner.make(budget.left), planner)
-    session.members = [member_of_unit(project, unit, plan.recipe) for unit in plan.units if unit.joined]
-    for member in session.members:
-        predict_member(project, member)
+    session.last_mile_s = planner.rules.time.last_mile_frac * max(0.0, budget.left)
+    chosen = chosen_before(project, plan.units, plan.recipe)
+    session.take(chosen or _members_of(project, plan))
     session.publish()
     while True:
         if plan.under_way is None:
-            wish = planner.next(plan, budget.left - _last_mile_s(session, planner, budget))
+            wish = planner.next(plan, budget.left - session.reserve_s)
             if wish is None:
                 break
+            if chosen:  # there will be more to choose from
+                session.take(_members_of(project, plan))
+                chosen = None
             run = open_run(project, wish.recipe)
             plan = planner.save(plan.with_unit(replace(wish.unit, run=run.path.name)))
         at = plan.under_way
@@ -264,11 +280,7 @@ def train_units(session: Session, planner: Planner, budget: Budget) -> Iterator[
         raise InputError(
             f"--budget: no time is left ({budget}) and nothing is trained; give more, such as +20m"
         )
-    cost = planner.cost_of(plan.recipe)
-    chosen = last_mile(project, session.used, budget, cost.finish_s)
-    if chosen != session.used:
-        session.members = chosen
-        session.publish()
+    _last_mile(session, planner, plan, budget, again=not chosen)
     logger.info("nothing more fits: spent %s", budget)
 
 
@@ -299,7 +311,7 @@ def train_unit(session: Session, planner: Planner, plan: Plan, at: int, budget: 
     logger.info("unit %d (%s): %s", at + 1, unit.kind, unit.reason)
     session.under_way = member
     try:
-        reserve_s = cost.reserve_s + _last_mile_s(session, planner, budget)
+        reserve_s = cost.reserve_s + session.reserve_s
         deadline = Deadline(lambda: budget.left, reserve_s, cost.paces)
         pace = Pace(deadline, clock=budget.clock)
         make_labels(project, member)
@@ -320,9 +332,21 @@ def train_unit(session: Session, planner: Planner, plan: Plan, at: int, budget: 
     return unit
 
 
-def _last_mile_s(session: Session, planner: Planner, budget: Budget) -> float:
-    """Return the seconds that trainings leave to the last mile: none as long as there is nothing to choose from."""
-    return planner.rules.time.last_mile_frac * budget.total if session.members else 0.0
+def _last_mile(session: Session, planner: Planner, plan: Plan, budget: Budget, *, again: bool) -> None:
+    """Choose weights and ensemble, unless that was done with these trainings, and measure the steps."""
+    project, finish_s = session.project, planner.cost_of(plan.recipe).finish_s
+    if again:
+        used = session.used
+        chosen = choose(project, used, budget, finish_s)
+        if chosen != used:
+            session.members = chosen
+            session.publish()
+            remember(project, plan.units, plan.recipe)
+    measure(project, session.used, budget, finish_s)
+
+
+def _members_of(project: Project, plan: Plan) -> list[Member]:
+    return [member_of_unit(project, unit, plan.recipe) for unit in plan.units if unit.joined]
 
 
 def _with_damage_open(project: Project, plan: Plan, planner: Planner) -> Plan:

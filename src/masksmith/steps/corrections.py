@@ -68,7 +68,8 @@ def _content(recipe: Recipe) -> str:
 
 
 def _mended_path(project: Project, recipe: Recipe) -> Path:
-    return project.cache_dir / "corrections" / f"{_content(recipe)[:16]}.npy"
+    """Return where the masks are kept: not in the cache, since nothing can make them again."""
+    return project.root / "training_corrections" / f"{_content(recipe)[:16]}.npy"
 
 
 def _kept(project: Project, recipe: Recipe) -> Corrections:

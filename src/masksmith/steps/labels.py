@@ -416,10 +416,11 @@ def next_labels(project: Project, members: Sequence[Member], count: int) -> Next
     for member in members:
         predict_member(project, member, stages=("test",))
     stores = [open_codes(path) for path in dict.fromkeys(member.codes("test") for member in members)]
-    found = []
+    found, planes = [], 1 if project.target.task == "instances" else project.target.outputs
     for name in track(names, total=len(names), what="measuring uncertainty"):
         check_stop()
-        found.append(uncertainty([store[name] for store in stores], exclusive=project.target.exclusive))
+        each = [store[name][..., :planes] for store in stores]
+        found.append(uncertainty(each, exclusive=project.target.exclusive))
     scores = np.array(found)[:, int(len(stores) > 1)]
     seen = look(project.cache.test_images)
     places = {str(name): at for at, name in enumerate(seen.names)}

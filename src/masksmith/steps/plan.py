@@ -194,6 +194,12 @@ class Planner:
             run = self.project.run()
         except InputError:
             return []
+        if run.is_external:  # a stack: what it is on
+            below = [name for name, _ in run.external.get("stacked_on", ())]
+            own = [one for one in map(self.project.run, below) if not one.is_external]
+            if not own:
+                return []
+            run = own[0]
         reference = recipe.hash[:8] if _is_same(run.recipe, recipe) else run.recipe.hash[:8]
         epochs = sum(stage.epochs for stage in run.recipe.training.stages)
         folds = [member for member in members_of_run(run) if member.fold != ALL]

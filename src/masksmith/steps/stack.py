@@ -140,10 +140,9 @@ def stack_members(project: Project, members: Sequence[Member]) -> Stacked:
         StoppedError: Stopped; nothing has changed then.
     """
     need_trees()
-    if any(is_stack(member) for member in members):
+    if _is_used(project):
         raise InputError(
-            f"{project.root}: a stack is used already; run `masksmith stack {project.root} --off` first, or name "
-            "a --run"
+            f"{project.root}: a stack is used already; run `masksmith stack {project.root} --off` first"
         )
     recipe, begun = members[0].scored_by, time.perf_counter()
     oof = oof_of(project, members)
@@ -279,9 +278,7 @@ def stop_stack(project: Project) -> str:
     Raises:
         InputError: No stack is used.
     """
-    facts = read_json(project.members_json) if project.members_json.exists() else {}
-    used = any(entry["run"] == NAME for entry in facts.get("members", ()))
-    if not used or not project.stack_json.exists():
+    if not _is_used(project) or not project.stack_json.exists():
         raise InputError(f"{project.root}: no stack is used; there is nothing to go back from")
     use_members_before(project, read_json(project.stack_json)["before"])
     return "the members from before the stack are used again: tune and submit"
@@ -290,6 +287,11 @@ def stop_stack(project: Project) -> str:
 def is_stack(member: Member) -> bool:
     """Whether a member is trees on others' predictions."""
     return member.run.is_external and "stacked_on" in member.run.external
+
+
+def _is_used(project: Project) -> bool:
+    facts = read_json(project.members_json) if project.members_json.exists() else {}
+    return any(entry["run"] == NAME for entry in facts.get("members", ()))
 
 
 def _ways(project: Project, images: int, outputs: int) -> tuple[dict[str, Stacker], dict[str, str]]:

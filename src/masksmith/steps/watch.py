@@ -25,6 +25,7 @@ from masksmith.core.files import read_json
 from masksmith.core.progress import clock
 from masksmith.project.folder import Project
 from masksmith.project.live import Curve, Live, Training, look
+from masksmith.project.process import mtime
 
 if TYPE_CHECKING:
     from masksmith.data.cache import Cache
@@ -64,11 +65,8 @@ def last_pictures(live: Live, *, count: int = 3) -> list[Shown]:
         count: So many at most.
     """
     project = Project(live.root)
-    stores = [
-        (path.stat().st_mtime, one, path)
-        for one in live.trainings
-        if (path := project.runs_dir / one.run / "oof" / f"fold_{one.fold}.npy").exists()
-    ]
+    paths = [(one, project.runs_dir / one.run / "oof" / f"fold_{one.fold}.npy") for one in live.trainings]
+    stores = [(mtime(path), one, path) for one, path in paths if path.exists()]
     if not stores or count < 1:
         return []
     _, training, path = max(stores, key=lambda found: found[0])
@@ -84,6 +82,7 @@ def _shown(project: Project, training: Training, path: Path, count: int) -> list
     from masksmith.postprocess.rules import mask_of, plain_of, read_rule
     from masksmith.prediction.store import MeanCodes
     from masksmith.reporting.pictures import class_colours, four_panels
+    from masksmith.steps.out_of_fold import beside_of
 
     cache, store = open_cache(project.cache_dir, forget=False), Store(path)
     recipe = project.run(training.run).recipe
@@ -91,13 +90,13 @@ def _shown(project: Project, training: Training, path: Path, count: int) -> list
     if project.tuning_json.exists():
         rule = read_rule(read_json(project.tuning_json)["rule"])
     colours = class_colours(cache.target) if len(cache.target.classes) > 1 else None
-    codes, found = MeanCodes([store]), []
+    codes, found, beside = MeanCodes([store]), list[Shown](), beside_of(project)
     for name in _chosen(cache, store.ids, count):
         image = np.asarray(cache.train_images[name])
         image = image if recipe.input.view is None else image[..., recipe.input.view]
         mask = np.asarray(cache.train_masks[name])
         truth = mask if cache.target.task == "multilabel" else mask[..., 0]
-        panels = four_panels(image, truth, np.asarray(mask_of(rule, codes, name)), colours)
+        panels = four_panels(image, truth, np.asarray(mask_of(rule, codes, name, beside)), colours)
         found.append(Shown(name, training.name, panels))
     return found
 

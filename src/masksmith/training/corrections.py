@@ -8,7 +8,8 @@ images that are mended, as ``masks/`` of a project has them (of several labels `
     wrong   the mask is wrong, and nobody has drawn another one: not trained on either
     mend    trained on with the mask of the folder; pixels that the data do not judge stay so
 
-`masksmith labels` and its page write such folders; anybody can.
+`masksmith labels` writes such folders; anybody can. Those of `masksmith review` have a column ``version``, and their
+masks the numbers of classes, with 255 for what is not judged.
 """
 
 import math
@@ -16,9 +17,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import cv2
 import numpy as np
 
-from masksmith.core.arrays import IGNORE, AnyMask, Shaped, judged_pixels
+from masksmith.core.arrays import IGNORE, AnyMask, Mask, Shaped, judged_pixels
 from masksmith.core.errors import InputError
 from masksmith.core.files import digest, file_digest
 from masksmith.data.store import Arrays, JoinedStore, Store, StoreWriter
@@ -28,6 +30,8 @@ from masksmith.submission.formats import read_labels, read_mask
 
 TABLE = "corrections.csv"
 ACTIONS = ("keep", "drop", "wrong", "mend")
+_VERSION = "version"
+"""The column of a review page's table."""
 _WHERE = "training.corrections"
 _MOST_NAMED = 20
 
@@ -42,6 +46,8 @@ class Corrections:
     """Id -> share of the epochs, 0…1, where it is below 1."""
     mended: tuple[str, ...] = ()
     """Ids with a mask of their own."""
+    numbered: bool = False
+    """Whether the masks are those of a review page: numbers of classes, 255 where it is not judged."""
 
     @property
     def changed(self) -> frozenset[str]:
@@ -88,7 +94,7 @@ def read_corrections(folder: str, masks: Store, target: Target) -> Corrections:
     table = parse_table((path / TABLE).read_bytes(), where=str(path / TABLE))
     for column in ("id", "action"):
         need_column(table, column)
-    wrong, known = list[str](), set(masks)
+    wrong, known, numbered = list[str](), set(masks), _VERSION in table.columns
     dropped, weights, mended = set[str](), dict[str, float](), list[str]()
     seen: set[str] = set()
     for name, action, weight, problem in _rows(table, known):
@@ -105,7 +111,7 @@ def read_corrections(folder: str, masks: Store, target: Target) -> Corrections:
             weights[name] = weight
         if action == "mend":
             try:
-                _mask_of(path, name, masks, target)
+                _mask_of(path, name, masks, target, numbered=numbered)
             except InputError as error:
                 wrong.append(f"{name!r}: {error}")
             mended.append(name)
@@ -115,7 +121,7 @@ def read_corrections(folder: str, masks: Store, target: Target) -> Corrections:
             f"{path / TABLE}: {len(wrong)} rows cannot be used; expected each training image once, with one of "
             f"{', '.join(ACTIONS)}:\n  " + "\n  ".join(wrong[:_MOST_NAMED]) + more
         )
-    return Corrections(path, frozenset(dropped), weights, tuple(mended))
+    return Corrections(path, frozenset(dropped), weights, tuple(mended), numbered)
 
 
 def _rows(table: Table, known: set[str]) -> Iterator[tuple[str, str, float, str | None]]:
@@ -136,16 +142,29 @@ def _rows(table: Table, known: set[str]) -> Iterator[tuple[str, str, float, str 
         yield name, action, weight, problem
 
 
-def _mask_of(folder: Path, name: str, masks: Store, target: Target) -> AnyMask:
+def _mask_of(folder: Path, name: str, masks: Store, target: Target, *, numbered: bool) -> AnyMask:
     """Return the mask (h, w, k) of a folder, not judged where the data do not judge.
+
+    Args:
+        folder: Of the corrections.
+        name: Id of the image.
+        masks: Of the data.
+        target: What masks mean.
+        numbered: Whether it is one of a review page: numbers of classes, 255 where it is not judged. It says itself
+            what is judged.
 
     Raises:
         InputError: It is missing, of another size, or holds a value of no class.
     """
-    several = target.task == "multilabel"
-    mask = (
-        read_labels(folder, name, target) if several else read_mask(folder / f"{name}.png", target)[..., None]
-    )
+    path = folder / f"{name}.png"
+    if numbered:
+        mask = _numbered(path, 2 if target.task == "binary" else target.outputs)[..., None]
+    elif target.task == "multilabel":
+        mask = read_labels(folder, name, target)
+    else:
+        mask = read_mask(path, target)[..., None]
+    if mask.ndim != 3:
+        raise InputError(f"{path}: several channels; expected one, as the masks of the data have")
     if mask.shape[:2] != masks.shape(name):
         (height, width), (own_height, own_width) = mask.shape[:2], masks.shape(name)
         raise InputError(
@@ -153,8 +172,25 @@ def _mask_of(folder: Path, name: str, masks: Store, target: Target) -> AnyMask:
         )
     before = masks[name]
     mask = mask.astype(before.dtype)
+    if numbered:
+        return mask
     unjudged = IGNORE if before.dtype == np.uint8 else before.dtype.type(-1)
     return np.where(judged_pixels(before), mask, unjudged)
+
+
+def _numbered(path: Path, classes: int) -> Mask:
+    """Return a mask that a review page has written: see project/corrections."""
+    raw = np.frombuffer(path.read_bytes() if path.is_file() else b"", np.uint8)
+    mask = cv2.imdecode(raw, cv2.IMREAD_UNCHANGED) if raw.size else None
+    if mask is None or mask.dtype != np.uint8 or mask.ndim != 2:
+        raise InputError(
+            f"{path}: {'not there' if not raw.size else 'no mask of one channel of 8 bits'}; mend it again"
+        )
+    if wrong := [int(value) for value in np.unique(mask) if classes <= value != IGNORE]:
+        raise InputError(
+            f"{path}: values {wrong[:5]}; expected 0 to {classes - 1}, and {IGNORE} for not judged"
+        )
+    return np.asarray(mask, np.uint8)
 
 
 def write_mended(path: Path, corrections: Corrections, masks: Store, target: Target) -> None:
@@ -162,7 +198,8 @@ def write_mended(path: Path, corrections: Corrections, masks: Store, target: Tar
     shapes = [(name, (*masks.shape(name), masks.channels)) for name in corrections.mended]
     writer = StoreWriter(path, shapes, dtype=masks.dtype.type)
     for name in corrections.mended:
-        writer.write(name, _mask_of(corrections.folder, name, masks, target))
+        mask = _mask_of(corrections.folder, name, masks, target, numbered=corrections.numbered)
+        writer.write(name, mask)
     writer.close()
 
 

@@ -6,6 +6,7 @@ a training that goes on continues the tracker's run, and no point comes twice. H
 call sends what it missed.
 """
 
+import contextlib
 import importlib.util
 import os
 import time
@@ -186,6 +187,7 @@ class Follower:
         if self._failed:
             return
         before = self._before()
+        done, last = before.get("sent", 0), before.get("last")
         try:
             events = [event for event in read_events(self.events) if event["fold"] == self.fold]
             count = before.get("sent", 0)
@@ -200,15 +202,17 @@ class Follower:
             write_json(
                 self.sent, now
             )  # before they are sent: a kill in between loses a point and doubles none
-            for step, values in _points(fresh):
-                tracker.log(step, values)
+            for own in _epochs(fresh):
+                tracker.log(int(own[0]["epoch"]), _values(own))
+                done, last = done + len(own), own[-1]
         except Exception as error:  # whatever it is, a training is worth more
             self._failed = True
             logger.warning(
                 "--log %s: %s: %s; the training goes on without it", self.name, type(error).__name__, error
             )
             if self._tracker is not None:
-                write_json(self.sent, before | {"id": self._tracker.id})
+                with contextlib.suppress(Exception):  # the disk may be what failed
+                    write_json(self.sent, before | {"id": self._tracker.id, "sent": done, "last": last})
 
     def close(self) -> None:
         """Let the tracker write what it holds."""
@@ -235,11 +239,16 @@ class Follower:
         return self._tracker
 
 
-def _points(events: Sequence[Event]) -> Iterator[tuple[int, dict[str, float]]]:
-    """Yield the numbers of each epoch: (epoch, "SPLIT/NAME" -> value)."""
-    for step, own in groupby(events, key=lambda event: int(event["epoch"])):
-        values = {f"{one['split']}/{one['name']}": one["value"] for one in own}
-        yield step, {name: float(value) for name, value in values.items() if isinstance(value, int | float)}
+def _epochs(events: Sequence[Event]) -> Iterator[list[Event]]:
+    """Yield the events of each epoch."""
+    for _, own in groupby(events, key=lambda event: int(event["epoch"])):
+        yield list(own)
+
+
+def _values(events: Sequence[Event]) -> dict[str, float]:
+    """Return the numbers of an epoch: "SPLIT/NAME" -> value."""
+    values = {f"{one['split']}/{one['name']}": one["value"] for one in events}
+    return {name: float(value) for name, value in values.items() if isinstance(value, int | float)}
 
 
 def _flat(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:  # noqa: ANN401

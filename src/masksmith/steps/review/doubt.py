@@ -32,6 +32,7 @@ def doubt_of(codes: Codes, target: Target) -> float:
     seen = codes[::step, ::step]
     if target.exclusive:
         return float(_surprise()[seen].sum(axis=-1).mean() / np.log2(seen.shape[-1]))
-    if target.task == "instances":
-        seen = seen[..., :1]
+    seen = seen[
+        ..., : 1 if target.task == "instances" else target.outputs
+    ]  # an image head's plane is no mask
     return float((_surprise()[seen] + _surprise()[MAX_CODE - seen]).mean())

@@ -29,12 +29,14 @@ class Predicted:
 
 
 def version_of(root: Path, run: str | None) -> tuple[object, ...]:
-    """Return what changes when there are other predictions: the members' files and their times."""
+    """Return what changes when there are other predictions or another rule: files and their times."""
     try:
         members = read_members(Project.open(root), run)
     except InputError as error:
         return (str(error),)
+    project = Project(root)
     paths = [member.codes(stage) for member in members for stage in ("oof", "test")]
+    paths += [project.tuning_json, project.members_json, *{member.run.ledger.path for member in members}]
     found = []
     for path in paths:
         try:

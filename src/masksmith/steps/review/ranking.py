@@ -155,7 +155,7 @@ class Ranking:
     ) -> Iterator[None]:
         cache, target = project.cache, project.target
         rule, metric = predicted.rule, predicted.metric
-        background = target.classes[0] == BACKGROUND
+        background, beside = target.classes[0] == BACKGROUND, beside_of(project)
         for name in names:
             at = found.place[name]
             if split == "test":
@@ -166,7 +166,7 @@ class Ranking:
             assert rule is not None
             assert metric is not None
             codes = predicted.oof[name][name]
-            truth, mask = one_layer(cache.train_masks[name]), rule.apply(codes)
+            truth, mask = one_layer(cache.train_masks[name]), apply_rule(rule, codes, name, beside)
             found.rows.append(metric.stats(mask, truth))
             found.perfect.append(metric.stats(_right(truth), truth))
             found.at.append(at)

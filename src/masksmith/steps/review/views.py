@@ -130,7 +130,8 @@ class Views:
         rule = self._predicted().rule
         codes = self.codes(split, name)
         assert rule is not None
-        return rule.apply(codes)
+        stage = "test" if split == "test" else "oof"
+        return apply_rule(rule, codes, name, beside_of(self.project, stage))
 
     def _truth(self, split: str, name: str) -> AnyMask:
         if split == "test":
