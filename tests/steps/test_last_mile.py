@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 
 import masksmith as ms
+from masksmith.core.errors import InputError
 from masksmith.core.files import read_json
 from masksmith.folds.config import ALL
 from masksmith.planning.budget import Budget, Duration
@@ -79,7 +80,11 @@ def test_other_weights_are_taken_and_predicted(example, tmp_path, monkeypatch):
         project.set_free_parts(members[0].run, raw)
         return dataclasses.replace(found, chosen="raw")
 
+    def no_blend(*_):
+        raise InputError("1 candidate, expected two or more")
+
     monkeypatch.setattr(last_mile, "compare_weights", compared)
+    monkeypatch.setattr(last_mile, "blend_members", no_blend)
     used = last_mile.choose(opened, before, budget_of(tmp_path, 1000.0), 5.0)
     assert [member.run.recipe.prediction.weights for member in used] == ["raw"]
     ms.tune(tmp_path / "p")  # what it needs was predicted

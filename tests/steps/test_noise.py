@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 
 import cv2
 import numpy as np
@@ -124,6 +125,8 @@ def test_a_training_takes_corrections_and_its_validation_does_not(project, tmp_p
         data_of(Project.open(project), other.recipe, fold, key="").taken == data.taken
     )  # kept in the project
     opened.cache_files(clear=True)
+    assert data_of(Project.open(project), other.recipe, fold, key="").taken == data.taken  # nor of the cache
+    shutil.rmtree(project / "training_corrections")
     with pytest.raises(
         InputError, match=r"it has changed since the run began; bring it back, or set training\.corr"
     ):

@@ -75,7 +75,7 @@ def test_masks_of_a_review_page_are_numbers_of_classes(tmp_path, masks):
 def test_a_picture_in_the_place_of_a_mask_is_named(tmp_path, masks):
     folder = write(tmp_path / "c", "id,action\na3,mend\n", a3=np.zeros((8, 10, 3), np.uint8))
     with pytest.raises(InputError, match=r"a3.png: several channels; expected one"):
-        read_corrections(folder, masks, Target("multiclass", ("ground", "roof")))
+        read_corrections(folder, masks, Target("multiclass", ("ground", "roof"), (0, 1)))
 
 
 def test_the_hash_is_of_tables_and_masks(tmp_path):

@@ -49,6 +49,7 @@ def _idle_runs(project: Project) -> list[Path]:
         return []
     kept: set[Path] = set()
     waiting = [member.run for member in members]
+    waiting += [project.run(name) for name in _from_before(project) if (project.runs_dir / name).exists()]
     while waiting:
         run = waiting.pop()
         if run.path in kept:
@@ -62,6 +63,16 @@ def _idle_runs(project: Project) -> list[Path]:
         names += [one.run for one in pseudo.teacher_runs] if pseudo else []
         waiting += [project.run(name) for name in names if name is not None]
     return [path.parent for path in sorted(project.runs_dir.glob("*/recipe.yaml")) if path.parent not in kept]
+
+
+def _from_before(project: Project) -> set[str]:
+    """Return the runs that `blend --off` and `stack --off` go back to."""
+    found = set[str]()
+    for path in (project.blend_json, project.stack_json):
+        before = read_json(path).get("before", {}) if path.exists() else {}
+        found |= {str(entry["run"]) for entry in (before.get("members_json") or {}).get("members", ())}
+        found |= {str(before["run"])} if before.get("run") else set()
+    return found
 
 
 def _bytes_of(folder: Path) -> int:

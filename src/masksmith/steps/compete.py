@@ -5,6 +5,7 @@ becomes a member of the ensemble if that helps; then tuning and submission are r
 submission of what has been trained until then.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -250,7 +251,8 @@ def _leave_out(session: Session, trained: list[Member], unit: Member) -> None:
 def train_units(session: Session, planner: Planner, budget: Budget) -> Iterator[None]:
     """Train units while there is time for them."""
     project, plan = session.project, _with_damage_open(session.project, planner.make(budget.left), planner)
-    session.last_mile_s = planner.rules.time.last_mile_frac * max(0.0, budget.left)
+    if not math.isinf(budget.left):
+        session.last_mile_s = planner.rules.time.last_mile_frac * max(0.0, budget.left)
     chosen = chosen_before(project, plan.units, plan.recipe)
     session.take(chosen or _members_of(project, plan))
     session.publish()

@@ -61,7 +61,7 @@ def choose(project: Project, members: Sequence[Member], budget: Budget, reserve_
 
 def measure(project: Project, members: Sequence[Member], budget: Budget, reserve_s: float) -> None:
     """Measure what each step is worth, if the time is enough, for the report."""
-    own = _held_out(members)
+    own = [one for one in members if one.fold != ALL]
     if not own:
         return
     if members[0].scored_by.tuning.operators is not None:

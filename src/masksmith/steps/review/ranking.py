@@ -17,9 +17,11 @@ from masksmith.core.progress import logger
 from masksmith.data.catalog import BACKGROUND
 from masksmith.metrics.costs import image_costs
 from masksmith.metrics.protocol import GROUPED, Groups, Row
+from masksmith.postprocess.rules import apply_rule
 from masksmith.postprocess.scoring import one_layer
 from masksmith.project.folder import Project
 from masksmith.reporting.causes import CAUSES, cause_of
+from masksmith.steps.out_of_fold import beside_of
 from masksmith.steps.review.doubt import doubt_of
 from masksmith.steps.review.predictions import Predicted, find_predictions, version_of
 

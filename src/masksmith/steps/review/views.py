@@ -15,11 +15,13 @@ from masksmith.data.catalog import BACKGROUND
 from masksmith.data.look import thinned, thinning
 from masksmith.data.store import Store
 from masksmith.postprocess.operators import Rule
+from masksmith.postprocess.rules import apply_rule
 from masksmith.postprocess.scoring import one_layer
 from masksmith.prediction.store import MAX_CODE
 from masksmith.project.corrections import Corrections
 from masksmith.project.folder import Project
 from masksmith.reporting.pictures import RGB, class_colours, four_panels, shrunk, to_rgb
+from masksmith.steps.out_of_fold import beside_of
 from masksmith.steps.review.predictions import Predicted
 
 MENDABLE = ("binary", "multiclass")
