@@ -1,11 +1,16 @@
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
 
 import masksmith as ms  # first: its guard lets torchvision import beside a CPU build of torch
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 settings.register_profile("untimed", deadline=None)  # speed belongs in benchmarks
 settings.load_profile("untimed")
@@ -61,3 +66,24 @@ def download(example, tmp_path) -> Path:
         shutil.unpack_archive(data / f"{name}.zip", data / name)
         (data / f"{name}.zip").unlink()
     return data
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator["Browser"]:
+    """The machine's Chromium; without one a test fails where MASKSMITH_SHARED is set and is skipped where it is not."""
+    sync_api = pytest.importorskip("playwright.sync_api")
+    path = shutil.which("chromium") or shutil.which("google-chrome")
+    if path is None:
+        if SHARED:
+            pytest.fail("no Chromium on this machine; install it, as .ci/run does")
+        pytest.skip("no Chromium on this machine")
+    options = [
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-background-networking",
+        "--disable-component-update",
+    ]
+    with sync_api.sync_playwright() as driver:
+        chromium = driver.chromium.launch(executable_path=path, args=options)
+        yield chromium
+        chromium.close()

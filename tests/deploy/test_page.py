@@ -1,7 +1,5 @@
 """The page of the server, driven in Chromium: overlay, slider, keyboard, narrow and wide screens."""
 
-import os
-import shutil
 import socket
 import threading
 from collections.abc import Iterator
@@ -22,21 +20,7 @@ playwright = pytest.importorskip("playwright.sync_api")
 from masksmith.deploy.serve import Limits, bind, make_app  # noqa: E402
 
 CLASSES = Target("multiclass", ("background", "road", "tree"), (0, 1, 2))
-OPTIONS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator["playwright.Browser"]:
-    path = shutil.which("chromium") or shutil.which("google-chrome")
-    if path is None:
-        if os.environ.get("MASKSMITH_SHARED"):
-            pytest.fail("no Chromium on this machine; install it, as .ci/run does")
-        pytest.skip("no Chromium on this machine")
-    with playwright.sync_playwright() as driver:
-        chromium = driver.chromium.launch(executable_path=path, args=OPTIONS)
-        yield chromium
-        chromium.close()
 
 
 @contextmanager

@@ -1,8 +1,6 @@
 """The page of the review in Chromium: keyboard, mouse and fingers mend masks, two windows, a server that goes away."""
 
 import importlib.util
-import os
-import shutil
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -27,23 +25,9 @@ from masksmith.steps.review.app import make_app  # noqa: E402
 from masksmith.steps.review.ranking import Ranking  # noqa: E402
 from masksmith.steps.review.views import Views  # noqa: E402
 
-OPTIONS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
 EVIL = "<img src=x onerror=alert(1)>"
 HW = (40, 56)
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator["playwright.Browser"]:
-    path = shutil.which("chromium") or shutil.which("google-chrome")
-    if path is None:
-        if os.environ.get("MASKSMITH_SHARED"):
-            pytest.fail("no Chromium on this machine; install it, as .ci/run does")
-        pytest.skip("no Chromium on this machine")
-    with playwright.sync_playwright() as driver:
-        chromium = driver.chromium.launch(executable_path=path, args=OPTIONS)
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture(scope="module")

@@ -42,11 +42,10 @@ def process_of(root: Path) -> Process | None:
         recent = time.time() - _last_change(root) < _RECENT_S
         return Process(pid, host, None, recent)
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+        with contextlib.suppress(PermissionError):  # it is another user's, and alive
+            os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):  # or a number that no process can have
         return Process(pid, host, False, False)
-    except (PermissionError, OverflowError):
-        pass  # it is another user's
     memory = _memory_of(pid)
     return Process(pid, host, True, _holds(pid, root / LOCK), *memory)
 

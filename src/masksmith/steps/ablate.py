@@ -225,6 +225,8 @@ def _tried_labels(project: Project, members: Sequence[Member]) -> Iterator[Step]
     """Yield the corrections of masks that were tried, each judged on the images that it does not change."""
     used = {member.run.path.name for member in members}
     for row in trials_of(project):
+        if not used & {row["before"], row["after"]}:
+            continue
         runs = [
             project.run(name) for name in (row["before"], row["after"]) if (project.runs_dir / name).is_dir()
         ]
@@ -247,6 +249,8 @@ def _tried_trees(project: Project, members: Sequence[Member]) -> Iterator[Step]:
     if found is None:
         return
     used = any(is_stack(member) for member in members)
+    if not used and found["members"] != [member.name for member in members]:
+        return  # they were trained on others
     for row in found["table"]:
         kept = used and found["kept"] and row["way"] == found["chosen"]
         yield Step(

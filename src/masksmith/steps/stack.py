@@ -180,9 +180,10 @@ def stack_members(project: Project, members: Sequence[Member]) -> Stacked:
         took=round(time.perf_counter() - begun, 2),
         before=remember_members(project),
     )
+    used = _predicted(project, members, bench, done.chosen, oof) if done.kept else []
     write_json(project.stack_json, done.to_json())
-    if done.kept:
-        _use(project, members, bench, done.chosen, oof)
+    if used:
+        write_members(project, used)
     return done
 
 
@@ -345,10 +346,10 @@ def _gather(bench: _Bench, stacker: Stacker) -> tuple[Float[np.ndarray, "m f"], 
 # --- what is used ---
 
 
-def _use(
+def _predicted(
     project: Project, members: Sequence[Member], bench: _Bench, way: str, oof: Mapping[str, MeanCodes]
-) -> None:
-    """Write the trees' probabilities as a run, and make it the one that the next verbs use."""
+) -> list[Member]:
+    """Write the trees' probabilities as a run, and return its members."""
     stacker, models, level = bench.ways[way], bench.models[way], bench.level
     homes = dict(zip(bench.names, bench.parts.tolist(), strict=True))
     for member in members:
@@ -388,7 +389,7 @@ def _use(
     for member in used:
         for stage in ("oof", "test"):
             run.ledger.mark_done(member.entry(stage), key)
-    write_members(project, used)
+    return used
 
 
 def _write(path: Path, shapes: Sequence[Any], codes: Iterator[Codes]) -> None:
