@@ -150,6 +150,7 @@ def compete(options, out, words):
     def score(file):
         return score_files(file, truth, metric=options.metric, task=options.task, ignore=options.ignore)
 
+    last = "masks" if options.masks else "submission.csv"
     for number, budget in enumerate([*options.budgets, *options.more]):
         project = out / (budget if number < len(options.budgets) else options.budgets[-1])
         started = time.monotonic()
@@ -157,10 +158,10 @@ def compete(options, out, words):
         masksmith("compete", out / "data", "--out", project, "--budget", amount, *words)
         minutes = (time.monotonic() - started) / 60
         print(
-            f"{amount:>6s}  {minutes:5.1f} min  {promise(project, score(project / 'submission.csv'))}",
+            f"{amount:>6s}  {minutes:5.1f} min  {promise(project, score(project / last))}",
             flush=True,
         )
-        for line in on_the_way(project, score):
+        for line in () if options.masks else on_the_way(project, score):
             print(f"        {line}", flush=True)
 
 
@@ -176,6 +177,7 @@ def main():
     parser.add_argument("--recipe")
     parser.add_argument("--metric")
     parser.add_argument("--task")
+    parser.add_argument("--masks", action="store_true", help="score the masks, not the table: of class maps")
     parser.add_argument("--ignore", action="append", default=[])
     parser.add_argument("--splits", nargs="+", type=int, default=[0])
     options = parser.parse_args()
