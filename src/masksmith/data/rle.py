@@ -47,12 +47,13 @@ def is_empty(text: str) -> bool:
 
 def mask_to_runs(mask: Mask, *, order: Order = "F") -> Runs:
     """Return the runs of the non-zero pixels, in column-major ("F") or row-major ("C") order; (0, 2) where empty."""
-    height, width = mask.shape if order == "C" else mask.shape[::-1]
     edges: list[Int[np.ndarray, " edges"]] = []
     before, at = 0, 0
     for rows in row_bands(mask.shape if order == "C" else mask.shape[::-1]):
         # OpenCV turns an image in blocks; numpy's copy of a transposed view takes three times as long
-        part = (mask[rows] if order == "C" else cv2.transpose(np.ascontiguousarray(mask[:, rows] != 0, np.uint8))) != 0
+        part = (
+            mask[rows] if order == "C" else cv2.transpose(np.ascontiguousarray(mask[:, rows] != 0, np.uint8))
+        ) != 0
         flat = np.empty(part.size + 1, bool)
         flat[0], flat[1:] = before, part.ravel()
         edges.append(np.flatnonzero(flat[1:] != flat[:-1]) + at)
@@ -169,7 +170,9 @@ def _whole_numbers(text: str, *, where: str) -> Iterator[int]:
 
 
 def _text(pairs: Runs) -> str:
-    return str(pairs.ravel().tolist())[1:-1].replace(",", "")  # a list is written faster than its numbers one by one
+    return str(pairs.ravel().tolist())[1:-1].replace(
+        ",", ""
+    )  # a list is written faster than its numbers one by one
 
 
 def _read_tgs(text: str, *, where: str) -> Runs:

@@ -224,8 +224,9 @@ def drawn_again(
 ) -> Shaped[np.ndarray, " drawn"]:
     """Return an epoch's order in which images below weight 1 take part in that share of the epochs.
 
-    Others of weight 1 come in their place, drawn from those of the order itself: an epoch is as long as before, and has the
-    shares that a sampler gave it. The expected gradient is that of a weighted loss, and holds for losses of whole batches too.
+    Others of weight 1 come in their place, drawn from those of the order itself: an epoch is as long as before, and has
+    the shares that a sampler gave it. The expected gradient is that of a weighted loss, and holds for losses of whole
+    batches too.
 
     Args:
         order: Positions of images; beyond the last image come mirrored copies.
