@@ -15,8 +15,8 @@ from masksmith.data.description import NOTHING_SAID, Description
 from masksmith.data.findings import Finding, refuse_all, some
 from masksmith.data.ids import check_name
 from masksmith.data.layouts.folders import TEST_FOLDERS, first_images, make_samples
-from masksmith.data.layouts.kaggle_rle import sample_format
 from masksmith.data.layouts.nested import has_mask_word
+from masksmith.data.layouts.rle_sample import sample_format
 from masksmith.data.rle import is_empty
 from masksmith.data.run_tables import is_rle_name, reads_as_runs, wide_labels
 from masksmith.data.side_tables import collect_facts, name_has, read_tables
