@@ -1,30 +1,30 @@
-"""How time and memory grow: with the number of images, with their size, with the folds. Then a model of it.
+"""How time and memory grow: with the number of images, with their size, with the folds.
 
     python benchmarks/scaling.py images [--counts 1000 3000 10000 30000 100000]
     python benchmarks/scaling.py sides  [--sides 101 256 512 1024 2048 4096]
-    python benchmarks/scaling.py folds  [--folds 1 2 5 10]
-    python benchmarks/scaling.py fit
+    python benchmarks/scaling.py folds  [--folds 1 2 4 8]
 
 One axis at a time, one process a point: its seconds are those of the processor (one thread), its memory the largest
 resident size of that process, beside what the interpreter and its libraries took before. Every point is a line of
 ``--lines`` (JSON, with the machine; ``benchmarks/scaling.jsonl``), written when it is known, so that a run that was cut
-off keeps its points; of two lines for one point ``fit`` takes the later. Data are generated under ``--work`` and
-removed again: 101x101 grey PNG of layered sections with smooth bodies as masks, and probabilities of the same size.
-
-``fit`` prints a model of each stage, seconds and bytes as a + b n + c n² (n images, or megapixels of one), fitted to
-relative errors with no coefficient below zero, and its largest residual. ``simulate.py`` takes the task times.
+off keeps its points. Data are generated under ``--work`` and removed again: 101x101 grey PNG of layered sections with
+smooth bodies as masks, and probabilities of the same size. ``scaling_model.py`` makes a model of the points,
+``simulate.py`` takes the task times.
 """
 
 import argparse
+import itertools
 import json
 import math
+import multiprocessing
 import os
 import platform
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from importlib import import_module
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -168,13 +168,18 @@ class Meter:
         self.points[stage] = {"seconds": seconds, "peak_mib": peak, "base_mib": base}
         return result
 
-    def watch(self, holder: Any, name: str, stage: str) -> None:
-        """Measure every call of a function from now on."""
-        inner = getattr(holder, name)
-        setattr(holder, name, lambda *a, **k: self.measure(stage, lambda: inner(*a, **k)))
+    def watch(self, holder: Any, name: str, stage: str, *, numbered: bool = False) -> None:
+        """Measure every call of a function from now on, all together or each by its number."""
+        inner, calls = getattr(holder, name), itertools.count()
+
+        def wrapped(*positional: Any, **named: Any) -> Any:
+            own = f"{stage} {next(calls)}" if numbered else stage
+            return self.measure(own, lambda: inner(*positional, **named))
+
+        setattr(holder, name, wrapped)
 
 
-def check(root: str, further: bool = True) -> dict[str, Point]:
+def check(root: str) -> dict[str, Point]:
     """The check with its parts, and then folds and the search: 255 thresholds x 30 least areas, as in sweep.py."""
     from masksmith.data import groups
     from masksmith.project import folder
@@ -194,10 +199,11 @@ def check(root: str, further: bool = True) -> dict[str, Point]:
     meter.measure("check", lambda: steps.check_folder(Path(root) / "data", project, dialect=None))
     (project / "cache").rename(Path(root) / "cache")  # a link: what is predicted needs it, too
     (project / "cache").symlink_to(Path(root) / "cache")
-    if further:
-        opened, recipe = folder.Project.open(project), load_recipe("smoke", ("folds.count=5",))
-        meter.measure("folds", lambda: folds_of(opened, recipe))
-        meter.measure("search", lambda: search(Path(root)))
+    if not (Path(root) / "codes.npy").exists():
+        return meter.points
+    opened, recipe = folder.Project.open(project), load_recipe("smoke", ("folds.count=4",))
+    meter.measure("folds", lambda: folds_of(opened, recipe))
+    meter.measure("search", lambda: search(Path(root)))
     return meter.points
 
 
@@ -278,35 +284,18 @@ def step(side: int, recipe: str = "smoke", bands: int = 1, batch: int = 1) -> di
     return {"step": point | {"encoder": encoder}}
 
 
-def options(count: int) -> list[str]:
-    return ["folds.count=10", f"folds.train={count}", "training.stages.0.epochs=2"]
-
-
 def compete(root: str, count: int) -> dict[str, Point]:
-    """All of `compete` with the recipe `smoke`, in a new project, without the start of the interpreter."""
+    """All of `compete` with the recipe `smoke` and so many of ten folds, in a new project; each fold beside it."""
     import masksmith as ms
-    import masksmith.training.loop
+    from masksmith.steps import compete as steps
 
     meter, data = Meter(), Path(root) / "data"
+    meter.watch(steps, "train_member", "train", numbered=True)
+    options = ["folds.count=10", f"folds.train={count}", "training.stages.0.epochs=2"]
     meter.measure(
         "compete",
-        lambda: ms.compete(data, out=Path(root) / f"project{count}", recipe="smoke", overrides=options(count)),
+        lambda: ms.compete(data, out=Path(root) / f"project{count}", recipe="smoke", overrides=options),
     )
-    return meter.points
-
-
-def tasks(root: str, count: int) -> dict[str, Point]:
-    """The training of each fold, one after the other, and their prediction."""
-    import masksmith as ms
-
-    meter, project = Meter(), Path(root) / "tasks"
-    ms.check(Path(root) / "data", out=project)
-    ms.train(project, recipe="smoke", overrides=options(1))  # what the first one loads is no part of a task
-    for fold in range(1, count):
-        meter.measure(
-            f"train {fold}", lambda n=fold: ms.train(project, recipe="smoke", overrides=options(n + 1))
-        )
-    meter.measure("predict", lambda: ms.predict(project))
     return meter.points
 
 
@@ -316,8 +305,25 @@ WORK: dict[str, Callable[..., dict[str, Point]]] = {
     "predict": predict,
     "step": step,
     "compete": compete,
-    "tasks": tasks,
 }
+LOADED = [
+    *(
+        "cv2",
+        "tifffile",
+        "torch",
+        "masksmith.models.encoders",
+        "masksmith.pipeline",
+        "masksmith.planning.timings",
+    ),
+    *("masksmith.postprocess.operator_search", "masksmith.prediction.predict", "masksmith.steps.compete"),
+    "masksmith.steps.report",
+]
+"""Loaded once; every point is then measured in a copy (fork) of this process."""
+
+
+def _child(sender: Connection, work: str, task: Point) -> None:
+    sender.send(WORK[work](**task))
+    sender.close()
 
 
 # --- the axes -------------------------------------------------------------------------------------------------
@@ -346,12 +352,18 @@ class Recorder:
         print(json.dumps({**line, "hardware": ""}), flush=True)
 
     def measure(self, axis: str, work: str, where: Point, **task: Any) -> None:
-        """Do a piece of work in a process of its own."""
-        command = [sys.executable, __file__, "one", "--task", json.dumps({"work": work, **task})]
-        done = subprocess.run(command, capture_output=True, text=True)
-        if done.returncode:
-            raise SystemExit(f"{work} {where}: {done.stderr[-2000:]}")
-        for stage, found in json.loads(done.stdout.splitlines()[-1]).items():
+        """Do a piece of work in a process of its own, which has all libraries loaded."""
+        context = multiprocessing.get_context("fork")
+        receiver, sender = context.Pipe(duplex=False)
+        child = context.Process(target=_child, args=(sender, work, task))
+        child.start()
+        sender.close()
+        try:
+            points = receiver.recv()
+        except EOFError:
+            raise SystemExit(f"{work} {where}: failed") from None
+        child.join()
+        for stage, found in points.items():
             self.add(axis, stage, where, found)
 
 
@@ -368,14 +380,15 @@ def over_images(record: Recorder, counts: list[int], work: Path) -> None:
 def over_sides(record: Recorder, sides: list[int], work: Path) -> None:
     for side in sides:
         for bands in (1, 10) if side == 1024 else (1,):
-            num = min(50, max(4, 48 * 2**20 // side**2 // bands))
+            num = min(50, max(2, 16 * 2**20 // side**2 // bands))
             at = {"side": side, "bands": bands, "images": num}
             with tempfile.TemporaryDirectory(dir=work) as root:
-                record.measure("sides", "write", at, root=root, num=num, side=side, bands=bands)
-                record.measure("sides", "check", at, root=root, further=False)
-                few = max(2, min(num, 4 * 2**20 // side**2))
+                codes = bands == 1 and side <= 1024
+                record.measure("sides", "write", at, root=root, num=num, side=side, bands=bands, codes=codes)
+                record.measure("sides", "check", at, root=root)
+                few = max(1, min(num, 4 * 2**20 // side**2))
                 record.measure("sides", "predict", at | {"images": few}, root=root, num=few, batch=4)
-        if side <= 2048:  # larger ones are trained on windows
+        if side <= 1024:  # larger ones are trained on windows
             record.measure("sides", "step", {"side": side, "recipe": "smoke"}, side=side)
         if side in (256, 512):
             record.measure(
@@ -384,7 +397,7 @@ def over_sides(record: Recorder, sides: list[int], work: Path) -> None:
 
 
 def over_folds(record: Recorder, counts: list[int], work: Path) -> None:
-    """`compete` with so many of ten folds, and each fold as a task of its own."""
+    """`compete` with so many of ten folds."""
     with tempfile.TemporaryDirectory(dir=work) as root:
         record.measure("folds", "write", {}, root=root, num=50)
         data = Path(root) / "data"
@@ -394,103 +407,26 @@ def over_folds(record: Recorder, counts: list[int], work: Path) -> None:
             (data / "masks" / path.name).unlink()
         for count in counts:
             record.measure("folds", "compete", {"folds": count}, root=root, count=count)
-        record.measure("tasks", "tasks", {}, root=root, count=max(counts))
-
-
-# --- the model ------------------------------------------------------------------------------------------------
-
-
-def read_lines(path: Path) -> list[Point]:
-    """Return the points; of two of one place the later."""
-    found: dict[str, Point] = {}
-    for row in path.read_text().splitlines():
-        point = json.loads(row)
-        where = ("axis", "stage", "images", "side", "bands", "recipe", "batch", "folds")
-        if point["axis"] == "sides" and point["stage"] != "step":
-            where = ("axis", "stage", "side", "bands")
-        found[str([point.get(key) for key in where])] = point
-    return list(found.values())
-
-
-def fit(xs: list[float], ys: list[float], powers: tuple[int, ...]) -> tuple[list[float], float]:
-    """Return the coefficients of a sum of powers, none below zero, and the largest relative residual.
-
-    The relative errors are made small, so that the small points count as much as the large ones.
-    """
-    import numpy as np
-    from scipy.optimize import nnls
-
-    x, y = np.asarray(xs, float), np.asarray(ys, float)
-    table = np.stack([x**power for power in powers], axis=1)
-    scale = table.max(axis=0)  # the powers differ by ten orders
-    found, _ = nnls(table / scale / y[:, None], np.ones(len(y)))
-    found = found / scale
-    return found.tolist(), float(np.abs(table @ found / y - 1).max())
-
-
-def models(points: list[Point]) -> list[tuple[str, str, str, list[float], float, int]]:
-    """Return (axis, stage, quantity, coefficients of 1, x, x², largest residual, points) of all that was measured.
-
-    ``images``: seconds and MiB above the libraries, x = images. ``sides``: of one image, x = megapixels.
-    """
-    table = []
-    for axis, unit in (("images", "images"), ("sides", "megapixels")):
-        own = [one for one in points if one["axis"] == axis and one["stage"] != "write"]
-        own = [one for one in own if one.get("bands", 1) == 1 and one.get("recipe", "smoke") == "smoke"]
-        for stage in dict.fromkeys(one["stage"] for one in own):
-            each = sorted(
-                (one for one in own if one["stage"] == stage),
-                key=lambda one: one.get("side", one.get("images")),
-            )
-            if len(each) < 3:
-                continue
-            if axis == "images":
-                xs, num = [one["images"] for one in each], [1] * len(each)
-            else:
-                xs = [one.get("canvas", one["side"]) ** 2 / 1e6 for one in each]
-                num = [one.get("images", 1) for one in each]
-            powers = (0, 1, 2) if axis == "images" and len(each) > 3 else (0, 1)
-            seconds = [one["seconds"] / count for one, count in zip(each, num, strict=True)]
-            grown = [max(one["peak_mib"] - one["base_mib"], 0.1) for one in each]
-            for quantity, ys in ((f"s, {unit}", seconds), (f"MiB, {unit}", grown)):
-                found, worst = fit(xs, ys, powers)
-                table.append((axis, stage, quantity, found + [0.0] * (3 - len(found)), worst, len(each)))
-    count = [one for one in points if one["stage"] == "compete"]
-    if len(count) > 2:
-        found, worst = fit([one["folds"] for one in count], [one["seconds"] for one in count], (0, 1))
-        table.append(("folds", "compete", "s, folds", [*found, 0.0], worst, len(count)))
-    return table
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", choices=["images", "sides", "folds", "fit", "one"])
+    parser.add_argument("what", choices=["images", "sides", "folds"])
     parser.add_argument("--counts", type=int, nargs="+", default=[1000, 3000, 10_000, 30_000, 100_000])
     parser.add_argument("--sides", type=int, nargs="+", default=[101, 256, 512, 1024, 2048, 4096])
-    parser.add_argument("--folds", type=int, nargs="+", default=[1, 2, 5, 10])
+    parser.add_argument("--folds", type=int, nargs="+", default=[1, 2, 4, 8])
     parser.add_argument("--lines", type=Path, default=LINES)
     parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()))
-    parser.add_argument("--task", help=argparse.SUPPRESS)
     asked = parser.parse_args()
-    if asked.what == "one":
-        import cv2
-
-        cv2.setNumThreads(1)
-        task = json.loads(asked.task)
-        print(json.dumps(WORK[task.pop("work")](**task)))
-    elif asked.what == "fit":
-        for axis, stage, quantity, found, worst, num in models(read_lines(asked.lines)):
-            a, b, c = found
-            print(
-                f"{axis:7s} {stage:11s} {quantity:15s} {a:10.4g} + {b:10.4g} x + {c:10.4g} x²   "
-                f"within {worst:4.0%} ({num})"
-            )
-    else:
-        axes = {"images": over_images, "sides": over_sides, "folds": over_folds}
-        values = {"images": asked.counts, "sides": asked.sides, "folds": asked.folds}
-        axes[asked.what](Recorder(asked.lines), values[asked.what], asked.work)
+    for name in LOADED:
+        import_module(name)
+    sys.modules["cv2"].setNumThreads(1)
+    sys.modules["torch"].set_num_threads(1)
+    axes = {"images": over_images, "sides": over_sides, "folds": over_folds}
+    values = {"images": asked.counts, "sides": asked.sides, "folds": asked.folds}
+    axes[asked.what](Recorder(asked.lines), values[asked.what], asked.work)
 
 
 if __name__ == "__main__":

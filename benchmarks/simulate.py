@@ -296,10 +296,13 @@ def recorded(path: Path) -> tuple[list[float], float, float]:
 
     Of two lines for one fold the later counts.
     """
-    from scaling import fit, read_lines  # beside this file
+    from scaling_model import fit, read_lines  # beside this file
 
     points = read_lines(path)
-    times = [one["seconds"] for one in points if one["axis"] == "tasks" and one["stage"].startswith("train")]
+    most = max(one.get("folds", 0) for one in points)
+    times = [
+        one["seconds"] for one in points if one.get("folds") == most and one["stage"].startswith("train ")
+    ][1:]  # the first one loads what the others find
     searches = {
         one["images"]: one["seconds"] for one in points if (one["axis"], one["stage"]) == ("images", "search")
     }
@@ -310,7 +313,7 @@ def recorded(path: Path) -> tuple[list[float], float, float]:
 
 def works(path: Path) -> list[Work]:
     """Return the trainings of a contest, and the prediction of a million images."""
-    from scaling import read_lines
+    from scaling_model import read_lines
 
     shares, fixed_s, image_s = recorded(path)
     spread = itertools.cycle(shares)
