@@ -228,6 +228,23 @@ def search(root: Path) -> None:
     best_rule(sweep, rules, metric)
 
 
+def pairs(num: int) -> dict[str, Point]:
+    """Near-duplicates among so many random hashes: all pairs of hashes are compared, few thumbnails."""
+    import numpy as np
+
+    from masksmith.data.look import EDGE, SIDE, Look
+    from masksmith.data.near_duplicates import near_groups
+
+    rng, meter = np.random.default_rng(0), Meter()
+    names = np.array([str(at) for at in range(num)])
+    hashes = rng.integers(0, 256, (num, 8), np.uint8)
+    none, sizes = np.zeros((0, 4, EDGE), np.float16), np.full((num, 2), SIDE)
+    seen = Look(names, names, np.zeros(num, bool), hashes, sizes, none, np.zeros((num, 1), np.float32))
+    small = rng.standard_normal((SIDE, SIDE)).astype(np.float32)
+    meter.measure("pairs", lambda: near_groups(seen, lambda at: np.roll(small, at)))
+    return meter.points
+
+
 def predict(root: str, num: int, batch: int = 32) -> dict[str, Point]:
     """The net of `smoke`, one view, tiles of 512 pixels of larger images; codes are written as in a project."""
     from masksmith.data.store import Store
@@ -302,21 +319,15 @@ def compete(root: str, count: int) -> dict[str, Point]:
 WORK: dict[str, Callable[..., dict[str, Point]]] = {
     "write": write,
     "check": check,
+    "pairs": pairs,
     "predict": predict,
     "step": step,
     "compete": compete,
 }
 LOADED = [
-    *(
-        "cv2",
-        "tifffile",
-        "torch",
-        "masksmith.models.encoders",
-        "masksmith.pipeline",
-        "masksmith.planning.timings",
-    ),
-    *("masksmith.postprocess.operator_search", "masksmith.prediction.predict", "masksmith.steps.compete"),
-    "masksmith.steps.report",
+    *("cv2", "tifffile", "torch", "masksmith.models.encoders", "masksmith.pipeline"),
+    *("masksmith.planning.timings", "masksmith.postprocess.operator_search"),
+    *("masksmith.prediction.predict", "masksmith.steps.compete", "masksmith.steps.report"),
 ]
 """Loaded once; every point is then measured in a copy (fork) of this process."""
 
@@ -368,6 +379,8 @@ class Recorder:
 
 
 def over_images(record: Recorder, counts: list[int], work: Path) -> None:
+    for num in counts:
+        record.measure("images", "pairs", {"images": num}, num=num)
     for num in counts:
         with tempfile.TemporaryDirectory(dir=work) as root:
             at = {"images": num}

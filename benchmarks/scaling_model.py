@@ -60,21 +60,23 @@ def models(points: list[Point]) -> list[tuple[str, str, str, list[float], float,
                 (one for one in own if one["stage"] == stage),
                 key=lambda one: one.get("side", one.get("images")),
             )
-            if len(each) < 3:
-                continue
+            if len(each) < 2 or (
+                axis == "sides" and stage in ("duplicates", "neighbours", "folds", "search")
+            ):
+                continue  # what the pixels do not decide, or too few sides
             if axis == "images":
                 xs, num = [one["images"] for one in each], [1] * len(each)
             else:
                 xs = [one.get("canvas", one["side"]) ** 2 / 1e6 for one in each]
                 num = [one.get("images", 1) for one in each]
-            powers = (0, 1, 2) if axis == "images" and len(each) > 3 else (0, 1)
+            powers = (0, 1, 2) if axis == "images" and len(each) > 2 else (0, 1)
             seconds = [one["seconds"] / count for one, count in zip(each, num, strict=True)]
             grown = [max(one["peak_mib"] - one["base_mib"], 0.1) for one in each]
             for quantity, ys in ((f"s, {unit}", seconds), (f"MiB, {unit}", grown)):
                 found, worst = fit(xs, ys, powers)
                 table.append((axis, stage, quantity, found + [0.0] * (3 - len(found)), worst, len(each)))
     count = [one for one in points if one["stage"] == "compete"]
-    if len(count) > 2:
+    if len(count) > 1:
         found, worst = fit([one["folds"] for one in count], [one["seconds"] for one in count], (0, 1))
         table.append(("folds", "compete", "s, folds", [*found, 0.0], worst, len(count)))
     return table
@@ -111,22 +113,25 @@ class Stage:
     tasks: int
     """Into how many parts it falls; 1: it is one process."""
     memory_gb: float
-    """Of the process, or of each of them."""
-    parts: int = 1
-    """Into how many it could fall if it were tasks."""
+    """Of each of them."""
+    parts: int = 0
+    """Into how many it could fall if it were tasks; 0: no more than now."""
+    wide: int = 1
+    """Cores that a task can use."""
 
     def takes(self, nodes: int, *, as_tasks: bool) -> tuple[float, str]:
         """Return hours, and what decides them."""
-        at_once = min(max(self.tasks, self.parts if as_tasks else 1), nodes * NODE.cores)
-        machines = min(nodes, at_once)
-        bandwidth = min(STORE_GBS, machines * NODE.network_gbs)
-        whole = self.parts if as_tasks else self.tasks
-        rounds = -(-whole // at_once) / whole if whole > 1 else 1.0  # the last round may be a few tasks
-        cpu, store = self.core_s * rounds, self.store_gb / bandwidth
+        tasks = self.parts if as_tasks else self.tasks
+        slots = min(tasks, nodes * NODE.cores // self.wide)
+        cpu = self.core_s / tasks / self.wide * -(-tasks // slots)
+        bandwidth = min(STORE_GBS, min(nodes, slots) * NODE.network_gbs)
+        store = self.store_gb / bandwidth
         if store > cpu:
-            name = "store" if bandwidth == STORE_GBS else "network of a node"
+            name = "store" if bandwidth == STORE_GBS else "network of the node"
+        elif tasks == 1:
+            name = "one process"
         else:
-            name = "one process" if whole == 1 else "longest task" if at_once == whole else "processors"
+            name = "number of tasks" if slots == tasks else "processors"
         return max(cpu, store) / 3600, name
 
 
@@ -150,51 +155,61 @@ class Costs:
         return a + b * images + c * images**2
 
     def net_s(self, *, training: bool) -> float:
-        """Return seconds a megapixel of `auto`'s net, from canvases of 512 in batches of 4."""
-        found = next(one for one in self.points if one.get("recipe") == "auto" and one["side"] == 512)
+        """Return seconds a megapixel of `auto`'s net, from its largest canvas in batches of 4."""
+        found = max(
+            (one for one in self.points if one.get("recipe") == "auto"), key=lambda one: one["canvas"]
+        )
         return found["seconds" if training else "forward_s"] / found["batch"] / (found["canvas"] ** 2 / 1e6)
+
+    def search_s(self, megapixels: float) -> float:
+        """Return seconds of one image in the search: of the small images, and what larger ones take beyond them."""
+        fixed_s, small_s, _ = self.table["images", "search", "s"]
+        large = max(
+            (one for one in self.points if one["stage"] == "search" and "side" in one),
+            key=lambda one: one["side"],
+        )
+        beyond = (large["seconds"] - fixed_s) / large["images"] - small_s
+        return small_s + max(0.0, beyond) * megapixels / (large["side"] ** 2 / 1e6)
 
 
 def million(costs: Costs) -> list[Stage]:
-    """A million grey images of 1024x1024 with masks, five folds of ten epochs on windows of half the side."""
+    """A million grey images of 1024x1024 with masks; five folds of ten epochs on windows of half the side."""
     num, mpx = 1_000_000, 1024**2 / 1e6
-    pixels = num * mpx  # megapixels
-    files = next(one for one in costs.points if one["stage"] == "write" and one.get("side") == 1024)
-    files_gb = files["files_mib"] / files["images"] * num / 1024
-    pairs = costs.of_set("duplicates", num)
-    each = {stage: costs.of_image(stage, mpx) for stage in ("cache", "look", "predict", "search")}
-    gb = num * 2**-30
+    gb = num * mpx / 1e3  # one byte a pixel
+    files = max(
+        (one for one in costs.points if one["stage"] == "write" and one.get("bands") == 1),
+        key=lambda one: one["side"],
+    )
+    files_gb = files["files_mib"] / 1024 / files["images"] / (files["side"] ** 2 / 1e6) * mpx * num
+    image_s = {stage: costs.of_image(stage, mpx) for stage in ("catalogue", "cache", "look")}
+    image_kb = costs.table["images", "check", "MiB"][1] * 1024
     rows_kb = costs.table["images", "search", "MiB"][1] * 1024
+    looks = 5 * 10 * 0.8 / 4  # five folds, ten epochs, four fifths of the images, a quarter of the pixels
+    kb = num / 2**20  # GB of a kB an image
+    decode_s = num * (image_s["catalogue"] + image_s["cache"])
     return [
-        Stage("catalogue, cache", num * (each["cache"] + costs.table["images", "catalogue", "s"][1]),
-              files_gb + 2 * pixels / 1e3, 1, gb * 1024 * 1024 * costs.table["images", "check", "MiB"][1], 4000),
-        Stage("look", num * each["look"], pixels / 1e3, 1, gb * 1024 * 600, 4000),
-        Stage("near-duplicates", pairs, 2.0, 1, gb * 1024, 500),
-        Stage("training, five folds", 5 * 10 * 0.8 * pixels / 4 * costs.net_s(training=True),
-              5 * 10 * 0.8 * 2 * pixels / 4 / 1e3, 5, 4.0, 5),
-        Stage("prediction out of fold", pixels * OVERLAP * costs.net_s(training=False),
-              3 * pixels / 1e3, 5, 1.5, 4000),
-        Stage("search, 255 x 30", num * each["search"], 3 * pixels / 1e3, 1, num * rows_kb / 1024**2, 4000),
+        Stage("catalogue and cache", decode_s, files_gb + 2 * gb, 1, kb * image_kb, 4000),
+        Stage("look", num * image_s["look"], gb, 1, kb, 4000),
+        Stage("near-duplicates", costs.of_set("pairs", num), 2.0, 1, kb, 500),
+        Stage("training", looks * num * mpx * costs.net_s(training=True), looks * 2 * gb, 5, 4.0, wide=NODE.cores),
+        Stage("prediction out of fold", num * mpx * OVERLAP * costs.net_s(training=False), 3 * gb, 4000, 1.5),
+        Stage("joining the shards", 0.0, 4 * gb, 1, 0.5),
+        Stage("search, 255 x 30", num * costs.search_s(mpx), 3 * gb, 1, kb * rows_kb, 4000),
     ]  # fmt: skip
 
 
 def country(costs: Costs, dates: int) -> list[Stage]:
     """Germany from Sentinel-2: 60 tiles of 10,980x10,980 pixels, ten bands of 16 bits at 10 m, a trained model."""
     tiles = 60 * dates
-    pixels = tiles * 10_980**2 / 1e6
-    bands = next(one for one in costs.points if one["stage"] == "cache" and one.get("bands") == 10)
-    decode_s = bands["seconds"] / bands["images"] / (bands["side"] ** 2 / 1e6)
+    mpx = tiles * 10_980**2 / 1e6
+    several = [one for one in costs.points if one["stage"] == "cache" and one.get("bands") == 10]
+    decode_s = costs.table["sides", "cache", "s"][1] * 10  # ten bands, where they were not measured
+    if several:
+        decode_s = several[-1]["seconds"] / several[-1]["images"] / (several[-1]["side"] ** 2 / 1e6)
     return [
-        Stage("decoding", pixels * decode_s, pixels * 20 / 1e3, tiles, 0.5, tiles),
-        Stage(
-            "prediction",
-            pixels * OVERLAP * costs.net_s(training=False),
-            pixels * 22 / 1e3,
-            tiles,
-            1.5,
-            16 * tiles,
-        ),
-    ]
+        Stage("decoding", mpx * decode_s, mpx * 20 / 1e3, tiles, 0.5),
+        Stage("prediction", mpx * OVERLAP * costs.net_s(training=False), mpx * 22 / 1e3, tiles, 1.5, 16 * tiles),
+    ]  # fmt: skip
 
 
 def main() -> None:
@@ -217,7 +232,7 @@ def main() -> None:
     for title, stages in works.items():
         print(f"\n{title}")
         for stage in stages:
-            for as_tasks in (False, True) if (stage.parts > stage.tasks) else (False,):
+            for as_tasks in (False, True) if stage.parts > stage.tasks else (False,):
                 cells = [
                     f"{hours:10.2f} h ({why})"
                     for hours, why in (stage.takes(nodes, as_tasks=as_tasks) for nodes in (1, 10, 100))

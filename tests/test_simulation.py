@@ -1,9 +1,9 @@
-"""The simulation of the engine (benchmarks/simulate.py): what must hold whatever the draws are."""
+"""The simulation of the engine (benchmarks/cluster.py): what must hold whatever the draws are."""
 
 from dataclasses import replace
 
 import pytest
-from benchmarks.simulate import Cluster, Task, simulate
+from benchmarks.cluster import Cluster, Task, simulate
 
 TASKS = [Task(10.0 + 7 * (at % 5)) for at in range(40)]
 TOTAL = sum(task.seconds for task in TASKS)
