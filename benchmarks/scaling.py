@@ -33,6 +33,7 @@ SIDE = 101
 FIELDS, FIELD = 48, 512  # random fields that the images are cut from, and their side
 MOST_PREDICTED = 10_000  # images; of more the time is extrapolated
 TILE = 512
+BANDS = {"photometric": "minisblack", "planarconfig": "contig"}
 Point = dict[str, Any]
 
 
@@ -116,7 +117,9 @@ def write(root: str, num: int, side: int = SIDE, bands: int = 1, codes: bool = F
             import tifffile
 
             planes = (40 * image).astype(np.uint16)
-            tifffile.imwrite(data / "images" / f"{name}.tif", planes, tile=(256, 256), compression="zlib")
+            tifffile.imwrite(
+                data / "images" / f"{name}.tif", planes, tile=(256, 256), compression="zlib", **BANDS
+            )
         cv2.imwrite(str(data / "masks" / f"{name}.png"), 255 * mask)
         if writer:
             low = -9 if at % 5 < 2 else -0.6
@@ -393,7 +396,7 @@ def over_images(record: Recorder, counts: list[int], work: Path) -> None:
 def over_sides(record: Recorder, sides: list[int], work: Path) -> None:
     for side in sides:
         for bands in (1, 10) if side == 1024 else (1,):
-            num = min(50, max(2, 16 * 2**20 // side**2 // bands))
+            num = min(50, max(4, 50 * 2**20 // side**2 // bands))
             at = {"side": side, "bands": bands, "images": num}
             with tempfile.TemporaryDirectory(dir=work) as root:
                 codes = bands == 1 and side <= 1024
