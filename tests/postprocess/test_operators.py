@@ -1,7 +1,9 @@
 """Lists of operators: each operator, their order, and a search that scores what the rule does."""
 
 import json
+import tracemalloc
 from dataclasses import asdict, replace
+from itertools import repeat
 
 import numpy as np
 import pytest
@@ -300,6 +302,19 @@ MANY = [
     {"op": "holes", "frac": [0.0, 0.005, 0.01, 0.05]},
     {"op": "largest", "count": [0, 1, 2, 3]},
 ]
+
+
+def test_rows_of_many_images_are_held_once():
+    metric, one = get_metric("tgs_map"), pictures(1)[0]
+    the_same(pictures(300), metric, config(*LISTS["thresholds"]))  # of several blocks
+    made = config({"op": "threshold", "at": [(at + 0.5) / 120 for at in range(120)]})
+    tracemalloc.start()
+    _, sweep = make_operator_sweep(lambda: repeat(one, 2000), metric, made, plain=PLAIN)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    held = sum(block.nbytes for blocks in sweep.table.rows.values() for block in blocks)
+    assert held >= 120 * 2000 * 4 * 8
+    assert peak < 1.5 * held  # twice as much and more, where the rows of all images are laid out anew
 
 
 def test_many_combinations_are_drawn():

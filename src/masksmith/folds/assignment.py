@@ -81,7 +81,8 @@ def _shuffled(
         raise InputError(
             f"folds.count: {count} folds of {len(members)} groups of images; expected 2 up to the number of groups"
         )
-    order = [list(members.values())[i] for i in rng.permutation(len(members))]
+    every = list(members.values())
+    order = [every[i] for i in rng.permutation(len(every))]
     large = sorted((group for group in order if len(group) > 1), key=len, reverse=True)
     return large, [group for group in order if len(group) == 1]
 

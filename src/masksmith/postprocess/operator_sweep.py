@@ -28,6 +28,7 @@ from masksmith.prediction.store import prob_of
 Pictures = Callable[[], Iterable[tuple[Codes, Plane, Seen]]]
 """Codes (h, w, k), target and what else there is of each image, always the same images in the same order."""
 _Above = tuple[Crf | None, int]
+_BLOCK = 256  # images whose rows are laid out by rule at once
 
 
 def pixel_rule(rule: OperatorRule, bottom: int | None = None) -> OperatorRule:
@@ -59,9 +60,14 @@ class Table:
     """Code of the image head."""
     coverage: Float[np.ndarray, " n"] = field(default_factory=lambda: np.zeros(0))
     numbers: list[Any] = field(default_factory=list)
-    rows: dict[OperatorRule, Float[np.ndarray, "n k"]] = field(default_factory=dict)
-    above: dict[_Above, Int[np.ndarray, " n"]] = field(default_factory=dict)
-    """Pixels above a code, after a random field."""
+    rows: dict[OperatorRule, list[Float[np.ndarray, "m k"]]] = field(default_factory=dict)
+    """In blocks of images, so that they are held once."""
+    above: dict[_Above, list[Int[np.ndarray, " m"]]] = field(default_factory=dict)
+    """Pixels above a code, after a random field; in blocks."""
+
+    def rows_of(self, rule: OperatorRule) -> Float[np.ndarray, "n k"]:
+        """Return each image's row under a pixel rule that was needed before."""
+        return np.concatenate(self.rows[rule])
 
     def need(self, rules: Iterable[OperatorRule]) -> None:
         """Make what these rules need.
@@ -89,7 +95,7 @@ class Table:
             _Work([at for at, one in enumerate(new) if one.crf == crf], new, crf, above, self.metric)
             for crf in dict.fromkeys([*(one.crf for one in new), *(crf for crf, _ in above)])
         ]
-        facts, every, counted = [], [], []
+        facts, every, counted = [], _Blocks(new), _Blocks(above)
         for codes, target, seen in self.pictures():
             interrupt.check_stop()
             if not len(self.areas):
@@ -99,15 +105,14 @@ class Table:
             rows, pixels = np.empty((len(new), width)), np.empty(len(above), np.int64)
             for work in works:
                 work.of_image(planes, target, seen, rows, pixels)
-            every.append(rows)
-            counted.append(pixels)
+            every.add(rows)
+            counted.add(pixels)
         if facts:
             areas, empty, head, coverage, numbers = zip(*facts, strict=True)
             self.areas, self.empty, self.head = np.array(areas), np.stack(empty), np.array(head)
             self.coverage, self.numbers = np.array(coverage), list(numbers)
-        if new:
-            self.rows |= dict(zip(new, np.ascontiguousarray(np.stack(every, axis=1)), strict=True))
-        self.above |= dict(zip(above, np.stack(counted, axis=1), strict=True))
+        self.rows |= every.taken()
+        self.above |= counted.taken()
 
     def _facts(self, codes: Codes, target: Plane, seen: Seen) -> tuple[int, Row, int, float, Any]:
         area = codes.shape[0] * codes.shape[1]
@@ -115,6 +120,28 @@ class Table:
         empty = self.metric.stats(np.zeros(codes.shape[:2], kind), target)
         head = gate_code(codes) if self.gated else 0
         return area, empty, head, np.count_nonzero(codes[..., 0] > HALF) / area, seen.numbers
+
+
+class _Blocks:
+    """What was found of image after image, laid out by what was asked, block by block: nothing is held twice."""
+
+    def __init__(self, keys: Sequence[Any]) -> None:
+        self.blocks: dict[Any, list[Any]] = {key: [] for key in keys}
+        self.open: list[Shaped[np.ndarray, "keys *k"]] = []
+
+    def add(self, found: Shaped[np.ndarray, "keys *k"]) -> None:
+        """Take what an image has of each key."""
+        self.open.append(found)
+        if len(self.open) == _BLOCK:
+            self.taken()
+
+    def taken(self) -> dict[Any, list[Any]]:
+        """Return the blocks of each key, the one that was begun too."""
+        if self.open:
+            for kept, own in zip(self.blocks.values(), np.stack(self.open, axis=1), strict=True):
+                kept.append(own)
+            self.open = []
+        return self.blocks
 
 
 class _Work:
@@ -237,9 +264,9 @@ class OperatorSweep:
         """Return each image's row under a rule; its mask is made where it is new."""
         one = as_operators(rule)
         self.table.need([one])
-        rows = self.table.rows[pixel_rule(one)][self.chosen]
+        rows = self.table.rows_of(pixel_rule(one))[self.chosen]
         if one.split is not None:
-            other = self.table.rows[pixel_rule(one, one.split.bottom)][self.chosen]
+            other = self.table.rows_of(pixel_rule(one, one.split.bottom))[self.chosen]
             rows = np.where(self._beyond(one)[:, None], other, rows)
         there = self._there(one)
         return rows if there is None else np.where(there[:, None], rows, self.empty)
@@ -259,7 +286,8 @@ class OperatorSweep:
             there = self.table.head[self.chosen] > rule.gate
         if isinstance(rule.decide, Rule) and rule.decide.min_pixels:
             areas = self.table.areas[self.chosen]
-            enough = self.table.above[rule.crf, rule.decide.top][self.chosen] >= rule.decide.least_of(areas)
+            above = np.concatenate(self.table.above[rule.crf, rule.decide.top])[self.chosen]
+            enough = above >= rule.decide.least_of(areas)
             there = enough if there is None else there & enough
         return there
 
@@ -276,7 +304,7 @@ class OperatorSweep:
 
         def of(key: OperatorRule) -> Float[np.ndarray, "n *k"]:
             if key not in known:
-                known[key] = measure(self.table.rows[key][self.chosen])
+                known[key] = measure(self.table.rows_of(key)[self.chosen])
             return known[key]
 
         for rule in listed:
