@@ -87,10 +87,10 @@ def describe_machine() -> str:
     of = f" of {seen}" if cores != seen else ""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     cards = [torch.cuda.get_device_name(at) for at in range(torch.cuda.device_count())]
-    return ", ".join([_processor_name(), f"{cores}{of} cores", f"{memory:.0f} GiB", *cards])
+    return ", ".join([processor_name(), f"{cores}{of} cores", f"{memory:.0f} GiB", *cards])
 
 
-def _processor_name() -> str:
+def processor_name() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
