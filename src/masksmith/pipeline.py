@@ -39,6 +39,8 @@ from masksmith.steps.recipes import (
     single_for_data,
 )
 from masksmith.steps.result import Result
+from masksmith.steps.searching import search as search
+from masksmith.steps.searching import sweep as sweep
 from masksmith.submission.score import Scored, score_files, write_per_image
 from masksmith.submission.validate import Verdict
 
