@@ -7,7 +7,7 @@ is given up. The best of many looks better than it is: what it is worth is estim
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from masksmith.core import interrupt
@@ -47,6 +47,8 @@ class Length:
     """Epochs of a fold."""
     whole: int
     """Those of the recipe."""
+    key: str = ""
+    """A hash of data, recipe, space and this."""
 
     def of(self, recipe: Recipe) -> Recipe:
         """Return a recipe of this length."""
@@ -298,12 +300,10 @@ def begin(
     _check_on_data(project, asked, space, length, where=where)
     write_text(folder / "base.yaml", base)
     write_text(folder / "space.yaml", listed)
-    value = {
-        "format": FORMAT_VERSION, "data": project.catalog.content_hash, "trial": trial, "epochs": length.epochs,
-        "key": digest(project.catalog.content_hash, base, listed, trial),
-    }  # fmt: skip
-    write_json(folder / "asked.json", value)
-    return length
+    key = digest(project.catalog.content_hash, base, listed, trial)
+    value = {"data": project.catalog.content_hash, "trial": trial, "epochs": length.epochs, "key": key}
+    write_json(folder / "asked.json", {"format": FORMAT_VERSION, **value})
+    return replace(length, key=key)
 
 
 def _same(project: Project, asked: Recipe, space: Space, trial: str) -> Length:
@@ -311,7 +311,8 @@ def _same(project: Project, asked: Recipe, space: Space, trial: str) -> Length:
     value = read_json(folder / "asked.json")
     try:
         before = value["data"], value["trial"]
-        length = Length(trial, int(value["epochs"]), sum(stage.epochs for stage in asked.training.stages))
+        whole = sum(stage.epochs for stage in asked.training.stages)
+        length = Length(trial, int(value["epochs"]), whole, str(value["key"]))
         texts = [(folder / name).read_text(encoding="utf-8") for name in ("base.yaml", "space.yaml")]
     except (KeyError, OSError, TypeError, ValueError) as error:
         raise InputError(

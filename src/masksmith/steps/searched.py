@@ -95,8 +95,8 @@ def verdict_of(
         return Verdict(says, None, None, False)
     optimism = best.gain - nested.gain
     says.append(
-        f"Chosen on all folds but one and judged on that one, {folds} times, the best gains {_interval(nested)}: it "
-        f"looks {optimism:.4f} better than that."
+        f"Each fold judged by the one that was best on the other folds, the gain is {_interval(nested)}: the best looks "
+        f"about {max(0.0, optimism):.4f} better than it is."
     )
     is_better = nested.low > 0 and nested.gain > noise
     if is_better:
@@ -186,6 +186,7 @@ def conclude(search: Search, *, stopped: int | None) -> Searched:
         "higher_is_better": court.metric.higher_is_better,
         "recipe": search.asked.name,
         "data": project.catalog.content_hash,
+        "key": search.length.key,
         "folds": folds,
         "epochs": search.length.epochs,
         "noise": search.noise,

@@ -1,7 +1,7 @@
 """The trials of a search, as Optuna keeps them in an SQLite file: what to try next by what was tried.
 
-Every draw has a seed of its own, of the search's seed and the number of the trial: a search that was stopped, or whose
-file was lost, draws what it would have drawn.
+Every draw has a seed of its own, of the search's seed and the number of what was tried: a search that was stopped, or
+whose file was lost, draws what it would have drawn.
 """
 
 import importlib
@@ -87,17 +87,17 @@ class Study:
         repeats = 0
         while len(self._tried) < self.space.count and repeats < _MOST_REPEATS:
             with self._readable():
-                number = len(self._all())
-                self._study.sampler = self._sampler(number)
+                self._study.sampler = self._sampler(repeats)
                 trial = self._study.ask(self._axes)
                 values = self._values(trial.params)
                 if _text(values) not in self._tried:
                     self._tried.add(_text(values))
-                    self._under_way[trial.number] = trial
-                    return trial.number, values
+                    number = self._number(trial)
+                    self._under_way[number] = trial
+                    return number, values
                 self._study.tell(trial, state=self._states.FAIL)
                 repeats += 1
-                if (untried := self._any_untried(number)) is not None:
+                if (untried := self._any_untried()) is not None:
                     self._study.enqueue_trial(self._params(untried))
         return None
 
@@ -138,6 +138,14 @@ class Study:
 
     # --- Optuna's side ---
 
+    def _number(self, trial: Any) -> int:  # noqa: ANN401
+        """Return the number of a trial, from 1 on; one that was stopped keeps its own."""
+        number = trial.user_attrs.get("trial")
+        if number is None:
+            number = 1 + max((one.user_attrs.get("trial", 0) for one in self._all()), default=0)
+            trial.set_user_attr("trial", number)
+        return int(number)
+
     def _all(self) -> list[Any]:
         found: list[Any] = self._study.get_trials(deepcopy=False)
         return found
@@ -151,26 +159,27 @@ class Study:
     def _resume(self) -> None:
         """Put trials that a killed process had under way first: their folds are found."""
         for one in self._study.get_trials(deepcopy=False, states=[self._states.RUNNING]):
-            if one.params.keys() == self.space.axes.keys():
-                self._study.enqueue_trial(one.params)
+            if one.params.keys() == self.space.axes.keys() and "trial" in one.user_attrs:
+                self._study.enqueue_trial(one.params, user_attrs={"trial": one.user_attrs["trial"]})
             self._study.tell(one.number, state=self._states.FAIL)
 
     def _tell(self, number: int, value: float | None = None, **state: Any) -> None:  # noqa: ANN401
         with self._readable():
             self._study.tell(self._under_way.pop(number), value, **state)
 
-    def _sampler(self, number: int) -> Any:  # noqa: ANN401
+    def _sampler(self, repeats: int) -> Any:  # noqa: ANN401
+        seed = int(stream(self.seed, len(self._tried), repeats).integers(2**31))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", self._optuna.exceptions.ExperimentalWarning)
             # constant liar: trials under way beside this one count as bad, so that it looks elsewhere
-            return self._optuna.samplers.TPESampler(seed=self.seed * 100_003 + number, constant_liar=True)
+            return self._optuna.samplers.TPESampler(seed=seed, constant_liar=True)
 
-    def _any_untried(self, number: int) -> Values | None:
+    def _any_untried(self) -> Values | None:
         """Return one of the combinations that were not tried, at random, where they are few enough to be listed."""
         if self.space.count > 10_000:
             return None
         left = [one for one in self.space.combinations() if _text(one) not in self._tried]
-        return left[int(stream(self.seed, number).integers(len(left)))]
+        return left[int(stream(self.seed, len(self._tried)).integers(len(left)))]
 
     def _values(self, params: dict[str, Any]) -> Values:
         return {key: axis.of_param(params[key]) for key, axis in self.space.axes.items()}
