@@ -95,8 +95,8 @@ def verdict_of(
         return Verdict(says, None, None, False)
     optimism = best.gain - nested.gain
     says.append(
-        f"Each fold judged by the one that was best on the other folds, the gain is {_interval(nested)}: the best looks "
-        f"about {max(0.0, optimism):.4f} better than it is."
+        f"Each fold judged by the one that was best on the other folds, the gain is {_interval(nested)}: the best "
+        f"looks about {max(0.0, optimism):.4f} better than it is."
     )
     is_better = nested.low > 0 and nested.gain > noise
     if is_better:
