@@ -199,30 +199,37 @@ def parse_space(text: str, *, where: str) -> Space:
     return Space(axes)
 
 
-def parse_grid(settings: Sequence[str]) -> Space:
-    """Return the grid of settings of the form KEY=VALUE,VALUE,…; a list is written in brackets.
+def parse_grid(settings: Sequence[str]) -> tuple[tuple[str, ...], Space]:
+    """Return settings of one value, and the grid of those of several: KEY=VALUE,VALUE,…; a list is in brackets.
 
     Raises:
-        InputError: No setting, no "=", no value, or a key twice; one line for each.
+        InputError: No "=", no value, a key twice, or no key of several values; one line for each.
     """
-    if not settings:
-        raise InputError("sweep: no --set; expected one or several, such as --set training.batch_size=8,16")
-    axes, wrong = dict[str, Range | Choice](), list[str]()
+    fixed, axes, wrong = list[str](), dict[str, Range | Choice](), list[str]()
     for setting in settings:
         key, equals, text = setting.partition("=")
         where = f"--set {setting}"
         if not equals or not text.strip():
             wrong.append(f"{where}: expected KEY=VALUE,VALUE,…, such as training.batch_size=8,16")
-        elif key in axes:
+            continue
+        try:
+            values = read_yaml(f"[{text}]", where=where)
+        except InputError as error:
+            wrong.append(str(error))
+            continue
+        if key in axes or any(one.startswith(f"{key}=") for one in fixed):
             wrong.append(f"{where}: {key} comes twice; give all its values in one --set")
+        elif len(values) == 1:
+            fixed.append(f"{key}={json.dumps(values[0])}")
+        elif any(value in values[:at] for at, value in enumerate(values)):
+            wrong.append(f"{where}: a value comes twice; give each once")
         else:
-            try:
-                axes[key] = Choice(values=read_yaml(f"[{text}]", where=where))
-            except InputError as error:
-                wrong.append(str(error))
+            axes[key] = Choice(values=values)
+    if not axes and not wrong:
+        wrong.append("sweep: no key of several values; expected one, such as --set training.batch_size=8,16")
     if wrong:
         raise InputError("\n".join(wrong))
-    return Space(axes)
+    return tuple(fixed), Space(axes)
 
 
 def with_values(recipe: Recipe, values: Mapping[str, Any]) -> Recipe:

@@ -325,12 +325,14 @@ class Point(NamedTuple):
     name: str
 
 
-def value_chart(key: str, points: Sequence[Point], *, metric: str, log: bool, numeric: bool) -> str:
-    """Draw the scores of trials over their values of one key; values that are no numbers stand beside each other."""
+def value_chart(
+    key: str, points: Sequence[Point], *, metric: str, log: bool = False, listed: Sequence[Any] = ()
+) -> str:
+    """Draw the scores of trials over their values of one key; those of a list stand beside each other in its order."""
     figure = go.Figure()
     for at, kind in enumerate(dict.fromkeys(one.kind for one in points)):
         own = [one for one in points if one.kind == kind]
-        xs = [one.value if numeric else _short(one.value) for one in own]
+        xs = [_short(one.value) if listed else one.value for one in own]
         whole = kind in ("whole", "the recipe")
         figure.add_scatter(
             x=xs, y=[one.score for one in own], text=[one.name for one in own], mode="markers", name=kind,
@@ -341,7 +343,11 @@ def value_chart(key: str, points: Sequence[Point], *, metric: str, log: bool, nu
             },
         )  # fmt: skip
     figure.update_layout(title=key, yaxis_title=metric, **_LAYOUT)
-    figure.update_xaxes(type=("log" if log else "linear") if numeric else "category")
+    if listed:
+        order = list(dict.fromkeys(map(_short, [*listed, *(one.value for one in points)])))
+        figure.update_xaxes(type="category", categoryorder="array", categoryarray=order)
+    else:
+        figure.update_xaxes(type="log" if log else "linear")
     return _html(figure)
 
 

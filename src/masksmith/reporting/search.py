@@ -22,8 +22,8 @@ class KeyFacts:
     points: list[Point]
     log: bool = False
     """Whether the values are drawn on a logarithmic axis."""
-    numeric: bool = True
-    """Whether the values are numbers of a range; else each is a place of its own."""
+    listed: Sequence[Any] = ()
+    """The values of a list, in its order; none: they are numbers of a range."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def write_search_page(path: Path, page: SearchPage) -> Path:
             )
         )
     by_key = [
-        figures.value_chart(one.key, one.points, metric=page.metric, log=one.log, numeric=one.numeric)
+        figures.value_chart(one.key, one.points, metric=page.metric, log=one.log, listed=one.listed)
         for one in page.keys
         if one.points
     ]

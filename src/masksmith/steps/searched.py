@@ -284,4 +284,6 @@ def _key_facts(search: Search, key: str, rows: Sequence[dict[str, Any]]) -> KeyF
         for row in rows
         if row["score"] is not None
     ]
-    return KeyFacts(key, points, log=isinstance(axis, Range) and axis.log, numeric=isinstance(axis, Range))
+    if isinstance(axis, Range):
+        return KeyFacts(key, points, log=axis.log)
+    return KeyFacts(key, points, listed=axis.values)

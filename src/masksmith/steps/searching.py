@@ -153,7 +153,7 @@ def sweep(
     settings = (
         [f"{key}={write_flow(values)}" for key, values in grid.items()] if isinstance(grid, dict) else grid
     )
-    asked_grid = parse_grid(list(settings))
+    fixed, asked_grid = parse_grid(list(settings))
     if seeds < 1:
         raise InputError(f"--seeds {seeds}: expected 1 or more")
     if asked_grid.count > _MOST_ALONE:
@@ -163,7 +163,7 @@ def sweep(
         )
     duration = None if budget is None else parse_duration(budget)
     source = Source(Path(data), Path(out), dialect, task, ignore, layout)
-    with _opened(source, recipe, dotted((), device, metric), engine) as (project, asked, opened):
+    with _opened(source, recipe, dotted(fixed, device, metric), engine) as (project, asked, opened):
         from masksmith.steps.sweep import sweep_project
 
         clock = Budget(project.trials_dir / "budget.json", duration, started=began)

@@ -130,7 +130,7 @@ class Study:
         with self._readable():
             return [
                 Record(
-                    one.number, self._values(one.params), state[one.state], one.user_attrs.get("failed", "")
+                    one.user_attrs["trial"], self._values(one.params), state[one.state], one.user_attrs.get("failed", "")
                 )
                 for one in self._all()
                 if self._is_own(one) and not one.user_attrs.get("known")
