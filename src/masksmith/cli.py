@@ -77,6 +77,14 @@ Log = Annotated[
         "--log", help="Hand the events on to tensorboard, mlflow or wandb (offline); may be repeated."
     ),
 ]
+EngineName = Annotated[
+    str,
+    typer.Option(
+        "--engine",
+        metavar="ENGINE",
+        help="local, ray, or ray:HOST:PORT: the machines of a Ray cluster, side by side.",
+    ),
+]
 Ignore = Annotated[
     list[int] | None,
     typer.Option("--ignore", metavar="VALUE", help="Value of mask files that is not judged."),
@@ -104,6 +112,7 @@ def compete(
     ] = None,
     scale: Scale = None,
     log: Log = None,
+    engine: EngineName = "local",
     pseudo_rounds: Annotated[
         int,
         typer.Option("--pseudo-rounds", metavar="N", help="With --budget: students of pseudo-labels, too."),
@@ -125,6 +134,7 @@ def compete(
         from_model=from_model,
         scale=scale,
         log=log or (),
+        engine=engine,
         pseudo_rounds=pseudo_rounds,
     )
     print(result)
@@ -440,16 +450,19 @@ def train(
     overrides: Set = None,
     scale: Scale = None,
     log: Log = None,
+    engine: EngineName = "local",
 ) -> None:
     """Train the folds that are not trained yet."""
-    run = masksmith.train(project, recipe=recipe, overrides=overrides or (), scale=scale, log=log or ())
+    run = masksmith.train(
+        project, recipe=recipe, overrides=overrides or (), scale=scale, log=log or (), engine=engine
+    )
     print(run.path)
 
 
 @app.command()
-def predict(project: Folder, run: RunName = None) -> None:
+def predict(project: Folder, run: RunName = None, engine: EngineName = "local") -> None:
     """Predict held-out and test images at their true size."""
-    print(masksmith.predict(project, run=run).path)
+    print(masksmith.predict(project, run=run, engine=engine).path)
 
 
 @app.command()

@@ -12,6 +12,7 @@ import yaml
 import masksmith as ms
 from masksmith import pipeline
 from masksmith.core.errors import DiskFullError, DivergedError, InputError
+from masksmith.engines import Done
 from masksmith.folds.config import ALL
 from masksmith.planning.budget import Budget
 from masksmith.planning.units import Unit
@@ -21,6 +22,7 @@ from masksmith.project.members import Member, members_of_run
 from masksmith.recipes.recipe import load_recipe
 from masksmith.steps import compete as steps_compete
 from masksmith.steps import plan as steps_plan
+from masksmith.steps import tasks as steps_tasks
 from masksmith.steps.plan import Plan, Planner, machine_tools
 from masksmith.steps.runs import open_run
 from masksmith.steps.submit import write_baseline
@@ -147,7 +149,7 @@ def test_a_neighbour_shortens_a_training_and_it_grows_again_when_he_goes(example
         assert machine.now <= 1.05 * 240 + 30
         assert name == "stays" or machine.now >= 0.95 * 240 - 30
         assert kinds(project)[0] == ("fold", 0)
-        (log,) = project.glob("runs/*/metrics.jsonl")
+        (log,) = project.glob("runs/*/metrics*.jsonl")
         found = read_events(log)
         shares = [event["value"] for event in found if event["name"] == "replanned"]
         assert min(shares) < 0.9
@@ -255,7 +257,7 @@ def test_a_unit_that_diverges_is_left_out(example, tmp_path, machine, monkeypatc
             raise DivergedError("fold 0, epoch 1: training diverged again")
         inner(project, member, pace)
 
-    monkeypatch.setattr(steps_compete, "train_member", train_member)
+    monkeypatch.setattr(steps_tasks, "train_member", train_member)
     assert compete(example, tmp_path, "10m").submission.ids == 8
     units = read(tmp_path, "plan.json")["units"]
     assert units[0]["kind"] == "fold"
@@ -280,7 +282,10 @@ def test_a_unit_that_cannot_be_predicted_or_scored_is_left_out(project, monkeypa
         session.members = [member] * beside
         with monkeypatch.context() as patch:
             patch.setattr(steps_compete, verb, fail)
-            return steps_compete.train_unit(session, planner, plan, 0, Budget(opened.root / "b.json", None))
+            task = steps_compete.begin_unit(session, planner, plan, 0, Budget(opened.root / "b.json", None))
+            return steps_compete.end_unit(
+                session, planner, plan, 0, Done(task, {"seconds_per_px": 0.0}, 1.0, "")
+            )
 
     refused = InputError("prediction.weights: 'snapshots': none were kept")
     for verb in ("predict_member", "accept_unit"):

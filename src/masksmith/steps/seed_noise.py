@@ -78,7 +78,7 @@ def measure_noise(project: Project, recipe: Recipe) -> dict[str, Any]:
 def _was_shortened(member: Member) -> bool:
     return any(
         event["fold"] == member.fold and event["name"] == "replanned"
-        for event in read_events(member.run.events)
+        for event in read_events(member.run.events(member.fold))
     )
 
 
