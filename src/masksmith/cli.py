@@ -16,6 +16,7 @@ from masksmith.cli_options import (
     Data,
     Device,
     Dialect,
+    EngineName,
     Folder,
     Ignore,
     Layout,
@@ -68,6 +69,7 @@ def compete(
     ] = None,
     scale: Scale = None,
     log: Log = None,
+    engine: EngineName = "local",
     pseudo_rounds: Annotated[
         int,
         typer.Option("--pseudo-rounds", metavar="N", help="With --budget: students of pseudo-labels, too."),
@@ -89,6 +91,7 @@ def compete(
         from_model=from_model,
         scale=scale,
         log=log or (),
+        engine=engine,
         pseudo_rounds=pseudo_rounds,
     )
     print(result)
@@ -408,16 +411,19 @@ def train(
     overrides: Set = None,
     scale: Scale = None,
     log: Log = None,
+    engine: EngineName = "local",
 ) -> None:
     """Train the folds that are not trained yet."""
-    run = masksmith.train(project, recipe=recipe, overrides=overrides or (), scale=scale, log=log or ())
+    run = masksmith.train(
+        project, recipe=recipe, overrides=overrides or (), scale=scale, log=log or (), engine=engine
+    )
     print(run.path)
 
 
 @app.command()
-def predict(project: Folder, run: RunName = None) -> None:
+def predict(project: Folder, run: RunName = None, engine: EngineName = "local") -> None:
     """Predict held-out and test images at their true size."""
-    print(masksmith.predict(project, run=run).path)
+    print(masksmith.predict(project, run=run, engine=engine).path)
 
 
 @app.command()

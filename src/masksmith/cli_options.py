@@ -53,6 +53,14 @@ Log = Annotated[
         "--log", help="Hand the events on to tensorboard, mlflow or wandb (offline); may be repeated."
     ),
 ]
+EngineName = Annotated[
+    str,
+    typer.Option(
+        "--engine",
+        metavar="ENGINE",
+        help="local, ray, or ray:HOST:PORT: the machines of a Ray cluster, side by side.",
+    ),
+]
 Ignore = Annotated[
     list[int] | None,
     typer.Option("--ignore", metavar="VALUE", help="Value of mask files that is not judged."),

@@ -7,15 +7,24 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 import masksmith
-from masksmith.cli_options import Data, Device, Dialect, Ignore, Layout, Metric, Out, RecipeName, Set, Task
+from masksmith.cli_options import (
+    Data,
+    Device,
+    Dialect,
+    EngineName,
+    Ignore,
+    Layout,
+    Metric,
+    Out,
+    RecipeName,
+    Set,
+    Task,
+)
 
 if TYPE_CHECKING:
     from masksmith.steps.searched import Searched
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Engine = Annotated[
-    str, typer.Option("--engine", help="Where trials are trained: local, ray or ray:HOST:PORT.")
-]
 
 
 def search(
@@ -41,7 +50,7 @@ def search(
     ignore: Ignore = None,
     metric: Metric = None,
     layout: Layout = None,
-    engine: Engine = "local",
+    engine: EngineName = "local",
     as_json: Json = False,
 ) -> None:
     """Search better values of a recipe, trial after trial, and judge the best on folds it was not chosen on."""
@@ -85,7 +94,7 @@ def sweep(
     ignore: Ignore = None,
     metric: Metric = None,
     layout: Layout = None,
-    engine: Engine = "local",
+    engine: EngineName = "local",
     as_json: Json = False,
 ) -> None:
     """Train every combination of some values of a recipe, each with several seeds, and compare them."""

@@ -4,11 +4,12 @@ A task is data: the name of a function and its arguments. It is idempotent and w
 that it can be run again after a death, and then finds what is done. Importing this imports neither torch nor Ray.
 """
 
-from collections.abc import Iterable, Iterator
+import os
+from collections.abc import Generator, Iterable
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from masksmith.core.errors import InputError
 
@@ -27,6 +28,8 @@ class Task:
     gpus: float = 0
     memory_mb: int = 0
     """Main memory in MiB; 0: not said."""
+    on: str = ""
+    """Name of the slot that it should run on, as long as that is there; "": any."""
 
     def __call__(self) -> Any:  # noqa: ANN401
         """Run it here and return what the function returns: plain values."""
@@ -73,17 +76,19 @@ class Slot:
         return f"{self.name}: {self.cores} cores, {self.gpus:g} GPUs{memory} ({self.kind})"
 
 
+@runtime_checkable
 class Engine(Protocol):
     """Runs tasks."""
 
     name: str
     """As it was asked for: "local", "ray", "ray:ADDRESS"."""
 
-    def run(self, tasks: Iterable[Task | None]) -> Iterator[Done]:
+    def run(self, tasks: Iterable[Task | None]) -> Generator[Done, None, None]:
         """Run tasks and yield each as it finishes.
 
         The next task is taken from ``tasks`` when there is a worker for it, so that ``tasks`` may decide on it then.
-        None says that nothing can begin until another task has finished; it is asked again then.
+        None says that nothing can begin until another task has finished; it is asked again then. Closing what is
+        returned asks the tasks under way to stop.
 
         Raises:
             InputError: A task raised it, with the name of the task in front; or no worker can hold a task, or a task's
@@ -96,22 +101,29 @@ class Engine(Protocol):
         """Return the machines that there are."""
         ...
 
+    def need(self, folder: Path) -> None:
+        """Refuse machines that do not see a folder of this one.
+
+        Raises:
+            InputError: A line for each.
+        """
+        ...
+
     def close(self) -> None:
         """Let go of the workers."""
         ...
 
 
-def open_engine(address: str = "local", *, folder: Path | None = None) -> Engine:
+def open_engine(address: str = "local") -> Engine:
     """Open an engine by its name.
 
     Args:
         address: "local"; "ray" (the cluster that RAY_ADDRESS names or that runs on this machine, or one started on it);
             "ray:HOST:PORT" (the cluster with that address).
-        folder: Project folder that all workers have to see; None: nothing is checked.
 
     Raises:
-        InputError: An unknown engine, Ray is not installed, no answer at the address, workers with another masksmith or
-            none, or a folder that some of them do not see.
+        InputError: An unknown engine, Ray is not installed, no answer at the address, or workers with another masksmith
+            or none.
     """
     kind, _, place = address.partition(":")
     if address == "local":
@@ -120,10 +132,13 @@ def open_engine(address: str = "local", *, folder: Path | None = None) -> Engine
         return LocalEngine()
     if kind != "ray" or (":" in address and not place):
         raise InputError(f"--engine {address}: expected local, ray, or ray:HOST:PORT")
+    os.environ.setdefault(
+        "RAY_NUM_REDIS_GET_RETRIES", "4"
+    )  # seconds to wait for an answer; read at the import
     try:
         import ray  # noqa: F401
     except ImportError as error:
         raise InputError(f"--engine {address}: Ray is not installed; install masksmith[ray]") from error
     from masksmith.engines.on_ray import RayEngine
 
-    return RayEngine(address, folder=folder)
+    return RayEngine(address)

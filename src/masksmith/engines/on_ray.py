@@ -8,8 +8,9 @@ import contextlib
 import os
 import socket
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -18,7 +19,6 @@ import ray
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from masksmith import __version__
 from masksmith.core import interrupt
 from masksmith.core.errors import DivergedError, InputError, StoppedError
 from masksmith.core.files import remove, write_text
@@ -53,18 +53,17 @@ class RayEngine:
 
     Args:
         address: "ray" or "ray:HOST:PORT".
-        folder: As for open_engine.
 
     Raises:
         InputError: As open_engine.
     """
 
-    def __init__(self, address: str, *, folder: Path | None = None) -> None:
+    def __init__(self, address: str) -> None:
         self.name = address
         self._own = _connect(address)
         self._kinds: dict[str, str] = {}
         try:
-            self._check(folder)
+            self._check()
         except BaseException:
             self.close()
             raise
@@ -79,29 +78,37 @@ class RayEngine:
         found = []
         for node in _alive():
             has, name = node["Resources"], _name_of(node)
-            if name not in self._kinds:
+            if name not in self._kinds:  # it came later
                 self._kinds |= {seen.node: seen.kind for seen in _probe([node], None)}
-            kind = self._kinds.get(name, "")
+            cards = [key.partition(":")[2] for key in has if key.startswith("accelerator_type:")]
+            kind = ", ".join([self._kinds[name], *cards])
             memory = int(has.get("memory", 0)) >> 20
             found.append(Slot(name, kind, int(has.get("CPU", 0)), has.get("GPU", 0.0), memory))
         return sorted(found, key=lambda slot: slot.name)
 
-    def _check(self, folder: Path | None) -> None:
+    def need(self, folder: Path) -> None:
+        """Refuse nodes that do not see a folder of this machine: a file is written there, and every node looks for it.
+
+        Raises:
+            InputError: A line for each.
+        """
+        probe = folder / f".{uuid4().hex}.{os.getpid()}.masksmith-tmp"  # the next lock would clear it away
+        write_text(probe, "masksmith")
+        try:
+            self._check(probe)
+        finally:
+            remove(probe)
+
+    def _check(self, probe: Path | None = None) -> None:
         nodes = _alive()
         if not nodes:
             raise InputError(f"--engine {self.name}: the cluster has no node that is alive; start one")
-        probe = None if folder is None else folder / f".probe-{uuid4().hex}"
-        if probe is not None:
-            write_text(probe, "masksmith")
-        try:
-            seen = _probe(nodes, None if probe is None else str(probe.resolve()))
-        finally:
-            if probe is not None:
-                remove(probe)
-        refuse_nodes(seen, engine=self.name, folder=folder)
+        seen = _probe(nodes, None if probe is None else str(probe.resolve()))
+        folder = None if probe is None else probe.parent
+        refuse_nodes(seen, engine=self.name, folder=folder, version=metadata.version("masksmith"))
         self._kinds = {one.node: one.kind for one in seen}
 
-    def run(self, tasks: Iterable[Task | None]) -> Iterator[Done]:
+    def run(self, tasks: Iterable[Task | None]) -> Generator[Done, None, None]:
         """Run tasks side by side; see Engine."""
         waiting, under_way, tries = iter(tasks), dict[Any, Task](), dict[Any, int]()
         room, is_over = 1, False
@@ -148,8 +155,9 @@ class RayEngine:
         if not room:
             wants = f"{task.cores} cores, {task.gpus:g} GPUs, {task.memory_mb / 1024:.1f} GiB"
             raise InputError(
-                f"--engine {self.name}: {task.name} needs {wants}, and no worker has that ({'; '.join(map(str, slots))}); "
-                "add a larger one, or set training.threads, training.device or the batch to what there is"
+                f"--engine {self.name}: {task.name} needs {wants}, and no worker has that "
+                f"({'; '.join(map(str, slots))}); add a larger one, or set training.threads, training.device or the "
+                "batch to what there is"
             )
         return room
 
@@ -161,10 +169,8 @@ class _Over:
 _OVER = _Over()
 
 
-def refuse_nodes(
-    seen: Sequence[Seen], *, engine: str, folder: Path | None, version: str = __version__
-) -> None:
-    """Refuse nodes that cannot work for this driver.
+def refuse_nodes(seen: Sequence[Seen], *, engine: str, folder: Path | None, version: str) -> None:
+    """Refuse nodes that cannot work for this driver, which has masksmith in ``version``.
 
     Raises:
         InputError: A line for each.
@@ -199,9 +205,8 @@ def _connect(address: str) -> bool:
     if ray.is_initialized():
         return False
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault(
-        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0"
-    )  # a task without a GPU keeps its environment
+    os.environ.setdefault("RAY_DEDUP_LOGS", "0")  # folds say the same things
+    os.environ.setdefault("RAY_worker_niceness", "0")  # of workers that are started here; Ray's own is 15
     options: dict[str, Any] = {"log_to_driver": True, "logging_level": "ERROR", "configure_logging": True}
     if place:
         _knock(address, place)
@@ -246,15 +251,16 @@ def _probe(nodes: Sequence[dict[str, Any]], path: str | None) -> list[Seen]:
     """Ask each node what it has; it need not have masksmith for that."""
 
     def look(path: str | None) -> tuple[str | None, str, bool]:  # sent as code: masksmith may not be there
+        from importlib import metadata
         from pathlib import Path
 
         sees = path is None or Path(path).exists()
         try:
-            import masksmith
-            from masksmith.engines.local import LocalEngine
-        except ImportError:
+            from masksmith.core.processor import processor_name
+
+            return metadata.version("masksmith"), processor_name(), sees
+        except ImportError:  # PackageNotFoundError is one
             return None, "", sees
-        return masksmith.__version__, LocalEngine().slots()[0].kind, sees
 
     remote = ray.remote(num_cpus=0, max_retries=0)(look)
     asked = {}
@@ -276,13 +282,17 @@ def _begin(task: Task) -> Any:  # noqa: ANN401 (a reference of Ray)
     options: dict[str, Any] = {"num_cpus": task.cores, "num_gpus": task.gpus, "name": task.name}
     if task.memory_mb:
         options["memory"] = task.memory_mb << 20
+    node = next((node for node in _alive() if _name_of(node) == task.on), None)
+    if node is not None:
+        options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(node["NodeID"], soft=True)
     return ray.remote(work).options(max_retries=_TRIES, **options).remote(task)
 
 
 def work(task: Task) -> tuple[str, Any, float, str]:
     """Run a task on a worker; return what became of it, its value or message, its seconds, and where.
 
-    What masksmith raises goes back as a name and a text. Ray asks for a stop by a SIGINT, a node that ends by a SIGTERM.
+    What masksmith raises goes back as a name and a text. Ray asks for a stop by a SIGINT, a node that ends by a
+    SIGTERM.
     """
     import logging
     import sys
@@ -317,8 +327,8 @@ def _result(task: Task, reference: Any) -> Done | None:  # noqa: ANN401
     except RayError as error:
         raise InputError(
             f"{task.name}: its worker died {_TRIES + 1} times ({type(error).__name__}: "
-            f"{str(error).strip().splitlines()[0]}); what was finished before is whole. Give it more memory, or look at "
-            "the machine, and repeat the command"
+            f"{str(error).strip().splitlines()[0]}); what was finished before is whole. Give it more memory, or look "
+            "at the machine, and repeat the command"
         ) from error
     if name == "StoppedError":
         return None

@@ -92,7 +92,7 @@ def search(
 
     import_optuna()  # said before the data are read
     source = Source(Path(data), Path(out), dialect, task, ignore, layout)
-    with _opened(source, recipe, dotted(overrides, device, metric), engine) as (project, asked, opened):
+    with _opened(source, recipe, dotted(overrides, device, metric), engine) as (project, asked, workers):
         from masksmith.steps.search import begin, search_project
         from masksmith.steps.searched import conclude
 
@@ -101,7 +101,7 @@ def search(
         )
         clock = Budget(project.search_dir / "budget.json", duration, started=began)
         found, stopped = search_project(
-            project, asked, asked_space, clock, opened, length=length, most=trials
+            project, asked, asked_space, clock, workers, length=length, most=trials
         )
         with interrupt.finishing():
             return conclude(found, stopped=stopped)
@@ -163,11 +163,11 @@ def sweep(
         )
     duration = None if budget is None else parse_duration(budget)
     source = Source(Path(data), Path(out), dialect, task, ignore, layout)
-    with _opened(source, recipe, dotted(fixed, device, metric), engine) as (project, asked, opened):
+    with _opened(source, recipe, dotted(fixed, device, metric), engine) as (project, asked, workers):
         from masksmith.steps.sweep import sweep_project
 
         clock = Budget(project.trials_dir / "budget.json", duration, started=began)
-        return sweep_project(project, asked, asked_grid, clock, opened, seeds=seeds)
+        return sweep_project(project, asked, asked_grid, clock, workers, seeds=seeds)
 
 
 _MOST_ALONE = 10_000
@@ -196,32 +196,26 @@ def _opened(
     source: Source, recipe: str, changes: tuple[str, ...], engine: str
 ) -> "Iterator[tuple[Project, Recipe, Engine]]":
     """Check the data, and open project, recipe and engine under the project's lock."""
-    from masksmith.engines import open_engine
     from masksmith.project.folder import Project
     from masksmith.steps.check import check_folder
     from masksmith.steps.search import held_out
-    from masksmith.steps.work import working
+    from masksmith.steps.work import opened, working
 
     loaded = load_single(recipe, changes, what="a search or a sweep changes")
-    with interrupt.graceful():
-        report = check_folder(
-            source.data,
-            source.out,
-            dialect=source.dialect,
-            task=source.task,
-            ignore=source.ignore,
-            layout=source.layout,
-        )
+    given: dict[str, Any] = {
+        "dialect": source.dialect,
+        "task": source.task,
+        "ignore": source.ignore,
+        "layout": source.layout,
+    }
+    with opened(engine) as workers, interrupt.graceful():
+        report = check_folder(source.data, source.out, **given)
         for line in str(report).splitlines():
             logger.info("%s", line)
         project = Project.open(source.out)
         with working(project):
-            asked = held_out(single_for_data(project, loaded, recipe, changes))
-            opened = open_engine(engine, folder=project.root)
-            try:
-                yield project, asked, opened
-            finally:
-                opened.close()
+            workers.need(project.root)
+            yield project, held_out(single_for_data(project, loaded, recipe, changes)), workers
 
 
 def _space_of(space: str | Path | dict[str, Any]) -> Space:

@@ -100,7 +100,7 @@ def noise_of(
 def _was_shortened(member: Member) -> bool:
     return any(
         event["fold"] == member.fold and event["name"] == "replanned"
-        for event in read_events(member.run.events)
+        for event in read_events(member.run.events(member.fold))
     )
 
 

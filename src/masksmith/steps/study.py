@@ -128,12 +128,15 @@ class Study:
         """Return the trials that came to an end, by number."""
         state = {self._states.COMPLETE: "whole", self._states.PRUNED: "pruned", self._states.FAIL: "failed"}
         with self._readable():
+            own = [one for one in self._all() if self._is_own(one) and not one.user_attrs.get("known")]
             return [
                 Record(
-                    one.user_attrs["trial"], self._values(one.params), state[one.state], one.user_attrs.get("failed", "")
+                    one.user_attrs["trial"],
+                    self._values(one.params),
+                    state[one.state],
+                    one.user_attrs.get("failed", ""),
                 )
-                for one in self._all()
-                if self._is_own(one) and not one.user_attrs.get("known")
+                for one in own
             ]
 
     # --- Optuna's side ---

@@ -1,27 +1,20 @@
 """Trials of a search or a sweep: recipes whose folds are trained one after another, and judged on the same images.
 
-A trial is a run like any other. What its held-out images score lies in a small file a fold (``trials/``), under a key
-of its whole recipe, so that a fold is trained and scored once, whoever asks for it and however often.
+A trial is a run like any other; what its folds scored is kept beside it (see steps/scored).
 """
 
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
-from pathlib import Path
 from statistics import median
-from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 
 from masksmith.core import interrupt
 from masksmith.core.arrays import Rows
-from masksmith.core.errors import DiskFullError, DivergedError, InputError
-from masksmith.core.files import atomic_path
-from masksmith.core.progress import logger
+from masksmith.core.errors import DiskFullError, InputError
 from masksmith.core.randomness import stream
 from masksmith.engines import Engine, Task
-from masksmith.folds.config import fold_name
 from masksmith.metrics.protocol import Groups
 from masksmith.planning.budget import Budget
 from masksmith.planning.space import Values
@@ -29,23 +22,11 @@ from masksmith.postprocess.bootstrap import BOUND_QUANTILE, paired_bootstrap
 from masksmith.project.folder import Project
 from masksmith.project.members import Member
 from masksmith.recipes.recipe import Recipe
-from masksmith.steps.out_of_fold import plain_rows
-from masksmith.steps.predict import oof_of, predict_member
-from masksmith.steps.pseudo_labels import train_student
 from masksmith.steps.runs import open_run
+from masksmith.steps.scored import Scored, read_scored, scored_path
+from masksmith.steps.tasks import at_hand, scoring_task
 
 _RESAMPLES = 2000
-
-
-@dataclass(frozen=True)
-class Scored:
-    """The held-out images of a fold, scored at threshold 0.5."""
-
-    names: list[str]
-    rows: Rows
-    """The metric's row of each (n, k)."""
-    seconds: float
-    """What training and prediction took."""
 
 
 @dataclass
@@ -74,67 +55,6 @@ class Trial:
     def is_whole(self, folds: Sequence[int]) -> bool:
         """Whether all of these folds are scored."""
         return all(fold in self.folds for fold in folds)
-
-
-# --- a fold ---
-
-
-def scored_path(project: Project, recipe: Recipe, fold: int) -> Path:
-    """Return the file of what a fold of a recipe scored; its name is a key of all that decides it."""
-    key = project.key("1", recipe.to_yaml(), project.folds.hash)
-    return project.trials_dir / f"{key[:16]}-{fold_name(fold)}.npz"
-
-
-def read_scored(path: Path) -> Scored | None:
-    """Return what a fold scored; None where it was not scored yet, or the file is damaged."""
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return Scored(file["names"].tolist(), file["rows"], float(file["seconds"]))
-    except FileNotFoundError:
-        return None
-    except (BadZipFile, EOFError, KeyError, OSError, ValueError) as error:
-        logger.warning("%s: damaged (%s); the fold is scored again", path, error)
-        return None
-
-
-def write_scored(path: Path, scored: Scored) -> None:
-    """Write what a fold scored."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_path(path) as temporary, temporary.open("wb") as file:
-        np.savez(file, names=np.array(scored.names), rows=scored.rows, seconds=scored.seconds)
-
-
-def score_fold(root: str, run: str, fold: int, path: str) -> dict[str, Any]:
-    """Train a fold of a run, predict the images that it holds out, and write what they score.
-
-    What is done is not done again; a recipe that cannot be trained is an answer, not an error.
-
-    Args:
-        root: The project.
-        run: Name of the run.
-        fold: The fold.
-        path: File of the scores.
-
-    Returns:
-        ``failed``: why it cannot be trained; empty: it is.
-
-    Raises:
-        StoppedError: A stop was asked for.
-        DiskFullError: The disk is full.
-    """
-    project, began = Project.open(Path(root)), time.perf_counter()
-    try:
-        member = Member(project.run(run), fold)
-        train_student(project, member)
-        predict_member(project, member, stages=("oof",))
-    except DiskFullError:
-        raise
-    except (DivergedError, InputError) as error:
-        return {"failed": str(error)}
-    rows = plain_rows(project, member.run.recipe, oof_of(project, [member]))
-    table = np.stack(list(rows.values()))
-    write_scored(Path(path), Scored(list(rows), table, time.perf_counter() - began))
-    return {"failed": ""}
 
 
 # --- many of them ---
@@ -194,17 +114,20 @@ class Crew:
             StoppedError: A stop was asked for.
             InputError: As the engine.
         """
-        for done in self.engine.run(self._tasks(iter(lines), judge)):
-            line, asked = self._busy.pop(done.task.name), done.task.arguments
-            if done.value["failed"]:
-                _fail(line, done.value["failed"], judge)
-                continue
-            scored = read_scored(Path(asked["path"]))
-            assert scored is not None, asked["path"]
-            self._put(line, asked["fold"], scored, judge)
-            self.budget.beat()
-            if line.folds:
-                self._held.insert(0, line)  # what was begun is finished first
+        tasks = self._tasks(iter(lines), judge)
+        with at_hand(self.project), closing(self.engine.run(tasks)) as ended:
+            for done in ended:
+                line = self._busy.pop(done.task.name)
+                if done.value["failed"]:
+                    _fail(line, done.value["failed"], judge)
+                    continue
+                fold = line.folds[0]
+                scored = read_scored(scored_path(self.project, line.trial.recipe, fold))
+                assert scored is not None, done.task.name
+                self._put(line, fold, scored, judge)
+                self.budget.beat()
+                if line.folds:
+                    self._held.insert(0, line)  # what was begun is finished first
 
     def _tasks(self, lines: Iterator[Line], judge: Callable[[Trial], bool]) -> Iterator[Task | None]:
         while True:
@@ -260,11 +183,7 @@ class Crew:
             except InputError as error:
                 _fail(line, str(error), judge)
                 return None
-            threads = run.recipe.training.threads
-            root = self.project.root.resolve()  # a worker may be elsewhere
-            asked = {"root": str(root), "run": run.path.name, "fold": fold, "path": str(path.resolve())}
-            cores = threads if isinstance(threads, int) else 1
-            return Task(f"{run.path.name}, fold {fold}", f"{__name__}:score_fold", asked, cores=cores)
+            return scoring_task(self.project, self.engine, Member(run, fold), path)
         return None
 
     def _has_time(self, trial: Trial) -> bool:
