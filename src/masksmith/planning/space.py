@@ -22,7 +22,7 @@ from pydantic import Field
 
 from masksmith.core.config import Config, read_yaml, validate, write_yaml
 from masksmith.core.errors import InputError
-from masksmith.recipes.recipe import Recipe, parse_recipe
+from masksmith.recipes.recipe import Recipe, change_recipe
 
 _FIXED = {
     "folds": "all trials are judged on the same folds; set them with --set",
@@ -241,7 +241,7 @@ def with_values(recipe: Recipe, values: Mapping[str, Any]) -> Recipe:
     if not values:
         return recipe
     overrides = tuple(f"{key}={json.dumps(value)}" for key, value in values.items())
-    return parse_recipe(recipe.to_yaml(), where=f"recipe {recipe.name}", overrides=overrides)
+    return change_recipe(recipe, overrides, where=f"recipe {recipe.name}")
 
 
 def values_in(recipe: Recipe, space: Space) -> Values:
@@ -285,7 +285,7 @@ def _said(message: str, key: str, value: Any, axis: Range | Choice, *, where: st
     if message.startswith(f"{override}: "):
         return f"{where}: {key}: {message.removeprefix(f'{override}: ')}"
     hint = ""
-    if isinstance(axis, Range) and not axis.int and "whole number" in message:
+    if isinstance(axis, Range) and not axis.int and "integer" in message:
         hint = "; add int: true"
     said = message.partition(f"with {override}: ")[2] or message
     return f"{where}: {key}: {json.dumps(value)} is refused: {said}{hint}"

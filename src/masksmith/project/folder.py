@@ -345,11 +345,15 @@ class Project:
 
     def find_run(self, asked: Recipe) -> Run | None:
         """Return the run of this recipe unchanged, or None if there is none."""
+        name = self.name_of_run(asked)
+        return None if name is None else self.run(name)
+
+    def name_of_run(self, asked: Recipe) -> str | None:
+        """Return the name of the run of this recipe, or None if there is none."""
         requests = self.runs_dir / "requests.json"
         name = read_json(requests).get(asked.hash) if requests.exists() else None
-        if not isinstance(name, str) or not (self.runs_dir / name / "recipe.yaml").exists():
-            return None
-        return self.run(name)
+        there = isinstance(name, str) and (self.runs_dir / name / "recipe.yaml").exists()
+        return name if there else None
 
     def set_free_parts(self, run: Run, recipe: Recipe) -> Run:
         """Return the run with the parts of ``recipe`` that do not determine the weights."""

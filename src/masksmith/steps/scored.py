@@ -38,7 +38,7 @@ class Scored:
 
 def scored_path(project: Project, recipe: Recipe, fold: int) -> Path:
     """Return the file of what a fold of a recipe scored; its name is a key of all that decides it."""
-    key = project.key("1", recipe.to_yaml(), project.folds.hash)
+    key = project.key("1", recipe.model_dump_json(), project.folds.hash)
     return project.trials_dir / f"{key[:16]}-{fold_name(fold)}.npz"
 
 

@@ -94,8 +94,7 @@ class Crew:
 
     def run_of(self, recipe: Recipe) -> str | None:
         """Return the name of a recipe's run; None where it was not begun."""
-        run = self.project.find_run(recipe)
-        return None if run is None else run.path.name
+        return self.project.name_of_run(recipe)
 
     def read(self, trial: Trial, folds: Sequence[int]) -> None:
         """Take what was scored of a trial's folds; nothing is trained."""
