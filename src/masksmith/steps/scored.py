@@ -45,7 +45,7 @@ def scored_path(project: Project, recipe: Recipe, fold: int) -> Path:
 def read_scored(path: Path) -> Scored | None:
     """Return what a fold scored; None where it was not scored yet, or the file is damaged."""
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
             return Scored(file["names"].tolist(), file["rows"], float(file["seconds"]))
     except FileNotFoundError:
         return None
