@@ -361,7 +361,7 @@ def test_a_sweep_that_is_cut_short_or_wrong(trainer, data, tmp_path):
     grid = ["folds.train=2", f"{LR}=0.003,0.03"]
     with pytest.raises(InputError, match="--set: seed cannot be searched"):
         ms.sweep(data, ["seed=1,2"], **given)
-    with pytest.raises(InputError, match="--set: training.batch_size: 0 is refused"):
+    with pytest.raises(InputError, match=r"--set: training\.batch_size: 0 is refused"):
         ms.sweep(data, [f"{BATCH}=0,4"], **given)
     with pytest.raises(InputError, match="--seeds 0: expected 1 or more"):
         ms.sweep(data, grid, seeds=0, **given)
@@ -371,7 +371,7 @@ def test_a_sweep_that_is_cut_short_or_wrong(trainer, data, tmp_path):
     with pytest.raises(InputError, match="no combination could be trained: no memory"):
         ms.sweep(data, grid, **given)
     trainer.before, trainer.seconds = lambda recipe, fold: None, 1e6
-    with pytest.raises(InputError, match="--budget: .*: no combination is trained"):
+    with pytest.raises(InputError, match=r"--budget: .*: no combination is trained"):
         ms.sweep(data, grid, budget="1h", **given)
     calls = []
 
