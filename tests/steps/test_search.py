@@ -199,7 +199,7 @@ def test_damaged_files(trainer, search, tmp_path):
 def test_a_budget_ends_between_two_folds(trainer, search):
     trainer.seconds = 1000.0
     with pytest.raises(InputError) as error:
-        search(trials=None, budget="2h")
+        search(trials=None, budget="110m")
     assert "too short" in str(error.value)
     assert "8 trainings of a fold of 16m40s each; about 2h13m in all" in str(error.value)
     assert len(trainer.scored) == 1
@@ -219,7 +219,7 @@ def test_a_budget_ends_between_two_folds(trainer, search):
 
 
 def test_one_fold_cannot_tell(trainer, search, tmp_path):
-    found = search(overrides=["folds.train=1"], trials=8)
+    found = search(overrides=["folds.train=1"], trials=3, space={LR: {"values": [0.01, 0.02, 0.03]}})
     assert found.numbers["best"] is not None
     assert not found.numbers["verdict"]["better"]
     assert "only one fold is trained" in (tmp_path / "p" / "best.yaml").read_text()
@@ -236,7 +236,6 @@ def test_trials_that_fail_are_left_out_and_ten_in_a_row_end_it(trainer, search):
     assert len(rows) == 10
     assert "10 trials in a row could not be trained, the last one: it diverged" in str(found)
     assert "None of 1 scored above the recipe itself" in str(found)
-    assert len(search(trials=10).numbers["trials"]) == 11  # they are remembered
 
 
 def test_the_recipe_itself_must_be_trainable(trainer, search):
