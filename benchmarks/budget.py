@@ -76,7 +76,7 @@ def row(folder, text, count):
         process.kill()
     asked = parse_duration(text).seconds
     units = json.loads((out / "plan.json").read_text())["units"]
-    events = [event for log in out.glob("runs/*/metrics.jsonl") for event in read_events(log)]
+    events = [event for log in out.glob("runs/*/metrics*.jsonl") for event in read_events(log)]
     replanned = sum(event["name"] == "replanned" for event in events)
     score = json.loads((out / "tuning.json").read_text())["scores"]["chosen"]
     print(

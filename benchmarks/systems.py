@@ -28,7 +28,7 @@ def measured(data, project, recipe, budget, settings):
     wall_s = time.monotonic() - started
     if status:
         raise SystemExit(f"{recipe}: the command ended with {os.waitstatus_to_exitcode(status)}")
-    events = [json.loads(line) for path in project.glob("runs/*/metrics.jsonl") for line in path.open()]
+    events = [json.loads(line) for path in project.glob("runs/*/metrics*.jsonl") for line in path.open()]
     seconds = [event["value"] for event in events if event["name"] == "seconds"]
     tuning = json.loads((project / "tuning.json").read_text())
     plan = json.loads((project / "plan.json").read_text())

@@ -49,7 +49,7 @@ COMPARED = (
     "submission.json",
     "masks/**/*.png",
     "runs/*/recipe.yaml",
-    "runs/*/metrics.jsonl",
+    "runs/*/metrics*.jsonl",
     "runs/*/checkpoints/*/*",
     "runs/*/oof/*.npy",
     "runs/*/oof/*.csv",
@@ -330,7 +330,7 @@ def content(path: Path) -> object:
     if path.name == "plan.json":
         plan = json.loads(path.read_text())
         return plan | {"units": [unit | {"took_s": 0, "expected_s": 0} for unit in plan["units"]]}
-    if path.name != "metrics.jsonl":
+    if not path.match("metrics*.jsonl"):
         return path.read_bytes()
     events = [json.loads(line) for line in path.read_text().splitlines()]
     return [event | {"value": None} if event["split"] == "timing" else event for event in events]

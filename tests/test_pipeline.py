@@ -67,7 +67,10 @@ def test_the_project_folder_is_the_contract(trained):
     found = {str(path.relative_to(run.path)) for path in run.path.rglob("*") if path.is_file()}
     fold = {"checkpoints/fold_0/final.safetensors", "checkpoints/fold_0/final.json"}
     fold |= {f"{part}/fold_0.{ending}" for part in ("oof", "test") for ending in ("npy", "csv")}
-    assert found == {"recipe.yaml", "environment.txt", "metrics.jsonl", "stage.json", "times.json"} | fold
+    fold |= {".updates.lock", "checkpoints/fold_0/.masksmith.lock"}
+    assert (
+        found == {"recipe.yaml", "environment.txt", "metrics.fold_0.jsonl", "stage.json", "times.json"} | fold
+    )
     assert run.path.name == f"smoke-{run.recipe.hash[:8]}"
     assert run.ledger.is_done("folds", project.folds.hash)
     text = (run.path / "recipe.yaml").read_text()
@@ -262,7 +265,9 @@ def test_an_epoch_that_was_chosen_on_the_fold_reports_its_optimism(project):
         changes = {"training.select": select, "training.evaluate_every": 1, "training.stages.0.epochs": 4}
         run = ms.train(project, recipe="smoke", overrides=changes)
         ms.predict(project)
-        scores = [e["value"] for e in read_events(run.events) if (e["split"], e["name"]) == ("fold", "score")]
+        scores = [
+            e["value"] for e in read_events(run.events(0)) if (e["split"], e["name"]) == ("fold", "score")
+        ]
         chosen = read_json(run.final(0).with_suffix(".json"))["epoch"]
         tuning = ms.tune(project)
         assert tuning["optimism"] == {"fold_0": pytest.approx(scores[chosen - 1] - scores[-1])}

@@ -73,7 +73,7 @@ def test_the_kernels_of_tgs_go_the_whole_way(shared, tmp_path, name, lengths):
         cheap |= {f"training.stages.{i}.epochs": epochs, f"training.stages.{i}.batch_size": None}
     result = ms.compete(data, out=tmp_path / "out", recipe=name, overrides=cheap)
     run = Project.open(tmp_path / "out").run()
-    train = [one for one in read_events(run.events) if (one["split"], one["name"]) == ("train", "loss")]
+    train = [one for one in read_events(run.events(0)) if (one["split"], one["name"]) == ("train", "loss")]
     assert len(train) == sum(lengths)
     assert train[1]["value"] < train[0]["value"]
     assert run.recipe.model.encoder == "own"

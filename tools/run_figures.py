@@ -38,15 +38,12 @@ def curves(run: Run) -> Drawing:
     Raises:
         ValueError: No epoch is trained yet.
     """
-    events = read_events(run.events)
+    fold = run.recipe.folds.trained[0]
+    events = [event for event in read_events(run.events(fold)) if event["fold"] == fold]
     lines: dict[str, dict[str, Line]] = {}
     for event in events:
         name = event["name"].removeprefix("val_")
-        if (
-            event["fold"] == events[0]["fold"]
-            and event["split"] in ("train", "fold")
-            and name not in _NOT_DRAWN
-        ):
+        if event["split"] in ("train", "fold") and name not in _NOT_DRAWN:
             epochs, values = lines.setdefault(name, {}).setdefault(event["split"], ([], []))
             epochs.append(event["epoch"])
             values.append(event["value"])

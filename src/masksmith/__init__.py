@@ -4,11 +4,11 @@
 >>> result = ms.compete("tgs-salt", out="project", overrides={"folds.train": 1})  # doctest: +SKIP
 
 ``read`` gives the images and masks of a data folder. The verbs are functions: ``layout check explore folds train
-predict tune submit report compare compete plan lr noise score convert example recipes recipe_schema verify vocabulary
-cache clean doctor bundle apply pack export serve review add_member list_members remove_member weights blend pseudo
-stack labels try_labels next_labels ablate add_board_score board watch explain``; ``load`` opens a bundle or an exported
-file. ``masksmith.preprocess`` holds transforms for notebooks. Importing the package imports neither torch nor numpy;
-the first verb does.
+predict tune submit report compare compete search sweep plan lr noise score convert example recipes recipe_schema verify
+vocabulary cache clean doctor bundle apply pack export serve review add_member list_members remove_member weights blend
+pseudo stack labels try_labels next_labels ablate add_board_score board watch explain``; ``load`` opens a bundle or an
+exported file. ``masksmith.preprocess`` holds transforms for notebooks. Importing the package imports neither torch nor
+numpy; the first verb does.
 """
 
 import importlib
@@ -58,9 +58,11 @@ if TYPE_CHECKING:
     from masksmith.pipeline import report as report
     from masksmith.pipeline import review as review
     from masksmith.pipeline import score as score
+    from masksmith.pipeline import search as search
     from masksmith.pipeline import serve as serve
     from masksmith.pipeline import stack as stack
     from masksmith.pipeline import submit as submit
+    from masksmith.pipeline import sweep as sweep
     from masksmith.pipeline import train as train
     from masksmith.pipeline import try_labels as try_labels
     from masksmith.pipeline import tune as tune
@@ -111,9 +113,11 @@ _VERBS = (
     "report",
     "review",
     "score",
+    "search",
     "serve",
     "stack",
     "submit",
+    "sweep",
     "train",
     "try_labels",
     "tune",

@@ -11,6 +11,24 @@ from typing import Annotated, Any
 import typer
 
 import masksmith
+from masksmith import cli_search
+from masksmith.cli_options import (
+    Data,
+    Device,
+    Dialect,
+    EngineName,
+    Folder,
+    Ignore,
+    Layout,
+    Log,
+    Metric,
+    Out,
+    RecipeName,
+    RunName,
+    Scale,
+    Set,
+    Task,
+)
 from masksmith.core.errors import (
     EXIT_INTERRUPTED,
     EXIT_PARTLY,
@@ -28,59 +46,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-
-Data = Annotated[
-    Path, typer.Argument(help="Folder with the data, as it was downloaded; zip files stay closed.")
-]
-Folder = Annotated[Path, typer.Argument(help="Project folder (what --out named).")]
-Out = Annotated[
-    Path, typer.Option("--out", "-o", help="Project folder: absent, empty, or a project to go on with.")
-]
-RecipeName = Annotated[str, typer.Option("--recipe", "-r", help="A bundled recipe, or a YAML file.")]
-Set = Annotated[
-    list[str] | None,
-    typer.Option("--set", "-s", metavar="KEY=VALUE", help="Change a value, e.g. training.stages.0.epochs=3."),
-]
-RunName = Annotated[str | None, typer.Option("--run", help="A run by name; default: the last one worked on.")]
-
-
-Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda, mps or auto.")]
-Dialect = Annotated[
-    str | None,
-    typer.Option(
-        "--dialect",
-        help="Of run-lengths: tgs, siim, airbus, dsb, severstal (_row_major, _zero_based); default: inferred.",
-    ),
-]
-Task = Annotated[
-    str | None,
-    typer.Option(
-        "--task", help="binary, multiclass, multilabel or instances; default: by the masks' values."
-    ),
-]
-Layout = Annotated[
-    str | None,
-    typer.Option(
-        "--layout", help="A layout by name, or a YAML file that describes the data (see docs/layouts.md)."
-    ),
-]
-Metric = Annotated[str | None, typer.Option("--metric", "-m", help="The metric to win.")]
-Scale = Annotated[
-    str | None,
-    typer.Option(
-        "--scale", help="small: a published recipe made small, to see it go the whole way in minutes."
-    ),
-]
-Log = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--log", help="Hand the events on to tensorboard, mlflow or wandb (offline); may be repeated."
-    ),
-]
-Ignore = Annotated[
-    list[int] | None,
-    typer.Option("--ignore", metavar="VALUE", help="Value of mask files that is not judged."),
-]
 
 
 @app.command()
@@ -104,6 +69,7 @@ def compete(
     ] = None,
     scale: Scale = None,
     log: Log = None,
+    engine: EngineName = "local",
     pseudo_rounds: Annotated[
         int,
         typer.Option("--pseudo-rounds", metavar="N", help="With --budget: students of pseudo-labels, too."),
@@ -125,11 +91,16 @@ def compete(
         from_model=from_model,
         scale=scale,
         log=log or (),
+        engine=engine,
         pseudo_rounds=pseudo_rounds,
     )
     print(result)
     if result.stopped is not None:
         raise typer.Exit(result.stopped)
+
+
+app.command()(cli_search.search)
+app.command()(cli_search.sweep)
 
 
 @app.command()
@@ -440,16 +411,19 @@ def train(
     overrides: Set = None,
     scale: Scale = None,
     log: Log = None,
+    engine: EngineName = "local",
 ) -> None:
     """Train the folds that are not trained yet."""
-    run = masksmith.train(project, recipe=recipe, overrides=overrides or (), scale=scale, log=log or ())
+    run = masksmith.train(
+        project, recipe=recipe, overrides=overrides or (), scale=scale, log=log or (), engine=engine
+    )
     print(run.path)
 
 
 @app.command()
-def predict(project: Folder, run: RunName = None) -> None:
+def predict(project: Folder, run: RunName = None, engine: EngineName = "local") -> None:
     """Predict held-out and test images at their true size."""
-    print(masksmith.predict(project, run=run).path)
+    print(masksmith.predict(project, run=run, engine=engine).path)
 
 
 @app.command()

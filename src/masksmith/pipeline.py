@@ -39,6 +39,8 @@ from masksmith.steps.recipes import (
     single_for_data,
 )
 from masksmith.steps.result import Result
+from masksmith.steps.searching import search as search
+from masksmith.steps.searching import sweep as sweep
 from masksmith.submission.score import Scored, score_files, write_per_image
 from masksmith.submission.validate import Verdict
 
@@ -487,6 +489,7 @@ def train(
     augment: CallableAugment | None = None,
     scale: str | None = None,
     log: str | Sequence[str] = (),
+    engine: str = "local",
 ) -> Run:
     """Train the folds of a recipe, or of all recipes of an ensemble, that are not trained yet.
 
@@ -497,6 +500,7 @@ def train(
         augment: As for ``compete``.
         scale: As for ``compete``.
         log: As for ``compete``.
+        engine: As for ``compete``.
 
     Returns:
         The run of the recipe, or of the first recipe of the ensemble.
@@ -504,8 +508,9 @@ def train(
     loggers = _loggers(log)
     project, changes = Project.open(Path(out), augment=augment, loggers=loggers), dotted(overrides)
     asked = load_asked(recipe, changes, scale=scale)
-    with steps.work.working(project):
-        return steps.compete.train_asked(project, for_data(project, asked, recipe, changes))
+    with steps.work.opened(engine) as workers, steps.work.working(project):
+        workers.need(project.root)
+        return steps.compete.train_asked(project, for_data(project, asked, recipe, changes), workers)
 
 
 def _loggers(asked: str | Sequence[str]) -> tuple[str, ...]:
@@ -514,13 +519,13 @@ def _loggers(asked: str | Sequence[str]) -> tuple[str, ...]:
     return check_loggers([asked] if isinstance(asked, str) else asked)
 
 
-def predict(out: str | Path, *, run: str | None = None) -> Run:
-    """Predict every trained fold's held-out images and the test images."""
+def predict(out: str | Path, *, run: str | None = None, engine: str = "local") -> Run:
+    """Predict every trained fold's held-out images and the test images; ``engine`` as for ``compete``."""
     project = Project.open(Path(out))
-    with steps.work.working(project):
+    with steps.work.opened(engine) as workers, steps.work.working(project):
+        workers.need(project.root)
         members = read_members(project, run)
-        for member in members:
-            steps.predict.predict_member(project, member)
+        steps.tasks.predict_members(project, workers, members)
         return members[0].run
 
 
@@ -956,6 +961,7 @@ def compete(
     scale: str | None = None,
     log: str | Sequence[str] = (),
     pseudo_rounds: int = 0,
+    engine: str = "local",
 ) -> Result:
     """Go the whole way from a data folder to a validated submission, masks and a report.
 
@@ -986,9 +992,11 @@ def compete(
             docs/watch.md).
         pseudo_rounds: With a budget: train so many students of pseudo-labels for each fold, once all folds are trained
             and where one fits; each joins if it does not lower its fold's score. Without a budget see ``pseudo``.
+        engine: Where folds are trained and predicted: "local", this process; "ray" or "ray:HOST:PORT", the machines of
+            a Ray cluster, side by side (see docs/how-to/several-machines.md).
 
     Raises:
-        InputError: Data, recipe, budget or folder cannot be used; nothing already written is lost.
+        InputError: Data, recipe, budget, engine or folder cannot be used; nothing already written is lost.
         StoppedError: Stopped before the data had been read.
     """
     began, duration = time.monotonic(), None if budget is None else parse_duration(budget)
@@ -1003,7 +1011,7 @@ def compete(
         raise InputError(f"--scale {scale} with --{'budget' if planned else 'from'}: expected one of them")
     asked = load_to_compete_in_budget(recipe, pinned) if planned else load_asked(recipe, pinned, scale=scale)
     loggers = _loggers(log)
-    with interrupt.graceful():
+    with steps.work.opened(engine) as workers, interrupt.graceful():
         checked = check(data, out, dialect=dialect, task=task, ignore=ignore, layout=layout)
         for line in str(checked).splitlines():
             logger.info("%s", line)
@@ -1014,9 +1022,10 @@ def compete(
             asked = load_any(recipe, pinned)
         asked = for_data(project, asked, recipe, pinned)
         with steps.work.working(project):
+            workers.need(project.root)
             clock = Budget(project.budget_json, duration, started=began)
             return steps.compete.compete_project(
-                project, asked, clock, pinned=pinned, planned=planned, rounds=pseudo_rounds
+                project, asked, clock, pinned=pinned, planned=planned, rounds=pseudo_rounds, engine=workers
             )
 
 

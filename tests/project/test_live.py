@@ -44,7 +44,7 @@ def test_a_finished_project(trained):
     assert set(live.baselines) == set(tuning["baselines"])
     (one,) = live.trainings
     run = Project(trained).run()
-    losses = [e["value"] for e in read_events(run.events) if (e["split"], e["name"]) == ("train", "loss")]
+    losses = [e["value"] for e in read_events(run.events(0)) if (e["split"], e["name"]) == ("train", "loss")]
     assert [value for _, value in one.curves["loss"]] == losses
     assert (one.run, one.fold, one.state, one.epoch) == (run.path.name, 0, "done", len(losses))
     assert one.epochs == len(losses)
@@ -58,8 +58,8 @@ def test_a_finished_project(trained):
 
 def test_at_work_and_nothing_is_touched(project):
     run = under_way(project)
-    EventLog(run.events, fold=0).write(1, "timing", left_s=1000.0)
-    EventLog(run.events, fold=0).write(1.5, "event", replanned=0.5)
+    EventLog(run.events(0), fold=0).write(1, "timing", left_s=1000.0)
+    EventLog(run.events(0), fold=0).write(1.5, "event", replanned=0.5)
     with folder_lock(project):
         before = stamps(project)
         live = look(project)
@@ -124,7 +124,9 @@ def test_files_that_are_torn_or_not_ours(project):
     run = under_way(project)
     for name in ("plan.json", "budget.json", "tuning.json"):
         (project / name).write_text("[1, ")
-    run.events.write_text('{"fold": 0, "epoch": 1, "split": "train", "name": "loss", "value": NaN}\n7\n{"fo')
+    run.events(0).write_text(
+        '{"fold": 0, "epoch": 1, "split": "train", "name": "loss", "value": NaN}\n7\n{"fo'
+    )
     (run.path / "stage.json").write_text("{")
     live = look(project)
     assert live.state == "stopped"

@@ -118,7 +118,7 @@ def test_the_script_draws_any_project(tools, trained, tmp_path, monkeypatch):
     assert tools.column(facts) is None
     assert tools.draw({"column": None}, tmp_path) == []
     begun = shutil.copytree(trained, tmp_path / "begun")
-    next(begun.glob("runs/*/metrics.jsonl")).write_text("")
+    next(begun.glob("runs/*/metrics*.jsonl")).write_text("")
     with pytest.raises(ValueError, match="no epoch is trained yet"):
         tools.main(["--run", str(begun), "--out", str(out)])
     monkeypatch.setattr(tools, "LARGEST", 100)

@@ -12,6 +12,7 @@ import yaml
 import masksmith as ms
 from masksmith import pipeline
 from masksmith.core.errors import DiskFullError, DivergedError, InputError
+from masksmith.engines import Done
 from masksmith.folds.config import ALL
 from masksmith.planning.budget import Budget
 from masksmith.planning.units import Unit
@@ -21,12 +22,15 @@ from masksmith.project.members import Member, members_of_run
 from masksmith.recipes.recipe import load_recipe
 from masksmith.steps import compete as steps_compete
 from masksmith.steps import plan as steps_plan
+from masksmith.steps import tasks as steps_tasks
+from masksmith.steps import work as steps_work
 from masksmith.steps.plan import Plan, Planner, machine_tools
 from masksmith.steps.runs import open_run
 from masksmith.steps.submit import write_baseline
 from masksmith.training import loop
 from masksmith.training.events import read_events
 from tests.blends import write_recipe
+from tests.engines.fakes import Backwards
 from tests.planning.machine import Machine as KnownMachine
 from tests.planning.machine import Seconds
 
@@ -147,7 +151,7 @@ def test_a_neighbour_shortens_a_training_and_it_grows_again_when_he_goes(example
         assert machine.now <= 1.05 * 240 + 30
         assert name == "stays" or machine.now >= 0.95 * 240 - 30
         assert kinds(project)[0] == ("fold", 0)
-        (log,) = project.glob("runs/*/metrics.jsonl")
+        (log,) = project.glob("runs/*/metrics*.jsonl")
         found = read_events(log)
         shares = [event["value"] for event in found if event["name"] == "replanned"]
         assert min(shares) < 0.9
@@ -255,7 +259,7 @@ def test_a_unit_that_diverges_is_left_out(example, tmp_path, machine, monkeypatc
             raise DivergedError("fold 0, epoch 1: training diverged again")
         inner(project, member, pace)
 
-    monkeypatch.setattr(steps_compete, "train_member", train_member)
+    monkeypatch.setattr(steps_tasks, "train_member", train_member)
     assert compete(example, tmp_path, "10m").submission.ids == 8
     units = read(tmp_path, "plan.json")["units"]
     assert units[0]["kind"] == "fold"
@@ -263,6 +267,30 @@ def test_a_unit_that_diverges_is_left_out(example, tmp_path, machine, monkeypatc
     cycles = [unit["reason"] for unit in units if unit["kind"] == "cycle"]
     assert cycles
     assert all("it failed: fold 0, epoch 1: training diverged again" in reason for reason in cycles)
+
+
+@pytest.mark.slow
+def test_a_budget_is_spent_on_workers_of_two_kinds(example, tmp_path, machine, monkeypatch):
+    """The pace of each kind is measured once; units end backwards, and are judged in the order of the plan."""
+    engine = Backwards("fast", "slow")
+    monkeypatch.setattr(steps_work, "open_engine", lambda address: engine)
+    monkeypatch.setattr(steps_tasks, "machine_tools", steps_compete.machine_tools)
+    result = compete(example, tmp_path, "12m", engine="fake")
+    units = read(tmp_path, "plan.json")["units"]
+    assert engine.given[:2] == ["pace of fast", "pace of slow"]
+    assert [name.partition(":")[0] for name in engine.given[2:]] == [
+        f"unit {at + 1}" for at in range(len(units))
+    ]
+    assert engine.ran[2:4] == engine.given[3:1:-1]
+    assert len(units) >= 2
+    assert all(unit["joined"] is not None and unit["took_s"] > 0 for unit in units)
+    joined = [
+        f"{unit['run']}/fold {unit['fold'] if unit['fold'] != ALL else 'all'}"
+        for unit in units
+        if unit["joined"]
+    ]
+    assert result.members == joined
+    assert result.submission.ids == 8
 
 
 def test_a_unit_that_cannot_be_predicted_or_scored_is_left_out(project, monkeypatch):
@@ -280,7 +308,10 @@ def test_a_unit_that_cannot_be_predicted_or_scored_is_left_out(project, monkeypa
         session.members = [member] * beside
         with monkeypatch.context() as patch:
             patch.setattr(steps_compete, verb, fail)
-            return steps_compete.train_unit(session, planner, plan, 0, Budget(opened.root / "b.json", None))
+            task = steps_compete.begin_unit(session, planner, plan, 0, Budget(opened.root / "b.json", None))
+            return steps_compete.end_unit(
+                session, planner, plan, 0, Done(task, {"seconds_per_px": 0.0}, 1.0, "")
+            )
 
     refused = InputError("prediction.weights: 'snapshots': none were kept")
     for verb in ("predict_member", "accept_unit"):

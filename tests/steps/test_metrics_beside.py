@@ -28,7 +28,7 @@ def test_from_the_recipe_to_the_report(example, tmp_path):
     text = ms.compete(example / "data", out=out, recipe="smoke", overrides=ASKED).report.read_text()
     project = Project.open(out)
     run = project.run()
-    events = [e for e in read_events(run.events) if e["split"] == "fold" and e["name"] == "dice_pooled"]
+    events = [e for e in read_events(run.events(0)) if e["split"] == "fold" and e["name"] == "dice_pooled"]
     best = max(event["value"] for event in events)
     facts = json.loads((run.checkpoints(0) / "best_dice_pooled.json").read_text())
     assert facts["epoch"] == next(event["epoch"] for event in events if event["value"] == best)

@@ -186,7 +186,9 @@ def test_each_fold_learns_from_the_teachers_fold_alone(taught):
     assert "<h2>Pseudo-labels</h2>" in page
     assert "a training on all images (fold all) learns from the mean of the teacher's folds" in page
     assert "fold 0: 6 of 8 test images kept (2 without content, 0 unsure or over a quota)" in page
-    assert len([one for one in read_events(pupil.events) if one["name"] == "loss" and one["fold"] == 0]) == 3
+    assert (
+        len([one for one in read_events(pupil.events(0)) if one["name"] == "loss" and one["fold"] == 0]) == 3
+    )
 
 
 @pytest.mark.slow

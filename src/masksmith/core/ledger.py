@@ -2,14 +2,15 @@
 
 from pathlib import Path
 
-from masksmith.core.files import read_json, write_json
+from masksmith.core.files import read_json
+from masksmith.core.locks import update_json
 
 
 class Ledger:
     """The finished stages of a folder, each with the key of its inputs.
 
     A stage is skipped when it is recorded with the same key. The key hashes everything that the stage reads and the
-    version of its code.
+    version of its code. Several processes may write it.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -32,11 +33,10 @@ class Ledger:
 
     def forget(self, stage: str) -> None:
         """Record that ``stage`` is not done: its outputs are about to be replaced."""
-        entries = self._read()
-        if entries.pop(stage, None) is not None:
-            write_json(self.path, entries)
+        if self.knows(stage):
+            update_json(self.path, lambda entries: {name: entries[name] for name in entries if name != stage})
 
     def mark_done(self, stage: str, key: str) -> None:
         """Record that ``stage`` ran to its end with this key."""
         if not self.is_done(stage, key):
-            write_json(self.path, self._read() | {stage: key})
+            update_json(self.path, lambda entries: entries | {stage: key})

@@ -5,19 +5,31 @@ import fcntl
 import os
 import re
 import socket
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import IO, Any
 
+from masksmith.core import interrupt
 from masksmith.core.errors import InputError
-from masksmith.core.files import CANNOT_WRITE, no_room, put_back, remove_tree, write_point
+from masksmith.core.files import (
+    CANNOT_WRITE,
+    no_room,
+    put_back,
+    read_json,
+    remove_tree,
+    write_json,
+    write_point,
+)
 
 LOCK = ".masksmith.lock"
 """Name of the file that is locked while masksmith works in a folder."""
+_UPDATES = ".updates.lock"
 _LEFTOVER = re.compile(r"\.(?P<name>.+)\.\d+\.masksmith-(?P<kind>tmp|old)", re.DOTALL)
 
 
 @contextlib.contextmanager
-def folder_lock(folder: Path, *, instead: str = "") -> Iterator[None]:
+def folder_lock(folder: Path, *, instead: str = "", wait: bool = False) -> Iterator[None]:
     """Hold ``folder/.masksmith.lock`` during the block; the operating system releases it when the process ends.
 
     Leftovers of killed processes in the folder are removed.
@@ -25,16 +37,18 @@ def folder_lock(folder: Path, *, instead: str = "") -> Iterator[None]:
     Args:
         folder: Made if it is absent.
         instead: What may be done while another process is at work, for the message.
+        wait: Whether to wait for another process that holds the lock, in place of a refusal.
 
     Raises:
         InputError: Another process holds the lock (the message names its pid and host), or the folder cannot be
             written.
+        StoppedError: A stop was asked for while it was waited for.
     """
     lock = folder / LOCK
     _make_writable(folder, lock)
     with lock.open("a+b", buffering=0) as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _wait_for(file) if wait else fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
             raise InputError(
@@ -47,6 +61,42 @@ def folder_lock(folder: Path, *, instead: str = "") -> Iterator[None]:
             file.write(f"pid {os.getpid()} on {socket.gethostname()}\n".encode())
             _remove_leftovers(folder)
         yield
+
+
+@contextlib.contextmanager
+def waiting_lock(path: Path) -> Iterator[None]:
+    """Hold a lock on a file of that name during the block, and wait for another process that holds it.
+
+    The lock ends with its process, on whatever machine that is, where the file system has locks across machines (NFS
+    4, Lustre and GPFS have). The file stays.
+
+    Raises:
+        InputError: A link of that name is there, or it cannot be written.
+        StoppedError: A stop was asked for while it was waited for.
+    """
+    with no_room(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+    with os.fdopen(descriptor, "ab") as file:
+        _wait_for(file)
+        yield
+
+
+def _wait_for(file: IO[bytes]) -> None:
+    """Take the lock of an open file; processes that wait for one look every tenth of a second."""
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            interrupt.check_stop()
+            time.sleep(0.1)
+
+
+def update_json(path: Path, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+    """Read a JSON file (nothing, where there is none), change it and write it, while no other process does the same."""
+    with waiting_lock(path.with_name(_UPDATES)):
+        write_json(path, change(read_json(path) if path.exists() else {}))
 
 
 def _make_writable(folder: Path, lock: Path) -> None:

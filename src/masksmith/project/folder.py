@@ -100,6 +100,14 @@ class Project:
         self.report_html = root / "report.html"
         self.compare_html = root / "compare.html"
         self.lr_html = root / "lr.html"
+        self.search_dir = root / "search"
+        """What a search goes on with."""
+        self.search_json, self.search_html = root / "search.json", root / "search.html"
+        self.sweep_json, self.sweep_html = root / "sweep.json", root / "sweep.html"
+        self.best_yaml, self.sweep_yaml = root / "best.yaml", root / "sweep.yaml"
+        """The best recipe of a search, and of a sweep."""
+        self.trials_dir = root / "trials"
+        """What the folds of their trials scored."""
         self.explore_html = root / "explore.html"
         self.explore_json = root / "explore.json"
         self.loggers_dir = root / "loggers"
@@ -337,11 +345,15 @@ class Project:
 
     def find_run(self, asked: Recipe) -> Run | None:
         """Return the run of this recipe unchanged, or None if there is none."""
+        name = self.name_of_run(asked)
+        return None if name is None else self.run(name)
+
+    def name_of_run(self, asked: Recipe) -> str | None:
+        """Return the name of the run of this recipe, or None if there is none."""
         requests = self.runs_dir / "requests.json"
         name = read_json(requests).get(asked.hash) if requests.exists() else None
-        if not isinstance(name, str) or not (self.runs_dir / name / "recipe.yaml").exists():
-            return None
-        return self.run(name)
+        there = isinstance(name, str) and (self.runs_dir / name / "recipe.yaml").exists()
+        return name if there else None
 
     def set_free_parts(self, run: Run, recipe: Recipe) -> Run:
         """Return the run with the parts of ``recipe`` that do not determine the weights."""

@@ -219,7 +219,7 @@ def _training(run: Run, fold: int, epochs: int | None, now: float) -> Training:
     except InputError:
         done = {}
     where = run.checkpoints(fold).name
-    events = [event for event in _events(run.events) if event.get("fold") == fold]
+    events = [event for event in _events(run.events(fold)) if event.get("fold") == fold]
     curves = _curves(events)
     times = {event["name"]: event["value"] for event in events if event["split"] == "timing"}
     state: State = "waiting"
@@ -240,7 +240,7 @@ def _training(run: Run, fold: int, epochs: int | None, now: float) -> Training:
         score=scores[-1][1] if scores else None,
         best=best and best[1],
         best_epoch=best and int(best[0]),
-        left_s=None if left is None else max(0.0, left - max(0.0, now - mtime(run.events))),
+        left_s=None if left is None else max(0.0, left - max(0.0, now - mtime(run.events(fold)))),
         spent_s=sum(event["value"] for event in events if event["name"] == "seconds"),
         images_per_s=times.get("images_per_s"),
         peak_gib=times.get("peak_gib"),
@@ -350,7 +350,7 @@ def _touched(project: Project, one: Training) -> tuple[float, float]:
     if run is None:
         return 0.0, 0.0
     at = mtime(run.checkpoints(one.fold))
-    return max(at, mtime(run.events)), at
+    return max(at, mtime(run.events(one.fold))), at
 
 
 def _if_there(path: Path) -> Path | None:

@@ -84,5 +84,5 @@ def mtime(path: Path) -> float:
 
 
 def _last_change(root: Path) -> float:
-    files = (root / LOCK, root / "budget.json", *root.glob("runs/*/metrics.jsonl"), root / "cache")
+    files = (root / LOCK, root / "budget.json", *root.glob("runs/*/metrics*.jsonl"), root / "cache")
     return max(map(mtime, files))

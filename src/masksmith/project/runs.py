@@ -3,16 +3,19 @@
 An external run holds probabilities that another program made (``masksmith member add``) in the place of weights.
 """
 
+import json
 import platform
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from masksmith.core.files import read_json, write_json
+from masksmith.core.files import read_json, write_text
 from masksmith.core.ledger import Ledger
+from masksmith.core.locks import update_json
 from masksmith.folds.config import fold_name
 from masksmith.recipes.recipe import Recipe
+from masksmith.training.events import read_events
 
 _LIBRARIES = (
     *(
@@ -40,10 +43,21 @@ class Run:
         """The finished stages of the run."""
         return Ledger(self.path)
 
-    @property
-    def events(self) -> Path:
-        """The log of all events of the trainings."""
-        return self.path / "metrics.jsonl"
+    def events(self, fold: int) -> Path:
+        """Log of a fold's events; where an older masksmith trained it, that of all folds together."""
+        own, all_folds = self.path / f"metrics.{fold_name(fold)}.jsonl", self.path / "metrics.jsonl"
+        return own if own.exists() or not all_folds.exists() else all_folds
+
+    def own_events(self, fold: int) -> Path:
+        """Return the log that a training of a fold writes; events of an older masksmith's are taken over.
+
+        Each fold has one, so that several can be trained at once.
+        """
+        own, known = self.path / f"metrics.{fold_name(fold)}.jsonl", self.events(fold)
+        if known != own:
+            kept = [event for event in read_events(known) if event.get("fold") == fold]
+            write_text(own, "".join(json.dumps(event) + "\n" for event in kept))
+        return own
 
     @property
     def external_json(self) -> Path:
@@ -73,7 +87,7 @@ class Run:
 
     def note_time(self, what: str, seconds: float) -> None:
         """Write how long something took, in place of what was there of it before."""
-        write_json(self.times, self.read_times() | {what: round(seconds, 3)})
+        update_json(self.times, lambda known: known | {what: round(seconds, 3)})
 
     def read_times(self) -> dict[str, float]:
         """Return what was noted: "oof 0" -> seconds."""

@@ -158,6 +158,17 @@ def parse_recipe(
     if "members" in value:
         raise InputError(f"{where}: it has members, so it is an ensemble; a single recipe is expected here")
     recipe = validate(Recipe, value, where=where)
+    return change_recipe(recipe, overrides, where=where, students=students)
+
+
+def change_recipe(
+    recipe: Recipe, overrides: tuple[str, ...], *, where: str, students: tuple[str, ...] = ()
+) -> Recipe:
+    """Return a recipe with dotted overrides, checked as parse_recipe does.
+
+    Raises:
+        InputError: As parse_recipe.
+    """
     if overrides:
         complete: dict[str, Any] = recipe.model_dump(mode="json")
         changed = apply_overrides(complete, overrides)

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import plotly.graph_objects as go
@@ -313,6 +313,91 @@ def gain_chart(lines: Sequence[tuple[str, float, float, float]], *, reference: s
     figure.update_yaxes(
         tickvals=list(range(len(lines))), ticktext=names, range=[-0.6, len(lines) - 0.4], automargin=True
     )
+    return _html(figure)
+
+
+class Point(NamedTuple):
+    """A value of a key, what a trial with it scored, and how it ended."""
+
+    value: Any
+    score: float
+    kind: str
+    name: str
+
+
+def value_chart(
+    key: str, points: Sequence[Point], *, metric: str, log: bool = False, listed: Sequence[Any] = ()
+) -> str:
+    """Draw the scores of trials over their values of one key; those of a list stand beside each other in its order."""
+    figure = go.Figure()
+    for at, kind in enumerate(dict.fromkeys(one.kind for one in points)):
+        own = [one for one in points if one.kind == kind]
+        xs = [_short(one.value) if listed else one.value for one in own]
+        whole = kind in ("whole", "the recipe")
+        figure.add_scatter(
+            x=xs, y=[one.score for one in own], text=[one.name for one in own], mode="markers", name=kind,
+            marker={
+                "size": 12 if kind == "the recipe" else 9, "color": _COLOURS[at % len(_COLOURS)],
+                "symbol": "diamond" if kind == "the recipe" else "circle" if whole else "x",
+                "opacity": 0.85 if whole else 0.5,
+            },
+        )  # fmt: skip
+    figure.update_layout(title=key, yaxis_title=metric, **_LAYOUT)
+    if listed:
+        order = list(dict.fromkeys(map(_short, [*listed, *(one.value for one in points)])))
+        figure.update_xaxes(type="category", categoryorder="array", categoryarray=order)
+    else:
+        figure.update_xaxes(type="log" if log else "linear")
+    return _html(figure)
+
+
+def _short(value: Any) -> str:  # noqa: ANN401
+    text = str(value)
+    return text if len(text) <= 28 else f"{text[:27]}…"
+
+
+def history_chart(
+    scores: Sequence[tuple[int, float]], *, base: float | None, metric: str, higher_is_better: bool
+) -> str:
+    """Draw the scores of trials in their order, and the best one until then."""
+    figure = go.Figure()
+    numbers, values = [number for number, _ in scores], [score for _, score in scores]
+    best = max if higher_is_better else min
+    until = [best(values[: at + 1]) for at in range(len(values))]
+    figure.add_scatter(
+        x=numbers, y=values, mode="markers", name="trials", marker={"size": 9, "color": _COLOURS[0]}
+    )
+    figure.add_scatter(
+        x=numbers, y=until, mode="lines", name="best until then", line={"shape": "hv", "color": _COLOURS[1]}
+    )
+    if base is not None:
+        figure.add_hline(y=base, line_dash="dot", line_color=_FAINT, annotation_text="the recipe itself")
+    figure.update_layout(title="trials in their order", xaxis_title="trial", yaxis_title=metric, **_LAYOUT)
+    return _html(figure)
+
+
+def sweep_chart(
+    key: str,
+    lines: Sequence[tuple[str, Sequence[Any], Sequence[float], Sequence[Sequence[float]]]],
+    *,
+    metric: str,
+) -> str:
+    """Draw mean scores over the values of a key: (name, values, means, scores of the seeds) of each line."""
+    figure = go.Figure()
+    for at, (name, values, means, seeds) in enumerate(lines):
+        colour, xs = _COLOURS[at % len(_COLOURS)], [_short(value) for value in values]
+        figure.add_scatter(x=xs, y=list(means), mode="lines+markers", name=name or "mean", line_color=colour)
+        figure.add_scatter(
+            x=[x for x, own in zip(xs, seeds, strict=True) for _ in own],
+            y=[score for own in seeds for score in own],
+            mode="markers", name="seeds", legendgroup=name, showlegend=False,
+            marker={"size": 6, "color": colour, "opacity": 0.45},
+        )  # fmt: skip
+    figure.update_layout(
+        title="mean over seeds, and each seed", xaxis_title=key, yaxis_title=metric,
+        showlegend=len(lines) > 1, **_LAYOUT,
+    )  # fmt: skip
+    figure.update_xaxes(type="category")
     return _html(figure)
 
 

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from masksmith.steps import seed_noise as seed_noise
     from masksmith.steps import stack as stack
     from masksmith.steps import submit as submit
+    from masksmith.steps import tasks as tasks
     from masksmith.steps import tune as tune
     from masksmith.steps import verify as verify
     from masksmith.steps import watch as watch

@@ -299,7 +299,5 @@ def _events(members: Sequence[Member]) -> list[dict[str, Any]]:
     """Return the log of the folds, each event with its curve; none of an ensemble of several runs."""
     if len({member.run.path for member in members}) > 1 or members[0].run.is_external:
         return []
-    folds = {member.fold for member in members}
-    return [
-        {**e, "curve": f"fold {e['fold']}"} for e in read_events(members[0].run.events) if e["fold"] in folds
-    ]
+    logs = {one.fold: read_events(one.run.events(one.fold)) for one in members}
+    return [{**e, "curve": f"fold {fold}"} for fold, log in logs.items() for e in log if e["fold"] == fold]

@@ -7,6 +7,7 @@ submission of what has been trained until then.
 
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from typing import Any
 from masksmith.core import interrupt
 from masksmith.core.errors import DiskFullError, DivergedError, InputError, StoppedError
 from masksmith.core.progress import logger
+from masksmith.engines import Done, Engine, Task
+from masksmith.engines.local import LocalEngine
 from masksmith.folds.config import ALL
 from masksmith.planning.budget import Budget
 from masksmith.planning.lengths import fit_weights
@@ -28,7 +31,7 @@ from masksmith.steps.last_mile import choose, chosen_before, measure, remember
 from masksmith.steps.out_of_fold import baseline_scores, plain_score
 from masksmith.steps.plan import Plan, Planner, keys_of, machine_tools
 from masksmith.steps.predict import oof_of, predict_member
-from masksmith.steps.pseudo_labels import make_labels, train_student, with_teachers
+from masksmith.steps.pseudo_labels import make_labels, with_teachers
 from masksmith.steps.pseudo_rounds import check_rounds
 from masksmith.steps.report import report_members
 from masksmith.steps.resolve import check_prediction
@@ -36,10 +39,11 @@ from masksmith.steps.result import Result
 from masksmith.steps.runs import open_members, open_run
 from masksmith.steps.seed_noise import noise_text, read_noise
 from masksmith.steps.submit import standing_submission, submit_members, write_baseline, write_oof_masks
-from masksmith.steps.train import is_trained, keep_interim, train_member
+from masksmith.steps.tasks import at_hand, failure_of, run_trainings, task_of
+from masksmith.steps.train import is_trained, keep_interim
 from masksmith.steps.tune import tune_members
+from masksmith.steps.unit_queue import UnitQueue, kind_of, learn_kinds
 from masksmith.submission.validate import Verdict
-from masksmith.training.pace import Deadline, Pace
 
 
 @dataclass(frozen=True)
@@ -60,14 +64,14 @@ class Outcome:
 
 
 class Session:
-    """The members so far, and the one whose training is under way."""
+    """The members so far, and those whose training is under way."""
 
-    def __init__(self, project: Project) -> None:
-        self.project = project
+    def __init__(self, project: Project, engine: Engine | None = None) -> None:
+        self.project, self.engine = project, engine or LocalEngine()
         self.members: list[Member] = []
         self.wanted: list[Member] = []
         """The members at the end, where that is known; none: whatever joins."""
-        self.under_way: Member | None = None
+        self.under_way: list[Member] = []
         self.tuning: dict[str, Any] | None = None
         self.verdict: Verdict | None = None
         self.oof_masks: Path | None = None
@@ -128,6 +132,7 @@ def compete_project(
     pinned: Sequence[str],
     planned: bool,
     rounds: int = 0,
+    engine: Engine | None = None,
 ) -> Result:
     """Go the way from folds to the report.
 
@@ -138,6 +143,7 @@ def compete_project(
         pinned: Overrides of the recipe, which a plan obeys.
         planned: Whether the recipe is what a budget plans with; False trains what it says.
         rounds: Rounds of pseudo-labels that a budget may be spent on, too.
+        engine: Runs the trainings; None: this process.
 
     Raises:
         InputError: Rounds that the data do not allow.
@@ -151,7 +157,7 @@ def compete_project(
             assert isinstance(asked, Recipe), asked.name
             tools = machine_tools(project, asked)
             planner = Planner(project, asked, keys_of(pinned), tools, rounds=rounds)
-        done = compete_units(project, asked, planner, budget)
+        done = compete_units(project, asked, planner, budget, engine)
     budget.write()
     return Result(
         project=project.root,
@@ -167,7 +173,13 @@ def compete_project(
     )
 
 
-def compete_units(project: Project, asked: AnyRecipe, planner: Planner | None, budget: Budget) -> Outcome:
+def compete_units(
+    project: Project,
+    asked: AnyRecipe,
+    planner: Planner | None,
+    budget: Budget,
+    engine: Engine | None = None,
+) -> Outcome:
     """Train what is missing, unit after unit, and keep the best submission so far.
 
     Args:
@@ -175,16 +187,17 @@ def compete_units(project: Project, asked: AnyRecipe, planner: Planner | None, b
         asked: The recipe, or the ensemble.
         planner: Decides what the time is spent on; None trains the folds that the recipe asks for.
         budget: The time.
+        engine: Runs the trainings; None: this process.
 
     Raises:
         InputError: Nothing can be trained; what was finished before is whole.
     """
-    session = Session(project)
+    session = Session(project, engine)
     if project.catalog.test and not project.submission_json.exists():
         session.verdict = write_baseline(project, asked)
     try:
         for _ in train_folds(session, asked) if planner is None else train_units(session, planner, budget):
-            session.under_way = None
+            pass
     except StoppedError as stop:
         logger.warning("%s; finishing what was trained (again to stop at once)", stop)
         with interrupt.finishing():
@@ -206,39 +219,40 @@ def train_folds(session: Session, asked: AnyRecipe) -> Iterator[None]:
         predict_member(project, unit)
         session.add(unit)
     session.publish()
-    for unit in units:
+
+    def begin(unit: Member) -> bool:
+        make_labels(project, unit)
         if unit in trained:
-            make_labels(project, unit)
             if is_trained(project, unit):
-                continue
+                return False
             _leave_out(session, trained, unit)  # its teachers make other labels than those it was trained on
-        session.under_way = unit
-        train_one(project, unit)
-        predict_member(project, unit)
+        session.under_way.append(unit)
+        return True
+
+    for unit in run_trainings(project, session.engine, units, begin=begin, predict=True):
         trained.append(unit)
         session.add(unit)
+        session.under_way.remove(unit)
         session.publish()
         yield
 
 
-def train_asked(project: Project, asked: AnyRecipe) -> Run:
+def train_asked(project: Project, asked: AnyRecipe, engine: Engine | None = None) -> Run:
     """Train the members that a recipe or an ensemble asks for, where they are not; return the run of the first."""
     members = open_members(project, asked)
     write_members(project, members)
     units = with_teachers(project, members)
-    if all(is_trained(project, unit) for unit in units):
+    trained = [unit for unit in units if is_trained(project, unit)]
+    if len(trained) == len(units):
         logger.info("%s: all folds are trained", asked.name)
-    for unit in units:
-        train_one(project, unit)
+
+    def begin(unit: Member) -> bool:
+        make_labels(project, unit)
+        return unit not in trained or unit.run.recipe.pseudo is not None
+
+    for _ in run_trainings(project, engine or LocalEngine(), units, begin=begin, predict=False):
+        pass
     return members[0].run
-
-
-def train_one(project: Project, unit: Member) -> None:
-    """Train a fold of a run unless it is trained; where its recipe has pseudo-labels, make these before."""
-    if unit.run.recipe.pseudo is None:
-        train_member(project, unit)
-    else:
-        train_student(project, unit)
 
 
 def _leave_out(session: Session, trained: list[Member], unit: Member) -> None:
@@ -256,28 +270,37 @@ def train_units(session: Session, planner: Planner, budget: Budget) -> Iterator[
     chosen = chosen_before(project, plan.units, plan.recipe)
     session.take(chosen or _members_of(project, plan))
     session.publish()
-    while True:
-        if plan.under_way is None:
-            wish = planner.next(plan, budget.left - session.reserve_s)
-            if wish is None:
-                break
-            if chosen:  # there will be more to choose from
-                session.take(_members_of(project, plan))
-                chosen = None
-            run = open_run(project, wish.recipe)
-            plan = planner.save(plan.with_unit(replace(wish.unit, run=run.path.name)))
-        at = plan.under_way
-        assert at is not None
-        started = budget.spent
-        unit = train_unit(session, planner, plan, at, budget)
-        if unit is None:
-            break  # what is under way waits for more time
-        plan = planner.save(plan.with_unit(replace(unit, took_s=round(budget.spent - started, 1)), at))
-        session.under_way = None  # a stop from here on judges it no more
-        session.publish()  # after the plan is written: what is said beside the score counts its units
-        budget.write()
-        logger.info("unit %d done; spent %s", at + 1, budget)
-        yield
+    learn_kinds(project, session.engine, planner, plan.recipe)
+
+    def more(plan: Plan) -> Plan | None:
+        nonlocal chosen
+        wish = planner.next(plan, budget.left - session.reserve_s)
+        if wish is None:
+            return None
+        if chosen:  # there will be more to choose from
+            session.take(_members_of(project, plan))
+            chosen = None
+        run = open_run(project, wish.recipe)
+        return planner.save(plan.with_unit(replace(wish.unit, run=run.path.name)))
+
+    def begin(plan: Plan, at: int, on: str) -> Task | None:
+        return begin_unit(session, planner, plan, at, budget, on=on)
+
+    queue = UnitQueue(session.engine, planner, plan, more, begin, spent=lambda: budget.spent)
+    with at_hand(project, budget), closing(session.engine.run(queue.tasks())) as ended:
+        for done in ended:
+            queue.take(done)
+            for at, trained, took_s in queue.ready():
+                judging = budget.spent
+                unit = end_unit(session, planner, queue.plan, at, trained)
+                took_s += budget.spent - judging
+                queue.plan = planner.save(queue.plan.with_unit(replace(unit, took_s=round(took_s, 1)), at))
+                session.under_way.pop(0)  # a stop from here on judges it no more
+                session.publish()  # after the plan is written: what is said beside the score counts its units
+                budget.write()
+                logger.info("unit %d done; spent %s", at + 1, budget)
+                yield
+    plan = queue.plan
     if not session.members:
         raise InputError(
             f"--budget: no time is left ({budget}) and nothing is trained; give more, such as +20m"
@@ -303,22 +326,31 @@ def member_of_unit(project: Project, unit: Unit, recipe: Recipe) -> Member:
     return Member(project.set_free_parts(run, free), unit.fold)
 
 
-def train_unit(session: Session, planner: Planner, plan: Plan, at: int, budget: Budget) -> Unit | None:
-    """Train, predict and judge a unit; return it with the decision on it, or None where its time is too short."""
+def begin_unit(
+    session: Session, planner: Planner, plan: Plan, at: int, budget: Budget, *, on: str = ""
+) -> Task | None:
+    """Return the task that trains a unit, or None where its time is too short."""
     project, unit = session.project, plan.units[at]
     member = Member(project.run(unit.run), unit.fold)
     cost = planner.cost_of(member.run.recipe)
     if session.members and budget.left < cost.reserve_s and not is_trained(project, member):
         return None
     logger.info("unit %d (%s): %s", at + 1, unit.kind, unit.reason)
-    session.under_way = member
+    session.under_way.append(member)
+    more = {"reserve_s": cost.reserve_s + session.reserve_s, "expected": list(cost.paces)}
+    task = task_of(project, session.engine, member, "train_unit", **more)
+    return replace(task, name=f"unit {at + 1}: {task.name}", on=on)
+
+
+def end_unit(session: Session, planner: Planner, plan: Plan, at: int, done: Done) -> Unit:
+    """Predict with a unit that was trained and judge it; return it with the decision on it."""
+    project, unit = session.project, plan.units[at]
+    member = Member(project.run(unit.run), unit.fold)
     try:
-        reserve_s = cost.reserve_s + session.reserve_s
-        deadline = Deadline(lambda: budget.left, reserve_s, cost.paces)
-        pace = Pace(deadline, clock=budget.clock)
-        make_labels(project, member)
-        train_member(project, member, pace)
-        planner.learn(member.run.recipe, pace.seconds_per_px)
+        if (failure := failure_of(done.value)) is not None:
+            raise failure
+        planner.kind = kind_of(session.engine, done.worker)
+        planner.learn(member.run.recipe, done.value["seconds_per_px"])
         predict_member(project, member)
         unit = accept_unit(project, unit, member, session.members)
     except (DivergedError, InputError) as error:
@@ -395,16 +427,15 @@ def accept_unit(project: Project, unit: Unit, member: Member, members: Sequence[
 
 def _stopped(session: Session, exit_code: int) -> Outcome:
     """Make a complete submission of what has been trained."""
-    project, member = session.project, session.under_way
-    if member is not None and member not in session.members:
+    project = session.project
+    for member in [one for one in session.under_way if one not in session.members]:
         if is_trained(project, member):
             predict_member(project, member)
             probe = Unit("fold", member.fold, 0, 0.0, "", "")
             if session.wanted or accept_unit(project, probe, member, session.members).joined:
                 session.add(member)
-        elif not session.members:
-            interim = keep_interim(project, member)
-            session.members = [interim] if interim else []
+        elif not session.members and (interim := keep_interim(project, member)):
+            session.members = [interim]
     for one in session.members:
         predict_member(project, one)
     session.publish()

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from masksmith.core.errors import InputError
 from masksmith.core.files import write_text
+from masksmith.core.progress import logger
 from masksmith.models.segmentation import build_model
 from masksmith.project.folder import Project
 from masksmith.recipes.recipe import Recipe
@@ -82,5 +83,5 @@ def sweep_lr(project: Project, asked: Recipe, *, fold: int = 0) -> LrCurve:
     )
     data = data_of(project, recipe, fold, key="")
     learn_scalars(model, data)
-    check_memory(recipe, training, model, data)
+    logger.info("%s", check_memory(recipe, training, model, data))
     return find_lr(fabric, model, training, data)

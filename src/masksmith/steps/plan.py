@@ -153,8 +153,15 @@ class Planner:
         """Rounds of pseudo-labels that the time may be spent on, too."""
         self.rules = load_rules()
         self.facts = facts_of(project, asked)
-        self.slower = 1.0
+        self.kind = ""
+        """Kind of the machine that costs are asked for; "": this one."""
+        self.slower_by = dict[str, float]()
+        """How much slower a kind of machine was in its last training than was measured on this one."""
+
+    @property
+    def slower(self) -> float:
         """How much slower the machine was in the last training than was measured."""
+        return self.slower_by.get(self.kind, 1.0)
 
     def load(self) -> Plan | None:
         """Return the plan on disk, None if there is none."""
@@ -270,10 +277,10 @@ class Planner:
         """Learn from a training's last pace (seconds a pixel; 0: unknown) how busy the machine is."""
         if pace:
             ratio = pace * self.slower / self.cost_of(recipe).paces[-1]
-            self.slower = min(_SLOWER_BOUNDS[1], max(_SLOWER_BOUNDS[0], ratio))
+            self.slower_by[self.kind] = min(_SLOWER_BOUNDS[1], max(_SLOWER_BOUNDS[0], ratio))
 
     def next(self, plan: Plan, left_s: float) -> Wish | None:
-        """Return what to begin with the time left, or None."""
+        """Return what to begin with the time left, or None; units under way count as begun."""
 
         def second() -> Reference | None:
             recipe = second_recipe(plan.recipe, self.asked, self.pinned, self.facts, self.rules, self.tools)

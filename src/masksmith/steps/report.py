@@ -240,5 +240,6 @@ def _events(members: Sequence[Member]) -> list[dict[str, Any]]:
     """Return the events of the members' folds, each with the name of its curve."""
     events = []
     for member, label in zip(members, _labels(members), strict=True):
-        events += [{**e, "curve": label} for e in read_events(member.run.events) if e["fold"] == member.fold]
+        found = read_events(member.run.events(member.fold))
+        events += [{**e, "curve": label} for e in found if e["fold"] == member.fold]
     return events

@@ -20,9 +20,12 @@ from masksmith.steps.train import scalars_of
 from masksmith.training.refit import refuse_refit
 
 
-def open_run(project: Project, asked: Recipe) -> Run:
-    """Return the run of a recipe, made and resolved now if there is none."""
-    made = folds_of(project, asked)
+def refuse_unfit(project: Project, asked: Recipe) -> None:
+    """Refuse a recipe that the images, folds or tables of a project do not allow.
+
+    Raises:
+        InputError: They do not.
+    """
     with form_of(asked.name):
         channels = project.inputs(asked.input).channels
     check_stages(asked.training, channels=channels, custom=project.augment)
@@ -33,6 +36,12 @@ def open_run(project: Project, asked: Recipe) -> Run:
     with form_of(asked.name):
         for stage in ("oof", "test"):
             scalars_of(project, asked, stage)
+
+
+def open_run(project: Project, asked: Recipe) -> Run:
+    """Return the run of a recipe, made and resolved now if there is none."""
+    made = folds_of(project, asked)
+    refuse_unfit(project, asked)
     settled = with_corrections(project, asked)
     settled = settled if asked.pseudo is None else _open_teacher(project, settled)
     with form_of(asked.name):

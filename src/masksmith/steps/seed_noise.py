@@ -1,5 +1,6 @@
 """Seed noise: the same recipe with three seeds on one fold; what differs less than this is no difference."""
 
+from collections.abc import Sequence
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -60,25 +61,46 @@ def measure_noise(project: Project, recipe: Recipe) -> dict[str, Any]:
         name = str(member.run.recipe.seed)
         scores[name] = plain_score(project, recipe, oof_of(project, [member]))
         logger.info("seed %s: %s %.4f", name, recipe.metric, scores[name])
+    value = noise_of(
+        project.metric(recipe).name,
+        [member.run.path.name for member in members],
+        scores,
+        fold=0,
+        same_labels=recipe.pseudo is not None,
+    )
+    write_json(project.noise_json, value)
+    return value
+
+
+def noise_of(
+    metric: str, runs: Sequence[str], scores: dict[str, float], *, fold: int, same_labels: bool
+) -> dict[str, Any]:
+    """Return what ``noise.json`` holds (see measure_noise).
+
+    Args:
+        metric: Of the scores.
+        runs: Of the seeds, the recipe's own first.
+        scores: Seed -> score, two or more.
+        fold: The fold that they are of.
+        same_labels: Whether all seeds learnt from the same pseudo-labels.
+    """
     sd = float(np.std(list(scores.values()), ddof=1))
-    value = {
-        "metric": project.metric(recipe).name,
-        "recipe": members[0].run.path.name,
-        "runs": [member.run.path.name for member in members],
-        "fold": 0,
-        "same_labels": recipe.pseudo is not None,
+    return {
+        "metric": metric,
+        "recipe": runs[0],
+        "runs": list(runs),
+        "fold": fold,
+        "same_labels": same_labels,
         "scores": scores,
         "sd": sd,
         "difference": 1.96 * 2**0.5 * sd,
     }
-    write_json(project.noise_json, value)
-    return value
 
 
 def _was_shortened(member: Member) -> bool:
     return any(
         event["fold"] == member.fold and event["name"] == "replanned"
-        for event in read_events(member.run.events)
+        for event in read_events(member.run.events(member.fold))
     )
 
 

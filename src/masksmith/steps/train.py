@@ -4,6 +4,7 @@ The verbs in ``pipeline`` call these under the project's lock. A stage that is r
 is not run again.
 """
 
+import contextlib
 import re
 from collections.abc import Callable, Mapping
 from contextlib import closing
@@ -17,6 +18,7 @@ from lightning_fabric import Fabric
 from masksmith.core.config import suggest
 from masksmith.core.errors import InputError
 from masksmith.core.files import digest, read_json, remove, remove_matching
+from masksmith.core.locks import folder_lock
 from masksmith.core.progress import logger
 from masksmith.data.store import Store, is_whole
 from masksmith.folds.config import ALL, fold_name
@@ -47,7 +49,7 @@ from masksmith.training.events import EventLog
 from masksmith.training.loggers import Follower, Place
 from masksmith.training.loop import train_fold
 from masksmith.training.machine import make_fabric
-from masksmith.training.memory import refuse_too_large
+from masksmith.training.memory import Estimate, refuse_too_large
 from masksmith.training.pace import Pace
 from masksmith.training.refit import refit_config
 from masksmith.training.windows import too_large_window
@@ -79,7 +81,18 @@ def train_member(project: Project, member: Member, pace: Pace | None = None) -> 
     if is_trained(project, member):
         _drop_interim(project, run)
         return
-    if any(damage_of(path) is not None for path in needed_weights(member)):
+    with folder_lock(run.checkpoints(fold), wait=True):
+        _train_locked(project, member, pace or Pace())
+    _drop_interim(project, run)
+
+
+def _train_locked(project: Project, member: Member, pace: Pace) -> None:
+    """Train a fold while no other process of any machine does; one that has ended meanwhile has trained it."""
+    run, fold = member.run, member.fold
+    damaged = any(damage_of(path) is not None for path in needed_weights(member))
+    if not damaged and run.ledger.is_done(member.entry("train"), train_key(project, run, fold)):
+        return
+    if damaged:
         remove(
             member.weights.with_suffix(".json")
         )  # whole final weights alone would count as a finished training
@@ -96,7 +109,7 @@ def train_member(project: Project, member: Member, pace: Pace | None = None) -> 
     )
     model = _fresh_model(project, run, fold)
     learn_scalars(model, data)
-    check_memory(run.recipe, training, model, data)
+    logger.info("%s", check_memory(run.recipe, training, model, data))
     with closing(_event_log(project, run, fold)) as log:
         train_fold(
             fabric,
@@ -106,22 +119,22 @@ def train_member(project: Project, member: Member, pace: Pace | None = None) -> 
             folder=run.checkpoints(fold),
             log=log,
             evaluate=None if fold == ALL else _evaluator(project, run, fold, fabric),
-            pace=pace or Pace(),
+            pace=pace,
             metrics=_of_batches(project, run.recipe),
         )
     run.ledger.mark_done(member.entry("train"), train_key(project, run, fold))
-    _drop_interim(project, run)
 
 
 def _event_log(project: Project, run: Run, fold: int) -> EventLog:
     """Return the log of a fold, with the experiment trackers that follow it."""
     name, part = project.root.resolve().name, fold_name(fold)
     place = Place(project.loggers_dir, name, f"{run.path.name}/{part}", run.recipe.model_dump(mode="json"))
+    events = run.own_events(fold)
     followers = [
-        Follower(one, run.events, fold=fold, place=place, sent=run.path / "loggers" / f"{one}.{part}.json")
+        Follower(one, events, fold=fold, place=place, sent=run.path / "loggers" / f"{one}.{part}.json")
         for one in project.loggers
     ]
-    return EventLog(run.events, fold=fold, followers=followers)
+    return EventLog(events, fold=fold, followers=followers)
 
 
 def _drop_interim(project: Project, run: Run) -> None:
@@ -129,11 +142,27 @@ def _drop_interim(project: Project, run: Run) -> None:
     if run.interim.exists():
         if project.members_json.exists() and any(one.interim for one in read_members(project, None)):
             remove(project.members_json)
-        remove_matching(run.interim, _INTERIM)
+        with contextlib.suppress(FileNotFoundError):  # another process does the same
+            remove_matching(run.interim, _INTERIM)
 
 
-def check_memory(recipe: Recipe, training: TrainingConfig, model: SegmentationModel, data: FoldData) -> None:
-    """Refuse a training that would be killed for its memory."""
+def check_memory(
+    recipe: Recipe,
+    training: TrainingConfig,
+    model: SegmentationModel,
+    data: FoldData,
+    *,
+    available: int | None = None,
+) -> Estimate:
+    """Return what a training needs; refuse one that would be killed for its memory.
+
+    Args:
+        recipe: Its sizes and prediction.
+        training: How it is trained.
+        model: The model.
+        data: Its images.
+        available: Bytes that may be taken; None asks this machine.
+    """
     canvases = [canvas_hw(training, stage, data, model.divisor) for stage in training.stages]
     sizes = {data.images.shape(name) for name in data.images}
     if (note := too_large_window(training, recipe.size, list(sizes))) is not None:
@@ -141,14 +170,14 @@ def check_memory(recipe: Recipe, training: TrainingConfig, model: SegmentationMo
     tiling = Tiling.of(recipe.prediction)
     frames = [passes_of(tiling, recipe.size, hw, divisor=model.divisor)[1] for hw in sizes]
     height, width = (max(hw[axis] for hw in frames) for axis in (0, 1))
-    estimate = refuse_too_large(
+    return refuse_too_large(
         model,
         training,
         canvases,
         prediction_hw=(height, width),
         prediction_batch_size=recipe.prediction.batch_size,
+        available=available,
     )
-    logger.info("%s", estimate)
 
 
 def keep_interim(project: Project, member: Member) -> Member | None:

@@ -300,6 +300,6 @@ def optimism_of(run: Run, fold: int) -> dict[str, float]:
     """
     if run.recipe.training.select not in CHOSEN_ON_HELD_OUT:
         return {}
-    found = [event for event in read_events(run.events) if event["fold"] == fold]
+    found = [event for event in read_events(run.events(fold)) if event["fold"] == fold]
     scores = {e["epoch"]: e["value"] for e in found if (e["split"], e["name"]) == ("fold", "score")}
     return {f"fold_{fold}": scores[facts_of(run.final(fold))["epoch"]] - scores[max(scores)]}

@@ -4,7 +4,6 @@ import ctypes
 import logging
 import math
 import os
-import platform
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from lightning_fabric.plugins import MixedPrecision, Precision
 from packaging.version import Version
 
 from masksmith.core.errors import InputError
+from masksmith.core.processor import processor_name
 from masksmith.training.cgroups import cpu_quota
 from masksmith.training.config import TrainingConfig
 
@@ -87,16 +87,7 @@ def describe_machine() -> str:
     of = f" of {seen}" if cores != seen else ""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     cards = [torch.cuda.get_device_name(at) for at in range(torch.cuda.device_count())]
-    return ", ".join([_processor_name(), f"{cores}{of} cores", f"{memory:.0f} GiB", *cards])
-
-
-def _processor_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(named, "") or platform.processor() or platform.machine()
+    return ", ".join([processor_name(), f"{cores}{of} cores", f"{memory:.0f} GiB", *cards])
 
 
 def settle_threads(threads: int | str) -> int:
