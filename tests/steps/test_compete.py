@@ -252,7 +252,7 @@ def test_the_baseline_is_the_better_of_nothing_and_everything(project):
 
 @pytest.mark.slow
 def test_a_unit_that_diverges_is_left_out(example, tmp_path, machine, monkeypatch):
-    inner = steps_compete.train_member
+    inner = steps_tasks.train_member
 
     def train_member(project, member, pace):
         if member.run.recipe.training.start_run is not None:
