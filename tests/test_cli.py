@@ -183,6 +183,7 @@ def test_compete_hands_the_budget_on_and_exits_as_it_ended(monkeypatch, tmp_path
             "scale": None,
             "log": (),
             "pseudo_rounds": 0,
+            "engine": "local",
         }
         assert calls.pop() == plain | asked
         assert "budget: 1s of 20m00s" in done.output
