@@ -143,7 +143,7 @@ def test_what_a_published_system_cannot_be_trained_on_is_refused(
             main()
         said = capsys.readouterr().err
         assert (end.value.code, re.search(message, said) is not None) == (2, True), said
-    assert not list(tmp_path.glob("*/runs/*/checkpoints/fold_0/*"))
+    assert not list(tmp_path.glob("*/runs/*/checkpoints/fold_0/[!.]*"))
 
 
 def test_shapes():
