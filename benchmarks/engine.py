@@ -3,11 +3,11 @@
     python benchmarks/engine.py [--nodes 2] [--folds 3] [--epochs 8]
     python benchmarks/engine.py --kill 20 [--seed 0]
 
-The first trains the same folds on generated images (24 of 32x32) with either engine, each in a process of its own, and
-prints wall-clock and processor seconds: of the command, and of the workers, which start a Python each. The second runs
-the command again and again, and after a random number of events kills (SIGKILL) a worker at its task or the command
-itself, so many times in all; then the command runs to its end. What it leaves must equal, byte for byte, what the local
-engine leaves without a death, and what was finished at any death must not have been touched since.
+The first trains the same folds on generated images (24 of 101x101) with either engine, each in a process of its own,
+and prints wall-clock and processor seconds: of the command, and of the workers, which start a Python each. The second
+runs the command again and again, and after a random number of events kills (SIGKILL) a worker at its task or the
+command itself, so many times in all; then the command runs to its end. What it leaves must equal, byte for byte, what
+the local engine leaves without a death, and what was finished at any death must not have been touched since.
 """
 
 import argparse
@@ -39,7 +39,7 @@ def command(data, out, engine, options):
 
 def cluster(nodes):
     """Start a Ray cluster of nodes of one core."""
-    os.environ["RAY_worker_niceness"] = "0"
+    os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 (Ray's own name)
     from ray.cluster_utils import Cluster
 
     found = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
@@ -136,52 +136,55 @@ def finished(out):
     return found
 
 
+def untouched(out, whole):
+    """Note what is finished, and fail where something that was finished before was written again."""
+    for name, mark in finished(out).items():
+        assert whole.setdefault(name, mark) == mark, f"{name} was written again"
+
+
+def kill_one(child, rng):
+    """Kill a worker at its task or the command; return which."""
+    at_work = workers()
+    if at_work and rng.random() < 0.6:
+        os.kill(rng.choice(at_work), signal.SIGKILL)
+        return "workers"
+    child.kill()
+    child.wait()
+    return "commands beside workers" if at_work else "commands alone"
+
+
+def wait_for_events(child, out, count, seconds):
+    target, until = events(out) + count, time.monotonic() + seconds
+    while events(out) < target and time.monotonic() < until and child.poll() is None:
+        time.sleep(0.05)
+
+
 def kills(folder, data, options):
     rng = random.Random(options.seed)
     out = folder / "killed"
     run(command(data, folder / "local", "local", options))
     words = command(data, out, f"ray:{cluster(options.nodes).address}", options)
-    left, counts, child, whole = options.kill, {"workers": 0, "commands": 0, "between": 0}, None, {}
-    began = time.monotonic()
-    while left:
+    counts, child, whole, began = {}, None, {}, time.monotonic()
+    while sum(counts.values()) < options.kill:
         if child is None or child.poll() is not None:
             if child is not None and child.returncode == 0:
-                print(f"it came to its end after {options.kill - left} kills; give it more epochs")
-                return False
+                raise SystemExit(f"it came to its end after {counts}; give it more epochs")
             child = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        target, until = events(out) + rng.randint(0, options.gap), time.monotonic() + options.patience
-        while events(out) < target and time.monotonic() < until and child.poll() is None:
-            time.sleep(0.05)
-        if child.poll() is not None:
-            continue
-        at_work = workers()
-        for name, mark in finished(out).items():
-            assert whole.setdefault(name, mark) == mark, f"{name} was written again"
-        if at_work and rng.random() < 0.6:
-            os.kill(rng.choice(at_work), signal.SIGKILL)
-            counts["workers"] += 1
-        else:
-            child.kill()
-            child.wait()
-            counts["commands" if at_work else "between"] += 1
-        left -= 1
-        print(
-            f"{options.kill - left:3d} {time.monotonic() - began:6.0f}s {events(out):5d} events {counts}",
-            flush=True,
-        )
-    if child.poll() is None:
-        child.wait()
-    if child.returncode:
+        wait_for_events(child, out, rng.randint(0, options.gap), options.patience)
+        if child.poll() is None:
+            untouched(out, whole)
+            killed = kill_one(child, rng)
+            counts[killed] = counts.get(killed, 0) + 1
+            print(f"{time.monotonic() - began:6.0f}s {events(out):5d} events, killed: {counts}", flush=True)
+    if child.wait():
         run(words)
-    for name, mark in whole.items():
-        assert finished(out)[name] == mark, f"{name} was written again"
-    ends = []
-    for log in sorted(out.glob("runs/*/metrics*.jsonl")):
-        ends.append([event["epoch"] for event in read_events(log) if event["name"] == "loss"])
-    once = all(epochs == list(range(1, options.epochs + 1)) for epochs in ends)
+    untouched(out, whole)
+    logs = [read_events(log) for log in sorted(out.glob("runs/*/metrics*.jsonl"))]
+    epochs = [[event["epoch"] for event in log if event["name"] == "loss"] for log in logs]
+    once = epochs == [list(range(1, options.epochs + 1))] * options.folds
     same = content(folder / "local") == content(out)
     print(
-        f"each epoch of {len(ends)} folds once: {once}; results: {'the same bytes' if same else 'THEY DIFFER'}"
+        f"each epoch of {len(logs)} folds once: {once}; results: {'the same bytes' if same else 'THEY DIFFER'}"
     )
     return once and same
 
@@ -206,7 +209,7 @@ def main():
         folder = Path(name)
         from masksmith import example
 
-        data = example(folder / "example", train=24, test=6, layout="tgs", side=32)
+        data = example(folder / "example", train=24, test=6)
         done = kills(folder, data, options) if options.kill else overhead(folder, data, options)
         sys.exit(0 if done else 1)
 

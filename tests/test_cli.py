@@ -143,7 +143,7 @@ def test_what_a_published_system_cannot_be_trained_on_is_refused(
             main()
         said = capsys.readouterr().err
         assert (end.value.code, re.search(message, said) is not None) == (2, True), said
-    assert not list(tmp_path.glob("*/runs/*/checkpoints/fold_0/*"))
+    assert not list(tmp_path.glob("*/runs/*/checkpoints/fold_0/[!.]*"))
 
 
 def test_shapes():
@@ -183,6 +183,7 @@ def test_compete_hands_the_budget_on_and_exits_as_it_ended(monkeypatch, tmp_path
             "scale": None,
             "log": (),
             "pseudo_rounds": 0,
+            "engine": "local",
         }
         assert calls.pop() == plain | asked
         assert "budget: 1s of 20m00s" in done.output

@@ -4,14 +4,15 @@ import errno
 import multiprocessing
 import os
 import socket
+import threading
 from pathlib import Path
 
 import pytest
 
 from masksmith.core import files
 from masksmith.core.errors import InputError
-from masksmith.core.files import atomic_folder, write_text
-from masksmith.core.locks import LOCK, folder_lock
+from masksmith.core.files import atomic_folder, read_json, write_text
+from masksmith.core.locks import LOCK, folder_lock, update_json
 from tests.core.test_files import names_in
 
 
@@ -125,3 +126,38 @@ def test_an_old_folder_that_cannot_be_put_back_stays(tmp_path, monkeypatch):
     assert not (tmp_path / "m").exists()
     with folder_lock(tmp_path):
         assert (tmp_path / "m" / "old").exists()
+
+
+def _count(path, times):
+    for at in range(times):
+        update_json(path, lambda known: known | {f"{os.getpid()} {at}": at})  # noqa: B023 (called at once)
+
+
+def test_several_writers_of_a_small_file_lose_nothing(tmp_path):
+    context, path = multiprocessing.get_context("fork"), tmp_path / "stage.json"
+    writers = [context.Process(target=_count, args=(path, 20)) for _ in range(3)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    assert len(read_json(path)) == 60
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / ".updates.lock").symlink_to(path)
+    with pytest.raises(InputError, match=r"\.updates\.lock: cannot be written"):
+        update_json(tmp_path / "other" / "stage.json", dict)
+
+
+def test_a_folder_is_waited_for(tmp_path):
+    context = multiprocessing.get_context("spawn")
+    ready, leave = context.Event(), context.Event()
+    process = context.Process(target=_hold, args=(tmp_path, ready, leave))
+    process.start()
+    assert ready.wait(60)
+    waiting = threading.Thread(target=folder_lock(tmp_path, wait=True).__enter__)
+    waiting.start()
+    waiting.join(0.2)
+    assert waiting.is_alive()
+    leave.set()
+    process.join()
+    waiting.join(10)
+    assert not waiting.is_alive()

@@ -20,7 +20,7 @@ SAME = ("submission.csv", "runs/*/checkpoints/*/final.safetensors", "runs/*/oof/
 
 @pytest.mark.slow
 def test_a_cluster_of_two_nodes_leaves_the_bytes_of_this_machine(tmp_path):
-    data = ms.example(tmp_path / "example", train=18, test=3, layout="tgs", side=32)
+    data = ms.example(tmp_path / "example", train=18, test=3)
     local = ms.compete(data, out=tmp_path / "local", recipe="smoke", overrides=SMALL)
     words = [sys.executable, "-m", "tests.engines.cluster", str(data), str(tmp_path), json.dumps(SMALL)]
     quick = {"RAY_worker_niceness": "0", "RAY_USAGE_STATS_ENABLED": "0"}

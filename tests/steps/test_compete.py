@@ -14,7 +14,7 @@ from masksmith import pipeline
 from masksmith.core.errors import DiskFullError, DivergedError, InputError
 from masksmith.engines import Done
 from masksmith.folds.config import ALL
-from masksmith.planning.budget import Budget
+from masksmith.planning.budget import Budget, Duration
 from masksmith.planning.units import Unit
 from masksmith.prediction import gate, predict
 from masksmith.project.folder import Project
@@ -23,7 +23,6 @@ from masksmith.recipes.recipe import load_recipe
 from masksmith.steps import compete as steps_compete
 from masksmith.steps import plan as steps_plan
 from masksmith.steps import tasks as steps_tasks
-from masksmith.steps import work as steps_work
 from masksmith.steps.plan import Plan, Planner, machine_tools
 from masksmith.steps.runs import open_run
 from masksmith.steps.submit import write_baseline
@@ -252,7 +251,7 @@ def test_the_baseline_is_the_better_of_nothing_and_everything(project):
 
 @pytest.mark.slow
 def test_a_unit_that_diverges_is_left_out(example, tmp_path, machine, monkeypatch):
-    inner = steps_compete.train_member
+    inner = steps_tasks.train_member
 
     def train_member(project, member, pace):
         if member.run.recipe.training.start_run is not None:
@@ -270,27 +269,27 @@ def test_a_unit_that_diverges_is_left_out(example, tmp_path, machine, monkeypatc
 
 
 @pytest.mark.slow
-def test_a_budget_is_spent_on_workers_of_two_kinds(example, tmp_path, machine, monkeypatch):
+def test_units_of_a_budget_on_workers_of_two_kinds(project, monkeypatch):
     """The pace of each kind is measured once; units end backwards, and are judged in the order of the plan."""
-    engine = Backwards("fast", "slow")
-    monkeypatch.setattr(steps_work, "open_engine", lambda address: engine)
-    monkeypatch.setattr(steps_tasks, "machine_tools", steps_compete.machine_tools)
-    result = compete(example, tmp_path, "12m", engine="fake")
-    units = read(tmp_path, "plan.json")["units"]
-    assert engine.given[:2] == ["pace of fast", "pace of slow"]
-    assert [name.partition(":")[0] for name in engine.given[2:]] == [
-        f"unit {at + 1}" for at in range(len(units))
-    ]
-    assert engine.ran[2:4] == engine.given[3:1:-1]
-    assert len(units) >= 2
-    assert all(unit["joined"] is not None and unit["took_s"] > 0 for unit in units)
-    joined = [
-        f"{unit['run']}/fold {unit['fold'] if unit['fold'] != ALL else 'all'}"
-        for unit in units
-        if unit["joined"]
-    ]
-    assert result.members == joined
-    assert result.submission.ids == 8
+    opened, tools = Project.open(project), KnownMachine().tools()
+    recipe = opened.run().recipe
+    seeds = [open_run(opened, recipe.model_copy(update={"seed": seed})) for seed in (1, 2)]
+    units = [Unit("seed", 0, at + 1, 1.0, "a seed", "ref", run=run.path.name) for at, run in enumerate(seeds)]
+    planner, engine = Planner(opened, recipe, [], tools), Backwards("fast", "slow")
+    monkeypatch.setattr(planner, "make", lambda left: planner.save(Plan("x", recipe, [], units)))
+    monkeypatch.setattr(planner, "next", lambda *any_: None)
+    monkeypatch.setattr(steps_tasks, "machine_tools", lambda *any_: tools)
+    monkeypatch.setattr(steps_compete, "_last_mile", lambda *any_, **more: None)
+    budget = Budget(opened.budget_json, Duration(3600, more=False))
+    outcome = steps_compete.compete_units(opened, recipe, planner, budget, engine)
+    names = [f"unit {at + 1}: {run.path.name}/fold 0" for at, run in enumerate(seeds)]
+    assert engine.given == ["pace of fast", "pace of slow", *names]
+    assert engine.ran == ["pace of slow", "pace of fast", *reversed(names)]
+    done = planner.load().units
+    assert all(unit.done and unit.took_s > 0 for unit in done)
+    assert done[0].joined  # the first of all
+    assert [one.run.path.name for one in outcome.members] == [unit.run for unit in done if unit.joined]
+    assert set(planner.slower_by) == {"fast", "slow"}
 
 
 def test_a_unit_that_cannot_be_predicted_or_scored_is_left_out(project, monkeypatch):

@@ -4,17 +4,18 @@ Probabilities are skipped where the ledger holds them with the same key; those t
 present ones are refused.
 """
 
+import re
 import time
-from collections.abc import Iterable, Sequence
-from functools import partial
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from functools import cached_property, partial
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from lightning_fabric import Fabric
 
 from masksmith.core.arrays import Codes
 from masksmith.core.errors import InputError
-from masksmith.core.files import digest, read_json
+from masksmith.core.files import digest, read_json, remove_matching
 from masksmith.core.progress import logger
 from masksmith.data.store import Store, is_whole
 from masksmith.folds.config import ALL
@@ -27,7 +28,7 @@ from masksmith.prediction.means import MEAN
 from masksmith.prediction.predict import predict_parts, write_codes
 from masksmith.prediction.runtimes import Runtime
 from masksmith.prediction.store import MeanCodes, open_codes
-from masksmith.prediction.tiles import Tiling
+from masksmith.prediction.tiles import Part, Tiling
 from masksmith.project.folder import Project
 from masksmith.project.members import Member, weights_of_test
 from masksmith.steps.train import (
@@ -60,54 +61,149 @@ def predict_member(project: Project, member: Member, *, stages: Sequence[str] = 
         return
     if not member.interim and not is_trained(project, member):
         raise not_trained(project, member)
-    ledger, options = member.run.ledger, member.run.recipe.prediction
-    inputs = project.inputs(member.run.recipe.input)
-    held_out = project.folds.inside(member.fold)
-    names_of = {"oof": held_out, "test": [sample.id for sample in project.catalog.test]}
-    images_of = {"oof": inputs.train, "test": inputs.test}
-    blank_of = {"oof": project.blank_train, "test": project.blank_test}
-    fabric, runtimes = None, None
-    models: dict[Path, SegmentationModel] = {}
+    ledger, work = member.run.ledger, _Work(project, member)
     for stage in stages:
-        names, path, key = names_of[stage], member.codes(stage), _predict_key(project, member, stage)
-        if not names or (ledger.is_done(member.entry(stage), key) and is_whole(path)):
+        if is_predicted(project, member, stage):
             continue
+        names, path, key = (
+            names_of(project, member, stage),
+            member.codes(stage),
+            predict_key(project, member, stage),
+        )
         ledger.forget(member.entry(stage))
         logger.info("predicting %d %s images with %s", len(names), stage, member.name)
-        fabric = fabric or make_fabric(member.run.recipe.training)
-        models = models or _trained_models(project, member, fabric)
-        seen = [name for name in names if name not in blank_of[stage]]
-        runtimes = runtimes or [_runtime(project, member, fabric, *one) for one in models.items()]
+        seconds = work.write(stage, names, path, key)
+        if not member.interim:
+            member.run.note_time(member.timed(stage), seconds)
+        ledger.mark_done(member.entry(stage), key)
+
+
+def is_predicted(project: Project, member: Member, stage: str) -> bool:
+    """Whether a trained member's images of a stage are predicted, or there are none."""
+    done = member.run.ledger.is_done(member.entry(stage), predict_key(project, member, stage))
+    return (done and is_whole(member.codes(stage))) or not names_of(project, member, stage)
+
+
+def names_of(project: Project, member: Member, stage: str) -> list[str]:
+    """Return the ids of the images that a member predicts: those that it holds out ("oof"), or the test images."""
+    if stage == "oof":
+        return list(project.folds.inside(member.fold))
+    return [sample.id for sample in project.catalog.test]
+
+
+def predict_shard(project: Project, member: Member, stage: str, names: Sequence[str], path: Path) -> None:
+    """Predict some of a member's images into a file of their own, unless that is done.
+
+    Batches are made of all images, so that their probabilities are those that the member predicts of them alone.
+    """
+    key, entry = digest(predict_key(project, member, stage), *names), f"{member.entry(stage)}/{path.stem}"
+    if member.run.ledger.is_done(entry, key) and is_whole(path):
+        return
+    member.run.ledger.forget(entry)
+    logger.info("predicting %d %s images with %s", len(names), stage, member.name)
+    _Work(project, member).write(stage, names, path, key)
+    member.run.ledger.mark_done(entry, key)
+
+
+def join_shards(project: Project, member: Member, stage: str, paths: Sequence[Path], seconds: float) -> None:
+    """Make the probabilities of a member of files that hold them in parts, and remove these.
+
+    Args:
+        project: The project.
+        member: Whose they are.
+        stage: "oof" or "test".
+        paths: The files, which hold each image once.
+        seconds: That they took together, to be noted.
+    """
+    stores, ledger = [MeanCodes([open_codes(path)]) for path in paths], member.run.ledger
+
+    def parts(finished: Collection[str]) -> Iterator[list[tuple[str, Part]]]:
+        assert not finished
+        for store in stores:
+            for name in store.ids:
+                row = 0
+                for band in store.bands(name):
+                    yield [(name, Part(row, band))]
+                    row += len(band)
+
+    ledger.forget(member.entry(stage))
+    inputs = project.inputs(member.run.recipe.input)
+    images, names = inputs.train if stage == "oof" else inputs.test, names_of(project, member, stage)
+    write_codes(member.codes(stage), images, names, parts, blank=(), channels=stores[0].channels)
+    member.run.note_time(member.timed(stage), seconds)
+    ledger.mark_done(member.entry(stage), predict_key(project, member, stage))
+    for path in paths:
+        ledger.forget(f"{member.entry(stage)}/{path.stem}")
+    remove_matching(member.codes(stage).parent, _shards_of(member.codes(stage)))
+
+
+def _shards_of(codes: Path) -> re.Pattern[str]:
+    """Match the shards of a file, and their locks: those that were cut for another number of workers, too."""
+    part = rf"{re.escape(codes.stem)}\.part-\d+-of-\d+"
+    return re.compile(rf"{part}\.(npy|csv)|\.{part}\.(lock|npy\.masksmith-part(\.csv)?)")
+
+
+class _Work:
+    """A member's models and runtimes, opened when the first images are predicted."""
+
+    def __init__(self, project: Project, member: Member) -> None:
+        self.project, self.member = project, member
+
+    @cached_property
+    def _fabric(self) -> Fabric:
+        return make_fabric(self.member.run.recipe.training)
+
+    @cached_property
+    def _models(self) -> dict[Path, SegmentationModel]:
+        return _trained_models(self.project, self.member, self._fabric)
+
+    @cached_property
+    def _runtimes(self) -> list[Runtime]:
+        return [_runtime(self.project, self.member, self._fabric, *one) for one in self._models.items()]
+
+    def write(self, stage: str, names: Sequence[str], path: Path, key: str) -> float:
+        """Predict images of a stage into a store; return the seconds that it took without opening the models."""
+        project, member = self.project, self.member
+        recipe, inputs = member.run.recipe, project.inputs(member.run.recipe.input)
+        images = inputs.train if stage == "oof" else inputs.test
+        blank = project.blank_train if stage == "oof" else project.blank_test
+        options = recipe.prediction
+        everything = [name for name in names_of(project, member, stage) if name not in blank]
+        others = set(everything).difference(names)
+        model, runtimes = next(iter(self._models.values())), self._runtimes
         batches = partial(
             predict_parts,
-            fabric,
-            next(iter(models.values())),
-            images_of[stage],
-            seen,
+            self._fabric,
+            model,
+            images,
+            everything,
             tta=options.tta,
             scales=options.tta_scales,
             shifts=options.tta_shifts,
-            mirror=project.target.mirrored(member.run.recipe.training.augment.mirror_pairs),
+            mirror=project.target.mirrored(recipe.training.augment.mirror_pairs),
             batch_size=options.batch_size,
-            size=member.run.recipe.size,
+            size=recipe.size,
             tiling=Tiling.of(options),
             runtime=runtimes,
             shares=options.shares(len(runtimes)),
-            scalars=scalars_of(project, member.run.recipe, stage),
+            scalars=scalars_of(project, recipe, stage),
         )
-        begun = time.perf_counter()
+
+        def wanted(finished: Collection[str], **rows: Any) -> Iterator[list[tuple[str, Part]]]:  # noqa: ANN401
+            for batch in batches(finished=others.union(finished), **rows):
+                yield [(name, part) for name, part in batch if name not in others]
+
+        began = time.perf_counter()
         write_codes(
             path,
-            images_of[stage],
+            images,
             names,
-            batches,
-            blank=set(names) - set(seen),
+            wanted if others else batches,
+            blank=set(names).intersection(blank),
             channels=options.planes(project.target.outputs),
             key=key,
         )
-        if not member.interim:
-            member.run.note_time(member.timed(stage), time.perf_counter() - begun)
-        ledger.mark_done(member.entry(stage), key)
+        return time.perf_counter() - began
 
 
 def oof_of(project: Project, members: Sequence[Member]) -> dict[str, MeanCodes]:
@@ -188,7 +284,8 @@ def codes_digest(codes: MeanCodes) -> str:
     )
 
 
-def _predict_key(project: Project, member: Member, stage: str) -> str:
+def predict_key(project: Project, member: Member, stage: str) -> str:
+    """Return the key of a member's probabilities: weights, options, and all that these come of."""
     run = member.run
     if run.is_external:
         return external_key(project, run)
@@ -212,7 +309,7 @@ def _need_codes(project: Project, member: Member, stage: str) -> Store:
         )
     store = open_codes(path)
     whole = member.interim or is_trained(project, member)
-    if not whole or not member.run.ledger.is_done(member.entry(stage), _predict_key(project, member, stage)):
+    if not whole or not member.run.ledger.is_done(member.entry(stage), predict_key(project, member, stage)):
         raise InputError(
             f"{path}: made with other weights, folds or settings than the present ones; run "
             f"`masksmith predict {project.root}` again, or the `masksmith compete` command that made it"
@@ -293,7 +390,7 @@ def _runtime(
         tiling=Tiling.of(options),
         combine=build_combine(options),
         record=_runtime_record(member, weights),
-        key=_predict_key(project, member, "oof"),
+        key=predict_key(project, member, "oof"),
     )
 
 

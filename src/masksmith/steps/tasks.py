@@ -9,7 +9,7 @@ open project.
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -24,14 +24,15 @@ from masksmith.folds.config import ALL
 from masksmith.planning.budget import Budget
 from masksmith.planning.cost import cost_of
 from masksmith.planning.rules import load_rules
+from masksmith.preprocess import names_by_canvas
 from masksmith.project.folder import Project
 from masksmith.project.members import Member, with_weights
 from masksmith.recipes.recipe import Recipe, parse_recipe
 from masksmith.steps.plan import facts_of, machine_tools
-from masksmith.steps.predict import predict_member
+from masksmith.steps.predict import is_predicted, join_shards, names_of, predict_member, predict_shard
 from masksmith.steps.pseudo_labels import make_labels, teachers_of
 from masksmith.steps.scored import score_member
-from masksmith.steps.train import build, check_memory, data_of, train_member, training_of
+from masksmith.steps.train import build, check_memory, data_of, is_trained, train_member, training_of
 from masksmith.training.machine import settle_threads
 from masksmith.training.pace import Deadline, Pace
 
@@ -64,6 +65,20 @@ def score_fold(where: dict[str, Any], member: dict[str, Any], *, path: str) -> d
         return score_member(project, _member(project, member), Path(path))
 
 
+def predict_part(where: dict[str, Any], member: dict[str, Any], *, stage: str, at: int, count: int) -> None:
+    """Predict shard ``at`` of ``count`` of a trained fold's images of a stage, unless that is done."""
+    with _project(where) as project:
+        found = _member(project, member)
+        path, recipe = _shard_path(found, stage, at, count), found.run.recipe
+        images = project.inputs(recipe.input).train if stage == "oof" else project.inputs(recipe.input).test
+        shapes = {name: images.shape(name) for name in names_of(project, found, stage)}
+        canvases = names_by_canvas(shapes, recipe.size, divisor=recipe.model.divisor)
+        names = [name for group in canvases.values() for name in group]  # in the order of the batches
+        first, end = (len(names) * one // count for one in (at, at + 1))
+        with _locked(where, path):
+            predict_shard(project, found, stage, names[first:end], path)
+
+
 def train_unit(
     where: dict[str, Any], member: dict[str, Any], *, reserve_s: float, expected: Sequence[float]
 ) -> dict[str, Any]:
@@ -73,8 +88,7 @@ def train_unit(
         "seconds_per_px" of its training, and where it failed "failed", the kind of the error, and its "text".
     """
     with _project(where) as project:
-        budget = _budget(project, where)
-        pace = Pace(Deadline(lambda: budget.left, reserve_s, expected), clock=budget.clock)
+        pace = _pace(project, where, reserve_s, expected)
         try:
             found = _member(project, member)
             make_labels(project, found)
@@ -142,22 +156,29 @@ def _member(project: Project, value: dict[str, Any]) -> Member:
 
 
 def _predict(project: Project, where: dict[str, Any], member: Member) -> None:
-    codes = member.codes("oof")
-    lock = waiting_lock(codes.with_name(f".{codes.stem}.lock")) if where["remote"] else nullcontext()
-    with lock:
+    with _locked(where, member.codes("oof")):
         predict_member(project, member)
 
 
-def _budget(project: Project, where: dict[str, Any]) -> Budget:
-    """Return the driver's budget, or on a worker the same time without its file."""
+def _locked(where: dict[str, Any], path: Path) -> AbstractContextManager[None]:
+    """Return the lock of a file of probabilities, which a worker that was cut off may still be writing."""
+    return waiting_lock(path.with_name(f".{path.stem}.lock")) if where["remote"] else nullcontext()
+
+
+def _shard_path(member: Member, stage: str, at: int, count: int) -> Path:
+    codes = member.codes(stage)
+    return codes.with_name(f"{codes.stem}.part-{at}-of-{count}.npy")
+
+
+def _pace(project: Project, where: dict[str, Any], reserve_s: float, expected: Sequence[float]) -> Pace:
+    """Return a pace with the driver's budget, which a worker reads once, as no clocks are the same."""
     if not where["remote"]:
         budget = _AT_HAND[where["project"]][1]
         assert budget is not None, "a unit of no budget"
-        return budget
-    known = read_json(project.budget_json)
-    left = Budget(project.budget_json, None)  # it writes nothing
-    left.total = known["total_s"]
-    return left
+        return Pace(Deadline(lambda: budget.left, reserve_s, expected), clock=budget.clock)
+    known, began = read_json(project.budget_json), time.monotonic()
+    left_s = known["total_s"] - known["spent_s"]
+    return Pace(Deadline(lambda: left_s - (time.monotonic() - began), reserve_s, expected))
 
 
 # --- on the driver ----------------------------------------------------------------------------------------
@@ -227,6 +248,7 @@ def task_of(
         more: Its other arguments.
     """
     training = member.run.recipe.training
+    project.inputs(member.run.recipe.input)  # made now, not by several workers at once
     arguments = {"where": where_of(project, engine), "member": _plain(member), **more}
     gpus = int(training.device == "cuda")
     return Task(
@@ -316,16 +338,54 @@ def _key(member: Member) -> tuple[str, int]:
 def predict_members(project: Project, engine: Engine, members: Sequence[Member]) -> None:
     """Predict with members where that is not done, as many at once as the engine can.
 
+    Where it has more places than there are members to predict with, each predicts its images in shards.
+
     Raises:
         InputError: One is not trained, or another program's probabilities are of other images.
     """
+    tasks, shards = list[Task](), list[list[Task]]()
     for member in members:
-        if member.run.is_external:
-            predict_member(project, member)
-    tasks = (task_of(project, engine, one, "predict_fold") for one in members if not one.run.is_external)
-    with at_hand(project), closing(engine.run(tasks)) as ended:
-        for _ in ended:
-            pass
+        if member.run.is_external or not (member.interim or is_trained(project, member)):
+            predict_member(project, member)  # it says what is wrong
+            continue
+        wanted = [stage for stage in ("oof", "test") if not is_predicted(project, member, stage)]
+        whole = task_of(project, engine, member, "predict_fold")
+        count = sum(slot.at_once(whole) for slot in engine.slots()) // len(members)
+        counts = {stage: _count(project, member, stage, count) for stage in wanted}
+        if max(counts.values(), default=1) == 1:
+            tasks += [whole] if wanted else []
+            continue
+        for stage, parts in counts.items():
+            shards.append([_shard_task(whole, stage, at, parts) for at in range(parts)])
+    seconds = dict[str, float]()
+    with (
+        at_hand(project),
+        closing(engine.run([*(task for shard in shards for task in shard), *tasks])) as ended,
+    ):
+        for done in ended:
+            seconds[done.task.name] = done.seconds
+    for shard in shards:
+        arguments = shard[0].arguments
+        member, stage = _member(project, arguments["member"]), arguments["stage"]
+        paths = [_shard_path(member, stage, at, len(shard)) for at in range(len(shard))]
+        join_shards(project, member, stage, paths, sum(seconds[task.name] for task in shard))
+
+
+def _count(project: Project, member: Member, stage: str, most: int) -> int:
+    """Return in how many shards a member's images are predicted: each has two batches at least.
+
+    Where held-out images decide on the runtime it is one, as each shard would decide for itself.
+    """
+    options = member.run.recipe.prediction
+    if options.runtime != "torch" or member.interim:
+        return 1
+    return max(1, min(most, len(names_of(project, member, stage)) // (2 * options.batch_size)))
+
+
+def _shard_task(whole: Task, stage: str, at: int, count: int) -> Task:
+    name, function = f"{whole.name}, {stage} {at + 1} of {count}", f"{__name__}:predict_part"
+    arguments = {**whole.arguments, "stage": stage, "at": at, "count": count}
+    return replace(whole, name=name, function=function, arguments=arguments)
 
 
 def failure_of(value: dict[str, Any]) -> InputError | DivergedError | None:

@@ -6,7 +6,7 @@ They are begun and judged in the order of the plan, whichever ends first, so tha
 from collections.abc import Callable, Iterator, Sequence
 
 from masksmith.core.progress import logger
-from masksmith.engines import Done, Engine, Task
+from masksmith.engines import Done, Engine, Slot, Task
 from masksmith.project.folder import Project
 from masksmith.recipes.recipe import Recipe
 from masksmith.steps.plan import Plan, Planner
@@ -84,7 +84,9 @@ def learn_kinds(project: Project, engine: Engine, planner: Planner, recipe: Reci
     """Measure the reference recipe of a plan once on each kind of worker."""
     if engine.name == "local":
         return
-    firsts = {slot.kind: slot for slot in reversed(engine.slots())}
+    firsts = dict[str, Slot]()
+    for slot in engine.slots():
+        firsts.setdefault(slot.kind, slot)
     arguments = {"where": where_of(project, engine), "recipe": recipe.to_yaml()}
     tasks = [
         Task(f"pace of {kind}", MEASURE_PACE, arguments, cores=threads_of(recipe), on=slot.name)

@@ -1,4 +1,4 @@
-"""``metrics.jsonl``, the log of record: one JSON object an event; curves and pages are made from it."""
+"""``metrics.fold_k.jsonl``, the log of record: one JSON object an event; curves and pages are made from it."""
 
 import json
 import resource
@@ -21,7 +21,7 @@ class EventLog:
     """Appends events of one fold; a resumed training first drops what came after its checkpoint.
 
     Args:
-        path: ``metrics.jsonl``.
+        path: The log of the fold, ``metrics.fold_k.jsonl``.
         fold: Whose events.
         followers: They are told where the events so far are those of a checkpoint (see loggers.py).
     """

@@ -1,7 +1,7 @@
-"""``--log tensorboard | mlflow | wandb``: the events of ``metrics.jsonl`` handed on to an experiment tracker.
+"""``--log tensorboard | mlflow | wandb``: the events of a fold's log handed on to an experiment tracker.
 
-``metrics.jsonl`` stays the log of record. After each checkpoint the events that a tracker has not got yet are sent, so
-a training that goes on continues the tracker's run, and no point comes twice. How many were sent stands in
+``metrics.fold_k.jsonl`` stays the log of record. After each checkpoint the events that a tracker has not got yet are
+sent, so a training that goes on continues the tracker's run, and no point comes twice. How many were sent stands in
 ``runs/RUN/loggers/NAME.FOLD.json``. A tracker that fails is left for the rest of the process, with a warning; the next
 call sends what it missed.
 """
@@ -171,7 +171,7 @@ class Follower:
 
     Args:
         name: A key of LOGGERS.
-        events: ``metrics.jsonl``.
+        events: ``metrics.fold_k.jsonl``.
         fold: Whose events.
         place: What the tracker is told.
         sent: File with how many events were sent.
