@@ -205,6 +205,7 @@ def test_devices_that_cannot_train_together_are_refused(monkeypatch):
         refuse_devices(two, TinyNet())
     with pytest.raises(InputError, match=r"training.devices: 2 with training.augment.custom"):
         refuse_devices(two, group_norm_net(), custom=print)
+    monkeypatch.setattr("os.cpu_count", lambda: 8)
     with pytest.raises(InputError, match=r"training.devices: 3 cannot share batches of 4"):
         refuse_devices(SETTINGS.model_copy(update={"devices": 3}), group_norm_net())
 
