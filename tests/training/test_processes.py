@@ -46,10 +46,23 @@ SETTINGS = SETTINGS.model_copy(
 )
 
 
+class WithHead(TinyNet):
+    """Group norm, and an image head that no loss trains: DDP must neither wait for it nor move it."""
+
+    def __init__(self):
+        super().__init__(norm=False, dropout=0.0)
+        self.encoder.layer1[1] = nn.GroupNorm(2, 4)
+        self.image_head = nn.Linear(1, 1)
+
+    def forward(self, image, scalars=None):
+        output = super().forward(image, scalars)
+        return output._replace(image_logits=self.image_head(output.mask_logits.mean((2, 3))))
+
+
 def group_norm_net():
-    net = TinyNet(norm=False, dropout=0.0)
-    net.encoder.layer1[1] = nn.GroupNorm(2, 4)
-    return net
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return WithHead()
 
 
 class Scripted(Pace):

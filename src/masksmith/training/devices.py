@@ -64,16 +64,35 @@ class _Place(LightningEnvironment):
         return 0
 
 
-class Together(DDPStrategy):
-    """Fabric's DDP, with what the leader and its followers say to each other.
+class _WithUnused(nn.Module):
+    """A net beside a parameter that nothing uses.
 
-    A net must be wrapped anew where other weights than before are trained: what is used is found in the first step.
+    DDP is told that there are such (a head without a loss), and warns of waste at each net that has none.
+    """
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net, self.unused = net, nn.Parameter(torch.zeros((), device=next(net.parameters()).device))
+
+    def forward(self, *inputs: Tensor) -> object:
+        """Pass the inputs through the net."""
+        return self.net(*inputs)
+
+
+class Together(DDPStrategy):
+    """Fabric's DDP, with outputs gathered.
+
+    A net must be wrapped anew where other weights than before are trained: DDP looks at that when it wraps.
     """
 
     def __init__(self, group: dist.ProcessGroup | None = None) -> None:
-        super().__init__(process_group=group, static_graph=True)
+        super().__init__(process_group=group, find_unused_parameters=True)
         self.group = group
         """Of the device's tensors; None: gloo's, in which words are said too."""
+
+    def setup_module(self, module: nn.Module) -> nn.parallel.DistributedDataParallel:
+        """Return the net wrapped."""
+        return super().setup_module(_WithUnused(module))
 
     def gather(self, own: Tensor, count: int) -> Tensor:
         """Return the rows of all processes in turn, the first ``count``; only this process's own have a gradient.
