@@ -51,6 +51,15 @@ def trained(folder, encoder, devices, threads, epochs):
         return spent, load_file(final)
 
 
+def apart(one, two):
+    """Return the distance of all weights, as a share of their length."""
+    length, distance = (
+        sum((part.astype(float) ** 2).sum() for part in parts) ** 0.5
+        for parts in (one.values(), [one[key].astype(float) - two[key] for key in one])
+    )
+    return distance / length
+
+
 def main():
     """Print a table."""
     parser = argparse.ArgumentParser(
@@ -78,9 +87,11 @@ def main():
                     f"{how}: {statistics.median(values):.3f} s of the {kind} a step "
                     f"({min(values):.3f} to {max(values):.3f})"
                 )
-        one, two = ends["1 process, 1 thread"], ends["2 processes, 1 thread each"]
-        apart = max(abs(one[key] - two[key]).max() / abs(one[key]).max() for key in one if one[key].any())
-        print(f"largest difference of a weight after {LONG} epochs, of the tensor's largest: {apart:.1e}")
+        first, *others = HOW
+        for how in others:
+            print(
+                f"{how}: weights {apart(ends[first], ends[how]):.1e} from those of {first} after {LONG} epochs"
+            )
 
 
 if __name__ == "__main__":
