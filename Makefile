@@ -6,7 +6,7 @@ JOBS ?= 2
 TASK ?= binary
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help env demo quick test style lint unit docs docs-test systems faults audit bench clean
+.PHONY: help env demo quick test style lint unit docs docs-test systems faults audit bench bench-all clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/ -/'
@@ -70,9 +70,12 @@ faults: env  ## stop a small run (TASK=binary, …) in every way; each must end 
 audit: env  ## versions with known holes, risky calls in src; then pip-audit (AUDIT_ONLINE=1: it must answer)
 	@$(BIN)/python tools/audit.py
 
-bench: env  ## measure what the documents claim (needs a quiet machine)
+bench: env  ## ours and the usual script in turn: benchmarks/results/latest.json (needs a quiet machine; the first ten minutes)
+	@$(BIN)/python benchmarks/bench.py $(if $(ALBUMENTATIONS),--albumentations $(ALBUMENTATIONS))
+
+bench-all: bench  ## all else that the documents claim
 	@$(BIN)/python benchmarks/train_step.py
-	@$(BIN)/python benchmarks/strided_depthwise.py
+	@$(BIN)/python benchmarks/depthwise.py
 	@$(BIN)/python benchmarks/sweep.py
 	@$(BIN)/python benchmarks/predict_runtime.py
 	@$(BIN)/python benchmarks/memory.py

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from masksmith.core.errors import InputError
 from masksmith.data.cache import build_cache
 from masksmith.data.layouts import read_catalog
-from masksmith.data.layouts.pairing import file_of, find_affixes, mask_rank, pair
+from masksmith.data.layouts.file_names import file_of, find_affixes, mask_rank
+from masksmith.data.layouts.pairing import pair
 
 
 def paired(paths, *, bands=lambda _file: 1):

@@ -224,20 +224,20 @@ def drawn_again(
 ) -> Shaped[np.ndarray, " drawn"]:
     """Return an epoch's order in which images below weight 1 take part in that share of the epochs.
 
-    Others of weight 1 come in their place, so that an epoch is as long as before. The expected gradient is that of a
-    weighted loss, and holds for losses of whole batches too.
+    Others of weight 1 come in their place, drawn from those of the order itself: an epoch is as long as before, and has
+    the shares that a sampler gave it. The expected gradient is that of a weighted loss, and holds for losses of whole
+    batches too.
 
     Args:
         order: Positions of images; beyond the last image come mirrored copies.
         weights: Of each image, 0…1.
         rng: Of the epoch.
     """
-    full = np.flatnonzero(weights == 1)
-    if len(full) in (0, len(weights)):
+    own = weights[order % len(weights)]
+    full = order[own == 1]
+    if len(full) in (0, len(order)):
         return order
-    num = len(weights)
-    out = rng.random(len(order)) >= weights[order % num]
-    places = order[out] // num * num + rng.choice(full, size=int(out.sum()))
+    out = rng.random(len(order)) >= own
     found = order.copy()
-    found[out] = places
+    found[out] = rng.choice(full, size=int(out.sum()))
     return found

@@ -8,8 +8,9 @@ from dataclasses import replace
 
 from masksmith.data.catalog import AskedTarget, Catalog
 from masksmith.data.description import NOTHING_SAID, Description
+from masksmith.data.layouts.file_names import File, file_of
 from masksmith.data.layouts.paired_folders import catalog_of, image_files
-from masksmith.data.layouts.pairing import File, Pairing, file_of
+from masksmith.data.layouts.pairs import Pairing
 from masksmith.data.tree import Tree
 
 _IMAGE = re.compile(

@@ -8,7 +8,7 @@ from masksmith.data.catalog import Sample
 from masksmith.data.decode.pictures import IMAGE_SUFFIXES
 from masksmith.data.dialect import non_empty
 from masksmith.data.ids import check_id
-from masksmith.data.layouts.pairing import find_affixes
+from masksmith.data.layouts.file_names import find_affixes
 from masksmith.data.side_tables import Facts
 from masksmith.data.tree import Tree
 

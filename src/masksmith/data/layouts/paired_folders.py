@@ -17,16 +17,10 @@ from masksmith.data.description import FILE_NAME, NOTHING_SAID, Description
 from masksmith.data.findings import Finding, some
 from masksmith.data.ids import check_name
 from masksmith.data.layouts.dicom_series import dicom_files
+from masksmith.data.layouts.file_names import File, file_of
 from masksmith.data.layouts.folders import find_test_images, make_samples, some_ids
-from masksmith.data.layouts.pairing import (
-    File,
-    Pairing,
-    SameIdError,
-    file_of,
-    is_mask_role,
-    pair,
-    shared_folders,
-)
+from masksmith.data.layouts.pairing import is_mask_role, pair
+from masksmith.data.layouts.pairs import Pairing, SameIdError, shared_folders
 from masksmith.data.masks import is_lossy
 from masksmith.data.run_tables import natural
 from masksmith.data.side_tables import collect_facts, read_tables

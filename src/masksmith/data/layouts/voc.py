@@ -10,8 +10,9 @@ from masksmith.data.catalog import AskedTarget, Catalog
 from masksmith.data.colour_tables import find_colour_table
 from masksmith.data.decode.pictures import IMAGE_SUFFIXES
 from masksmith.data.description import NOTHING_SAID, Description
+from masksmith.data.layouts.file_names import File, file_of
 from masksmith.data.layouts.paired_folders import catalog_of
-from masksmith.data.layouts.pairing import File, Pairing, file_of
+from masksmith.data.layouts.pairs import Pairing
 from masksmith.data.tree import Tree
 
 _CLASSES = [

@@ -19,8 +19,10 @@ from masksmith.data.decode.reader import CONTAINERS, ImageReader, ending
 from masksmith.data.decode.tiff import count_pages
 from masksmith.data.description import NOTHING_SAID, Description
 from masksmith.data.findings import refuse_all, some
+from masksmith.data.layouts.file_names import SPLITS, File, file_of, mask_rank, split_of
 from masksmith.data.layouts.paired_folders import catalog_of, image_files
-from masksmith.data.layouts.pairing import SPLITS, File, Pairing, file_of, mask_rank, pair, split_of, with_ids
+from masksmith.data.layouts.pairing import pair
+from masksmith.data.layouts.pairs import Pairing, with_ids
 from masksmith.data.run_tables import natural
 from masksmith.data.tree import Tree
 
