@@ -138,7 +138,9 @@ def test_a_weight_is_the_share_of_epochs():
     assert counts[[0, 2, 3]] == pytest.approx([1.25] * 3, abs=0.05)
     assert counts.sum() == pytest.approx(8)
     order = rng.permutation(4)
-    shares = np.array([1] * 900 + [2] * 90 + [0] * 10)  # a sampler that wants much of image 1 and little of image 2
+    shares = np.array(
+        [1] * 900 + [2] * 90 + [0] * 10
+    )  # a sampler that wants much of image 1 and little of image 2
     found = drawn_again(shares, np.array([0.0, 1.0, 1.0, 1.0]), rng)
     assert set(found) == {1, 2}
     assert (found == 1).sum() >= 900
