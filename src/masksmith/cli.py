@@ -36,6 +36,7 @@ from masksmith.core.errors import (
     EXIT_TERMINATED,
     DivergedError,
     InputError,
+    LostProcessError,
     StoppedError,
 )
 
@@ -946,7 +947,7 @@ def main() -> None:
     except StoppedError as error:
         print(f"masksmith: {error}; the same command goes on where it stopped", file=sys.stderr)
         sys.exit(error.exit_code)
-    except DivergedError as error:
+    except (DivergedError, LostProcessError) as error:
         print(f"masksmith: {error}", file=sys.stderr)
         sys.exit(1)
     except (KeyboardInterrupt, typer.Abort):

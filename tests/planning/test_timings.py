@@ -62,6 +62,21 @@ def test_real_seconds_are_in_order_and_the_random_numbers_are_left():
     assert timing.first_step_s >= 0
 
 
+def test_of_several_devices_one_makes_its_part_of_the_step_and_one_predicts(monkeypatch):
+    made, stepper = [], m.Stepper
+
+    def noted(model, config, **more):
+        made.append((more["batch_size"], config.threads, config.devices))
+        return stepper(model, config, **more)
+
+    monkeypatch.setattr(m, "Stepper", noted)
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    two = _config("training.devices=2", "training.threads=2")
+    timing = m.measure(MODEL, two, **SIZE | {"batch_size": 4}, seconds=0.01)
+    assert made == [(4, 2, 1), (2, 1, 1)]
+    assert min(timing.step_s, timing.forward_s) > 0
+
+
 @pytest.mark.slow
 def test_each_model_and_size_is_measured_once():
     timings, hw = m.Timings(1, clock=_Ticking()), (16, 16)

@@ -285,6 +285,18 @@ def test_a_batch_that_is_too_large_is_refused_with_one_that_fits(model):
     assert fitting.needed <= room
 
 
+def test_two_processes_of_a_cpu_share_its_memory(model, monkeypatch):
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    config = _config("training.batch_size=512", "training.devices=2")
+    room = 2 * training_bytes(model, config, canvas_hw=(112, 112), batch_size=20)
+    with pytest.raises(
+        InputError,
+        match=r"training in each of 2 processes needs .* at batch 256 and .*training\.batch_size=40$",
+    ):
+        _refuse(model, config, room)
+    assert memory.largest_batch(model, config, canvas_hw=(112, 112), available=room) == 40
+
+
 def test_a_stage_with_its_own_batch_size_is_named(model):
     config = _config("training.stages.2.batch_size=512")
     room = training_bytes(model, config, canvas_hw=(112, 112), batch_size=40)

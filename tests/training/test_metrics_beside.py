@@ -16,7 +16,7 @@ from masksmith.training.config import best_of
 from masksmith.training.events import read_events
 from masksmith.training.measure import batch_scores
 from masksmith.training.refit import refit_config
-from masksmith.training.step import DeviceBatch
+from masksmith.training.step import Truth
 from tests.training.test_held_out import planted
 from tests.training.tiny import config, make_data, run, same, stage
 
@@ -77,7 +77,7 @@ def test_without_them_the_log_and_the_weights_are_the_same(tmp_path):
 
 def batch_of(mask, *, other=None):
     mask = torch.from_numpy(mask)
-    return DeviceBatch(torch.zeros(len(mask), 1, *mask.shape[-2:]), mask, None, other, 1.0)
+    return Truth(mask, other, 1.0)
 
 
 def test_a_batch_is_scored_as_its_images_would_be():

@@ -26,7 +26,7 @@ class TinyNet(SegmentationModel):
         nn.Module.__init__(self)
         self.divisor = 4
         self.in_channels = 1
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             first = [nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4) if norm else nn.Identity(), nn.ReLU()]
             self.encoder = nn.Sequential()

@@ -8,6 +8,7 @@ A mixed image depends on its batch, everything before on its own counters only. 
 belongs to the step, so that a training that goes on makes the same batches.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import cv2
@@ -35,6 +36,12 @@ class Batch:
     """Masks of what was mixed in: the loss is share · loss(mask) + (1 - share) · loss(other_mask)."""
     share: float = 1.0
     """Weight of ``mask``, 0…1."""
+
+    def of_rows(self, rows: Sequence[int]) -> "Batch":
+        """Return the images of these rows, in their order; one may come twice."""
+        at = list(rows)
+        scalars, other = (None if one is None else one[at] for one in (self.scalars, self.other_mask))
+        return Batch(self.image[at], self.mask[at], scalars, other, self.share)
 
 
 class MixupConfig(Config):

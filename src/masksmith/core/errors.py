@@ -19,6 +19,10 @@ class DivergedError(RuntimeError):
     """The loss became infinite or NaN twice; the last good checkpoint is kept."""
 
 
+class LostProcessError(RuntimeError):
+    """Another process of a training has ended before it; the last checkpoint is kept."""
+
+
 class StoppedError(Exception):
     """A request to stop (Ctrl-C, SIGTERM), raised between two steps; finished files are complete."""
 

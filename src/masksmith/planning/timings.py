@@ -8,7 +8,8 @@ later process measures again, as the machine may be busier then.
 import statistics
 import time
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -25,7 +26,7 @@ from masksmith.prediction.combine import mask_only
 from masksmith.prediction.runtimes import RUNTIMES, check_runtime
 from masksmith.training.averaging import MovingAverage
 from masksmith.training.config import LossTerm, OptimizerConfig, TrainingConfig
-from masksmith.training.machine import make_fabric, settle_machine
+from masksmith.training.machine import keep_random, make_fabric, settle_machine, settle_threads
 from masksmith.training.optim import build_optimizer
 
 _AT_LEAST = 3  # timed steps after the first, which claims memory and chooses kernels
@@ -122,6 +123,7 @@ def _key(
         training.precision,
         training.channels_last,
         training.device,
+        training.devices,
         training.threads,
         training.ema_decay,
     )
@@ -245,7 +247,8 @@ def measure(
 ) -> Timing:
     """Build the model and time its steps and forward passes on random data.
 
-    Steps are timed until ``seconds`` have passed, then forward passes for a quarter of that (see time_repeated). The
+    Steps are timed until ``seconds`` have passed, then forward passes for a quarter of that (see time_repeated). Where
+    several devices train together, one makes its part of the step, with its share of the threads. The
     global random numbers are left as they were; the number of threads and the keeping of memory stay as make_fabric
     sets them.
 
@@ -265,7 +268,12 @@ def measure(
         InputError: An unknown architecture, encoder, loss or device.
     """
     config = settle_machine(training_config)
-    with torch.random.fork_rng():
+    if config.devices > 1:
+        return _measure_shared(config, partial(
+            measure, model_config, in_channels=in_channels, canvas_hw=canvas_hw, seconds=seconds, classes=classes,
+            exclusive=exclusive, clock=clock,
+        ), batch_size)  # fmt: skip
+    with keep_random(config.device):
         start = clock()
         stepper = Stepper(
             model_config,
@@ -281,6 +289,15 @@ def measure(
         first_s, step_s = time_repeated(stepper.step, seconds, clock)
         _, forward_s = time_repeated(stepper.forward, _FORWARD_SHARE * seconds, clock)
     return Timing(built - start, max(0.0, first_s - step_s), step_s, forward_s)
+
+
+def _measure_shared(config: TrainingConfig, timed: Callable[..., Timing], batch_size: int) -> Timing:
+    """Time the step of one of several devices, and a forward pass of the whole batch on one."""
+    threads = max(1, settle_threads(config.threads) // config.devices)
+    whole = timed(training_config=config.model_copy(update={"devices": 1}), batch_size=batch_size)
+    part = config.model_copy(update={"devices": 1, "threads": threads})
+    timing = timed(training_config=part, batch_size=-(-batch_size // config.devices))
+    return replace(timing, forward_s=whole.forward_s)
 
 
 def measure_runtime(
@@ -305,7 +322,7 @@ def measure_runtime(
     """
     config = settle_machine(training_config)
     check_runtime(runtime, device=config.device, precision=config.precision, scalars=model_config.scalars)
-    with torch.random.fork_rng():
+    with keep_random(config.device):
         fabric = make_fabric(config)
         model = build_model(
             model_config,

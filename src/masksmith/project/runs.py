@@ -10,11 +10,13 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from masksmith.core.errors import InputError
 from masksmith.core.files import read_json, write_text
 from masksmith.core.ledger import Ledger
 from masksmith.core.locks import update_json
 from masksmith.folds.config import fold_name
 from masksmith.recipes.recipe import Recipe
+from masksmith.training.config import unshared_batches
 from masksmith.training.events import read_events
 
 _LIBRARIES = (
@@ -126,10 +128,18 @@ class Run:
 
 
 def with_free_parts(resolved: Recipe, asked: Recipe) -> Recipe:
-    """Return ``resolved`` with the parts of ``asked`` that do not determine the weights."""
+    """Return ``resolved`` with the parts of ``asked`` that do not determine the weights.
+
+    Raises:
+        InputError: So many devices cannot share the batches of ``resolved``.
+    """
     folds = resolved.folds.model_copy(update={"train": asked.folds.train, "refit": asked.folds.refit})
     seen = resolved.input.model_copy(update={"view": asked.input.view})
-    parts = {"folds": folds, "input": seen, "prediction": asked.prediction, "tuning": asked.tuning}
+    training = resolved.training.model_copy(update={"devices": asked.training.devices})
+    if (problem := unshared_batches(training)) is not None:
+        raise InputError(f"training.{problem}")
+    parts = {"folds": folds, "input": seen, "training": training}
+    parts |= {"prediction": asked.prediction, "tuning": asked.tuning}
     return resolved.model_copy(update=parts)
 
 

@@ -64,8 +64,8 @@ class PseudoConfig(Config):
     table_hash: str | None = None
     """Hash of the table; filled in when a recipe is resolved."""
     set: list[str] = Field(default_factory=list)
-    """Overrides of the teacher's recipe, each KEY=VALUE; ``--set`` of folds, metric, device, precision and threads are
-    added to them."""
+    """Overrides of the teacher's recipe, each KEY=VALUE; ``--set`` of folds, metric, device, devices, precision and
+    threads are added to them."""
     teacher_run: str | None = Field(default=None, pattern=NAME)
     """The teacher's run in the project; set when the recipe is resolved, null before."""
     teacher_runs: list[TeacherConfig] = Field(default_factory=list)

@@ -35,7 +35,11 @@ if TYPE_CHECKING:
 
 _AUX_WEIGHT = TrainingConfig.model_fields["aux_weight"].default
 _ROWS_STAY = ("identity", "hflip")
-_SHARED_WITH_TEACHER = ("folds", "metric", "training.device", "training.precision", "training.threads")
+_SHARED_WITH_TEACHER = (
+    "folds",
+    "metric",
+    *(f"training.{key}" for key in ("device", "devices", "precision", "threads")),
+)
 """Overrides of a recipe that also apply to its teacher: they belong to the project or to the machine."""
 
 
@@ -65,14 +69,20 @@ class Recipe(Config):
     def hash(self) -> str:
         """A hash of the values that determine the weights.
 
-        It ignores ``folds.train``, ``folds.refit``, ``input.view``, prediction and tuning. For weights from a file, and
-        for corrections, it uses the content, not the path; for a teacher, the content of its recipe.
+        It ignores ``folds.train``, ``folds.refit``, ``input.view``, ``training.devices``, prediction and tuning. For
+        weights from a file, and for corrections, it uses the content, not the path; for a teacher, the content of its
+        recipe.
 
         Raises:
             InputError: The file of the weights, the corrections or the teacher's recipe do not exist.
         """
         plain = self.model_dump(mode="json", exclude={"prediction", "tuning"})
-        del plain["folds"]["train"], plain["folds"]["refit"], plain["input"]["view"]
+        del (
+            plain["folds"]["train"],
+            plain["folds"]["refit"],
+            plain["input"]["view"],
+            plain["training"]["devices"],
+        )
         plain["model"]["encoder_weights"] = self.model.weights_identity()
         del plain["model"]["encoder_weights_hash"]
         if self.training.start_from is not None:
@@ -146,8 +156,8 @@ def parse_recipe(
     Args:
         text: YAML.
         where: The file, for messages.
-        overrides: Texts of the form KEY=VALUE. Those of folds, metric, device, precision and threads also apply to
-            the recipe's teacher.
+        overrides: Texts of the form KEY=VALUE. Those of folds, metric, device, devices, precision and threads also
+            apply to the recipe's teacher.
         students: The recipes that have this one as their teacher, as ``where`` names them.
 
     Raises:

@@ -40,7 +40,7 @@ from masksmith.recipes.recipe import Recipe
 from masksmith.training.config import OptimizerConfig, SamplerConfig, ScheduleConfig, TrainingConfig
 from masksmith.training.data import FoldData
 from masksmith.training.loop import train_step
-from masksmith.training.machine import make_fabric
+from masksmith.training.machine import keep_random, make_fabric
 from masksmith.training.state import TrainingState
 
 IMAGES = 8
@@ -244,7 +244,7 @@ def train_one_epoch(state: TrainingState) -> float:
 def four_losses(recipe: Recipe, data: FoldData) -> list[float]:
     """Return the losses of four steps of a scaled recipe's first stage."""
     training = _ends_at_once(recipe.training, STEPS)
-    with torch.random.fork_rng():
+    with keep_random("cpu"):
         state = begin_training(recipe, training, data)
         losses = [train_one_epoch(state) for _ in range(STEPS)]
     return losses
@@ -266,7 +266,7 @@ def learn(recipe: Recipe, data: FoldData) -> float:
         freeze=[],
     ).model_copy(update={"mixing": MixingConfig(), "augment": AugmentConfig(), "clip_norm": _LEARN_CLIP_NORM})
     iou = 0.0
-    with torch.random.fork_rng():
+    with keep_random("cpu"):
         state = begin_training(recipe, training, data)
         _switch_dropout_off(state.raw)
         for epoch in range(1, _LEARN_EPOCHS + 1):

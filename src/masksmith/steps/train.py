@@ -6,8 +6,9 @@ is not run again.
 
 import contextlib
 import re
+import sys
 from collections.abc import Callable, Mapping
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -45,7 +46,9 @@ from masksmith.training.checkpoint import (
 )
 from masksmith.training.config import TrainingConfig
 from masksmith.training.data import FoldData, canvas_hw
+from masksmith.training.devices import following, leading, refuse_devices
 from masksmith.training.events import EventLog
+from masksmith.training.follow import follow_fold
 from masksmith.training.loggers import Follower, Place
 from masksmith.training.loop import train_fold
 from masksmith.training.machine import make_fabric
@@ -70,7 +73,8 @@ def train_member(project: Project, member: Member, pace: Pace | None = None) -> 
         pace: Measures the time, and may have a deadline; None: no hurry.
 
     Raises:
-        InputError: It would not fit into memory, or what it starts from is not there.
+        InputError: It would not fit into memory, or what it starts from is not there, or as refuse_devices.
+        LostProcessError: One of several processes ended.
         StoppedError: A stop was asked for; the checkpoint is of that very step.
     """
     run, fold = member.run, member.fold
@@ -98,19 +102,14 @@ def _train_locked(project: Project, member: Member, pace: Pace) -> None:
         )  # whole final weights alone would count as a finished training
     what = "all images" if fold == ALL else f"fold {fold} of {project.folds.total}"
     logger.info("run %s: training %s", run.path.name, what)
-    training = training_of(project, run, fold)
-    fabric = make_fabric(run.recipe.training)
-    data = data_of(
-        project,
-        run.recipe,
-        fold,
-        key=train_key(project, run, fold),
-        pseudo=_pseudo_data(project, run, fold),
-    )
-    model = _fresh_model(project, run, fold)
-    learn_scalars(model, data)
+    alone = make_fabric(run.recipe.training)
+    training, model, data = _what_to_train(project, run, fold)
     logger.info("%s", check_memory(run.recipe, training, model, data))
-    with closing(_event_log(project, run, fold)) as log:
+    refuse_devices(training, model, custom=data.custom)
+    several = training.devices > 1
+    followers = [sys.executable, "-m", "masksmith.steps.follow", str(project.root), run.path.name, str(fold)]
+    processes = leading(training, [*followers, str(training.devices)]) if several else nullcontext(alone)
+    with processes as fabric, closing(_event_log(project, run, fold)) as log:
         train_fold(
             fabric,
             model,
@@ -123,6 +122,26 @@ def _train_locked(project: Project, member: Member, pace: Pace) -> None:
             metrics=_of_batches(project, run.recipe),
         )
     run.ledger.mark_done(member.entry("train"), train_key(project, run, fold))
+
+
+def follow_member(project: Project, run: Run, fold: int, folder: Path, rank: int, devices: int) -> None:
+    """Do the part of follower ``rank`` in the training of a fold that another process leads (see devices.py)."""
+    training, model, data = _what_to_train(project, run, fold)
+    training = training.model_copy(update={"devices": devices})
+    with following(training, folder, rank) as fabric:
+        follow_fold(fabric, model, training, data, folder=run.checkpoints(fold))
+
+
+def _what_to_train(
+    project: Project, run: Run, fold: int
+) -> tuple[TrainingConfig, SegmentationModel, FoldData]:
+    """Return how a fold is trained, the model that it begins with, and on what."""
+    training = training_of(project, run, fold)
+    key, pseudo = train_key(project, run, fold), _pseudo_data(project, run, fold)
+    data = data_of(project, run.recipe, fold, key=key, pseudo=pseudo)
+    model = _fresh_model(project, run, fold)
+    learn_scalars(model, data)
+    return training, model, data
 
 
 def _event_log(project: Project, run: Run, fold: int) -> EventLog:

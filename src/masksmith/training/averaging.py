@@ -31,6 +31,13 @@ class MovingAverage(Generic[Model]):
         self.steps = 0
 
     @torch.no_grad()
+    def restart(self, model: nn.Module) -> None:
+        """Begin again with the weights and statistics of ``model``."""
+        for own, new in zip(self.model.state_dict().values(), model.state_dict().values(), strict=True):
+            own.copy_(new)
+        self.steps = 0
+
+    @torch.no_grad()
     def update(self, model: nn.Module) -> None:
         """Move towards ``model`` by 1 - min(decay, (1 + n) / (10 + n)) after n updates."""
         decay = min(self.decay, (1 + self.steps) / (10 + self.steps))

@@ -275,6 +275,10 @@ class TrainingConfig(Config):
     """Memory layout with the channels innermost: faster convolutions, the same numbers."""
     device: str = "auto"
     """"cpu", "cuda", "mps", or "auto"."""
+    devices: int = Field(default=1, ge=1, repr=False)
+    """Devices of this machine that train a fold together, each with its part of every batch: GPUs, or on a CPU
+    processes that share the threads. The batches and their order are those of one device, so the number is no part of
+    what a run is: a training may go on with another."""
     threads: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
     """Threads of the CPU; "auto" takes the cores this process may use."""
     evaluate_every: int = Field(default=4, ge=1)
@@ -350,6 +354,8 @@ class TrainingConfig(Config):
         _check_starts(self)
         _check_swa(self)
         _check_kept(self)
+        if (problem := unshared_batches(self)) is not None:
+            raise ValueError(problem)
 
     @property
     def snapshots(self) -> int:
@@ -368,6 +374,22 @@ class TrainingConfig(Config):
                 spans.append([])
             spans[-1].append(index)
         return spans
+
+
+def unshared_batches(config: TrainingConfig) -> str | None:
+    """Return what is wrong where a batch cannot be shared out over the devices, beginning with the key; else None."""
+    count = config.devices
+    for i, stage in enumerate(config.stages):
+        size = config.batches_of(stage)[0]
+        if size % count:
+            key = "batch_size" if stage.batch_size is None else f"stages[{i}].batch_size"
+            near = [str(n) for n in (size // count * count, -(-size // count) * count) if n]
+            fit = [str(n) for n in range(1, size + 1) if size % n == 0]
+            return (
+                f"devices: {count} cannot share batches of {size} images ({key}); expected {' or '.join(near)} images, "
+                f"or one of {', '.join(fit)} devices"
+            )
+    return None
 
 
 def chosen_on_held_out(kept: str) -> bool:

@@ -175,8 +175,9 @@ class StepBatches:
     """The batches of one step: their gradients are averaged."""
 
     batches: list[Batch]
+    """Of several processes: this one's part of each (``own_rows``)."""
     indices: list[list[int]]
-    """Positions of the images of each batch in the training set of the stage."""
+    """Positions of the images of each batch, of all processes, in the training set of the stage."""
     number: int
     """Which new step of the epoch this is; a repeat has the number of the one that it repeats."""
     weights: list[list[float]] | None = None
@@ -199,6 +200,8 @@ class EpochBatches:
     order: Int[np.ndarray, " drawn"]
     """Positions of the images, in the order of training; beyond the last image come mirrored copies. An image comes as
     often as it has windows."""
+    place: tuple[int, int] = (0, 1)
+    """Number of this process, and how many share each batch."""
 
     @cached_property
     def seen(self) -> Int[np.ndarray, " drawn"]:
@@ -212,12 +215,24 @@ class EpochBatches:
         counters = (self.data.seed, self.data.fold, self.epoch.stage, self.epoch.number)
         names = [names_of(self.data.ids, part) for part in parts]
         batches = [
-            make_batch(self.task, own, part, counters=counters, seen=seen)
+            self._own_part(own, part, counters, seen)
             for own, part, seen in zip(names, parts, turns, strict=True)
         ]
         given = self.data.weights
         weights = [[given.get(name, 1.0) for name in own] for own in names] if given else None
         return StepBatches(batches, parts, number, weights)
+
+    def _own_part(
+        self, names: list[str], indices: list[int], counters: tuple[int, ...], seen: list[int]
+    ) -> Batch:
+        """Make what this process trains on of a batch; mixed images need the whole batch first."""
+        if self.place[1] == 1:
+            return make_batch(self.task, names, indices, counters=counters, seen=seen)
+        rows = own_rows(len(names), *self.place)
+        if self.task.mixing.is_on:
+            return make_batch(self.task, names, indices, counters=counters, seen=seen).of_rows(rows)
+        own = [[many[at] for at in rows] for many in (indices, seen)]
+        return make_batch(self.task, [names[at] for at in rows], own[0], counters=counters, seen=own[1])
 
     def coverage(self, name: str) -> Int[np.ndarray, "h w"]:
         """Return how often the windows of the epoch look at each pixel of an image; distortions are left out."""
@@ -267,6 +282,16 @@ class EpochBatches:
                     yield self.make(group + worst(repeat_worst_of))
                 else:
                     yield next(new)
+
+
+def own_rows(count: int, rank: int, size: int) -> list[int]:
+    """Return which of ``count`` images of a batch process ``rank`` of ``size`` takes: equal parts, in turn.
+
+    Where it does not divide (the last batch of an epoch) the last image comes more often; what is beyond ``count`` is
+    dropped when the parts are put together.
+    """
+    each = -(-count // size)
+    return [min(at, count - 1) for at in range(rank * each, (rank + 1) * each)]
 
 
 def prefetch(make: Callable[[int], Made], steps: range, *, threads: int = 4) -> Iterator[Made]:

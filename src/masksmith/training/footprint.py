@@ -27,7 +27,7 @@ from masksmith.models.cpu import quicken_depthwise
 from masksmith.models.segmentation import SegmentationModel, to_channels_last
 from masksmith.preprocess import round_up
 from masksmith.training.config import TrainingConfig
-from masksmith.training.machine import settle_machine
+from masksmith.training.machine import keep_random, settle_machine
 from masksmith.training.optim import num_moments
 
 # of the bytes seen alive: scratch memory of the convolutions (more in half precision), gaps in the heap
@@ -195,7 +195,7 @@ def training_footprint(
         classes=model.classes,
         exclusive=model.exclusive,
     )
-    with torch.random.fork_rng():
+    with keep_random(config.device):
         twin = _twin(model, config).train()
 
         def step(image: Tensor, mask: Tensor) -> None:
@@ -227,7 +227,7 @@ def prediction_footprint(model: SegmentationModel, config: TrainingConfig) -> Fo
         InputError: A device that is not there.
     """
     config = settle_machine(config)
-    with torch.random.fork_rng():
+    with keep_random(config.device):
         twin = _twin(model, config).eval().requires_grad_(False)
 
         def forward(image: Tensor, mask: Tensor) -> Tensor:

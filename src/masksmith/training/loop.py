@@ -2,7 +2,8 @@
 
 ``train_fold`` draws batches, makes a step of each, scores the fold now and then, keeps what is worth keeping and writes
 a checkpoint after each epoch. ``train_step`` is the step: forward, loss, backward, optimizer, average. What is saved
-and restored is in ``state.py``; everything about time is in ``pace.py``.
+and restored is in ``state.py``; everything about time is in ``pace.py``; what several devices need is in ``devices.py``
+and ``follow.py``: here is what the leader does.
 """
 
 import math
@@ -21,15 +22,17 @@ from masksmith.models.segmentation import SegmentationModel
 from masksmith.training.checkpoint import Checkpoints, is_finished
 from masksmith.training.config import TrainingConfig
 from masksmith.training.data import FoldData, StepBatches
+from masksmith.training.devices import Begin, Next, tell, tell_restored
 from masksmith.training.events import EventLog, log_adjusted, log_epoch
 from masksmith.training.final import remove_temporary, write_final
 from masksmith.training.held_out import HeldOut, needs_val_loss
 from masksmith.training.keep import Keeper
+from masksmith.training.machine import keep_random
 from masksmith.training.measure import batch_scores
 from masksmith.training.pace import Pace
 from masksmith.training.refit import refuse_scores
 from masksmith.training.state import TrainingState
-from masksmith.training.step import batch_loss, forward, image_losses, to_device
+from masksmith.training.step import batch_loss, forward, image_losses, of_all_processes, to_device
 from masksmith.training.watch import act_on, divergence_of, note_loss, observe, watchers_of
 
 _CHECK_LOSS_EVERY = 20  # steps: reading the loss makes a GPU wait
@@ -51,7 +54,7 @@ def train_fold(
     """Train one fold, from its newest checkpoint if there is one, and write ``final.safetensors``.
 
     Args:
-        fabric: Device and precision.
+        fabric: Device and precision; of several processes the leader's (see devices.leading).
         model: A freshly built model.
         config: Settled (no "auto" left).
         data: Ids to train on, their images and masks, and the seed.
@@ -78,7 +81,7 @@ def train_fold(
     held_out = HeldOut.of(config, data, model.divisor)
     checkpoints, keeper = Checkpoints(folder), Keeper(folder, config, data.key)
     _resume(state, checkpoints, keeper, log)
-    with torch.random.fork_rng():
+    with keep_random(fabric.device):
         while state.progress.epoch < len(state.epochs):
             try:
                 lr = train_epoch(state, pace, keeper, log)
@@ -120,10 +123,14 @@ def train_epoch(state: TrainingState, pace: Pace, keeper: Keeper, log: EventLog)
     progress = state.progress
     if state.starts_from_best:
         state.start_from(keeper.load(progress.best.epoch))
+    order, num_steps = state.draw_order(), state.epoch.steps - progress.step
+    tell(state.fabric, Begin(progress, state.epochs, order))
     state.begin_epoch()
     pace.begin_epoch(new_stage=state.epoch.number == 0 and progress.step == 0)
-    num_steps = state.epoch.steps - progress.step
-    for batches in track(state.steps_ahead() if num_steps else (), total=num_steps, what=state.data.name):
+    for batches in track(
+        state.steps_ahead(order) if num_steps else (), total=num_steps, what=state.data.name
+    ):
+        tell(state.fabric, Next(batches.number, state.lr_factor(progress.step)))
         state.set_lr(progress.step)
         train_step(state, batches)
         pace.step(state.step_work)
@@ -145,20 +152,29 @@ def train_step(state: TrainingState, batches: StepBatches) -> Tensor:
     """Make one step: forward, loss and backward for each batch, then optimizer and average; return the mean loss."""
     epoch, data, device = state.epoch, state.data, state.fabric.device
     # dropout and the like draw numbers that belong to the step, wherever the training was begun
-    counters = (data.seed, data.fold, epoch.stage, epoch.number, state.progress.step, 1)
+    counters = (
+        data.seed,
+        data.fold,
+        epoch.stage,
+        epoch.number,
+        state.progress.step,
+        1 + state.fabric.global_rank,
+    )
     torch.manual_seed(int(stream(*counters).integers(2**62)))
-    step_loss = torch.zeros((), device=device)
+    step_loss, num_processes = torch.zeros((), device=device), state.fabric.world_size
     weights: Sequence[list[float] | None] = batches.weights or [None] * len(batches.batches)
     for arrays, indices, own in zip(batches.batches, batches.indices, weights, strict=True):
-        batch = to_device(arrays, device)
-        output = forward(state.fabric, state.model, batch)
+        part = to_device(arrays, device)
+        output, batch = of_all_processes(
+            state.fabric, forward(state.fabric, state.model, part), part, len(indices)
+        )
         loss = batch_loss(state.loss_of, output, batch, own) * (len(indices) / batches.images)
-        state.fabric.backward(loss)
+        state.fabric.backward(loss * num_processes if num_processes > 1 else loss)
         step_loss += loss.detach()
         if state.metrics:
             found = batch_scores(state.metrics, output, batch, exclusive=state.raw.exclusive)
             state.add_metrics(found, share=len(indices) / batches.images)
-        if state.sampling.by_loss:
+        if state.sampling.by_loss and state.leads:
             state.sampling.note(epoch, indices, image_losses(state.loss_of, output, batch))
     if state.config.clip_norm is not None:
         state.fabric.clip_gradients(
@@ -185,8 +201,10 @@ def _resume(state: TrainingState, checkpoints: Checkpoints, keeper: Keeper, log:
         log.cut_back(-1.0)
         keeper.clear()
         _save(state, checkpoints, keeper)
+        tell_restored(state.fabric)
         return
     state.restore(*found)
+    tell_restored(state.fabric)
     keeper.drop(state.progress.best)
     log.cut_back(state.position)
     logger.info("%s: resuming after epoch %.2f", name, state.position)
@@ -212,6 +230,7 @@ def _rescue(
     state.progress.lr_scale = _RESCUE_LR
     log.cut_back(state.position)
     _save(state, checkpoints, keeper)
+    tell_restored(state.fabric)
     log.write(state.position, "event", rescued=problem, lr_scale=_RESCUE_LR)
     logger.warning(
         "%s: training diverged (%s); back to epoch %.2f with %.1f times the learning rate",

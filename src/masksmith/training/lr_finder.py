@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from itertools import count
 
 import numpy as np
-import torch
 from lightning_fabric import Fabric
 
 from masksmith.core.errors import InputError
@@ -21,6 +20,7 @@ from masksmith.models.segmentation import SegmentationModel
 from masksmith.training.config import TrainingConfig
 from masksmith.training.data import EpochBatches, FoldData, StepBatches
 from masksmith.training.loop import train_step
+from masksmith.training.machine import keep_random
 from masksmith.training.optim import set_lr
 from masksmith.training.state import TrainingState
 
@@ -75,7 +75,7 @@ def find_lr(
     if steps < _FEWEST:
         raise InputError(f"steps: {steps}; expected {_FEWEST} or more, fewer show no curve")
     rates = [float(rate) for rate in np.geomspace(lowest, highest, steps)]
-    with torch.random.fork_rng():
+    with keep_random(fabric.device):
         alone = config.model_copy(update={"ema_decay": None, "swa": None})
         losses = _train(TrainingState(fabric, copy.deepcopy(model), alone, data), rates)
     return LrCurve(rates[: len(losses)], losses, steepest(rates[: len(losses)], losses))

@@ -1,5 +1,6 @@
 """What this machine can do: device, precision, threads. "auto" becomes a fixed value in the resolved recipe."""
 
+import contextlib
 import ctypes
 import logging
 import math
@@ -16,7 +17,7 @@ from packaging.version import Version
 from masksmith.core.errors import InputError
 from masksmith.core.processor import processor_name
 from masksmith.training.cgroups import cpu_quota
-from masksmith.training.config import TrainingConfig
+from masksmith.training.config import TrainingConfig, unshared_batches
 
 _BF16_FLAGS = ("amx_bf16", "avx512_bf16")
 _LIGHTNING = ("lightning-fabric", "lightning", "pytorch-lightning")
@@ -95,9 +96,34 @@ def settle_threads(threads: int | str) -> int:
     return threads if isinstance(threads, int) else usable_cores()
 
 
+def settle_devices(devices: int, device: str) -> int:
+    """Return the number of devices that train together, checked.
+
+    Args:
+        devices: As asked for.
+        device: Their kind, settled. On a CPU each is a process with a share of the threads.
+
+    Raises:
+        InputError: There are fewer.
+    """
+    there = {"cuda": torch.cuda.device_count(), "cpu": os.cpu_count() or 1}.get(device, 1)
+    if devices > max(1, there):
+        kind = "core" if device == "cpu" else "GPU"
+        has, expected = (f"{there} {kind}s", f"1 to {there}") if there > 1 else (f"one {kind}", "1")
+        raise InputError(f"training.devices: {devices}, and this machine has {has}; expected {expected}")
+    return devices
+
+
 def settle_machine(config: TrainingConfig) -> TrainingConfig:
-    """Return the configuration with device, precision and threads as fixed values."""
+    """Return the configuration with device, precision and threads as fixed values.
+
+    Raises:
+        InputError: The device is not there, or so many devices, or they cannot share the batches.
+    """
     device = settle_device(config.device)
+    settle_devices(config.devices, device)
+    if (problem := unshared_batches(config)) is not None:
+        raise InputError(f"training.{problem}")
     return config.model_copy(
         update={
             "device": device,
@@ -142,6 +168,15 @@ def check_lightning() -> None:
             )
 
 
+def keep_random(device: str | torch.device) -> contextlib.AbstractContextManager[None]:
+    """Leave torch's random numbers as they were after a block, on the CPU and on the present device of a kind.
+
+    torch's own default wakes every GPU of the machine, in each of several processes.
+    """
+    cuda = torch.device(device).type == "cuda"
+    return torch.random.fork_rng(devices=[torch.cuda.current_device()] if cuda else [])
+
+
 class ImageInFloat32(MixedPrecision):
     """Lightning's mixed precision, but for the images: they reach the model in float32, as in prediction."""
 
@@ -158,8 +193,8 @@ def precision_of(config: TrainingConfig) -> Precision:
     return ImageInFloat32(precision, device=config.device)
 
 
-def make_fabric(config: TrainingConfig) -> Fabric:
-    """Return the Fabric of a settled configuration; sets the number of threads and, on a CPU, how memory is kept.
+def ready_machine(config: TrainingConfig) -> None:
+    """Set the number of threads and, on a CPU, how memory is kept.
 
     Raises:
         InputError: The device is not there, or a Lightning with a known hole is installed.
@@ -173,4 +208,13 @@ def make_fabric(config: TrainingConfig) -> Fabric:
     torch.set_num_threads(settle_threads(config.threads))
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # our log names the precision
     settle_device(config.device)  # a run may have been resolved on another machine
+
+
+def make_fabric(config: TrainingConfig) -> Fabric:
+    """Return the Fabric of a settled configuration, for one device; sets threads and memory (see ready_machine).
+
+    Raises:
+        InputError: As ready_machine.
+    """
+    ready_machine(config)
     return Fabric(accelerator=config.device, devices=1, plugins=[precision_of(config)])

@@ -9,12 +9,12 @@ from torch import Tensor
 from masksmith.core.arrays import UInt8
 from masksmith.metrics import Metric
 from masksmith.models.segmentation import Output
-from masksmith.training.step import DeviceBatch
+from masksmith.training.step import Truth
 
 
 @torch.no_grad()
 def batch_scores(
-    metrics: Sequence[Metric], output: Output, batch: DeviceBatch, *, exclusive: bool
+    metrics: Sequence[Metric], output: Output, batch: Truth, *, exclusive: bool
 ) -> dict[str, float]:
     """Return the score of each metric on a batch, as it was augmented; of mixed images against their own masks.
 

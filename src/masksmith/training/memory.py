@@ -139,8 +139,13 @@ def largest_batch(
         canvas_hw: Height and width, multiples of the model's divisor.
         available: Bytes to stay within; None asks the machine.
     """
-    room = available_bytes(config.device) if available is None else available
-    return training_footprint(model, config).largest_batch(canvas_hw, room)
+    room = _of_each_process(available_bytes(config.device) if available is None else available, config)
+    return config.devices * training_footprint(model, config).largest_batch(canvas_hw, room)
+
+
+def _of_each_process(room: int, config: TrainingConfig) -> int:
+    """Return what each of the processes that train together may take: a GPU is its own, a CPU's memory is shared."""
+    return room // config.devices if settle_device(config.device) == "cpu" else room
 
 
 @dataclass(frozen=True)
@@ -193,22 +198,24 @@ def refuse_too_large(
         InputError: It needs more than there is; the message says which batch size fits, or which crop.
     """
     room = available_bytes(config.device) if available is None else available
+    own_room, devices = _of_each_process(room, config), config.devices
     training, prediction = training_footprint(model, config), prediction_footprint(model, config)
     sizes = [stage.batch_size or config.batch_size for stage in config.stages]
-    needs = tuple(training.bytes_at(hw, size) for hw, size in zip(canvases, sizes, strict=True))
+    needs = tuple(training.bytes_at(hw, size // devices) for hw, size in zip(canvases, sizes, strict=True))
     estimate = Estimate(needs, prediction.bytes_at(prediction_hw, prediction_batch_size), room)
     worst = needs.index(max(needs))
-    if needs[worst] > room:
+    if needs[worst] > own_room:
         own = config.stages[worst].batch_size is not None
         key = f"training.stages.{worst}.batch_size" if own else "training.batch_size"
-        fits = training.largest_batch(canvases[worst], room)
+        fits = training.largest_batch(canvases[worst], own_room)
         advice = (
-            f"set {key}={fits}"
+            f"set {key}={fits * devices}"
             if fits >= _FEWEST
-            else _crop(training, config, canvases, model.divisor, room, key)
+            else _crop(training, config, canvases, model.divisor, own_room, key)
         )
+        what = "training" if devices == 1 else f"training in each of {devices} processes"
         raise InputError(
-            _too_large(key, "training", needs[worst], sizes[worst], canvases[worst], room, advice)
+            _too_large(key, what, needs[worst], sizes[worst] // devices, canvases[worst], own_room, advice)
         )
     if estimate.prediction > room:
         key, fits = "prediction.batch_size", prediction.largest_batch(prediction_hw, room)
@@ -241,5 +248,6 @@ def _crop(
     for side in range(max(max(hw) for hw in canvases), divisor, -divisor):
         if training.bytes_at((side, side), _FEWEST) <= room:
             crop = int(side / max(stage.scale for stage in config.stages))  # padded it is no larger than side
-            return f"not even {_FEWEST} images fit; set training.crop_hw=[{crop}, {crop}] and {key}={_FEWEST}"
+            fewest = _FEWEST * config.devices
+            return f"not even {fewest} images fit; set training.crop_hw=[{crop}, {crop}] and {key}={fewest}"
     return f"not even a crop fits; {_LIGHTER}"

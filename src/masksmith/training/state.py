@@ -5,10 +5,12 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
+from masksmith.core.arrays import Int
 from masksmith.core.progress import logger
 from masksmith.losses.build import LossOf
 from masksmith.metrics import Metric
@@ -18,6 +20,7 @@ from masksmith.training.averaging import EqualMean, MovingAverage, first_average
 from masksmith.training.checkpoint import copy_weights, pack_state, part_of, unpack_state
 from masksmith.training.config import TrainingConfig
 from masksmith.training.data import EpochBatches, FoldData, StepBatches, task_of
+from masksmith.training.devices import share_norms
 from masksmith.training.epochs import Epoch, build_epochs, is_scored, starts_from_best, steps_of, work_ahead
 from masksmith.training.freeze import refuse_missing_parts, set_frozen, small_batch_warning
 from masksmith.training.keep import Best
@@ -83,8 +86,10 @@ class TrainingState:
             quicken_depthwise(model)
         self.fabric, self.config, self.data, self.raw = fabric, config, data, model
         self.metrics = metrics
-        self.average = None if config.ema_decay is None else MovingAverage(model, decay=config.ema_decay)
-        self.swa = EqualMean(model) if config.swa else None
+        decay = config.ema_decay if self.leads else None
+        self.average = None if decay is None else MovingAverage(model, decay=decay)
+        self.swa = EqualMean(model) if config.swa and self.leads else None
+        share_norms(model, fabric)  # not those of the averages, which the leader alone passes images through
         self.progress = Progress()
         self.loss_sum = torch.zeros((), device=fabric.device)
         """Of the steps of the epoch under way; on the device, so that no step waits for it."""
@@ -103,9 +108,18 @@ class TrainingState:
         """Begin the optimizer that is in force at ``stage``."""
         chosen = [one.optimizer for one in self.config.stages[: stage + 1] if one.optimizer][-1]
         fused = self.config.precision != "16-mixed"
-        self.model, self.optimizer = self.fabric.setup(
-            self.raw, build_optimizer(self.raw, chosen, fused=fused)
-        )
+        optimizer = build_optimizer(self.raw, chosen, fused=fused)
+        self.model: Any = self.raw
+        self.optimizer: Any
+        if self.fabric.world_size > 1:  # begin_epoch wraps the model
+            self.optimizer = self.fabric.setup_optimizers(optimizer)
+        else:
+            self.model, self.optimizer = self.fabric.setup(self.raw, optimizer)
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process decides and writes; the others follow it (see devices.py)."""
+        return bool(self.fabric.global_rank == 0)
 
     # --- where it is --------------------------------------------------------------------------------------
 
@@ -220,7 +234,7 @@ class TrainingState:
         """Load weights; the moving average starts again from them."""
         copy_weights(self.raw, tensors, where=f"the best weights of {self.data.name}")
         if self.average:
-            self.average = MovingAverage(self.raw, decay=self.average.decay)
+            self.average.restart(self.raw)
 
     def is_scored(self, stalled: Collection[Watcher]) -> bool:
         """Whether the fold is scored after the epoch under way, given who has stalled by it."""
@@ -238,32 +252,52 @@ class TrainingState:
                 progress.stalls = {}
             if before is None or before.span != epoch.span:
                 progress.rate_scale = 1.0
-        self.model.train()
+        self.raw.train()
         set_frozen(self.raw, self.config.stages[epoch.stage].freeze)
+        if self.fabric.world_size > 1:
+            self.model = self.fabric.setup_module(self.raw)  # anew: other weights may be trained than before
         fill_momentum(self.optimizer.optimizer)
 
-    def steps_ahead(self) -> Iterator[StepBatches]:
+    def draw_order(self) -> Int[np.ndarray, " drawn"]:
+        """Return the positions of the images of the epoch under way, in the order of training."""
+        return self.sampling.order(self._whole_epoch)
+
+    @property
+    def _whole_epoch(self) -> Epoch:
+        """The epoch under way in its whole length: whoever shortens it leaves the rest."""
+        stage = self.config.stages[self.epoch.stage]
+        whole = steps_of(self.config, stage, sum(self.data.windows(self.config, stage)))
+        return replace(self.epoch, steps=whole)
+
+    def batches(self, order: Int[np.ndarray, " drawn"]) -> EpochBatches:
+        """Return the batches of the epoch under way, of all its steps; of several processes this one's part."""
+        epoch = self._whole_epoch
+        used = self.data.of(self.config.stages[epoch.stage])
+        place = self.fabric.global_rank, self.fabric.world_size
+        return EpochBatches(self.tasks[epoch.stage], used, epoch, order, place)
+
+    def steps_ahead(self, order: Int[np.ndarray, " drawn"] | None = None) -> Iterator[StepBatches]:
         """Yield the batches of the steps of the epoch under way that are not made yet.
 
-        They reach to the epoch's whole length: whoever shortens the epoch under way leaves the rest.
+        Args:
+            order: What ``draw_order`` returned; None: drawn here.
         """
-        stage = self.config.stages[self.epoch.stage]
-        used = self.data.of(stage)
-        epoch = replace(
-            self.epoch, steps=steps_of(self.config, stage, sum(self.data.windows(self.config, stage)))
-        )
-        return EpochBatches(self.tasks[epoch.stage], used, epoch, self.sampling.order(epoch)).steps(
+        batches = self.batches(self.draw_order() if order is None else order)
+        return batches.steps(
             first=self.progress.step,
-            repeat_worst_of=self.sampling.of(epoch).repeat_worst_of,
+            repeat_worst_of=self.sampling.of(batches.epoch).repeat_worst_of,
             worst=self.sampling.worst,
             device=self.fabric.device.type,
         )
 
+    def lr_factor(self, step: int) -> float:
+        """Return what multiplies the peak learning rate at a step of the epoch under way."""
+        factor = lr_factor(self.epoch.schedule, self.epoch.at(step))
+        return factor * self.progress.lr_scale * self.progress.rate_scale
+
     def set_lr(self, step: int) -> float:
         """Set the learning rates of a step of the epoch under way; return the largest."""
-        factor = lr_factor(self.epoch.schedule, self.epoch.at(step))
-        factor = factor * self.progress.lr_scale * self.progress.rate_scale
-        return set_lr(self.optimizer.optimizer, factor)
+        return set_lr(self.optimizer.optimizer, self.lr_factor(step))
 
     def ends_cycle(self) -> bool:
         """Whether the last step ended a cycle of cosine_restarts."""

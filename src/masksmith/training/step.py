@@ -13,19 +13,26 @@ from masksmith.augment import Batch
 from masksmith.losses.build import LossOf, build_loss
 from masksmith.models.segmentation import Output, SegmentationModel
 from masksmith.training.config import TrainingConfig
+from masksmith.training.devices import Together
 
 UInt8Array = UInt8[np.ndarray, "b ..."]
 
 
 @dataclass(frozen=True)
-class DeviceBatch:
+class Truth:
+    """What the loss of a batch reads beside the model's output; see augment.Batch."""
+
+    mask: UInt8[Tensor, "b *k h w"]
+    other_mask: UInt8[Tensor, "b *k h w"] | None
+    share: float
+
+
+@dataclass(frozen=True)
+class DeviceBatch(Truth):
     """A batch as tensors on the device; see augment.Batch."""
 
     image: Float[Tensor, "b c h w"]
-    mask: UInt8[Tensor, "b *k h w"]
     scalars: Float[Tensor, "b s"] | None
-    other_mask: UInt8[Tensor, "b *k h w"] | None
-    share: float
 
 
 def to_device(batch: Batch, device: torch.device) -> DeviceBatch:
@@ -40,7 +47,7 @@ def to_device(batch: Batch, device: torch.device) -> DeviceBatch:
     )
     assert image is not None
     assert mask is not None
-    return DeviceBatch(image, mask, scalars, other, batch.share)
+    return DeviceBatch(mask, other, batch.share, image, scalars)
 
 
 def _planes_first(mask: UInt8Array | None) -> UInt8Array | None:
@@ -86,15 +93,40 @@ def forward(fabric: Fabric, model: nn.Module, batch: DeviceBatch) -> Output:
     return output
 
 
+def of_all_processes(fabric: Fabric, output: Output, batch: Truth, count: int) -> tuple[Output, Truth]:
+    """Return output and masks of a whole batch, where several processes have passed their parts of it through the net.
+
+    Each then computes the loss of the whole batch, which need not be a mean over images. Only what a process made
+    itself has a gradient: DDP's mean of all of them, times the number of processes, is the gradient of the loss.
+
+    Args:
+        fabric: Where it has one process, everything is whole already.
+        output: Of this process's part.
+        batch: This process's part.
+        count: Images of the whole batch.
+    """
+    strategy = fabric.strategy
+    if not isinstance(strategy, Together):
+        return output, batch
+
+    def whole(part: Tensor) -> Tensor:
+        return strategy.gather(part, count)
+
+    image_logits = None if output.image_logits is None else whole(output.image_logits)
+    gathered = Output(whole(output.mask_logits), image_logits, tuple(map(whole, output.aux)))
+    other = None if batch.other_mask is None else whole(batch.other_mask)
+    return gathered, Truth(whole(batch.mask), other, batch.share)
+
+
 def batch_loss(
-    loss_of: LossOf, output: Output, batch: DeviceBatch, weights: Sequence[float] | None = None
+    loss_of: LossOf, output: Output, batch: Truth, weights: Sequence[float] | None = None
 ) -> Float[Tensor, ""]:
     """Return the loss of a batch; where other images were mixed in, of both masks by their shares.
 
     Args:
         loss_of: The loss of a stage.
         output: Of the batch.
-        batch: On the device.
+        batch: Its masks, on the device.
         weights: What each image weighs: the loss is the mean of weight · loss of the image alone. None: it is that of
             the batch.
     """
@@ -108,14 +140,14 @@ def batch_loss(
 
 
 @torch.no_grad()
-def image_losses(loss_of: LossOf, output: Output, batch: DeviceBatch) -> Float[Tensor, " b"]:
+def image_losses(loss_of: LossOf, output: Output, batch: Truth) -> Float[Tensor, " b"]:
     """Return the loss of each image alone."""
     return _each_loss(loss_of, output, batch)
 
 
-def _each_loss(loss_of: LossOf, output: Output, batch: DeviceBatch) -> Float[Tensor, " b"]:
+def _each_loss(loss_of: LossOf, output: Output, batch: Truth) -> Float[Tensor, " b"]:
     return torch.stack(
-        [batch_loss(loss_of, _image_of(output, i), _alone(batch, i)) for i in range(len(batch.image))]
+        [batch_loss(loss_of, _image_of(output, i), _alone(batch, i)) for i in range(len(batch.mask))]
     )
 
 
@@ -124,6 +156,6 @@ def _image_of(output: Output, i: int) -> Output:
     return Output(output.mask_logits[i : i + 1], image_logits, tuple(one[i : i + 1] for one in output.aux))
 
 
-def _alone(batch: DeviceBatch, i: int) -> DeviceBatch:
-    rest = [None if one is None else one[i : i + 1] for one in (batch.scalars, batch.other_mask)]
-    return DeviceBatch(batch.image[i : i + 1], batch.mask[i : i + 1], rest[0], rest[1], batch.share)
+def _alone(batch: Truth, i: int) -> Truth:
+    other = None if batch.other_mask is None else batch.other_mask[i : i + 1]
+    return Truth(batch.mask[i : i + 1], other, batch.share)
