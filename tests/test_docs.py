@@ -193,6 +193,7 @@ def test_the_runner_runs_writes_compares_and_fails(tmp_path):
     assert shorten("masksmith compete d -o p --budget 1h30m", "40s").endswith("--budget 40s")
     assert shorten("masksmith compete d -o p --budget +10s", "40s").endswith("--budget +10s")
     assert missing(["score 0.81 ± 0.02"], "score 0.7 ± 0.1\n") == []
+    assert missing(["takes 14m33s, 4 GB"], "takes 41s, 12 GB\n") == []
     assert missing(["auto-1aebe5c2/fold 0"], "auto-c7539d45/fold 1\n") == []
 
 

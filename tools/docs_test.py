@@ -40,7 +40,7 @@ _FENCE = re.compile(
     re.MULTILINE | re.DOTALL,
 )
 _BUDGET = re.compile(r"(--budget|-b)([ =])(\+?)((?:\d+[hms])+)")
-_VARIES = re.compile(r"[+-]?\b[0-9a-f]{8}\b|[+-]?\d+(?:[.,:x]\d+)*(?:[hms]\b)?")
+_VARIES = re.compile(r"[+-]?\b[0-9a-f]{8}\b|[+-]?\d+(?:[.,:x]\d+)*(?:[hms](?:\d+[ms])*\b)?")
 
 
 @dataclass(frozen=True)
