@@ -135,7 +135,8 @@ def _find_pictures(tree: Tree, tables: Mapping[str, Table]) -> _Pictures:
     """Return the images in the usual folders; where no table names them, those at any depth that one names."""
     folder, images = first_images(tree, TRAIN_FOLDERS)
     masks = masks_of(tree, folder) if images else {}
-    images = {name: path for name, path in images.items() if path not in {*masks.values()}}
+    drawn = {*masks.values()}
+    images = {name: path for name, path in images.items() if path not in drawn}
     test = first_images(tree, TEST_FOLDERS)[1]
     found = _Pictures(images, masks, test, {}, [f"{len(images)} images in {folder}/"] if images else [])
     told = [
