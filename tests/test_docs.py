@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import typer
+from tools import docs_test
 from tools.docs_test import NOTEBOOK, blocks, missing, run_page, run_pages, shell_environment, shorten
 
 import masksmith as ms
@@ -156,6 +157,16 @@ def test_the_notebook_is_stripped_and_its_cells_are_python():
             compile("".join(cell["source"]), f"cell {number}", "exec")
 
 
+def test_a_command_that_does_not_end_is_named_and_killed(tmp_path, monkeypatch):
+    monkeypatch.setattr(docs_test, "LONGEST_S", 0.2)
+    (tmp_path / "page.md").write_text("```console\n$ echo a; sleep 60 | cat\n```\n")
+    says = r"page.md:1: echo a; sleep 60 \| cat: exit code 124\na\n\nstopped after 0.2 s$"
+    with pytest.raises(
+        docs_test.Failed, match=says
+    ):  # at once: what bash has started would keep its output open
+        run_page(tmp_path / "page.md", tmp_path, shell_environment(tmp_path / "bin"), "1s")
+
+
 def test_the_runner_runs_writes_compares_and_fails(tmp_path):
     page = tmp_path / "page.md"
     shell = shell_environment(tmp_path / "bin")
@@ -182,6 +193,7 @@ def test_the_runner_runs_writes_compares_and_fails(tmp_path):
     assert shorten("masksmith compete d -o p --budget 1h30m", "40s").endswith("--budget 40s")
     assert shorten("masksmith compete d -o p --budget +10s", "40s").endswith("--budget +10s")
     assert missing(["score 0.81 ± 0.02"], "score 0.7 ± 0.1\n") == []
+    assert missing(["takes 14m33s, 4 GB"], "takes 41s, 12 GB\n") == []
     assert missing(["auto-1aebe5c2/fold 0"], "auto-c7539d45/fold 1\n") == []
 
 

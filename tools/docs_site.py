@@ -77,7 +77,7 @@ def _command(name: str, command: Any, level: int) -> list[str]:  # noqa: ANN401
     ]
     lines += ["```text", " ".join([name, *usage, *(["[OPTIONS]"] if options else [])]), "```", ""]
     if arguments or options:
-        lines += ["| argument or option | | default |", "|---|---|---|"]
+        lines += ["| argument or option | meaning | default |", "|---|---|---|"]
     for one in arguments:
         lines.append(f"| {_code(one.name.upper())} | {_cell(one.help or '')} | {_default(one)} |")
     for one in options:
@@ -155,7 +155,7 @@ def _keys(schema: dict[str, Any], name: str, path: str, lines: list[str], seen: 
         "",
         described,
         "",
-        "| key | | value | default |",
+        "| key | meaning | value | default |",
         "|---|---|---|---|",
     ]
     required, nested = part.get("required", []), list[tuple[str, str]]()
@@ -281,18 +281,18 @@ def made_pages() -> dict[str, str]:
     }
 
 
-def write_source() -> Path:
-    """Write docs/ and the made pages to build/docs; return the configuration beside them."""
-    if WORK.exists():
-        shutil.rmtree(WORK)
-    shutil.copytree(DOCS, WORK / "docs")
+def write_source(work: Path) -> Path:
+    """Write docs/ and the made pages to a folder; return the configuration beside them."""
+    if work.exists():
+        shutil.rmtree(work)
+    shutil.copytree(DOCS, work / "docs")
     for name, text in made_pages().items():
-        path = WORK / "docs" / name
+        path = work / "docs" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
     config = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
     config |= {"nav": navigation(config), "docs_dir": "docs", "site_dir": "site"}
-    written = WORK / "mkdocs.yml"
+    written = work / "mkdocs.yml"
     written.write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), encoding="utf-8")
     return written
 
@@ -306,22 +306,30 @@ def fetched_from_outside(site: Path) -> list[str]:
     return found
 
 
-def main() -> int:
-    """Build the site; a link or heading that is not there is an error."""
-    config = write_source()
+def build(work: Path) -> Path:
+    """Build the site in a folder and return where it is.
+
+    Raises:
+        SystemExit: A link or heading is not there, or a page would fetch something from another host.
+    """
+    config = write_source(work)
     command = [sys.executable, "-m", "zensical", "build", "--clean", "--strict", "--config-file", str(config)]
-    failed = subprocess.run(
-        command, cwd=ROOT, env={**os.environ, "NO_COLOR": "1", "TERM": "dumb"}, check=False
-    ).returncode
-    if outside := fetched_from_outside(config.parent / "site"):
-        print("the site would fetch from outside:", *outside, sep="\n")
-        return 1
-    if not failed:
-        shutil.rmtree(SITE, ignore_errors=True)
-        shutil.move(config.parent / "site", SITE)
-        print(f"{SITE}/index.html")
-    return failed
+    environment = {**os.environ, "NO_COLOR": "1", "TERM": "dumb"}
+    if failed := subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode:
+        raise SystemExit(failed)
+    site = work / "site"
+    if outside := fetched_from_outside(site):
+        raise SystemExit("\n".join(["the site would fetch from outside:", *outside]))
+    return site
+
+
+def main() -> None:
+    """Build the site in site/."""
+    site = build(WORK)
+    shutil.rmtree(SITE, ignore_errors=True)
+    shutil.move(site, SITE)
+    print(f"{SITE}/index.html")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

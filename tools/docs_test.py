@@ -19,6 +19,7 @@ import io
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -31,6 +32,7 @@ from typing import Any
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 NOTEBOOK = DOCS / "notebook.ipynb"
+LONGEST_S = 900.0  # of a command
 SHOW = False  # whether what a block prints is shown
 RUN_FOLDERS = ("start", "how-to", "explanation")
 _FENCE = re.compile(
@@ -38,7 +40,7 @@ _FENCE = re.compile(
     re.MULTILINE | re.DOTALL,
 )
 _BUDGET = re.compile(r"(--budget|-b)([ =])(\+?)((?:\d+[hms])+)")
-_VARIES = re.compile(r"[+-]?\b[0-9a-f]{8}\b|[+-]?\d+(?:[.,:x]\d+)*(?:[hms]\b)?")
+_VARIES = re.compile(r"[+-]?\b[0-9a-f]{8}\b|[+-]?\d+(?:[.,:x]\d+)*(?:[hms](?:\d+[ms])*\b)?")
 
 
 @dataclass(frozen=True)
@@ -137,21 +139,29 @@ class Failed(Exception):
 
 
 def _run_command(command: str, folder: Path, environment: dict[str, str], budget: str) -> tuple[int, str]:
-    """Return exit code and output of a command; a budget that is too small for a slow machine is doubled, thrice."""
+    """Return exit code and output of a command; a budget that is too small for a slow machine is doubled, thrice.
+
+    A command that takes longer than ``LONGEST_S`` is killed: exit code 124, as of `timeout`.
+    """
     for times in (1, 2, 4, 8):
-        done = subprocess.run(
+        started = subprocess.Popen(
             ["bash", "-c", shorten(command, f"{times * _seconds(budget)}s")],
             cwd=folder,
             env=environment,
             text=True,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            timeout=1800,
-            check=False,
+            start_new_session=True,
         )
-        if not (done.returncode and "masksmith: --budget: " in done.stdout):
+        try:
+            output, _ = started.communicate(timeout=LONGEST_S)
+        except subprocess.TimeoutExpired:
+            os.killpg(started.pid, signal.SIGKILL)  # what bash has started, too
+            output, _ = started.communicate()
+            return 124, f"{output}\nstopped after {LONGEST_S} s"
+        if not (started.returncode and "masksmith: --budget: " in output):
             break
-    return done.returncode, done.stdout
+    return started.returncode, output
 
 
 def _run_console(block: Block, folder: Path, environment: dict[str, str], budget: str) -> None:

@@ -47,7 +47,7 @@ def test_frames_go_to_the_slices_that_they_refer_to(suffix, tmp_path):
         ("1", "seg.dcm#0", "p"),
     ]
     cache = build_cache(catalog, tmp_path / "cache")
-    assert cache.target.task == "binary"
+    assert (cache.target.task, cache.target.classes) == ("binary", ("Liver",))
     assert {name: int(cache.train_masks[name].sum()) for name in "123"} == {"1": 6, "2": 0, "3": 9}
     np.testing.assert_array_equal(cache.train_masks["3"][..., 0], masks(2)[1])
 

@@ -1,3 +1,4 @@
+import re
 from dataclasses import replace
 
 import pytest
@@ -7,6 +8,7 @@ from masksmith.models.config import ModelConfig
 from masksmith.planning.choose import Choice, choose, second_recipe
 from masksmith.planning.describe import explain
 from masksmith.planning.rules import load_rules
+from masksmith.planning.units import Reference, next_unit
 from masksmith.preprocess import SizeConfig
 from masksmith.recipes.recipe import load_recipe, parse_recipe
 from tests.planning.machine import FACTS, Machine
@@ -17,7 +19,7 @@ RULES = load_rules()
 def chosen(machine, seconds, *, facts=FACTS, overrides=(), pinned=None):
     asked = load_recipe("auto", tuple(overrides))
     keys = [one.partition("=")[0] for one in overrides] if pinned is None else pinned
-    return choose(asked, keys, facts, seconds, RULES, machine.tools())
+    return choose(asked, keys, facts, lambda: seconds, RULES, machine.tools())
 
 
 def reason(found, key):
@@ -199,9 +201,29 @@ def test_epochs_and_a_budget_contradict():
 
 def test_too_little_for_one_epoch_says_what_is_needed():
     with pytest.raises(
-        InputError, match=r"10s are left, but one epoch of resnet18 on 2500 images \(33s\).* take 59s"
-    ):
+        InputError, match=r"10s are left .* an epoch of resnet18 on 2500 images \(\d+s\).* take \d+s; nothing"
+    ) as error:
         chosen(Machine(), 10)
+    least = int(re.search(r"take (\d+)s", str(error.value))[1])
+    found = chosen(Machine(), least + 1)
+    reference = Reference(found.recipe, found.cost, folds=5)
+    none = {"run_recipe": lambda _: found.recipe, "second": lambda: None}
+    wish = next_unit(reference, [], least, RULES, **none)  # which agrees with the plan
+    assert wish.unit.epochs == 1
+
+
+def test_measuring_counts():
+    machine = Machine()
+    tools = replace(machine.tools(), measured_s=lambda: 100.0 * len(machine.asked))
+
+    def left():
+        return 150 - tools.measured_s()
+
+    with pytest.raises(InputError, match="--budget: 0s are left after measuring"):
+        choose(load_recipe("auto"), [], FACTS, left, RULES, tools)
+    machine.asked.clear()
+    long = choose(load_recipe("auto"), [], FACTS, lambda: 5000 - tools.measured_s(), RULES, tools)
+    assert long.seconds == 5000 - tools.measured_s() < 5000
 
 
 def test_weights_that_no_candidate_has():
@@ -228,7 +250,7 @@ def test_the_second_recipe_differs():
 
 def test_another_recipe_keeps_its_own_length():
     asked = load_recipe("auto").model_copy(update={"name": "mine"})
-    found = choose(asked, [], FACTS, 1200, RULES, Machine().tools())
+    found = choose(asked, [], FACTS, lambda: 1200, RULES, Machine().tools())
     assert found.recipe.training.stages == asked.training.stages
 
 
@@ -251,7 +273,7 @@ def test_a_model_in_a_recipe_is_kept_where_its_encoder_is_not_named(model):
         )
 
     tools = replace(Machine(weights=("imagenet", "none")).tools(), resolve=settle)
-    found = choose(asked, [], FACTS, 1e5, RULES, tools)
+    found = choose(asked, [], FACTS, lambda: 1e5, RULES, tools)
     assert found.recipe.model == ModelConfig(**model, encoder="mobilenet_v2")
     assert reason(found, "model.encoder") == Choice(
         "model.encoder", "mobilenet_v2", "settled for the model that was asked for"
@@ -262,5 +284,5 @@ def test_a_model_in_a_recipe_is_kept_where_its_encoder_is_not_named(model):
 def test_weights_alone_pin_no_model():
     weights = {"encoder_weights": "imagenet", "encoder_weights_hash": "0" * 64}
     asked = load_recipe("auto").model_copy(update={"model": ModelConfig(**weights)})
-    found = choose(asked, ["model.encoder_weights"], FACTS, 1800, RULES, Machine().tools())
+    found = choose(asked, ["model.encoder_weights"], FACTS, lambda: 1800, RULES, Machine().tools())
     assert found.recipe.model.encoder == "resnet18"

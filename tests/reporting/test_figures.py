@@ -92,7 +92,7 @@ def test_the_loss_of_held_out_images_is_a_broken_line_where_it_is_logged():
 
 def test_empty_masks_are_counted_and_not_drawn():
     traces, layout = drawn(figures.coverage_distribution([0.0, 0.0, 0.0, 0.31]))
-    assert layout["title"]["text"] == "coverage of the training masks; 75.0% are empty"
+    assert layout["title"]["text"] == "training masks; 75.0% are empty"
     assert layout["xaxis"]["title"]["text"] == "foreground of the 1 others"
     counts = np.frombuffer(base64.b64decode(traces[0]["y"]["bdata"]), traces[0]["y"]["dtype"])
     assert counts.sum() == 1

@@ -1,5 +1,6 @@
 """Runs beside each other: what is refused, what a difference is, and a page that needs nothing from outside."""
 
+import dataclasses
 import json
 import shutil
 
@@ -11,6 +12,7 @@ from masksmith.core.errors import InputError
 from masksmith.prediction.store import MeanCodes
 from masksmith.project.folder import Project
 from masksmith.project.members import members_of_run
+from masksmith.reporting.compare import ComparedRun
 from masksmith.steps.compare import flat_values
 from masksmith.steps.predict import oof_of
 
@@ -145,6 +147,13 @@ def test_markup_in_names_is_text(two):
     assert "<img src=x" not in outside
     assert "&lt;img src=x onerror=alert(1)&gt;" in outside
     assert members_of_run(Project.open(project).run(evil))
+
+
+def test_of_one_group_no_run_is_better():
+    alone = ComparedRun("x", 0.6, 0.6, 0.6, 0.1, 0.1, 0.1, 3, 0, {})
+    assert alone.verdict == "no certain difference"
+    assert dataclasses.replace(alone, gain_low=0.05, gain_high=0.2).verdict == "better"
+    assert dataclasses.replace(alone, gain_low=-0.2, gain_high=-0.05).verdict == "worse"
 
 
 def test_flat_values():

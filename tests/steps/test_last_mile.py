@@ -14,6 +14,7 @@ from masksmith.planning.units import Unit
 from masksmith.project.folder import Project
 from masksmith.project.members import read_members
 from masksmith.steps import blend, last_mile
+from masksmith.steps.ablate import ablation_of
 from tests.blends import add, write_recipe
 
 
@@ -49,6 +50,10 @@ def test_the_ensemble_is_chosen_remembered_and_measured(opened, tmp_path):
     steps = read_json(opened.ablation_json)
     assert steps["members"] == [member.name for member in used]
     assert any(step["step"].startswith("blend: ") and step["kept"] for step in steps["steps"])
+    assert ablation_of(opened, used) == steps["steps"]
+    other = [replace(one, weight=one.weight + 0.1 * at) for at, one in enumerate(used)]
+    assert [one.name for one in other] == [one.name for one in used]
+    assert ablation_of(opened, other) == []  # the same names at other weights are another ensemble
     ms.blend(opened.root, off=True)
     assert last_mile.chosen_before(opened, units, before[0].run.recipe) is None
 

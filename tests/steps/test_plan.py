@@ -96,11 +96,11 @@ def test_what_was_trained_without_a_budget_is_taken_over(project):
     opened = Project.open(project)
     recipe = opened.run().recipe
     pinned = ["model.encoder"]
-    made = Planner(opened, recipe, pinned, tools()).make(1e6)
+    made = Planner(opened, recipe, pinned, tools()).make(lambda: 1e6)
     (unit,) = made.units
     assert (unit.kind, unit.fold, unit.run, unit.joined) == ("fold", 0, opened.run().path.name, True)
     assert unit.reference == made.recipe.hash[:8]  # the same model and seed: a fold of this plan
-    assert Planner(opened, recipe, pinned, tools()).make(1e6) == made  # the plan stays
+    assert Planner(opened, recipe, pinned, tools()).make(lambda: 1e6) == made  # the plan stays
     (project / "plan.json").unlink()
     others = (
         {"seed": 5},
@@ -109,14 +109,14 @@ def test_what_was_trained_without_a_budget_is_taken_over(project):
     )
     for change in others:
         other = recipe.model_copy(update=change)
-        (unit,) = Planner(opened, other, pinned, tools()).make(1e6).units
+        (unit,) = Planner(opened, other, pinned, tools()).make(lambda: 1e6).units
         assert unit.reference == recipe.hash[:8]  # a member, but no fold of this plan
         (project / "plan.json").unlink()
     changed = recipe.model_copy(update={"metric": "iou_pooled"})
     with pytest.raises(
         InputError, match=r"metric: 'iou_pooled' was asked for, but smoke-.* was scored by 'tgs_map'"
     ):
-        Planner(opened, changed, pinned, tools()).make(1e6)
+        Planner(opened, changed, pinned, tools()).make(lambda: 1e6)
 
 
 def test_what_a_teacher_taught_and_a_refit_are_no_folds_of_a_plan(project, monkeypatch):
@@ -128,7 +128,7 @@ def test_what_a_teacher_taught_and_a_refit_are_no_folds_of_a_plan(project, monke
     monkeypatch.setattr(trained, lambda *any_: True)
     for asked, found in ((recipe, pupil), (refit, refit)):
         monkeypatch.setattr(Project, "run", lambda *any_, found=found: replace(run, recipe=found))
-        (unit,) = Planner(opened, asked, ["model.encoder"], tools()).make(1e6).units
+        (unit,) = Planner(opened, asked, ["model.encoder"], tools()).make(lambda: 1e6).units
         assert (unit.fold, unit.reference == asked.hash[:8]) == (0, found is asked)
         (project / "plan.json").unlink()
 
@@ -136,10 +136,10 @@ def test_what_a_teacher_taught_and_a_refit_are_no_folds_of_a_plan(project, monke
 def test_another_value_is_another_plan(project):
     opened = Project.open(project)
     recipe = opened.run().recipe
-    first = Planner(opened, recipe, ["model.encoder"], tools()).make(1e6)
+    first = Planner(opened, recipe, ["model.encoder"], tools()).make(lambda: 1e6)
     prediction = recipe.prediction.model_copy(update={"tta": ["hflip"]})
     asked = recipe.model_copy(update={"prediction": prediction})
-    second = Planner(opened, asked, ["model.encoder", "prediction.tta"], tools()).make(1e6)
+    second = Planner(opened, asked, ["model.encoder", "prediction.tta"], tools()).make(lambda: 1e6)
     assert first.asked != second.asked
     assert second.recipe.prediction.tta == ["hflip"]
     assert second.units == first.units

@@ -10,6 +10,8 @@ from masksmith.core import interrupt
 Item = TypeVar("Item")
 
 logger = logging.getLogger("masksmith")
+_ALIKE = 1e-9  # scores that differ less are the same
+_NO_INTERVAL = "no interval: one group, or all alike"
 
 
 def clock(seconds: float) -> str:
@@ -20,6 +22,23 @@ def clock(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60}m{whole % 60:02d}s"
     return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
+
+
+def error_text(standard_error: float) -> str:
+    """Return a standard error as text: ``± 0.0104``; that of one group, from which nothing can be drawn, says so."""
+    return f"± {standard_error:.4f}" if standard_error > _ALIKE else f"({_NO_INTERVAL})"
+
+
+def gain_text(gain: float, low: float, high: float) -> str:
+    """Return a gain and its bounds as text: ``+0.0087 (+0.0037 … +0.0133)``; of one group there are none."""
+    if gain and not is_interval(low, high):
+        return f"{gain:+.4f} ({_NO_INTERVAL})"
+    return f"{gain:+.4f} ({low:+.4f} … {high:+.4f})"
+
+
+def is_interval(low: float, high: float) -> bool:
+    """Whether bounds say anything: where all draws are the same (there is one group) they do not."""
+    return high - low > _ALIKE
 
 
 def track(items: Iterable[Item], *, total: int, what: str) -> Iterator[Item]:

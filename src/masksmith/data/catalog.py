@@ -179,7 +179,8 @@ class Catalog:
     findings: list[Finding] = field(default_factory=list)
     """What the layout found out that a person should know."""
     classes: list[str] = field(default_factory=list)
-    """Classes of the shapes that are drawn, in their order, without BACKGROUND; none where nothing is drawn."""
+    """Classes of the shapes that are drawn, in their order, without BACKGROUND, or the name of the only segment; none
+    where no name is told."""
 
     def to_json(self) -> dict[str, Any]:
         """Return plain dicts and lists for ``data.json``."""

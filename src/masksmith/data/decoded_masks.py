@@ -172,6 +172,8 @@ def _convention(reader: ImageReader, catalog: Catalog, kind: Kind) -> MaskConven
     found = _find_meaning(reader, with_file, kind, catalog, hints)
     if catalog.labels:
         return replace(found, target=Target("multilabel", tuple(catalog.labels), ignore=hints.ignore))
+    if found.target.task == "binary" and len(catalog.classes) == 1:
+        return replace(found, target=replace(found.target, classes=tuple(catalog.classes)))
     return found
 
 

@@ -73,7 +73,7 @@ def _hinge_errors(planes: Planes) -> Float[Tensor, "b k h w"]:
 
 
 def lovasz(logits: Logits, target: Target, *, per_image: bool = True, skip_empty: bool = False) -> Scalar:
-    """Lovász hinge with max(0, error), error = 1 -+ logit; binary or multi-label.
+    """Lovász hinge with max(0, error), error = 1 ∓ logit; binary or multi-label.
 
     Args:
         logits: Before any sigmoid.

@@ -33,6 +33,8 @@ class Chosen:
     recipe: Recipe
     cost: Cost
     choices: list[Choice]
+    seconds: float
+    """Left when its length was settled."""
 
 
 @dataclass(frozen=True)
@@ -61,10 +63,15 @@ class _Case:
     keys: set[str]
     """Pinned by the user."""
     facts: DataFacts
-    seconds: float
+    left: Callable[[], float]
     rules: Rules
     tools: Tools
     choices: list[Choice]
+
+    @property
+    def seconds(self) -> float:
+        """Seconds left now: measuring takes time, too."""
+        return self.left()
 
     def note(self, key: str, value: str, reason: str) -> None:
         self.choices.append(Choice(key, value, reason))
@@ -75,7 +82,12 @@ class _Case:
 
 
 def choose(
-    asked: Recipe, pinned: Iterable[str], facts: DataFacts, seconds: float, rules: Rules, tools: Tools
+    asked: Recipe,
+    pinned: Iterable[str],
+    facts: DataFacts,
+    left: Callable[[], float],
+    rules: Rules,
+    tools: Tools,
 ) -> Chosen:
     """Choose model, size, batch, length and views for a budget.
 
@@ -83,7 +95,7 @@ def choose(
         asked: The recipe to start from.
         pinned: Dotted keys that the user set; they are obeyed.
         facts: The data.
-        seconds: Time for everything that follows.
+        left: Returns the seconds left now, for measuring and everything that follows.
         rules: The rules.
         tools: The machine.
 
@@ -95,14 +107,14 @@ def choose(
         raise InputError(
             "--set training.stages…epochs cannot go with --budget: the budget decides the epochs; leave out one of them"
         )
-    case = _Case(keys, facts, seconds, rules, tools, [])
+    case = _Case(keys, facts, left, rules, tools, [])
     recipe = _model(_sized(asked, case), case)
     recipe = _views(recipe, case)
     recipe, cost = _runtime(recipe, case)
-    _length(recipe, cost, case)
+    seconds = _length(recipe, cost, case)
     why = "settled on this machine" if "training.precision" not in keys else "as asked"
     case.note("training.precision", recipe.training.precision, f"{why}, on {recipe.training.device}")
-    return Chosen(recipe, cost, case.choices)
+    return Chosen(recipe, cost, case.choices, seconds)
 
 
 def second_recipe(
@@ -330,20 +342,26 @@ def _runtime(recipe: Recipe, case: _Case) -> tuple[Recipe, Cost]:
     return recipe, cost
 
 
-def _length(recipe: Recipe, cost: Cost, case: _Case) -> None:
-    """Say how long a whole training is, and how many folds of it fit; refuse a budget without one epoch."""
-    facts, seconds, least = case.facts, case.seconds, cost.epoch_s + cost.reserve_s
-    if seconds < least:
-        raise InputError(
-            f"--budget: {clock(seconds)} are left, but one epoch of {recipe.model.encoder} on {facts.train} images "
-            f"({clock(cost.epoch_s)}), the prediction of {facts.held_out + facts.test} images "
-            f"({clock(cost.predict_s)}) and what follows ({clock(cost.finish_s)}) take "
-            f"{clock(least)} on this machine; give at least that much more"
-        )
+def _length(recipe: Recipe, cost: Cost, case: _Case) -> float:
+    """Say how long a whole training is, and how many folds of it fit; return the seconds that were left then.
+
+    Raises:
+        InputError: Not one epoch fits.
+    """
+    facts, seconds = case.facts, case.seconds
     part = fit(recipe, cost, seconds, folds=recipe.folds.train or facts.folds)
+    epoch_s = cost.train_s / part.whole
+    if seconds < epoch_s + cost.reserve_s:
+        raise InputError(
+            f"--budget: {clock(max(0.0, seconds))} are left after measuring this machine, but an epoch of "
+            f"{recipe.model.encoder} on {facts.train} images ({clock(epoch_s)}), the prediction of "
+            f"{facts.held_out + facts.test} images ({clock(cost.predict_s)}) and what follows ({clock(cost.finish_s)}) "
+            f"take {clock(epoch_s + cost.reserve_s)}; nothing was trained; give at least that much more"
+        )
     why = (
         f"a whole training is {part.whole} epochs, {clock(cost.train_s)} a fold; {part.share:.0%} of it fits"
     )
     case.note("training.stages", f"{part.epochs} epochs", why)
     each = f"of {facts.folds}; {clock(cost.train_s + cost.reserve_s)} each with prediction"
     case.note("folds.train", str(part.folds), each)
+    return seconds

@@ -146,7 +146,8 @@ def _fold(reference: Reference, own: Sequence[Unit], left_s: float, rules: Rules
     if not missing:
         return None
     epochs = sum(stage.epochs for stage in reference.recipe.training.stages)
-    least = rules.units.fold_least_frac if begun else 0.99 / epochs
+    # the plan saw to it that the first has an epoch; the moments since then do not refuse it
+    least = rules.units.fold_least_frac if begun else 0.8 / epochs
     unit = Unit("fold", missing[0], 0, 0.0, f"fold {missing[0]} is missing", reference.name)
     return _whole(unit, reference.recipe, reference.cost, left_s, least, rules, folds=reference.folds)
 

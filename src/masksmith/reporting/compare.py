@@ -10,6 +10,7 @@ from markupsafe import Markup
 
 from masksmith.core.arrays import AnyMask, Image, Shaped, UInt8
 from masksmith.core.files import write_text
+from masksmith.core.progress import gain_text, is_interval
 from masksmith.data.store import Store
 from masksmith.data.target import Target
 from masksmith.reporting import figures
@@ -42,9 +43,10 @@ class ComparedRun:
     @property
     def verdict(self) -> str:
         """What the interval of the gain says."""
-        if self.gain_low > 0:
+        certain = is_interval(self.gain_low, self.gain_high)
+        if certain and self.gain_low > 0:
             return "better"
-        return "worse" if self.gain_high < 0 else "no certain difference"
+        return "worse" if certain and self.gain_high < 0 else "no certain difference"
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,9 @@ def write_compare(path: Path, facts: CompareFacts) -> Path:
 def sentence(facts: CompareFacts, run: ComparedRun) -> str:
     """Say how a run compares with the first one."""
     first = facts.runs[0].name
-    interval = f"{run.gain:+.4f}, 80% interval {run.gain_low:+.4f} to {run.gain_high:+.4f}"
+    interval = gain_text(run.gain, run.gain_low, run.gain_high)
+    if is_interval(run.gain_low, run.gain_high):
+        interval = f"{run.gain:+.4f}, 80% interval {run.gain_low:+.4f} to {run.gain_high:+.4f}"
     if run.verdict == "no certain difference":
         return f"{run.name} and {first} cannot be told apart on these images ({interval})."
     return f"{run.name} is {run.verdict} than {first} ({interval})."

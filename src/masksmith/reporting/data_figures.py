@@ -30,13 +30,16 @@ _LAYOUT: dict[str, Any] = {
     "legend": {"orientation": "h", "y": -0.24, "x": 0, "yanchor": "top"},
     "barmode": "overlay",
 }
+_LEGEND_LINE = 19  # pixels
 _SHARE = {"tickformat": ".0~%"}
 
 
 def _html(figure: go.Figure, *, title: str, x: str, y: str, **layout: Any) -> str:  # noqa: ANN401
+    beneath = max(0, len(figure.data) - 2)  # a narrow screen has a line of the legend for each
     figure.update_layout(
         **_LAYOUT
         | {
+            "height": _LAYOUT["height"] + _LEGEND_LINE * beneath,
             "title": {"text": title, "x": 0, "xref": "paper", "font": {"size": 15}},
             "showlegend": len(figure.data) > 1,
         }

@@ -281,13 +281,13 @@ def _charts(facts: ExploreFacts) -> dict[str, str]:
         "bands": figures.band_curves(
             {name: [one.sample for one in bands[:_MOST_BANDS]] for name, bands in facts.bands.items()},
             title="intensities",
-            unit="value in the file (0.1% at either end is cut off)",
+            unit="value in the file, 0.1% to 99.9%",
         )
         if any(len(one.sample) for one in facts.bands["training"])
         else "",
         "coverage": figures.histograms(
             {"training": filled},
-            title=f"coverage of the {len(filled):,} masks that are not empty",
+            title=f"coverage of {len(filled):,} masks, none empty",
             x="foreground of the image",
             share=True,
         )

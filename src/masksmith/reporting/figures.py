@@ -215,7 +215,7 @@ def coverage_distribution(coverages: Sequence[float]) -> str:
     figure = go.Figure()
     figure.add_bar(x=(edges[:-1] + edges[1:]) / 2, y=counts, width=1 / _BINS, marker_color=_COLOURS[0])
     figure.update_layout(
-        title=f"coverage of the training masks; {empty_frac:.1%} are empty",
+        title=f"training masks; {empty_frac:.1%} are empty",
         xaxis_title=f"foreground of the {len(filled)} others",
         yaxis_title="images",
         bargap=0.05,

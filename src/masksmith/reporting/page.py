@@ -14,6 +14,7 @@ from plotly.offline import get_plotlyjs
 
 from masksmith.core.arrays import AnyMask, Image, UInt8, judged_pixels
 from masksmith.core.files import write_text
+from masksmith.core.progress import error_text, gain_text
 from masksmith.core.randomness import stream
 from masksmith.data.catalog import BACKGROUND
 from masksmith.data.store import Store
@@ -216,7 +217,9 @@ def render(template: str, **values: Any) -> str:  # noqa: ANN401
     )
     style = Markup((resources.files("masksmith") / "reporting" / "report.css").read_text())
     page = environment.get_template(template)
-    return page.render(style=style, plotly=Markup(get_plotlyjs()), **values)
+    return page.render(
+        style=style, plotly=Markup(get_plotlyjs()), error_text=error_text, gain_text=gain_text, **values
+    )
 
 
 def three_pictures(facts: ReportFacts, per_image: Mapping[str, Summary]) -> list[tuple[str, Picture]]:

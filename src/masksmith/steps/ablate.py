@@ -14,7 +14,7 @@ from jaxtyping import Float
 
 from masksmith.core.errors import InputError
 from masksmith.core.files import read_json, write_json
-from masksmith.core.progress import clock
+from masksmith.core.progress import clock, gain_text
 from masksmith.core.randomness import stream
 from masksmith.folds.config import ALL
 from masksmith.metrics.protocol import Row
@@ -33,7 +33,7 @@ from masksmith.steps.labels import trials_of
 from masksmith.steps.out_of_fold import plain_rows, predictions_of
 from masksmith.steps.predict import oof_of, predict_member
 from masksmith.steps.stack import is_stack, stack_of
-from masksmith.steps.tune import parts_of, sweep_of, tune_members
+from masksmith.steps.tune import parts_of, sweep_of, tune_key, tune_members
 
 Rows = Float[np.ndarray, "n k"]
 
@@ -78,7 +78,7 @@ class Ablation:
                 assert step.gain is not None
                 assert step.low is not None
                 assert step.high is not None
-                numbers = f"{step.score:.4f}  {step.gain:+.4f} ({step.low:+.4f} … {step.high:+.4f})".ljust(44)
+                numbers = f"{step.score:.4f}  {gain_text(step.gain, step.low, step.high)}".ljust(44)
             kept = "kept" if step.kept else "not kept"
             lines.append(f"{step.step:<{width}}  {numbers}  {clock(step.seconds):>7}  {kept}")
         return "\n".join(lines)
@@ -145,15 +145,21 @@ def ablate_members(project: Project, members: Sequence[Member]) -> Ablation:
         took = sum(one.run.read_times().get(f"test {ALL}", 0.0) for one in members if one.fold == ALL)
         steps.append(Step("refit on all images", None, None, None, None, round(took, 2), kept=True))
     done = Ablation(judge.metric.name, len(names), [member.name for member in members], steps)
-    write_json(project.ablation_json, {**asdict(done), "steps": done.to_json()})
+    write_json(
+        project.ablation_json, {"of": tune_key(project, members), **asdict(done), "steps": done.to_json()}
+    )
     return done
 
 
 def ablation_of(project: Project, members: Sequence[Member]) -> list[dict[str, Any]]:
-    """Return the rows of these members that were measured last; none where there are none."""
+    """Return the rows that were measured last, if they are of these members as they are now; else none.
+
+    Raises:
+        InputError: Probabilities are missing or stale.
+    """
     value = read_json(project.ablation_json) if project.ablation_json.exists() else {}
     rows: list[dict[str, Any]] = value.get("steps", [])
-    return rows if value.get("members") == [member.name for member in members] else []
+    return rows if rows and value.get("of") == tune_key(project, members) else []
 
 
 # --- views ---

@@ -14,7 +14,7 @@ from jaxtyping import Float
 
 from masksmith.core.errors import InputError
 from masksmith.core.files import read_json, write_json
-from masksmith.core.progress import logger
+from masksmith.core.progress import gain_text, logger
 from masksmith.core.randomness import stream
 from masksmith.folds.config import ALL
 from masksmith.metrics.protocol import Groups, Metric
@@ -103,12 +103,12 @@ class Blended:
         lines += [f"  {name}: left out, {why}" for name, why in self.left_out.items()]
         lines.append("errors go together: " + _correlated(self.correlation))
         lines += [
-            f"{row['way']:<18} {row['nested']:.4f}  {row['gain']:+.4f} ({row['low']:+.4f} … {row['high']:+.4f})  "
+            f"{row['way']:<18} {row['nested']:.4f}  {gain_text(row['gain'], row['low'], row['high'])}  "
             f"{row['members']} members"
             for row in self.table
         ]
         lines += [
-            f"over {name}: {row['gain']:+.4f} ({row['low']:+.4f} … {row['high']:+.4f})"
+            f"over {name}: {gain_text(row['gain'], row['low'], row['high'])}"
             for name, row in self.compared.items()
         ]
         found = ", ".join(f"{weight:g} {name}" for name, weight in self.chosen["weights"].items())

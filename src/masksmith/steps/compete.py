@@ -264,7 +264,10 @@ def _leave_out(session: Session, trained: list[Member], unit: Member) -> None:
 
 def train_units(session: Session, planner: Planner, budget: Budget) -> Iterator[None]:
     """Train units while there is time for them."""
-    project, plan = session.project, _with_damage_open(session.project, planner.make(budget.left), planner)
+    project, plan = (
+        session.project,
+        _with_damage_open(session.project, planner.make(lambda: budget.left), planner),
+    )
     if not math.isinf(budget.left):
         session.last_mile_s = planner.rules.time.last_mile_frac * max(0.0, budget.left)
     chosen = chosen_before(project, plan.units, plan.recipe)

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from masksmith.core.progress import logger
+from masksmith.core.progress import gain_text, is_interval, logger
 from masksmith.core.randomness import stream
 from masksmith.folds.config import ALL
 from masksmith.metrics.protocol import Row
@@ -40,8 +40,8 @@ def _text(found: Mapping[str, Any]) -> str:
         return f"ensemble {found['name']}: so far {row['run']} alone ({row['score']:.4f})"
     return (
         f"ensemble {found['name']}: {row['ensemble']:.4f} beside {row['score']:.4f} of {row['run']}, the best of "
-        f"{len(found['table'])} recipes (plain, on the same images); gain {found['gain_mean']:+.4f}, 80% bounds "
-        f"{found['gain_low']:+.4f} … {found['gain_high']:+.4f}: {found['verdict']}"
+        f"{len(found['table'])} recipes (plain, on the same images); gain "
+        f"{gain_text(found['gain_mean'], found['gain_low'], found['gain_high'])}, 80% bounds: {found['verdict']}"
     )
 
 
@@ -94,13 +94,18 @@ def compare_recipes(
         resamples=ensemble.tuning.resamples,
         rng=stream(ensemble.seed),
     )
-    low, high = np.quantile(gains, [BOUND_QUANTILE, 1 - BOUND_QUANTILE])
+    low, high = (float(one) for one in np.quantile(gains, [BOUND_QUANTILE, 1 - BOUND_QUANTILE]))
+    certain = is_interval(low, high)
     return {
         "name": ensemble.name,
         "table": table,
         "best": best["run"],
         "gain_mean": float(gains.mean()),
-        "gain_low": float(low),
-        "gain_high": float(high),
-        "verdict": "better" if low > 0 else "worse" if high < 0 else "no certain difference",
+        "gain_low": low,
+        "gain_high": high,
+        "verdict": "better"
+        if certain and low > 0
+        else "worse"
+        if certain and high < 0
+        else "no certain difference",
     }

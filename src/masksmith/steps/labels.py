@@ -19,7 +19,7 @@ from masksmith.core.arrays import AnyMask
 from masksmith.core.errors import InputError
 from masksmith.core.files import atomic_folder, read_json, write_bytes, write_json, write_text
 from masksmith.core.interrupt import check_stop
-from masksmith.core.progress import logger, track
+from masksmith.core.progress import gain_text, is_interval, logger, track
 from masksmith.core.randomness import stream
 from masksmith.data.catalog import BACKGROUND
 from masksmith.data.look import look
@@ -297,8 +297,8 @@ class LabelTrial:
             f"{self.folder}: {self.corrections}\n"
             f"{self.metric} of {self.images} held-out images whose masks it does not change ({self.left_out} are left "
             "out): "
-            f"{self.score_after:.4f} with it, {self.score_before:.4f} without; gain {self.gain:+.4f} "
-            f"({self.low:+.4f} … {self.high:+.4f}), on all of them {self.gain_all:+.4f}; {verdict}"
+            f"{self.score_after:.4f} with it, {self.score_before:.4f} without; gain "
+            f"{gain_text(self.gain, self.low, self.high)}, on all of them {self.gain_all:+.4f}; {verdict}"
         )
 
 
@@ -363,7 +363,7 @@ def try_labels(project: Project, members: Sequence[Member], folder: str) -> Labe
     trial = LabelTrial(
         folder, str(found), metric.name, run.path.name, other.path.name, len(names), len(rows[0]) - len(names),
         before_score, after_score, metric.utility(after_score) - metric.utility(before_score), low, high,
-        all_after - all_before, low > 0,
+        all_after - all_before, low > 0 and is_interval(low, high),
     )  # fmt: skip
     if trial.kept:
         project.make_current(other)

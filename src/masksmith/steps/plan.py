@@ -173,8 +173,8 @@ class Planner:
         write_json(self.project.plan_json, plan.to_json())
         return plan
 
-    def make(self, seconds: float) -> Plan:
-        """Return the plan on disk if it is for what is asked, else choose one for the time and write it.
+    def make(self, left: Callable[[], float]) -> Plan:
+        """Return the plan on disk if it is for what is asked, else choose one for the seconds left and write it.
 
         What was trained under an earlier plan, or without one, stays in it.
 
@@ -184,12 +184,12 @@ class Planner:
         old = self.load()
         if old is not None and old.asked == self._identity:
             return old
-        chosen = self.choose(seconds)
+        chosen = self.choose(left)
         units = [unit for unit in old.units if unit.done] if old else self._trained_before(chosen.recipe)
         self._refuse_other_metric(units)
         for choice in chosen.choices:
             logger.info("plan: %s %s (%s)", choice.key, choice.value, choice.reason)
-        write_text(self.project.plan_yaml, self.text(chosen, seconds))
+        write_text(self.project.plan_yaml, self.text(chosen))
         return self.save(Plan(self._identity, chosen.recipe, chosen.choices, units))
 
     def _trained_before(self, recipe: Recipe) -> list[Unit]:
@@ -229,27 +229,26 @@ class Planner:
                     f"{metric!r}; choose another --out"
                 )
 
-    def propose(self, seconds: float) -> str:
-        """Choose a recipe for the time and return its text; ``plan.yaml`` is written unless a plan is under way.
+    def propose(self, left: Callable[[], float]) -> str:
+        """Choose a recipe for the seconds left and return its text, also as ``plan.yaml`` unless one is under way.
 
         Raises:
             InputError: As make.
         """
-        chosen = self.choose(seconds)
-        text = self.text(chosen, seconds)
+        text = self.text(self.choose(left))
         if self.project.plan_json.exists():
             logger.info("%s is under way and stays as it is", self.project.plan_yaml)
         else:
             write_text(self.project.plan_yaml, text)
         return text
 
-    def choose(self, seconds: float) -> Chosen:
-        """Choose for the time, by what the machine does now.
+    def choose(self, left: Callable[[], float]) -> Chosen:
+        """Choose for the seconds left, by what the machine does now.
 
         Raises:
             InputError: As make.
         """
-        return choose(self.asked, self.pinned, self.facts, seconds, self.rules, self.tools)
+        return choose(self.asked, self.pinned, self.facts, left, self.rules, self.tools)
 
     @property
     def _identity(self) -> str:
@@ -260,12 +259,12 @@ class Planner:
         """Folds that may be trained."""
         return self.asked.folds.train or self.facts.folds
 
-    def text(self, chosen: Chosen, seconds: float) -> str:
+    def text(self, chosen: Chosen) -> str:
         """Return the recipe of the first unit with the reasons, as ``plan.yaml`` shows it."""
-        part = fit(chosen.recipe, chosen.cost, seconds, folds=self.folds)
+        part = fit(chosen.recipe, chosen.cost, chosen.seconds, folds=self.folds)
         recipe = with_epochs(chosen.recipe, part.epochs, self.rules.length)
         recipe = recipe.model_copy(update={"folds": recipe.folds.model_copy(update={"train": part.folds})})
-        return explain(recipe, chosen.choices, title=f"planned for {clock(seconds)}")
+        return explain(recipe, chosen.choices, title=f"planned for {clock(chosen.seconds)}")
 
     def cost_of(self, recipe: Recipe) -> Cost:
         """Return what a fold of a resolved recipe costs on the machine as busy as it was last."""
@@ -301,10 +300,10 @@ class Planner:
         )  # fmt: skip
 
 
-def propose_plan(project: Project, asked: Recipe, pinned: Sequence[str], seconds: Callable[[], float]) -> str:
+def propose_plan(project: Project, asked: Recipe, pinned: Sequence[str], left: Callable[[], float]) -> str:
     """Return a plan for the seconds left, as YAML; nothing is trained."""
     folds_of(project, asked)
-    return Planner(project, asked, keys_of(pinned), machine_tools(project, asked)).propose(seconds())
+    return Planner(project, asked, keys_of(pinned), machine_tools(project, asked)).propose(left)
 
 
 def keys_of(pinned: Sequence[str]) -> list[str]:

@@ -18,7 +18,7 @@ import numpy as np
 
 from masksmith.core.errors import DiskFullError, DivergedError, InputError
 from masksmith.core.files import read_json, write_json
-from masksmith.core.progress import clock, logger
+from masksmith.core.progress import clock, gain_text, is_interval, logger
 from masksmith.folds.config import ALL
 from masksmith.project.folder import Project
 from masksmith.project.members import (
@@ -109,7 +109,7 @@ def round_lines(project: Project, members: Sequence[Member]) -> list[str]:
 def _line(row: Round) -> str:
     if row.gain is None or row.low is None or row.high is None:
         return f"round 0  {row.score:.4f}  {row.run}"
-    gain = f"{row.gain:+.4f} ({row.low:+.4f} … {row.high:+.4f})"
+    gain = gain_text(row.gain, row.low, row.high)
     taken = f"{min(row.taken)}" + (f" to {max(row.taken)}" if len(set(row.taken)) > 1 else "")
     shares = " ".join(f"{share:.0%}" for share in row.shares)
     return (
@@ -403,8 +403,9 @@ def _row(
     shares = [round(classes[at] / total, 4) for at in range(len(labels[0].classes))]
     assert step.score is not None
     assert step.low is not None
+    assert step.high is not None
     row = Round(
         number, run.path.name, [one.kept for one in labels], shares, step.score, step.gain, step.low, step.high,
-        step.seconds, kept=step.low > 0,
+        step.seconds, kept=step.low > 0 and is_interval(step.low, step.high),
     )  # fmt: skip
     return row, rows

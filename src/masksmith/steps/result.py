@@ -5,6 +5,7 @@ from math import sqrt
 from pathlib import Path
 from typing import Any
 
+from masksmith.core.progress import error_text, is_interval
 from masksmith.submission.validate import Verdict
 
 _QUANTILE = 1.2816
@@ -24,6 +25,8 @@ def expected_on_new(tuning: dict[str, Any], images: int) -> str:
     """
     score, new = tuning["scores"]["chosen"], images or tuning["images"]
     off = _QUANTILE * tuning["standard_error"] * sqrt(1 + tuning["images"] / new)
+    if not is_interval(-off, off):
+        return f"what {new} new images would score cannot be said: those held out are one group, or all alike"
     return f"on {new} new images like these expect {score - off:.4f} to {score + off:.4f} (80%; {_SEEN})"
 
 
@@ -48,10 +51,11 @@ class Result:
         lines = []
         if self.tuning is not None:
             scores, chosen = self.tuning["scores"], ", ".join(self.tuning["chosen_on_fold"])
+            error = error_text(self.tuning["standard_error"])
             trivial = ", ".join(f"{name} {scores[name]:.4f}" for name in self.tuning["baselines"])
             lines += [
-                f"{self.tuning['metric']} out of fold: {scores['chosen']:.4f} ± {self.tuning['standard_error']:.4f} "
-                f"(plain {scores['plain']:.4f}, nested {scores['nested']:.4f}, {trivial}; {self.tuning['covers']}"
+                f"{self.tuning['metric']} out of fold: {scores['chosen']:.4f} {error} (plain {scores['plain']:.4f}, "
+                f"nested {scores['nested']:.4f}, {trivial}; {self.tuning['covers']}"
                 f"{chosen and f'; chosen on the same fold: {chosen}'})",
                 expected_on_new(self.tuning, self.submission.ids if self.submission else 0),
                 self.noise,

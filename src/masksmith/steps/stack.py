@@ -18,7 +18,7 @@ from masksmith.core.arrays import Codes
 from masksmith.core.errors import InputError
 from masksmith.core.files import read_json, remove, remove_tree, write_json, write_text
 from masksmith.core.interrupt import check_stop
-from masksmith.core.progress import track
+from masksmith.core.progress import gain_text, track
 from masksmith.core.randomness import stream
 from masksmith.data.store import StoreWriter
 from masksmith.folds.config import ALL
@@ -95,14 +95,14 @@ class Stacked:
             f"{self.metric} of {self.images} held-out images (plain rule); the present members {self.present:.4f}"
         ]
         lines += [
-            f"{row['way']:<8} {row['nested']:.4f}  {row['gain']:+.4f} ({row['low']:+.4f} … {row['high']:+.4f})"
+            f"{row['way']:<8} {row['nested']:.4f}  {gain_text(row['gain'], row['low'], row['high'])}"
             for row in self.table
         ]
         lines += [f"{name}: left out, {why}" for name, why in self.left_out.items()]
         verdict = "taken: tune and submit again" if self.kept else "not taken: no certain gain"
         lines.append(
-            f"found: {self.chosen}; nested {self.nested:.4f}, gain {self.gain:+.4f} ({self.gain_low:+.4f} … "
-            f"{self.gain_high:+.4f}); {verdict}"
+            f"found: {self.chosen}; nested {self.nested:.4f}, gain "
+            f"{gain_text(self.gain, self.gain_low, self.gain_high)}; {verdict}"
         )
         return "\n".join(lines)
 

@@ -47,7 +47,7 @@ def tune_members(project: Project, members: Sequence[Member]) -> dict[str, Any]:
     Raises:
         InputError: Probabilities are missing or stale.
     """
-    key = _tune_key(project, members)
+    key = tune_key(project, members)
     if project.ledger.is_done("tune", key) and project.tuning_json.exists():
         stored: dict[str, Any] = read_json(project.tuning_json)
         return stored
@@ -104,7 +104,7 @@ def need_tuning(project: Project, members: Sequence[Member]) -> dict[str, Any]:
             f"{project.tuning_json}: it was made for {', '.join(tuning['members'])}, not {', '.join(names)}; "
             f"run `masksmith tune {project.root}` for these first (with the same --run, if you gave one)"
         )
-    if not project.ledger.is_done("tune", _tune_key(project, members)):
+    if not project.ledger.is_done("tune", tune_key(project, members)):
         raise InputError(
             f"{project.tuning_json}: made from other probabilities or settings than the present ones; run "
             f"`masksmith tune {project.root}` again"
@@ -112,7 +112,12 @@ def need_tuning(project: Project, members: Sequence[Member]) -> dict[str, Any]:
     return tuning
 
 
-def _tune_key(project: Project, members: Sequence[Member]) -> str:
+def tune_key(project: Project, members: Sequence[Member]) -> str:
+    """Return what the tuning depends on: members and their weights, probabilities, folds, metric, rules.
+
+    Raises:
+        InputError: As oof_of.
+    """
     recipe = members[0].scored_by
     oof = oof_digests(project, members)
     names = [

@@ -22,7 +22,7 @@ from rich.text import Text
 from masksmith.core.arrays import UInt8
 from masksmith.core.errors import InputError
 from masksmith.core.files import read_json
-from masksmith.core.progress import clock
+from masksmith.core.progress import clock, error_text
 from masksmith.project.folder import Project
 from masksmith.project.live import Curve, Live, Training, look
 from masksmith.project.process import mtime
@@ -222,7 +222,7 @@ def summary(live: Live) -> str:
 
 
 def _score(live: Live) -> str:
-    error = "" if live.standard_error is None else f" ± {live.standard_error:.4f}"
+    error = "" if live.standard_error is None else f" {error_text(live.standard_error)}"
     base = ", ".join(f"{name} {value:.4f}" for name, value in live.baselines.items())
     return f"{live.metric} {live.score:.4f}{error}{f' ({base})' if base else ''}"
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from masksmith.core.errors import InputError
 from masksmith.core.files import write_json
-from masksmith.core.progress import logger
+from masksmith.core.progress import gain_text, logger
 from masksmith.core.randomness import stream
 from masksmith.folds.config import ALL
 from masksmith.postprocess.bootstrap import BOUND_QUANTILE, paired_bootstrap
@@ -55,8 +55,9 @@ class Compared:
 
     def __str__(self) -> str:
         rows = [
-            f"{row['weights']:<14} {row['files']:>2} files  {row['score']:.4f}  {row['gain']:+.4f} "
-            f"({row['low']:+.4f} … {row['high']:+.4f}){'  epoch chosen on the fold' if row['chosen_on_fold'] else ''}"
+            f"{row['weights']:<14} {row['files']:>2} files  {row['score']:.4f}  "
+            f"{gain_text(row['gain'], row['low'], row['high'])}"
+            f"{'  epoch chosen on the fold' if row['chosen_on_fold'] else ''}"
             for row in self.table
         ]
         verdict = (

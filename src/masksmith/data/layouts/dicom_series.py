@@ -114,6 +114,7 @@ def dicom_series(tree: Tree, asked: Description = NOTHING_SAID) -> Catalog | Non
         notes=[],
         asked=AskedTarget(names=found.names if len(found.names) > 2 else {}),
         labels=labels if several else [],
+        classes=labels if len(labels) == 1 and not found.names else [],
         why=[
             f"{len(found.files)} DICOM segmentations ({some(found.files)}) refer to {len(masks)} of "
             f"{len(found.slices)} slices in {len({one.series for one in found.slices})} series",

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from masksmith.core.progress import clock
+from masksmith.core.progress import clock, error_text
 from masksmith.project.folder import Project
 from masksmith.project.live import Live, Training, look
 from masksmith.steps.review.views import MissingError
@@ -55,8 +55,8 @@ def add_live(app: "FastAPI", project: Project) -> None:
     def render(*, whole: bool) -> str:
         live = watch.look()
         return template.render(
-            whole=whole, title=title, live=live, shown=_shown(live), pictures=watch.pictures, clock=clock,
-            line=_line, version=int(live.at),
+            whole=whole, title=title, live=live, shown=_shown(live), pictures=watch.pictures, clock=clock, line=_line,
+            error_text=error_text, version=int(live.at),
         )  # fmt: skip
 
     @app.get("/live")
