@@ -61,7 +61,7 @@ docs: $(VENV)/.docs  ## build the documentation without network: site/index.html
 docs-test: env  ## run every command of the documentation on generated images (PAGES=docs/start/kaggle.md …: of these; about ten minutes)
 	@$(BIN)/python tools/docs_test.py $(PAGES)
 
-systems: env  ## published systems of many nets, small, each on its own form
+systems: env  ## what make test leaves out: systems of many nets, small; a Ray cluster and the site, where the extras ray and docs are installed
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) -m heavy
 
 faults: env  ## stop a small run (TASK=binary, …) in every way; each must end with the bits of a clean one (half an hour)

@@ -14,7 +14,7 @@ from tests.looks import faults, fits
 pytest.importorskip("zensical", reason="the extra docs is not installed")
 playwright = pytest.importorskip("playwright.sync_api")
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.heavy]
 LOOKS = ((360, "light"), (360, "dark"), (1280, "dark"), (2560, "light"))
 PAGES = {  # page -> looks that axe judges, too
     "start/photographs": ((360, "light"), (1280, "dark")),

@@ -19,6 +19,7 @@ SAME = ("submission.csv", "runs/*/checkpoints/*/final.safetensors", "runs/*/oof/
 
 
 @pytest.mark.slow
+@pytest.mark.heavy
 def test_a_cluster_of_two_nodes_leaves_the_bytes_of_this_machine(tmp_path):
     data = ms.example(tmp_path / "example", train=18, test=3)
     local = ms.compete(data, out=tmp_path / "local", recipe="smoke", overrides=SMALL)
