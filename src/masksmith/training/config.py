@@ -287,8 +287,8 @@ class TrainingConfig(Config):
     metrics: list[str] = Field(default_factory=list)
     """What is measured beside the recipe's metric when the fold is scored: keys of METRICS, of the same predictions,
     and "val_loss", the loss of the held-out images. Metrics of pixels are measured on the training batches, too: as in
-    Keras their mean over the batches, augmented as they are. All are in metrics.jsonl and in the report's curves; they
-    decide nothing but what ``keep`` names."""
+    Keras their mean over the batches, augmented as they are. All are in the log of the fold and in the report's curves;
+    they decide nothing but what ``keep`` names."""
     early_stop: StallConfig | None = None
     """End the training as soon as this stalls; None: after the last stage."""
     select: Literal["last", "best", "best_val_loss", "swa"] = "last"
