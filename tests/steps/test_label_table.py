@@ -10,6 +10,7 @@ import masksmith as ms
 from masksmith.core.errors import InputError
 from masksmith.data.rle import encode
 from masksmith.data.store import Store
+from masksmith.project.corrections import Corrections
 from masksmith.project.folder import Project
 from masksmith.recipes.pseudo import PseudoConfig
 from masksmith.recipes.recipe import load_recipe
@@ -154,3 +155,20 @@ def test_duplicates_are_listed(download, tmp_path):
         alike[row["group"]].append((row["id"], row["split"], row["like"]))
     assert [(images[3].stem, "train", "identical"), (copy.stem, "test", "identical")] in alike.values()
     assert all(len(group) > 1 for group in alike.values())
+
+
+def test_masks_that_people_drew_are_labels(project, tmp_path):
+    opened = Project.open(project)
+    test = opened.cache.test_images
+    drawn, (one, two) = Corrections(tmp_path / "annotations"), list(test)[:2]
+    asked = PseudoConfig(table=str(drawn.table))
+    mask = np.zeros(test.shape(one)[:2], np.uint8)
+    mask[:3], mask[-1] = 1, 255
+    drawn.mend(one, mask, version=0)
+    drawn.say(two, "keep", version=0)
+    found = read_labels(opened, asked)
+    assert found.ids == [one]
+    np.testing.assert_array_equal(found[one][0], mask)
+    drawn.say(one, "wrong", version=1)
+    with pytest.raises(InputError, match="no image in it has a mask; draw some"):
+        read_labels(opened, asked)

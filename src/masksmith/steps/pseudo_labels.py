@@ -32,6 +32,7 @@ from masksmith.data.table import parse_table
 from masksmith.folds.config import ALL, fold_name
 from masksmith.folds.table import NUM_CLASSES
 from masksmith.prediction.store import MAX_CODE, MeanCodes, code_of
+from masksmith.project.corrections import Corrections
 from masksmith.project.folder import Project
 from masksmith.project.members import Member, with_weights
 from masksmith.recipes.pseudo import PseudoConfig, QuotaConfig, TeacherConfig
@@ -258,6 +259,8 @@ class TableLabels:
     """Of its loss; empty where the table has none."""
     shapes: Store
     dialect: str
+    drawn: Corrections | None = None
+    """The masks that people drew, in place of runs."""
 
     @property
     def ids(self) -> Sequence[str]:
@@ -266,12 +269,14 @@ class TableLabels:
 
     def __getitem__(self, name: str) -> tuple[Mask, float]:
         shape, where = self.shapes.shape(name), f"{self.where}: image {name!r}"
+        if self.drawn is not None:
+            return self.drawn.mask(name, hw=(shape[0], shape[1]), classes=2), self.confidence[name]
         mask = decode_rows(self.runs[name], shape=shape, dialect=self.dialect, where=where)
         return mask, self.confidence[name]
 
 
 def read_labels(project: Project, pseudo: PseudoConfig) -> TableLabels:
-    """Read ``pseudo.table``: several rows of an image are one mask.
+    """Read ``pseudo.table``: several rows of an image are one mask; annotations name masks that people drew.
 
     Raises:
         InputError: It has changed, is no table of run-lengths, names images that are no test images, or a confidence is
@@ -286,15 +291,20 @@ def read_labels(project: Project, pseudo: PseudoConfig) -> TableLabels:
     table = parse_table(path.read_bytes(), where=str(path))
     names = {column.lower(): column for column in table.columns}
     key = next((names[one] for one in ID_COLUMNS if one in names), table.columns[0])
-    found = find_rle_columns(table, bare=True)
-    if len(found) != 1:
+    drawn = Corrections(path.parent) if "action" in names and path.stem == path.parent.name else None
+    found = find_rle_columns(table, bare=True) if drawn is None else []
+    if drawn is None and len(found) != 1:
         raise InputError(
             f"{where}: {len(found)} columns of run-lengths in {', '.join(table.columns)}; expected rle_mask"
         )
-    runs: dict[str, list[str]] = {}
-    for row in table.rows:
-        runs.setdefault(row[key], []).append(row[found[0]])
     rows = [(row[key], row) for row in table.rows]
+    runs: dict[str, list[str]] = {}
+    if drawn is not None:
+        runs = {name: [] for name, one in drawn.rows.items() if one.action == "mend"}
+        if not runs:
+            raise InputError(f"{where}: no image in it has a mask; draw some with `masksmith review`")
+    for name, row in rows if drawn is None else ():
+        runs.setdefault(name, []).append(row[found[0]])
     sure = _numbers(rows, names.get("confidence"), where=where, most=1.0) or dict.fromkeys(runs, 1.0)
     weight = _numbers(rows, names.get("weight"), where=where, most=math.inf)
     test = set(project.cache.test_images)
@@ -305,7 +315,8 @@ def read_labels(project: Project, pseudo: PseudoConfig) -> TableLabels:
             f"{where}: {len(foreign)} of {len(runs)} images are no test images (first {foreign[0]!r}){what}; only "
             "these can have pseudo-labels: training images are held out to be scored"
         )
-    return TableLabels(where, runs, sure, weight, project.cache.test_images, _dialect(project))
+    dialect = _dialect(project) if drawn is None else ""
+    return TableLabels(where, runs, sure, weight, project.cache.test_images, dialect, drawn)
 
 
 def _numbers(
