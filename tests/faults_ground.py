@@ -325,6 +325,9 @@ def clean_run(scratch: Path, task: str, *, budget: bool = False) -> Ground:
 # --- comparing --------------------------------------------------------------------------------------------
 
 
+LOCKS = (".masksmith.lock", ".updates.lock")
+
+
 def content(path: Path) -> object:
     """Return what is compared of a file: its bytes; of the log, the events without their times."""
     if path.name == "plan.json":
@@ -342,9 +345,12 @@ def differences(
     """Return what differs between two project folders, and what was left behind."""
     found: list[str] = []
     for pattern in compared:
-        one, two = ({path.relative_to(root) for path in root.glob(pattern)} for root in (clean, other))
+        one, two = (
+            {path.relative_to(root) for path in root.glob(pattern) if path.name not in LOCKS}
+            for root in (clean, other)
+        )
         found += [f"{path}: only in {'the clean run' if path in one else 'this one'}" for path in one ^ two]
         found += [f"{path}: differs" for path in one & two if content(clean / path) != content(other / path)]
-    scrap = [path for path in other.rglob(".*") if path.name != ".masksmith.lock"]
+    scrap = [path for path in other.rglob(".*") if path.name not in LOCKS]
     scrap += [*other.glob("runs/*/interim"), *([] if budget else other.glob("ensemble/*"))]
     return sorted(found) + [f"{path.relative_to(other)}: left behind" for path in scrap]

@@ -111,7 +111,7 @@ def test_report_is_one_offline_file_that_escapes(trained):
             "new images like these expect",
             "false positives in green",
             "Samples by coverage class",
-            "coverage of the training masks; ",
+            "training masks; ",
         ),
         "z: largest gap of the cumulative shares",
     ):

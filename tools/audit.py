@@ -38,6 +38,8 @@ IMPORTS = {
     ),
     *("subprocess", "multiprocessing.managers", "code", "codeop", "runpy"),
 }
+ALLOWED = {("src/masksmith/training/devices.py", "subprocess")}
+"""It starts this program once more for each further device, by a list of words that no person gives."""
 # Errors of a pickle may be caught without reading one.
 HARMLESS = {"pickle.UnpicklingError", "pickle.PickleError"}
 CALLS = {
@@ -149,7 +151,9 @@ def risky_code(source: str, where: str) -> list[str]:
     found = [
         (node.lineno, f"imports {name}")
         for node, name in names.imported
-        if any(name == risky or name.startswith(f"{risky}.") for risky in IMPORTS) and name not in HARMLESS
+        if any(name == risky or name.startswith(f"{risky}.") for risky in IMPORTS)
+        and name not in HARMLESS
+        and (where, name) not in ALLOWED
     ]
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and (finding := _call_finding(node, names)):

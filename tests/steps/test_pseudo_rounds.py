@@ -19,6 +19,7 @@ from masksmith.steps import compete, pseudo_rounds
 from masksmith.steps.clean import _idle_runs
 from masksmith.steps.pseudo_labels import make_labels, teachers_of
 from masksmith.steps.runs import open_run
+from masksmith.steps.tasks import at_hand
 from tests.blends import add, write_ensemble, write_pupil, write_recipe
 from tests.planning.machine import Machine
 from tests.stops import stop
@@ -33,7 +34,10 @@ def gains(monkeypatch, lows):
 
     def judged(self, what, rows, before, seconds, *, kept):
         found = STEP(self, what, rows, before, seconds, kept=kept)
-        return found if kept else replace(found, low=next(given))  # round 0 is kept
+        if kept:
+            return found  # round 0
+        low = next(given)
+        return replace(found, low=low, high=low + 0.02)
 
     monkeypatch.setattr(pseudo_rounds.Judge, "step", judged)
 
@@ -274,7 +278,7 @@ def test_a_student_is_a_unit_of_a_budget(project, monkeypatch):
     opened = Project.open(project)
     (member,) = read_members(opened, None)
     planner = compete.Planner(opened, member.run.recipe, [], Machine().tools(), rounds=1)
-    plan = planner.make(1e6)
+    plan = planner.make(lambda: 1e6)
     units = [*plan.units, replace(plan.units[0], kind="refit", fold=ALL)]
     planner.asked = planner.asked.model_copy(
         update={"folds": planner.asked.folds.model_copy(update={"train": 1})}
@@ -292,7 +296,11 @@ def test_a_student_is_a_unit_of_a_budget(project, monkeypatch):
         recipe = wish.recipe.model_copy(update={"pseudo": pseudo})
         unit = replace(wish.unit, run=open_run(opened, recipe).path.name)
         monkeypatch.setattr(compete, "accept_unit", lambda _project, unit, *_: replace(unit, joined=True))
-        done = compete.train_unit(session, planner, plan.with_unit(unit), len(plan.units), budget)
+        longer, at = plan.with_unit(unit), len(plan.units)
+        with at_hand(opened, budget):
+            task = compete.begin_unit(session, planner, longer, at, budget)
+            (ended,) = session.engine.run([task])
+        done = compete.end_unit(session, planner, longer, at, ended)
         assert done.joined == kept, done.reason
     assert [one.run.recipe.name for one in session.members] == ["smoke", "smoke-round-1"]
     assert (

@@ -66,6 +66,13 @@ class Recipe(Config):
         return write_yaml(self.model_dump(mode="json"))
 
     @property
+    def asked_text(self) -> str:
+        """The recipe as YAML without the number of devices, which changes no result: what a plan or choice is for."""
+        plain = self.model_dump(mode="json")
+        del plain["training"]["devices"]
+        return write_yaml(plain)
+
+    @property
     def hash(self) -> str:
         """A hash of the values that determine the weights.
 

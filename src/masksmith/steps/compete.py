@@ -39,7 +39,7 @@ from masksmith.steps.result import Result
 from masksmith.steps.runs import open_members, open_run
 from masksmith.steps.seed_noise import noise_text, read_noise
 from masksmith.steps.submit import standing_submission, submit_members, write_baseline, write_oof_masks
-from masksmith.steps.tasks import at_hand, failure_of, run_trainings, task_of
+from masksmith.steps.tasks import at_hand, failure_of, run_trainings, task_of, with_memory
 from masksmith.steps.train import is_trained, keep_interim
 from masksmith.steps.tune import tune_members
 from masksmith.steps.unit_queue import UnitQueue, kind_of, learn_kinds
@@ -248,7 +248,7 @@ def train_asked(project: Project, asked: AnyRecipe, engine: Engine | None = None
 
     def begin(unit: Member) -> bool:
         make_labels(project, unit)
-        return unit not in trained or unit.run.recipe.pseudo is not None
+        return unit.run.recipe.pseudo is not None or not is_trained(project, unit)
 
     for _ in run_trainings(project, engine or LocalEngine(), units, begin=begin, predict=False):
         pass
@@ -342,6 +342,7 @@ def begin_unit(
     session.under_way.append(member)
     more = {"reserve_s": cost.reserve_s + session.reserve_s, "expected": list(cost.paces)}
     task = task_of(project, session.engine, member, "train_unit", **more)
+    task = with_memory(project, session.engine, member, task)
     return replace(task, name=f"unit {at + 1}: {task.name}", on=on)
 
 

@@ -88,7 +88,7 @@ def chosen_before(project: Project, units: Sequence[Unit], recipe: Recipe) -> li
 
 
 def _identity(units: Sequence[Unit], recipe: Recipe) -> str:
-    return digest(*(f"{unit.run} {unit.fold} {unit.joined}" for unit in units), recipe.to_yaml())
+    return digest(*(f"{unit.run} {unit.fold} {unit.joined}" for unit in units), recipe.asked_text)
 
 
 def _with_best_weights(

@@ -252,7 +252,7 @@ class Planner:
 
     @property
     def _identity(self) -> str:
-        return digest(self.asked.to_yaml(), *sorted(self.pinned))
+        return digest(self.asked.asked_text, *sorted(self.pinned))
 
     @property
     def folds(self) -> int:

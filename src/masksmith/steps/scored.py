@@ -4,6 +4,7 @@ So a fold is trained and scored once, whoever asks for it and however often. Run
 their training; the files do not.
 """
 
+import io
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ import numpy as np
 
 from masksmith.core.arrays import Rows
 from masksmith.core.errors import DiskFullError, DivergedError, InputError
-from masksmith.core.files import atomic_path
+from masksmith.core.files import write_bytes
 from masksmith.core.progress import logger
 from masksmith.folds.config import fold_name
 from masksmith.project.folder import Project
@@ -56,9 +57,9 @@ def read_scored(path: Path) -> Scored | None:
 
 def write_scored(path: Path, scored: Scored) -> None:
     """Write what a fold scored."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_path(path) as temporary, temporary.open("wb") as file:
-        np.savez(file, names=np.array(scored.names), rows=scored.rows, seconds=scored.seconds)
+    raw = io.BytesIO()
+    np.savez(raw, names=np.array(scored.names), rows=scored.rows, seconds=scored.seconds)
+    write_bytes(path, raw.getvalue())
 
 
 def score_member(project: Project, member: Member, path: Path) -> dict[str, Any]:

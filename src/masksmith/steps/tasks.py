@@ -136,7 +136,13 @@ def _leash(lock: Path, driver: str) -> Callable[[], None]:
         if told or time.monotonic() - looked < _LOOK_EVERY_S:
             return
         looked = time.monotonic()
-        if _text(lock) != driver:
+        try:
+            now = lock.read_text(errors="replace")
+        except FileNotFoundError:
+            now = ""
+        except OSError:
+            return  # a shared folder that does not answer for a moment
+        if now != driver:
             told = True
             signal.raise_signal(signal.SIGTERM)
 
@@ -248,7 +254,8 @@ def task_of(
         more: Its other arguments.
     """
     training = member.run.recipe.training
-    project.inputs(member.run.recipe.input)  # made now, not by several workers at once
+    if engine.name != "local":
+        project.inputs(member.run.recipe.input)  # made now, not by several workers at once
     arguments = {"where": where_of(project, engine), "member": _plain(member), **more}
     gpus = int(training.device == "cuda")
     return Task(
@@ -259,6 +266,11 @@ def task_of(
 def scoring_task(project: Project, engine: Engine, member: Member, path: Path) -> Task:
     """Return the task that trains and scores a fold of a trial, for the file of its scores."""
     task = task_of(project, engine, member, "score_fold", path=str(path.resolve()))
+    return with_memory(project, engine, member, task)
+
+
+def with_memory(project: Project, engine: Engine, member: Member, task: Task) -> Task:
+    """Return a task that trains a member with the memory that it takes, where a node could be filled by several."""
     if engine.name == "local" or task.gpus:
         return task
     return replace(task, memory_mb=_memory_mb(project, member))
@@ -343,6 +355,10 @@ def predict_members(project: Project, engine: Engine, members: Sequence[Member])
     Raises:
         InputError: One is not trained, or another program's probabilities are of other images.
     """
+    if engine.name == "local":
+        for member in members:
+            predict_member(project, member)
+        return
     tasks, shards = list[Task](), list[list[Task]]()
     for member in members:
         if member.run.is_external or not (member.interim or is_trained(project, member)):

@@ -47,12 +47,12 @@ class UnitQueue:
         while True:
             taken = [task.on for task in self._given.values()]
             on = choose_slot(self.engine, self.planner, self.plan.recipe, taken)
-            at = self._next()
+            at, began = self._next(), self.spent()
             task = None if at is None else self.begin(self.plan, at, on)
             if task is None and not self._given:
                 return
             if at is not None and task is not None:
-                self._given[at], self._seconds[at] = task, self.spent()
+                self._given[at], self._seconds[at] = task, began
             yield task
 
     def _next(self) -> int | None:
