@@ -150,7 +150,8 @@ def test_no_other_module_writes():
 
     What ``deploy`` writes lies in no project: each image's files are made aside and moved, and its own tests kill it.
     ``steps/outputs.py`` writes into a folder aside, which is moved whole. What ``training/loggers.py`` writes is no
-    part of a training; ``steps/study.py`` makes the folder of Optuna's database; ``training/devices.py`` writes into a temporary folder where its processes meet.
+    part of a training; ``steps/study.py`` makes the folder of Optuna's database; ``training/devices.py``
+    writes into a temporary folder where its processes meet.
     """
     root = Path(masksmith.__file__).parent
     writes = re.compile(
