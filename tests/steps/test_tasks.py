@@ -137,7 +137,7 @@ def test_a_callable_of_ones_own_cannot_be_sent(project):
 
 def test_a_worker_stops_when_another_driver_has_the_project(tmp_path, monkeypatch):
     monkeypatch.setattr(tasks, "_LOOK_EVERY_S", 0.0)
-    lock = tmp_path / LOCK
+    lock, before = tmp_path / LOCK, signal.getsignal(signal.SIGTERM)
     write_text(lock, "pid 1 on a\n")
     with interrupt.graceful(), interrupt.on_heartbeat(tasks._leash(lock, "pid 1 on a\n")):
         interrupt.check_stop()
@@ -146,7 +146,7 @@ def test_a_worker_stops_when_another_driver_has_the_project(tmp_path, monkeypatc
             interrupt.check_stop()
         with pytest.raises(StoppedError):  # it is told once: a second signal would end the process
             interrupt.check_stop()
-    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_what_a_unit_failed_with_comes_back():
