@@ -3,7 +3,16 @@ import math
 import pytest
 
 from masksmith.core.errors import InputError
-from masksmith.planning.space import check_space, parse_grid, parse_space, read_space, values_in, with_values
+from masksmith.planning.space import (
+    Choice,
+    Range,
+    check_space,
+    parse_grid,
+    parse_space,
+    read_space,
+    values_in,
+    with_values,
+)
 from masksmith.recipes.recipe import load_recipe
 
 RATE = "training.stages.0.optimizer.lr"
@@ -112,3 +121,13 @@ def test_a_grid_and_what_is_fixed():
         assert part in str(error.value)
     with pytest.raises(InputError, match="no key of several values"):
         parse_grid(["a=1"])
+
+
+def test_a_recipes_own_value_is_one_of_the_list_whatever_its_type():
+    choice = Choice(values=[1, 5, 10])
+    assert choice.holds(5.0)
+    assert choice.to_param(5.0) == choice.to_param(5) == "5"
+    assert not choice.holds(True)
+    whole = Range(low=7, high=9, int=True)
+    assert whole.holds(8.0)
+    assert not whole.holds(8.4)

@@ -47,6 +47,8 @@ def is_empty(text: str) -> bool:
 
 def mask_to_runs(mask: Mask, *, order: Order = "F") -> Runs:
     """Return the runs of the non-zero pixels, in column-major ("F") or row-major ("C") order; (0, 2) where empty."""
+    if not mask.size:
+        return np.empty((0, 2), np.int64)
     edges: list[Int[np.ndarray, " edges"]] = []
     before, at = 0, 0
     for rows in row_bands(mask.shape if order == "C" else mask.shape[::-1]):

@@ -87,9 +87,8 @@ class Range(Config):
         """Whether a value of a recipe can be drawn."""
         if isinstance(value, bool) or not isinstance(value, float | int):
             return False
-        return self.low <= value <= self.high and (
-            math.isinf(self.count) or self.of_param(value) in self.every
-        )
+        steps = 0.0 if math.isinf(self.count) else (value - self.low) / (self.step or 1)
+        return self.low <= value <= self.high and math.isclose(steps, round(steps), abs_tol=1e-8)
 
     def of_param(self, param: Any) -> Any:  # noqa: ANN401
         """Return the value of a recipe for a number that was drawn: of four digits, within the bounds."""
@@ -123,8 +122,8 @@ class Choice(Config):
         return self.values
 
     def holds(self, value: Any) -> bool:  # noqa: ANN401
-        """Whether a value of a recipe is among them."""
-        return value in self.values
+        """Whether a value of a recipe is among them; 5.0 is 5, and true is not 1."""
+        return any(_same(value, one) for one in self.values)
 
     def of_param(self, param: Any) -> Any:  # noqa: ANN401
         """Return the value for the text that was drawn."""
@@ -132,7 +131,11 @@ class Choice(Config):
 
     def to_param(self, value: Any) -> Any:  # noqa: ANN401
         """Return the text that is drawn for a value: a table or a list cannot be drawn."""
-        return json.dumps(value)
+        return json.dumps(next((one for one in self.values if _same(value, one)), value))
+
+
+def _same(one: Any, other: Any) -> bool:  # noqa: ANN401
+    return bool(one == other) and isinstance(one, bool) == isinstance(other, bool)
 
 
 @dataclass(frozen=True)

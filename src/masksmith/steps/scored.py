@@ -39,7 +39,10 @@ class Scored:
 
 def scored_path(project: Project, recipe: Recipe, fold: int) -> Path:
     """Return the file of what a fold of a recipe scored; its name is a key of all that decides it."""
-    key = project.key("1", recipe.model_dump_json(), project.folds.hash)
+    plain = recipe.model_dump_json(
+        include={"prediction", "tuning"}
+    )  # the hash counts in what named files hold
+    key = project.key("2", recipe.hash, plain, str(recipe.input.view), project.folds.hash)
     return project.trials_dir / f"{key[:16]}-{fold_name(fold)}.npz"
 
 

@@ -17,6 +17,7 @@ from masksmith.core.errors import InputError
 from masksmith.core.randomness import stream
 from masksmith.planning.space import Range, Space, Values
 
+_LISTED = 10_000
 _MOST_REPEATS = 50
 """Combinations in a row that were tried before, after which an endless space counts as tried."""
 _NAME = "search"
@@ -80,7 +81,7 @@ class Study:
                 user_attrs={"known": True},
             )
             self._study.add_trial(trial)
-        self._tried.add(_text(values))
+        self._tried.add(_text(self._values(self._params(values))))
 
     def next(self) -> tuple[int, Values] | None:
         """Return number and values of the next trial; None: all was tried."""
@@ -99,6 +100,8 @@ class Study:
                 repeats += 1
                 if (untried := self._any_untried()) is not None:
                     self._study.enqueue_trial(self._params(untried))
+                elif self.space.count <= _LISTED:
+                    return None  # what is left are the same values again
         return None
 
     def report(self, number: int, step: int, useful: float) -> None:
@@ -179,9 +182,11 @@ class Study:
 
     def _any_untried(self) -> Values | None:
         """Return one of the combinations that were not tried, at random, where they are few enough to be listed."""
-        if self.space.count > 10_000:
+        if self.space.count > _LISTED:
             return None
         left = [one for one in self.space.combinations() if _text(one) not in self._tried]
+        if not left:  # steps that are equal in four digits
+            return None
         return left[int(stream(self.seed, len(self._tried)).integers(len(left)))]
 
     def _values(self, params: dict[str, Any]) -> Values:

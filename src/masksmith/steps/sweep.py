@@ -181,11 +181,12 @@ def conclude(sweep: Sweep, *, stopped: int | None) -> Searched:
     seeds = len(reference.trials)
     spread = [row.sd**2 for row in rows if row.sd is not None]
     noise = 1.96 * (2 / seeds) ** 0.5 * float(np.mean(spread)) ** 0.5 if spread else 0.0
-    best, full = rows[0], [cell for cell in done if len(cell.whole(folds)) == seeds]
+    full = [cell for cell in done if len(cell.whole(folds)) == seeds]
+    best = next(row for row in rows if row.gain is not None)  # that of the reference always is one
     nested = None
     if len(folds) > 1 and best.cell is not reference and best.cell in full and reference in full:
         nested, _ = court.nested([cell.trials for cell in full], reference.trials, folds)
-    assert best.gain is not None
+    assert best.gain is not None  # mypy
     names = short_names(list(sweep.grid.axes))
     said = "the recipe itself" if reference.values == own else f"the first ({_said(reference.values, names)})"
     verdict = verdict_of(

@@ -356,6 +356,7 @@ def predict_members(project: Project, engine: Engine, members: Sequence[Member])
         InputError: One is not trained, or another program's probabilities are of other images.
     """
     if engine.name == "local":
+        _ = project.cache  # damaged files of it are made again, whatever is predicted already
         for member in members:
             predict_member(project, member)
         return
