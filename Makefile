@@ -70,7 +70,7 @@ faults: env  ## stop a small run (TASK=binary, …) in every way; each must end 
 audit: env  ## versions with known holes, risky calls in src; then pip-audit (AUDIT_ONLINE=1: it must answer)
 	@$(BIN)/python tools/audit.py
 
-bench: env  ## ours and the usual script in turn: benchmarks/results/latest.json (needs a quiet machine; the first ten minutes)
+bench: env  ## ours and the usual script in turn: benchmarks/results/latest.json (needs a quiet machine)
 	@$(BIN)/python benchmarks/bench.py $(if $(ALBUMENTATIONS),--albumentations $(ALBUMENTATIONS))
 
 bench-all: bench  ## all else that the documents claim

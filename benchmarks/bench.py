@@ -16,7 +16,6 @@ Each ratio is the median of the rounds; each round measures both, each training 
 import argparse
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -197,13 +196,9 @@ def main():
 
 
 def hardware():
-    info = Path("/proc/cpuinfo")
-    names = [
-        line.partition(":")[2].strip()
-        for line in info.read_text().splitlines()
-        if line.startswith("model name")
-    ]
-    return f"{names[0]}, {os.cpu_count()} cores" if names else platform.processor()
+    from masksmith.core.processor import processor_name
+
+    return f"{processor_name()}, {os.cpu_count()} cores"
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 import threading
 from types import SimpleNamespace
 
@@ -16,11 +17,13 @@ from masksmith.core.errors import DiskFullError, InputError, StoppedError
 from masksmith.core.randomness import stream
 from masksmith.engines import Done
 from masksmith.engines.local import LocalEngine
+from masksmith.planning.space import parse_space
 from masksmith.project.folder import Project
 from masksmith.recipes.recipe import load_recipe
 from masksmith.steps import searching
 from masksmith.steps.scored import Scored, write_scored
 from masksmith.steps.searched import short_names, verdict_of
+from masksmith.steps.study import Study, need_optuna
 from masksmith.steps.trials import Gain
 
 LR = "training.stages.0.optimizer.lr"
@@ -420,6 +423,31 @@ def test_the_verdict():
     assert "seeds alone may" in said(good, Gain(0.88, 0.08, 0.03, 0.1), 0.09)[1]
     assert said(good, weak, 0.0) == (False, "So it cannot be told apart from the recipe.")
     assert said(good, None, 0.0, folds=1)[0] is False
+    assert "only one fold is trained" in said(good, None, 0.0, folds=1)[1]
+    assert "before all of its trainings" in said(good, None, 0.0, folds=3)[1]
+
+
+def test_a_question_mark_in_the_path_is_refused(tmp_path):
+    with pytest.raises(InputError, match="a path with a question mark; give another --out"):
+        Study(tmp_path / "why?" / "search.db", parse_space("seed: {values: [1, 2]}", where="space"), seed=0)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_search_without_optuna(monkeypatch):
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    with pytest.raises(InputError, match=r"search: trials are drawn by Optuna.*or try a grid with"):
+        need_optuna()
+
+
+def test_steps_that_are_equal_in_four_digits_end_the_search(tmp_path):
+    space = parse_space("training.ema_decay: {low: 0.5, high: 0.5001, step: 0.00002}", where="space")
+    study = Study(tmp_path / "search.db", space, seed=0)
+    found = []
+    while (one := study.next()) is not None:
+        study.finish(one[0], 0.0)
+        found.append(one[1]["training.ema_decay"])
+    study.close()
+    assert sorted(found) == [0.5, 0.5001]
 
 
 def test_names_in_the_table():

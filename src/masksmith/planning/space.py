@@ -276,7 +276,7 @@ def check_space(space: Space, recipe: Recipe, *, where: str) -> None:
                 with_values(recipe, {key: value})
             except InputError as error:
                 wrong.append(_said(str(error), key, value, axis, where=where))
-                if "no key" in str(error) or "has no parts" in str(error):
+                if any(words in str(error) for words in ("no key", "has no parts", "is not an item")):
                     break
     if wrong:
         raise InputError("\n".join(wrong))

@@ -170,8 +170,16 @@ class DrawnSweep(OperatorSweep):
         return best, metric.score(self.rows_of(best), groups)
 
 
-def import_optuna() -> Any:  # noqa: ANN401
+_DRAWN = "tuning.operators: more combinations than tuning.most_masks are drawn by Optuna"
+_FEWER = "give fewer candidates, or raise tuning.most_masks"
+
+
+def import_optuna(why: str = _DRAWN, instead: str = _FEWER) -> Any:  # noqa: ANN401
     """Import Optuna.
+
+    Args:
+        why: What needs it, for the message.
+        instead: What may be done without it.
 
     Raises:
         InputError: It is not installed.
@@ -182,8 +190,7 @@ def import_optuna() -> Any:  # noqa: ANN401
         return importlib.import_module("optuna")
     except ImportError as error:
         raise InputError(
-            f"tuning.operators: more combinations than tuning.most_masks are drawn by Optuna, which cannot be imported "
-            f"({error}); run `pip install masksmith[search]`, give fewer candidates, or raise tuning.most_masks"
+            f"{why}, which cannot be imported ({error}); run `pip install masksmith[search]`, or {instead}"
         ) from error
 
 

@@ -6,7 +6,7 @@ is given up. The best of many looks better than it is: what it is worth is estim
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -131,6 +131,7 @@ class Search:
             StoppedError: A stop was asked for.
         """
         logger.info("search: trials are trained %s", self.length)
+        again = list(self._recorded())  # a call that ends early leaves what earlier ones found
         self.crew.work(self._first(), self._judge_first)
         if not self.base.is_whole(self.folds):
             raise self._too_short(0.0)
@@ -143,7 +144,7 @@ class Search:
             "search: the recipe itself: %s %.4f; %s", self.court.metric.name, score, noise_text(self.noise)
         )
         self.study.learn(values_in(self.asked, self.space), self.court.metric.utility(score))
-        self.crew.work(self._next(), self._judge)
+        self.crew.work(self._next(again), self._judge)
         if self.crew.out_of_time:
             self.ended = "the budget is spent"
 
@@ -202,15 +203,21 @@ class Search:
 
     # --- trials ---
 
-    def _next(self) -> Iterator[Line]:
+    def _recorded(self) -> Iterator[Trial]:
+        """Read the trials of earlier calls; yield those that were whole."""
         for record in self.study.records():
             trial = self._trial(record.number, record.values)
             trial.failed = record.why
             if record.state == "pruned":
                 self.pruned.add(record.number)
+            if record.state != "failed":
                 self.crew.read(trial, self.folds)
-            elif record.state == "whole":
-                yield Line(trial, list(self.folds))  # what is scored is read
+            if record.state == "whole":
+                yield trial
+
+    def _next(self, again: Sequence[Trial]) -> Iterator[Line]:
+        for trial in again:
+            yield Line(trial, list(self.folds))  # what is scored is read, what is lost trained again
         while not self.ended:
             if self.most is not None and len(self.trials) >= self.most:
                 self.ended = f"{self.most} trials were asked for"

@@ -87,6 +87,11 @@ def verdict_of(
         )
     seen = f"{name} scored best of {tried}: {metric} {best.score:.4f}, {_interval(best)} over {reference}"
     says = [f"{seen}, on the folds that it was chosen on, which flatters it."]
+    if nested is None and folds > 1:
+        says.append(
+            "By how much cannot be told before all of its trainings, and those of what it is compared with, are there."
+        )
+        return Verdict(says, None, None, False)
     if nested is None:
         says.append(
             "By how much cannot be told: only one fold is trained, and there is none that it was not chosen on. It is "
@@ -249,7 +254,7 @@ def _row(search: Search, trial: Trial, gain: Gain | None) -> dict[str, Any]:
         "folds": sorted(trial.folds),
         "seconds": round(trial.seconds, 1),
         "values": values,
-        "run": search.crew.run_of(trial.recipe) or "",
+        "run": "" if trial.failed and not trial.folds else search.crew.run_of(trial.recipe) or "",
         "why": trial.failed,
     }
 

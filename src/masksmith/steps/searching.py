@@ -88,9 +88,9 @@ def search(
         )
     if trials is not None and trials < 1:
         raise InputError(f"--trials {trials}: expected 1 or more")
-    from masksmith.steps.study import import_optuna
+    from masksmith.steps.study import need_optuna
 
-    import_optuna()  # said before the data are read
+    need_optuna()  # said before the data are read
     source = Source(Path(data), Path(out), dialect, task, ignore, layout)
     with _opened(source, recipe, dotted(overrides, device, metric), engine) as (project, asked, workers):
         from masksmith.steps.search import begin, search_project

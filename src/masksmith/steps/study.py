@@ -4,7 +4,6 @@ Every draw has a seed of its own, of the search's seed and the number of what wa
 whose file was lost, draws what it would have drawn.
 """
 
-import importlib
 import json
 import warnings
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from typing import Any
 from masksmith.core.errors import InputError
 from masksmith.core.randomness import stream
 from masksmith.planning.space import Range, Space, Values
+from masksmith.postprocess.operator_search import import_optuna
 
 _LISTED = 10_000
 _MOST_REPEATS = 50
@@ -44,12 +44,16 @@ class Study:
         seed: Of all draws.
 
     Raises:
-        InputError: Optuna is not installed, or the file is damaged.
+        InputError: Optuna is not installed, the file is damaged, or its path has a question mark.
     """
 
     def __init__(self, path: Path, space: Space, *, seed: int) -> None:
         self.path, self.space, self.seed = path, space, seed
-        self._optuna = import_optuna()
+        if "?" in str(path):  # the rest of the name would be options of SQLite
+            raise InputError(
+                f"{path}: Optuna cannot keep a search in a path with a question mark; give another --out"
+            )
+        self._optuna = need_optuna()
         self._optuna.logging.set_verbosity(self._optuna.logging.WARNING)
         self._states = self._optuna.trial.TrialState
         self._under_way: dict[int, Any] = {}
@@ -234,16 +238,12 @@ def _text(values: Values) -> str:
     return json.dumps(values, sort_keys=True)
 
 
-def import_optuna() -> Any:  # noqa: ANN401
+def need_optuna() -> Any:  # noqa: ANN401
     """Import Optuna.
 
     Raises:
         InputError: It is not installed.
     """
-    try:
-        return importlib.import_module("optuna")
-    except ImportError as error:
-        raise InputError(
-            f"search: Optuna draws the trials, and cannot be imported ({error}); run `pip install masksmith[search]`, "
-            "or try a grid with `masksmith sweep`, which needs no Optuna"
-        ) from error
+    return import_optuna(
+        "search: trials are drawn by Optuna", "try a grid with `masksmith sweep`, which needs no Optuna"
+    )

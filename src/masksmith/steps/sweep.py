@@ -268,7 +268,10 @@ def _json(row: Row, sweep: Sweep) -> dict[str, Any]:
         "mean": row.mean if row.scores else None,
         "sd": row.sd,
         "gain": gain_json(row.gain),
-        "runs": [sweep.crew.run_of(one.recipe) or "" for one in row.cell.trials],
+        "runs": [
+            "" if row.cell.failed and not one.folds else sweep.crew.run_of(one.recipe) or ""
+            for one in row.cell.trials
+        ],
         "why": row.cell.failed,
     }
 

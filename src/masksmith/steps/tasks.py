@@ -319,8 +319,7 @@ def run_trainings(
             left.remove(unit)
             if begin(unit):
                 task = task_of(project, engine, unit, "train_fold", predict=predict)
-                if engine.name != "local" and not task.gpus:
-                    task = replace(task, memory_mb=_memory_mb(project, unit))
+                task = with_memory(project, engine, unit, task)
                 given[task.name] = unit
                 yield task
             else:
