@@ -58,10 +58,11 @@ def streets(tmp_path_factory) -> Path:
 
 
 @contextmanager
-def served(root: Path, patches: Path, port: int = 0) -> Iterator[str]:
+def served(root: Path, patches: Path, port: int = 0, ranking: Ranking | None = None) -> Iterator[str]:
     project = Project.open(root)
-    ranking = Ranking(project)
-    ranking.look()
+    if ranking is None:
+        ranking = Ranking(project)
+        ranking.look()
     both = {"train": Corrections(patches / "corrections"), "test": Corrections(patches / "annotations")}
     listening = bind("127.0.0.1", port)
     app = make_app(Views(project, lambda: ranking.predicted, both), ranking, hosts=frozenset({"127.0.0.1"}))
@@ -177,6 +178,31 @@ def test_the_keyboard_alone_looks_judges_and_mends(browser, streets, tmp_path):
         page.keyboard.press("?")
         page.wait_for_selector("#keys[open]")
         page.keyboard.press("Escape")
+
+
+def test_a_list_opened_before_the_ranking_takes_its_order(browser, streets, tmp_path):
+    ranking = Ranking(Project.open(streets))
+    with served(streets, tmp_path, ranking=ranking) as url:
+        page = browser.new_page()
+        short = (
+            (Path(ms.__file__).parent / "reporting/review.js")
+            .read_text("utf-8")
+            .replace("PAGE = 60", "PAGE = 2")
+        )
+        page.route(
+            "**/files/review.js", lambda route: route.fulfill(body=short, content_type="text/javascript")
+        )
+        page.goto(url)
+        page.wait_for_selector(".item")
+        expect(page.locator(".item span").first).to_have_text("not ranked yet")
+        page.locator(".item").nth(3).wait_for(
+            state="attached"
+        )  # more than a page: those below are fetched ahead
+        page.locator("#items").evaluate("list => { list.scrollTop = 0; }")
+        ranking.look()
+        expect(page.locator(".item span").first).to_contain_text("costs", timeout=60_000)
+        assert page.locator("#fresh").is_hidden()
+        page.close()
 
 
 def test_fingers_draw_and_pinch_and_a_mouse_erases(browser, streets, tmp_path):

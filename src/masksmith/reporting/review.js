@@ -1,5 +1,5 @@
 /* The review page: the list, one image, what is said of it, and keys. Texts of the project reach the page as text only. */
-import { $, alarm, ask, bytes, element, grouped, legendOf, number, told, toast, where } from "/files/review_page.js";
+import { $, alarm, ask, bytes, costOf, element, grouped, legendOf, number, told, toast, where } from "/files/review_page.js";
 import { listenToKeys } from "/files/review_keys.js";
 import { Stage, FULL, IGNORE, toRuns, fromRuns } from "/files/review_canvas.js";
 
@@ -20,7 +20,7 @@ async function lookAgain() {
     known = `${state.number} ${busy}`;
     $("progress").textContent = busy ? `ranked ${grouped(now.done)} of ${grouped(now.todo)}` : state.said;
     if (before && now.edition !== edition) {
-      if (current || items.length > PAGE || $("items").scrollTop > 40) $("fresh").hidden = busy || known === shownKnown;
+      if (current || $("items").scrollTop > 40) $("fresh").hidden = busy || known === shownKnown;
       else await loadList();
     }
     if (known !== seenKnown && current && !dirty && !stage.stroke) await show(current.split, current.id);
@@ -75,8 +75,9 @@ function row(item) {
 }
 
 function fill(button, item) {
-  const rest = query.order === "doubt" || query.split === "test" ? `doubt ${number(item.doubt)}` : `costs ${number(item.cost, 4)}`;
-  const lines = [Object.assign(element("b", "", item.id), { title: item.id }), element("span", "", item.cost === null && item.doubt === null ? "not predicted" : rest)];
+  const rest = query.order === "doubt" || query.split === "test" ? `doubt ${number(item.doubt)}` : `costs ${costOf(item.cost)}`;
+  const now = state?.splits[query.split], unknown = now && state.number && now.done >= now.todo ? "not predicted" : "not ranked yet";
+  const lines = [Object.assign(element("b", "", item.id), { title: item.id }), element("span", "", item.cost === null && item.doubt === null ? unknown : rest)];
   if (item.action) lines.push(element("span", `said ${item.action}`, SAID[item.action]));
   else if (item.cause) lines.push(element("span", "", item.cause));
   button.lastChild.replaceChildren(...lines);
@@ -194,7 +195,7 @@ function present() {
   document.querySelector(".view:nth-of-type(2) b").textContent = truth ? "Truth" : "Mask";
   const facts = [["Size", `${hw[1]} × ${hw[0]}`]];
   if (current.score !== null) facts.push([state.metric, number(current.score)]);
-  if (current.cost !== null) facts.push(["Costs the score", number(current.cost, 4)]);
+  if (current.cost !== null) facts.push(["Costs the score", costOf(current.cost)]);
   if (current.cause) facts.push(["Cause", current.cause]);
   if (current.doubt !== null) facts.push(["Doubt", number(current.doubt)]);
   $("facts").replaceChildren(...facts.flatMap(([key, value]) => [element("dt", "", key), element("dd", "", value)]));

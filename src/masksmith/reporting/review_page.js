@@ -34,6 +34,8 @@ export function toast(text, act, back) {
 export function element(tag, className, text) { return Object.assign(document.createElement(tag), { className, textContent: text ?? "" }); }
 
 export const number = (value, digits = 3) => value === null || value === undefined ? "–" : value.toFixed(digits);
+/* Of many images one costs little: two digits that count, not 0.0000. */
+export const costOf = value => value === null || value === 0 || Math.abs(value) >= 0.001 ? number(value, 4) : value.toFixed(1 - Math.floor(Math.log10(Math.abs(value))));
 export const grouped = value => value.toLocaleString("en");
 
 /* [colour, name] of what a view shows. */

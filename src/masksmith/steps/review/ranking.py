@@ -128,6 +128,7 @@ class Ranking:
                 name for name in before.ids if name not in blank and self._codes_there(predicted, split, name)
             ]
             ranked = replace(Ranked.unknown(before.ids, before.edition + 1), todo=len(names))
+            self.ranked[split] = replace(before, done=0, todo=len(names))
             found = _Found(ranked, self._places[split])
             groups = self._groups(project, predicted, names) if split == "train" else None
             later = time.monotonic() + _PUBLISH_S
