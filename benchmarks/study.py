@@ -180,24 +180,47 @@ def predict(model, images, side):
     return np.stack(found)
 
 
-def run(arguments, options):
-    data = Path(arguments.data)
-    images, masks = (read_images(data / "train.zip", folder) for folder in ("images/", "masks/"))
-    masks = (masks > 0).astype(np.uint8)
+def read_data(folder):
+    """Return images, masks and the part of each image; those of one value are left out."""
+    images, masks = (read_images(Path(folder) / "train.zip", name) for name in ("images/", "masks/"))
     seen = images.std(axis=(1, 2)) > 0
-    images, masks = images[seen], masks[seen]
-    parts = split(masks.mean(axis=(1, 2)))
+    images, masks = images[seen], (masks[seen] > 0).astype(np.uint8)
+    return images, masks, split(masks.mean(axis=(1, 2)))
+
+
+def scores(probs, masks):
+    """Return the score of each image."""
+    metric = get_metric("tgs_map")
+    rows = [
+        metric.stats((one > 0.5).astype(np.uint8)[..., None], mask[..., None])
+        for one, mask in zip(probs, masks, strict=True)
+    ]
+    return [metric.score(np.stack([row])) for row in rows]
+
+
+def mean_of(arguments):
+    """Print the score of the mean of kept probabilities, and of each of them."""
+    _, masks, parts = read_data(arguments.data)
+    held = masks[parts == (2 if arguments.judge else 1)]
+    kept = [np.load(file).astype(np.float32) for file in arguments.mean]
+    each = [np.mean(scores(probs, held)) for probs in kept]
+    both = np.mean(scores(np.mean(kept, axis=0), held))
+    print(f"mean {both:.4f}; alone " + ", ".join(f"{one:.4f}" for one in each))
+
+
+def run(arguments, options):
+    images, masks, parts = read_data(arguments.data)
     fit, held = parts == 0, parts == (2 if arguments.judge else 1)
     started = time.perf_counter()
+    if arguments.keep and arguments.keep.exists():
+        raise SystemExit(f"{arguments.keep} is there already; name another file")
     model, steps = train(
         build(options, arguments.seed), images[fit], masks[fit], options, arguments.seconds, arguments.seed
     )
-    probs, metric = predict(model, images[held], options["sizes"][-1][1]), get_metric("tgs_map")
-    rows = [
-        metric.stats((one > 0.5).astype(np.uint8)[..., None], mask[..., None])
-        for one, mask in zip(probs, masks[held], strict=True)
-    ]
-    each = [metric.score(np.stack([row])) for row in rows]
+    probs = predict(model, images[held], options["sizes"][-1][1])
+    if arguments.keep:
+        np.save(arguments.keep, probs.astype(np.float16))
+    each = scores(probs, masks[held])
     line = {
         "name": arguments.name,
         "seconds": arguments.seconds,
@@ -243,9 +266,18 @@ def main() -> None:
     parser.add_argument("--judge", action="store_true")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--table", metavar="BASELINE")
+    parser.add_argument(
+        "--keep", type=Path, metavar="FILE.npy", help="keep the probabilities, to average nets"
+    )
+    parser.add_argument(
+        "--mean", type=Path, nargs="+", metavar="FILE.npy", help="score the mean of kept ones"
+    )
     arguments = parser.parse_args()
     if arguments.table:
         table(arguments.results, arguments.table)
+        return
+    if arguments.mean:
+        mean_of(arguments)
         return
     given = json.loads(arguments.options)
     if unknown := set(given) - set(DEFAULTS):

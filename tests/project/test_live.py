@@ -70,7 +70,7 @@ def test_at_work_and_nothing_is_touched(project):
     assert one.state == "training"
     assert 900 < one.left_s <= 1000
     assert live.left_s == one.left_s
-    assert one.note == "epoch 1.5: 50% of the steps ahead were kept, for the time left"
+    assert one.note == "epoch 1.5: 50% of the steps ahead will be made, for the time left"
     assert live.says == f"training {one.name}: epoch {one.epoch + 1} of {one.epochs}"
     rests = look(project)  # this process lives, and holds the lock no more
     assert (rests.state, rests.process.alive, rests.process.works) == ("stopped", True, False)

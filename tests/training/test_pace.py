@@ -135,6 +135,19 @@ def test_it_does_not_grow_at_the_end_of_a_schedule_or_beyond_the_recipe(training
     assert made(1, 6.0) is None
 
 
+def test_it_grows_beyond_the_recipe_as_far_as_the_deadline_says(training):
+    state, pace, made, left = training
+    pace.deadline = Deadline(pace.deadline.left, pace.deadline.reserve_s, most=1.5)
+    left[0] = 270.0  # 200 steps of a second were planned; a fifth more fits
+    longer = made(10, 1.0)
+    assert num_steps(longer) == pytest.approx(10 + 0.98 * 250, abs=1)
+    assert longer[-1].at(longer[-1].steps) == pytest.approx(1)
+    assert longer[-1].number > max(epoch.number for epoch in state.whole)
+    state.epochs = longer
+    left[0] = 1e9
+    assert num_steps(made(10, 1.0)) == 300  # half as many again, and no more
+
+
 @pytest.fixture
 def slow(monkeypatch):
     """A clock that moves by a second with each step; the function returns a pace with so many seconds left."""
@@ -146,9 +159,9 @@ def slow(monkeypatch):
 
     monkeypatch.setattr(loop, "train_step", step)
 
-    def pace_of(left):
+    def pace_of(left, most=1.0):
         end = clock.now + left
-        return Pace(Deadline(lambda: end - clock.now, reserve_s=0.0), clock=clock)
+        return Pace(Deadline(lambda: end - clock.now, reserve_s=0.0, most=most), clock=clock)
 
     return pace_of
 
@@ -160,6 +173,22 @@ def test_a_training_keeps_its_deadline_and_says_so(tmp_path, slow):
     assert events(tmp_path / "fold", "replanned")[0] == pytest.approx(0.98 * 26 / 195, abs=0.03)
     rates = events(tmp_path / "fold", "lr")
     assert rates[-1] < 0.1 * max(rates)
+
+
+def test_a_training_that_grew_is_resumed_as_it_was(tmp_path, slow, monkeypatch):
+    """Stopped in epochs that its recipe does not list; with no deadline it goes on with what the checkpoint says."""
+    data, settings = make_data(tmp_path), config(stage(10))
+    pace = slow(71.0, most=2.0)
+    whole, facts = run(data, tmp_path / "whole", settings, pace=pace)
+    assert 66 <= pace.clock.now <= 72  # the recipe's 50 steps are over after 50
+    assert events(tmp_path / "whole", "lr")[-1] < 0.1 * max(events(tmp_path / "whole", "lr"))
+    with monkeypatch.context() as patch:
+        leave_at(patch, 58, StoppedError("stop", exit_code=143))
+        with pytest.raises(StoppedError):
+            run(data, tmp_path / "left", settings, pace=slow(71.0, most=2.0))
+    again, after = run(data, tmp_path / "left", settings)
+    assert after["lengths"] == facts["lengths"]
+    same(whole, again)
 
 
 def test_a_shortened_training_is_resumed_as_it_was(tmp_path, slow, monkeypatch):

@@ -277,7 +277,7 @@ def _note(events: Sequence[dict[str, Any]]) -> str:
         return ""
     at, name, value = last["epoch"], last["name"], last["value"]
     said = {
-        "replanned": lambda: f"{value:.0%} of the steps ahead were kept, for the time left",
+        "replanned": lambda: f"{value:.0%} of the steps ahead will be made, for the time left",
         "ended": lambda: f"the {value} ended early: no gain",
         "rate_scale": lambda: f"learning rate lowered to {value:.2g} of the schedule",
         "lr_scale": lambda: f"diverged, and went back with {value:.2g} of the learning rate",

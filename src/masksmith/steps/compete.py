@@ -340,7 +340,11 @@ def begin_unit(
         return None
     logger.info("unit %d (%s): %s", at + 1, unit.kind, unit.reason)
     session.under_way.append(member)
-    more = {"reserve_s": cost.reserve_s + session.reserve_s, "expected": list(cost.paces)}
+    more = {
+        "reserve_s": cost.reserve_s + session.reserve_s,
+        "expected": list(cost.paces),
+        "most": plan.growth(unit),
+    }
     task = task_of(project, session.engine, member, "train_unit", **more)
     task = with_memory(project, session.engine, member, task)
     return replace(task, name=f"unit {at + 1}: {task.name}", on=on)

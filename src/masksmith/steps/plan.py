@@ -84,6 +84,12 @@ class Plan:
                 f"{where}: not what masksmith writes ({type(error).__name__}: {error}); remove it to plan again"
             ) from error
 
+    def growth(self, unit: Unit) -> float:
+        """Return how many times its epochs a unit may grow to where it trains faster than planned; 1 or more."""
+        if unit.kind in ("cycle", "recipe") or not unit.epochs:
+            return 1.0
+        return max(1.0, sum(stage.epochs for stage in self.recipe.training.stages) / unit.epochs)
+
     def with_unit(self, unit: Unit, at: int | None = None) -> "Plan":
         """Return the plan with a unit at a place, or one more."""
         units = [*self.units, unit] if at is None else [*self.units[:at], unit, *self.units[at + 1 :]]

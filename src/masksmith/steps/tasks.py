@@ -80,7 +80,12 @@ def predict_part(where: dict[str, Any], member: dict[str, Any], *, stage: str, a
 
 
 def train_unit(
-    where: dict[str, Any], member: dict[str, Any], *, reserve_s: float, expected: Sequence[float]
+    where: dict[str, Any],
+    member: dict[str, Any],
+    *,
+    reserve_s: float,
+    expected: Sequence[float],
+    most: float,
 ) -> dict[str, Any]:
     """Train a unit of a budget within the time that is left, and predict with it.
 
@@ -88,7 +93,7 @@ def train_unit(
         "seconds_per_px" of its training, and where it failed "failed", the kind of the error, and its "text".
     """
     with _project(where) as project:
-        pace = _pace(project, where, reserve_s, expected)
+        pace = _pace(project, where, reserve_s, expected, most)
         try:
             found = _member(project, member)
             make_labels(project, found)
@@ -176,15 +181,15 @@ def _shard_path(member: Member, stage: str, at: int, count: int) -> Path:
     return codes.with_name(f"{codes.stem}.part-{at}-of-{count}.npy")
 
 
-def _pace(project: Project, where: dict[str, Any], reserve_s: float, expected: Sequence[float]) -> Pace:
+def _pace(project: Project, where: dict[str, Any], *of_deadline: Any) -> Pace:  # noqa: ANN401
     """Return a pace with the driver's budget, which a worker reads once, as no clocks are the same."""
     if not where["remote"]:
         budget = _AT_HAND[where["project"]][1]
         assert budget is not None, "a unit of no budget"
-        return Pace(Deadline(lambda: budget.left, reserve_s, expected), clock=budget.clock)
+        return Pace(Deadline(lambda: budget.left, *of_deadline), clock=budget.clock)
     known, began = read_json(project.budget_json), time.monotonic()
     left_s = known["total_s"] - known["spent_s"]
-    return Pace(Deadline(lambda: left_s - (time.monotonic() - began), reserve_s, expected))
+    return Pace(Deadline(lambda: left_s - (time.monotonic() - began), *of_deadline))
 
 
 # --- on the driver ----------------------------------------------------------------------------------------

@@ -20,8 +20,8 @@ _MEMORY_S = 30.0  # a step so many seconds ago counts 1/e: a busy neighbour is n
 _CHECK_EVERY_S = 5.0
 _SLACK_FRAC, _SLACK_S = 0.02, 2.0  # late by less than this is not late
 _AIM_FRAC = 0.98  # epochs that are replaced aim at this share of the time left
-_ROOM_FRAC, _ROOM_S = 0.8, 10.0  # shortened epochs grow if they take at most this share, and so much is left
-_GROWTH = 1.1  # and if they grow by a tenth at least
+_ROOM_FRAC, _ROOM_S = 0.92, 5.0  # epochs grow if they take at most this share, and so much is left
+_GROWTH = 1.05  # and if they grow by a twentieth at least
 _LATE_AT = 0.8  # and not after this share of a schedule: its rate is too low for steps to come back
 
 
@@ -35,6 +35,8 @@ class Deadline:
     """Seconds that prediction, tuning, submission and report will take at the expected paces."""
     expected: Sequence[float] = ()
     """Expected seconds a pixel of each stage (small images cost more a pixel than large ones). Empty: unknown."""
+    most: float = 1.0
+    """How many times the recipe's epochs a training may grow to where steps are faster than expected; 1 or more."""
 
     def slowdown(self, pace: float, stage: int) -> float:
         """Return how much slower than expected a stage runs at ``pace`` (seconds a pixel); 1 if nothing is known."""
@@ -101,8 +103,8 @@ class Pace:
     def adjusted_epochs(self, state: "TrainingState") -> list[Epoch] | None:
         """Return the epochs to follow from here on where the present ones do not fit the time left, else None.
 
-        They are shortened where they would end too late. Where they were shortened and time was won back, steps that
-        were left out return.
+        They are shortened where they would end too late. Where time is left over, steps that were left out return, and
+        as many more as the deadline allows.
         """
         now = self.clock()
         if self.deadline is None or now < self._next_check or not self.seconds_per_px:
@@ -113,12 +115,12 @@ class Pace:
         left = self.deadline.for_training(slowdown)
         needed, whole = (
             self._seconds_ahead(state, state.epochs),
-            unshortened(state.epochs, state.whole, index),
+            unshortened(state.epochs, state.longest(self.deadline.most), index),
         )
         is_over = index + 1 == len(state.epochs) and step == epoch.steps
         is_late = needed > left + max(_SLACK_S, _SLACK_FRAC * left)
         has_room = (
-            state.is_adjusted
+            (state.is_adjusted or self.deadline.most > 1)
             and epoch.at(step) <= _LATE_AT
             and needed <= min(_ROOM_FRAC * left, left - _ROOM_S)
         )

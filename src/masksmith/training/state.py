@@ -1,5 +1,6 @@
 """The state of a fold's training (net, averages, optimizer, progress), saved and restored together."""
 
+import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
@@ -159,6 +160,16 @@ class TrainingState:
     def is_adjusted(self) -> bool:
         """Whether the epochs are no longer those of the recipe."""
         return self.epochs is not self.whole
+
+    def longest(self, most: float) -> list[Epoch]:
+        """Return the recipe's epochs, or ``most`` times as many of each stage."""
+        if most <= 1:
+            return self.whole
+        stages = [
+            one.model_copy(update={"epochs": math.ceil(most * one.epochs)}) for one in self.config.stages
+        ]
+        longer = self.config.model_copy(update={"stages": stages})
+        return build_epochs(longer, self.data.counts(longer))
 
     @property
     def kept(self) -> SegmentationModel:
