@@ -98,7 +98,8 @@ def threshold(tuning: Mapping[str, Any], title: str = "Threshold against score, 
     chart.line(xs, ys)
     x, y = chart.at(*best)
     drawing.cross(x, y)
-    side = ("start", 10) if 0.5 <= best[0] < 0.75 else ("end", -10)
+    fits = best[0] >= 0.5 and x < _W - 180  # beside the plain line, and inside the drawing
+    side = ("start", 10) if fits else ("end", -10)
     words = f"best {best[1]:.4f} at {best[0]:.2f}"
     drawing.text(x + side[1], y - 8, words, colour=RED, weight="600", anchor=side[0])
     return drawing

@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 
 import masksmith as ms
+from masksmith.preprocess import Frame
 from masksmith.project.folder import Project
 from masksmith.project.members import members_of_run
 from masksmith.reporting import figures, page, write_report
+from masksmith.steps import report
 from masksmith.steps.report import report_facts
 
 
@@ -99,6 +101,21 @@ def test_the_first_screen_has_three_pictures_and_steps(trained, tmp_path):
         other = dataclasses.replace(facts, tuning=facts.tuning | {"scores": scores})
         shown = [step.how for step in page._todo(other, [], [])]
         assert ("masksmith bundle P --out model.msk" in shown) == useful
+
+
+def test_images_are_shown_as_the_net_gets_them(trained, tmp_path, monkeypatch):
+    facts, project = facts_of(trained), Project.open(trained)
+    recipe = project.run().recipe
+    assert 0 < len(facts.as_net) <= 6
+    for name, seen in facts.as_net.items():
+        raw = np.asarray(project.inputs(recipe.input).train[name])
+        frame = Frame.of(raw.shape[:2], recipe.size, divisor=recipe.model.divisor)
+        assert seen.shape[0] % recipe.model.divisor == seen.shape[1] % recipe.model.divisor == 0
+        assert np.array_equal(frame.undo(seen), raw)  # padded, not resized: every pixel is there
+    text = write_report(tmp_path / "page.html", facts).read_text()
+    assert f"{seen.shape[0]}x{seen.shape[1]}, {seen.shape[2]} band" in text
+    monkeypatch.setattr(report, "_AS_NET_PX", 1)  # as if they were huge
+    assert not facts_of(trained).as_net
 
 
 def test_the_file_stays_small(trained, tmp_path):

@@ -12,7 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from masksmith.core.arrays import AnyMask, Image, UInt8, judged_pixels
+from masksmith.core.arrays import AnyMask, Image, Shaped, UInt8, judged_pixels
 from masksmith.core.files import write_text
 from masksmith.core.progress import error_text, gain_text
 from masksmith.core.randomness import stream
@@ -38,6 +38,8 @@ from masksmith.reporting.pictures import (
     label_error,
     object_error,
     overlay,
+    shrunk,
+    to_rgb,
 )
 from masksmith.reporting.tables import (
     SHOWN_GROUPS,
@@ -56,6 +58,7 @@ _PER_CLASS = 3  # samples of each coverage class
 _COLUMNS = 12  # numeric columns with a chart
 _NOTED = 2  # numbers on a thumbnail
 _OF_CAUSE = 16  # pictures of each cause of a loss
+_AS_NET_SIDE = 192  # most pixels of a side of an image as the net gets it
 _LABELS = 8  # labels with threshold curves
 
 
@@ -74,6 +77,8 @@ class ReportFacts:
     """Lines of the metric's groups; empty if the recipe has no groups."""
     rows: list[FoldRow]
     """All training images with their coverage."""
+    as_net: Mapping[str, Shaped[np.ndarray, "_ _ _"]]
+    """A few images by id as the net gets them: scaled, and on their canvas."""
     columns: dict[str, tuple[list[float], list[float]]]
     """Numeric column of a side table -> values of the training images, values of the test images."""
     values: dict[str, dict[str, float]]
@@ -194,6 +199,10 @@ def write_report(path: Path, facts: ReportFacts) -> Path:
         distributions=[Markup(chart) for chart in _distributions(facts)],
         columns_left_out=max(0, len(facts.columns) - _COLUMNS),
         class_samples=class_samples(facts),
+        as_net=[
+            (name, *image.shape, jpeg_uri(shrunk(to_rgb(image), _AS_NET_SIDE)))
+            for name, image in facts.as_net.items()
+        ],
         worst_groups=facts.groups[:SHOWN_GROUPS],
         gallery=gallery(facts, per_image),
         causes=lost,

@@ -1,5 +1,6 @@
 """What the report shows of a project."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from shlex import quote
@@ -7,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from masksmith.core.arrays import AnyMask, judged_pixels
+from masksmith.core.arrays import AnyMask, Shaped, judged_pixels
 from masksmith.core.files import read_json
 from masksmith.core.progress import clock
+from masksmith.core.randomness import stream
 from masksmith.folds.config import fold_name
 from masksmith.folds.table import FoldRow
 from masksmith.metrics import Metric, confusion, get_metric
@@ -20,8 +22,10 @@ from masksmith.postprocess.rules import mask_of, read_rule
 from masksmith.postprocess.scoring import RuleMasks, one_layer, score_rows
 from masksmith.prediction.calibration import PixelCounts, count_pixels
 from masksmith.prediction.store import MeanCodes
+from masksmith.prediction.tta import views_of
 from masksmith.project.folder import Project
 from masksmith.project.members import Member, weights_of_test
+from masksmith.recipes.recipe import Recipe
 from masksmith.reporting import ReportFacts, write_report
 from masksmith.reporting.next_steps import is_no_better
 from masksmith.reporting.pictures import class_colours, covered
@@ -45,6 +49,8 @@ from masksmith.steps.seed_noise import noise_text, read_noise
 from masksmith.steps.tune import need_tuning
 from masksmith.training.config import VAL_LOSS
 from masksmith.training.events import read_events
+
+_AS_NET, _AS_NET_PX = 6, 1 << 22  # images shown as the net gets them, and the values of the largest
 
 
 def report_members(project: Project, members: Sequence[Member]) -> Path:
@@ -84,6 +90,7 @@ def report_facts(project: Project, members: Sequence[Member]) -> ReportFacts:
         folds=fold_lines(all_rows, scored, metric),
         groups=[] if run.recipe.folds.group_by is None else group_lines(all_rows, scored, metric),
         rows=all_rows,
+        as_net=_as_net(project, run.recipe, [row.id for row in rows]),
         columns=_columns(project),
         values={sample.id: sample.values for sample in project.catalog.train},
         tuning=tuning,
@@ -114,6 +121,18 @@ def report_facts(project: Project, members: Sequence[Member]) -> ReportFacts:
         repeat=_repeat(project, members, tuning),
         ablation=ablation_of(project, members),
     )
+
+
+def _as_net(project: Project, recipe: Recipe, names: Sequence[str]) -> dict[str, Shaped[np.ndarray, "_ _ _"]]:
+    """Return a few images as they are scaled and laid on their canvas for the net; none of very large ones."""
+    images, scale = project.inputs(recipe.input).train, recipe.prediction.tta_scales[0]
+    view, found = views_of(["identity"], [scale])[0], {}
+    for at in stream(0, len(names)).permutation(len(names))[:_AS_NET]:
+        name = names[at]
+        frame = view.frame(images.shape(name), recipe.size, recipe.model.divisor)
+        if max(math.prod(images.shape(name)), math.prod(frame.canvas_hw)) <= _AS_NET_PX:
+            found[name] = frame.apply(np.ascontiguousarray(images[name]))
+    return found
 
 
 def _costs(project: Project, metric: Metric, stats: Mapping[str, Row], labels: Groups) -> dict[str, float]:
