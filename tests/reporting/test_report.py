@@ -114,7 +114,7 @@ def test_images_are_shown_as_the_net_gets_them(trained, tmp_path, monkeypatch):
         assert np.array_equal(frame.undo(seen), raw)  # padded, not resized: every pixel is there
     text = write_report(tmp_path / "page.html", facts).read_text()
     assert f"{seen.shape[0]}x{seen.shape[1]}, {seen.shape[2]} band" in text
-    monkeypatch.setattr(report, "_AS_NET_PX", 1)  # as if they were huge
+    monkeypatch.setattr(report, "_AS_NET_VALUES", 1)  # as if they were huge
     assert not facts_of(trained).as_net
 
 

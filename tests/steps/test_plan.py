@@ -8,11 +8,14 @@ from masksmith.core.errors import InputError
 from masksmith.models.config import ModelConfig
 from masksmith.models.segmentation import build_model
 from masksmith.planning.choose import Choice
+from masksmith.planning.lengths import with_epochs
 from masksmith.planning.rules import load_rules
 from masksmith.planning.units import Unit
 from masksmith.project.folder import Project
 from masksmith.recipes.pseudo import PseudoConfig
+from masksmith.recipes.recipe import load_recipe
 from masksmith.steps.plan import Plan, Planner, facts_of, weights_for
+from masksmith.training.config import SwaConfig
 from tests.planning.machine import Machine, Seconds
 
 PRETRAINED, SCRATCH, LITE = (
@@ -51,6 +54,28 @@ def test_weights_of_a_candidate(monkeypatch, tmp_path):
     ):
         monkeypatch.setattr(encoders, "fetch_from_hub", lambda source, reached=reached: reached)
         assert weights_for(candidate, ModelConfig(encoder_weights=asked)) == expected, (candidate, asked)
+
+
+def test_only_a_shortened_reference_recipe_grows():
+    whole = load_recipe("auto")
+    own = with_epochs(whole, 10, load_rules().length)
+    plan = Plan("x", whole, [], [])
+    unit = Unit("fold", 0, 0, 100.0, "why", whole.hash[:8], epochs=10)
+    most = sum(stage.epochs for stage in whole.training.stages)
+    assert plan.growth(unit, own) == most / 10 > 1
+    assert plan.growth(replace(unit, epochs=most), whole) == 1
+    single = with_epochs(whole, 2, load_rules().length)
+    assert len(single.training.stages) == 1
+    averaged = own.training.model_copy(update={"swa": SwaConfig()})
+    for other, recipe in (
+        (replace(unit, kind="cycle"), own),
+        (replace(unit, kind="recipe"), own),
+        (replace(unit, reference="another"), own),  # of an earlier plan
+        (replace(unit, expected_s=0.0), own),  # trained before there was a plan
+        (replace(unit, epochs=2), single),  # it lacks the other stages
+        (unit, own.model_copy(update={"training": averaged})),
+    ):
+        assert plan.growth(other, recipe) == 1, (other, recipe.training.swa)
 
 
 def test_the_plan_survives_its_file(trained):

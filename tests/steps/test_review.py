@@ -274,6 +274,16 @@ def test_a_project_without_a_run_is_shown_without_predictions(example, tmp_path)
     assert ranking.predicted.number == 1
 
 
+def test_how_much_is_to_be_ranked_is_known_before_the_first_image(project, monkeypatch):
+    ranking, seen = Ranking(Project.open(project)), []
+    monkeypatch.setattr(Ranking, "_look_at", lambda self, *rest: seen.append(
+        (self.predicted.number, {split: one.todo for split, one in self.ranked.items()})
+    ) or iter(()))  # fmt: skip
+    ranking.look()
+    assert seen[0] == (1, {split: one.todo for split, one in ranking.ranked.items()})
+    assert all(seen[0][1].values())
+
+
 def test_new_and_damaged_predictions_are_noticed(project):
     version = version_of(project, None)
     ranking = Ranking(Project.open(project))

@@ -74,6 +74,11 @@ def test_any_shortened_training_is_whole(first, second, step, share, data):
         assert -1e-9 <= epoch.at(step if epoch is shorter[index] else 0) <= epoch.at(epoch.steps) <= 1 + 1e-9
 
 
+def test_epochs_beyond_the_whole_stay():
+    grown = build_epochs(config((6, 2)), 40)
+    assert unshortened(grown, build_epochs(config((3, 2)), 40), 5) == grown
+
+
 @given(st.integers(1, 5), st.integers(1, 5), st.integers(0, 9), st.floats(0, 1), st.floats(0, 1), st.data())
 def test_a_shortened_training_grows_again(first, second, step, cut, share, data):
     own = data.draw(st.booleans())

@@ -8,7 +8,7 @@ const SAID = { keep: "kept", drop: "dropped", wrong: "marked as wrong", mend: "m
 const query = { split: "train", order: "cost", state: "all", cause: "", find: "" };
 const minis = Object.fromEntries([...document.querySelectorAll(".view")].map(label => [label.querySelector("input").value, label.querySelector("canvas")]));
 const stage = new Stage($("canvas"), minis, () => { dirty = true; keepDraft(); showButtons(); });
-let state = null, items = [], total = 0, edition = 0, listTurn = 0, current = null, dirty = false, turn = 0, saving = null;
+let state = null, items = [], total = 0, edition = 0, listTurn = 0, anew = false, current = null, dirty = false, turn = 0, saving = null;
 
 /* --- the state of the project: how far the ranking is, and what it has to say --- */
 async function lookAgain() {
@@ -43,15 +43,21 @@ function begin() {
 
 /* --- the list --- */
 async function loadList(more = false) {
+  if (more && anew) return;
+  anew = !more;
   const mine = ++listTurn, { split, ...rest } = query;
   let found;
   try { found = await told("list", { split, ...rest, offset: more ? items.length : 0, limit: PAGE }); }
-  catch (error) { return alarm(error.message); }
+  catch (error) { if (mine === listTurn) anew = false; return alarm(error.message); }
   if (mine !== listTurn) return;
+  anew = false;
   items = more ? [...items, ...found.items] : found.items;
-  ({ total, edition } = found);
-  shownKnown = known;
-  $("fresh").hidden = true;
+  total = found.total;
+  if (!more || found.edition === edition) {  // rows of an older order are still shown
+    edition = found.edition;
+    shownKnown = known;
+    $("fresh").hidden = true;
+  }
   $("count").textContent = total ? `${grouped(total)} image${total === 1 ? "" : "s"}` : "no image is like that";
   const cause = $("query").elements.cause, chosen = cause.value;
   cause.replaceChildren(new Option("Every cause", ""), ...Object.entries(found.causes).map(([name, count]) => new Option(`${name} (${grouped(count)})`, name)));

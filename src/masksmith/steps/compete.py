@@ -343,7 +343,7 @@ def begin_unit(
     more = {
         "reserve_s": cost.reserve_s + session.reserve_s,
         "expected": list(cost.paces),
-        "most": plan.growth(unit),
+        "most": plan.growth(unit, member.run.recipe),
     }
     task = task_of(project, session.engine, member, "train_unit", **more)
     task = with_memory(project, session.engine, member, task)

@@ -84,11 +84,23 @@ class Plan:
                 f"{where}: not what masksmith writes ({type(error).__name__}: {error}); remove it to plan again"
             ) from error
 
-    def growth(self, unit: Unit) -> float:
-        """Return how many times its epochs a unit may grow to where it trains faster than planned; 1 or more."""
-        if unit.kind in ("cycle", "recipe") or not unit.epochs:
+    def growth(self, unit: Unit, recipe: Recipe) -> float:
+        """Return how many times its epochs a unit may grow to where it trains faster than planned; 1 or more.
+
+        Only a shortened reference recipe grows, to its whole length: not one whose stages or whose mean of weights were
+        changed for the shorter training, nor what was trained before this plan.
+
+        Args:
+            unit: A unit of this plan.
+            recipe: That of its run.
+        """
+        own, whole = recipe.training, self.recipe.training
+        planned = unit.reference == self.recipe.hash[:8] and unit.expected_s > 0
+        if unit.kind in ("cycle", "recipe") or not planned or not unit.epochs:
             return 1.0
-        return max(1.0, sum(stage.epochs for stage in self.recipe.training.stages) / unit.epochs)
+        if own.swa is not None or len(own.stages) != len(whole.stages):
+            return 1.0
+        return max(1.0, sum(stage.epochs for stage in whole.stages) / unit.epochs)
 
     def with_unit(self, unit: Unit, at: int | None = None) -> "Plan":
         """Return the plan with a unit at a place, or one more."""

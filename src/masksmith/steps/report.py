@@ -25,7 +25,6 @@ from masksmith.prediction.store import MeanCodes
 from masksmith.prediction.tta import views_of
 from masksmith.project.folder import Project
 from masksmith.project.members import Member, weights_of_test
-from masksmith.recipes.recipe import Recipe
 from masksmith.reporting import ReportFacts, write_report
 from masksmith.reporting.next_steps import is_no_better
 from masksmith.reporting.pictures import class_colours, covered
@@ -50,7 +49,7 @@ from masksmith.steps.tune import need_tuning
 from masksmith.training.config import VAL_LOSS
 from masksmith.training.events import read_events
 
-_AS_NET, _AS_NET_PX = 6, 1 << 22  # images shown as the net gets them, and the values of the largest
+_AS_NET, _AS_NET_VALUES = 6, 1 << 22  # images shown as the net gets them, and the values of the largest
 
 
 def report_members(project: Project, members: Sequence[Member]) -> Path:
@@ -90,7 +89,7 @@ def report_facts(project: Project, members: Sequence[Member]) -> ReportFacts:
         folds=fold_lines(all_rows, scored, metric),
         groups=[] if run.recipe.folds.group_by is None else group_lines(all_rows, scored, metric),
         rows=all_rows,
-        as_net=_as_net(project, run.recipe, [row.id for row in rows]),
+        as_net=_as_net(project, members, [row.id for row in rows]),
         columns=_columns(project),
         values={sample.id: sample.values for sample in project.catalog.train},
         tuning=tuning,
@@ -123,14 +122,23 @@ def report_facts(project: Project, members: Sequence[Member]) -> ReportFacts:
     )
 
 
-def _as_net(project: Project, recipe: Recipe, names: Sequence[str]) -> dict[str, Shaped[np.ndarray, "_ _ _"]]:
-    """Return a few images as they are scaled and laid on their canvas for the net; none of very large ones."""
-    images, scale = project.inputs(recipe.input).train, recipe.prediction.tta_scales[0]
-    view, found = views_of(["identity"], [scale])[0], {}
+def _as_net(
+    project: Project, members: Sequence[Member], names: Sequence[str]
+) -> dict[str, Shaped[np.ndarray, "_ _ _"]]:
+    """Return a few images as they are scaled and laid on their canvas for the first net of ours.
+
+    There are none of images that are predicted in tiles or very large, and none where all nets are other programs'.
+    """
+    recipe = next((one.run.recipe for one in members if not one.run.is_external), None)
+    if recipe is None or recipe.prediction.tile_hw is not None:
+        return {}
+    inputs, scale = project.inputs(recipe.input), recipe.prediction.tta_scales[0]
+    images, view, found = inputs.train, views_of(["identity"], [scale])[0], {}
     for at in stream(0, len(names)).permutation(len(names))[:_AS_NET]:
         name = names[at]
         frame = view.frame(images.shape(name), recipe.size, recipe.model.divisor)
-        if max(math.prod(images.shape(name)), math.prod(frame.canvas_hw)) <= _AS_NET_PX:
+        pixels = max(math.prod(images.shape(name)), math.prod(frame.canvas_hw))
+        if pixels * inputs.channels <= _AS_NET_VALUES:
             found[name] = frame.apply(np.ascontiguousarray(images[name]))
     return found
 

@@ -158,7 +158,10 @@ def unshortened(epochs: Sequence[Epoch], whole: Sequence[Epoch], index: int) -> 
     schedule, which goes on from where it is, so that the learning rate never jumps up.
     """
     now = epochs[index]
-    place = next(i for i, one in enumerate(whole) if (one.stage, one.number) == (now.stage, now.number))
+    at = (now.stage, now.number)
+    place = next((i for i, one in enumerate(whole) if (one.stage, one.number) == at), None)
+    if place is None:  # it has grown beyond what is the whole now
+        return list(epochs)
     under_way = replace(now, steps=whole[place].steps)  # its images were drawn for its place
     return [*epochs[:index], under_way, *whole[place + 1 :]]
 

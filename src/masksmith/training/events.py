@@ -125,7 +125,8 @@ def log_adjusted(log: EventLog, state: "TrainingState", epochs: Sequence[Epoch])
     ahead = sum(work_ahead(epochs, state.canvases, progress.epoch, progress.step).values())
     share = ahead / max(1, state.work_ahead)
     log.write(state.position, "event", replanned=share)
-    what = "there is time again" if share > 1 else "the time left is not enough"
+    room = "there is time again" if state.is_adjusted else "there is time left"
+    what = room if share > 1 else "the time left is not enough"
     logger.warning(
         "%s, epoch %.2f: %s; %.0f%% of the steps ahead will be made", state.data.name, state.position, what, 100 * share
     )  # fmt: skip

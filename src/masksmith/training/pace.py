@@ -23,7 +23,7 @@ _AIM_FRAC, _GROW_AIM_FRAC = (
     0.98,
     0.96,
 )  # epochs that are shortened, or grow, aim at this share of the time left
-_ROOM_FRAC, _ROOM_S = 0.92, 5.0  # epochs grow if they take at most this share, and so much is left
+_ROOM_FRAC, _ROOM_S = 0.9, 5.0  # epochs grow if they take at most this share, and so much is left
 _GROWTH = 1.05  # and if they grow by a twentieth at least
 _LATE_AT = 0.8  # and not after this share of a schedule: its rate is too low for steps to come back
 

@@ -1,6 +1,5 @@
 """The state of a fold's training (net, averages, optimizer, progress), saved and restored together."""
 
-import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
@@ -162,11 +161,11 @@ class TrainingState:
         return self.epochs is not self.whole
 
     def longest(self, most: float) -> list[Epoch]:
-        """Return the recipe's epochs, or ``most`` times as many of each stage."""
+        """Return the recipe's epochs, or at most ``most`` times as many of each stage."""
         if most <= 1:
             return self.whole
         stages = [
-            one.model_copy(update={"epochs": math.ceil(most * one.epochs)}) for one in self.config.stages
+            one.model_copy(update={"epochs": int(most * one.epochs + 1e-6)}) for one in self.config.stages
         ]
         longer = self.config.model_copy(update={"stages": stages})
         return build_epochs(longer, self.data.counts(longer))

@@ -1,6 +1,6 @@
 """Which images come first: a thread looks at every prediction, and what it has found by now can be asked for.
 
-A look at 100,000 images takes minutes; the page does not wait for it.
+A look at 100,000 images takes a while; the page does not wait for it.
 """
 
 import threading
@@ -120,15 +120,17 @@ class Ranking:
         """Open the predictions and look at every image."""
         project = Project.open(self.project.root)
         predicted = replace(find_predictions(project, self.run), number=self.predicted.number + 1)
-        self.predicted = predicted
-        for split in ("train", "test"):
-            before = self.ranked[split]
+        wanted = dict[str, list[str]]()
+        for split, before in self.ranked.items():
             blank = project.blank_train if split == "train" and predicted.oof else ()  # no score counts these
-            names = [
+            wanted[split] = [
                 name for name in before.ids if name not in blank and self._codes_there(predicted, split, name)
             ]
+            self.ranked[split] = replace(before, done=0, todo=len(wanted[split]))
+        self.predicted = predicted
+        for split, names in wanted.items():
+            before = self.ranked[split]
             ranked = replace(Ranked.unknown(before.ids, before.edition + 1), todo=len(names))
-            self.ranked[split] = replace(before, done=0, todo=len(names))
             found = _Found(ranked, self._places[split])
             groups = self._groups(project, predicted, names) if split == "train" else None
             later = time.monotonic() + _PUBLISH_S
