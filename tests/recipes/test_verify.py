@@ -59,10 +59,13 @@ def test_a_planted_change_is_found():
         ({"weights": 101}, "100 weights, expected 101"),
         ({"trace": ["input 1 8x8", "head 1 9x9"]}, "size trace: 'head 1 8x8', expected 'head 1 9x9'"),
         ({"trace": ["input 1 8x8"]}, "size trace: it has another length"),
-        ({"losses": [1.0, 0.9, 0.8, 0.702]}, "losses, expected 1.0000 0.9000 0.8000 0.7020"),
+        ({"losses": [1.002, 0.9, 0.8, 0.7]}, "losses, expected 1.0020 0.9000 0.8000 0.7000"),
+        ({"losses": [1.0, 0.9, 0.8, 0.711]}, "losses, expected 1.0000 0.9000 0.8000 0.7110"),
         ({"losses": [float("nan"), 0.9, 0.8, 0.7]}, "losses, expected nan 0.9000 0.8000 0.7000"),
     ):
         assert differences(FACTS, FACTS.to_json() | change, scale="small") == [message]
+    rounded = {"losses": [1.0, 0.9005, 0.802, 0.708]}  # as another processor may have them
+    assert differences(FACTS, FACTS.to_json() | rounded, scale="small") == []
     assert "nothing is written down of it" in differences(FACTS, None, scale="small")[0]
     # losses are compared at the small scale only
     assert differences(FACTS, FACTS.to_json() | {"losses": [9.0] * 4}, scale="full") == []

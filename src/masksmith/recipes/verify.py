@@ -45,7 +45,9 @@ from masksmith.training.state import TrainingState
 
 IMAGES = 8
 STEPS = 4
-_TOLERANCE = 1e-3  # of a loss: processors round sums in other orders, and Adam's first steps are signs
+# Of each loss: processors round sums in other orders, and Adam's first steps are signs, so that each step multiplies the
+# difference (0.005 in the fourth loss of tgs-resnet34-hyper on a processor with AMX).
+_TOLERANCES = (1e-3, 1e-3, 3e-3, 1e-2)
 _IOU_LEAST = 0.95
 _LEARN_EPOCHS = 300  # at most; it stops as soon as the images are learnt
 _LEARN_CLIP_NORM = 1.0
@@ -378,7 +380,7 @@ def differences(found: Facts, known: dict[str, Any] | None, *, scale: str) -> li
         first = next((f"{a!r}, expected {b!r}" for a, b in pairs if a != b), "it has another length")
         failures.append(f"size trace: {first}")
     apart = np.abs(np.array(found.losses) - known["losses"])
-    close = apart <= _TOLERANCE * np.maximum(1.0, np.abs(known["losses"]))
+    close = apart <= np.array(_TOLERANCES) * np.maximum(1.0, np.abs(known["losses"]))
     if scale == _WRITTEN_AT and not close.all():  # a NaN is close to nothing
         failures.append(f"losses, expected {' '.join(f'{loss:.4f}' for loss in known['losses'])}")
     return failures
