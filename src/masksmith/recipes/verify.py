@@ -45,8 +45,8 @@ from masksmith.training.state import TrainingState
 
 IMAGES = 8
 STEPS = 4
-# Of each loss: processors round sums in other orders, and Adam's first steps are signs, so that each step multiplies the
-# difference (0.005 in the fourth loss of tgs-resnet34-hyper on a processor with AMX).
+# Of each loss: processors round sums in other orders, and Adam's first steps are signs, so that each step multiplies
+# the difference (0.005 in the fourth loss of tgs-resnet34-hyper on a processor with AMX).
 _TOLERANCES = (1e-3, 1e-3, 3e-3, 1e-2)
 _IOU_LEAST = 0.95
 _LEARN_EPOCHS = 300  # at most; it stops as soon as the images are learnt
