@@ -19,10 +19,8 @@ _WARM_UP = 3  # first steps of a stage, which are slow: memory is claimed, kerne
 _MEMORY_S = 30.0  # a step so many seconds ago counts 1/e: a busy neighbour is noticed, and its end too
 _CHECK_EVERY_S = 5.0
 _SLACK_FRAC, _SLACK_S = 0.02, 2.0  # late by less than this is not late
-_AIM_FRAC, _GROW_AIM_FRAC = (
-    0.98,
-    0.96,
-)  # epochs that are shortened, or grow, aim at this share of the time left
+_AIM_FRAC = 0.98  # epochs that are shortened aim at this share of the time left
+_GROW_AIM_FRAC = 0.96  # and those that grow at this one, so that they are not late a moment after
 _ROOM_FRAC, _ROOM_S = 0.9, 5.0  # epochs grow if they take at most this share, and so much is left
 _GROWTH = 1.05  # and if they grow by a twentieth at least
 _LATE_AT = 0.8  # and not after this share of a schedule: its rate is too low for steps to come back
